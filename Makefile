@@ -1,0 +1,49 @@
+# Everything a person or CI runs. `make setup` needs python3 (3.11 or newer) and make; all it makes is .venv and .tools.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := .tools/uv/bin/uv
+BIN := .venv/bin
+READY := .venv/.ready
+
+# Flags of the two runs of `make demo`; what keeps it under ten minutes on two cores.
+DEMO ?= --suite world --limit 128
+COMPILE := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+
+.PHONY: setup demo test test-slow check format lock
+
+setup: $(READY)
+
+demo: $(READY)
+	$(BIN)/tcbench run --model micro $(DEMO)
+	$(BIN)/tcbench run --model 'micro+style-words' $(DEMO)
+	$(BIN)/tcbench leaderboard runs --baseline micro --out board
+
+test: $(READY)
+	$(BIN)/pytest -m 'not slow'
+
+test-slow: $(READY)
+	$(BIN)/pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(UV)
+	$(COMPILE) pyproject.toml -o requirements/runtime.lock
+	$(COMPILE) pyproject.toml --group dev -o requirements/dev.lock
+
+$(UV):
+	$(PYTHON) -m venv .tools/uv
+	.tools/uv/bin/pip install --quiet uv==$(UV_VERSION)
+
+$(READY): requirements/dev.lock pyproject.toml | $(UV)
+	test -x $(BIN)/python || $(UV) venv --python '$(PYTHON)' .venv
+	$(UV) pip sync --python $(BIN)/python --require-hashes requirements/dev.lock
+	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
