@@ -8,10 +8,8 @@
         scores/<reward>-<score id>/reward.json     what the reward is
         scores/<reward>-<score id>/<process start>.jsonl
 
-Every process start appends to files of its own, whole lines at a time, and syncs them to disk. A crash can
-therefore tear only the last line of a file, and readers drop exactly that: a last line without its line end.
-Lines of all files are merged; the first success of a sample stands, a success replaces a failure. A line that
-carries another id than its folder is refused, because numbers of two settings must never be averaged.
+Every process start appends to files of its own (leaderboards.journal). Readers merge them: the first success
+of a sample stands, a success replaces a failure, and records of another id than their folder's are refused.
 
 This module reads and writes plain JSON and knows nothing of torch, prompts or rewards.
 """
@@ -20,22 +18,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from leaderboards.journal import (
+    Appender,
+    MixedIds,
+    RunFolderError,
+    append_lines,
+    read_lines,
+    read_records,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
 HEADER = "run.json"
+BATCHES = "batches.jsonl"
 
 Key = tuple[int, int]
 """(prompt id, sample index): names one image of a run."""
@@ -43,14 +48,6 @@ Key = tuple[int, int]
 Record = TypeVar("Record", "Sample", "Score", "ScoreSet")
 
 Status = Literal["ok", "abstained", "failed"]
-
-
-class RunFolderError(ValueError):
-    """A run folder that cannot be read or written as asked; the message says what to do."""
-
-
-class MixedIds(RunFolderError):
-    """Records of different settings in one place (exit code 4: provenance mismatch)."""
 
 
 def short_id(settings: Mapping[str, Any]) -> str:
@@ -66,7 +63,9 @@ def folder_name(*parts: str) -> str:
 
 @dataclass(frozen=True)
 class Planned:
-    """What the last start of a run set out to make: `prompt_ids` of a suite of `of` prompts, `seeds` images each."""
+    """What the last start of a run set out to make: `prompt_ids` of a suite of `of` prompts, `seeds` images
+    each.
+    """
 
     prompt_ids: tuple[int, ...]
     of: int
@@ -87,7 +86,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Header:
-    """run.json. `generation` is what `generation_id` hashes; everything from `planned` on may change later."""
+    """run.json. `generation` is what `generation_id` hashes; what comes from `planned` on may change."""
 
     suite: str
     suite_sha256: str
@@ -132,7 +131,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Sample:
-    """One planned image: made (`image` set) or missing (`reason` set). Holds all it takes to make it again."""
+    """One planned image: made (`image` set) or missing (`reason` set). Enough to make it again."""
 
     prompt_id: int
     sample: int
@@ -147,6 +146,8 @@ class Sample:
     sha256: str | None = None
     """Of the image file's bytes."""
     reason: str | None = None
+    truncated: bool = False
+    """Whether the pipeline's text encoder read only the beginning of `text`."""
 
     @property
     def key(self) -> Key:
@@ -155,13 +156,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Score:
-    """One image's score. `abstained`: the reward cannot judge this prompt; `failed`: tried again at the next start."""
+    """One image's score. "abstained": the reward cannot judge this prompt; "failed": is tried again."""
 
     prompt_id: int
     sample: int
     status: Status
     score: float | None = None
     reason: str | None = None
+    truncated: bool = False
+    """Whether the reward read only the beginning of the prompt."""
 
     @property
     def key(self) -> Key:
@@ -183,41 +186,6 @@ class ScoreSet:
     @property
     def folder(self) -> str:
         return folder_name(self.reward, self.score_id)
-
-
-class Appender:
-    """Appends whole lines to one new file; the file appears with its first line. Use as a context manager."""
-
-    def __init__(self, folder: Path, run_id: str) -> None:
-        self._folder, self._run_id = folder, run_id
-        self._descriptor: int | None = None
-
-    def append(self, records: Iterable[Sample | Score]) -> None:
-        """Write one line a record and sync. Raises OSError (disk full, read-only) with earlier lines kept."""
-        lines = [
-            json.dumps({"id": self._run_id, **asdict(r)}, ensure_ascii=False, allow_nan=False)
-            for r in records
-        ]
-        if not lines:
-            return
-        if self._descriptor is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            start = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-            name = f"{start}-{os.getpid()}-{secrets.token_hex(2)}.jsonl"
-            self._descriptor = os.open(
-                self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644
-            )
-        _write_all(self._descriptor, ("\n".join(lines) + "\n").encode())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 class RunFolder:
@@ -242,7 +210,8 @@ class RunFolder:
             old = cls(path).header
             if old.generation_id != header.generation_id:
                 raise MixedIds(
-                    f"{path} holds generation {old.generation_id}, asked for {header.generation_id}: use another --out"
+                    f"{path} holds generation {old.generation_id}, asked for {header.generation_id}: "
+                    "use another --out"
                 )
             seen = [*old.provenance, *(p for p in header.provenance if p not in old.provenance)]
             header = replace(header, provenance=tuple(seen))
@@ -256,7 +225,7 @@ class RunFolder:
     def samples(self) -> dict[Key, Sample]:
         """All samples on record, planned now or earlier; a made one wins over a missing one."""
         merged: dict[Key, Sample] = {}
-        for record in _read_records(self.path / "samples", self.header.generation_id):
+        for record in read_records(self.path / "samples", self.header.generation_id):
             sample = _build(Sample, record)
             if sample.key not in merged or merged[sample.key].image is None:
                 merged[sample.key] = sample
@@ -276,25 +245,17 @@ class RunFolder:
     def batches(self) -> list[list[Key]]:
         """The stored batch plan, in order. A sample belongs to the last batch that lists it.
 
-        Results are bit-equal on CPU only within the same batches, so they are stored before the first is drawn.
+        Results are bit-equal on CPU only within the same batches, so they are stored before the first is
+        drawn.
         """
-        listed = [[(p, s) for p, s in line["keys"]] for line in _read_lines(self.path / "batches.jsonl")]
+        listed = [[(p, s) for p, s in line["keys"]] for line in read_lines(self.path / BATCHES)]
         last = {key: index for index, keys in enumerate(listed) for key in keys}
         kept = [[key for key in keys if last[key] == index] for index, keys in enumerate(listed)]
         return [keys for keys in kept if keys]
 
     def append_batches(self, batches: Iterable[Sequence[Key]]) -> None:
-        """Add batches to the plan. A torn last line of an earlier start is cut off first."""
-        lines = "".join(json.dumps({"keys": [list(key) for key in keys]}) + "\n" for keys in batches)
-        if not lines:
-            return
-        descriptor = os.open(self.path / "batches.jsonl", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            whole = os.read(descriptor, os.fstat(descriptor).st_size).rfind(b"\n") + 1
-            os.ftruncate(descriptor, whole)
-            _write_all(descriptor, lines.encode())
-        finally:
-            os.close(descriptor)
+        """Add batches to the end of the plan."""
+        append_lines(self.path / BATCHES, ({"keys": [list(key) for key in keys]} for keys in batches))
 
     # scores
 
@@ -306,7 +267,7 @@ class RunFolder:
     def scores(self, score_set: ScoreSet) -> dict[Key, Score]:
         """All scores on record of one reward; a score or an abstention wins over a failure."""
         merged: dict[Key, Score] = {}
-        for record in _read_records(self.path / "scores" / score_set.folder, score_set.score_id):
+        for record in read_records(self.path / "scores" / score_set.folder, score_set.score_id):
             score = _build(Score, record)
             if score.key not in merged or merged[score.key].status == "failed":
                 merged[score.key] = score
@@ -348,7 +309,8 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunFolder]:
 
 
 FRAME_COLUMNS = (
-    "run", "suite", "suite_sha256", "system", "generation_id", "reward", "score_id", "higher_is_better", "role",
+    "run", "suite", "suite_sha256", "system", "generation_id",
+    "reward", "score_id", "higher_is_better", "role",
     "prompt_id", "category", "sample", "score", "reason",
 )  # fmt: skip
 
@@ -356,8 +318,9 @@ FRAME_COLUMNS = (
 def frame(runs: Iterable[RunFolder]) -> pd.DataFrame:
     """All scores inside the runs' plans, one row per (run, reward, prompt, sample), columns `FRAME_COLUMNS`.
 
-    `score` is NaN and `reason` says why where a sample could not be made, judged or scored; a planned sample that
-    was not tried yet has no row. Rows are sorted by run, reward, prompt and sample, so equal runs give equal frames.
+    `score` is NaN and `reason` says why where a sample could not be made, judged or scored; a planned sample
+    that was not tried yet has no row. Rows are sorted by run, reward, prompt and sample, so equal runs give
+    equal frames.
     """
     import pandas as pd
 
@@ -383,61 +346,6 @@ def _rows(run: RunFolder) -> Iterator[tuple[Any, ...]]:
             else:
                 continue
             yield (*head, *reward, key[0], sample.category, key[1], value, reason)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` under a temporary name, sync and rename: a reader sees all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Append all of `data` and sync; on an error (disk full) take back the part that was written."""
-    before = os.lseek(descriptor, 0, os.SEEK_END)
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-    except OSError:
-        os.ftruncate(descriptor, before)
-        raise
-
-
-def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; what follows the last line end was torn by a crash and is dropped."""
-    if not file.exists():
-        return
-    *lines, _torn = file.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise RunFolderError(
-                f"{file}, line {number} is damaged ({error}): remove that line; it is redone"
-            ) from error
-        if not isinstance(record, dict):
-            raise RunFolderError(f"{file}, line {number} is no record: remove that line; it is redone")
-        yield record
-
-
-def _read_records(folder: Path, expected_id: str) -> Iterator[dict[str, Any]]:
-    """Records of all files of `folder` in the order of process starts, without their id, which must be the folder's."""
-    for file in sorted(folder.glob("*.jsonl")):
-        for record in _read_lines(file):
-            found = record.pop("id", None)
-            if found != expected_id:
-                raise MixedIds(
-                    f"{file} holds records of {found} in a folder of {expected_id}: move that file away"
-                )
-            yield record
 
 
 def _build(kind: type[Record], record: dict[str, Any]) -> Record:

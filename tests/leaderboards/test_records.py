@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from leaderboards.journal import MixedIds, RunFolderError
 from leaderboards.records import (
     FRAME_COLUMNS,
     Header,
-    MixedIds,
     Planned,
     RunFolder,
-    RunFolderError,
     Sample,
     Score,
     ScoreSet,
@@ -24,7 +22,6 @@ from leaderboards.records import (
     folder_name,
     frame,
     short_id,
-    write_atomically,
 )
 
 HEADER = Header(
@@ -107,48 +104,12 @@ def test_first_success_stands_and_replaces_a_failure(run: RunFolder) -> None:
     assert run.samples()[0, 0].image == "first.png"
 
 
-def test_a_torn_last_line_is_dropped_at_every_length(run: RunFolder) -> None:
-    append(run, sample(0), sample(1))
-    file = only_file(run.path / "samples")
-    whole = file.read_bytes()
-    first = whole.index(b"\n") + 1
-    for length in range(first, len(whole)):
-        file.write_bytes(whole[:length])
-        assert set(run.samples()) == {(0, 0)}
-
-
-def test_a_damaged_line_inside_is_named(run: RunFolder) -> None:
-    append(run, sample(0), sample(1))
-    file = only_file(run.path / "samples")
-    file.write_bytes(b"{torn\n" + file.read_bytes())
-    with pytest.raises(RunFolderError, match="line 1 is damaged"):
-        run.samples()
-
-
 def test_records_of_another_id_are_refused(run: RunFolder) -> None:
     append(run, sample(0))
     file = only_file(run.path / "samples")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"id": "cccccccccccc"}) + "\n")
     with pytest.raises(MixedIds, match="cccccccccccc in a folder of aaaaaaaaaaaa"):
         run.samples()
-
-
-def test_a_full_disk_takes_back_the_torn_part(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = os.write
-    with run.sample_appender() as appender:
-        appender.append([sample(0)])
-
-        def full(descriptor: int, data: bytes) -> int:
-            if len(data) < 20:
-                raise OSError(28, "No space left on device")
-            return write(descriptor, data[: len(data) // 2])
-
-        monkeypatch.setattr(os, "write", full)
-        with pytest.raises(OSError, match="No space left"):
-            appender.append([sample(1)])
-        monkeypatch.undo()
-        appender.append([sample(2)])
-    assert set(run.samples()) == {(0, 0), (2, 0)}
 
 
 def test_batches_are_appended_and_the_last_listing_counts(run: RunFolder) -> None:
@@ -204,17 +165,3 @@ def test_find_runs_takes_runs_and_their_parent_once(run: RunFolder) -> None:
         find_runs([run.path / "nowhere"])
     with pytest.raises(RunFolderError, match="holds no run"):
         find_runs([run.path / "images"])
-
-
-def test_write_atomically_leaves_the_old_file_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "x"
-    write_atomically(file, b"old")
-
-    def fail(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(file, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
-    assert file.read_bytes() == b"old"

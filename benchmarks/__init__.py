@@ -1,0 +1,1 @@
+"""The runner: suites of prompts, systems under test, and runs that generate and score images."""

@@ -1,0 +1,124 @@
+"""The command `tcbench`. A verb's module is imported only when that verb is run, so help is instant.
+
+Data goes to stdout; progress, remarks and errors to stderr. Exit codes: 0 complete, 1 failure, 2 usage or
+unknown name, 3 finished with missing samples, 4 verification or provenance mismatch, 130 interrupted. A known
+error is one line; TCBENCH_DEBUG=1 shows its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "run": (
+            "benchmarks.cli.run",
+            "Generate images with a model, score them, say how it stands. Resumable.",
+        ),
+        "generate": ("benchmarks.cli.generate", "Only generate a run's images."),
+        "score": ("benchmarks.cli.score", "Score a run's images, or any folder of images with prompts."),
+        "leaderboard": ("benchmarks.cli.leaderboard", "Compare runs: means, intervals, paired differences."),
+        "ls": ("benchmarks.cli.ls", "List models, rewards, suites or runs."),
+        "doctor": (
+            "benchmarks.cli.doctor",
+            "Say what is installed, imported from where, and what is missing.",
+        ),
+        "world": ("benchmarks.cli.world", "Rebuild the embedded world: its pipeline and its rewards."),
+    }
+)
+"""A verb's module defines a function of the verb's name, or `app`, a Typer app of sub-commands."""
+
+RESUMABLE = ("run", "generate", "score", "world")
+
+
+class Verbs(TyperGroup):
+    """The verbs as a table: listed without importing them, imported when one is called."""
+
+    def __init__(self, **attributes: Any) -> None:
+        attributes["commands"] = {name: TyperCommand(name, help=text) for name, (_, text) in VERBS.items()}
+        super().__init__(**attributes)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, _, rest = super().resolve_command(ctx, args)
+        assert name is not None  # an unknown verb has been refused
+        return name, load_verb(name), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(_interrupted(ctx.obj)) from None
+        except (ValueError, OSError) as error:
+            if os.environ.get("TCBENCH_DEBUG") == "1" or isinstance(error, BrokenPipeError):
+                raise
+            print(_one_line(error), file=sys.stderr)
+            raise typer.Exit(exit_code(error)) from None
+
+
+def load_verb(name: str) -> Any:
+    """The command of verb `name`, from its module."""
+    module = import_module(VERBS[name][0])
+    if hasattr(module, "app"):
+        return typer.main.get_group(module.app)
+    single = typer.Typer(add_completion=False)
+    single.command(name)(getattr(module, name))
+    return typer.main.get_command(single)
+
+
+def exit_code(error: Exception) -> int:
+    """2 for an unknown name, 4 for results or prompts that are not what they should be, else 1."""
+    from rewards.registry import UnknownName
+
+    from benchmarks.suites.base import OtherPrompts
+    from leaderboards.journal import MixedIds
+
+    if isinstance(error, UnknownName):
+        return 2
+    return 4 if isinstance(error, (MixedIds, OtherPrompts)) else 1
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and not isinstance(error, ValueError) and error.errno is not None:
+        where = error.filename or "while writing"
+        return f"error: {error.strerror}: {where}; what is done is kept, mend it and run again"
+    return f"error: {text}"
+
+
+def _interrupted(arguments: Sequence[str]) -> int:
+    print("interrupted; what is done is kept", file=sys.stderr)
+    if arguments and arguments[0] in RESUMABLE:
+        print(f"go on with: {shlex.join(['tcbench', *arguments])}", file=sys.stderr)
+    return 130
+
+
+app = typer.Typer(
+    name="tcbench",
+    cls=Verbs,
+    no_args_is_help=True,
+    help="Compare text-to-image systems by rewards one can trust.",
+)
+
+
+@app.callback()
+def _options(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("tcbench"))
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `tcbench`; exits with the documented codes."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    typer.main.get_command(app).main(args=given, prog_name="tcbench", obj=given)

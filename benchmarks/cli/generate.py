@@ -1,0 +1,55 @@
+"""`tcbench generate`: a run's images without scores."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import typer
+
+from benchmarks.cli import options
+
+
+def generate(
+    model: options.Model,
+    suite: options.Suite = None,
+    prompts: options.Prompts = None,
+    limit: options.Limit = None,
+    seeds: options.Seeds = 1,
+    base_seed: options.BaseSeed = 0,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    batch_size: options.BatchSize = "auto",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    out: options.Out = Path("runs"),
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Generate a run's images; `tcbench score` or `tcbench run` scores them later."""
+    from benchmarks.cli import report
+    from benchmarks.cli.progress import progress
+    from benchmarks.run import Request, execute, plan
+
+    request = Request(
+        model=model,
+        suite=suite,
+        prompts=prompts,
+        limit=limit,
+        seeds=seeds,
+        base_seed=base_seed,
+        steps=steps,
+        guidance=guidance,
+        batch_size=options.batch_size(batch_size),
+        device=device,
+        dtype=dtype,
+        out=out,
+    )
+    planned = plan(request, with_rewards=False)
+    if dry_run:
+        report.show_plan(planned, json)
+        return
+    with progress() as shown:
+        outcome = execute(planned, shown)
+    command = shlex.join(["tcbench", "score", str(outcome.path)])
+    raise typer.Exit(report.show_outcome(outcome, json, next_command=command))

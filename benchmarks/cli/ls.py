@@ -1,0 +1,127 @@
+"""`tcbench ls`: what there is to run with, and what was run. Needs no torch."""
+
+from __future__ import annotations
+
+import json as json_
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from benchmarks.cli import options
+
+if TYPE_CHECKING:
+    from leaderboards.records import RunFolder
+
+Row = dict[str, Any]
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    models = "models"
+    rewards = "rewards"
+    suites = "suites"
+    runs = "runs"
+
+
+def ls(
+    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
+    out: options.Out = Path("runs"),
+    json: options.Json = False,
+) -> None:
+    """List models, rewards, suites or runs."""
+    listing: Mapping[Kind, Callable[[], list[Row]]] = {
+        Kind.models: models,
+        Kind.rewards: rewards,
+        Kind.suites: suites,
+        Kind.runs: lambda: runs(out),
+    }
+    rows = listing[kind]()
+    print(json_.dumps(rows, indent=1) if json else table(rows) or f"no {kind}")
+
+
+def models() -> list[Row]:
+    from benchmarks.systems import SYSTEMS
+
+    return [
+        {
+            "model": system.name,
+            "suite": system.suite,
+            "steps": system.steps,
+            "guidance": system.guidance,
+            "pipeline": system.pipeline if system.download else "shipped",
+            "to fetch": f"{system.download.gigabytes} GB" if system.download else "nothing",
+        }
+        for system in SYSTEMS.values()
+    ]
+
+
+def rewards() -> list[Row]:
+    from rewards.registry import info, names
+
+    records = [info(name) for name in names()]
+    return [
+        {
+            "reward": record.name,
+            "role": record.role,
+            "family": record.family,
+            "range": "{:g} to {:g}".format(*record.typical_range),
+            "better": "higher" if record.higher_is_better else "lower",
+            "gradient": "yes" if record.differentiable else "no",
+            "licence": record.licence,
+        }
+        for record in records
+    ]
+
+
+def suites() -> list[Row]:
+    from benchmarks.suites import SUITES, suite
+    from benchmarks.suites.base import is_present
+
+    records = [suite(name) for name in SUITES]
+    return [
+        {
+            "suite": record.name,
+            "prompts": record.count,
+            "here": "yes" if is_present(record) else "no",
+            "what": record.title,
+            "licence": record.licence,
+            "from": record.homepage,
+        }
+        for record in records
+    ]
+
+
+def runs(out: Path) -> list[Row]:
+    from leaderboards.records import HEADER, find_runs
+
+    if not any(out.glob(f"*/{HEADER}")):
+        return []
+    return [
+        {
+            "run": str(run.path),
+            "images": f"{_images(run)} of {run.header.planned.count}",
+            "rewards": ",".join(column.reward for column in run.score_sets()),
+            "notes": "; ".join(run.header.watermarks),
+        }
+        for run in find_runs([out])
+    ]
+
+
+def _images(run: RunFolder) -> int:
+    made = (key for key, sample in run.samples().items() if sample.image is not None)
+    return sum(key in run.header.planned for key in made)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """`rows` as aligned columns under a head line; no rows give an empty text."""
+    if not rows:
+        return ""
+    cells = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in cells
+    )

@@ -1,0 +1,121 @@
+"""Progress on stderr: live bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from benchmarks.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+LINE_SECONDS = 10.0
+"""Plain lines come at most this often within a stage."""
+
+
+def progress() -> Bars | Lines:
+    """What fits where stderr goes; use as a context manager."""
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+class Bars:
+    """One live bar a stage, with rate and time left (rich)."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Live
+
+        self._live = Live(
+            TextColumn("{task.description:>16}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:>9}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task: TaskID | None = None
+        self._clock = _Clock()
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        self._clock = _Clock()
+        self._task = self._live.add_task(title, total=total, completed=done, rate="")
+
+    def advance(self, count: int = 1) -> None:
+        assert self._task is not None  # a stage comes first
+        self._clock.count += count
+        self._live.update(self._task, advance=count, rate=f"{self._clock.rate:.1f}/s")
+
+    def note(self, message: str) -> None:
+        self._live.console.print(f"note: {message}", markup=False, highlight=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+
+class Lines:
+    """A plain line when a stage begins, every ten seconds, and when it is complete."""
+
+    def __init__(self) -> None:
+        self._title, self._total, self._done = "", 0, 0
+        self._clock, self._printed = _Clock(), 0.0
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        self._title, self._total, self._done, self._clock = title, total, done, _Clock()
+        self._printed = time.monotonic()
+        _say(f"{title}: {done} of {total} done" + (", nothing to do" if done == total else ""))
+
+    def advance(self, count: int = 1) -> None:
+        self._done += count
+        self._clock.count += count
+        if self._done < self._total and time.monotonic() - self._printed < LINE_SECONDS:
+            return
+        self._printed = time.monotonic()
+        left = (self._total - self._done) / self._clock.rate
+        _say(f"{self._title}: {self._done} of {self._total}, {self._clock.rate:.2g}/s, {left:.0f} s left")
+
+    def note(self, message: str) -> None:
+        _say(f"note: {message}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class _Clock:
+    """Counts what was done since it was made; its rate is never 0 once something was."""
+
+    def __init__(self) -> None:
+        self.start, self.count = time.monotonic(), 0
+
+    @property
+    def rate(self) -> float:
+        return self.count / max(time.monotonic() - self.start, 1e-6)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+_: type[Progress] = Lines  # both fulfil the protocol; the type checker says so
+_ = Bars

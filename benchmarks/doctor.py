@@ -1,0 +1,153 @@
+"""What `tcbench doctor` finds out: which packages run, what collides with them, what is installed and at
+hand.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Literal
+
+from benchmarks import provenance
+from textcraftor.launch import PACKAGES, ROOT, imported_from
+
+SHADOWED: dict[str, Path | None] = {}
+"""Packages that another folder hid when the command started; the launcher fills it."""
+
+State = Literal["ok", "absent", "warning", "problem"]
+
+DISTRIBUTION = "tcbench"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. "absent" is optional and missing, "problem" stands in the way of work."""
+
+    topic: str
+    subject: str
+    state: State
+    text: str
+    mend: str = ""
+
+
+def examine(folder: Path | None = None) -> list[Finding]:
+    """All findings, as seen from the working directory `folder`."""
+    return [
+        *packages(folder or Path.cwd()),
+        *libraries(),
+        *device(),
+        *settings(),
+        *pipelines(),
+        *reward_weights(),
+        *prompt_sets(),
+    ]
+
+
+def packages(folder: Path) -> Iterator[Finding]:
+    """Where each of the four packages is imported from, and what bears its name elsewhere."""
+    owners = packages_distributions()
+    for name in PACKAGES:
+        yield _import(name)
+        others = sorted({*owners.get(name, ())} - {DISTRIBUTION})
+        if others:
+            mend = f"uninstall {' or '.join(others)}, or keep tcbench in an environment of its own"
+            yield Finding("package", name, "problem", f"also installed by {', '.join(others)}", mend)
+        if (folder / name).is_dir() and (folder / name).resolve() != ROOT / name:
+            mend = (
+                f"rename it, or leave this folder; the command tcbench is not affected, but `python -c` and "
+                f"`python -m` here import ./{name} (python -P does not)"
+            )
+            yield Finding(
+                "package", name, "warning", f"your own folder {folder / name} has the same name", mend
+            )
+
+
+def _import(name: str) -> Finding:
+    if name in SHADOWED:
+        hiding = SHADOWED[name] or "nothing"
+        mend = f"take {hiding} off PYTHONPATH or rename it; until then only the command tcbench works here"
+        return Finding(
+            "package", name, "problem", f"`import {name}` finds {hiding}, tcbench uses {ROOT / name}", mend
+        )
+    place = imported_from(name)
+    if place != ROOT / name:
+        mend = "start it by the command tcbench, with a clean PYTHONPATH"
+        return Finding("package", name, "problem", f"imported from {place}, not from {ROOT / name}", mend)
+    return Finding("package", name, "ok", str(place))
+
+
+def libraries() -> Iterator[Finding]:
+    """Installed versions."""
+    yield Finding("library", "python", "ok", platform.python_version())
+    for name in provenance.LIBRARIES:
+        found = provenance.installed_version(name)
+        if found:
+            yield Finding("library", name, "ok", found)
+        elif name != DISTRIBUTION:
+            yield Finding("library", name, "problem", "not installed", f"pip install {name}")
+
+
+def device() -> Iterator[Finding]:
+    """What the work would run on."""
+    import torch
+
+    from benchmarks.devices import find_device
+
+    chosen = find_device("auto")
+    name = torch.cuda.get_device_name() if chosen == "cuda" else platform.processor() or platform.machine()
+    yield Finding(
+        "device", chosen, "ok", f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    )
+
+
+def settings() -> Iterator[Finding]:
+    """Environment variables that change where things are looked for."""
+    for name in ("TCBENCH_PROMPTS", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "PYTHONPATH"):
+        if os.environ.get(name):
+            yield Finding("setting", name, "ok", os.environ[name])
+
+
+def pipelines() -> Iterator[Finding]:
+    """Which named systems' pipelines are on this machine."""
+    from benchmarks.systems import SYSTEMS
+    from textcraftor.pipeline import MissingPipeline, find_pipeline
+
+    for system in SYSTEMS.values():
+        weights = system.download.weights if system.download else ()
+        try:
+            place = find_pipeline(system.pipeline, system.revision, weights, fetch=False)
+            yield Finding("pipeline", system.name, "ok", str(place))
+        except MissingPipeline as error:
+            yield Finding("pipeline", system.name, "absent", str(error))
+
+
+def reward_weights() -> Iterator[Finding]:
+    """Which rewards' weights are on this machine."""
+    from rewards.registry import info, names
+
+    from benchmarks.columns import locate
+
+    for name in names():
+        try:
+            locate(info(name))
+            yield Finding("reward", name, "ok", "weights found")
+        except ValueError as error:
+            yield Finding("reward", name, "absent", str(error))
+
+
+def prompt_sets() -> Iterator[Finding]:
+    """Which suites' prompts are on this machine."""
+    from benchmarks.suites import SUITES, suite
+    from benchmarks.suites.base import is_present
+
+    for name in SUITES:
+        record = suite(name)
+        if is_present(record):
+            yield Finding("suite", name, "ok", f"{record.count} prompts")
+        else:
+            mend = f"get them from {record.homepage} and set TCBENCH_PROMPTS to their folder"
+            yield Finding("suite", name, "absent", "prompts not on this machine", mend)

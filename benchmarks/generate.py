@@ -1,0 +1,133 @@
+"""Drawing the images of a run: stored batches, paired noise, lossless files, one record a sample."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from benchmarks.progress import Progress
+from leaderboards.journal import write_atomically
+from leaderboards.records import Key, RunFolder, Sample
+from textcraftor.pipeline import Schedule, draw, latent_shape, truncated
+from textcraftor.prompts import initial_latents
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Item = TypeVar("Item")
+
+
+def plan_batches(run: RunFolder, batch_size: int) -> list[list[Key]]:
+    """The run's stored batch plan, after giving every planned sample that has no batch yet a new one.
+
+    Batches of an earlier start stay as they were whatever `batch_size` is now: within the same batches
+    results are bit-equal on the CPU.
+    """
+    planned = run.header.planned
+    keys = [(prompt, sample) for sample in range(planned.seeds) for prompt in planned.prompt_ids]
+    placed = {key for batch in run.batches() for key in batch}
+    run.append_batches(split([key for key in keys if key not in placed], batch_size))
+    return [batch for batch in run.batches() if any(key in planned for key in batch)]
+
+
+def split(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """`items` in consecutive pieces of `size`, the last one may be shorter."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def missing_images(run: RunFolder) -> set[Key]:
+    """Planned samples without an image on disk."""
+    planned = run.header.planned
+    samples = run.samples()
+    have = {
+        key
+        for key, sample in samples.items()
+        if sample.image is not None and run.image_path(sample).is_file()
+    }
+    return {(p, s) for p in planned.prompt_ids for s in range(planned.seeds)} - have
+
+
+def generate(
+    run: RunFolder,
+    describe: Callable[[Key], Sample],
+    schedule: Schedule,
+    load_pipeline: Callable[[], Any],
+    batch_size: int,
+    progress: Progress,
+) -> int:
+    """Draw every planned image that is missing; returns how many were. The pipeline is loaded only if one is.
+
+    `describe` gives a sample's record but for its outcome. A batch with a missing image is drawn whole, and
+    only what is missing is written. A batch that does not fit in memory is halved; a single image that does
+    not fit, or is not finite, is recorded as missing with its reason and tried again at the next start.
+    """
+    batches = plan_batches(run, batch_size)
+    missing = missing_images(run)
+    progress.stage("images", run.header.planned.count, run.header.planned.count - len(missing))
+    if not missing:
+        return 0
+    pipe = load_pipeline()
+    drawn = 0
+    queue = [batch for batch in batches if missing & set(batch)]
+    with run.sample_appender() as appender:
+        while queue:
+            batch = [describe(key) for key in queue.pop(0)]
+            images = _draw_or_none(pipe, batch, schedule)
+            if images is None and len(batch) > 1:
+                progress.note(f"a batch of {len(batch)} does not fit in memory: going on with halves")
+                halves = [[s.key for s in half] for half in split(batch, (len(batch) + 1) // 2)]
+                run.append_batches(halves)
+                queue[:0] = halves
+                continue
+            done = [
+                _store(run, sample, image) for sample, image in _pairs(batch, images) if sample.key in missing
+            ]
+            cut = truncated(pipe, [sample.text for sample in done])
+            done = [replace(sample, truncated=flag) for sample, flag in zip(done, cut, strict=True)]
+            appender.append(done)
+            drawn += sum(sample.image is not None for sample in done)
+            progress.advance(len(done))
+    return drawn
+
+
+def _draw_or_none(pipe: Any, batch: Sequence[Sample], schedule: Schedule) -> np.ndarray | None:
+    """Images of the batch, float32 (B, H, W, 3), or None if they do not fit in the device's memory."""
+    import torch
+
+    latents = initial_latents([sample.noise_seed for sample in batch], latent_shape(pipe, schedule))
+    try:
+        return draw(pipe, [sample.text for sample in batch], latents, schedule)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+
+
+def _pairs(batch: Sequence[Sample], images: np.ndarray | None) -> Iterable[tuple[Sample, np.ndarray | None]]:
+    return zip(batch, images if images is not None else [None] * len(batch), strict=True)
+
+
+def _store(run: RunFolder, sample: Sample, image: np.ndarray | None) -> Sample:
+    """Write the image and return the sample's complete record."""
+    import numpy as np
+
+    if image is None:
+        return replace(sample, reason="out of memory for a single image; use a smaller size or dtype")
+    if not np.isfinite(image).all():
+        return replace(sample, reason="the pipeline gave pixels that are not finite")
+    content = encode_png(image)
+    name = f"images/{sample.prompt_id:05d}-{sample.sample}.png"
+    write_atomically(run.path / name, content)
+    return replace(sample, image=name, sha256=hashlib.sha256(content).hexdigest())
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """`image` (H, W, 3) in [0, 1], rounded to 8 bits, as PNG bytes."""
+    import numpy as np
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray((image * 255).round().astype(np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,227 @@
+"""The main job: plan a run, check that it can be done, draw its images, score them.
+
+`plan` finds and checks everything (prompts, pipeline, weights of every reward) before any image is drawn;
+`execute` does the work and may be repeated: what is on disk is never made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import provenance
+from benchmarks.columns import Column, find_columns
+from benchmarks.devices import batch_size_for, find_device, find_dtype
+from benchmarks.generate import generate, missing_images
+from benchmarks.progress import Progress
+from benchmarks.score import Scored, score, summarise
+from benchmarks.suites import CUSTOM, prompt_set
+from benchmarks.suites.base import PromptSet
+from benchmarks.systems import System, find_system
+from leaderboards.records import Header, Key, Planned, RunFolder, Sample, folder_name, short_id
+from textcraftor import pipeline as pipelines
+from textcraftor.prompts import noise_seed, stratified_order
+
+NOISE = "cpu-sha256-1"
+"""Names the rule that gives a sample its noise (textcraftor.prompts); part of every generation id."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; None and "auto" leave the choice to the system."""
+
+    model: str
+    suite: str | None = None
+    rewards: Sequence[str] | None = None
+    prompts: Path | None = None
+    limit: int | None = None
+    seeds: int = 1
+    base_seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    out: Path = Path("runs")
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("limit", 1), ("seeds", 1), ("steps", 1), ("batch_size", 1), ("guidance", 0)):
+            value = getattr(self, name)
+            if value is not None and not value >= lowest:
+                raise ValueError(f"{name.replace('_', '-')} is {value}; expected at least {lowest}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be done: every file it needs is on this machine."""
+
+    system: System
+    prompts: PromptSet
+    pipeline: Path
+    columns: tuple[Column, ...]
+    header: Header
+    path: Path
+    batch_size: int
+    device: str
+    dtype: str
+    base_seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run stands: counts over what was planned. `made` counts what this start added."""
+
+    path: Path
+    planned: int
+    images: int
+    missing: Mapping[Key, str]
+    truncated: int
+    columns: tuple[Scored, ...]
+    made: int
+    watermarks: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether no planned image or score is missing; an abstention is a result."""
+        return not self.missing and all(
+            c.scored + c.abstained == self.planned and not c.failed for c in self.columns
+        )
+
+
+def plan(request: Request, *, with_rewards: bool = True) -> Plan:
+    """Resolve `request` against what is on this machine. Raises a ValueError that says what is missing or
+    wrong.
+    """
+    system = _system(request)
+    columns = find_columns(system.rewards) if with_rewards else ()
+    prompts = prompt_set(system.suite, request.prompts)
+    download = system.download.weights if system.download else ()
+    folder = pipelines.find_pipeline(system.pipeline, system.revision, download)
+    device = find_device(request.device)
+    dtype = find_dtype(request.dtype, system.dtype, device)
+    settings = generation_settings(system, folder, prompts, dtype, request.base_seed)
+    header = Header(
+        suite=prompts.name,
+        suite_sha256=prompts.sha256,
+        system=system.name,
+        generation_id=short_id(settings),
+        generation=settings,
+        planned=_planned(request, prompts),
+        watermarks=_watermarks(request, system, prompts),
+        details=system.describe(),
+        provenance=(provenance.environment(device),),
+    )
+    path = request.out / folder_name(prompts.name, system.name, header.generation_id)
+    batch_size = request.batch_size or batch_size_for(folder, system.size, device)
+    return Plan(system, prompts, folder, columns, header, path, batch_size, device, dtype, request.base_seed)
+
+
+def execute(plan: Plan, progress: Progress) -> Outcome:
+    """Draw and score what is missing of `plan`, in its run folder."""
+    run = RunFolder.create(plan.path, plan.header)
+    for difference in provenance.differences(run.header.provenance):
+        progress.note(f"this run was begun in another environment: {difference}")
+    load = partial(_load_pipeline, plan)
+    made = generate(run, partial(_describe, plan), plan.system.schedule, load, plan.batch_size, progress)
+    return score_run(run, plan.columns, plan.device, progress, made)
+
+
+def score_run(
+    run: RunFolder, columns: Sequence[Column], device: str, progress: Progress, made: int = 0
+) -> Outcome:
+    """Score the run's images with every column, one reward in memory at a time, and tell how it stands."""
+    for column in columns:
+        made += score(run, column.record, partial(column.load, device), progress)
+    planned = run.header.planned
+    samples = {key: sample for key, sample in run.samples().items() if key in planned}
+    missing = missing_images(run)
+    return Outcome(
+        path=run.path,
+        planned=planned.count,
+        images=planned.count - len(missing),
+        missing={key: _reason(samples.get(key)) for key in sorted(missing)},
+        truncated=sum(sample.truncated for sample in samples.values()),
+        columns=tuple(summarise(run, column.record) for column in columns),
+        made=made,
+        watermarks=run.header.watermarks,
+    )
+
+
+def generation_settings(
+    system: System, folder: Path, prompts: PromptSet, dtype: str, base_seed: int
+) -> dict[str, Any]:
+    """What changes images, and nothing else: limit, seeds, batch size, device and names are left out."""
+    encoder = system.text_encoder
+    return {
+        "pipeline_sha256": pipelines.pipeline_sha256(folder),
+        "text_encoder_sha256": pipelines.text_encoder_sha256(Path(encoder)) if encoder else None,
+        "append": system.append,
+        "sampler": system.sampler,
+        "steps": system.steps,
+        "guidance": float(system.guidance),
+        "size": list(system.size) if system.size else None,
+        "dtype": dtype,
+        "prompts_sha256": prompts.sha256,
+        "base_seed": base_seed,
+        "noise": NOISE,
+    }
+
+
+def _system(request: Request) -> System:
+    """The system, with what the user chose in place of its own defaults."""
+    system = find_system(request.model)
+    suite = request.suite or (CUSTOM if request.prompts and request.prompts.is_file() else system.suite)
+    chosen: dict[str, Any] = {
+        "suite": suite,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "rewards": tuple(request.rewards) if request.rewards is not None else None,
+    }
+    return replace(system, **{key: value for key, value in chosen.items() if value is not None})
+
+
+def _planned(request: Request, prompts: PromptSet) -> Planned:
+    """The first `limit` prompts in the seeded stratified order, whose prefixes nest."""
+    order = stratified_order(prompts.prompts)
+    return Planned(tuple(order[: request.limit]), of=len(order), seeds=request.seeds)
+
+
+def _watermarks(request: Request, system: System, prompts: PromptSet) -> tuple[str, ...]:
+    marks = []
+    if request.limit is not None and request.limit < len(prompts.prompts):
+        marks.append(f"limit {request.limit} of {len(prompts.prompts)}")
+    if system.domain not in ("open", prompts.domain):
+        marks.append("out of domain")
+    return tuple(marks)
+
+
+def _describe(plan: Plan, key: Key) -> Sample:
+    prompt = plan.prompts.prompts[key[0]]
+    return Sample(
+        prompt_id=prompt.id,
+        sample=key[1],
+        prompt=prompt.text,
+        text=plan.system.rewrite(prompt.text),
+        category=prompt.category,
+        noise_seed=noise_seed(plan.base_seed, *key),
+    )
+
+
+def _load_pipeline(plan: Plan) -> Any:
+    encoder = plan.system.text_encoder
+    return pipelines.load(
+        plan.pipeline,
+        device=plan.device,
+        dtype=plan.dtype,
+        sampler=plan.system.sampler,
+        text_encoder=Path(encoder) if encoder else None,
+    )
+
+
+def _reason(sample: Sample | None) -> str:
+    if sample is None:
+        return "not drawn yet"
+    return sample.reason or "its file is gone"

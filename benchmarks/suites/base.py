@@ -1,0 +1,147 @@
+"""What a suite is, where its prompt files are looked for, and the check that they are the pinned ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from textcraftor import hub
+from textcraftor.prompts import Prompt, PromptFileError, prompts_sha256, read_prompts
+
+PROMPTS_VARIABLE = "TCBENCH_PROMPTS"
+
+
+class MissingPrompts(ValueError):
+    """A suite's prompt file that is not on this machine; the message says how to get it."""
+
+
+class OtherPrompts(ValueError):
+    """Prompts that are not the suite's pinned ones (exit code 4)."""
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """One file of a suite: the names it goes by in a folder, and where the hub has it (dataset id, file)."""
+
+    names: tuple[str, ...]
+    hub: tuple[str, str] | None = None
+    shipped: Path | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A pinned prompt set. `count` and `sha256` are of its ordered canonical prompts, not of file bytes."""
+
+    name: str
+    title: str
+    count: int
+    sha256: str
+    sources: tuple[PromptSource, ...]
+    read: Callable[[Sequence[Path]], list[Prompt]]
+    domain: str
+    """ "open" for prompts about anything, else the world they are about."""
+    homepage: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A suite's prompts, read and checked."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    sha256: str
+    domain: str
+
+
+def read_suite(suite: Suite, prompts: Path | None = None) -> PromptSet:
+    """`suite`'s prompts from `prompts` (a folder, or the file of a one-file suite), $TCBENCH_PROMPTS or the
+    hub cache.
+
+    Raises MissingPrompts, PromptFileError, or OtherPrompts where the file holds other prompts than the pinned
+    ones.
+    """
+    files = [_locate(suite, source, prompts) for source in suite.sources]
+    found = suite.read(files)
+    sha256 = prompts_sha256(found)
+    if (len(found), sha256) != (suite.count, suite.sha256):
+        raise OtherPrompts(
+            f"{files[0]} holds {len(found)} prompts with sha256 {sha256[:16]}, but suite "
+            f"{suite.name} is {suite.count} with {suite.sha256[:16]}: "
+            "restore the file, or run it as your own with --suite custom"
+        )
+    return PromptSet(suite.name, tuple(found), sha256, suite.domain)
+
+
+def read_custom(prompts: Path | None) -> PromptSet:
+    """A user's own prompt file as a suite named after it."""
+    if prompts is None:
+        raise PromptFileError("suite custom needs --prompts FILE (.txt, .csv, .tsv, .json or .jsonl)")
+    if prompts.is_dir():
+        raise PromptFileError(f"{prompts} is a folder: give --prompts a file, or --suite the suite it holds")
+    found = tuple(read_prompts(prompts))
+    return PromptSet(f"custom_{prompts.stem}", found, prompts_sha256(found), "custom")
+
+
+def is_present(suite: Suite, prompts: Path | None = None) -> bool:
+    """Whether all of `suite`'s files are on this machine, without reading or fetching them."""
+    return all(_on_disk(source, prompts) is not None for source in suite.sources)
+
+
+def _locate(suite: Suite, source: PromptSource, prompts: Path | None) -> Path:
+    if prompts is not None and prompts.is_file() and len(suite.sources) > 1:
+        names = ", ".join(s.names[0] for s in suite.sources)
+        raise MissingPrompts(
+            f"suite {suite.name} has {len(suite.sources)} files ({names}): give --prompts their folder"
+        )
+    found = _on_disk(source, prompts) or (_download(source) if prompts is None else None)
+    if found is not None:
+        return found
+    where = f"hub dataset {source.hub[0]}, file {source.hub[1]}" if source.hub else suite.homepage
+    searched = prompts or os.environ.get(PROMPTS_VARIABLE) or "the hub client's cache"
+    raise MissingPrompts(
+        f"suite {suite.name}: no {' or '.join(source.names)} in {searched} "
+        f"({where}): name the folder that holds it with --prompts PATH or {PROMPTS_VARIABLE}"
+    )
+
+
+def _on_disk(source: PromptSource, prompts: Path | None) -> Path | None:
+    """The source's file: `prompts` itself or in it, else in $TCBENCH_PROMPTS, shipped, or cached by the hub
+    client.
+    """
+    variable = os.environ.get(PROMPTS_VARIABLE)
+    if prompts is not None and prompts.is_file():
+        return prompts
+    folder = prompts or (Path(variable) if variable else None)
+    for name in source.names if folder else ():
+        if folder and (folder / name).is_file():
+            return folder / name
+    if prompts is not None:
+        return None  # what the user points at must not be replaced by something else
+    if source.shipped is not None and source.shipped.is_file():
+        return source.shipped
+    return _cached(source)
+
+
+def _cached(source: PromptSource) -> Path | None:
+    if source.hub is None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(*source.hub, repo_type="dataset")
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _download(source: PromptSource) -> Path | None:
+    """Fetch the source from the hub; None where it has none or cannot be reached."""
+    if source.hub is None or not hub.reachable():
+        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(*source.hub, repo_type="dataset"))
+    except (LocalEntryNotFoundError, HfHubHTTPError):
+        return None

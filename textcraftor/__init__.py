@@ -1,0 +1,1 @@
+"""TextCraftor: tuning the text encoders of diffusion pipelines by differentiable rewards."""

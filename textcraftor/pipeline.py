@@ -1,0 +1,267 @@
+"""Diffusers pipelines as systems under test: find them, check and hash their files, load them, draw with
+them.
+
+Images are drawn by the diffusers pipeline itself, so SD 1.x, SD 2.x, SDXL and the embedded one work alike.
+Everything before `load` needs no torch, so that a run can refuse missing files before any work is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rewards.weights import file_sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+MICRO = Path(__file__).parent / "micro" / "pipeline"
+"""The embedded pipeline: a plain diffusers folder."""
+
+INDEX = "model_index.json"
+NOT_DRAWING = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components that do not change what is drawn: neither loaded nor hashed."""
+
+NO_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
+HUB_PATTERNS = (INDEX, "*/config.json", "*/*.safetensors.index.json", "scheduler/*", "tokenizer*/*")
+
+SAMPLERS: Mapping[str, str] = {
+    "ddim": "DDIMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "dpm++2m": "DPMSolverMultistepScheduler",
+}
+"""Deterministic samplers by name: given the initial noise they draw no more of it."""
+
+
+class MissingPipeline(ValueError):
+    """A pipeline, or a file of it, that is not on this machine; the message says how to get it."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a pipeline draws. `size` is (height, width) in pixels, None for the pipeline's own."""
+
+    sampler: str
+    steps: int
+    guidance: float
+    size: tuple[int, int] | None = None
+
+
+def find_pipeline(
+    source: str, revision: str | None = None, weights: Sequence[str] = (), *, fetch: bool = True
+) -> Path:
+    """The local folder of `source`: a diffusers folder, or a hub id, taken from the hub client's cache.
+
+    A hub id that is not cached is downloaded if `fetch`, unless HF_HUB_OFFLINE is set: the small files and
+    the weight files `weights` (patterns; default: all safetensors but half-precision copies). Raises
+    MissingPipeline, naming what to do, when it cannot be had or is incomplete.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(source, revision, weights, fetch)
+    list(pipeline_files(folder))  # names the first missing file
+    return folder
+
+
+def _from_hub(source: str, revision: str | None, weights: Sequence[str], fetch: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    local = "give a local diffusers folder as --model, or the pipeline key of a system's TOML file"
+    patterns = [*HUB_PATTERNS, *(weights or ("*/*.safetensors",))]
+    skip = None if weights else ["*.fp16.*", "*non_ema*", "safety_checker/*"]
+    try:
+        return Path(
+            snapshot_download(
+                source,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=skip,
+                local_files_only=not fetch,
+            )
+        )
+    except HFValidationError as error:
+        raise MissingPipeline(f"no diffusers folder at {source!r}, and it is no hub id: {local}") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        at = f" at revision {revision}" if revision else ""
+        reason = (
+            str(error).splitlines()[0] if isinstance(error, HfHubHTTPError) else "and the hub was not reached"
+        )
+        raise MissingPipeline(
+            f"pipeline {source}{at} is not in the hub client's cache, {reason}: "
+            f"fetch it on a machine with network and copy the cache, or {local}"
+        ) from error
+
+
+def pipeline_files(folder: Path) -> Iterator[Path]:
+    """Every file of `folder` that decides what it draws. Raises MissingPipeline at the first missing one."""
+    index = folder / INDEX
+    if not index.is_file():
+        raise MissingPipeline(f"{folder} is no diffusers pipeline: it lacks {INDEX}")
+    yield index
+    suffix = variant(folder)
+    for name in components(folder):
+        part = folder / name
+        if not part.is_dir():
+            raise MissingPipeline(
+                f"pipeline {folder} is incomplete: component {name}/ is missing; copy it again"
+            )
+        yield from sorted(file for file in part.iterdir() if file.suffix in (".json", ".txt"))
+        if name not in NO_WEIGHTS:
+            yield from _weight_files(part, suffix)
+
+
+def components(folder: Path) -> list[str]:
+    """Names of the components that take part in drawing."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MissingPipeline(f"{folder / INDEX} is damaged ({error}): copy the pipeline again") from error
+    parts = (name for name, value in index.items() if isinstance(value, list) and value[0] is not None)
+    return sorted(name for name in parts if name not in NOT_DRAWING)
+
+
+def variant(folder: Path) -> str | None:
+    """The files to load: "fp16" where the folder holds half-precision weights only, else None."""
+    unet = folder / "unet"
+    halves = list(unet.glob("*.fp16*.safetensors"))
+    return "fp16" if halves and len(list(unet.glob("*.safetensors"))) == len(halves) else None
+
+
+def _weight_files(part: Path, suffix: str | None) -> list[Path]:
+    for kind in ("safetensors", "bin"):
+        files = [f for f in sorted(part.glob(f"*.{kind}")) if (".fp16" in f.name) == (suffix == "fp16")]
+        files = [f for f in files if "non_ema" not in f.name]
+        if files:
+            return files
+    raise MissingPipeline(
+        f"pipeline component {part} holds no weights (*.safetensors): copy the pipeline again"
+    )
+
+
+def pipeline_sha256(folder: Path) -> str:
+    """Identity of what `folder` draws: over the names and contents of `pipeline_files`."""
+    lines = [f"{file.relative_to(folder).as_posix()} {file_sha256(file)}" for file in pipeline_files(folder)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def text_encoder_sha256(folder: Path) -> str:
+    """Identity of a text encoder folder (config.json and weights) that replaces a pipeline's own."""
+    if not (folder / "config.json").is_file():
+        raise MissingPipeline(f"{folder} is no text encoder folder: it lacks config.json")
+    files = [folder / "config.json", *_weight_files(folder, None)]
+    return hashlib.sha256("\n".join(f"{f.name} {file_sha256(f)}" for f in files).encode()).hexdigest()
+
+
+# from here on torch and diffusers are loaded
+
+
+def load(folder: Path, *, device: str, dtype: str, sampler: str, text_encoder: Path | None = None) -> Any:
+    """The diffusers pipeline of `folder` in eval mode, with `sampler` and, if given, another text encoder."""
+    import diffusers
+    import torch
+    from diffusers import DiffusionPipeline
+
+    options = {name: None for name in ("safety_checker", "feature_extractor") if _names(folder, name)}
+    if "safety_checker" in options:
+        options["requires_safety_checker"] = False  # type: ignore[assignment]
+    with _quiet_libraries():
+        pipe = DiffusionPipeline.from_pretrained(
+            folder, dtype=getattr(torch, dtype), variant=variant(folder), local_files_only=True, **options
+        )
+    pipe.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(pipe.scheduler.config)
+    if text_encoder is not None:
+        pipe.text_encoder = _load_text_encoder(type(pipe.text_encoder), text_encoder, getattr(torch, dtype))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def _names(folder: Path, component: str) -> bool:
+    return component in json.loads((folder / INDEX).read_text(encoding="utf-8"))
+
+
+def _load_text_encoder(kind: type, folder: Path, dtype: torch.dtype) -> Any:
+    with _quiet_libraries():
+        encoder, report = kind.from_pretrained(  # type: ignore[attr-defined]
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    if report["missing_keys"]:
+        names = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ValueError(
+            f"text encoder {folder} lacks weights that the pipeline needs: {names} ...; export it again"
+        )
+    return encoder.eval()
+
+
+def image_size(pipe: Any, schedule: Schedule) -> tuple[int, int]:
+    """(height, width) in pixels of what `pipe` draws."""
+    own = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    return schedule.size or (own, own)
+
+
+def latent_shape(pipe: Any, schedule: Schedule) -> tuple[int, int, int]:
+    """(channels, height, width) of one initial latent."""
+    height, width = image_size(pipe, schedule)
+    factor = pipe.vae_scale_factor
+    if height % factor or width % factor:
+        raise ValueError(
+            f"size {height}x{width} is no multiple of this pipeline's {factor}: choose one that is"
+        )
+    return pipe.unet.config.in_channels, height // factor, width // factor
+
+
+def draw(pipe: Any, texts: Sequence[str], latents: torch.Tensor, schedule: Schedule) -> np.ndarray:
+    """One image for each text: float32 (B, H, W, 3), RGB in [0, 1]; not finite where the pipeline failed.
+
+    `latents` (B, C, h, w) is unit noise; the pipeline scales it to its sampler's first step.
+    """
+    import torch
+
+    height, width = image_size(pipe, schedule)
+    with torch.inference_mode(), _quiet_libraries():
+        drawn = pipe(
+            prompt=list(texts),
+            latents=latents.to(pipe.device, pipe.unet.dtype),
+            num_inference_steps=schedule.steps,
+            guidance_scale=schedule.guidance,
+            height=height,
+            width=width,
+            output_type="np",
+        )
+    images: np.ndarray = drawn.images.astype("float32")
+    return images
+
+
+def truncated(pipe: Any, texts: Sequence[str]) -> list[bool]:
+    """Which `texts` are longer than the pipeline's tokenizer takes; the pipeline cuts them without a word."""
+    with _quiet_libraries():
+        lengths = [len(ids) for ids in pipe.tokenizer(list(texts)).input_ids]
+    return [length > pipe.tokenizer.model_max_length for length in lengths]
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Without the libraries' loading bars and their remark on every truncated prompt, which callers here
+    count.
+    """
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    both: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in both]
+    for library in both:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, (verbosity, bars) in zip(both, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
