@@ -8,7 +8,7 @@ READY := .venv/.ready
 
 # Flags of the two runs of `make demo`; what keeps it under ten minutes on two cores.
 DEMO ?= --suite world --limit 128
-COMPILE := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 .PHONY: setup demo test test-slow check format lock
 

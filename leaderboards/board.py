@@ -1,0 +1,116 @@
+"""What a leaderboard consists of: plain records, computed by `leaderboards.table`, shown by `render`.
+
+A section holds the runs of one suite with one prompt set. Its rows are runs, its columns are rewards with one
+score id: another generation of a system is another row, another score id another column, and nothing is ever
+averaged over either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.stats import Comparison, Estimate
+
+Claim = Literal["better", "worse", "undecided", "too few prompts"]
+
+Exposure = Literal["trained-on", "same-family", "held-out"]
+
+CellKey = tuple[str, str, str | None]
+"""(entry label, column label, category or None for all prompts)."""
+
+
+class UnknownBaseline(ValueError):
+    """No run of that name; `known` are the names that would do."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"no run of baseline {name!r}; there are {', '.join(known)}")
+        self.name, self.known = name, known
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row: one run. `label` is the system's name, with the generation id where that alone is ambiguous."""
+
+    label: str
+    run: RunFolder
+    rank: float | None = None
+    """Mean rank over the columns that are held-out for every row; None where prompts are too few to rank."""
+
+    @property
+    def full_name(self) -> str:
+        """`system@generation id`, which is never ambiguous."""
+        return f"{self.run.header.system}@{self.run.header.generation_id}"
+
+    def is_called(self, name: str) -> bool:
+        return name in (self.run.header.system, self.full_name)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A reward with one score id. `label` is its name, with the score id where that alone is ambiguous."""
+
+    label: str
+    score_set: ScoreSet
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One system's scores by one reward, on all prompts (`category` None) or on one category's."""
+
+    entry: str
+    column: str
+    category: str | None
+    higher_is_better: bool
+    exposure: Exposure
+    mean: Estimate
+    samples: int
+    """Scored images behind the mean."""
+    comparison: Comparison | None = None
+    """With the baseline; None for the baseline itself and where nothing can be paired."""
+    p_holm: float = math.nan
+    """Adjusted over all headline comparisons of the section; NaN in a category, which is only described."""
+    claim: Claim | None = None
+    """Of headline comparisons only."""
+
+    @property
+    def key(self) -> CellKey:
+        return self.entry, self.column, self.category
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many of a run's planned images have a score, and why the others have none (reason to count)."""
+
+    entry: str
+    column: str
+    scored: int
+    planned: int
+    missing: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Section:
+    """The board of one suite. `notes` say what a reader must know before the numbers."""
+
+    suite: str
+    suite_sha256: str
+    baseline: str | None
+    entries: tuple[Entry, ...]
+    columns: tuple[Column, ...]
+    categories: tuple[str, ...]
+    """In the order of their first prompts; empty where all prompts are of one."""
+    cells: Mapping[CellKey, Cell]
+    coverage: tuple[Coverage, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """All sections, and the SHA-256 of the scores they were computed from."""
+
+    sections: tuple[Section, ...]
+    sha256: str

@@ -1,0 +1,160 @@
+"""A board as a Markdown page: legend, one part a suite, pictures, and how the numbers were computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from leaderboards import stats
+from leaderboards.board import Board, Cell, Coverage, Section
+from leaderboards.render import EXPOSURES, MARKS, headline, interval, title, watermarks
+from leaderboards.stats import Comparison
+
+LEGEND = (
+    f"▲ better, ▼ worse than the baseline: Holm-adjusted p < {1 - stats.LEVEL:.2f} over all comparisons of the "
+    f"table, and the {stats.LEVEL:.0%} interval of the paired difference leaves out zero; ≈ undecided; "
+    f"○ fewer than {stats.CLAIM_PROMPTS} prompts, so no claim. † the system was trained on this reward, ‡ on "
+    "another one of its family. ↑ higher is better, ↓ lower is better. In brackets: the paired difference."
+)
+
+METHOD = (
+    f"Unit: the prompt, its seeds averaged first. Intervals: {stats.LEVEL:.0%}, studentised bootstrap over "
+    f"prompts ({stats.RESAMPLES} resamples, seed {stats.SEED}); *t*: Student's t where that degenerates; *c*: "
+    "all values are equal. Differences: same prompts, same seeds. p: two-sided sign-flip permutation test. "
+    "Rank: mean rank over the rewards that no system here was trained on."
+)
+
+SHOWN_VERSIONS = ("tcbench", "torch", "diffusers", "transformers")
+
+
+def markdown(board: Board, pictures: Sequence[str] = ()) -> str:
+    """The whole board; `pictures` are file names to show, relative to where the text will lie."""
+    parts = [f"# Leaderboard\n\n{LEGEND}"]
+    for section in board.sections:
+        parts += _section(section)
+    parts += [f"![{name.rpartition('.')[0]}]({name})" for name in pictures]
+    parts.append(f"## How\n\n{METHOD}\n\nScores' SHA-256: `{board.sha256}`")
+    return "\n\n".join(parts) + "\n"
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table with the first row's keys as its head."""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *(list(row.values()) for row in rows)]
+    escaped = ([cell.replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def _section(section: Section) -> Iterator[str]:
+    plans = {(len(e.run.header.planned.prompt_ids), e.run.header.planned.seeds) for e in section.entries}
+    sizes = ", ".join(f"{prompts} prompts x {seeds}" for prompts, seeds in sorted(plans))
+    yield f"## Suite {section.suite} ({sizes})"
+    if marks := watermarks(section):
+        yield f"**Not a full result: {'; '.join(marks)}.**"
+    yield from section.notes
+    yield table(headline(section))
+    for heading, rows in (
+        ("Means and paired differences", _comparison_rows(section)),
+        ("By category (described, no claims)", _category_rows(section)),
+        ("Coverage", _coverage_rows(section.coverage)),
+        ("Runs", _run_rows(section)),
+    ):
+        if rows:
+            yield f"### {heading}\n\n{table(rows)}"
+
+
+def _comparison_rows(section: Section) -> list[dict[str, str]]:
+    return [
+        {
+            "reward": title(column),
+            "system": entry.label + EXPOSURES[cell.exposure],
+            "mean": interval(cell.mean),
+            "prompts": str(cell.mean.n),
+            **_comparison_fields(cell, cell.comparison),
+        }
+        for column in section.columns
+        for entry in section.entries
+        if (cell := section.cells.get((entry.label, column.label, None)))
+    ]
+
+
+def _comparison_fields(cell: Cell, compared: Comparison | None) -> dict[str, str]:
+    keys = ("difference", "pairs", "win rate", "p (Holm)", "verdict")
+    if compared is None:
+        return dict.fromkeys(keys, "")
+    shown = (
+        interval(compared.difference, sign=True),
+        str(compared.difference.n),
+        f"{compared.win_rate:.1%}",
+        f"{compared.p:.4f} ({cell.p_holm:.4f})",
+        f"{MARKS[cell.claim]} {cell.claim}",
+    )
+    return dict(zip(keys, shown, strict=True))
+
+
+def _category_rows(section: Section) -> list[dict[str, str]]:
+    rows = []
+    for column in section.columns:
+        for category in section.categories:
+            row = {"reward": title(column), "category": category or "(none)"}
+            for entry in section.entries:
+                row[entry.label] = _category_cell(section.cells.get((entry.label, column.label, category)))
+            rows.append(row)
+    return rows
+
+
+def _category_cell(cell: Cell | None) -> str:
+    if cell is None or cell.mean.n == 0:
+        return "–"
+    text = f"{interval(cell.mean)}, n = {cell.mean.n}"
+    return f"{text}; Δ {interval(cell.comparison.difference, sign=True)}" if cell.comparison else text
+
+
+def _coverage_rows(coverage: Iterable[Coverage]) -> list[dict[str, str]]:
+    return [
+        {
+            "system": c.entry,
+            "reward": c.column,
+            "scored": f"{c.scored} of {c.planned}",
+            "without a score": "; ".join(f"{count} x {reason}" for reason, count in c.missing.items()),
+        }
+        for c in coverage
+    ]
+
+
+def _run_rows(section: Section) -> list[dict[str, str]]:
+    """Where each row comes from: its run, what sets it apart from the others, what it was made with."""
+    settings = [entry.run.header.generation for entry in section.entries]
+    differ = [key for key in settings[0] if len({repr(s.get(key)) for s in settings}) > 1]
+    return [
+        {
+            "system": entry.label,
+            "run": entry.run.path.name,
+            "settings that differ": ", ".join(f"{key} {_short(own.get(key))}" for key in differ),
+            "made with": _environment(entry.run.header.provenance),
+            "notes": "; ".join(entry.run.header.watermarks),
+        }
+        for entry, own in zip(section.entries, settings, strict=True)
+    ]
+
+
+def _environment(provenance: Sequence[Mapping[str, Any]]) -> str:
+    """The newest environment of a run in a few words."""
+    if not provenance:
+        return "not on record"
+    newest = provenance[-1]
+    versions = newest.get("versions", {})
+    words = [f"{name} {versions[name]}" for name in SHOWN_VERSIONS if name in versions]
+    words += [str(newest["device"])] if newest.get("device") else []
+    words += [f"commit {_short(newest['commit'])}"] if newest.get("commit") else []
+    words += [f"{len(provenance)} environments"] if len(provenance) > 1 else []
+    return ", ".join(words)
+
+
+def _short(value: Any) -> str:
+    """A setting's value: of a hash the first digits, of a text with spaces its quoted form."""
+    if not isinstance(value, str):
+        return str(value)
+    if len(value) >= 40 and " " not in value:
+        return value[:8]
+    return repr(value) if " " in value or not value else value

@@ -1,0 +1,141 @@
+"""From run folders to a board: who is compared with whom, in which section, under which label."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from leaderboards.board import Board, Column, Coverage, Entry, Section, UnknownBaseline
+from leaderboards.cells import Samples, categories, cells, ranks
+from leaderboards.journal import MixedIds
+from leaderboards.records import RunFolder, ScoreSet, frame
+
+ROLES = ("trainable", "selection", "judge")
+
+
+def build(runs: Sequence[RunFolder], baseline: str) -> Board:
+    """Compare `runs` with the run of system `baseline` (or `system@generation id`) on the same suite.
+
+    A suite where no run, or more than one, is called so gets a note in place of differences. Raises
+    UnknownBaseline, ValueError where the name is ambiguous on every suite, MixedIds for a run given twice.
+    """
+    scores = {run.path: frame([run]) for run in runs}
+    suites: dict[tuple[str, str], list[RunFolder]] = {}
+    for run in sorted(runs, key=lambda run: (run.header.suite, run.header.suite_sha256)):
+        suites.setdefault((run.header.suite, run.header.suite_sha256), []).append(run)
+    rows = [_entries(group) for group in suites.values()]
+    _check_baseline(baseline, rows)
+    sections = [_section(entries, [scores[e.run.path] for e in entries], baseline) for entries in rows]
+    return Board(tuple(sections), _digest(scores.values()))
+
+
+def _section(entries: Sequence[Entry], scores: Sequence[pd.DataFrame], baseline: str) -> Section:
+    called = [entry.label for entry in entries if entry.is_called(baseline)]
+    reference = called[0] if len(called) == 1 else None
+    columns = _columns(entries)
+    samples = {
+        (entry.label, column.label): _of_column(table, column)
+        for entry, table in zip(entries, scores, strict=True)
+        for column in columns
+        if _key(column.score_set) in map(_key, entry.run.score_sets())
+    }
+    header = entries[0].run.header
+    return Section(
+        suite=header.suite,
+        suite_sha256=header.suite_sha256,
+        baseline=reference,
+        entries=_ordered(entries, ranks(entries, columns, samples), reference),
+        columns=columns,
+        categories=categories(samples),
+        cells=cells(entries, columns, samples, reference),
+        coverage=tuple(_coverage(entries, columns, samples)),
+        notes=tuple(_notes(baseline, called)),
+    )
+
+
+def _entries(runs: Sequence[RunFolder]) -> list[Entry]:
+    """The rows of one suite, by system. Raises MixedIds for a run given twice, which would count twice."""
+    seen: dict[str, RunFolder] = {}
+    for run in runs:
+        twin = seen.setdefault(run.header.generation_id, run)
+        if twin is not run:
+            raise MixedIds(f"{twin.path} and {run.path} hold the same run: give only one of them")
+    many = Counter(run.header.system for run in runs)
+    rows = [Entry(run.header.system, run) for run in runs]
+    rows = [row if many[row.label] == 1 else replace(row, label=row.full_name) for row in rows]
+    return sorted(rows, key=lambda row: row.label)
+
+
+def _ordered(
+    entries: Sequence[Entry], ranks: Sequence[float] | None, baseline: str | None
+) -> tuple[Entry, ...]:
+    """The rows by rank; without ranks the baseline first and the others by label."""
+    rows = sorted(entries, key=lambda row: row.label != baseline)
+    if ranks is None:
+        return tuple(rows)
+    rank_of = dict(zip((row.label for row in entries), ranks, strict=True))
+    return tuple(
+        sorted((replace(row, rank=rank_of[row.label]) for row in rows), key=lambda row: row.rank or 0)
+    )
+
+
+def _columns(entries: Iterable[Entry]) -> tuple[Column, ...]:
+    """Every (reward, score id) that some run was scored with: trainable ones first, judges last."""
+    found = {_key(score_set): score_set for entry in entries for score_set in entry.run.score_sets()}
+    many = Counter(reward for reward, _ in found)
+    ordered = sorted(found.values(), key=lambda s: (ROLES.index(s.role), *_key(s)))
+    return tuple(Column(s.reward if many[s.reward] == 1 else f"{s.reward}@{s.score_id}", s) for s in ordered)
+
+
+def _key(score_set: ScoreSet) -> tuple[str, str]:
+    return score_set.reward, score_set.score_id
+
+
+def _of_column(scores: pd.DataFrame, column: Column) -> pd.DataFrame:
+    wanted = column.score_set
+    chosen = scores[(scores["reward"] == wanted.reward) & (scores["score_id"] == wanted.score_id)]
+    return chosen.set_index(["prompt_id", "sample"])[["score", "reason", "category"]]
+
+
+def _check_baseline(name: str, suites: Sequence[Sequence[Entry]]) -> None:
+    """Some suite must have exactly one run called `name`."""
+    called = [[entry for entry in entries if entry.is_called(name)] for entries in suites]
+    if any(len(found) == 1 for found in called):
+        return
+    if any(called):
+        labels = ", ".join(entry.label for found in called for entry in found)
+        raise ValueError(f"baseline {name!r} fits several runs of a suite: name one of {labels}")
+    raise UnknownBaseline(name, tuple(sorted({entry.label for entries in suites for entry in entries})))
+
+
+def _notes(baseline: str, called: Sequence[str]) -> Iterator[str]:
+    if not called:
+        yield f"No run of the baseline {baseline} on this suite: no differences."
+    elif len(called) > 1:
+        yield f"The baseline {baseline} is ambiguous here: no differences; name one of {', '.join(called)}."
+
+
+def _coverage(entries: Sequence[Entry], columns: Sequence[Column], samples: Samples) -> Iterator[Coverage]:
+    for entry in entries:
+        planned = entry.run.header.planned.count
+        for column in columns:
+            if (entry.label, column.label) in samples:
+                yield _covered(entry.label, column.label, planned, samples[entry.label, column.label])
+
+
+def _covered(entry: str, column: str, planned: int, table: pd.DataFrame) -> Coverage:
+    unscored = table[table["score"].isna()]
+    missing = Counter(str(reason or "no reason on record") for reason in unscored["reason"])
+    missing["not tried yet"] = planned - len(table)
+    counts: Mapping[str, int] = {reason: count for reason, count in sorted(missing.items()) if count}
+    return Coverage(entry, column, len(table) - len(unscored), planned, counts)
+
+
+def _digest(frames: Iterable[pd.DataFrame]) -> str:
+    """SHA-256 over the scores, whatever the folders are called and in whatever order they were given."""
+    texts = (frame.drop(columns="run").to_csv(index=False, lineterminator="\n") for frame in frames)
+    return hashlib.sha256("".join(sorted(texts)).encode()).hexdigest()
