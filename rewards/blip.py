@@ -1,8 +1,8 @@
 """BLIP as a ranker: a vision transformer, a BERT that looks at its tokens, a head on the first text state.
 
-The architecture of ImageReward (Xu et al. 2023, section 3.1) upon BLIP (Li et al. 2022, figure 2). Module names
-follow the published checkpoint, so its keys load unchanged. Shapes: B batch, N image tokens, T text tokens,
-S source tokens, D width.
+The architecture of ImageReward (Xu et al. 2023, section 3.1) upon BLIP (Li et al. 2022, figure 2). Modules
+are named as in the published checkpoint, so its keys load unchanged. Shapes: B batch, N image tokens, T text
+tokens, S source tokens, D width.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class CrossAttendingBert(nn.Module):
         """Ids (B, T), mask (B, T) and image tokens (B, N, D_image) to text states (B, T, D)."""
         x: Tensor = self.embeddings(input_ids)
         visible = attention_mask.bool()[:, None, None, :]
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        layers: Any = self.encoder["layer"]
+        for layer in layers:
             x = layer(x, visible, image)
         return x
 
@@ -205,5 +206,5 @@ class AddAndNorm(nn.Module):
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
     """Multi-head attention of (B, T, D) over (B, S, D) where ``visible`` (B, 1, 1, S) is true: (B, T, D)."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).flatten(2)

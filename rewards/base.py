@@ -1,0 +1,161 @@
+"""The contract of every reward model: ``score(images, prompts)``, checked, frozen, one value an image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from rewards.info import RewardInfo
+from rewards.preprocess import PROFILES, preprocess, to_tensor
+from rewards.weights import check, content_id
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from rewards.tokens import Tokenizer
+
+TOLERANCE = 1e-4
+"""How far outside [0, 1] a pixel may be: the rounding of a cast, not a missing clamp."""
+
+
+class Reward(nn.Module, ABC):
+    """A frozen model that scores images for prompts.
+
+    A reward of one's own extends this class, builds its modules in `_build` and scores in `_score`. It is
+    always in evaluation mode and its parameters never need gradients; those of the score reach the images.
+    """
+
+    tokenizer: Tokenizer | None = None
+    """What cuts prompts short, for a reward that reads them."""
+
+    def __init__(self, info: RewardInfo, files: Mapping[str, Path] | None = None) -> None:
+        super().__init__()
+        self.info = info
+        self.profile = PROFILES[info.profile]
+        self._build(files or {})
+        self.requires_grad_(False)
+        self.eval()
+
+    def _build(self, files: Mapping[str, Path]) -> None:
+        """Make the modules from ``files``, the located weights by key."""
+
+    @abstractmethod
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (B,) of ``pixels`` (B, 3, H, W), as the profile made them; NaN: cannot judge."""
+
+    @final
+    def score(self, images: Tensor | Sequence[Image], prompts: Sequence[str] | None = None) -> Tensor:
+        """Scores (B,), float32, of B images for B prompts.
+
+        Args:
+            images: float tensor (B, 3, H, W), RGB in [0, 1], any size; or PIL images of any 8-bit mode.
+            prompts: one text an image; may be left out for a reward that uses none.
+
+        Returns:
+            One score an image, with gradients to the images if it is differentiable; NaN where
+            the reward cannot judge the prompt.
+
+        Raises:
+            ValueError: the images or prompts are not as described; the message says which and how to mend it.
+        """
+        batch = [images] if isinstance(images, Tensor) else [_from_pil(image)[None] for image in images]
+        for part in batch:
+            _check_images(part)
+        count = sum(len(part) for part in batch)
+        texts = self._check_prompts(prompts, count)
+        if not self.info.differentiable:
+            batch = [part.detach() for part in batch]
+        pixels = _stack([preprocess(part.to(self._device(part)), self.profile) for part in batch])
+        scores = self._score(pixels.to(self.dtype), texts)
+        if scores.shape != (count,):
+            shape = tuple(scores.shape)
+            raise ValueError(
+                f"{self.info.name} gave scores of shape {shape} for {count} images, expected ({count},)"
+            )
+        return scores.float()
+
+    def truncated(self, prompts: Sequence[str]) -> int:
+        """How many of the prompts are longer than the text encoder reads."""
+        if self.tokenizer is None:
+            return 0
+        limit = self.tokenizer.limit
+        return sum(length > limit for length in self.tokenizer.lengths(prompts))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that scores are computed in."""
+        return next((p.dtype for p in self.parameters()), torch.float32)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, also inside a model that is put in training mode."""
+        return super().train(False)
+
+    def _device(self, images: Tensor) -> torch.device:
+        return next((p.device for p in self.parameters()), images.device)
+
+    def _check_prompts(self, prompts: Sequence[str] | None, count: int) -> list[str]:
+        if prompts is None and not self.info.uses_prompt:
+            return [""] * count
+        if prompts is None or isinstance(prompts, str) or not all(isinstance(text, str) for text in prompts):
+            raise ValueError(f"{self.info.name} needs a list of texts as prompts, one an image")
+        if len(prompts) != count:
+            raise ValueError(f"{count} images came with {len(prompts)} prompts; give one prompt an image")
+        return list(prompts)
+
+
+def score_id(info: RewardInfo, dtype: str = "float32") -> str:
+    """12 hex digits that name all that a score depends on: weights, class, options, preprocessing, precision.
+
+    Raises `MissingWeights`: the weights' contents are part of it.
+    """
+    files = check(info)
+    record = {
+        "entry": Path(info.entry).name if ".py:" in info.entry else info.entry,
+        "options": dict(info.options),
+        "weights": {file.key: content_id(file, files[file.key]) for file in info.weights},
+        "profile": asdict(PROFILES[info.profile]),
+        "dtype": dtype,
+    }
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _from_pil(image: Image) -> Tensor:
+    if not hasattr(image, "convert"):
+        raise ValueError(
+            f"images hold a {type(image).__name__}; "
+            "give PIL images, or one float tensor (B, 3, H, W) in [0, 1]"
+        )
+    return to_tensor(image)
+
+
+def _check_images(images: Tensor) -> None:
+    shape = tuple(images.shape)
+    if images.ndim != 4 or shape[1] != 3 or 0 in shape:
+        raise ValueError(f"images have the shape {shape}; expected (B, 3, H, W), RGB, none of them 0")
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}; expected floats in [0, 1]: divide 8-bit images by 255")
+    low, high = (bound.item() for bound in images.detach().aminmax())
+    if not -TOLERANCE <= low <= high <= 1 + TOLERANCE:  # false for NaN too
+        raise ValueError(
+            f"images have values from {low:g} to {high:g}; expected [0, 1]: "
+            "a decoder's output in [-1, 1] becomes (x / 2 + 0.5).clamp(0, 1)"
+        )
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    if not parts:
+        raise ValueError("there are no images; give at least one")
+    sizes = {tuple(part.shape[-2:]) for part in parts}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"images have the sizes {sorted(sizes)}; this reward resizes none, give one size a batch"
+        )
+    return torch.cat(list(parts))

@@ -1,0 +1,67 @@
+"""What is known of a reward model before it is loaded. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+Role = Literal["trainable", "selection", "judge"]
+"""What a reward may be used for: to train on, only to choose checkpoints by, or only to report."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """One file, or one folder of files, that a reward needs, and where it comes from.
+
+    It lies in this package (``package``, a path below ``rewards/``), in a hub repository (``hub``), or at
+    ``url``. With ``patterns`` it is a folder and these are the files needed of it; else it is ``file``.
+    """
+
+    key: str
+    """What the reward calls it: "checkpoint", "backbone", "head", "tokenizer"."""
+    file: str = ""
+    patterns: tuple[str, ...] = ()
+    package: str = ""
+    hub: str = ""
+    revision: str = "main"
+    url: str = ""
+    sha256: str = ""
+    """Of the file, where known; checked before it is loaded."""
+    megabytes: float = 0
+
+    @property
+    def title(self) -> str:
+        """The file's name, or the names of the folder's files."""
+        return self.file or ", ".join(self.patterns)
+
+
+@dataclass(frozen=True)
+class RewardInfo:
+    """The record of a reward model. Only the name is required of a reward of one's own."""
+
+    name: str
+    entry: str = ""
+    """Its class, "module:Class"; `register` fills this in."""
+    higher_is_better: bool = True
+    differentiable: bool = True
+    """Gradients of the score reach the images."""
+    uses_prompt: bool = True
+    role: Role = "trainable"
+    family: str = "custom"
+    """Rewards of one family share their backbone or their data, so they err alike."""
+    profile: str = "raw"
+    """How an image becomes the model's input: a name in `rewards.preprocess.PROFILES`."""
+    scale: str = ""
+    """What a score means."""
+    typical_range: tuple[float, float] = (0.0, 1.0)
+    weights: tuple[WeightsFile, ...] = ()
+    options: Mapping[str, str | float | int | bool] = field(default_factory=dict)
+    """What the class needs to know to be this reward, such as the convention of a score."""
+    paper: str = ""
+    citation: str = ""
+    licence: str = "unknown"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))

@@ -1,0 +1,171 @@
+"""From images to a model's input: one differentiable path for PIL images and tensors, named by a profile.
+
+Most reward models were published with PIL's resize, which works on 8-bit pixels, weights them antialiased and
+rounds after each direction. A profile with ``emulate_pil`` reproduces that bit for bit and passes gradients
+straight through the rounding. Shapes: B batch, H height, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+
+PIL_WEIGHT_BITS = 22
+"""Fractional bits of the fixed-point weights in PIL's resize of 8-bit images (Resample.c: 32 - 8 - 2)."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How an image becomes a model's input. All resizing is bicubic.
+
+    ``resize`` "shortest" scales the shortest side to ``size`` and crops the centre, "longest" scales the
+    longest and pads with black, "squash" scales both, "none" leaves the image as it is.
+    """
+
+    name: str
+    resize: Literal["shortest", "longest", "squash", "none"]
+    size: int = 0
+    """Height and width of the result, pixels."""
+    emulate_pil: bool = True
+    """Resize 8-bit pixels as PIL does; else floats as torch does, which overshoot [0, 1]."""
+    antialias: bool = True
+    """Without it (tensors only) shrinking skips pixels, as torchvision did until version 0.17."""
+    crop: Literal["round", "floor"] = "round"
+    """Where an odd rest goes: torchvision rounds its half to even, transformers' processors floor it."""
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+def _clip(size: int, crop: Literal["round", "floor"] = "round") -> Profile:
+    name = f"clip-{size}" if crop == "round" else f"clip-{size}-floor"
+    return Profile(name, "shortest", size, crop=crop, mean=CLIP_MEAN, std=CLIP_STD)
+
+
+def _hps(size: int, antialias: bool) -> Profile:
+    name = f"hps-{size}-antialias" if antialias else f"hps-{size}"
+    return Profile(name, "longest", size, False, antialias, mean=CLIP_MEAN, std=CLIP_STD)
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("raw", "none", emulate_pil=False),
+        _clip(224),
+        _clip(224, "floor"),
+        _clip(64),
+        _hps(224, antialias=False),
+        _hps(224, antialias=True),
+        _hps(64, antialias=False),
+        Profile("siglip-64", "squash", 64, mean=HALF, std=HALF),
+    )
+}
+
+
+def preprocess(images: Tensor, profile: Profile) -> Tensor:
+    """``images`` (B, 3, H, W), RGB in [0, 1], to the model's input (B, 3, size, size), float32."""
+    if profile.resize != "none":
+        images = _fit(images, profile)
+    if profile.mean is None or profile.std is None:
+        return images.float()
+    mean, std = (images.new_tensor(value).view(3, 1, 1) for value in (profile.mean, profile.std))
+    return (images.float() - mean) / std
+
+
+def to_tensor(image: Image) -> Tensor:
+    """A PIL image of any 8-bit mode or 16-bit grey, as (3, H, W) RGB in [0, 1]; transparency is dropped."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"an image of mode {image.mode} has no known range; convert it to mode RGB first")
+    if image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.uint16) >> 8
+        array = np.repeat(levels.astype(np.uint8)[:, :, None], 3, axis=2)
+    else:
+        array = np.array(image.convert("RGB"))
+    return torch.from_numpy(array).permute(2, 0, 1).float() / 255
+
+
+def _fit(images: Tensor, profile: Profile) -> Tensor:
+    height, width = images.shape[-2:]
+    size, resize = profile.size, _resize_like_pil if profile.emulate_pil else _resize
+    if profile.resize == "squash":
+        return resize(images, (size, size), profile.antialias)
+    if profile.resize == "longest":
+        scale = size / max(height, width)
+        target = (max(1, round(height * scale)), max(1, round(width * scale)))
+        return _pad_centre(resize(images, target, profile.antialias), size)
+    long = int(size * max(height, width) / min(height, width))
+    target = (size, long) if height <= width else (long, size)
+    return _crop_centre(resize(images, target, profile.antialias), size, profile.crop)
+
+
+def _crop_centre(images: Tensor, size: int, crop: Literal["round", "floor"]) -> Tensor:
+    rest = (side - size for side in images.shape[-2:])
+    top, left = (r // 2 if crop == "floor" else round(r / 2) for r in rest)
+    return images[..., top : top + size, left : left + size]
+
+
+def _pad_centre(images: Tensor, size: int) -> Tensor:
+    down, right = (size - side for side in images.shape[-2:])
+    return F.pad(images, (right // 2, right - right // 2, down // 2, down - down // 2))
+
+
+def _resize(images: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+    if size == tuple(images.shape[-2:]):
+        return images
+    return F.interpolate(images.float(), size, mode="bicubic", antialias=antialias)
+
+
+def _resize_like_pil(images: Tensor, size: tuple[int, int], _antialias: bool) -> Tensor:
+    """PIL's ``Image.resize(BICUBIC)`` of the 8-bit picture that ``images`` would be saved as.
+
+    Exact because all products are multiples of 2^-22 that float64 holds; on a device without float64 (mps) a
+    pixel may be off by one level.
+    """
+    height, width = images.shape[-2:]
+    exact = torch.float32 if images.device.type == "mps" else torch.float64
+    levels = _to_levels(images.to(exact) * 255)
+    if size[1] != width:
+        levels = _to_levels(levels @ _weights(width, size[1]).to(levels).T)
+    if size[0] != height:
+        levels = _to_levels(_weights(height, size[0]).to(levels) @ levels)
+    return (levels / 255).to(images.dtype)
+
+
+def _to_levels(values: Tensor) -> Tensor:
+    """``values`` clipped to [0, 255] and rounded half up; the gradient passes where nothing is clipped."""
+    clipped = values.clamp(0, 255)
+    return clipped + ((clipped + 0.5).floor() - clipped).detach()
+
+
+@lru_cache(maxsize=64)
+def _weights(inputs: int, outputs: int) -> Tensor:
+    """PIL's antialiased bicubic weights in fixed point, (outputs, inputs) float64 (Resample.c)."""
+    scale = inputs / outputs
+    stretch = max(scale, 1.0)  # antialiasing: the kernel covers the source pixels of one result pixel
+    centre = (np.arange(outputs)[:, None] + 0.5) * scale
+    first = np.trunc(centre - 2 * stretch + 0.5).clip(min=0)
+    last = np.trunc(centre + 2 * stretch + 0.5).clip(max=inputs)
+    position = np.arange(inputs)[None, :]
+    weights = _bicubic((position - centre + 0.5) / stretch) * ((position >= first) & (position < last))
+    weights /= weights.sum(axis=1, keepdims=True)
+    fixed = np.trunc(weights * 2**PIL_WEIGHT_BITS + np.copysign(0.5, weights)) / 2**PIL_WEIGHT_BITS
+    return torch.from_numpy(fixed)
+
+
+def _bicubic(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic convolution kernel (1981, equation 15): a = -1/2, support 2."""
+    a, x = -0.5, np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))

@@ -1,0 +1,116 @@
+"""Foreign two-tower models behind two functions: unit embeddings (B, D) of images and of prompts.
+
+open_clip and transformers are adapted here, once, so that a reward says only what its paper adds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rewards.tokens import OpenClipTokenizer, Tokenizer, clip_tokenizer
+from rewards.weights import WrongWeights, load_state, read_tensors
+
+OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+class OpenClip(nn.Module):
+    """A CLIP of the open_clip library with the tokenizer it was trained with."""
+
+    def __init__(self, config: Mapping[str, Any], tokenizer: Path | None = None) -> None:
+        """``config`` is open_clip's "model_cfg"; without a ``tokenizer`` folder, OpenAI's vocabulary."""
+        from open_clip.model import CLIP
+
+        super().__init__()
+        self.model = CLIP(**config)
+        limit = int(config["text_cfg"].get("context_length", 77))
+        self.tokenizer: Tokenizer = (
+            clip_tokenizer(tokenizer, limit) if tokenizer else OpenClipTokenizer(limit)
+        )
+
+    @classmethod
+    def from_folder(cls, folder: Path, tokenizer: Path | None = None) -> OpenClip:
+        """The model in a folder of open_clip's own layout. Raises `WrongWeights`."""
+        config = json.loads((folder / OPEN_CLIP_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        towers = cls(config, tokenizer)
+        weights = folder / OPEN_CLIP_WEIGHTS
+        load_state(towers.model, read_tensors(weights), weights)
+        return towers
+
+    @classmethod
+    def from_checkpoint(cls, architecture: str, checkpoint: Path) -> OpenClip:
+        """A model that open_clip knows by name, with the weights under a checkpoint's "state_dict"."""
+        from open_clip import get_model_config
+
+        towers = cls(get_model_config(architecture))
+        tensors = read_tensors(checkpoint)
+        if "state_dict" not in tensors:
+            raise WrongWeights(f"{checkpoint} has no state_dict; expected the published checkpoint")
+        load_state(towers.model, tensors["state_dict"], checkpoint)
+        return towers
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The learnt factor of the cosine."""
+        scale: Tensor = self.model.logit_scale.exp()
+        return scale
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """``pixels`` (B, 3, S, S) normalised to unit embeddings (B, D)."""
+        embedding: Tensor = self.model.encode_image(pixels, normalize=True)
+        return embedding
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Unit embeddings (B, D)."""
+        ids = self.tokenizer(prompts).ids.to(self.model.logit_scale.device)
+        embedding: Tensor = self.model.encode_text(ids, normalize=True)
+        return embedding
+
+
+class TransformersTowers(nn.Module):
+    """A CLIP or SigLIP of the transformers library with the tokenizer it was trained with."""
+
+    def __init__(self, model: Any, tokenizer: Path) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = clip_tokenizer(tokenizer, int(model.config.text_config.max_position_embeddings))
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The learnt factor of the cosine."""
+        scale: Tensor = self.model.logit_scale.exp()
+        return scale
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """``pixels`` (B, 3, S, S) normalised to unit embeddings (B, D)."""
+        return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Unit embeddings (B, D).
+
+        No mask is given: CLIP's text tower is causal and pools at the first end token, before the padding,
+        and SigLIP was trained to read its padding.
+        """
+        ids = self.tokenizer(prompts).ids.to(self.model.logit_scale.device)
+        return F.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=-1)
+
+
+def from_pretrained(architecture: type[Any], folder: Path) -> Any:
+    """A transformers model from a folder, float32. Raises `WrongWeights` where transformers only warns."""
+    model, report = architecture.from_pretrained(
+        folder, local_files_only=True, dtype="float32", output_loading_info=True
+    )
+    wrong = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind])
+    if wrong:
+        raise WrongWeights(f"{folder} does not fit {architecture.__name__}: {', '.join(wrong[:4])}")
+    return model
+
+
+def cosine(images: Tensor, texts: Tensor) -> Tensor:
+    """Cosine (B,) of each unit image embedding with its own unit text embedding, both (B, D)."""
+    return (images * texts).sum(dim=-1)
