@@ -11,17 +11,17 @@ from leaderboards.render import EXPOSURES, MARKS, headline, interval, title, wat
 from leaderboards.stats import Comparison
 
 LEGEND = (
-    f"▲ better, ▼ worse than the baseline: Holm-adjusted p < {1 - stats.LEVEL:.2f} over all comparisons of the "
-    f"table, and the {stats.LEVEL:.0%} interval of the paired difference leaves out zero; ≈ undecided; "
+    f"▲ better, ▼ worse than the baseline: Holm-adjusted p < {1 - stats.LEVEL:.2f} over all comparisons of "
+    f"the table, and the {stats.LEVEL:.0%} interval of the paired difference leaves out zero; ≈ undecided; "
     f"○ fewer than {stats.CLAIM_PROMPTS} prompts, so no claim. † the system was trained on this reward, ‡ on "
     "another one of its family. ↑ higher is better, ↓ lower is better. In brackets: the paired difference."
 )
 
 METHOD = (
     f"Unit: the prompt, its seeds averaged first. Intervals: {stats.LEVEL:.0%}, studentised bootstrap over "
-    f"prompts ({stats.RESAMPLES} resamples, seed {stats.SEED}); *t*: Student's t where that degenerates; *c*: "
-    "all values are equal. Differences: same prompts, same seeds. p: two-sided sign-flip permutation test. "
-    "Rank: mean rank over the rewards that no system here was trained on."
+    f"prompts ({stats.RESAMPLES} resamples, seed {stats.SEED}); *t*: Student's t where that degenerates; "
+    "*c*: all values are equal. Differences: same prompts, same seeds. p: two-sided sign-flip permutation "
+    "test. Rank: mean rank over the rewards that no system here was trained on."
 )
 
 SHOWN_VERSIONS = ("tcbench", "torch", "diffusers", "transformers")
@@ -53,6 +53,7 @@ def _section(section: Section) -> Iterator[str]:
         yield f"**Not a full result: {'; '.join(marks)}.**"
     yield from section.notes
     yield table(headline(section))
+    yield from _roles(section)
     for heading, rows in (
         ("Means and paired differences", _comparison_rows(section)),
         ("By category (described, no claims)", _category_rows(section)),
@@ -61,6 +62,14 @@ def _section(section: Section) -> Iterator[str]:
     ):
         if rows:
             yield f"### {heading}\n\n{table(rows)}"
+
+
+def _roles(section: Section) -> Iterator[str]:
+    """Which rewards no system may be trained on, since a reader cannot see that from the numbers."""
+    for role, meaning in (("judge", "never trained or selected on"), ("selection", "only to select on")):
+        names = [column.label for column in section.columns if column.score_set.role == role]
+        if names:
+            yield f"{role.capitalize()} ({meaning}): {', '.join(names)}."
 
 
 def _comparison_rows(section: Section) -> list[dict[str, str]]:

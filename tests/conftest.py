@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
+from leaderboards.records import Header, Planned, RunFolder, Sample, Score, ScoreSet, folder_name, short_id
 
 ROOT = Path(__file__).resolve().parent.parent
+
+Rows = Sequence[Sequence[float | None]]
+"""One row a prompt, one column a seed; None for an image that could not be scored."""
 
 
 @pytest.fixture(scope="session")
@@ -104,3 +112,60 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., RunFolder]:
+    """Writes a finished run below the test's folder `runs`; see `write_run` for what can be said of it."""
+    return lambda system, *scores, **options: write_run(tmp_path / "runs", system, scores, **options)
+
+
+def write_run(
+    folder: Path,
+    system: str,
+    scores: Sequence[tuple[ScoreSet, Rows]],
+    *,
+    suite: str = "toy",
+    categories: Sequence[str] = ("animals",),
+    prompts: Sequence[str] = ("a cat",),
+    settings: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
+    watermarks: tuple[str, ...] = (),
+    images: bool = False,
+) -> RunFolder:
+    """A run of as many prompts and seeds as `scores` have; prompts and categories are repeated as needed."""
+    count, seeds = len(scores[0][1]), len(scores[0][1][0])
+    generation = {"system": system, "suite": suite, **(settings or {})}
+    header = Header(
+        suite=suite,
+        suite_sha256=short_id({"suite": suite}),
+        system=system,
+        generation_id=short_id(generation),
+        generation=generation,
+        planned=Planned(tuple(range(count)), of=count, seeds=seeds),
+        watermarks=watermarks,
+        details=details or {},
+        provenance=({"versions": {"torch": "2.13.0"}, "device": "cpu", "commit": "0123456789" * 4},),
+    )
+    run = RunFolder.create(folder / folder_name(suite, system, header.generation_id), header)
+    samples = [
+        Sample(p, s, text := prompts[p % len(prompts)], text, categories[p % len(categories)], noise_seed=7,
+               image=f"images/{p:05}-{s}.png")
+        for p, s in product(range(count), range(seeds))
+    ]  # fmt: skip
+    with run.sample_appender() as appender:
+        appender.append(samples)
+    if images:
+        for sample in samples:
+            colour = (40 * sample.prompt_id % 256, 90 * sample.sample % 256, 120)
+            Image.new("RGB", (16, 16), colour).save(run.image_path(sample))
+    for score_set, rows in scores:
+        with run.score_appender(score_set) as appender:
+            appender.append(_score(p, s, value) for p, row in enumerate(rows) for s, value in enumerate(row))
+    return run
+
+
+def _score(prompt_id: int, sample: int, value: float | None) -> Score:
+    if value is None:
+        return Score(prompt_id, sample, "failed", reason="flaky")
+    return Score(prompt_id, sample, "ok", value)

@@ -1,0 +1,76 @@
+"""`tcbench leaderboard`: compare runs with a baseline, as tables and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from leaderboards.board import Board, Section
+
+
+def leaderboard(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.", show_default=False)],
+    baseline: Annotated[
+        str,
+        typer.Option(
+            "--baseline", "-b", help="The system to compare with; SYSTEM@ID where it has several runs."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tables and pictures.")] = Path(
+        "board"
+    ),
+) -> None:
+    """Compare runs: means, intervals, paired differences to a baseline.
+
+    Every suite is a section of its own. Writes leaderboard.csv, leaderboard.md, differences.png and
+    samples.png, and prints the headline table.
+    """
+    from leaderboards.board import UnknownBaseline
+    from leaderboards.records import find_runs
+    from leaderboards.table import build
+    from rewards.registry import UnknownName
+
+    try:
+        board = build(find_runs(runs), baseline)
+    except UnknownBaseline as error:
+        raise UnknownName("run's system", error.name, error.known) from None
+    for section in board.sections:
+        print("\n".join(_lines(section)), end="\n\n")
+    for path in write(board, out):
+        print(path)
+
+
+def write(board: Board, out: Path) -> list[Path]:
+    """Write the board's files into `out`; returns their paths. A picture with nothing to show is left out."""
+    from leaderboards.journal import write_atomically
+    from leaderboards.markdown import markdown
+    from leaderboards.pictures import draw_differences, draw_samples, png
+    from leaderboards.render import csv_text
+
+    drawn = {"differences.png": draw_differences(board), "samples.png": draw_samples(board)}
+    pictures = {name: png(figure) for name, figure in drawn.items() if figure is not None}
+    files = {
+        "leaderboard.csv": csv_text(board).encode(),
+        "leaderboard.md": markdown(board, list(pictures)).encode(),
+        **pictures,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(out / name, content)
+    for name in drawn.keys() - files.keys():
+        (out / name).unlink(missing_ok=True)  # of an earlier board, and no longer true
+    return [out / name for name in files]
+
+
+def _lines(section: Section) -> Iterator[str]:
+    """The headline of one suite for a terminal."""
+    from benchmarks.cli.ls import table
+    from leaderboards.render import headline, transposed
+
+    yield f"suite {section.suite}"
+    yield table(transposed(headline(section)))
+    yield from section.notes

@@ -1,0 +1,172 @@
+"""A board as pictures: a forest plot of the paired differences, and images of all systems side by side."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leaderboards.board import Board, Cell, Column, Entry, Section
+from leaderboards.records import Key, RunFolder, Sample
+from leaderboards.render import title, watermarks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from PIL.Image import Image
+
+PANELS = 4
+"""Rewards beside each other in the forest plot."""
+
+PROMPTS = 6
+"""Prompts shown for each suite."""
+
+DPI = 130
+
+COLOURS: Mapping[str | None, str] = {"better": "#2a7f62", "worse": "#c0504d", "undecided": "#5b6572"}
+NO_CLAIM = "#b3bac2"
+
+
+def draw_differences(board: Board) -> Figure | None:
+    """Forest plot, one panel a reward: each system's difference to the baseline with its interval.
+
+    Every panel has its own scale; the dashed line is no difference. None where there is none to show.
+    """
+    sections = [(section, panels) for section in board.sections if (panels := _panels(section))]
+    if not sections:
+        return None
+    rows = [math.ceil(len(panels) / PANELS) for _, panels in sections]
+    heights = [
+        0.5 + count * (0.75 + 0.28 * len(section.entries))
+        for count, (section, _) in zip(rows, sections, strict=True)
+    ]
+    parts, figure = _parts(2.9 * PANELS, heights)
+    for part, count, (section, panels) in zip(parts, rows, sections, strict=True):
+        part.suptitle(_heading(section, f"difference to {section.baseline}"), fontsize=10)
+        for axis, panel in zip_longest(part.subplots(count, PANELS, squeeze=False).flat, panels):
+            if panel is None:
+                axis.set_axis_off()
+            else:
+                _forest(axis, *panel)
+    return figure
+
+
+def draw_samples(board: Board) -> Figure | None:
+    """A grid for each suite: one column a prompt, one row a system, all from the same noise.
+
+    None where no images lie on disk that all systems of a suite have.
+    """
+    grids = [(s, keys) for s in board.sections if (keys := _shown_keys([e.run for e in s.entries]))]
+    if not grids:
+        return None
+    parts, figure = _parts(1.75 * PROMPTS + 1.4, [1.2 + 1.75 * len(s.entries) for s, _ in grids])
+    for part, (section, keys) in zip(parts, grids, strict=True):
+        part.suptitle(_heading(section, "same prompts, same seeds"), fontsize=10)
+        axes = part.subplots(len(section.entries), PROMPTS, squeeze=False)
+        for row, entry in zip(axes, section.entries, strict=True):
+            _image_row(row, entry, keys, captions=entry is section.entries[0])
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The picture's file, without dates or versions in it, so that the same board gives the same bytes."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _panels(section: Section) -> list[tuple[Column, list[Cell]]]:
+    """The columns that have a difference, each with its cells in row order."""
+    found = []
+    for column in section.columns:
+        cells = [section.cells.get((entry.label, column.label, None)) for entry in section.entries]
+        if compared := [cell for cell in cells if cell and cell.comparison]:
+            found.append((column, compared))
+    return found
+
+
+def _forest(axis: Axes, column: Column, cells: Sequence[Cell]) -> None:
+    for height, cell in enumerate(reversed(cells)):
+        assert cell.comparison is not None  # _panels took the others out
+        difference, colour = cell.comparison.difference, COLOURS.get(cell.claim, NO_CLAIM)
+        axis.plot(difference.value, height, "o", color=colour, markersize=5)
+        if not math.isnan(difference.low):
+            axis.plot([difference.low, difference.high], [height, height], color=colour, linewidth=2)
+    axis.axvline(0, color="black", linewidth=0.8, linestyle="--")
+    axis.set_yticks(range(len(cells)), [cell.entry for cell in reversed(cells)], fontsize=7)
+    axis.set_ylim(-0.6, len(cells) - 0.4)
+    axis.set_title(title(column), fontsize=9)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.locator_params(axis="x", nbins=4)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _shown_keys(runs: Sequence[RunFolder]) -> list[Key]:
+    """Up to `PROMPTS` samples that every run has an image of: one a prompt, the categories in turn."""
+    drawn = [{key: sample for key, sample in run.samples().items() if _is_drawn(run, sample)} for run in runs]
+    first: dict[int, Key] = {}
+    for key in sorted(set.intersection(*map(set, drawn))):
+        first.setdefault(key[0], key)
+    by_category: dict[str, list[Key]] = {}
+    for key in first.values():
+        by_category.setdefault(drawn[0][key].category, []).append(key)
+    in_turn = chain.from_iterable(zip_longest(*by_category.values()))
+    return [key for key in in_turn if key is not None][:PROMPTS]
+
+
+def _is_drawn(run: RunFolder, sample: Sample) -> bool:
+    planned = sample.key in run.header.planned
+    return planned and sample.image is not None and run.image_path(sample).is_file()
+
+
+def _image_row(axes: Sequence[Axes], entry: Entry, keys: Sequence[Key], *, captions: bool) -> None:
+    samples = entry.run.samples()
+    for axis, key in zip_longest(axes, keys):
+        axis.set_axis_off()
+        if key is None:
+            continue
+        axis.imshow(_pixels(entry.run.image_path(samples[key])))
+        if captions:
+            axis.set_title(_caption(samples[key].prompt), fontsize=7, parse_math=False)
+    place = {"transform": axes[0].transAxes, "ha": "right", "va": "center"}
+    axes[0].text(-0.06, 0.5, _caption(entry.label, 18), fontsize=8, **place)
+
+
+def _pixels(path: Path) -> Image:
+    """The image for the grid; a big one is made smaller, a small one keeps its pixels."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        shown = image.convert("RGB")
+    shown.thumbnail((256, 256))
+    return shown
+
+
+def _caption(text: str, width: int = 27) -> str:
+    """`text` wrapped to a few short lines, without characters that the font lacks."""
+    return "\n".join(textwrap.wrap("".join(_drawable(text)), width, max_lines=4, placeholder=" …"))
+
+
+def _drawable(text: str) -> Iterator[str]:
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont("DejaVu Sans"))
+    for character in text:
+        yield character if character.isspace() or font.get_char_index(ord(character)) else "□"
+
+
+def _heading(section: Section, text: str) -> str:
+    marks = "; ".join(watermarks(section))
+    return f"{section.suite}: {text}" + (f"   [{marks}]" if marks else "")
+
+
+def _parts(width: float, heights: Sequence[float]) -> tuple[Sequence[SubFigure], Figure]:
+    """A figure of that many inches, needing no display, and its parts from top to bottom."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained", dpi=DPI)
+    return list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]), figure

@@ -1,0 +1,86 @@
+"""`tcbench leaderboard` as a user meets it: files, table, exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cli import main
+from leaderboards.records import RunFolder, ScoreSet
+
+BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
+
+
+@pytest.fixture
+def runs(make_run: Callable[..., RunFolder]) -> Path:
+    """Two systems on one suite, the baseline on another one with four styles as well."""
+    styles = {"suite": "styles", "categories": ("anime", "concept-art", "paintings", "photo")}
+    values = [[i % 7 / 7] for i in range(8)]
+    make_run("base", (BRIGHT, values), images=True)
+    make_run("new", (BRIGHT, [[value + 0.1 * i] for i, (value,) in enumerate(values)]), images=True)
+    return make_run("base", (BRIGHT, values), **styles).path.parent
+
+
+def leaderboard(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["leaderboard", *map(str, arguments)])
+    return int(ended.value.code or 0)
+
+
+def test_writes_tables_and_pictures_and_names_them(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = tmp_path / "some" / "board"
+    assert leaderboard(runs, "--baseline", "base", "--out", board) == 0
+    files = ["leaderboard.csv", "leaderboard.md", "differences.png", "samples.png"]
+    assert sorted(file.name for file in board.iterdir()) == sorted(files)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-4:] == [str(board / name) for name in files]
+    assert "suite styles" in lines
+    assert any("base (baseline)" in line and "new" in line for line in lines)
+    page = (board / "leaderboard.md").read_text()
+    assert all(style in page for style in ("anime", "concept-art", "paintings", "photo"))
+
+
+def test_the_same_runs_give_the_same_files(runs: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        leaderboard(runs, "--baseline", "base", "--out", tmp_path / name)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def test_a_picture_of_an_earlier_board_does_not_stay(runs: Path, tmp_path: Path) -> None:
+    leaderboard(runs, "--baseline", "base", "--out", tmp_path)
+    (alone,) = runs.glob("styles-*")
+    leaderboard(alone, "--baseline", "base", "--out", tmp_path)
+    assert not (tmp_path / "differences.png").exists()
+
+
+def test_unknown_baseline_gets_close_matches(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert leaderboard(runs, "--baseline", "bse", "--out", tmp_path / "board") == 2
+    error = capsys.readouterr().err
+    assert "did you mean base?" in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "board").exists()
+
+
+def test_runs_that_are_not_there_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert leaderboard(tmp_path / "nowhere", "--baseline", "base") == 1
+    assert "no run folder at" in capsys.readouterr().err
+
+
+def test_mixed_score_ids_are_a_mismatch(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = runs.glob("toy-new-*")
+    folder = run / "scores" / BRIGHT.folder
+    folder.rename(folder.with_name(replace(BRIGHT, score_id="e" * 12).folder))
+    moved = folder.with_name(replace(BRIGHT, score_id="e" * 12).folder) / "reward.json"
+    moved.write_text(moved.read_text().replace("b" * 12, "e" * 12))
+    assert leaderboard(runs, "--baseline", "base", "--out", tmp_path / "board") == 4
+    assert "e" * 12 in capsys.readouterr().err

@@ -1,0 +1,87 @@
+"""A board as CSV and as rows for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable
+
+import pytest
+
+from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.render import csv_text, headline, interval, number, transposed
+from leaderboards.stats import Estimate
+from leaderboards.table import build
+
+MakeRun = Callable[..., RunFolder]
+
+BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
+BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
+
+
+@pytest.fixture
+def runs(make_run: MakeRun) -> list[RunFolder]:
+    values = [[math.sin(i)] for i in range(120)]
+    shifted = [[math.sin(i) + 1 + 0.1 * math.cos(7 * i)] for i in range(120)]
+    kinds = {"categories": ("photo", "anime"), "watermarks": ("limit 120 of 800",)}
+    return [
+        make_run("base", (BRIGHT, values), (BLUR, values), **kinds),
+        make_run("new", (BRIGHT, shifted), details={"trained_on": ["bright"]}, **kinds),
+    ]
+
+
+def test_csv_has_one_line_a_cell_and_nothing_but_numbers(runs: list[RunFolder]) -> None:
+    lines = list(csv.DictReader(io.StringIO(csv_text(build(runs, "base")))))
+    assert len(lines) == 3 * 3  # three (system, reward) pairs, overall and two categories
+    line = next(x for x in lines if (x["system"], x["reward"], x["category"]) == ("new", "bright", ""))
+    assert float(line["difference"]) == pytest.approx(1.0, abs=0.01)
+    assert float(line["difference_low"]) < float(line["difference"]) < float(line["difference_high"])
+    assert (line["baseline"], line["claim"], line["exposure"]) == ("base", "better", "trained-on")
+    assert (line["mean_prompts"], line["samples"], line["planned_samples"]) == ("120", "120", "120")
+    assert line["watermarks"] == "limit 120 of 800"
+    assert not [value for row in lines for value in row.values() if value in ("nan", "None")]
+
+
+def test_the_same_runs_give_the_same_bytes(runs: list[RunFolder]) -> None:
+    assert csv_text(build(runs, "base")) == csv_text(build(runs[::-1], "base"))
+
+
+def test_headline_marks_gains_exposure_and_watermarks(runs: list[RunFolder]) -> None:
+    (section,) = build(runs, "base").sections
+    base, new = headline(section)
+    assert base["system"] == "base (baseline)"
+    assert new["bright ↑"].endswith("▲")
+    assert "†" in new["bright ↑"]
+    assert "(+1.0" in new["bright ↑"]
+    assert new["blur ↓"] == "–"
+    assert new["notes"] == "limit 120 of 800"
+
+
+def test_headline_turned_has_a_column_a_system(runs: list[RunFolder]) -> None:
+    (section,) = build(runs, "base").sections
+    turned = transposed(headline(section))
+    assert [row[""] for row in turned] == ["bright ↑", "blur ↓", "notes"]
+    assert list(turned[0]) == ["", "base (baseline)", "new"]
+    assert transposed([]) == []
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(0.27034, 0.26911, 0.27154, 900, "bootstrap-t"), "0.2703 [0.2691, 0.2715]"),
+        (Estimate(20.466, 18.2, 22.1, 900, "bootstrap-t"), "20.5 [18.2, 22.1]"),
+        (Estimate(1234.5, 1000.0, 1500.0, 900, "t"), "1234 [1000, 1500] *t*"),
+        (Estimate(0.5, 0.5, 0.5, 900, "constant"), "0.5 [0.5, 0.5] *c*"),
+        (Estimate(0.5, math.nan, math.nan, 1, "none"), "0.5"),
+        (Estimate(math.nan, math.nan, math.nan, 0, "none"), "–"),
+    ],
+)
+def test_intervals_show_the_digits_that_mean_something(estimate: Estimate, text: str) -> None:
+    assert interval(estimate) == text
+
+
+def test_differences_carry_their_sign() -> None:
+    estimate = Estimate(0.02, -0.01, 0.05, 50, "bootstrap-t")
+    assert interval(estimate, sign=True) == "+0.020 [-0.010, +0.050]"
+    assert number(0.0, Estimate(0.0, 0.0, 0.0, 5, "constant"), sign=True) == "+0"

@@ -1,0 +1,209 @@
+"""From run folders to a board: pairing, sections, labels, coverage, ranks and claims."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leaderboards.board import Section, UnknownBaseline
+from leaderboards.journal import MixedIds
+from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.table import build
+
+MakeRun = Callable[..., RunFolder]
+
+BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
+BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
+
+
+def rows(values: object) -> list[list[float]]:
+    """One seed a prompt."""
+    return [[float(value)] for value in np.asarray(values)]
+
+
+def noise(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=n)
+
+
+def only(runs: list[RunFolder], baseline: str = "base") -> Section:
+    (section,) = build(runs, baseline).sections
+    return section
+
+
+def test_means_weigh_every_prompt_the_same(make_run: MakeRun) -> None:
+    run = make_run("base", (BRIGHT, [[1.0, None, None], [4.0, 5.0, 6.0]]))
+    cell = only([run]).cells["base", "bright", None]
+    assert cell.mean.value == 3.0
+    assert (cell.mean.n, cell.samples) == (2, 4)
+    assert cell.comparison is None
+
+
+def test_differences_are_paired_by_prompt_and_seed(make_run: MakeRun) -> None:
+    base = make_run("base", (BRIGHT, [[1.0, 100.0], [3.0, 3.0], [5.0, 5.0]]))
+    new = make_run("new", (BRIGHT, [[2.0, None], [None, None], [5.5, 6.5]]))
+    compared = only([base, new]).cells["new", "bright", None].comparison
+    assert compared is not None
+    # Prompt 0 by its first seed alone, prompt 1 not at all.
+    assert compared.difference.n == 2
+    assert compared.difference.value == 1.0
+
+
+def test_a_clear_gain_on_enough_prompts_is_claimed_either_way(make_run: MakeRun) -> None:
+    level = noise(120, 0)
+    base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
+    new = make_run("new", (BRIGHT, rows(level + 1)), (BLUR, rows(level + 1 + 0.1 * noise(120, 1))))
+    cells = only([base, new]).cells
+    assert cells["new", "bright", None].claim == "better"
+    assert cells["new", "blur", None].claim == "worse"
+    assert cells["base", "bright", None].claim is None
+
+
+def test_noise_is_undecided_and_few_prompts_claim_nothing(make_run: MakeRun) -> None:
+    base = make_run("base", (BRIGHT, rows(noise(120, 0))))
+    new = make_run("new", (BRIGHT, rows(noise(120, 1))))
+    assert only([base, new]).cells["new", "bright", None].claim == "undecided"
+    few = make_run("few", (BRIGHT, rows(noise(99, 0) + 5)))
+    assert only([base, few]).cells["few", "bright", None].claim == "too few prompts"
+
+
+def test_p_is_adjusted_over_all_headline_comparisons(make_run: MakeRun) -> None:
+    base = make_run("base", (BRIGHT, rows(noise(120, 0))), categories=("a", "b"))
+    others = [make_run(f"new{i}", (BRIGHT, rows(noise(120, i))), categories=("a", "b")) for i in (1, 2, 3)]
+    cells = only([base, *others]).cells
+    headline = [cells[f"new{i}", "bright", None] for i in (1, 2, 3)]
+    smallest = min(headline, key=lambda cell: cell.p_holm)
+    assert smallest.comparison is not None
+    assert smallest.p_holm == pytest.approx(min(1.0, 3 * smallest.comparison.p))
+    assert cells["new1", "bright", "a"].claim is None
+
+
+def test_categories_are_cells_of_their_own_in_prompt_order(make_run: MakeRun) -> None:
+    run = make_run("base", (BRIGHT, rows([1, 2, 3, 6])), categories=("photo", "anime"))
+    section = only([run])
+    assert section.categories == ("photo", "anime")
+    assert section.cells["base", "bright", "photo"].mean.value == 2.0
+    assert section.cells["base", "bright", "anime"].mean.value == 4.0
+
+
+def test_one_category_needs_no_table(make_run: MakeRun) -> None:
+    assert only([make_run("base", (BRIGHT, rows([1, 2])))]).categories == ()
+
+
+def test_suites_are_sections_and_a_missing_baseline_is_said(make_run: MakeRun) -> None:
+    runs = [
+        make_run("base", (BRIGHT, rows([1, 2]))),
+        make_run("new", (BRIGHT, rows([1, 2])), suite="art"),
+        make_run("new", (BRIGHT, rows([2, 3]))),
+    ]
+    art, toy = build(runs, "base").sections
+    assert (art.suite, toy.suite) == ("art", "toy")
+    assert art.baseline is None
+    assert art.cells["new", "bright", None].comparison is None
+    assert "No run of the baseline base" in art.notes[0]
+    assert toy.cells["new", "bright", None].comparison is not None
+
+
+def test_unknown_baseline_names_what_there_is(make_run: MakeRun) -> None:
+    run = make_run("base", (BRIGHT, rows([1, 2])))
+    with pytest.raises(UnknownBaseline, match="'bse'; there are base"):
+        build([run], "bse")
+
+
+def test_generations_of_a_system_stay_apart(make_run: MakeRun) -> None:
+    fast = make_run("base", (BRIGHT, rows([1, 2])), settings={"steps": 10})
+    slow = make_run("base", (BRIGHT, rows([3, 4])), settings={"steps": 25})
+    with pytest.raises(ValueError, match="fits several runs"):
+        build([fast, slow], "base")
+    fast_name = f"base@{fast.header.generation_id}"
+    slow_name = f"base@{slow.header.generation_id}"
+    section = only([fast, slow], fast_name)
+    assert {entry.label for entry in section.entries} == {fast_name, slow_name}
+    assert section.cells[fast_name, "bright", None].mean.value == 1.5
+    assert section.cells[slow_name, "bright", None].mean.value == 3.5
+
+
+def test_an_ambiguous_baseline_stops_its_own_section_only(make_run: MakeRun) -> None:
+    runs = [make_run("base", (BRIGHT, rows([1, 2])), settings={"steps": steps}) for steps in (10, 25)]
+    runs += [make_run(system, (BRIGHT, rows([1, 2])), suite="art") for system in ("base", "new")]
+    art, toy = build(runs, "base").sections
+    assert art.baseline == "base"
+    assert toy.baseline is None
+    assert "ambiguous" in toy.notes[0]
+
+
+def test_score_ids_of_a_reward_are_never_mixed(make_run: MakeRun) -> None:
+    other = replace(BRIGHT, score_id="d" * 12)
+    section = only(
+        [make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (other, rows([8, 9])))],
+    )
+    assert {column.label for column in section.columns} == {f"bright@{'b' * 12}", f"bright@{'d' * 12}"}
+    assert set(section.cells) == {
+        ("base", f"bright@{'b' * 12}", None),
+        ("new", f"bright@{'d' * 12}", None),
+    }
+    assert section.cells["new", f"bright@{'d' * 12}", None].comparison is None
+
+
+def test_the_same_run_twice_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("base", (BRIGHT, rows([1, 2])))
+    copy = RunFolder(shutil.copytree(run.path, tmp_path / "copy"))
+    with pytest.raises(MixedIds, match="hold the same run"):
+        build([run, copy], "base")
+
+
+def test_coverage_says_why_scores_are_missing(make_run: MakeRun) -> None:
+    run = make_run("base", (BRIGHT, [[1.0], [None], [2.0], [None]]), (BLUR, [[1.0], [2.0]]))
+    bright, blur = only([run]).coverage
+    assert (bright.column, bright.scored, bright.planned) == ("bright", 2, 4)
+    assert bright.missing == {"flaky": 2}
+    assert blur.missing == {"not tried yet": 2}
+
+
+def test_a_reward_without_any_score_has_empty_cells(make_run: MakeRun) -> None:
+    run = make_run("base", (BRIGHT, [[None], [None]]))
+    assert only([run]).cells["base", "bright", None].mean.n == 0
+
+
+def test_columns_go_from_trainable_to_judge(make_run: MakeRun) -> None:
+    run = make_run("base", (BLUR, rows([1, 2])), (BRIGHT, rows([1, 2])))
+    assert [column.label for column in only([run]).columns] == ["bright", "blur"]
+
+
+def test_exposure_follows_what_the_system_was_trained_on(make_run: MakeRun) -> None:
+    sibling = replace(BRIGHT, reward="brighter")
+    scores = [(s, rows([1, 2])) for s in (BRIGHT, sibling, BLUR)]
+    section = only(
+        [make_run("base", *scores), make_run("tuned", *scores, details={"trained_on": ["bright"]})]
+    )
+    found = {
+        column: section.cells["tuned", column, None].exposure for column in ("bright", "brighter", "blur")
+    }
+    assert found == {"bright": "trained-on", "brighter": "same-family", "blur": "held-out"}
+    assert section.cells["base", "bright", None].exposure == "held-out"
+
+
+def test_ranks_need_enough_prompts_and_count_held_out_rewards_only(make_run: MakeRun) -> None:
+    level = noise(100, 0)
+    base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
+    tuned = make_run(
+        "tuned", (BRIGHT, rows(level + 9)), (BLUR, rows(level + 1)), details={"trained_on": ["bright"]}
+    )
+    assert [(e.label, e.rank) for e in only([tuned, base]).entries] == [("base", 1.0), ("tuned", 2.0)]
+    short = make_run("short", (BRIGHT, rows(level[:99])), (BLUR, rows(level[:99] - 5)))
+    assert [e.label for e in only([short, tuned, base], "tuned").entries] == ["tuned", "base", "short"]
+    assert all(e.rank is None for e in only([short, tuned, base]).entries)
+
+
+def test_the_digest_is_of_the_scores_alone(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (BRIGHT, rows([2, 3])))]
+    digest = build(runs, "base").sha256
+    assert build(runs[::-1], "new").sha256 == digest
+    moved = RunFolder(shutil.move(runs[1].path, tmp_path / "elsewhere"))
+    assert build([runs[0], moved], "base").sha256 == digest
+    other = make_run("new", (BRIGHT, rows([2, 4])))
+    assert build([runs[0], other], "base").sha256 != digest
