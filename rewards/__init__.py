@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-# Both are free of torch. They are imported at once, not on first use, so that `rewards.info` is the function and
-# not the module of that name.
+# Both are free of torch. They are imported at once, not on first use, so that `rewards.info` is the function
+# and not the module of that name.
 from rewards.info import RewardInfo, WeightsFile
 from rewards.registry import UnknownName, info, load, names, register, score
 

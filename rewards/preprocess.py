@@ -69,6 +69,7 @@ PROFILES = {
         _hps(224, antialias=True),
         _hps(64, antialias=False),
         Profile("siglip-64", "squash", 64, mean=HALF, std=HALF),
+        Profile("squash-64", "squash", 64),
     )
 }
 
@@ -129,8 +130,9 @@ def _resize(images: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
 def _resize_like_pil(images: Tensor, size: tuple[int, int], _antialias: bool) -> Tensor:
     """PIL's ``Image.resize(BICUBIC)`` of the 8-bit picture that ``images`` would be saved as.
 
-    Exact because all products are multiples of 2^-22 that float64 holds; on a device without float64 (mps) a
-    pixel may be off by one level.
+    Width first, as Pillow did when the rewards were published; Pillow 13 begins with the height where that
+    shrinks much more than the width, which only a squash does. Exact because all products are multiples of
+    2^-22 that float64 holds; on a device without float64 (mps) a pixel may be off by one level.
     """
     height, width = images.shape[-2:]
     exact = torch.float32 if images.device.type == "mps" else torch.float64

@@ -38,7 +38,7 @@ class WrongWeights(ValueError):
 def check(
     info: RewardInfo, weights: Mapping[str, str | Path] | None = None, *, fetch: bool = True
 ) -> dict[str, Path]:
-    """Where each of the reward's weights is, by key. Loads nothing, but downloads what is missing if ``fetch``.
+    """Where each of the reward's weights is, by key. Loads none, but downloads what is missing if ``fetch``.
 
     ``weights`` and the environment (see `variable`) override where a file is looked for. Raises
     `MissingWeights`, and `WrongWeights` for a file whose sha256 is not the published one.
