@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewards.info import RewardInfo
-from rewards.registry import info
-from rewards.weights import check
-
 from leaderboards.records import ScoreSet
-from rewards import load
+from rewards.info import RewardInfo
+from rewards.registry import info, load
+from rewards.weights import check
 
 if TYPE_CHECKING:
     from rewards.base import Reward
@@ -22,28 +19,25 @@ SCORE_DTYPE = "float32"
 
 @dataclass(frozen=True)
 class Column:
-    """A reward and the record that names its scores. `name` is what the user wrote, such as file.py:Name."""
+    """A reward and the record that names its scores."""
 
-    name: str
     info: RewardInfo
     record: ScoreSet
 
     def load(self, device: str) -> Reward:
         """The reward, ready to score on `device`."""
-        return load(self.name).to(device)
+        return load(self.info, device=device)
 
 
-def find_columns(names: Iterable[str]) -> tuple[Column, ...]:
-    """The named rewards. Raises UnknownName or MissingWeights, for the first one that cannot be used."""
-    found = [(name, info(name)) for name in names]
-    for _, record in found:
-        locate(record)
-    return tuple(Column(name, record, score_set(record)) for name, record in found)
+def find_columns(names: Iterable[str], *, fetch: bool = True) -> tuple[Column, ...]:
+    """The named rewards, whose weights are downloaded if `fetch` and the hub can be reached.
 
-
-def locate(info: RewardInfo) -> Mapping[str, Path]:
-    """Where the reward's weights are. Raises MissingWeights, which says how to point at a local copy."""
-    return check(info)
+    Raises UnknownName or MissingWeights, for the first one that cannot be used.
+    """
+    found = [info(name) for name in names]
+    for record in found:
+        check(record, fetch=fetch)
+    return tuple(Column(record, score_set(record)) for record in found)
 
 
 def score_set(info: RewardInfo) -> ScoreSet:

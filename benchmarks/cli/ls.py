@@ -52,8 +52,8 @@ def models() -> list[Row]:
             "suite": system.suite,
             "steps": system.steps,
             "guidance": system.guidance,
-            "pipeline": system.pipeline if system.download else "shipped",
-            "to fetch": f"{system.download.gigabytes} GB" if system.download else "nothing",
+            "pipeline": system.pipeline if system.gigabytes else "shipped",
+            "to fetch": f"{system.gigabytes} GB" if system.gigabytes else "nothing",
         }
         for system in SYSTEMS.values()
     ]

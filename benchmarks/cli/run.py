@@ -50,7 +50,7 @@ def run(
         dtype=dtype,
         out=out,
     )
-    planned = plan(request)
+    planned = plan(request, fetch=not dry_run)
     if dry_run:
         report.show_plan(planned, json)
         return

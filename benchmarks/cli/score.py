@@ -41,7 +41,8 @@ def score(
     from benchmarks.devices import find_device
     from benchmarks.run import score_run
 
-    columns = find_columns(_rewards(folder, rewards))
+    names = _rewards(folder, prompts, rewards)
+    columns = find_columns(names)
     run = _run(folder, prompts, out, name)
     with progress() as shown:
         outcome = score_run(run, columns, find_device(device), shown)
@@ -51,29 +52,25 @@ def score(
     raise typer.Exit(report.show_outcome(outcome, json, next_command=command))
 
 
-def _rewards(folder: Path, given: str | None) -> list[str]:
-    from leaderboards.records import HEADER, RunFolder
-
-    names = options.names(given)
-    if names is None and (folder / HEADER).is_file():
-        names = list(RunFolder(folder).header.details.get("rewards", ()))
-    if not names:
-        raise ValueError("say which rewards: --rewards NAME,NAME; `tcbench ls rewards` lists them")
-    return names
-
-
-def _run(folder: Path, prompts: Path | None, out: Path, name: str | None) -> RunFolder:
-    from benchmarks.folder import adopt
+def _rewards(folder: Path, prompts: Path | None, given: str | None) -> list[str]:
+    """The rewards asked for, or the ones a run was made for. Raises ValueError for a wrong folder."""
     from leaderboards.records import HEADER, RunFolder
 
     if not folder.is_dir():
         raise ValueError(f"no folder at {folder}: give a run folder or a folder of images")
-    if (folder / HEADER).is_file():
-        if prompts is not None:
-            raise ValueError(f"{folder} is a run and knows its prompts: leave --prompts out")
-        return RunFolder(folder)
-    if prompts is None:
-        raise ValueError(
-            f"{folder} is no run folder: say which prompts its images were made from, --prompts FILE"
-        )
-    return adopt(folder, prompts, out, name)
+    is_run = (folder / HEADER).is_file()
+    if is_run and prompts is not None:
+        raise ValueError(f"{folder} is a run and knows its prompts: leave --prompts out")
+    if not is_run and prompts is None:
+        raise ValueError(f"{folder} is no run folder: say what its images show with --prompts FILE")
+    names = options.names(given) or (RunFolder(folder).header.details.get("rewards", ()) if is_run else ())
+    if not names:
+        raise ValueError("say which rewards: --rewards NAME,NAME; `tcbench ls rewards` lists them")
+    return list(names)
+
+
+def _run(folder: Path, prompts: Path | None, out: Path, name: str | None) -> RunFolder:
+    from benchmarks.folder import adopt
+    from leaderboards.records import RunFolder
+
+    return adopt(folder, prompts, out, name) if prompts is not None else RunFolder(folder)

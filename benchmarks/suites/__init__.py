@@ -17,11 +17,12 @@ CUSTOM = "custom"
 
 SUITES: Mapping[str, str] = MappingProxyType(
     {
-        "world": "benchmarks.suites.world",
-        "parti": "benchmarks.suites.parti",
-        "hpsv2": "benchmarks.suites.hpsv2",
-        "drawbench": "benchmarks.suites.drawbench",
-        "geneval": "benchmarks.suites.geneval",
+        "world": "benchmarks.suites.world:SUITE",
+        "world-validation": "benchmarks.suites.world:VALIDATION",
+        "parti": "benchmarks.suites.parti:SUITE",
+        "hpsv2": "benchmarks.suites.hpsv2:SUITE",
+        "drawbench": "benchmarks.suites.drawbench:SUITE",
+        "geneval": "benchmarks.suites.geneval:SUITE",
     }
 )
 
@@ -30,7 +31,8 @@ def suite(name: str) -> Suite:
     """The named suite's record. Raises UnknownName with close matches."""
     if name not in SUITES:
         raise UnknownName("suite", name, [*SUITES, CUSTOM])
-    found: Suite = import_module(SUITES[name]).SUITE
+    module, _, attribute = SUITES[name].partition(":")
+    found: Suite = getattr(import_module(module), attribute)
     return found
 
 

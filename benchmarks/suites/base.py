@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from textcraftor import hub
+from rewards import hub
 from textcraftor.prompts import Prompt, PromptFileError, prompts_sha256, read_prompts
 
 PROMPTS_VARIABLE = "TCBENCH_PROMPTS"

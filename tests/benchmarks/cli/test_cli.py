@@ -1,0 +1,339 @@
+"""The command line: exit codes, one-line errors, data on stdout, the commands that people type."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cli import VERBS, main
+from benchmarks.cli.progress import Lines
+from leaderboards.journal import MixedIds
+
+Command = Callable[..., tuple[int, str, str]]
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def tcbench(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process; gives exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return int(exit.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def run_arguments(tiny_pipeline: Path, prompt_file: Path, toy_rewards: Path, tmp_path: Path) -> list[str]:
+    """A tiny run: eight prompts, two steps, one toy reward."""
+    return [
+        "run", "--model", str(tiny_pipeline), "--prompts", str(prompt_file),
+        "--rewards", f"{toy_rewards}:Brightness", "--steps", "2", "--batch-size", "3",
+        "--device", "cpu", "--out", str(tmp_path / "runs"),
+    ]  # fmt: skip
+
+
+def test_a_run_ends_with_its_folder_and_the_next_command(tcbench: Command, run_arguments: list[str]) -> None:
+    code, out, err = tcbench(*run_arguments)
+    assert code == 0
+    assert re.search(r"toy-brightness +0\.\d{4}  \(8 of 8\)", out)
+    assert re.search(r"run: \S+/custom_pets-tiny-[0-9a-f]{12}  8 of 8 images", out)
+    assert re.search(r"next: tcbench leaderboard \S+ --baseline tiny --out board", out)
+    assert "images: 8 of 8" in err
+    code, out, _ = tcbench(*run_arguments)
+    assert code == 0
+    assert "nothing to do" in out
+
+
+def test_json_is_all_that_stdout_gets(tcbench: Command, run_arguments: list[str]) -> None:
+    code, out, _ = tcbench(*run_arguments, "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert (record["complete"], record["images"], record["rewards"][0]["scored"]) == (True, 8, 8)
+
+
+def test_a_dry_run_shows_the_plan_and_makes_nothing(
+    tcbench: Command, run_arguments: list[str], tmp_path: Path
+) -> None:
+    code, out, _ = tcbench(*run_arguments, "--dry-run", "--limit", "4")
+    assert code == 0
+    assert re.search(r"images +4\n", out)
+    assert "limit 4 of 8" in out
+    assert json.loads(tcbench(*run_arguments, "--dry-run", "--json")[1])["settings"]["steps"] == 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_generate_then_score(tcbench: Command, run_arguments: list[str], toy_rewards: Path) -> None:
+    at = run_arguments.index("--rewards")
+    arguments = ["generate", *run_arguments[1:at], *run_arguments[at + 2 :]]
+    code, out, _ = tcbench(*arguments)
+    assert code == 0
+    (folder,) = re.findall(r"next: tcbench score (\S+)", out)
+    code, out, _ = tcbench("score", folder, "--rewards", f"{toy_rewards}:Brightness")
+    assert code == 0
+    assert "(8 of 8)" in out
+    assert "nothing to do" in tcbench(*run_arguments)[1]
+
+
+def test_missing_scores_exit_with_3(tcbench: Command, run_arguments: list[str], toy_rewards: Path) -> None:
+    prompts = toy_rewards.with_name("farm.txt")
+    prompts.write_text("a cat\na cow\n")
+    code, out, _ = tcbench(*run_arguments, "--prompts", prompts, "--rewards", f"{toy_rewards}:Picky")
+    assert code == 3
+    assert "1 failed: RuntimeError: no cows please" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rn"], "Did you mean 'run'?"),
+        (["run", "--model", "micr"], "did you mean micro"),
+        (["run", "--model", "micro", "--suite", "patri"], "did you mean parti"),
+        (["run", "--model", "micro", "--rewards", "world-clop"], "did you mean world-clip"),
+        (["run", "--model", "micro", "--device", "cupa"], "cuda"),
+        (["run", "--model", "micro", "--limit", "0"], "greater than or equal to 1"),
+        (["run", "--model", "micro", "--batch-size", "many"], "expected auto or a whole number"),
+        (["run"], "--model"),
+        (["ls", "modles"], "modles"),
+    ],
+)
+def test_unknown_names_and_bad_usage_exit_with_2(
+    tcbench: Command, run_arguments: list[str], arguments: list[str], message: str
+) -> None:
+    if "--device" in arguments:  # found out last, so the rest must be sound
+        arguments = [*run_arguments, "--device", "cupa"]
+    code, out, err = tcbench(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_other_prompts_than_pinned_exit_with_4(
+    tcbench: Command, run_arguments: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "drawbench.json").write_text('["a cat"]')
+    code, _, err = tcbench(*run_arguments, "--suite", "drawbench", "--prompts", tmp_path)
+    assert code == 4
+    assert "holds 1 prompts" in err
+
+
+def test_mixed_records_exit_with_4(
+    tcbench: Command, run_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mixed(*_: object) -> None:
+        raise MixedIds("records of a in a folder of b")
+
+    monkeypatch.setattr("benchmarks.run.execute", mixed)
+    assert tcbench(*run_arguments)[0] == 4
+
+
+def test_a_known_error_is_one_line(tcbench: Command, run_arguments: list[str], tmp_path: Path) -> None:
+    code, out, err = tcbench(*run_arguments, "--prompts", tmp_path / "none.txt")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"error: .*none\.txt.*\n", err)
+
+
+def test_debug_shows_the_traceback(
+    run_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TCBENCH_DEBUG", "1")
+    with pytest.raises(ValueError, match=r"none\.txt"):
+        main([*run_arguments, "--prompts", str(tmp_path / "none.txt")])
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_done(
+    tcbench: Command, run_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import generate
+
+    write, written = generate.write_atomically, []
+
+    def full(path: Path, content: bytes) -> None:
+        if len(written) == 5:
+            raise OSError(28, "No space left on device", str(path))
+        written.append(path)
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "write_atomically", full)
+        code, _, err = tcbench(*run_arguments)
+    assert code == 1
+    assert "error: No space left on device" in err
+    assert "what is done is kept" in err
+    code, _, err = tcbench(*run_arguments)
+    assert code == 0
+    assert "images: 3 of 8 done" in err
+
+
+def test_an_unwritable_place_is_one_line(tcbench: Command, run_arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = tcbench(*run_arguments, "--out", tmp_path / "file")
+    assert code == 1
+    assert err.startswith("error: Not a directory")
+
+
+def test_an_interruption_prints_the_command_that_resumes(
+    tcbench: Command, run_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.run.execute", interrupted)
+    code, _, err = tcbench(*run_arguments, "--seeds", "1")
+    assert code == 130
+    assert f"go on with: tcbench {' '.join(run_arguments)} --seeds 1" in err
+
+
+DYING = """
+import os, signal, sys
+write, left = os.write, int(sys.argv.pop(1))
+
+def dying(descriptor, data):
+    global left
+    left -= 1
+    if left:
+        return write(descriptor, data)
+    write(descriptor, data[: len(data) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+from benchmarks.cli import main
+os.write = dying
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "writes", [3, pytest.param(1, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)]
+)
+def test_killed_in_the_middle_of_a_line_it_ends_as_if_never_killed(
+    tcbench: Command, run_arguments: list[str], tmp_path: Path, writes: int
+) -> None:
+    """Writes: 1 the batch plan, 2 to 4 records of images, 5 to 7 scores."""
+    killed = subprocess.run(
+        [sys.executable, "-c", DYING, str(writes), *run_arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert tcbench(*run_arguments)[0] == 0
+    assert tcbench(*run_arguments, "--out", tmp_path / "whole")[0] == 0
+    assert final_state(tmp_path / "runs") == final_state(tmp_path / "whole")
+
+
+def final_state(out: Path) -> dict[str, object]:
+    """Images and scores of the one run in `out`, without the names of process starts."""
+    from leaderboards.records import RunFolder
+
+    (path,) = out.iterdir()
+    run = RunFolder(path)
+    images: dict[str, object] = {file.name: file.read_bytes() for file in (path / "images").glob("*.png")}
+    return images | {c.reward: dict(sorted(run.scores(c).items())) for c in run.score_sets()}
+
+
+@pytest.mark.parametrize("kind", ["models", "rewards", "suites", "runs"])
+def test_everything_can_be_listed(
+    tcbench: Command, kind: str, run_arguments: list[str], tmp_path: Path, toy_rewards: Path
+) -> None:
+    if kind == "runs":
+        assert tcbench("ls", kind, "--out", tmp_path / "runs") == (0, "no runs\n", "")
+        assert tcbench(*run_arguments)[0] == 0
+    code, out, _ = tcbench("ls", kind, "--out", tmp_path / "runs", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    table = tcbench("ls", kind, "--out", tmp_path / "runs")[1].splitlines()
+    assert len(table) == len(rows) + 1
+    first = {"models": "micro", "rewards": "world-clip", "suites": "parti", "runs": "toy-brightness"}
+    assert any(first[kind] in line for line in table)
+
+
+def test_a_folder_of_images_can_be_scored(
+    tcbench: Command, shared_data: Path, toy_rewards: Path, tmp_path: Path
+) -> None:
+    images = sorted((shared_data / "photos" / "sd").glob("*.png"))
+    prompts = tmp_path / "sd.jsonl"
+    lines = [json.dumps({"prompt": f.name.split("__")[0], "image": f.name}) for f in images]
+    prompts.write_text("\n".join(lines))
+    arguments = [
+        "score", shared_data / "photos" / "sd", "--prompts", prompts,
+        "--rewards", f"{toy_rewards}:Brightness", "--name", "official", "--out", tmp_path / "runs",
+    ]  # fmt: skip
+    code, out, _ = tcbench(*arguments, "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert record["rewards"][0]["scored"] == len(images)
+    assert "custom_sd-official-" in record["run"]
+    assert "nothing to do" in tcbench(*arguments)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score", "nowhere", "--rewards", "clip"], "no folder at nowhere"),
+        (["score", "."], "say what its images show"),
+        (["score", "tests", "--prompts", "p.txt"], "say which rewards"),
+    ],
+)
+def test_score_says_what_it_lacks(tcbench: Command, arguments: list[str], message: str) -> None:
+    code, _, err = tcbench(*arguments)
+    assert code == 1
+    assert message in err
+
+
+def test_help_of_every_verb_that_is_here(tcbench: Command) -> None:
+    code, out, _ = tcbench("--help")
+    assert code == 0
+    for verb in VERBS:
+        assert re.search(rf"│ {verb} ", out)
+    for verb in ("run", "generate", "score", "ls", "doctor"):
+        assert tcbench(verb, "--help")[0] == 0
+
+
+def test_plain_lines_carry_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    lines = Lines()
+    lines.stage("images", total=40, done=10)
+    for _ in range(3):
+        now[0] += 6
+        lines.advance(10)
+    assert capsys.readouterr().err.splitlines() == [
+        "images: 10 of 40 done",
+        "images: 30 of 40, 1.7/s, 6 s left",
+        "images: 40 of 40, 1.7/s, 0 s left",
+    ]
+
+
+DRAWING = """
+from benchmarks.cli.progress import Bars, progress
+with progress() as shown:
+    assert isinstance(shown, Bars)
+    shown.stage("images", 4)
+    shown.advance(4)
+    shown.note("a remark")
+"""
+
+
+def test_bars_are_drawn_on_a_terminal() -> None:
+    import pty
+
+    controller, terminal = pty.openpty()
+    environment = os.environ | {"TERM": "xterm"}
+    done = subprocess.run([sys.executable, "-c", DRAWING], cwd=ROOT, stderr=terminal, env=environment)
+    os.close(terminal)
+    shown = os.read(controller, 65536).decode()
+    os.close(controller)
+    assert done.returncode == 0
+    assert "images" in shown
+    assert "4/4" in shown
+    assert "note: a remark" in shown

@@ -1,0 +1,328 @@
+"""The main job: planned before it starts, resumed after anything, paired and reproducible."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import generate
+from benchmarks.progress import Silent
+from benchmarks.run import Outcome, Plan, Request, execute, plan
+from benchmarks.systems import SYSTEMS
+from leaderboards.journal import MixedIds
+from leaderboards.records import RunFolder, frame
+from rewards.registry import UnknownName
+from textcraftor.pipeline import MissingPipeline
+
+Requests = Callable[..., Request]
+
+
+def run(request: Request) -> Outcome:
+    return execute(plan(request), Silent())
+
+
+def scores(outcome: Outcome) -> dict[tuple[int, int], float | None]:
+    folder = RunFolder(outcome.path)
+    return {key: score.score for key, score in folder.scores(folder.score_sets()[0]).items()}
+
+
+def image_bytes(outcome: Outcome) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (outcome.path / "images").iterdir()}
+
+
+def test_a_run_is_complete_and_the_same_again_does_nothing(request_for: Requests) -> None:
+    first = run(request_for())
+    assert first.complete
+    assert (first.planned, first.images, first.made) == (8, 8, 16)
+    before = {file: file.stat().st_mtime_ns for file in first.path.rglob("*")}
+    again = run(request_for())
+    assert again.complete
+    assert again.made == 0
+    assert {file: file.stat().st_mtime_ns for file in first.path.rglob("*")} == before
+
+
+def test_nothing_is_loaded_when_there_is_nothing_to_do(
+    request_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(request_for())
+    monkeypatch.setattr("textcraftor.pipeline.load", None)
+    monkeypatch.setattr("benchmarks.columns.load", None)
+    assert run(request_for()).complete
+
+
+def test_another_reward_later_draws_nothing(
+    request_for: Requests, toy_rewards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(request_for())
+    images = image_bytes(first)
+    monkeypatch.setattr("textcraftor.pipeline.load", None)
+    both = run(request_for(rewards=[f"{toy_rewards}:Brightness", f"{toy_rewards}:Picky"]))
+    assert both.path == first.path
+    assert both.made == 8
+    assert image_bytes(both) == images
+
+
+def test_a_later_wider_plan_keeps_what_is_there(request_for: Requests) -> None:
+    small = run(request_for(limit=4))
+    assert small.watermarks == ("limit 4 of 8",)
+    old = image_bytes(small)
+    wide = run(request_for(seeds=2))
+    assert wide.path == small.path
+    assert (wide.planned, wide.images, wide.made, wide.watermarks) == (16, 16, 2 * 12, ())
+    assert old.items() <= image_bytes(wide).items()
+
+
+def test_the_last_plan_is_what_a_board_reads(request_for: Requests) -> None:
+    wide = run(request_for())
+    small = run(request_for(limit=4))
+    assert small.made == 0
+    table = frame([RunFolder(wide.path)])
+    assert len(table) == 4
+    assert set(table.category) == {"a cats", "a dogs"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 3}, {"guidance": 2.0}, {"base_seed": 1}, {"dtype": "bfloat16"}], ids=str
+)
+def test_what_changes_images_starts_another_folder(request_for: Requests, change: dict[str, object]) -> None:
+    assert plan(request_for(**change)).path != plan(request_for()).path
+
+
+@pytest.mark.parametrize(
+    "change", [{"limit": 3}, {"seeds": 2}, {"batch_size": 5}, {"out": Path("x")}], ids=str
+)
+def test_what_does_not_change_images_keeps_the_id(request_for: Requests, change: dict[str, object]) -> None:
+    assert plan(request_for(**change)).path.name == plan(request_for()).path.name
+
+
+def test_an_edited_reward_is_another_column(request_for: Requests, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    text = "from rewards import Reward\nclass Mine(Reward):\n"
+    text += "    def _score(self, pixels, prompts):\n        return "
+    file.write_text(text + "pixels.mean((1, 2, 3))")
+    first = run(request_for(rewards=[f"{file}:Mine"]))
+    file.write_text(text + "pixels.mean((1, 2, 3)) + 1")
+    second = run(request_for(rewards=[f"{file}:Mine"]))
+    assert second.path == first.path
+    assert second.columns[0].score_id != first.columns[0].score_id
+    assert second.columns[0].mean == pytest.approx((first.columns[0].mean or 0) + 1)
+    assert len(RunFolder(second.path).score_sets()) == 2
+
+
+class Interrupt(Silent):
+    """Interrupts after `count` finished batches, as Ctrl-C would."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def advance(self, count: int = 1) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("batches", range(1, 7))
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    request_for: Requests, tmp_path: Path, batches: int
+) -> None:
+    """Six batches in all: three of images (3, 3, 2) and three of scores."""
+    whole = run(request_for(out=tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan(request_for()), Interrupt(batches))
+    resumed = run(request_for())
+    assert resumed.complete
+    assert image_bytes(resumed) == image_bytes(whole)
+    assert scores(resumed) == scores(whole)
+
+
+def test_a_torn_record_is_done_again(request_for: Requests, tmp_path: Path) -> None:
+    whole = run(request_for(out=tmp_path / "whole"))
+    torn = run(request_for())
+    for file in [*torn.path.glob("samples/*.jsonl"), *torn.path.glob("scores/*/*.jsonl")]:
+        file.write_bytes(file.read_bytes()[:-400])
+    (torn.path / "batches.jsonl").write_bytes((torn.path / "batches.jsonl").read_bytes()[:-9])
+    resumed = run(request_for())
+    assert resumed.complete
+    assert resumed.made > 0
+    assert scores(resumed) == scores(whole)
+    assert image_bytes(resumed) == image_bytes(whole)
+
+
+def test_a_deleted_image_is_drawn_again(request_for: Requests) -> None:
+    first = run(request_for())
+    before = image_bytes(first)
+    (first.path / "images" / "00003-0.png").unlink()
+    assert run(request_for()).made == 1
+    assert image_bytes(first) == before
+
+
+def test_two_runs_are_bit_equal(request_for: Requests, tmp_path: Path) -> None:
+    first, second = run(request_for()), run(request_for(out=tmp_path / "second"))
+    assert image_bytes(first) == image_bytes(second)
+    assert scores(first) == scores(second)
+
+
+def test_batch_size_changes_no_pixel_by_more_than_a_level(request_for: Requests, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    first, second = run(request_for()), run(request_for(batch_size=8, out=tmp_path / "second"))
+    for name in image_bytes(first):
+        pair = [np.asarray(Image.open(o.path / "images" / name)).astype(int) for o in (first, second)]
+        assert abs(pair[0] - pair[1]).max() <= 1
+
+
+def test_systems_share_their_noise(request_for: Requests, tmp_path: Path, tiny_pipeline: Path) -> None:
+    toml = tmp_path / "worded.toml"
+    toml.write_text(f'pipeline = "{tiny_pipeline}"\nappend = ", vivid"\n')
+    plain = RunFolder(run(request_for()).path)
+    worded = RunFolder(run(request_for(model=str(toml))).path)
+    for key, sample in worded.samples().items():
+        assert sample.text == f"{sample.prompt}, vivid"
+        other = plain.samples()[key]
+        assert (other.text, other.noise_seed) == (sample.prompt, sample.noise_seed)
+    assert plain.header.generation_id != worded.header.generation_id
+
+
+def test_the_order_of_prompts_is_stratified(request_for: Requests) -> None:
+    planned = plan(request_for(limit=2))
+    categories = {planned.prompts.prompts[i].category for i in planned.header.planned.prompt_ids}
+    assert categories == {"a cats", "a dogs"}
+
+
+def test_weights_are_checked_before_anything_is_made(request_for: Requests, tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean"):
+        plan(request_for(rewards=["world-clipp"]))
+    with pytest.raises(MissingPipeline, match=r"lacks model_index.json"):
+        plan(request_for(model=str(tmp_path)))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_weight_is_named_at_once(
+    request_for: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"pickscore needs .*yuvalkirstain/PickScore_v1.*TCBENCH_WEIGHTS_PICKSCORE"
+    ):
+        plan(request_for(rewards=["pickscore"]))
+
+
+def test_abstentions_and_failures_are_told_apart(request_for: Requests, toy_rewards: Path) -> None:
+    outcome = run(request_for(rewards=[f"{toy_rewards}:Picky"]))
+    column = outcome.columns[0]
+    assert (column.scored, column.abstained, dict(column.failed)) == (4, 4, {})
+    assert outcome.complete
+
+
+def test_a_reward_that_breaks_on_one_prompt_fails_for_it_alone(
+    request_for: Requests, toy_rewards: Path, tmp_path: Path
+) -> None:
+    farm = tmp_path / "farm.txt"
+    farm.write_text("a cat\na cow\na horse\n")
+    request = request_for(prompts=farm, rewards=[f"{toy_rewards}:Picky"])
+    outcome = run(request)
+    assert not outcome.complete
+    assert dict(outcome.columns[0].failed) == {(1, 0): "RuntimeError: no cows please"}
+    assert outcome.columns[0].scored == 2
+    table = frame([RunFolder(outcome.path)])
+    assert table.set_index("prompt_id").reason[1] == "RuntimeError: no cows please"
+    assert table.set_index("prompt_id").score.notna().tolist() == [True, False, True]
+
+
+def test_an_image_that_is_not_finite_is_missing_with_its_reason(
+    request_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = generate.draw
+
+    def broken(pipe: object, texts: list[str], latents: object, schedule: object) -> object:
+        images = draw(pipe, texts, latents, schedule)  # type: ignore[arg-type]
+        images[["a cat 1" in text for text in texts]] = float("nan")
+        return images
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "draw", broken)
+        outcome = run(request_for())
+    assert list(outcome.missing.values()) == ["the pipeline gave pixels that are not finite"]
+    assert (outcome.images, outcome.columns[0].scored, outcome.complete) == (7, 7, False)
+    assert run(request_for()).complete
+
+
+def test_a_batch_that_does_not_fit_is_halved(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    draw = generate.draw
+
+    def small_memory(pipe: object, texts: list[str], *rest: object) -> object:
+        if len(texts) > 2:
+            raise torch.OutOfMemoryError
+        return draw(pipe, texts, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generate, "draw", small_memory)
+    outcome = run(request_for(batch_size=8))
+    assert outcome.complete
+    assert [len(batch) for batch in RunFolder(outcome.path).batches()] == [2, 2, 2, 2]
+
+
+def test_a_changed_image_is_not_scored(request_for: Requests, toy_rewards: Path) -> None:
+    first = run(request_for())
+    shutil.copy(first.path / "images" / "00000-0.png", first.path / "images" / "00001-0.png")
+    outcome = run(request_for(rewards=[f"{toy_rewards}:Picky"]))
+    assert "is not the image that was recorded" in outcome.columns[0].failed[1, 0]
+    assert len(outcome.columns[0].failed) == 1
+
+
+def test_a_folder_of_other_settings_is_refused(request_for: Requests) -> None:
+    planned = plan(request_for())
+    run(request_for())
+    other: Plan = replace(planned, header=replace(planned.header, generation_id="0" * 12))
+    with pytest.raises(MixedIds):
+        execute(other, Silent())
+
+
+def test_truncated_prompts_are_counted(request_for: Requests, tmp_path: Path) -> None:
+    file = tmp_path / "long.txt"
+    file.write_text("a cat\n" + "a very long prompt " * 4)
+    assert run(request_for(prompts=file)).truncated == 1
+
+
+def test_micro_outside_its_world_is_watermarked(
+    request_for: Requests, tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    toml = tmp_path / "small.toml"
+    toml.write_text(f'base = "micro"\npipeline = "{tiny_pipeline}"\n')
+    assert plan(request_for(model=str(toml))).header.watermarks == ("out of domain",)
+    assert plan(request_for()).header.watermarks == ()
+
+
+def test_the_system_decides_what_is_left_open() -> None:
+    micro = SYSTEMS["micro"]
+    assert (micro.suite, micro.sampler, micro.steps, micro.guidance) == ("world", "ddim", 25, 3.0)
+    assert set(micro.rewards) > {"world-clip", "world-blip", "world-rule", "world-oracle"}
+    assert (SYSTEMS["sd15"].suite, SYSTEMS["sd15"].guidance, SYSTEMS["sd15"].steps) == ("parti", 7.5, 25)
+
+
+@pytest.mark.parametrize(
+    "change", [{"limit": 0}, {"seeds": 0}, {"steps": 0}, {"guidance": -1.0}, {"batch_size": 0}]
+)
+def test_numbers_out_of_range_are_refused(request_for: Requests, change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="expected at least"):
+        request_for(**change)
+
+
+def test_another_environment_is_noted(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+
+    class Notes(Silent):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    run(request_for())
+    monkeypatch.setattr("benchmarks.provenance.versions", lambda: {"torch": "99"})
+    execute(plan(request_for()), Notes())
+    assert any("torch" in note and "then 99" in note for note in notes)

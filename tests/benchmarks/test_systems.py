@@ -1,0 +1,92 @@
+"""Systems: named ones, folders, hub ids and TOML files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.systems import STYLE_WORDS, SYSTEMS, SystemFileError, find_system
+from rewards.registry import UnknownName
+
+
+def toml(folder: Path, text: str) -> str:
+    file = folder / "mine.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_style_words_are_appended_for_the_pipeline_alone() -> None:
+    system = find_system("micro+style-words")
+    assert system.rewrite("a red circle") == "a red circle" + STYLE_WORDS
+    assert find_system("micro").rewrite("a red circle") == "a red circle"
+    assert system.pipeline == find_system("micro").pipeline
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_named_system_is_shipped_or_says_what_it_downloads(name: str) -> None:
+    system = SYSTEMS[name]
+    assert system.name == name
+    if system.gigabytes is None:
+        assert Path(system.pipeline).is_absolute()
+    else:
+        assert len(str(system.revision)) == 40
+        text = str(system.source)
+        assert system.pipeline in text
+        assert f"{system.gigabytes} GB" in text
+        assert all(file in text and file.endswith(".safetensors") for file in system.weights)
+
+
+def test_a_folder_is_named_after_itself(tmp_path: Path) -> None:
+    (tmp_path / "pipe").mkdir()
+    system = find_system(str(tmp_path / "pipe"))
+    assert (system.name, system.pipeline) == ("pipe", str(tmp_path / "pipe"))
+
+
+def test_a_hub_id_is_taken_as_one() -> None:
+    system = find_system("someone/model")
+    assert (system.name, system.pipeline) == ("someone_model", "someone/model")
+
+
+def test_an_unknown_name_gets_close_matches() -> None:
+    with pytest.raises(UnknownName, match="did you mean sd15"):
+        find_system("sd1.5")
+
+
+def test_a_toml_file_changes_a_base(tmp_path: Path) -> None:
+    system = find_system(
+        toml(tmp_path, 'base = "micro"\nguidance = 5\nappend = ", bright"\nrewards = ["clip"]\n')
+    )
+    assert (system.name, system.guidance, system.append, system.rewards) == ("mine", 5, ", bright", ("clip",))
+    assert system.steps == SYSTEMS["micro"].steps
+
+
+def test_a_toml_files_paths_are_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "pipe").mkdir()
+    system = find_system(toml(tmp_path, 'pipeline = "pipe"\nsize = [64, 32]\n'))
+    assert (system.pipeline, system.size) == (str(tmp_path / "pipe"), (64, 32))
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("pipeline = ", SystemFileError, "is not TOML"),
+        ("steps = 3", SystemFileError, "give `pipeline`"),
+        ('base = "micro"\nsteps = "many"', SystemFileError, "steps = 'many'; expected int"),
+        ('base = "micro"\nsteps = true', SystemFileError, "steps = True; expected int"),
+        ('base = "micro"\nsize = [64]', SystemFileError, r"expected \[height, width\]"),
+        ('base = "micro"\nguidence = 3', UnknownName, "did you mean guidance"),
+        ('base = "micro"\nsampler = "dimm"', UnknownName, "did you mean ddim"),
+        ('base = "micr"', UnknownName, "did you mean micro"),
+    ],
+)
+def test_a_bad_toml_file_is_one_line(
+    tmp_path: Path, text: str, error: type[ValueError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        find_system(toml(tmp_path, text))
+
+
+def test_a_missing_toml_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemFileError, match="cannot read system file"):
+        find_system(str(tmp_path / "none.toml"))
