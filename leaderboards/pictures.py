@@ -10,9 +10,10 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leaderboards.board import Board, Cell, Column, Entry, Section
+from leaderboards.board import Board, Column, Entry, Section
 from leaderboards.records import Key, RunFolder, Sample
 from leaderboards.render import title, watermarks
+from leaderboards.stats import CLAIM_PROMPTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +30,7 @@ DPI = 130
 
 COLOURS: Mapping[str | None, str] = {"better": "#2a7f62", "worse": "#c0504d", "undecided": "#5b6572"}
 NO_CLAIM = "#b3bac2"
+KEY = f"green: better, red: worse, dark: undecided, pale: fewer than {CLAIM_PROMPTS} prompts, so no claim"
 
 
 def draw_differences(board: Board) -> Figure | None:
@@ -36,22 +38,24 @@ def draw_differences(board: Board) -> Figure | None:
 
     Every panel has its own scale; the dashed line is no difference. None where there is none to show.
     """
-    sections = [(section, panels) for section in board.sections if (panels := _panels(section))]
+    sections = [(section, columns) for section in board.sections if (columns := _compared(section))]
     if not sections:
         return None
-    rows = [math.ceil(len(panels) / PANELS) for _, panels in sections]
+    rows = [math.ceil(len(columns) / PANELS) for _, columns in sections]
     heights = [
         0.5 + count * (0.75 + 0.28 * len(section.entries))
         for count, (section, _) in zip(rows, sections, strict=True)
     ]
     parts, figure = _parts(2.9 * PANELS, heights)
-    for part, count, (section, panels) in zip(parts, rows, sections, strict=True):
+    for part, count, (section, columns) in zip(parts, rows, sections, strict=True):
         part.suptitle(_heading(section, f"difference to {section.baseline}"), fontsize=10)
-        for axis, panel in zip_longest(part.subplots(count, PANELS, squeeze=False).flat, panels):
-            if panel is None:
+        axes = part.subplots(count, PANELS, squeeze=False, sharey=True)
+        for axis, column in zip_longest(axes.flat, columns):
+            if column is None:
                 axis.set_axis_off()
             else:
-                _forest(axis, *panel)
+                _forest(axis, section, column)
+    parts[-1].supxlabel(KEY, fontsize=8)
     return figure
 
 
@@ -79,29 +83,31 @@ def png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def _panels(section: Section) -> list[tuple[Column, list[Cell]]]:
-    """The columns that have a difference, each with its cells in row order."""
-    found = []
-    for column in section.columns:
-        cells = [section.cells.get((entry.label, column.label, None)) for entry in section.entries]
-        if compared := [cell for cell in cells if cell and cell.comparison]:
-            found.append((column, compared))
-    return found
+def _compared(section: Section) -> list[Column]:
+    """The columns that have a difference to show."""
+    found = {cell.column for cell in section.cells.values() if cell.category is None and cell.comparison}
+    return [column for column in section.columns if column.label in found]
 
 
-def _forest(axis: Axes, column: Column, cells: Sequence[Cell]) -> None:
-    for height, cell in enumerate(reversed(cells)):
-        assert cell.comparison is not None  # _panels took the others out
+def _forest(axis: Axes, section: Section, column: Column) -> None:
+    """One panel: the systems from top to bottom, without the baseline."""
+    systems = [entry.label for entry in reversed(section.entries) if entry.label != section.baseline]
+    for height, system in enumerate(systems):
+        cell = section.cells.get((system, column.label, None))
+        if cell is None or cell.comparison is None:
+            continue
         difference, colour = cell.comparison.difference, COLOURS.get(cell.claim, NO_CLAIM)
         axis.plot(difference.value, height, "o", color=colour, markersize=5)
         if not math.isnan(difference.low):
             axis.plot([difference.low, difference.high], [height, height], color=colour, linewidth=2)
     axis.axvline(0, color="black", linewidth=0.8, linestyle="--")
-    axis.set_yticks(range(len(cells)), [cell.entry for cell in reversed(cells)], fontsize=7)
-    axis.set_ylim(-0.6, len(cells) - 0.4)
+    axis.set_yticks(range(len(systems)), systems, fontsize=8)
+    axis.set_ylim(-0.6, len(systems) - 0.4)
     axis.set_title(title(column), fontsize=9)
-    axis.tick_params(axis="x", labelsize=7)
+    axis.margins(x=0.1)
     axis.locator_params(axis="x", nbins=4)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.tick_params(axis="y", length=0)
     axis.spines[["top", "right", "left"]].set_visible(False)
 
 
@@ -132,8 +138,9 @@ def _image_row(axes: Sequence[Axes], entry: Entry, keys: Sequence[Key], *, capti
         axis.imshow(_pixels(entry.run.image_path(samples[key])))
         if captions:
             axis.set_title(_caption(samples[key].prompt), fontsize=7, parse_math=False)
-    place = {"transform": axes[0].transAxes, "ha": "right", "va": "center"}
-    axes[0].text(-0.06, 0.5, _caption(entry.label, 18), fontsize=8, **place)
+    axes[0].annotate(
+        _caption(entry.label, 18), (-0.06, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=8
+    )
 
 
 def _pixels(path: Path) -> Image:

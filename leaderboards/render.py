@@ -8,11 +8,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from leaderboards.board import Board, Cell, Column, Coverage, Entry, Section
-from leaderboards.stats import Estimate
+from leaderboards.stats import CLAIM_PROMPTS, Estimate
 
 MARKS: Mapping[str | None, str] = {
     "better": "▲",
@@ -21,6 +21,11 @@ MARKS: Mapping[str | None, str] = {
     "too few prompts": "○",
     None: "",
 }
+
+SHORT_LEGEND = (
+    f"▲ better, ▼ worse, ≈ undecided, ○ below {CLAIM_PROMPTS} prompts no claim; in brackets: difference to "
+    "the baseline; † trained on this reward, ‡ on its family"
+)
 
 EXPOSURES: Mapping[str, str] = {"trained-on": "†", "same-family": "‡", "held-out": ""}
 
@@ -104,7 +109,9 @@ def _headline_row(section: Section, entry: Entry) -> dict[str, str]:
     if entry.rank is not None:
         row["rank"] = f"{entry.rank:.2f}"
     for column in section.columns:
-        row[title(column)] = _headline_cell(section.cells.get((entry.label, column.label, None)))
+        cells = [section.cells.get((other.label, column.label, None)) for other in section.entries]
+        places = decimals(estimate for cell in cells if cell for estimate in _estimates(cell))
+        row[title(column)] = _headline_cell(cells[section.entries.index(entry)], places)
     if watermarks(section):
         row["notes"] = "; ".join(entry.run.header.watermarks)
     return row
@@ -128,34 +135,41 @@ def transposed(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return [{"": key} | {row[first]: row[key] for row in rows} for key in others]
 
 
-def _headline_cell(cell: Cell | None) -> str:
+def _estimates(cell: Cell) -> list[Estimate]:
+    return [cell.mean, cell.comparison.difference] if cell.comparison else [cell.mean]
+
+
+def _headline_cell(cell: Cell | None, places: int | None) -> str:
     if cell is None or cell.mean.n == 0:
         return "–"
-    text = number(cell.mean.value, cell.mean) + EXPOSURES[cell.exposure]
+    text = number(cell.mean.value, places) + EXPOSURES[cell.exposure]
     if cell.comparison is None:
         return text
-    difference = cell.comparison.difference
-    return f"{text} ({number(difference.value, difference, sign=True)}) {MARKS[cell.claim]}"
+    difference = number(cell.comparison.difference.value, places, sign=True)
+    return f"{text} ({difference}) {MARKS[cell.claim]}"
 
 
-def number(value: float, estimate: Estimate, *, sign: bool = False) -> str:
-    """`value` with as many decimals as show two digits of the half-width of `estimate`'s interval."""
-    width = estimate.half_width
+def decimals(estimates: Iterable[Estimate]) -> int | None:
+    """How many decimals show two digits of the narrowest interval's half-width; None if none has a width."""
+    widths = [estimate.half_width for estimate in estimates if estimate.half_width > 0]
+    return min(9, max(0, 1 - math.floor(math.log10(min(widths))))) if widths else None
+
+
+def number(value: float, places: int | None, *, sign: bool = False) -> str:
+    """`value` with that many decimals, or with four significant digits."""
     if math.isnan(value):
         return "–"
-    if math.isnan(width) or width <= 0:
-        return f"{value:{'+' if sign else ''}.4g}"
-    decimals = min(9, max(0, 1 - math.floor(math.log10(width))))
-    return f"{value:{'+' if sign else ''}.{decimals}f}"
+    return f"{value:{'+' if sign else ''}{'.4g' if places is None else f'.{places}f'}}"
 
 
 def interval(estimate: Estimate, *, sign: bool = False) -> str:
     """Value and interval, such as "0.312 [0.301, 0.323]", with a letter for an unusual method."""
     if estimate.n == 0:
         return "–"
-    value = number(estimate.value, estimate, sign=sign)
+    places = decimals([estimate])
+    value = number(estimate.value, places, sign=sign)
     if estimate.method == "none":
         return value
-    ends = ", ".join(number(end, estimate, sign=sign) for end in (estimate.low, estimate.high))
+    ends = ", ".join(number(end, places, sign=sign) for end in (estimate.low, estimate.high))
     letter = {"t": " *t*", "constant": " *c*"}.get(estimate.method, "")
     return f"{value} [{ends}]{letter}"

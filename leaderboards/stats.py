@@ -36,8 +36,8 @@ BOOTSTRAP_PROMPTS = 10
 EXACT_PROMPTS = 14
 """Up to here the sign-flip test goes through all 2^N signs."""
 
-CHUNK = 1 << 20
-"""How many resampled values are held at a time."""
+CHUNK = 1 << 17
+"""How many resampled values are held at a time: about what a processor caches."""
 
 Method = Literal["bootstrap-t", "t", "constant", "none"]
 

@@ -31,6 +31,7 @@ def leaderboard(
     """
     from leaderboards.board import UnknownBaseline
     from leaderboards.records import find_runs
+    from leaderboards.render import SHORT_LEGEND
     from leaderboards.table import build
     from rewards.registry import UnknownName
 
@@ -40,6 +41,7 @@ def leaderboard(
         raise UnknownName("run's system", error.name, error.known) from None
     for section in board.sections:
         print("\n".join(_lines(section)), end="\n\n")
+    print(SHORT_LEGEND)
     for path in write(board, out):
         print(path)
 

@@ -58,6 +58,14 @@ def test_headline_marks_gains_exposure_and_watermarks(runs: list[RunFolder]) -> 
     assert new["notes"] == "limit 120 of 800"
 
 
+def test_headline_shows_a_column_with_the_same_decimals(make_run: MakeRun) -> None:
+    narrow = [[10 + 0.001 * math.sin(i)] for i in range(40)]
+    wide = [[10 + 5 * math.sin(i * i)] for i in range(40)]
+    (section,) = build([make_run("base", (BRIGHT, narrow)), make_run("new", (BRIGHT, wide))], "base").sections
+    numbers = [row["bright ↑"].split()[0] for row in headline(section)]
+    assert {len(text.partition(".")[2]) for text in numbers} == {5}
+
+
 def test_headline_turned_has_a_column_a_system(runs: list[RunFolder]) -> None:
     (section,) = build(runs, "base").sections
     turned = transposed(headline(section))
@@ -84,4 +92,5 @@ def test_intervals_show_the_digits_that_mean_something(estimate: Estimate, text:
 def test_differences_carry_their_sign() -> None:
     estimate = Estimate(0.02, -0.01, 0.05, 50, "bootstrap-t")
     assert interval(estimate, sign=True) == "+0.020 [-0.010, +0.050]"
-    assert number(0.0, Estimate(0.0, 0.0, 0.0, 5, "constant"), sign=True) == "+0"
+    assert number(0.0, None, sign=True) == "+0"
+    assert number(-1.5, 0) == "-2"
