@@ -67,6 +67,8 @@ class Reward(nn.Module, ABC):
             ValueError: the images or prompts are not as described; the message says which and how to mend it.
         """
         batch = [images] if isinstance(images, Tensor) else [_from_pil(image)[None] for image in images]
+        if not batch:
+            raise ValueError("there are no images; give at least one")
         for part in batch:
             _check_images(part)
         count = sum(len(part) for part in batch)
@@ -151,8 +153,6 @@ def _check_images(images: Tensor) -> None:
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:
-    if not parts:
-        raise ValueError("there are no images; give at least one")
     sizes = {tuple(part.shape[-2:]) for part in parts}
     if len(sizes) > 1:
         raise ValueError(

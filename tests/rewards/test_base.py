@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rewards.base import Reward, score_id
+from rewards.info import RewardInfo
+
+
+class Redness(Reward):
+    """The mean of the red channel."""
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return pixels[:, 0].mean(dim=(1, 2))
+
+
+class Squeezed(Reward):
+    """A mistake that is often made: at batch 1 the batch axis is lost."""
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return pixels.mean(dim=(1, 2, 3)).squeeze()
+
+
+INFO = RewardInfo("redness")
+GREY = torch.full((2, 3, 8, 8), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (GREY[0], r"shape \(3, 8, 8\); expected \(B, 3, H, W\)"),
+        (GREY[:, :1], r"shape \(2, 1, 8, 8\)"),
+        (GREY[:0], r"shape \(0, 3, 8, 8\)"),
+        ((GREY * 255).to(torch.uint8), "uint8; expected floats .* divide 8-bit images by 255"),
+        (GREY * 255, r"values from 127.5 to 127.5; expected \[0, 1\]"),
+        (GREY - 1, r"values from -0.5 to -0.5; .*x / 2 \+ 0.5"),
+        (GREY * float("nan"), "values from nan to nan"),
+        ([], "no images"),
+        ([np.zeros((8, 8, 3))] * 2, "images hold a ndarray; give PIL images"),
+        ([Image.new("RGB", (8, 8)), Image.new("RGB", (8, 9))], "this reward resizes none"),
+    ],
+)
+def test_images_that_cannot_be_scored_are_refused_with_a_way_to_mend_them(images: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Redness(INFO).score(images, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("a cat", "needs a list of texts"),
+        (None, "needs a list of texts"),
+        (["a", 1], "needs a list of texts"),
+        (["a"], "2 images came with 1 prompts"),
+    ],
+)
+def test_prompts_must_be_one_text_an_image(prompts: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Redness(INFO).score(GREY, prompts)
+
+
+def test_prompts_may_be_left_out_where_they_are_not_used() -> None:
+    assert Redness(replace(INFO, uses_prompt=False)).score(GREY).tolist() == [0.5, 0.5]
+
+
+def test_a_reward_that_loses_the_batch_axis_is_told_so() -> None:
+    with pytest.raises(ValueError, match=r"gave scores of shape \(\) for 1 images, expected \(1,\)"):
+        Squeezed(INFO).score(GREY[:1], ["a"])
+
+
+def test_a_rounded_value_just_outside_the_range_is_accepted() -> None:
+    assert Redness(INFO).score(torch.full((1, 3, 2, 2), 1.00005), ["a"]).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_half_precision_images_are_scored_in_single() -> None:
+    assert Redness(INFO).score(GREY.bfloat16(), ["a", "b"]).dtype == torch.float32
+
+
+def test_a_reward_inside_a_model_in_training_mode_stays_frozen(tiny: Callable[[str], Reward]) -> None:
+    reward = tiny("world-aesthetic")
+    outer = torch.nn.Sequential(reward).train()
+    assert outer.training
+    assert not reward.training
+
+
+def test_a_reward_cannot_be_made_without_a_score() -> None:
+    with pytest.raises(TypeError, match="_score"):
+        Reward(INFO)  # type: ignore[abstract]
+
+
+def test_the_score_id_names_what_changes_a_score_and_nothing_else() -> None:
+    same = [INFO, replace(INFO, scale="told better", licence="MIT", role="judge")]
+    other = [replace(INFO, profile="clip-64"), replace(INFO, options={"k": 1}), replace(INFO, entry="m:C")]
+    assert len({score_id(record) for record in same}) == 1
+    ids = [score_id(record) for record in [INFO, *other]] + [score_id(INFO, "bfloat16")]
+    assert len(set(ids)) == 5
+    assert all(len(i) == 12 and int(i, 16) >= 0 for i in ids)
