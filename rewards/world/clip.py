@@ -1,0 +1,183 @@
+"""world-clip: a small CLIP in open_clip's own architecture, trained on the world from scratch.
+
+Contrastive (Radford et al. 2021, figure 3) with one near-miss caption an image as an extra negative
+(Yuksekgonul et al. 2023), without which colours are learnt and places are not.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rewards.world import data
+from rewards.world.fit import Losses, Plan, fit
+from rewards.world.tokenizer import CONTEXT_LENGTH
+
+WEIGHTS = "open_clip_model.safetensors"
+
+PLAN = Plan("world-clip", steps=1100, lr=1e-3, batch=128, seed=11, warmup=100, weight_decay=0.05, ema=0.995)
+
+
+def config(vocab_size: int) -> dict[str, Any]:
+    """The open_clip configuration file of the world's CLIP models."""
+    return {
+        "model_cfg": {
+            "embed_dim": 128,
+            "vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
+            "text_cfg": {
+                "context_length": CONTEXT_LENGTH,
+                "vocab_size": vocab_size,
+                "width": 128,
+                "heads": 4,
+                "layers": 3,
+            },
+        },
+        "preprocess_cfg": {
+            "mean": [0.48145466, 0.4578275, 0.40821073],
+            "std": [0.26862954, 0.26130258, 0.27577711],
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+        },
+    }
+
+
+def build(vocab_size: int) -> nn.Module:
+    """The model with random weights."""
+    from open_clip.model import CLIP
+
+    return CLIP(**config(vocab_size)["model_cfg"])
+
+
+def normalise(images: Tensor) -> Tensor:
+    """[0, 1] RGB to CLIP's input space; world pictures already have the model's size."""
+    cfg = config(0)["preprocess_cfg"]
+    mean, std = (torch.tensor(cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    return (images - mean) / std
+
+
+class Tokens:
+    """Texts to token ids (B, T) int64 on torch's default device: T = 48, or the longest text's length unpadded."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import CLIPTokenizer
+
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def __call__(self, texts: list[str], pad: bool = True) -> Tensor:
+        padding = "max_length" if pad else "longest"
+        batch = self.tokenizer(
+            texts, padding=padding, truncation=True, max_length=CONTEXT_LENGTH, return_tensors="pt"
+        )
+        ids: Tensor = batch["input_ids"]
+        return ids.to(torch.get_default_device())
+
+
+def train(tokenizer: Path, folder: Path, plan: Plan = PLAN) -> nn.Module:
+    """Train world-clip, resuming from ``folder``."""
+    tokens = Tokens(tokenizer)
+    torch.manual_seed(plan.seed)
+    model = build(len(tokens))
+
+    def loss(rng: np.random.Generator) -> Losses:
+        scenes = data.random_scenes(rng, plan.batch)
+        images = normalise(data.soften(rng, data.pictures(rng, scenes)))
+        texts = data.captions(rng, scenes) + data.captions(rng, [data.near_miss(rng, s) for s in scenes])
+        image = F.normalize(model.encode_image(images), dim=-1)
+        text = F.normalize(encode_text(model, tokens(texts, pad=False)), dim=-1)
+        return contrastive(image, text, model.logit_scale.clamp(max=np.log(100.0)).exp())
+
+    return fit(plan, model, loss, folder)
+
+
+def encode_text(model: Any, ids: Tensor) -> Tensor:
+    """open_clip's text tower on ids (B, T) of any T <= 48, which saves half of its work: (B, D), not normalised.
+
+    Attention is causal and pooling is at the end token, so the padding that is left out changes nothing.
+    """
+    length = ids.shape[1]
+    x = model.token_embedding(ids) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    embedding: Tensor = x[torch.arange(len(ids)), ids.argmax(dim=1)] @ model.text_projection
+    return embedding
+
+
+def contrastive(image: Tensor, text: Tensor, scale: Tensor) -> Losses:
+    """Symmetric cross-entropy of unit embeddings: image (B, D), text (2B, D), right captions first."""
+    logits = scale * image @ text.T
+    target = torch.arange(len(image))
+    to_text, to_image = F.cross_entropy(logits, target), F.cross_entropy(logits[:, : len(image)].T, target)
+    right = (logits.argmax(dim=1) == target).float().mean()
+    return {"loss": (to_text + to_image) / 2, "accuracy": right}
+
+
+def save(model: nn.Module, vocab_size: int, folder: Path) -> None:
+    """Write an open_clip "local-dir" folder with float16 weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(
+        json.dumps(config(vocab_size), indent=1) + "\n", encoding="utf-8"
+    )
+    half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    save_file(half, folder / WEIGHTS)
+
+
+def load(folder: Path, vocab_size: int) -> nn.Module:
+    """The model saved in an open_clip folder, as float32."""
+    model = build(vocab_size)
+    weights = load_file(folder / WEIGHTS, device=str(torch.get_default_device()))
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+    return model.eval()
+
+
+def transformers_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """open_clip's key names and layouts -> those of ``transformers.CLIPModel``."""
+    renamed = {
+        "logit_scale": weights["logit_scale"],
+        "text_projection.weight": weights["text_projection"].T,
+        "visual_projection.weight": weights["visual.proj"].T,
+        "text_model.embeddings.token_embedding.weight": weights["token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": weights["positional_embedding"],
+        "vision_model.embeddings.class_embedding": weights["visual.class_embedding"],
+        "vision_model.embeddings.patch_embedding.weight": weights["visual.conv1.weight"],
+        "vision_model.embeddings.position_embedding.weight": weights["visual.positional_embedding"],
+    }
+    for kind in ("weight", "bias"):
+        renamed[f"text_model.final_layer_norm.{kind}"] = weights[f"ln_final.{kind}"]
+        renamed[f"vision_model.pre_layrnorm.{kind}"] = weights[f"visual.ln_pre.{kind}"]
+        renamed[f"vision_model.post_layernorm.{kind}"] = weights[f"visual.ln_post.{kind}"]
+    renamed |= _blocks(weights, "transformer.resblocks.", "text_model.encoder.layers.")
+    renamed |= _blocks(weights, "visual.transformer.resblocks.", "vision_model.encoder.layers.")
+    return {name: value.detach().contiguous() for name, value in renamed.items()}
+
+
+def _blocks(weights: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
+    """The transformer blocks below prefix ``old``, renamed below ``new``; the fused q, k, v are split."""
+    names = {
+        "attn.out_proj": "self_attn.out_proj",
+        "ln_1": "layer_norm1",
+        "ln_2": "layer_norm2",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+    }
+    renamed = {}
+    for key, value in weights.items():
+        if not key.startswith(old):
+            continue
+        layer, _, rest = key.removeprefix(old).partition(".")
+        if rest.startswith("attn.in_proj_"):
+            kind = rest.removeprefix("attn.in_proj_")
+            for part, piece in zip("qkv", value.chunk(3), strict=True):
+                renamed[f"{new}{layer}.self_attn.{part}_proj.{kind}"] = piece
+        else:
+            module, _, kind = rest.rpartition(".")
+            renamed[f"{new}{layer}.{names[module]}.{kind}"] = value
+    return renamed

@@ -1,0 +1,92 @@
+"""Training batches drawn on the fly: scenes, their pictures, captions and near-miss captions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rewards.world.captions import caption
+from rewards.world.render import render
+from rewards.world.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    POSITIONS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    Split,
+    random_scene,
+)
+
+
+def random_scenes(
+    rng: np.random.Generator, count: int, split: Split = "train", pairs: float = 0.3
+) -> list[Scene]:
+    """``count`` independent scenes."""
+    return [random_scene(rng, split, pairs) for _ in range(count)]
+
+
+def pictures(rng: np.random.Generator, scenes: list[Scene]) -> Tensor:
+    """Renders of the scenes: float32 (B, 3, 64, 64) in [0, 1] on torch's default device, each with its own noise."""
+    seeds = rng.integers(2**31, size=len(scenes))
+    images = np.stack([render(scene, int(seed)) for scene, seed in zip(scenes, seeds, strict=True)])
+    return torch.from_numpy(images).to(torch.get_default_device()).permute(0, 3, 1, 2).float().div_(255.0)
+
+
+def near_miss(rng: np.random.Generator, scene: Scene) -> Scene:
+    """The scene with exactly one stated attribute replaced by another value: a caption of it is wrong."""
+    index = int(rng.integers(len(scene.items)))
+    item = scene.items[index]
+    fields = ["shape", "colour", "size", "background"]
+    fields.append("position" if item.position else "relation")
+    field = fields[int(rng.integers(len(fields)))]
+    if field == "background":
+        return replace(scene, background=_other(rng, tuple(BACKGROUNDS), scene.background))
+    if field == "relation":
+        assert scene.relation is not None
+        return replace(scene, relation=_other(rng, tuple(RELATIONS), scene.relation))
+    names = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "position": tuple(POSITIONS)}
+    changed = replace(item, **{field: _other(rng, names[field], getattr(item, field))})
+    return replace(scene, items=scene.items[:index] + (changed,) + scene.items[index + 1 :])
+
+
+def _other(rng: np.random.Generator, names: tuple[str, ...], name: str) -> str:
+    return str(rng.choice([other for other in names if other != name]))
+
+
+def captions(
+    rng: np.random.Generator, scenes: list[Scene], style: float = 0.35, detail: float = 0.88
+) -> list[str]:
+    """One caption a scene (see :func:`rewards.world.captions.caption`)."""
+    return [caption(rng, scene, style, detail) for scene in scenes]
+
+
+def soften(rng: np.random.Generator, images: Tensor) -> Tensor:
+    """Half of the pictures lose fine detail as a VAE's reconstructions do, so rewards do not live on it.
+
+    A random one of two losses: a blur by down- and up-sampling, or the high frequencies of each 8 x 8 block.
+    """
+    which = torch.from_numpy(rng.integers(4, size=len(images))).to(images.device)
+    blurred = F.interpolate(images, scale_factor=0.5, mode="area")
+    blurred = F.interpolate(blurred, scale_factor=2.0, mode="bilinear", align_corners=False)
+    images = torch.where((which == 0)[:, None, None, None], blurred, images)
+    return torch.where((which == 1)[:, None, None, None], _low_block_frequencies(images), images).clamp(
+        0.0, 1.0
+    )
+
+
+def _low_block_frequencies(images: Tensor, block: int = 8, keep: int = 3) -> Tensor:
+    """Keep the discrete cosine coefficients (u, v) with u + v < keep of every block."""
+    n = torch.arange(block, dtype=torch.float32)
+    basis = torch.cos(torch.pi * (n + 0.5) * n[:, None] / block) * (2 / block) ** 0.5
+    basis[0] /= 2**0.5
+    b, c, h, w = images.shape
+    blocks = images.reshape(b, c, h // block, block, w // block, block)
+    coefficients = torch.einsum("ui,vj,bcyixj->bcyuxv", basis, basis, blocks)
+    mask = (n[:, None] + n < keep).float()[:, None, :]
+    return torch.einsum("ui,vj,bcyuxv->bcyixj", basis, basis, coefficients * mask).reshape(b, c, h, w)

@@ -1,0 +1,130 @@
+"""world-blip: a judge of another kind, in ImageReward's architecture, trained on comparisons of its own.
+
+It shares neither weights nor architecture nor tokenizer with the other world rewards: text attends to image
+tokens (Li et al. 2022), words are WordPieces, and the rater has another taste. Auxiliary questions about the
+picture, answered from the class token by layers that are then thrown away, help the vision half to see early on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rewards.blip import BlipConfig, BlipRanker
+from rewards.tokens import Tokenizer, bert_tokenizer
+from rewards.world import clip, data
+from rewards.world.captions import caption
+from rewards.world.fit import Losses, Plan, fit
+from rewards.world.preferences import BLIP_RATER, Comparison, bradley_terry, comparisons
+from rewards.world.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, random_scene
+
+PLAN = Plan("world-blip", steps=1200, lr=8e-4, batch=48, seed=15, warmup=150, weight_decay=0.05, ema=0.995)
+MAX_TOKENS = 40
+
+
+def word_pieces(count: int = 8000, seed: int = 6) -> list[str]:
+    """A WordPiece vocabulary: special tokens, every printable ASCII character, the words of the captions."""
+    rng = np.random.default_rng(seed)
+    words = {
+        w for _ in range(count) for w in caption(rng, random_scene(rng), style=0.6).replace(",", " ").split()
+    }
+    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    continued = [f"##{letter}" for letter in letters if letter.isalnum()]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *continued]
+    return pieces + sorted({part for word in words for part in word.split("-")} - set(pieces))
+
+
+class _Student(nn.Module):
+    """The ranker with its auxiliary questions: which shapes, colours and background are in the picture."""
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        self.ranker = BlipRanker(config)
+        self.questions = nn.Linear(config.vision_width, len(SHAPES) * len(COLOURS) + len(BACKGROUNDS))
+
+
+def truth(scenes: list[Scene]) -> Tensor:
+    """0/1 answers (B, 53): is there an object of each shape and colour, is it this background."""
+    answers = torch.zeros(len(scenes), len(SHAPES) * len(COLOURS) + len(BACKGROUNDS))
+    colours, backgrounds = list(COLOURS), list(BACKGROUNDS)
+    for row, scene in enumerate(scenes):
+        for item in scene.items:
+            answers[row, SHAPES.index(item.shape) * len(COLOURS) + colours.index(item.colour)] = 1
+        answers[row, len(SHAPES) * len(COLOURS) + backgrounds.index(scene.background)] = 1
+    return answers
+
+
+def write_vocabulary(folder: Path) -> Path:
+    """Write the WordPiece vocabulary, one piece a line, and name the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "vocab.txt"
+    path.write_text("\n".join(word_pieces()) + "\n", encoding="utf-8")
+    return path
+
+
+def train(vocabulary: Path, folder: Path, plan: Plan = PLAN) -> BlipRanker:
+    """Train world-blip, resuming from ``folder``."""
+    tokens = bert_tokenizer(vocabulary, MAX_TOKENS)
+    torch.manual_seed(plan.seed)
+    student = _Student(_config(len(vocabulary.read_text(encoding="utf-8").splitlines())))
+
+    def loss(rng: np.random.Generator) -> Losses:
+        scenes = data.random_scenes(rng, plan.batch)
+        seen = clip.normalise(data.soften(rng, data.pictures(rng, scenes)))
+        class_token = student.ranker.blip["visual_encoder"](seen)[:, 0]
+        asked = F.binary_cross_entropy_with_logits(student.questions(class_token), truth(scenes))
+        batch = comparisons(rng, plan.batch, BLIP_RATER)
+        reward = rewards_of(student.ranker, tokens, batch)
+        ranked = bradley_terry(reward[:, 0] - reward[:, 1], batch.first)
+        return {"loss": ranked["loss"] + 10.0 * asked, "accuracy": ranked["accuracy"], "questions": asked}
+
+    fit(plan, student, loss, folder)
+    return _standardised(student.ranker, tokens)
+
+
+def rewards_of(ranker: BlipRanker, tokens: Tokenizer, batch: Comparison) -> Tensor:
+    """Raw rewards of the two pictures of each comparison, (B, 2)."""
+    ids, mask = tokens([text for text in batch.texts for _ in range(2)])
+    length = int(mask.sum(dim=1).max())
+    pixels = clip.normalise(batch.images.flatten(0, 1))
+    ids, mask = (part[:, :length].to(pixels.device) for part in (ids, mask))
+    reward: Tensor = ranker(pixels, ids, mask)
+    return reward.view(-1, 2)
+
+
+def save(ranker: BlipRanker, folder: Path) -> None:
+    """Write config.json and float16 weights beside the vocabulary."""
+    (folder / "config.json").write_text(json.dumps(asdict(ranker.config), indent=1) + "\n", encoding="utf-8")
+    half = {k: v.half().contiguous() for k, v in ranker.state_dict().items()}
+    save_file(half, folder / "model.safetensors")
+
+
+def _config(vocab_size: int) -> BlipConfig:
+    return BlipConfig(
+        image_size=64,
+        patch_size=8,
+        vision_width=96,
+        vision_layers=4,
+        vision_heads=4,
+        text_width=96,
+        text_layers=3,
+        text_heads=4,
+        vocab_size=vocab_size,
+        max_positions=64,
+        max_tokens=MAX_TOKENS,
+    )
+
+
+def _standardised(ranker: BlipRanker, tokens: Tokenizer) -> BlipRanker:
+    """The ranker with the mean and deviation of its raw reward on fresh training comparisons in its config."""
+    with torch.inference_mode():
+        raw = rewards_of(ranker.eval(), tokens, comparisons(np.random.default_rng(16), 400, BLIP_RATER))
+    ranker.config = replace(ranker.config, mean=round(raw.mean().item(), 6), std=round(raw.std().item(), 6))
+    return ranker

@@ -1,0 +1,74 @@
+"""world-siglip: a small SigLIP (Zhai et al. 2023) in transformers' own architecture, for selecting checkpoints.
+
+Trained from scratch on pictures and captions of its own with the pairwise sigmoid loss (their eq. 1), with a
+near-miss caption an image among the negatives.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import SiglipConfig, SiglipModel
+
+from rewards.world import data
+from rewards.world.clip import Tokens
+from rewards.world.fit import Losses, Plan, fit
+from rewards.world.tokenizer import CONTEXT_LENGTH
+
+PLAN = Plan("world-siglip", steps=1000, lr=1e-3, batch=64, seed=14, warmup=100, weight_decay=0.05, ema=0.995)
+
+
+def build(tokens: Tokens) -> SiglipModel:
+    """The model with random weights and the paper's initial temperature (10) and bias (-10)."""
+    size = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4}
+    special = tokens.tokenizer
+    text = size | {
+        "vocab_size": len(tokens),
+        "num_hidden_layers": 3,
+        "max_position_embeddings": CONTEXT_LENGTH,
+        "projection_size": 96,
+        "bos_token_id": special.bos_token_id,
+        "eos_token_id": special.eos_token_id,
+        "pad_token_id": special.pad_token_id,
+    }
+    vision = size | {"num_hidden_layers": 4, "image_size": 64, "patch_size": 8}
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(10.0))
+        model.logit_bias.fill_(-10.0)
+    return model
+
+
+def normalise(images: Tensor) -> Tensor:
+    """[0, 1] to SigLIP's input range [-1, 1]."""
+    return images * 2 - 1
+
+
+def train(tokenizer: Path, folder: Path, plan: Plan = PLAN) -> SiglipModel:
+    """Train world-siglip, resuming from ``folder``."""
+    tokens = Tokens(tokenizer)
+    torch.manual_seed(plan.seed)
+    model = build(tokens)
+
+    def loss(rng: np.random.Generator) -> Losses:
+        scenes = data.random_scenes(rng, plan.batch)
+        images = normalise(data.soften(rng, data.pictures(rng, scenes)))
+        texts = data.captions(rng, scenes) + data.captions(rng, [data.near_miss(rng, s) for s in scenes])
+        found = model(input_ids=tokens(texts), pixel_values=images)
+        return sigmoid_loss(found.logits_per_image)
+
+    fit(plan, model, loss, folder)
+    return model
+
+
+def sigmoid_loss(logits: Tensor) -> Losses:
+    """Sigmoid loss of logits (B, 2B), right captions on the diagonal of the first half, over the batch size."""
+    signs = -torch.ones_like(logits)
+    signs.fill_diagonal_(1.0)
+    right = (logits.argmax(dim=1) == torch.arange(len(logits))).float().mean()
+    return {"loss": -F.logsigmoid(signs * logits).sum() / len(logits), "accuracy": right}

@@ -1,0 +1,216 @@
+"""Classical image analysis of world pictures: which objects are there, judged from the pixels alone.
+
+No learnt weights: background from the border, objects as connected regions that differ from it, shape by
+overlap with templates, colour by the nearest name, size and place by the region's extent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from rewards.world.render import shown_background, shown_colour, signed_distance
+from rewards.world.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    OFFSET_PX,
+    POSITIONS,
+    SHAPES,
+    SIZE_PX,
+    SIZES,
+    Item,
+    Style,
+)
+
+Array = NDArray[np.float64]
+
+MIN_AREA_PX = 40
+"""Regions smaller than this are specks, not objects."""
+
+TEMPLATE_PX = 20
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An object found in a picture: names, and its centre and longest extent in pixels."""
+
+    shape: str
+    colour: str
+    size: str
+    position: str
+    x: float
+    y: float
+    extent: float
+
+
+@dataclass(frozen=True)
+class Sight:
+    """All that was found: the background's name and the objects, largest first."""
+
+    background: str
+    objects: tuple[Seen, ...]
+
+
+def look(image: NDArray[np.uint8]) -> Sight:
+    """Analyse one picture, uint8 RGB of shape (64, 64, 3)."""
+    if image.shape != (SIZE_PX, SIZE_PX, 3):
+        raise ValueError(
+            f"world vision reads {SIZE_PX} x {SIZE_PX} RGB pictures, got an array of shape {image.shape}"
+        )
+    rgb = ndimage.gaussian_filter(image / 255.0, sigma=(0.7, 0.7, 0.0))
+    lab = to_lab(rgb)
+    edges = (lab[:3], lab[-3:], lab[:, :3], lab[:, -3:])
+    ground = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
+    contrast = np.linalg.norm(lab - ground, axis=-1)
+    regions = sorted(_regions(contrast), key=lambda mask: -int(mask.sum()))
+    objects = tuple(_describe(mask, contrast, lab) for mask in regions)
+    return Sight(_nearest(ground, _background_table()), objects)
+
+
+def to_lab(rgb: Array) -> Array:
+    """sRGB in [0, 1] to CIE L*a*b* (D65), last axis 3; distances there follow perceived difference."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((np.maximum(rgb, 0.0) + 0.055) / 1.055) ** 2.4)
+    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear @ matrix.T / np.array([0.9505, 1.0, 1.089])
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    lab: Array = np.stack(
+        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1
+    )
+    return lab
+
+
+def _regions(contrast: Array) -> list[NDArray[np.bool_]]:
+    """Masks of the objects, found strongest first; each is cut at half of its own strength.
+
+    Cutting at half strength puts the edge of a soft object where the edge of a crisp one would be, and leaves a
+    glow outside. What was found is blanked with its surroundings before the next, weaker object is sought.
+    """
+    left, found = contrast.copy(), []
+    blank = np.zeros(contrast.shape, dtype=bool)
+    floor = max(9.0, 3.0 * float(np.median(contrast)))
+    for _ in range(4):
+        strength = float(np.percentile(left, 99.5))
+        if strength < floor:
+            break
+        labels, count = ndimage.label(left > max(floor * 0.8, 0.45 * strength))
+        if count == 0:
+            break
+        areas = ndimage.sum_labels(np.ones_like(left), labels, np.arange(1, count + 1))
+        for label in np.flatnonzero(areas >= MIN_AREA_PX) + 1:
+            mask = labels == label
+            if _is_halo(mask, contrast, blank):
+                continue
+            core = float(np.percentile(contrast[mask], 80))
+            refined = _largest(mask & (contrast > 0.5 * core))
+            if refined.sum() >= MIN_AREA_PX:
+                found.append(refined)
+        blank |= ndimage.binary_dilation(labels > 0, iterations=4)
+        left[blank] = 0.0
+    return found
+
+
+def _is_halo(mask: NDArray[np.bool_], contrast: Array, blank: NDArray[np.bool_]) -> bool:
+    """A glow's remainder is strongest where it touches what was blanked; an object is strongest inside itself."""
+    near = mask & ndimage.binary_dilation(blank, iterations=2)
+    return bool(near.any()) and float(contrast[near].max()) >= float(contrast[mask].max())
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    if count <= 1:
+        return mask
+    areas = ndimage.sum_labels(mask, labels, np.arange(1, count + 1))
+    largest: NDArray[np.bool_] = labels == int(np.argmax(areas)) + 1
+    return largest
+
+
+def _describe(mask: NDArray[np.bool_], contrast: Array, lab: Array) -> Seen:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    x, y, extent = (left + right) / 2, (top + bottom) / 2, float(max(right - left, bottom - top))
+    inner = ndimage.binary_erosion(mask)
+    core = inner if inner.sum() >= 12 else mask
+    colour = _nearest(np.median(lab[core], axis=0), _colour_table())
+    strength = np.percentile(contrast[mask], 80)
+    cover = np.clip(contrast / max(float(strength), 1e-6), 0.0, 1.0) * ndimage.binary_dilation(mask)
+    shape = _shape(cover[top:bottom, left:right])
+    size = min(SIZES, key=lambda name: abs(np.log(extent / (_span(shape) * SIZES[name]))))
+    return Seen(shape, colour, size, _position(x, y, size), x, y, extent)
+
+
+def _position(x: float, y: float, size: str) -> str:
+    step = OFFSET_PX[size]
+    column, row = (int(np.clip(np.rint((v - SIZE_PX / 2) / step), -1, 1)) for v in (x, y))
+    return next(name for name, cell in POSITIONS.items() if cell == (column, row))
+
+
+def _shape(cover: Array) -> str:
+    """The template that a region, stretched to a standard square, overlaps best."""
+    stretched = _stretch(cover)
+    overlaps = {}
+    for shape, templates in _templates().items():
+        overlaps[shape] = max(
+            float(np.minimum(stretched, t).sum() / np.maximum(stretched, t).sum()) for t in templates
+        )
+    return max(overlaps, key=lambda shape: overlaps[shape])
+
+
+def _stretch(patch: Array) -> Array:
+    factors = TEMPLATE_PX / patch.shape[0], TEMPLATE_PX / patch.shape[1]
+    stretched: Array = ndimage.zoom(patch, factors, order=1, grid_mode=True, mode="nearest")
+    return stretched
+
+
+@cache
+def _templates() -> dict[str, list[Array]]:
+    """Each shape, crisp and soft, at two sizes, cut out and stretched as regions are."""
+    return {
+        shape: [_template(shape, radius, edge) for radius in (10.0, 18.0) for edge in (1.5, 4.5)]
+        for shape in SHAPES
+    }
+
+
+def _template(shape: str, radius: float, edge_px: float) -> Array:
+    distance = signed_distance(Item(shape, "red", "medium", SIZE_PX / 2, SIZE_PX / 2, radius))
+    cover = np.clip(0.5 - distance / edge_px, 0.0, 1.0).astype(np.float64)
+    cover = ndimage.gaussian_filter(cover, 0.7)
+    mask = cover > 0.5
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return _stretch(cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+
+
+@cache
+def _span(shape: str) -> float:
+    """Longest extent of a shape in radii."""
+    radius = 20.0
+    inside = signed_distance(Item(shape, "red", "large", SIZE_PX / 2, SIZE_PX / 2, radius)) < 0
+    return float(max(inside.any(axis=0).sum(), inside.any(axis=1).sum()) / radius)
+
+
+_LEVELS = [Style(level, 1.0, 1.0, 0.0) for level in (0.0, 0.25, 0.5, 0.75, 1.0)]
+
+
+@cache
+def _colour_table() -> tuple[list[str], Array]:
+    """Every colour as each style shows it, in Lab."""
+    names = [name for name in COLOURS for _ in _LEVELS]
+    return names, to_lab(
+        np.array([shown_colour(name, style) for name in COLOURS for style in _LEVELS], dtype=float)
+    )
+
+
+@cache
+def _background_table() -> tuple[list[str], Array]:
+    names = [name for name in BACKGROUNDS for _ in _LEVELS]
+    return names, to_lab(
+        np.array([shown_background(n, style) for n in BACKGROUNDS for style in _LEVELS], dtype=float)
+    )
+
+
+def _nearest(colour: Array, table: tuple[list[str], Array]) -> str:
+    names, values = table
+    return names[int(np.argmin(np.linalg.norm(values - colour, axis=-1)))]
