@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 Role = Literal["trainable", "selection", "judge"]
@@ -57,11 +56,8 @@ class RewardInfo:
     """What a score means."""
     typical_range: tuple[float, float] = (0.0, 1.0)
     weights: tuple[WeightsFile, ...] = ()
-    options: Mapping[str, str | float | int | bool] = field(default_factory=dict)
+    options: Mapping[str, str | float | int | bool] = field(default_factory=dict, hash=False)
     """What the class needs to know to be this reward, such as the convention of a score."""
     paper: str = ""
     citation: str = ""
     licence: str = "unknown"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))

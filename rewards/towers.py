@@ -47,10 +47,10 @@ class OpenClip(nn.Module):
         """A model that open_clip knows by name, with the weights under a checkpoint's "state_dict"."""
         from open_clip import get_model_config
 
-        towers = cls(get_model_config(architecture))
         tensors = read_tensors(checkpoint)
         if "state_dict" not in tensors:
             raise WrongWeights(f"{checkpoint} has no state_dict; expected the published checkpoint")
+        towers = cls(get_model_config(architecture))
         load_state(towers.model, tensors["state_dict"], checkpoint)
         return towers
 

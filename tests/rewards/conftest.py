@@ -13,6 +13,7 @@ import pytest
 
 import rewards
 from rewards.info import WeightsFile
+from rewards.registry import load
 
 if TYPE_CHECKING:
     from rewards.base import Reward
@@ -43,7 +44,7 @@ class TinyZoo:
         self.folder = folder
 
     def load(self, name: str) -> Reward:
-        return rewards.load(tiny_record(name), weights=self.files(name))
+        return load(tiny_record(name), weights=self.files(name))
 
     def files(self, name: str) -> dict[str, Path]:
         world = name.startswith("world-")
