@@ -112,7 +112,7 @@ def settings() -> Iterator[Finding]:
 
 
 def pipelines() -> Iterator[Finding]:
-    """Which named systems' pipelines are on this machine."""
+    """Which named systems' pipelines are on this machine. A shipped one that is missing is a problem."""
     from benchmarks.systems import SYSTEMS
     from textcraftor.pipeline import MissingPipeline, find_pipeline
 
@@ -121,20 +121,32 @@ def pipelines() -> Iterator[Finding]:
             place = find_pipeline(system.source, fetch=False)
             yield Finding("pipeline", system.name, "ok", str(place))
         except MissingPipeline as error:
-            yield Finding("pipeline", system.name, "absent", str(error))
+            shipped = system.gigabytes is None
+            text = (
+                "the installed package lacks it"
+                if shipped
+                else f"not here, {system.gigabytes:g} GB to download"
+            )
+            yield Finding("pipeline", system.name, "problem" if shipped else "absent", text, str(error))
 
 
 def reward_weights() -> Iterator[Finding]:
-    """Which rewards' weights are on this machine."""
+    """Which rewards' weights are on this machine. Shipped ones that are missing are a problem."""
     from rewards.registry import info, names
     from rewards.weights import check
 
     for name in names():
+        record = info(name)
         try:
-            check(info(name), fetch=False)
-            yield Finding("reward", name, "ok", "weights found")
+            check(record, fetch=False)
+            yield Finding("reward", name, "ok", "weights found" if record.weights else "needs no weights")
         except ValueError as error:
-            yield Finding("reward", name, "absent", str(error))
+            shipped = all(file.package for file in record.weights)
+            size = sum(file.megabytes for file in record.weights)
+            text = (
+                "the installed package lacks its weights" if shipped else f"not here, {size:g} MB to download"
+            )
+            yield Finding("reward", name, "problem" if shipped else "absent", text, str(error))
 
 
 def prompt_sets() -> Iterator[Finding]:
@@ -148,4 +160,4 @@ def prompt_sets() -> Iterator[Finding]:
             yield Finding("suite", name, "ok", f"{record.count} prompts")
         else:
             mend = f"get them from {record.homepage} and set TCBENCH_PROMPTS to their folder"
-            yield Finding("suite", name, "absent", "prompts not on this machine", mend)
+            yield Finding("suite", name, "absent", f"not here, {record.count} prompts", mend)

@@ -23,12 +23,13 @@ Item = TypeVar("Item")
 def plan_batches(run: RunFolder, batch_size: int) -> list[list[Key]]:
     """The run's stored batch plan, after giving every planned sample that has no batch yet a new one.
 
-    Batches of an earlier start stay as they were whatever `batch_size` is now: within the same batches
-    results are bit-equal on the CPU.
+    Batches that were begun stay as they were whatever `batch_size` is now: within the same batches results
+    are bit-equal on the CPU. Larger ones that were not begun are split anew: they may be what did not fit.
     """
-    planned = run.header.planned
+    planned, begun = run.header.planned, set(run.samples())
     keys = [(prompt, sample) for sample in range(planned.seeds) for prompt in planned.prompt_ids]
-    placed = {key for batch in run.batches() for key in batch}
+    kept = [batch for batch in run.batches() if len(batch) <= batch_size or not begun.isdisjoint(batch)]
+    placed = {key for batch in kept for key in batch}
     run.append_batches(split([key for key in keys if key not in placed], batch_size))
     return [batch for batch in run.batches() if any(key in planned for key in batch)]
 

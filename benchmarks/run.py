@@ -21,6 +21,7 @@ from benchmarks.score import Scored, score, summarise
 from benchmarks.suites import CUSTOM, prompt_set
 from benchmarks.suites.base import PromptSet
 from benchmarks.systems import System, find_system
+from leaderboards.journal import exclusive
 from leaderboards.records import Header, Key, Planned, RunFolder, Sample, folder_name, short_id
 from textcraftor import pipeline as pipelines
 from textcraftor.prompts import noise_seed, stratified_order
@@ -119,19 +120,24 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
 
 
 def execute(plan: Plan, progress: Progress) -> Outcome:
-    """Draw and score what is missing of `plan`, in its run folder."""
-    run = RunFolder.create(plan.path, plan.header)
-    for difference in provenance.differences(run.header.provenance):
-        progress.note(f"this run was begun in another environment: {difference}")
-    load = partial(_load_pipeline, plan)
-    made = generate(run, partial(_describe, plan), plan.system.schedule, load, plan.batch_size, progress)
-    return score_run(run, plan.columns, plan.device, progress, made)
+    """Draw and score what is missing of `plan`, in its run folder, held for this process alone."""
+    with exclusive(plan.path):
+        run = RunFolder.create(plan.path, plan.header)
+        for difference in provenance.differences(run.header.provenance):
+            progress.note(f"this run was begun in another environment: {difference}")
+        load = partial(_load_pipeline, plan)
+        made = generate(run, partial(_describe, plan), plan.system.schedule, load, plan.batch_size, progress)
+        return _score(run, plan.columns, plan.device, progress, made)
 
 
-def score_run(
-    run: RunFolder, columns: Sequence[Column], device: str, progress: Progress, made: int = 0
-) -> Outcome:
-    """Score the run's images with every column, one reward in memory at a time, and tell how it stands."""
+def score_run(run: RunFolder, columns: Sequence[Column], device: str, progress: Progress) -> Outcome:
+    """Score the images that the run has with every column."""
+    with exclusive(run.path):
+        return _score(run, columns, device, progress, made=0)
+
+
+def _score(run: RunFolder, columns: Sequence[Column], device: str, progress: Progress, made: int) -> Outcome:
+    """Score with every column, one reward in memory at a time, and say how the run stands."""
     for column in columns:
         made += score(run, column.record, partial(column.load, device), progress)
     planned = run.header.planned

@@ -7,10 +7,12 @@ carries another id than its folder is refused, because results of two settings m
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,6 +106,24 @@ def append_lines(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
     try:
         os.ftruncate(descriptor, os.read(descriptor, os.fstat(descriptor).st_size).rfind(b"\n") + 1)
         _write_and_sync(descriptor, lines.encode())
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process alone; the system lets go of it when the process ends, however it ends.
+
+    Raises RunFolderError when another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(f"another process is working on {folder}: wait for it or end it") from error
+        yield
     finally:
         os.close(descriptor)
 

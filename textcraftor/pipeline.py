@@ -78,6 +78,8 @@ def find_pipeline(source: Source, *, fetch: bool = True) -> Path:
     """
     folder = Path(source.place).expanduser()
     if not folder.is_dir():
+        if folder.is_absolute():
+            raise MissingPipeline(f"no folder {folder}; expected a diffusers pipeline there")
         folder = _from_hub(source, fetch and hub.reachable())
     list(pipeline_files(folder))  # names the first missing file
     return folder

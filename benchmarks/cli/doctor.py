@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
@@ -12,7 +13,12 @@ from benchmarks.cli import options
 MARKS = {"ok": "ok", "absent": "--", "warning": "!", "problem": "!!"}
 
 
-def doctor(json: options.Json = False) -> None:
+def doctor(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say of everything how to get it.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
     """Say which packages are imported from where, what collides with them, versions, device and weights.
 
     Exits with 1 when something stands in the way of work; what is merely not downloaded does not.
@@ -25,6 +31,8 @@ def doctor(json: options.Json = False) -> None:
     else:
         for finding in findings:
             print(f"{MARKS[finding.state]:<3} {finding.topic:<9} {finding.subject:<20} {finding.text}")
-            if finding.mend:
+            if finding.mend and (verbose or finding.state != "absent"):
                 print(f"{'':<35}mend: {finding.mend}")
+        if not verbose and any(finding.state == "absent" for finding in findings):
+            print("-- is optional; `tcbench doctor --verbose` says how to get it")
     raise typer.Exit(int(any(finding.state == "problem" for finding in findings)))

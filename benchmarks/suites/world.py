@@ -1,7 +1,7 @@
 """The embedded world's own prompts (drawn by rewards.world.prompts), shipped beside this file.
 
-`world` is the held-out split: every prompt names a combination of shape, colour and background that no training
-caption says. `world-validation` holds none of those; settings and checkpoints are chosen on it.
+`world` is the held-out split: every prompt names a combination of shape, colour and background that no
+training caption says. `world-validation` holds none of those; settings and checkpoints are chosen on it.
 """
 
 from collections.abc import Callable, Sequence

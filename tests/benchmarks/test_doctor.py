@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import doctor
 from benchmarks.doctor import Finding, examine, libraries, packages, pipelines, prompt_sets, reward_weights
+from benchmarks.systems import SYSTEMS
 from textcraftor.launch import ROOT
 
 
@@ -69,9 +71,19 @@ def test_what_is_not_downloaded_is_absent_and_no_problem() -> None:
     findings = [*pipelines(), *reward_weights(), *prompt_sets()]
     for subject in ("sd15", "sdxl", "pickscore", "parti"):
         assert of(findings, subject).state == "absent"
+        assert of(findings, subject).text.startswith("not here, ")
     assert "2.1 GB" in of(findings, "sd15").text
+    assert "yuvalkirstain/PickScore_v1" in of(findings, "pickscore").mend
     assert "TCBENCH_PROMPTS" in of(findings, "parti").mend
-    assert "problem" not in {finding.state for finding in findings}
+
+
+def test_a_shipped_pipeline_that_is_gone_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = {"micro": replace(SYSTEMS["micro"], pipeline=str(tmp_path / "none"))}
+    monkeypatch.setattr("benchmarks.systems.SYSTEMS", broken)
+    (finding,) = pipelines()
+    assert (finding.state, finding.text) == ("problem", "the installed package lacks it")
 
 
 def test_everything_is_examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

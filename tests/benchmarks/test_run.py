@@ -13,7 +13,7 @@ from benchmarks import generate
 from benchmarks.progress import Silent
 from benchmarks.run import Outcome, Plan, Request, execute, plan
 from benchmarks.systems import SYSTEMS
-from leaderboards.journal import MixedIds
+from leaderboards.journal import MixedIds, RunFolderError, exclusive
 from leaderboards.records import RunFolder, frame
 from rewards.registry import UnknownName
 from textcraftor.pipeline import MissingPipeline
@@ -267,6 +267,48 @@ def test_a_batch_that_does_not_fit_is_halved(request_for: Requests, monkeypatch:
     outcome = run(request_for(batch_size=8))
     assert outcome.complete
     assert [len(batch) for batch in RunFolder(outcome.path).batches()] == [2, 2, 2, 2]
+
+
+def test_a_smaller_batch_size_splits_what_was_not_begun(request_for: Requests) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan(request_for(batch_size=4)), Interrupt(1))
+    outcome = run(request_for(batch_size=2))
+    assert outcome.complete
+    assert [len(batch) for batch in RunFolder(outcome.path).batches()] == [4, 2, 2]
+
+
+def test_two_processes_do_not_work_on_one_run(request_for: Requests) -> None:
+    planned = plan(request_for())
+    with exclusive(planned.path), pytest.raises(RunFolderError, match="another process is working on"):
+        execute(planned, Silent())
+
+
+def test_a_reward_of_an_installed_plug_in_is_first_class(
+    request_for: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "site" / "plug-1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[tcbench.rewards]\nplug-red = plug:Red\n")
+    (tmp_path / "site" / "plug.py").write_text(
+        "from rewards import Reward\nclass Red(Reward):\n"
+        "    def _score(self, pixels, prompts):\n        return pixels[:, 0].mean((1, 2))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    outcome = run(request_for(rewards=["plug-red"]))
+    assert outcome.complete
+    assert outcome.columns[0].reward == "plug-red"
+
+
+def test_rewards_see_the_original_prompt(
+    request_for: Requests, tiny_pipeline: Path, toy_rewards: Path, tmp_path: Path
+) -> None:
+    toml = tmp_path / "worded.toml"
+    toml.write_text(f'pipeline = "{tiny_pipeline}"\nappend = ", vivid"\n')
+    picky = [f"{toy_rewards}:Picky"]  # scores a prompt by its length
+    plain, worded = run(request_for(rewards=picky)), run(request_for(model=str(toml), rewards=picky))
+    assert scores(worded) == scores(plain)
+    assert image_bytes(worded) != image_bytes(plain)
 
 
 def test_a_changed_image_is_not_scored(request_for: Requests, toy_rewards: Path) -> None:

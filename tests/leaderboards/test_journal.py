@@ -14,6 +14,7 @@ from leaderboards.journal import (
     MixedIds,
     RunFolderError,
     append_lines,
+    exclusive,
     read_lines,
     read_records,
     write_atomically,
@@ -92,6 +93,16 @@ def test_a_full_disk_takes_back_the_torn_part(tmp_path: Path, monkeypatch: pytes
                 appender.append([Number(2)])
         appender.append([Number(3)])
     assert values(tmp_path) == [1, 3]
+
+
+def test_a_held_folder_is_refused_to_others_and_free_afterwards(tmp_path: Path) -> None:
+    with (
+        exclusive(tmp_path / "run"), pytest.raises(RunFolderError, match="another process is working on"),
+        exclusive(tmp_path / "run"),
+    ):
+        pass
+    with exclusive(tmp_path / "run"):
+        pass
 
 
 def test_append_lines_cuts_a_torn_line_first(tmp_path: Path) -> None:
