@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -139,8 +140,9 @@ def sign_flip_p(differences: ArrayLike, *, seed: int = SEED, resamples: int = RE
         return float(np.mean(np.abs((2 * signs - 1) @ d) >= observed))
     generator = np.random.default_rng(seed)
     extreme = 0
-    for size in _chunks(resamples, len(d)):
-        bits = np.unpackbits(generator.integers(0, 256, (size, -(-len(d) // 8)), dtype=np.uint8), axis=1)
+    for start, stop in _chunks(resamples, len(d)):
+        draws = generator.integers(0, 256, (stop - start, -(-len(d) // 8)), dtype=np.uint8)
+        bits = np.unpackbits(draws, axis=1)
         extreme += int(np.sum(np.abs((2.0 * bits[:, : len(d)] - 1) @ d) >= observed))
     return (1 + extreme) / (1 + resamples)
 
@@ -175,17 +177,27 @@ def mean_ranks(columns: Sequence[Sequence[float]]) -> list[float]:
 
 def _bootstrap_t(x: Values, seed: int, resamples: int) -> Values:
     """Studentised means (resamples,) of resampled prompts; infinite where all drawn values are equal."""
-    n, generator = len(x), np.random.default_rng(seed)
-    centred = x - x.mean()
-    found = []
-    for size in _chunks(resamples, n):
-        drawn = centred[generator.integers(0, n, (size, n))]
-        means, errors = drawn.mean(axis=1), drawn.std(axis=1, ddof=1) / math.sqrt(n)
-        # Of equal values only rounding is left; the smallest real spread is far above this.
-        errors[np.ptp(drawn, axis=1) == 0] = 0.0
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found.append(np.where(means == 0, 0.0, means / errors))
-    return np.concatenate(found)
+    n, centred = len(x), x - x.mean()
+    moments = np.stack([centred, centred**2], axis=1)
+    draws = _draws(n, seed, resamples)
+    parts = [draws[start:stop] @ moments for start, stop in _chunks(resamples, n)]
+    sums, squares = np.concatenate(parts).T
+    variances = (squares - sums**2 / n) / (n - 1)
+    # Of equal values only rounding is left, far below the smallest real spread of centred values.
+    variances[variances <= 1e-12 * squares] = 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sums == 0, 0.0, sums / n / np.sqrt(variances / n))
+
+
+@lru_cache(maxsize=16)
+def _draws(n: int, seed: int, resamples: int) -> NDArray[np.uint8]:
+    """How often each of `n` prompts is drawn in each resample, (resamples, n). Kept: a board asks often."""
+    generator = np.random.default_rng(seed)
+    found = np.empty((resamples, n), dtype=np.uint8)
+    for start, stop in _chunks(resamples, n):
+        drawn = generator.integers(0, n, (stop - start, n)) + n * np.arange(stop - start)[:, None]
+        found[start:stop] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+    return found
 
 
 def _student_t(freedom: int) -> float:
@@ -195,8 +207,6 @@ def _student_t(freedom: int) -> float:
     return float(t.ppf((1 + LEVEL) / 2, freedom))
 
 
-def _chunks(rows: int, width: int) -> Iterator[int]:
-    """Sizes of parts of `rows` rows of `width` values, none above `CHUNK` values (but at least one row)."""
-    step = max(1, CHUNK // width)
-    edges = [*range(0, rows, step), rows]
-    return (high - low for low, high in pairwise(edges))
+def _chunks(rows: int, width: int) -> Iterator[tuple[int, int]]:
+    """Ranges of `rows` rows of `width` values, none above `CHUNK` values (but at least one row)."""
+    return pairwise([*range(0, rows, max(1, CHUNK // width)), rows])
