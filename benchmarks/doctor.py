@@ -56,7 +56,8 @@ def packages(folder: Path) -> Iterator[Finding]:
         if others:
             mend = f"uninstall {' or '.join(others)}, or keep tcbench in an environment of its own"
             yield Finding("package", name, "problem", f"also installed by {', '.join(others)}", mend)
-        if (folder / name).is_dir() and (folder / name).resolve() != ROOT / name:
+        same = (folder / name).resolve()
+        if same.is_dir() and same not in (ROOT / name, SHADOWED.get(name)):
             mend = (
                 f"rename it, or leave this folder; the command tcbench is not affected, but `python -c` and "
                 f"`python -m` here import ./{name} (python -P does not)"
@@ -144,7 +145,9 @@ def reward_weights() -> Iterator[Finding]:
             shipped = all(file.package for file in record.weights)
             size = sum(file.megabytes for file in record.weights)
             text = (
-                "the installed package lacks its weights" if shipped else f"not here, {size:g} MB to download"
+                "the installed package lacks its weights"
+                if shipped
+                else f"not here, {size:.0f} MB to download"
             )
             yield Finding("reward", name, "problem" if shipped else "absent", text, str(error))
 
