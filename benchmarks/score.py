@@ -15,6 +15,7 @@ from leaderboards.records import Key, RunFolder, Sample, Score, ScoreSet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
     from rewards.base import Reward
 
 CANNOT_JUDGE = "the reward cannot judge this prompt"

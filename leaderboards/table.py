@@ -84,10 +84,10 @@ def _ordered(
 
 
 def _columns(entries: Iterable[Entry]) -> tuple[Column, ...]:
-    """Every (reward, score id) that some run was scored with: trainable ones first, judges last."""
+    """Every (reward, score id) that some run was scored with: trainable ones first, judges after."""
     found = {_key(score_set): score_set for entry in entries for score_set in entry.run.score_sets()}
     many = Counter(reward for reward, _ in found)
-    ordered = sorted(found.values(), key=lambda s: (ROLES.index(s.role), *_key(s)))
+    ordered = sorted(found.values(), key=lambda s: (*(s.role == role for role in ROLES[::-1]), *_key(s)))
     return tuple(Column(s.reward if many[s.reward] == 1 else f"{s.reward}@{s.score_id}", s) for s in ordered)
 
 

@@ -97,8 +97,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], source: Path, ignore: Iterable[str] = ()
 ) -> None:
-    """Put ``state`` into ``module``, every key of it, as float32. Raises `WrongWeights`, which names misfits.
+    """Put ``state`` into ``module``, every key of it, in the module's own precision.
 
+    Raises `WrongWeights`, which names what does not fit.
     ``ignore`` lists endings of keys that carry no weights, such as stored position numbers.
     """
     endings = tuple(ignore)
@@ -115,7 +116,7 @@ def load_state(
         shown = "; ".join(f"{key}: {what}" for key, what in sorted(wrong.items())[:4])
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise WrongWeights(f"{source} does not fit {type(module).__name__}: {shown}{more}")
-    module.load_state_dict({key: v.float() if v.is_floating_point() else v for key, v in given.items()})
+    module.load_state_dict(given)
 
 
 def _find(info: RewardInfo, file: WeightsFile, given: str | Path | None, fetch: bool) -> Path:

@@ -76,10 +76,9 @@ def load_verb(name: str) -> Any:
 
 def exit_code(error: Exception) -> int:
     """2 for an unknown name, 4 for results or prompts that are not what they should be, else 1."""
-    from rewards.registry import UnknownName
-
     from benchmarks.suites.base import OtherPrompts
     from leaderboards.journal import MixedIds
+    from rewards.registry import UnknownName
 
     if isinstance(error, UnknownName):
         return 2

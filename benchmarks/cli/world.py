@@ -31,7 +31,10 @@ def build(
     install: Annotated[bool, typer.Option(help="Replace the shipped weights by the new ones.")] = False,
     docs: Docs = Path("docs/world"),
 ) -> None:
-    """Train every model of the embedded world; resumable. With --install, ship the result and report on it."""
+    """Train every model of the embedded world; resumable.
+
+    With --install, ship the result and report on it.
+    """
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table

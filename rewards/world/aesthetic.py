@@ -1,12 +1,13 @@
 """world-aesthetic: the head of the LAION v2 predictor on world-clip's image embedding.
 
-It is fitted to the world's aesthetic rule on rendered pictures, so it is to the rule what the LAION predictor is
-to people's ratings: a differentiable imitation that can be over-optimised.
+It is fitted to the world's aesthetic rule on rendered pictures, so it is to the rule what the LAION
+predictor is to people's ratings: a differentiable imitation that can be over-optimised.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +27,12 @@ PICTURES = 6000
 
 def train(tokenizer: Path, base: Path, folder: Path, plan: Plan = PLAN) -> ScoreHead:
     """Fit the head upon the world-clip in ``base``, resuming from ``folder``."""
-    model = clip.load(base, len(clip.Tokens(tokenizer)))
+    model: Any = clip.load(base, len(clip.Tokens(tokenizer)))
     rng = np.random.default_rng(plan.seed)
     images = data.soften(rng, data.pictures(rng, data.random_scenes(rng, PICTURES)))
     target = torch.tensor([judge(image).score for image in to_bytes(images)])
     with torch.no_grad():
-        embedded = torch.cat([model.encode_image(clip.normalise(part)) for part in images.split(200)])
+        embedded = torch.cat([model.encode_image(clip.normalise(part)) for part in torch.split(images, 200)])
     embedded = F.normalize(embedded, dim=-1)
     torch.manual_seed(plan.seed)
     head = ScoreHead(embedded.shape[1])

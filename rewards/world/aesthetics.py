@@ -1,7 +1,8 @@
 """The world's procedural aesthetic: a rule written by hand that scores pixels alone, from 1 to 10.
 
-It likes strong colour, crisp edges, freedom from noise, a glow, and a subject that is well placed and of a fair
-size; clipped pixels cost, so that crushed blacks and burnt-out colours do not win. It knows nothing of prompts.
+It likes strong colour, crisp edges, freedom from noise, a glow, and a subject that is well placed and of a
+fair size; clipped pixels cost, so that crushed blacks and burnt-out colours do not win. It knows nothing of
+prompts.
 """
 
 from __future__ import annotations

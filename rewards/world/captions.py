@@ -56,7 +56,7 @@ POSITION_PHRASES = {
     "bottom left": ("in the bottom left corner", "in the lower left", "at the bottom left"),
     "bottom right": ("in the bottom right corner", "in the lower right", "at the bottom right"),
 }
-RELATION_PHRASES = {
+RELATION_PHRASES: dict[str, tuple[str, ...]] = {
     "left of": ("to the left of", "left of"),
     "right of": ("to the right of", "right of"),
     "above": ("above", "over"),
@@ -182,8 +182,13 @@ def _assemble(rng: np.random.Generator, body: str, background: str, words: list[
 def _lexicon() -> tuple[re.Pattern[str], dict[str, tuple[str, str]]]:
     """One pattern, longest phrase first, and phrase -> (kind, name)."""
     meaning: dict[str, tuple[str, str]] = {}
-    tables = {"shape": SHAPE_WORDS, "colour": COLOUR_WORDS, "size": SIZE_WORDS}
-    tables |= {"position": POSITION_PHRASES, "relation": RELATION_PHRASES}
+    tables: dict[str, dict[str, tuple[str, ...]]] = {
+        "shape": SHAPE_WORDS,
+        "colour": COLOUR_WORDS,
+        "size": SIZE_WORDS,
+        "position": POSITION_PHRASES,
+        "relation": RELATION_PHRASES,
+    }
     for kind, table in tables.items():
         meaning |= {word: (kind, name) for name, words in table.items() for word in words}
     meaning |= {f"{word}s": ("shape", name) for name, words in SHAPE_WORDS.items() for word in words}
@@ -194,7 +199,11 @@ def _lexicon() -> tuple[re.Pattern[str], dict[str, tuple[str, str]]]:
 
 
 def read(text: str) -> Spec:
-    """What a text claims. Adjectives belong to the next shape; a position to the last shape, else to the next."""
+    """What a text claims.
+
+    Adjectives belong to the next shape; a position belongs to the last shape, or to the next one where it
+    comes first.
+    """
     pattern, meaning = _lexicon()
     items: list[ItemSpec] = []
     background = relation = place = None
@@ -217,10 +226,12 @@ def read(text: str) -> Spec:
     return Spec(tuple(items), background, relation if len(items) == 2 else None)
 
 
-def _complete() -> None:
-    assert set(SHAPE_WORDS) == set(SHAPES) and set(COLOUR_WORDS) == set(COLOURS)
-    assert set(SIZE_WORDS) == set(SIZES) and set(POSITION_PHRASES) == set(POSITIONS)
-    assert set(RELATION_PHRASES) == set(RELATIONS) and set(BACKGROUND_WORDS) == set(BACKGROUNDS)
-
-
-_complete()
+assert set(SHAPE_WORDS) == set(SHAPES)
+for _words, _things in (
+    (COLOUR_WORDS, COLOURS),
+    (SIZE_WORDS, SIZES),
+    (POSITION_PHRASES, POSITIONS),
+    (RELATION_PHRASES, RELATIONS),
+    (BACKGROUND_WORDS, BACKGROUNDS),
+):
+    assert set(_words) == set(_things)

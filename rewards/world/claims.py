@@ -20,10 +20,12 @@ class Answer:
 
 
 def answers(sight: Sight, prompt: str | Spec) -> list[Answer]:
-    """Judge each claim of a prompt: count, then object, colour, size and position of each object, relation, background.
+    """Judge each claim of a prompt.
 
-    The objects named are matched to the objects seen so that most claims come true. An empty list means that the
-    prompt claims nothing about this world.
+    In order: count; object, colour, size and position of each object; relation; background.
+
+    The objects named are matched to the objects seen so that most claims come true. An empty list means
+    that the prompt claims nothing about this world.
     """
     spec = read(prompt) if isinstance(prompt, str) else prompt
     if not spec.items:

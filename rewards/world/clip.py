@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from rewards.world.tokenizer import CONTEXT_LENGTH
 
 WEIGHTS = "open_clip_model.safetensors"
 
-PLAN = Plan("world-clip", steps=1100, lr=1e-3, batch=128, seed=11, warmup=100, weight_decay=0.05, ema=0.995)
+PLAN = Plan("world-clip", steps=800, lr=1e-3, batch=128, seed=11, warmup=100, weight_decay=0.05, ema=0.995)
 
 
 def config(vocab_size: int) -> dict[str, Any]:
@@ -52,7 +52,8 @@ def build(vocab_size: int) -> nn.Module:
     """The model with random weights."""
     from open_clip.model import CLIP
 
-    return CLIP(**config(vocab_size)["model_cfg"])
+    model: nn.Module = CLIP(**config(vocab_size)["model_cfg"])
+    return model
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -63,7 +64,10 @@ def normalise(images: Tensor) -> Tensor:
 
 
 class Tokens:
-    """Texts to token ids (B, T) int64 on torch's default device: T = 48, or the longest text's length unpadded."""
+    """Texts to token ids (B, T) int64 on torch's default device.
+
+    T = 48, or the longest text's length unpadded.
+    """
 
     def __init__(self, folder: Path) -> None:
         from transformers import CLIPTokenizer
@@ -86,7 +90,7 @@ def train(tokenizer: Path, folder: Path, plan: Plan = PLAN) -> nn.Module:
     """Train world-clip, resuming from ``folder``."""
     tokens = Tokens(tokenizer)
     torch.manual_seed(plan.seed)
-    model = build(len(tokens))
+    model: Any = build(len(tokens))
 
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
@@ -96,11 +100,12 @@ def train(tokenizer: Path, folder: Path, plan: Plan = PLAN) -> nn.Module:
         text = F.normalize(encode_text(model, tokens(texts, pad=False)), dim=-1)
         return contrastive(image, text, model.logit_scale.clamp(max=np.log(100.0)).exp())
 
-    return fit(plan, model, loss, folder)
+    fit(plan, model, loss, folder)
+    return cast(nn.Module, model)
 
 
 def encode_text(model: Any, ids: Tensor) -> Tensor:
-    """open_clip's text tower on ids (B, T) of any T <= 48, which saves half of its work: (B, D), not normalised.
+    """Embed ids (B, T) of any T <= 48 with open_clip's text tower: (B, D), not normalised. Half of its work.
 
     Attention is causal and pooling is at the end token, so the padding that is left out changes nothing.
     """

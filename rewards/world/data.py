@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def random_scenes(
 
 
 def pictures(rng: np.random.Generator, scenes: list[Scene]) -> Tensor:
-    """Renders of the scenes: float32 (B, 3, 64, 64) in [0, 1] on torch's default device, each with its own noise."""
+    """Renders of the scenes, float32 (B, 3, 64, 64) in [0, 1], on torch's default device."""
     seeds = rng.integers(2**31, size=len(scenes))
     images = np.stack([render(scene, int(seed)) for scene, seed in zip(scenes, seeds, strict=True)])
     return torch.from_numpy(images).to(torch.get_default_device()).permute(0, 3, 1, 2).float().div_(255.0)
@@ -51,8 +52,9 @@ def near_miss(rng: np.random.Generator, scene: Scene) -> Scene:
         assert scene.relation is not None
         return replace(scene, relation=_other(rng, tuple(RELATIONS), scene.relation))
     names = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "position": tuple(POSITIONS)}
-    changed = replace(item, **{field: _other(rng, names[field], getattr(item, field))})
-    return replace(scene, items=scene.items[:index] + (changed,) + scene.items[index + 1 :])
+    named: Any = {field: _other(rng, names[field], getattr(item, field))}
+    items = (*scene.items[:index], replace(item, **named), *scene.items[index + 1 :])
+    return replace(scene, items=items)
 
 
 def _other(rng: np.random.Generator, names: tuple[str, ...], name: str) -> str:

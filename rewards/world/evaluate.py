@@ -24,7 +24,7 @@ RATERS: dict[str, Rater] = {"world-pick": PICK_RATER, "world-hps": HPS_RATER, "w
 
 @dataclass(frozen=True)
 class OracleReport:
-    """Rates by claim kind and overall (key "all"), and accepted true claims by decile of rendering quality."""
+    """Rates by claim kind and overall (key "all"); accepted true claims by decile of rendering quality."""
 
     accepted_true: dict[str, float]
     accepted_swapped: dict[str, float]

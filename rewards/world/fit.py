@@ -1,7 +1,7 @@
 """One resumable training loop for every model of the embedded world.
 
-Each step's data and noise come from (seed, step) alone and the whole state is in one safetensors file, so a run
-that was cut off ends bit-equal to one that was not (same machine, same number of threads).
+Each step's data and noise come from (seed, step) alone and the whole state is in one safetensors file, so a
+run that was cut off ends bit-equal to one that was not (same machine, same number of threads).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Losses = Mapping[str, Tensor]
 class Plan:
     """How a model is trained.
 
-    ``steps`` optimiser steps of AdamW; learning rate ``lr`` after a linear ``warmup`` (steps), decayed by a half
-    cosine to ``final`` x lr; gradients clipped to norm ``clip``; ``ema`` is the decay per step of the averaged
-    weights that are kept (0: off).
+    ``steps`` optimiser steps of AdamW; learning rate ``lr`` after a linear ``warmup`` (steps), decayed by a
+    half cosine to ``final`` x lr; gradients clipped to norm ``clip``; ``ema`` is the decay per step of the
+    averaged weights that are kept (0: off).
     """
 
     name: str
@@ -66,10 +66,10 @@ def fit(
 ) -> nn.Module:
     """Train ``model`` in place and return it with its final (averaged, if ``plan.ema``) weights.
 
-    ``loss`` draws a batch from the generator it is given and returns the step's losses. ``groups`` are AdamW
-    parameter groups with an optional ``scale`` of the learning rate. State and log live in
-    ``folder/<plan.name>.{safetensors,jsonl}``; a finished state is loaded and nothing is trained again. Models and
-    data are on torch's default device.
+    ``loss`` draws a batch from the generator it is given and returns the step's losses. ``groups`` are
+    AdamW parameter groups with an optional ``scale`` of the learning rate. State and log live in
+    ``folder/<plan.name>.{safetensors,jsonl}``; a finished state is loaded and nothing is trained again.
+    Models and data are on torch's default device.
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups = groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]

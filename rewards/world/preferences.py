@@ -1,14 +1,16 @@
 """Rendered preferences and the two rewards that learn them: world-pick and world-hps.
 
-A simulated rater compares two pictures for one caption. The rater's utility falls with every stated attribute
-that is wrong and rises with rendering quality; two raters with different tastes make two different rewards. Both
-fine-tune world-clip with the Bradley-Terry softmax of PickScore (Kirstain et al. 2023, eq. 1-2).
+A simulated rater compares two pictures for one caption. The rater's utility falls with every stated
+attribute that is wrong and rises with rendering quality; two raters with different tastes make two
+different rewards. Both fine-tune world-clip with the Bradley-Terry softmax of PickScore (Kirstain et al.
+2023, eq. 1-2).
 """
 
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,12 +19,12 @@ from torch.nn import functional as F
 
 from rewards.world import clip, data
 from rewards.world.fit import Losses, Plan, fit
-from rewards.world.scenes import Scene, random_style
+from rewards.world.scenes import SIZE_PX, Scene, random_style
 
 
 @dataclass(frozen=True)
 class Rater:
-    """A taste: utility lost for each wrong attribute, gained from worst to best quality, and weights of its axes.
+    """A taste: utility lost for each wrong attribute, and gained from the worst quality to the best.
 
     ``axes`` weigh saturation, sharpness, cleanness and glow and add up to 1.
     """
@@ -40,8 +42,8 @@ PICK_RATER = Rater(miss=2.0, quality=5.0, axes=(0.40, 0.30, 0.20, 0.10))
 HPS_RATER = Rater(miss=1.5, quality=7.0, axes=(0.25, 0.20, 0.25, 0.30))
 BLIP_RATER = Rater(miss=3.0, quality=4.0, axes=(0.30, 0.30, 0.30, 0.10))
 
-PICK_PLAN = Plan("world-pick", steps=500, lr=3e-4, batch=64, seed=12, warmup=50, ema=0.99)
-HPS_PLAN = Plan("world-hps", steps=500, lr=3e-4, batch=64, seed=13, warmup=50, ema=0.99)
+PICK_PLAN = Plan("world-pick", steps=320, lr=3e-4, batch=64, seed=12, warmup=50, ema=0.99)
+HPS_PLAN = Plan("world-hps", steps=320, lr=3e-4, batch=64, seed=13, warmup=50, ema=0.99)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def comparisons(rng: np.random.Generator, count: int, rater: Rater) -> Compariso
                 shown = data.near_miss(rng, shown)
             candidates.append(shown)
             utilities.append(rater.utility(shown, misses))
-    images = data.soften(rng, data.pictures(rng, candidates)).unflatten(0, (count, 2))
+    images = data.soften(rng, data.pictures(rng, candidates)).view(count, 2, 3, SIZE_PX, SIZE_PX)
     utility = torch.tensor(utilities).view(count, 2)
     return Comparison(
         data.captions(rng, scenes, style=0.15, detail=0.95), images, utility.softmax(dim=1)[:, 0]
@@ -75,16 +77,17 @@ def comparisons(rng: np.random.Generator, count: int, rater: Rater) -> Compariso
 def train(tokenizer: Path, base: Path, folder: Path, plan: Plan, rater: Rater) -> nn.Module:
     """Fine-tune the world-clip in ``base`` on a rater's comparisons, resuming from ``folder``."""
     tokens = clip.Tokens(tokenizer)
-    model = clip.load(base, len(tokens))
+    model: Any = clip.load(base, len(tokens))
 
     def loss(rng: np.random.Generator) -> Losses:
         batch = comparisons(rng, plan.batch, rater)
         image = F.normalize(model.encode_image(clip.normalise(batch.images.flatten(0, 1))), dim=-1)
         text = F.normalize(clip.encode_text(model, tokens(batch.texts, pad=False)), dim=-1)
-        scores = (image.unflatten(0, (-1, 2)) * text[:, None]).sum(-1) * model.logit_scale.exp()
+        scores = (image.view(plan.batch, 2, -1) * text[:, None]).sum(-1) * model.logit_scale.exp()
         return bradley_terry(scores[:, 0] - scores[:, 1], batch.first)
 
-    return fit(plan, model, loss, folder)
+    fit(plan, model, loss, folder)
+    return cast(nn.Module, model)
 
 
 def bradley_terry(margin: Tensor, first: Tensor) -> Losses:
@@ -125,6 +128,6 @@ def as_transformers(model: nn.Module, tokens: clip.Tokens) -> nn.Module:
         },
         projection_dim=cfg["embed_dim"],
     )
-    converted = CLIPModel(config)
+    converted: nn.Module = CLIPModel(config)
     converted.load_state_dict(clip.transformers_keys(model.state_dict()), strict=True)
     return converted.eval()

@@ -1,8 +1,8 @@
 """The world's own prompt sets: what the suite `world` asks for, drawn once from a seed.
 
-Every prompt of the test split names a reserved combination (shape, colour, background), so no training caption
-says what it says; the validation split, for choosing settings and checkpoints, names none. No prompt speaks of
-style: that is what prompt engineering and tuning are to bring.
+Every prompt of the test split names a reserved combination (shape, colour, background), so no training
+caption says what it says; the validation split, for choosing settings and checkpoints, names none. No
+prompt speaks of style: that is what prompt engineering and tuning are to bring.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class WorldPrompt:
 def world_prompts(split: Literal["test", "validation"]) -> list[WorldPrompt]:
     """The prompts of a split, in order, no two alike."""
     rng = np.random.default_rng(SEEDS[split])
-    count, prompts, texts = COUNTS[split], [], set[str]()
+    count, texts = COUNTS[split], set[str]()
+    prompts: list[WorldPrompt] = []
     for category, share in CATEGORIES.items():
         wanted = len(prompts) + round(share * count)
         while len(prompts) < wanted:

@@ -1,8 +1,9 @@
 """world-blip: a judge of another kind, in ImageReward's architecture, trained on comparisons of its own.
 
 It shares neither weights nor architecture nor tokenizer with the other world rewards: text attends to image
-tokens (Li et al. 2022), words are WordPieces, and the rater has another taste. Auxiliary questions about the
-picture, answered from the class token by layers that are then thrown away, help the vision half to see early on.
+tokens (Li et al. 2022), words are WordPieces, and the rater has another taste. Auxiliary questions about
+the picture, answered from the class token by layers that are then thrown away, help the vision half to see
+early on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rewards.world.fit import Losses, Plan, fit
 from rewards.world.preferences import BLIP_RATER, Comparison, bradley_terry, comparisons
 from rewards.world.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, random_scene
 
-PLAN = Plan("world-blip", steps=1200, lr=8e-4, batch=48, seed=15, warmup=150, weight_decay=0.05, ema=0.995)
+PLAN = Plan("world-blip", steps=900, lr=8e-4, batch=48, seed=15, warmup=150, weight_decay=0.05, ema=0.995)
 MAX_TOKENS = 40
 
 
@@ -123,7 +124,7 @@ def _config(vocab_size: int) -> BlipConfig:
 
 
 def _standardised(ranker: BlipRanker, tokens: Tokenizer) -> BlipRanker:
-    """The ranker with the mean and deviation of its raw reward on fresh training comparisons in its config."""
+    """The ranker with its raw reward's mean and deviation on fresh training comparisons in its config."""
     with torch.inference_mode():
         raw = rewards_of(ranker.eval(), tokens, comparisons(np.random.default_rng(16), 400, BLIP_RATER))
     ranker.config = replace(ranker.config, mean=round(raw.mean().item(), 6), std=round(raw.std().item(), 6))

@@ -48,7 +48,7 @@ def signed_distance(item: Item) -> Array:
     x, y = _grid()
     u, v = (x - item.x) / item.radius, (y - item.y) / item.radius
     if item.shape == "circle":
-        distance = np.hypot(u, v) - 0.95
+        distance: Array = np.hypot(u, v) - 0.95
     elif item.shape == "ring":
         distance = np.abs(np.hypot(u, v) - 0.74) - 0.24
     else:
@@ -73,7 +73,10 @@ def _polygon_distance(u: Array, v: Array, corners: Array) -> Array:
 
 
 def shown_colour(colour: str, style: Style) -> Array:
-    """RGB of an object as a style shows it: dull styles pull it towards a middle grey of its own lightness."""
+    """RGB of an object as a style shows it.
+
+    Dull styles pull it towards a middle grey of its own lightness.
+    """
     rgb = np.asarray(COLOURS[colour], dtype=np.float32)
     grey = 0.5 * float(rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)) + 0.25
     keep = 0.50 + 0.50 * style.saturation
@@ -102,4 +105,5 @@ def render(scene: Scene, noise_seed: int = 0) -> NDArray[np.uint8]:
         canvas += cover[..., None] * (lit - canvas)
     sigma = 0.075 * (1.0 - style.cleanness)
     canvas += np.random.default_rng(noise_seed).normal(0.0, 1.0, canvas.shape).astype(np.float32) * sigma
-    return np.rint(np.clip(canvas, 0.0, 1.0) * 255.0).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(np.clip(canvas, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return levels

@@ -78,7 +78,7 @@ Split = Literal["train", "reserved", "any"]
 
 @dataclass(frozen=True)
 class Style:
-    """Rendering quality, each field in [0, 1] with 1 the best: dull/vivid, soft/crisp, noisy/clean, flat/glowing."""
+    """Rendering quality: dull to vivid, soft to crisp, noisy to clean, flat to glowing, each 0 to 1."""
 
     saturation: float
     sharpness: float

@@ -1,4 +1,4 @@
-"""world-siglip: a small SigLIP (Zhai et al. 2023) in transformers' own architecture, for selecting checkpoints.
+"""world-siglip: a small SigLIP (Zhai et al. 2023) as transformers has it, for selecting checkpoints.
 
 Trained from scratch on pictures and captions of its own with the pairwise sigmoid loss (their eq. 1), with a
 near-miss caption an image among the negatives.
@@ -67,7 +67,7 @@ def train(tokenizer: Path, folder: Path, plan: Plan = PLAN) -> SiglipModel:
 
 
 def sigmoid_loss(logits: Tensor) -> Losses:
-    """Sigmoid loss of logits (B, 2B), right captions on the diagonal of the first half, over the batch size."""
+    """Sigmoid loss of logits (B, 2B) over the batch size; right captions are on the first half's diagonal."""
     signs = -torch.ones_like(logits)
     signs.fill_diagonal_(1.0)
     right = (logits.argmax(dim=1) == torch.arange(len(logits))).float().mean()

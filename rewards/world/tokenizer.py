@@ -1,8 +1,8 @@
 """The world's tokenizer: a byte-level BPE in CLIP's layout, learnt from captions, that accepts any text.
 
-The vocabulary has CLIP's order: the 256 byte symbols, the same with the end-of-word mark, the merges, then the
-two special tokens. The end token has the highest id and is the padding too, so pooling at the first maximum
-(open_clip) and at the first end token (transformers) agree, as in Stable Diffusion 1.5.
+The vocabulary has CLIP's order: the 256 byte symbols, the same with the end-of-word mark, the merges, then
+the two special tokens. The end token has the highest id and is the padding too, so pooling at the first
+maximum (open_clip) and at the first end token (transformers) agree, as in Stable Diffusion 1.5.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def look(image: NDArray[np.uint8]) -> Sight:
 
 
 def to_lab(rgb: Array) -> Array:
-    """sRGB in [0, 1] to CIE L*a*b* (D65), last axis 3; distances there follow perceived difference."""
+    """Convert sRGB in [0, 1] to CIE L*a*b* (D65), last axis 3: there distance is perceived difference."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((np.maximum(rgb, 0.0) + 0.055) / 1.055) ** 2.4)
     matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     xyz = linear @ matrix.T / np.array([0.9505, 1.0, 1.089])
@@ -86,8 +86,9 @@ def to_lab(rgb: Array) -> Array:
 def _regions(contrast: Array) -> list[NDArray[np.bool_]]:
     """Masks of the objects, found strongest first; each is cut at half of its own strength.
 
-    Cutting at half strength puts the edge of a soft object where the edge of a crisp one would be, and leaves a
-    glow outside. What was found is blanked with its surroundings before the next, weaker object is sought.
+    Cutting at half strength puts the edge of a soft object where the edge of a crisp one would be, and
+    leaves a glow outside. What was found is blanked with its surroundings before the next, weaker object is
+    sought.
     """
     left, found = contrast.copy(), []
     blank = np.zeros(contrast.shape, dtype=bool)
@@ -114,7 +115,10 @@ def _regions(contrast: Array) -> list[NDArray[np.bool_]]:
 
 
 def _is_halo(mask: NDArray[np.bool_], contrast: Array, blank: NDArray[np.bool_]) -> bool:
-    """A glow's remainder is strongest where it touches what was blanked; an object is strongest inside itself."""
+    """A glow's remainder is strongest where it touches what was blanked.
+
+    An object is strongest inside itself.
+    """
     near = mask & ndimage.binary_dilation(blank, iterations=2)
     return bool(near.any()) and float(contrast[near].max()) >= float(contrast[mask].max())
 

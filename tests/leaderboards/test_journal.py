@@ -97,7 +97,8 @@ def test_a_full_disk_takes_back_the_torn_part(tmp_path: Path, monkeypatch: pytes
 
 def test_a_held_folder_is_refused_to_others_and_free_afterwards(tmp_path: Path) -> None:
     with (
-        exclusive(tmp_path / "run"), pytest.raises(RunFolderError, match="another process is working on"),
+        exclusive(tmp_path / "run"),
+        pytest.raises(RunFolderError, match="another process is working on"),
         exclusive(tmp_path / "run"),
     ):
         pass

@@ -177,7 +177,9 @@ def write_siglip(folder: Path, world: bool) -> Path:
     torch.manual_seed(5)
     config = towers_config(world)
     config["text_config"]["projection_size"] = WIDTH
-    SiglipModel(SiglipConfig(**config)).save_pretrained(folder)
+    model = SiglipModel(SiglipConfig(**config))
+    torch.nn.init.constant_(model.logit_bias, -3)
+    model.save_pretrained(folder)
     return folder
 
 

@@ -70,6 +70,12 @@ def test_prompts_may_be_left_out_where_they_are_not_used() -> None:
     assert Redness(replace(INFO, uses_prompt=False)).score(GREY).tolist() == [0.5, 0.5]
 
 
+def test_no_gradient_leaves_a_reward_that_says_it_has_none() -> None:
+    images = GREY.clone().requires_grad_()
+    assert Redness(INFO).score(images, ["a", "b"]).requires_grad
+    assert not Redness(replace(INFO, differentiable=False)).score(images, ["a", "b"]).requires_grad
+
+
 def test_a_reward_that_loses_the_batch_axis_is_told_so() -> None:
     with pytest.raises(ValueError, match=r"gave scores of shape \(\) for 1 images, expected \(1,\)"):
         Squeezed(INFO).score(GREY[:1], ["a"])

@@ -1,7 +1,8 @@
-"""Training the whole embedded world from seeds: a table of stages, each resumable, run as processes side by side.
+"""Training the whole embedded world from seeds: a table of resumable stages, processes side by side.
 
-``python -m textcraftor.micro.build STAGE FOLDER`` runs one stage; `build` runs all whose inputs are there, a core
-each, and skips what is finished. A finished stage leaves ``FOLDER/<stage>.done`` with its training seconds.
+``python -m textcraftor.micro.build STAGE FOLDER`` runs one stage; `build` runs all whose inputs are there,
+a core each, and skips what is finished. A finished stage leaves ``FOLDER/<stage>.done`` with its training
+seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TOKENIZER, CLIP = "tokenizer", "world-clip"
 
@@ -64,9 +66,8 @@ def _pick(folder: Path) -> None:
 
     plan, rater = preferences.PICK_PLAN, preferences.PICK_RATER
     model = preferences.train(folder / TOKENIZER, folder / CLIP, folder, plan, rater)
-    preferences.as_transformers(model, clip.Tokens(folder / TOKENIZER)).half().save_pretrained(
-        folder / plan.name
-    )
+    converted: Any = preferences.as_transformers(model, clip.Tokens(folder / TOKENIZER))
+    converted.half().save_pretrained(folder / plan.name)
 
 
 def _hps(folder: Path) -> None:

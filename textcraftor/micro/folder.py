@@ -18,8 +18,9 @@ PREFIX = "text_model."
 def write_text_encoder(model: CLIPTextModel, folder: Path) -> None:
     """A ``text_encoder`` folder that transformers 4 and 5 both read.
 
-    The keys carry the prefix ``text_model.``: version 5 drops it when it saves, and version 4 then loads such a
-    folder with every weight random. The recorded type is float32, so that no loader leaves it in half precision.
+    The keys carry the prefix ``text_model.``: version 5 drops it when it saves, and version 4 then loads
+    such a folder with every weight random. The recorded type is float32, so that no loader leaves it in
+    half precision.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.dtype = "float32"

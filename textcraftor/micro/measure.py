@@ -1,4 +1,7 @@
-"""How well the micro pipeline draws: its held-out prompts judged by the oracle, plain and with style words."""
+"""How well the micro pipeline draws.
+
+Its held-out prompts judged by the oracle, plain and with style words.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ class Drawn:
         return {kind: float(np.mean(values)) for kind, values in found.items()}
 
     def all_true(self) -> dict[str, float]:
-        """Share of images of which every claim is true: by category, and of single-object prompts ("single")."""
+        """Share of images of which every claim is true.
+
+        By category, and of single-object prompts ("single").
+        """
         found: dict[str, list[bool]] = defaultdict(list)
         for image, prompt in zip(self.images, self.prompts, strict=True):
             verdict = all(answer.true for answer in answers(look(image), prompt.text))

@@ -34,14 +34,15 @@ def write_report(
         "Made by `tcbench world report`; every figure is measured by that command. Accuracies are on fresh "
         f"renders ({COUNT} each) that no model was trained on; the renderer's own record is the truth.",
     ]
-    for title, part in (
-        ("Training", lambda: training(folder, docs, rewards, pipeline)),
-        ("Oracle", oracle),
-        ("Reward models", reward_models),
-        ("Base pipeline", lambda: base_pipeline(docs, pipeline, guidance, words, note)),
-    ):
+    parts: Mapping[str, Callable[[], Iterable[str]]] = {
+        "Training": lambda: training(folder, docs, rewards, pipeline),
+        "Oracle": oracle,
+        "Reward models": reward_models,
+        "Base pipeline": lambda: base_pipeline(docs, pipeline, guidance, words, note),
+    }
+    for title, measured in parts.items():
         note(f"measuring: {title.lower()}")
-        sections += [f"## {title}", *part()]
+        sections += [f"## {title}", *measured()]
     (docs / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
@@ -123,7 +124,10 @@ _MEASURES = {
 
 
 def base_pipeline(docs: Path, pipeline: Path, guidance: float, words: str, note: Note) -> Iterable[str]:
-    """Oracle and rewards of the held-out prompts, plain and with style words; guidance on the validation split."""
+    """Oracle and rewards of the held-out prompts, plain and with style words.
+
+    Guidance on the validation split.
+    """
     validation = world_prompts("validation")
     rows = []
     for value in GUIDANCES:

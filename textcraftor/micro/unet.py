@@ -22,7 +22,7 @@ from rewards.world.fit import Losses, Plan, fit
 from rewards.world.tokenizer import CONTEXT_LENGTH
 from textcraftor.micro.vae import CHANNELS, patches
 
-PLAN = Plan("unet", steps=8000, lr=1e-3, batch=64, seed=31, warmup=200, ema=0.9985)
+PLAN = Plan("unet", steps=10000, lr=8e-4, batch=32, seed=31, warmup=200, ema=0.9985)
 TEXT_LR_SCALE = 0.3
 NULL_CAPTIONS = 0.1
 """Share of captions replaced by the empty prompt."""
@@ -133,5 +133,8 @@ def train(tokenizer: Path, clip: Path, folder: Path, plan: Plan = PLAN) -> Denoi
 
 
 def timesteps(count: int) -> Tensor:
-    """Random timesteps, logit-normal towards high noise, where shapes and places are decided: (count,) int64."""
+    """Random timesteps, logit-normal towards high noise, where shapes and places are decided.
+
+    (count,) int64.
+    """
     return (1000 * torch.sigmoid(1.2 * torch.randn(count) + 0.5)).long().clamp(0, 999)

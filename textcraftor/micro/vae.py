@@ -1,8 +1,8 @@
 """The micro pipeline's VAE: a standard ``AutoencoderKL`` whose latent space is fixed beforehand.
 
-An autoencoder of this size trained end to end learns grey blobs. So the latents are defined first, as the leading
-principal components of 8 x 8 pixel patches; the KL decoder learns to draw from them and the KL encoder to
-predict them. The result loads, encodes and decodes as any diffusers VAE.
+An autoencoder of this size trained end to end learns grey blobs. So the latents are defined first, as the
+leading principal components of 8 x 8 pixel patches; the KL decoder learns to draw from them and the KL
+encoder to predict them. The result loads, encodes and decodes as any diffusers VAE.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ PATCH, CHANNELS = 8, 8
 LATENT_STD = 0.6
 """Standard deviation of the scaled latents. Below 1, so that fewer sampling steps are spent in pure noise."""
 
-DECODER = Plan("vae-decoder", steps=3000, lr=1.5e-3, batch=16, seed=21, ema=0.995)
-ENCODER = Plan("vae-encoder", steps=500, lr=2e-3, batch=32, seed=22, ema=0.99)
+DECODER = Plan("vae-decoder", steps=2000, lr=1.5e-3, batch=16, seed=21, ema=0.995)
+ENCODER = Plan("vae-encoder", steps=300, lr=2e-3, batch=32, seed=22, ema=0.99)
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Linear latents of images in [-1, 1]: ``mean`` (192,), ``down`` (8, 192), and the ``factor`` of scaled latents."""
+    """Linear latents of images in [-1, 1].
+
+    ``mean`` (192,), ``down`` (8, 192), and the ``factor`` of scaled latents.
+    """
 
     mean: Tensor
     down: Tensor
@@ -77,11 +80,11 @@ def build(factor: float) -> AutoencoderKL:
     return AutoencoderKL(
         sample_size=64,
         latent_channels=CHANNELS,
-        block_out_channels=(32, 48, 64, 96),
+        block_out_channels=(24, 40, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
-        norm_num_groups=16,
+        norm_num_groups=8,
         scaling_factor=factor,
     )
 
