@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 # Both are free of torch. They are imported at once, not on first use, so that `rewards.info` is the function
 # and not the module of that name.
-from rewards.info import RewardInfo, WeightsFile
+from rewards.info import RewardInfo, WeightsFile, WrongRole, check_role
 from rewards.registry import UnknownName, info, load, names, register, score
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ __all__ = [
     "RewardInfo",
     "UnknownName",
     "WeightsFile",
+    "WrongRole",
+    "check_role",
     "info",
     "load",
     "names",

@@ -9,6 +9,18 @@ from typing import Literal
 Role = Literal["trainable", "selection", "judge"]
 """What a reward may be used for: to train on, only to choose checkpoints by, or only to report."""
 
+Use = Literal["training", "selection"]
+"""What a tuner does with a reward: maximise it, or choose a checkpoint by it."""
+
+ALLOWED: Mapping[Use, tuple[Role, ...]] = {
+    "training": ("trainable",),
+    "selection": ("trainable", "selection"),
+}
+
+
+class WrongRole(ValueError):
+    """A reward that is to be used for what its role forbids."""
+
 
 @dataclass(frozen=True)
 class WeightsFile:
@@ -61,3 +73,16 @@ class RewardInfo:
     paper: str = ""
     citation: str = ""
     licence: str = "unknown"
+
+
+def check_role(record: RewardInfo, use: Use, *, ablation: bool = False) -> None:
+    """Refuse to train on, or to select by, a reward that is kept to judge the result.
+
+    Raises `WrongRole` unless the role allows the use or it is said to be an ablation.
+    """
+    if not ablation and record.role not in ALLOWED[use]:
+        raise WrongRole(
+            f"{record.name} has the role {record.role!r} and is no reward for {use}: a result tuned to it "
+            f"could not be judged by it; take one with the role {' or '.join(ALLOWED[use])}, or say that "
+            "this is an ablation"
+        )

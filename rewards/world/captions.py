@@ -171,7 +171,7 @@ def _assemble(rng: np.random.Generator, body: str, background: str, words: list[
         else:
             body = f"on a {background}, {body}"
     if words and rng.random() < 0.3:
-        return f"{' '.join(words)} picture of {body}"
+        return f"{' '.join(words)} picture{' of' if body.startswith(('a ', 'an ')) else ':'} {body}"
     return ", ".join([body, *words])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +14,17 @@ from rewards.world.render import render
 from rewards.world.scenes import (
     BACKGROUNDS,
     COLOURS,
+    PAIR_SIZES,
     POSITIONS,
     RELATIONS,
     SHAPES,
     SIZES,
     Scene,
     Split,
+    moved,
     random_scene,
+    related,
+    resized,
 )
 
 
@@ -39,22 +42,46 @@ def pictures(rng: np.random.Generator, scenes: list[Scene]) -> Tensor:
     return torch.from_numpy(images).to(torch.get_default_device()).permute(0, 3, 1, 2).float().div_(255.0)
 
 
-def near_miss(rng: np.random.Generator, scene: Scene) -> Scene:
-    """The scene with exactly one stated attribute replaced by another value: a caption of it is wrong."""
-    index = int(rng.integers(len(scene.items)))
-    item = scene.items[index]
-    fields = ["shape", "colour", "size", "background"]
-    fields.append("position" if item.position else "relation")
-    field = fields[int(rng.integers(len(fields)))]
-    if field == "background":
+def near_miss(rng: np.random.Generator, scene: Scene, misses: int = 1) -> Scene:
+    """The scene with exactly ``misses`` stated attributes replaced by other values, in name and in picture.
+
+    A caption of it is wrong for the scene and its picture is wrong for the scene's caption. A scene without
+    reserved combinations gets none.
+    """
+    while True:
+        changed = scene
+        stated = _stated(scene)
+        for choice in rng.choice(len(stated), size=misses, replace=False):
+            changed = _replace(rng, changed, *stated[int(choice)])
+        if scene.reserved() or not changed.reserved():
+            return changed
+
+
+def _stated(scene: Scene) -> list[tuple[int, str]]:
+    """What can be wrong of a scene: (object, attribute)."""
+    of_items = [(index, name) for index in range(len(scene.items)) for name in ("shape", "colour", "size")]
+    return [*of_items, (0, "background"), (0, "relation" if scene.relation else "position")]
+
+
+def _replace(rng: np.random.Generator, scene: Scene, index: int, attribute: str) -> Scene:
+    """The scene with another value of one attribute, its objects moved and scaled to fit."""
+    if attribute == "background":
         return replace(scene, background=_other(rng, tuple(BACKGROUNDS), scene.background))
-    if field == "relation":
+    if attribute == "relation":
         assert scene.relation is not None
-        return replace(scene, relation=_other(rng, tuple(RELATIONS), scene.relation))
-    names = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "position": tuple(POSITIONS)}
-    named: Any = {field: _other(rng, names[field], getattr(item, field))}
-    items = (*scene.items[:index], replace(item, **named), *scene.items[index + 1 :])
-    return replace(scene, items=items)
+        return related(scene, _other(rng, tuple(RELATIONS), scene.relation))
+    item = scene.items[index]
+    if attribute == "shape":
+        item = replace(item, shape=_other(rng, SHAPES, item.shape))
+    elif attribute == "colour":
+        item = replace(item, colour=_other(rng, tuple(COLOURS), item.colour))
+    elif attribute == "size":
+        assert item.size is not None
+        item = resized(item, _other(rng, PAIR_SIZES if scene.relation else tuple(SIZES), item.size))
+    else:
+        assert item.position is not None
+        item = moved(item, _other(rng, tuple(POSITIONS), item.position))
+    return replace(scene, items=(*scene.items[:index], item, *scene.items[index + 1 :]))
 
 
 def _other(rng: np.random.Generator, names: tuple[str, ...], name: str) -> str:

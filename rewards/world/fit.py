@@ -72,7 +72,7 @@ def fit(
     Models and data are on torch's default device.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    groups = groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    groups = [dict(g) for g in groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]]
     scales = [float(str(group.pop("scale", 1.0))) for group in groups]
     optimiser = torch.optim.AdamW(
         groups, lr=plan.lr, betas=(0.9, 0.98), weight_decay=plan.weight_decay, fused=True
@@ -80,6 +80,8 @@ def fit(
     average = {k: v.detach().clone() for k, v in model.state_dict().items()} if plan.ema else {}
     state = folder / f"{plan.name}.safetensors"
     start = _restore(state, model, optimiser, average) if state.exists() else 0
+    log = folder / f"{plan.name}.jsonl"
+    _cut(log, start)
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     last_save, began = time.monotonic(), time.monotonic()
     for step in range(start, plan.steps):
@@ -95,7 +97,7 @@ def fit(
         last = step + 1 == plan.steps
         if step % LOG_EVERY == 0 or last:
             pace = (time.monotonic() - began) / (step + 1 - start)
-            _log(folder / f"{plan.name}.jsonl", step, losses, float(norm), pace)
+            _log(log, step, losses, float(norm), pace)
         if time.monotonic() - last_save > plan.save_every_s or last:
             _save(state, model, optimiser, average, step + 1)
             last_save = time.monotonic()
@@ -110,6 +112,14 @@ def _update(average: dict[str, Tensor], model: nn.Module, decay: float, step: in
     for name, value in model.state_dict().items():
         if average and value.is_floating_point():
             average[name].lerp_(value.detach(), 1 - keep)
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drop the log's rows from ``step`` on: those steps were lost with the process that made them."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
+    if len(kept) < len(lines):
+        path.write_text("".join(kept), encoding="utf-8")
 
 
 def _log(path: Path, step: int, losses: Losses, norm: float, seconds: float) -> None:

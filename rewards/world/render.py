@@ -15,6 +15,9 @@ from rewards.world.scenes import BACKGROUNDS, COLOURS, SIZE_PX, Item, Scene, Sty
 
 Array = NDArray[np.float32]
 
+BRIGHTEST = 0.98
+"""What a glow lifts a colour to at most: clipping is a fault, not a style."""
+
 
 @cache
 def _grid() -> tuple[Array, Array]:
@@ -101,7 +104,8 @@ def render(scene: Scene, noise_seed: int = 0) -> NDArray[np.uint8]:
     edge_px = 1.0 + 3.2 * (1.0 - style.sharpness)
     for distance, colour in zip(distances, colours, strict=True):
         cover = np.clip(0.5 - distance / edge_px, 0.0, 1.0)
-        lit = colour * (1.0 + 0.10 * style.glow * np.clip(-distance / 8.0, 0.0, 1.0)[..., None])
+        lift = 1.0 + 0.10 * style.glow * np.clip(-distance / 8.0, 0.0, 1.0)[..., None]
+        lit = np.minimum(colour * lift, BRIGHTEST)
         canvas += cover[..., None] * (lit - canvas)
     sigma = 0.075 * (1.0 - style.cleanness)
     canvas += np.random.default_rng(noise_seed).normal(0.0, 1.0, canvas.shape).astype(np.float32) * sigma

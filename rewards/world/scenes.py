@@ -7,7 +7,7 @@ quality (:class:`Style`). Everything is a small frozen record, so a scene is its
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -52,6 +52,9 @@ POSITIONS: dict[str, tuple[int, int]] = {
     "bottom right": (1, 1),
 }
 """Position name -> (column, row) of a 3 x 3 grid, y pointing down."""
+
+PAIR_SIZES = ("small", "medium")
+"""Sizes of two objects in one picture: larger ones would touch."""
 
 OFFSET_PX: dict[str, float] = {"small": 16.5, "medium": 15.0, "large": 9.5}
 """How far from the middle a position moves an object of each size."""
@@ -152,6 +155,37 @@ def place_single(rng: np.random.Generator, shape: str, colour: str, size: str, p
     return Item(shape, colour, size, float(x), float(y), _radius(rng, size), position)
 
 
+def moved(item: Item, position: str) -> Item:
+    """The object at another named position, as far off its exact place as before."""
+    assert item.size is not None
+    assert item.position is not None
+    column, row = np.subtract(POSITIONS[position], POSITIONS[item.position]) * OFFSET_PX[item.size]
+    return replace(item, position=position, x=item.x + float(column), y=item.y + float(row))
+
+
+def resized(item: Item, size: str) -> Item:
+    """The object in another named size; at a named position it stays there."""
+    assert item.size is not None
+    column, row = POSITIONS[item.position or "centre"]
+    step = OFFSET_PX[size] - OFFSET_PX[item.size]
+    radius = item.radius * SIZES[size] / SIZES[item.size]
+    return replace(item, size=size, radius=radius, x=item.x + step * column, y=item.y + step * row)
+
+
+def related(scene: Scene, relation: str) -> Scene:
+    """The two objects turned about the middle of the picture, so that another relation holds."""
+    assert scene.relation is not None
+    (across, down), (to_across, to_down) = RELATIONS[scene.relation], RELATIONS[relation]
+    # the rotation that takes one direction to the other
+    cosine, sine = across * to_across + down * to_down, across * to_down - down * to_across
+
+    def turned(item: Item) -> Item:
+        u, v, middle = item.x - SIZE_PX / 2, item.y - SIZE_PX / 2, SIZE_PX / 2
+        return replace(item, x=middle + u * cosine - v * sine, y=middle + u * sine + v * cosine)
+
+    return replace(scene, items=tuple(turned(item) for item in scene.items), relation=relation)
+
+
 def _random_single(rng: np.random.Generator, background: str, style: Style) -> Scene:
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
     size, position = str(rng.choice(list(SIZES))), str(rng.choice(list(POSITIONS)))
@@ -167,7 +201,7 @@ def _random_pair(rng: np.random.Generator, background: str, style: Style) -> Sce
         continue
     items = []
     for (shape, colour), side in ((first, 1.0), (second, -1.0)):
-        size = str(rng.choice(("small", "medium")))
+        size = str(rng.choice(PAIR_SIZES))
         centre = SIZE_PX / 2 + along * side * rng.uniform(16.0, 16.8) + across * rng.uniform(-5.0, 5.0)
         items.append(Item(shape, colour, size, float(centre[0]), float(centre[1]), _radius(rng, size)))
     return Scene(tuple(items), background, style, relation)

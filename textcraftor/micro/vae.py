@@ -24,8 +24,8 @@ PATCH, CHANNELS = 8, 8
 LATENT_STD = 0.6
 """Standard deviation of the scaled latents. Below 1, so that fewer sampling steps are spent in pure noise."""
 
-DECODER = Plan("vae-decoder", steps=2000, lr=1.5e-3, batch=16, seed=21, ema=0.995)
-ENCODER = Plan("vae-encoder", steps=300, lr=2e-3, batch=32, seed=22, ema=0.99)
+DECODER = Plan("vae-decoder", steps=1400, lr=1.5e-3, batch=16, seed=21, ema=0.995)
+ENCODER = Plan("vae-encoder", steps=250, lr=2e-3, batch=32, seed=22, ema=0.99)
 
 
 @dataclass(frozen=True)

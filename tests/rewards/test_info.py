@@ -1,0 +1,31 @@
+"""What a reward may be used for."""
+
+from __future__ import annotations
+
+import pytest
+
+import rewards
+from rewards.info import Use
+
+JUDGES = ["world-blip", "world-rule", "world-oracle"]
+
+
+@pytest.mark.parametrize("name", JUDGES)
+@pytest.mark.parametrize("use", ["training", "selection"])
+def test_judges_are_neither_trained_on_nor_selected_by(name: str, use: Use) -> None:
+    record = rewards.info(name)
+    with pytest.raises(rewards.WrongRole, match=rf"{name} has the role 'judge' and is no reward for {use}"):
+        rewards.check_role(record, use)
+    rewards.check_role(record, use, ablation=True)
+
+
+def test_checkpoints_may_be_selected_by_what_must_not_be_trained_on() -> None:
+    rewards.check_role(rewards.info("world-siglip"), "selection")
+    with pytest.raises(rewards.WrongRole, match="take one with the role trainable, or say"):
+        rewards.check_role(rewards.info("world-siglip"), "training")
+
+
+def test_trainable_rewards_may_do_both() -> None:
+    for name in ("world-clip", "world-aesthetic", "world-pick", "world-hps", "pickscore", "hpsv2"):
+        rewards.check_role(rewards.info(name), "training")
+        rewards.check_role(rewards.info(name), "selection")

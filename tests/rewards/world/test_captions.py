@@ -1,0 +1,212 @@
+"""The caption grammar: what is written is read back, and any other text is readable too."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rewards.world.captions import (
+    BACKDROPS,
+    BACKGROUND_WORDS,
+    COLOUR_WORDS,
+    HIGH,
+    LOW,
+    POSITION_PHRASES,
+    RELATION_PHRASES,
+    SHAPE_WORDS,
+    SIZE_WORDS,
+    STYLE_WORDS,
+    ItemSpec,
+    Spec,
+    caption,
+    read,
+)
+from rewards.world.scenes import Scene, Style, random_scene
+
+STYLE = {word: axis for axis, kinds in STYLE_WORDS.items() for words in kinds for word in words}
+ANY_STYLE_WORD = re.compile(r"\b(?:" + "|".join(STYLE) + r")\b")
+
+
+def stated(scene: Scene) -> Spec:
+    items = tuple(ItemSpec(i.shape, i.colour, i.size, i.position) for i in scene.items)
+    return Spec(items, scene.background, scene.relation)
+
+
+def scenes(count: int, seed: int = 0) -> list[Scene]:
+    rng = np.random.default_rng(seed)
+    return [random_scene(rng, "any") for _ in range(count)]
+
+
+@pytest.mark.parametrize("style", [0.0, 1.0])
+def test_a_full_caption_is_read_back_exactly(style: float) -> None:
+    rng = np.random.default_rng(1)
+    for scene in scenes(2000):
+        text = caption(rng, scene, style=style, detail=1.0)
+        assert read(text) == stated(scene), text
+
+
+def test_a_caption_of_any_detail_states_nothing_that_is_not_so_and_always_shape_and_colour() -> None:
+    rng = np.random.default_rng(2)
+    said = dict.fromkeys(("size", "position", "background", "relation"), 0)
+    for scene in scenes(1500):
+        text = caption(rng, scene, detail=0.5)
+        found, full = read(text), stated(scene)
+        assert len(found.items) == len(full.items), text
+        for item, true in zip(found.items, full.items, strict=True):
+            assert (item.shape, item.colour) == (true.shape, true.colour), text
+            assert item.size in (None, true.size), text
+            assert item.position in (None, true.position), text
+        assert found.background in (None, full.background), text
+        assert found.relation in (None, full.relation), text
+        said["size"] += found.items[0].size is not None
+        said["position"] += found.items[0].position is not None
+        said["background"] += found.background is not None
+        said["relation"] += found.relation is not None
+    assert 0.4 < said["size"] / 1500 < 0.6
+    assert 0.4 < said["background"] / 1500 < 0.6
+    assert 0.4 < said["position"] / (1500 * 0.7) < 0.6
+    assert 0.35 < said["relation"] / (1500 * 0.3) < 0.65
+
+
+def test_captions_use_every_phrase_of_every_table() -> None:
+    rng = np.random.default_rng(3)
+    corpus = "\n".join(caption(rng, scene, style=1.0, detail=1.0) for scene in scenes(4000))
+    tables = (
+        SHAPE_WORDS, COLOUR_WORDS, SIZE_WORDS, BACKGROUND_WORDS, POSITION_PHRASES, RELATION_PHRASES,
+    )  # fmt: skip
+    phrases = [phrase for table in tables for words in table.values() for phrase in words]
+    assert not [phrase for phrase in (*phrases, *STYLE, *BACKDROPS) if phrase not in corpus]
+
+
+@pytest.mark.parametrize(
+    ("text", "item", "background"),
+    [
+        ("a tiny scarlet disk in the upper left, GRAY backdrop", "small red circle top left", "grey"),
+        ("A big golden  box\non the right side, beige background.", "large yellow square right", "sand"),
+        (
+            "little turquoise hoop at the bottom right, dark blue backdrop",
+            "small cyan ring bottom right",
+            "navy",
+        ),
+        ("HUGE violet plus sign in the center; white background", "large purple cross centre", "white"),
+        ("a medium-sized magenta dot on top, black backdrop", "medium pink circle top", "black"),
+    ],
+)
+def test_synonyms_are_read_in_any_case_and_spacing(text: str, item: str, background: str) -> None:
+    size, colour, shape, position = item.split(" ", 3)
+    assert read(text) == Spec((ItemSpec(shape, colour, size, position),), background)
+
+
+def test_dark_blue_is_navy_behind_and_blue_on_an_object() -> None:
+    assert read("a red star on a dark blue background") == Spec((ItemSpec("star", "red"),), "navy")
+    assert read("on a dark blue background, a star") == Spec((ItemSpec("star"),), "navy")
+    assert read("a dark blue star on a white backdrop") == Spec((ItemSpec("star", "blue"),), "white")
+
+
+def test_the_longest_phrase_wins() -> None:
+    assert read("a ring at the top left").items == (ItemSpec("ring", position="top left"),)
+    assert read("a ring on the left side of a page").items == (ItemSpec("ring", position="left"),)
+    assert read("a ring to the left of a star").relation == "left of"
+    assert read("a startled squarely boxed reddish ringing") == Spec(())
+
+
+def test_adjectives_and_places_belong_to_their_own_object() -> None:
+    found = read("a big red square on the left and a tiny ring in the lower right on a grey background")
+    assert found.items == (
+        ItemSpec("square", "red", "large", "left"),
+        ItemSpec("ring", None, "small", "bottom right"),
+    )
+    assert read("at the top, a green cross").items == (ItemSpec("cross", "green", position="top"),)
+
+
+def test_a_relation_needs_exactly_two_objects() -> None:
+    assert read("a red ring above a star").relation == "above"
+    assert read("above it a red ring and a star").relation is None
+    assert read("a ring over a star over a box").relation is None
+    assert read("clouds over a ring").relation is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n\t",
+        "中文 🦊 \x00 \u202e",
+        "a photo of an astronaut riding a horse, 4k, trending on artstation",
+        "Supreme Court Justices play a baseball game with the FBI. The justices are on the field.",
+    ],
+)
+def test_a_text_without_shapes_and_backgrounds_claims_nothing(text: str) -> None:
+    assert read(text) == Spec(())
+
+
+@settings(deadline=None, max_examples=150, database=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=12),
+            st.sampled_from([*COLOUR_WORDS, *SIZE_WORDS, *SHAPE_WORDS, "above", "on top", "background"]),
+        ),
+        max_size=12,
+    ).map(" ".join)
+)
+def test_any_text_is_readable_and_reads_only_known_names(text: str) -> None:
+    found = read(text)
+    assert found.background in (None, *BACKGROUND_WORDS)
+    assert found.relation is None or (found.relation in RELATION_PHRASES and len(found.items) == 2)
+    for item in found.items:
+        assert item.shape in SHAPE_WORDS
+        assert item.colour in (None, *COLOUR_WORDS)
+        assert item.size in (None, *SIZE_WORDS)
+        assert item.position in (None, *POSITION_PHRASES)
+
+
+def test_style_is_named_in_a_share_of_captions() -> None:
+    rng = np.random.default_rng(4)
+    good = [replace(scene, style=Style(0.9, 0.9, 0.9, 0.9)) for scene in scenes(1000)]
+    share = {
+        style: float(np.mean([bool(ANY_STYLE_WORD.search(caption(rng, s, style=style))) for s in good]))
+        for style in (0.0, 0.35, 1.0)
+    }
+    assert share[0.0] == 0
+    assert share[0.35] == pytest.approx(0.35, abs=0.05)
+    assert share[1.0] == 1
+
+
+def test_style_words_are_true_of_the_style_and_a_middling_style_has_none() -> None:
+    rng = np.random.default_rng(5)
+    for scene in scenes(1500):
+        for word in ANY_STYLE_WORD.findall(caption(rng, scene, style=1.0)):
+            value = getattr(scene.style, STYLE[word])
+            low, high = STYLE_WORDS[STYLE[word]]
+            assert (word in low and value < LOW) or (word in high and value > HIGH), (word, scene.style)
+    middling = [replace(scene, style=Style(0.5, 0.5, 0.5, 0.5)) for scene in scenes(200)]
+    assert not any(ANY_STYLE_WORD.search(caption(rng, scene, style=1.0)) for scene in middling)
+
+
+def test_style_words_change_nothing_that_is_claimed() -> None:
+    words = list(STYLE)
+    for first, second in product(words, words):
+        text = f"{first}, {second} picture of a red star on a sand background"
+        assert read(text) == Spec((ItemSpec("star", "red"),), "sand")
+
+
+def test_the_article_fits_the_word_that_follows() -> None:
+    rng = np.random.default_rng(6)
+    for scene in scenes(500):
+        text = caption(rng, scene)
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", text), text
+
+
+def test_a_text_is_reserved_only_where_it_names_all_three() -> None:
+    for scene in scenes(500):
+        full = stated(scene)
+        assert full.reserved() == scene.reserved()
+        assert not replace(full, background=None).reserved()
+        assert not replace(full, items=tuple(replace(i, colour=None) for i in full.items)).reserved()

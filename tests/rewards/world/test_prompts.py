@@ -1,0 +1,59 @@
+"""The world's prompts: what is shipped is what the generator draws, and says what its split promises."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import Literal
+
+import pytest
+
+from benchmarks.suites.world import SHIPPED
+from rewards.world.captions import STYLE_WORDS, read
+from rewards.world.prompts import CATEGORIES, world_prompts
+
+Split = Literal["test", "validation"]
+
+
+def test_the_shipped_file_is_what_the_generator_draws() -> None:
+    assert SHIPPED.shipped is not None
+    lines = SHIPPED.shipped.read_text(encoding="utf-8").splitlines()
+    drawn = [asdict(prompt) for split in ("test", "validation") for prompt in world_prompts(split)]
+    assert [json.loads(line) for line in lines] == drawn
+
+
+def test_no_two_prompts_are_alike_across_both_splits() -> None:
+    texts = [prompt.text for split in ("test", "validation") for prompt in world_prompts(split)]
+    assert len(texts) == len(set(texts)) == 700
+
+
+@pytest.mark.parametrize(("split", "count", "reserved"), [("test", 500, True), ("validation", 200, False)])
+def test_only_test_prompts_name_reserved_combinations(split: Split, count: int, reserved: bool) -> None:
+    prompts = world_prompts(split)
+    assert len(prompts) == count
+    assert {prompt.split for prompt in prompts} == {split}
+    assert {read(prompt.text).reserved() for prompt in prompts} == {reserved}
+    shares = Counter(prompt.category for prompt in prompts)
+    assert shares == {category: share * count for category, share in CATEGORIES.items()}
+    assert [p.category for p in prompts[:10]] != [prompts[0].category] * 10  # kinds are mixed
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_category_says_what_is_claimed(split: Split) -> None:
+    for prompt in world_prompts(split):
+        spec = read(prompt.text)
+        said = {name for name in ("size", "position") if getattr(spec.items[0], name) is not None}
+        expected = {"size": {"size"}, "place": {"position"}, "full": {"size", "position"}}
+        assert said == expected.get(prompt.category, set()), prompt
+        assert len(spec.items) == (2 if prompt.category == "relation" else 1), prompt
+        assert (spec.relation is not None) == (prompt.category == "relation"), prompt
+        assert spec.background is not None
+        assert all(item.colour for item in spec.items)
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_no_prompt_speaks_of_style(split: Split) -> None:
+    style = {word for kinds in STYLE_WORDS.values() for words in kinds for word in words}
+    words = {word.strip(",.") for prompt in world_prompts(split) for word in prompt.text.split()}
+    assert not style & words

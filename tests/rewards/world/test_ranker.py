@@ -1,0 +1,80 @@
+"""world-blip: its own vocabulary, its questions, and a ranker saved as ImageReward is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rewards
+from rewards.tokens import bert_tokenizer
+from rewards.world import data, ranker
+from rewards.world.captions import caption
+from rewards.world.preferences import BLIP_RATER, comparisons
+from rewards.world.prompts import world_prompts
+from rewards.world.scenes import BACKGROUNDS, COLOURS, SHAPES, random_scene
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ranker.write_vocabulary(tmp_path_factory.mktemp("ranker") / "world-blip")
+
+
+def test_every_caption_and_prompt_is_spelled_in_whole_words_that_fit(vocabulary: Path) -> None:
+    pieces = vocabulary.read_text(encoding="utf-8").splitlines()
+    assert len(pieces) == len(set(pieces))
+    assert pieces[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens = bert_tokenizer(vocabulary, ranker.MAX_TOKENS)
+    rng = np.random.default_rng(0)
+    texts = [caption(rng, random_scene(rng, "any"), style=1.0, detail=1.0) for _ in range(300)]
+    texts += [prompt.text for prompt in world_prompts("test")]
+    for text, row in zip(texts, tokens(texts).ids.tolist(), strict=True):
+        spelled = [pieces[i] for i in row if pieces[i] not in ("[CLS]", "[SEP]", "[PAD]")]
+        assert "".join(spelled) == text.replace(" ", ""), text
+        assert not any(piece.startswith("##") for piece in spelled), text
+    assert max(tokens.lengths(texts)) <= ranker.MAX_TOKENS
+
+
+def test_other_words_are_spelled_by_letters(vocabulary: Path) -> None:
+    tokens = bert_tokenizer(vocabulary, ranker.MAX_TOKENS)
+    unknown = vocabulary.read_text(encoding="utf-8").splitlines().index("[UNK]")
+    for text in ("An astronaut, riding 3 horses!", "4k @ f/2.8 (50mm) - Kodak's", "~`^{}|\\<>"):
+        assert unknown not in tokens([text]).ids[0].tolist()
+
+
+def test_truth_marks_what_is_there() -> None:
+    scenes = data.random_scenes(np.random.default_rng(1), 60)
+    answers = ranker.truth(scenes)
+    assert answers.shape == (60, 53)
+    names = [(shape, colour) for shape in SHAPES for colour in COLOURS] + list(BACKGROUNDS)
+    for scene, row in zip(scenes, answers, strict=True):
+        marked = {name for name, answer in zip(names, row.tolist(), strict=True) if answer == 1}
+        assert marked == {(item.shape, item.colour) for item in scene.items} | {scene.background}
+        assert int(row.sum()) == len(marked)
+
+
+def test_a_trained_ranker_is_standardised_and_scores_from_its_files(vocabulary: Path, tmp_path: Path) -> None:
+    plan = replace(ranker.PLAN, steps=3, batch=4, warmup=1)
+    model = ranker.train(vocabulary, tmp_path, plan)
+    assert len((tmp_path / "world-blip.jsonl").read_text().splitlines()) == 2
+    ranker.save(model, vocabulary.parent)
+    files = {
+        "config": vocabulary.parent / "config.json",
+        "vocabulary": vocabulary,
+        "checkpoint": vocabulary.parent / "model.safetensors",
+    }
+    assert {file.key for file in rewards.info("world-blip").weights} == set(files)
+    reward = rewards.load("world-blip", weights=files)
+    batch = comparisons(np.random.default_rng(2), 40, BLIP_RATER)
+    tokens = bert_tokenizer(vocabulary, ranker.MAX_TOKENS)
+    with torch.inference_mode():
+        raw = ranker.rewards_of(model, tokens, batch)
+        scores = reward.score(batch.images.flatten(0, 1), [text for text in batch.texts for _ in range(2)])
+    expected = (raw.flatten() - model.config.mean) / model.config.std
+    torch.testing.assert_close(scores, expected, rtol=0.02, atol=0.05)
+    assert scores.mean().item() == pytest.approx(0, abs=0.3)
+    assert scores.std().item() == pytest.approx(1, abs=0.25)
+    assert model.config.max_tokens == ranker.MAX_TOKENS

@@ -1,0 +1,53 @@
+"""Building the world: stages in order of need, resumable, failing with the place of their log."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from textcraftor.micro import build
+
+
+def test_every_need_is_a_stage_that_comes_before() -> None:
+    seen: set[str] = set()
+    for stage in build.STAGES.values():
+        assert set(stage.needs) <= seen
+        seen.add(stage.name)
+    assert set(build.REWARDS) <= seen
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "STAGES", {"tokenizer": build.STAGES["tokenizer"]})
+    shown = list(build.build(tmp_path, jobs=1))
+    assert {name for running in shown for name in running} == {"tokenizer"}
+    assert json.loads((tmp_path / "tokenizer.done").read_text())["stage"] == "tokenizer"
+    assert (tmp_path / "tokenizer" / "vocab.json").is_file()
+    assert list(build.build(tmp_path, jobs=1)) == []
+
+
+def test_a_stage_that_fails_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = replace(build.STAGES["world-aesthetic"], needs=())
+    monkeypatch.setattr(build, "STAGES", {lacking.name: lacking})
+    with pytest.raises(build.BuildFailed, match=r"stage world-aesthetic failed.*world-aesthetic\.log"):
+        list(build.build(tmp_path, jobs=1))
+    assert "Traceback" in (tmp_path / "world-aesthetic.log").read_text()
+
+
+def test_half_a_world_is_not_installed(tmp_path: Path) -> None:
+    kept = tmp_path / "rewards" / "old"
+    kept.mkdir(parents=True)
+    with pytest.raises(build.BuildFailed, match=r"lacks the stages .*unet.*; build them first"):
+        build.install(tmp_path / "world", tmp_path / "rewards", tmp_path / "pipeline")
+    assert kept.is_dir()
+
+
+def test_progress_is_of_the_stages_newest_log(tmp_path: Path) -> None:
+    assert build.progress(tmp_path, "vae") == "starting"
+    row = {"step": 20, "loss": 0.5, "seconds_per_step": 1.25}
+    (tmp_path / "vae-decoder.jsonl").write_text(json.dumps(row) + "\n")
+    assert build.progress(tmp_path, "vae") == "step 20, loss 0.5000, 1.25 s a step"
+    (tmp_path / "vae-encoder.jsonl").write_text(json.dumps(row | {"step": 40}) + "\n")
+    assert build.progress(tmp_path, "vae").startswith("step 40")
