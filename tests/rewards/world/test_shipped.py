@@ -1,0 +1,40 @@
+"""The shipped weights are those of trained models: they know captions, good pictures, and their raters."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import rewards
+from rewards.world import evaluate
+
+COUNT = 200
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize("name", ["world-clip", "world-siglip"])
+def test_alignment_rewards_prefer_the_right_caption(name: str) -> None:
+    found = evaluate.alignment(rewards.load(name), COUNT, seed=1)
+    assert found["near_miss"] > 0.8
+    assert found["retrieval"] > 0.3
+
+
+@pytest.mark.parametrize("name", ["world-pick", "world-hps", "world-blip"])
+def test_preference_rewards_agree_with_their_raters(name: str) -> None:
+    assert evaluate.preference(rewards.load(name), evaluate.RATERS[name], COUNT, seed=2)["pairs"] > 0.7
+
+
+def test_the_aesthetic_follows_the_rule() -> None:
+    found = evaluate.correlation(rewards.load("world-aesthetic"), rewards.load("world-rule"), COUNT, seed=3)
+    assert found["pearson_with_rule"] > 0.7
+
+
+def test_the_first_example_of_the_readme_works_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = re.search(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    assert first is not None
+    assert len([line for line in first.group(1).splitlines() if line]) == 5
+    exec(first.group(1), {})
+    assert float(re.findall(r"tensor\((.*?)\)", capsys.readouterr().out)[0]) > 0
