@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rewards.quiet import quiet
 from rewards.tokens import OpenClipTokenizer, Tokenizer, clip_tokenizer
 from rewards.weights import WrongWeights, load_state, read_tensors
 
@@ -102,9 +103,10 @@ class TransformersTowers(nn.Module):
 
 def from_pretrained(architecture: type[Any], folder: Path) -> Any:
     """A transformers model from a folder, float32. Raises `WrongWeights` where transformers only warns."""
-    model, report = architecture.from_pretrained(
-        folder, local_files_only=True, dtype="float32", output_loading_info=True
-    )
+    with quiet("transformers"):
+        model, report = architecture.from_pretrained(
+            folder, local_files_only=True, dtype="float32", output_loading_info=True
+        )
     wrong = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind])
     if wrong:
         raise WrongWeights(f"{folder} does not fit {architecture.__name__}: {', '.join(wrong[:4])}")

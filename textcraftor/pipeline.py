@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rewards import hub
+from rewards.quiet import quiet
 from rewards.weights import file_sha256
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MICRO = Path(__file__).parent / "micro" / "pipeline"
 """The embedded pipeline: a plain diffusers folder."""
+
+LIBRARIES = ("diffusers", "transformers")
 
 INDEX = "model_index.json"
 NOT_DRAWING = ("safety_checker", "feature_extractor", "image_encoder")
@@ -185,7 +187,7 @@ def load(folder: Path, *, device: str, dtype: str, sampler: str, text_encoder: P
     options = {name: None for name in ("safety_checker", "feature_extractor") if _names(folder, name)}
     if "safety_checker" in options:
         options["requires_safety_checker"] = False  # type: ignore[assignment]
-    with _quiet_libraries():
+    with quiet(*LIBRARIES):
         pipe = DiffusionPipeline.from_pretrained(
             folder, dtype=getattr(torch, dtype), variant=variant(folder), local_files_only=True, **options
         )
@@ -201,7 +203,7 @@ def _names(folder: Path, component: str) -> bool:
 
 
 def _load_text_encoder(kind: type, folder: Path, dtype: torch.dtype) -> Any:
-    with _quiet_libraries():
+    with quiet(*LIBRARIES):
         encoder, report = kind.from_pretrained(  # type: ignore[attr-defined]
             folder, dtype=dtype, local_files_only=True, output_loading_info=True
         )
@@ -238,7 +240,7 @@ def draw(pipe: Any, texts: Sequence[str], latents: torch.Tensor, schedule: Sched
     import torch
 
     height, width = image_size(pipe, schedule)
-    with torch.inference_mode(), _quiet_libraries():
+    with torch.inference_mode(), quiet(*LIBRARIES):
         drawn = pipe(
             prompt=list(texts),
             latents=latents.to(pipe.device, pipe.unet.dtype),
@@ -254,28 +256,6 @@ def draw(pipe: Any, texts: Sequence[str], latents: torch.Tensor, schedule: Sched
 
 def truncated(pipe: Any, texts: Sequence[str]) -> list[bool]:
     """Which `texts` are longer than the pipeline's tokenizer takes; the pipeline cuts them without a word."""
-    with _quiet_libraries():
+    with quiet(*LIBRARIES):
         lengths = [len(ids) for ids in pipe.tokenizer(list(texts)).input_ids]
     return [length > pipe.tokenizer.model_max_length for length in lengths]
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Without the libraries' loading bars and their remark on every truncated prompt, which callers here
-    count.
-    """
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
-
-    both: tuple[Any, ...] = (diffusers_logging, transformers_logging)
-    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in both]
-    for library in both:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, (verbosity, bars) in zip(both, before, strict=True):
-            library.set_verbosity(verbosity)
-            if bars:
-                library.enable_progress_bar()
