@@ -20,8 +20,8 @@ from rewards.world.aesthetics import judge
 from rewards.world.fit import Losses, Plan, fit
 from rewards.world.pixels import to_bytes
 
-PLAN = Plan("world-aesthetic", steps=1500, lr=1e-3, batch=256, seed=17, warmup=50, weight_decay=0.1)
-PICTURES = 6000
+PLAN = Plan("world-aesthetic", steps=3000, lr=1e-3, batch=256, seed=17, warmup=50, weight_decay=0.1)
+PICTURES = 12000
 """Rendered pictures the rule has judged; the head sees their embeddings again and again."""
 
 
@@ -36,6 +36,8 @@ def train(tokenizer: Path, base: Path, folder: Path, plan: Plan = PLAN) -> Score
     embedded = F.normalize(embedded, dim=-1)
     torch.manual_seed(plan.seed)
     head = ScoreHead(embedded.shape[1])
+    with torch.no_grad():
+        head.layers[-1].bias.fill_(target.mean())  # else the first thousand steps learn the mean
 
     def loss(rng: np.random.Generator) -> Losses:
         rows = torch.from_numpy(rng.integers(len(embedded), size=plan.batch)).to(embedded.device)

@@ -73,6 +73,9 @@ STYLE_WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 LOW, HIGH = 0.35, 0.65
 """Below LOW or above HIGH a style axis can be named in a caption."""
 
+GOOD = 0.65
+"""Quality (:attr:`rewards.world.scenes.Style.quality`) above which captions name it twice as often."""
+
 BACKDROPS = ("background", "backdrop")
 
 
@@ -118,8 +121,8 @@ def _noun_phrase(rng: np.random.Generator, item: Item | ItemSpec, say_size: bool
     return f"{article} {' '.join(words)}"
 
 
-def style_words(rng: np.random.Generator, style: Style, most: int = 3) -> list[str]:
-    """Up to ``most`` true words about a style, in random order; empty when every axis is middling."""
+def style_words(rng: np.random.Generator, style: Style) -> list[str]:
+    """True words about a style, one an axis, in random order; empty when every axis is middling."""
     words = []
     for axis, (low, high) in STYLE_WORDS.items():
         value = getattr(style, axis)
@@ -128,18 +131,20 @@ def style_words(rng: np.random.Generator, style: Style, most: int = 3) -> list[s
         elif value > HIGH:
             words.append(_pick(rng, high))
     rng.shuffle(words)
-    return words[:most]
+    return words
 
 
 def caption(rng: np.random.Generator, scene: Scene, style: float = 0.35, detail: float = 0.88) -> str:
     """A true caption: ``style`` is the chance that quality is named, ``detail`` that each attribute is.
 
-    Shape and colour are always said; size, position, background and relation with chance ``detail``.
+    Good quality is named twice as often, so what is said nothing of tends to be mediocre. Shape and colour
+    are always said; size, position, background and relation with chance ``detail``.
     """
     says = {name: bool(rng.random() < detail) for name in ("size", "position", "background")}
     phrases = [_noun_phrase(rng, item, says["size"]) for item in scene.items]
     background = _pick(rng, BACKGROUND_WORDS[scene.background]) + " " + _pick(rng, BACKDROPS)
-    words = style_words(rng, scene.style) if rng.random() < style else []
+    named = rng.random() < (2 * style if scene.style.quality > GOOD else style)
+    words = style_words(rng, scene.style) if named else []
     if len(scene.items) == 2:
         body = _pair_body(rng, phrases, scene.relation if rng.random() < detail else None)
     else:

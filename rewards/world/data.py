@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rewards.world.captions import caption
+from rewards.world.captions import caption, style_words
 from rewards.world.render import render
 from rewards.world.scenes import (
     BACKGROUNDS,
@@ -21,11 +21,15 @@ from rewards.world.scenes import (
     SIZES,
     Scene,
     Split,
+    Style,
     moved,
     random_scene,
     related,
     resized,
 )
+
+ATTRIBUTES = ("shape", "colour", "size", "background", "position", "relation")
+"""What a caption can have wrong."""
 
 
 def random_scenes(
@@ -42,15 +46,17 @@ def pictures(rng: np.random.Generator, scenes: list[Scene]) -> Tensor:
     return torch.from_numpy(images).to(torch.get_default_device()).permute(0, 3, 1, 2).float().div_(255.0)
 
 
-def near_miss(rng: np.random.Generator, scene: Scene, misses: int = 1) -> Scene:
+def near_miss(
+    rng: np.random.Generator, scene: Scene, misses: int = 1, of: tuple[str, ...] = ATTRIBUTES
+) -> Scene:
     """The scene with exactly ``misses`` stated attributes replaced by other values, in name and in picture.
 
-    A caption of it is wrong for the scene and its picture is wrong for the scene's caption. A scene without
-    reserved combinations gets none.
+    ``of`` names the attributes that can be. A caption of it is wrong for the scene and its picture is wrong
+    for the scene's caption. A scene without reserved combinations gets none.
     """
+    stated = [(index, name) for index, name in _stated(scene) if name in of]
     while True:
         changed = scene
-        stated = _stated(scene)
         for choice in rng.choice(len(stated), size=misses, replace=False):
             changed = _replace(rng, changed, *stated[int(choice)])
         if scene.reserved() or not changed.reserved():
@@ -93,6 +99,23 @@ def captions(
 ) -> list[str]:
     """One caption a scene (see :func:`rewards.world.captions.caption`)."""
     return [caption(rng, scene, style, detail) for scene in scenes]
+
+
+def false_captions(rng: np.random.Generator, scenes: list[Scene], style: float = 0.35) -> list[str]:
+    """One caption a scene that is wrong in a single thing, for contrastive training.
+
+    A quarter each: the place (position or relation), which is learnt last; the quality, named as the opposite
+    of what it is (where it can be named); and, for the other half, any attribute.
+    """
+    texts = []
+    for scene, kind in zip(scenes, rng.integers(4, size=len(scenes)), strict=True):
+        if kind == 0 and style_words(rng, scene.style):
+            opposite = Style(*(1.0 - value for value in astuple(scene.style)))
+            texts.append(caption(rng, replace(scene, style=opposite), style=1.0))
+        else:
+            miss = near_miss(rng, scene, of=("position", "relation") if kind == 1 else ATTRIBUTES)
+            texts.append(caption(rng, miss, style))
+    return texts
 
 
 def soften(rng: np.random.Generator, images: Tensor) -> Tensor:

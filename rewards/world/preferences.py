@@ -42,8 +42,8 @@ PICK_RATER = Rater(miss=2.0, quality=5.0, axes=(0.40, 0.30, 0.20, 0.10))
 HPS_RATER = Rater(miss=1.5, quality=7.0, axes=(0.25, 0.20, 0.25, 0.30))
 BLIP_RATER = Rater(miss=3.0, quality=4.0, axes=(0.30, 0.30, 0.30, 0.10))
 
-PICK_PLAN = Plan("world-pick", steps=200, lr=3e-4, batch=64, seed=12, warmup=50, ema=0.99)
-HPS_PLAN = Plan("world-hps", steps=200, lr=3e-4, batch=64, seed=13, warmup=50, ema=0.99)
+PICK_PLAN = Plan("world-pick", steps=250, lr=3e-4, batch=64, seed=12, warmup=50, ema=0.99)
+HPS_PLAN = Plan("world-hps", steps=250, lr=3e-4, batch=64, seed=13, warmup=50, ema=0.99)
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,23 @@ class Comparison:
 
 
 def comparisons(rng: np.random.Generator, count: int, rater: Rater) -> Comparison:
-    """``count`` comparisons: candidates have 0, 1 or 2 wrong attributes and independent styles."""
+    """``count`` comparisons: candidates have 0, 1 or 2 wrong attributes and styles of their own.
+
+    In four of ten both have one style and different numbers of wrong attributes, so quality cannot decide.
+    """
     scenes = data.random_scenes(rng, count)
     candidates, utilities = [], []
     for scene in scenes:
-        for _ in range(2):
-            misses = int(rng.choice(3, p=(0.55, 0.35, 0.10)))
-            shown = replace(scene, style=random_style(rng))
+        alike = rng.random() < 0.4
+        both = rng.choice(3, size=2, replace=not alike, p=(0.5, 0.35, 0.15))
+        for misses in map(int, both):
+            shown = scene if alike else replace(scene, style=random_style(rng))
             candidates.append(data.near_miss(rng, shown, misses) if misses else shown)
             utilities.append(rater.utility(shown, misses))
     images = data.soften(rng, data.pictures(rng, candidates)).view(count, 2, 3, SIZE_PX, SIZE_PX)
     utility = torch.tensor(utilities).view(count, 2)
     return Comparison(
-        data.captions(rng, scenes, style=0.15, detail=0.95), images, utility.softmax(dim=1)[:, 0]
+        data.captions(rng, scenes, style=0.3, detail=0.95), images, utility.softmax(dim=1)[:, 0]
     )
 
 

@@ -26,7 +26,7 @@ from rewards.world.fit import Losses, Plan, fit
 from rewards.world.preferences import BLIP_RATER, Comparison, bradley_terry, comparisons
 from rewards.world.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, random_scene
 
-PLAN = Plan("world-blip", steps=500, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
+PLAN = Plan("world-blip", steps=1200, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
 MAX_TOKENS = 40
 
 

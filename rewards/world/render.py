@@ -82,7 +82,7 @@ def shown_colour(colour: str, style: Style) -> Array:
     """
     rgb = np.asarray(COLOURS[colour], dtype=np.float32)
     grey = 0.5 * float(rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)) + 0.25
-    keep = 0.50 + 0.50 * style.saturation
+    keep = 0.30 + 0.70 * style.saturation
     return (grey + (rgb - grey) * keep).astype(np.float32)
 
 
@@ -99,9 +99,9 @@ def render(scene: Scene, noise_seed: int = 0) -> NDArray[np.uint8]:
     distances = [signed_distance(item) for item in scene.items]
     colours = [shown_colour(item.colour, style) for item in scene.items]
     for distance, colour in zip(distances, colours, strict=True):
-        halo = 0.42 * style.glow * np.exp(-np.maximum(distance, 0.0) / 4.5)
+        halo = 0.50 * style.glow * np.exp(-np.maximum(distance, 0.0) / 5.0)
         canvas += halo[..., None] * (colour - canvas)
-    edge_px = 1.0 + 3.2 * (1.0 - style.sharpness)
+    edge_px = 1.0 + 3.6 * (1.0 - style.sharpness)
     for distance, colour in zip(distances, colours, strict=True):
         cover = np.clip(0.5 - distance / edge_px, 0.0, 1.0)
         lift = 1.0 + 0.10 * style.glow * np.clip(-distance / 8.0, 0.0, 1.0)[..., None]

@@ -1,7 +1,7 @@
 """world-siglip: a small SigLIP (Zhai et al. 2023) as transformers has it, for selecting checkpoints.
 
 Trained from scratch on pictures and captions of its own with the pairwise sigmoid loss (their eq. 1), with a
-near-miss caption an image among the negatives.
+false caption an image among the negatives.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from transformers import SiglipConfig, SiglipModel
 
 from rewards.world import data
-from rewards.world.clip import Tokens
+from rewards.world.clip import STYLE, Tokens
 from rewards.world.fit import Losses, Plan, fit
 from rewards.world.tokenizer import CONTEXT_LENGTH
 
-PLAN = Plan("world-siglip", steps=500, lr=1e-3, batch=64, seed=14, warmup=60, weight_decay=0.05, ema=0.99)
+PLAN = Plan("world-siglip", steps=1400, lr=1e-3, batch=64, seed=14, warmup=100, weight_decay=0.05, ema=0.99)
 
 
 def build(tokens: Tokens) -> SiglipModel:
@@ -58,7 +58,7 @@ def train(tokenizer: Path, folder: Path, plan: Plan = PLAN) -> SiglipModel:
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
         images = normalise(data.soften(rng, data.pictures(rng, scenes)))
-        texts = data.captions(rng, scenes) + data.captions(rng, [data.near_miss(rng, s) for s in scenes])
+        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
         found = model(input_ids=tokens(texts), pixel_values=images)
         return sigmoid_loss(found.logits_per_image)
 

@@ -22,7 +22,7 @@ from rewards.world.fit import Losses, Plan, fit
 from rewards.world.tokenizer import CONTEXT_LENGTH
 from textcraftor.micro.vae import CHANNELS, patches
 
-PLAN = Plan("unet", steps=5000, lr=8e-4, batch=32, seed=31, warmup=200, ema=0.998)
+PLAN = Plan("unet", steps=6000, lr=8e-4, batch=32, seed=31, warmup=200, ema=0.998)
 TEXT_LR_SCALE = 0.3
 NULL_CAPTIONS = 0.1
 """Share of captions replaced by the empty prompt."""
@@ -112,7 +112,7 @@ def train(tokenizer: Path, clip: Path, folder: Path, plan: Plan = PLAN) -> Denoi
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch, pairs=0.2)
         clean = latent.encode(data.pictures(rng, scenes)) * latent.factor
-        texts = data.captions(rng, scenes, style=0.45, detail=0.92)
+        texts = data.captions(rng, scenes, style=0.4, detail=0.92)
         texts = [
             "" if drop else text
             for text, drop in zip(texts, rng.random(plan.batch) < NULL_CAPTIONS, strict=True)

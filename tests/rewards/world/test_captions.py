@@ -169,14 +169,17 @@ def test_any_text_is_readable_and_reads_only_known_names(text: str) -> None:
 
 def test_style_is_named_in_a_share_of_captions() -> None:
     rng = np.random.default_rng(4)
-    good = [replace(scene, style=Style(0.9, 0.9, 0.9, 0.9)) for scene in scenes(1000)]
-    share = {
-        style: float(np.mean([bool(ANY_STYLE_WORD.search(caption(rng, s, style=style))) for s in good]))
-        for style in (0.0, 0.35, 1.0)
-    }
-    assert share[0.0] == 0
-    assert share[0.35] == pytest.approx(0.35, abs=0.05)
-    assert share[1.0] == 1
+    drawn = scenes(1000)
+
+    def share(quality: float, style: float) -> float:
+        shown = [replace(scene, style=Style(quality, quality, quality, quality)) for scene in drawn]
+        return float(np.mean([bool(ANY_STYLE_WORD.search(caption(rng, s, style=style))) for s in shown]))
+
+    for quality in (0.1, 0.9):
+        assert share(quality, 0.0) == 0
+        assert share(quality, 1.0) == 1
+    assert share(0.1, 0.35) == pytest.approx(0.35, abs=0.05)
+    assert share(0.9, 0.35) == pytest.approx(0.70, abs=0.05)  # good quality is named twice as often
 
 
 def test_style_words_are_true_of_the_style_and_a_middling_style_has_none() -> None:

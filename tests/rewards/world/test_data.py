@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from rewards.world import data
-from rewards.world.captions import read
+from rewards.world.captions import HIGH, LOW, STYLE_WORDS, read
 from rewards.world.claims import answers
 from rewards.world.evaluate import full_spec
 from rewards.world.render import render
@@ -59,6 +60,44 @@ def test_a_near_miss_of_a_training_scene_holds_no_reserved_combination() -> None
     rng = np.random.default_rng(10)
     missed = [data.near_miss(rng, scene) for scene in data.random_scenes(rng, 500)]
     assert not any(scene.reserved() for scene in missed)
+
+
+def test_a_near_miss_can_be_kept_to_some_attributes() -> None:
+    rng = np.random.default_rng(12)
+    for scene in data.random_scenes(rng, 100):
+        (kind,) = stated_differences(scene, data.near_miss(rng, scene, of=("position", "relation")))
+        assert kind == ("relation" if scene.relation else "position")
+
+
+def test_a_false_caption_is_wrong_in_one_thing() -> None:
+    """In an attribute, most often the place, or in the quality, which is then named as its opposite."""
+    rng = np.random.default_rng(13)
+    wrong: Counter[str] = Counter()
+    for scene in data.random_scenes(rng, 800):
+        (text,) = data.false_captions(rng, [scene])
+        said, truth = read(text), full_spec(scene)
+        kinds = {kind for kind in ("background", "relation") if getattr(said, kind) is not None}
+        found = [kind for kind in kinds if getattr(said, kind) != getattr(truth, kind)]
+        for one, other in zip(said.items, truth.items, strict=True):
+            stated = [k for k in ("shape", "colour", "size", "position") if getattr(one, k) is not None]
+            found += [k for k in stated if getattr(one, k) != getattr(other, k)]
+        assert len(found) <= 1
+        assert not said.reserved()
+        wrong[found[0] if found else "quality" if opposed(text, scene) else "unsaid"] += 1
+    assert wrong["position"] + wrong["relation"] > 0.2 * 800
+    assert wrong["quality"] > 0.15 * 800
+    assert all(wrong[kind] > 0.05 * 800 for kind in ("shape", "colour", "size", "background"))
+    assert wrong["unsaid"] < 0.1 * 800  # a caption need not say everything
+
+
+def opposed(text: str, scene: Scene) -> bool:
+    """Whether a style word of the text is the opposite of what the scene is."""
+    words = set(re.findall(r"[a-z]+", text))
+    return any(
+        words
+        & set(low if getattr(scene.style, axis) > HIGH else high if getattr(scene.style, axis) < LOW else ())
+        for axis, (low, high) in STYLE_WORDS.items()
+    )
 
 
 def test_a_near_miss_is_another_picture_too() -> None:
