@@ -67,7 +67,10 @@ class BlipRanker(nn.Module):
         ``pixels`` (B, 3, H, W) normalised and of the configured size, ``input_ids`` (B, T) int64,
         ``attention_mask`` (B, T): 1 for text, 0 for padding.
         """
-        image = self.blip["visual_encoder"](pixels)
+        return self.judge(self.blip["visual_encoder"](pixels), input_ids, attention_mask)
+
+    def judge(self, image: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The same of image tokens (B, N, D) that are encoded already."""
         states = self.blip["text_encoder"](input_ids, attention_mask, image)
         reward: Tensor = self.mlp(states[:, 0])
         return reward

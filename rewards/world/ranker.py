@@ -1,9 +1,10 @@
 """world-blip: a judge of another kind, in ImageReward's architecture, trained on comparisons of its own.
 
 It shares neither weights nor architecture nor tokenizer with the other world rewards: text attends to image
-tokens (Li et al. 2022), words are WordPieces, and the rater has another taste. Auxiliary questions about
-the picture, answered from the class token by layers that are then thrown away, help the vision half to see
-early on.
+tokens (Li et al. 2022), words are WordPieces, and the rater has another taste. ImageReward starts from a
+BLIP that can match pictures and captions already; here that is learnt beside the comparisons, as ranking the
+true caption of a picture above a false one. Auxiliary questions about the picture, answered from the class
+token by layers that are then thrown away, help the vision half to see early on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rewards.blip import BlipConfig, BlipRanker
 from rewards.tokens import Tokenizer, bert_tokenizer
 from rewards.world import clip, data
 from rewards.world.captions import caption
+from rewards.world.clip import STYLE
 from rewards.world.fit import Losses, Plan, fit
 from rewards.world.preferences import BLIP_RATER, Comparison, bradley_terry, comparisons
 from rewards.world.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, random_scene
@@ -79,12 +81,20 @@ def train(vocabulary: Path, folder: Path, plan: Plan = PLAN) -> BlipRanker:
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
         seen = clip.normalise(data.soften(rng, data.pictures(rng, scenes)))
-        class_token = student.ranker.blip["visual_encoder"](seen)[:, 0]
-        asked = F.binary_cross_entropy_with_logits(student.questions(class_token), truth(scenes))
+        image = student.ranker.blip["visual_encoder"](seen)
+        asked = F.binary_cross_entropy_with_logits(student.questions(image[:, 0]), truth(scenes))
+        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
+        true, false = student.ranker.judge(image.repeat(2, 1, 1), *_ids(tokens, texts, image)).chunk(2)
+        matched = bradley_terry(true - false, torch.ones_like(true))
         batch = comparisons(rng, plan.batch, BLIP_RATER)
         reward = rewards_of(student.ranker, tokens, batch)
         ranked = bradley_terry(reward[:, 0] - reward[:, 1], batch.first)
-        return {"loss": ranked["loss"] + 10.0 * asked, "accuracy": ranked["accuracy"], "questions": asked}
+        return {
+            "loss": ranked["loss"] + matched["loss"] + 10.0 * asked,
+            "accuracy": ranked["accuracy"],
+            "matching": matched["accuracy"],
+            "questions": asked,
+        }
 
     fit(plan, student, loss, folder)
     return _standardised(student.ranker, tokens)
@@ -92,12 +102,16 @@ def train(vocabulary: Path, folder: Path, plan: Plan = PLAN) -> BlipRanker:
 
 def rewards_of(ranker: BlipRanker, tokens: Tokenizer, batch: Comparison) -> Tensor:
     """Raw rewards of the two pictures of each comparison, (B, 2)."""
-    ids, mask = tokens([text for text in batch.texts for _ in range(2)])
-    length = int(mask.sum(dim=1).max())
     pixels = clip.normalise(batch.images.flatten(0, 1))
-    ids, mask = (part[:, :length].to(pixels.device) for part in (ids, mask))
-    reward: Tensor = ranker(pixels, ids, mask)
+    reward: Tensor = ranker(pixels, *_ids(tokens, [text for text in batch.texts for _ in range(2)], pixels))
     return reward.view(-1, 2)
+
+
+def _ids(tokens: Tokenizer, texts: list[str], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of texts, no longer than the longest, on the device of ``like``."""
+    ids, mask = tokens(texts)
+    length = int(mask.sum(dim=1).max())
+    return ids[:, :length].to(like.device), mask[:, :length].to(like.device)
 
 
 def save(ranker: BlipRanker, folder: Path) -> None:
