@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.missing import Search
 from leaderboards.records import ScoreSet
 from rewards.info import RewardInfo
-from rewards.registry import info, load
-from rewards.weights import check
+from rewards.registry import UnknownName, info, load
+from rewards.weights import check, provenance
 
 if TYPE_CHECKING:
     from rewards.base import Reward
@@ -23,32 +27,52 @@ class Column:
 
     info: RewardInfo
     record: ScoreSet
+    files: Mapping[str, Path]
+    """The weights that the record was made of, by key."""
 
     def load(self, device: str) -> Reward:
         """The reward, ready to score on `device`."""
-        return load(self.info, device=device)
+        return load(self.info, device=device, weights=self.files)
 
 
 def find_columns(names: Iterable[str], *, fetch: bool = True) -> tuple[Column, ...]:
     """The named rewards, whose weights are downloaded if `fetch` and the hub can be reached.
 
-    Raises UnknownName or MissingWeights, for the first one that cannot be used.
+    Raises UnknownName, or MissingWeights and Missing for the ones that cannot be used.
     """
     found = [info(name) for name in names]
-    for record in found:
-        check(record, fetch=fetch)
-    return tuple(Column(record, score_set(record)) for record in found)
+    search = Search()
+    located = [search.find(partial(check, record, fetch=fetch)) or {} for record in found]
+    search.check()
+    return tuple(
+        Column(record, score_set(record, files), files) for record, files in zip(found, located, strict=True)
+    )
 
 
-def score_set(info: RewardInfo) -> ScoreSet:
-    """The record of the column: which reward, and the id of what its scores depend on."""
+def families(names: Iterable[str]) -> list[str]:
+    """The families of the named rewards, without those of rewards that are not known here."""
+    found = set()
+    for name in names:
+        with suppress(UnknownName):
+            found.add(info(name).family)
+    return sorted(found)
+
+
+def score_set(info: RewardInfo, files: Mapping[str, Path]) -> ScoreSet:
+    """The record of the column: which reward, from which weights, and the id of what its scores depend on."""
     from rewards.base import score_id
 
     return ScoreSet(
         reward=info.name,
-        score_id=score_id(info, SCORE_DTYPE),
+        score_id=score_id(info, SCORE_DTYPE, files),
         higher_is_better=info.higher_is_better,
         role=info.role,
         family=info.family,
-        details={"paper": info.paper, "licence": info.licence, "profile": info.profile, "scale": info.scale},
+        details={
+            "paper": info.paper,
+            "licence": info.licence,
+            "profile": info.profile,
+            "scale": info.scale,
+            "weights": provenance(info, files),
+        },
     )

@@ -34,17 +34,17 @@ class Finding:
     mend: str = ""
 
 
-def examine(folder: Path | None = None) -> list[Finding]:
+def examine(folder: Path | None = None) -> Iterator[Finding]:
     """All findings, as seen from the working directory `folder`."""
-    return [
-        *packages(folder or Path.cwd()),
-        *libraries(),
-        *device(),
-        *settings(),
-        *pipelines(),
-        *reward_weights(),
-        *prompt_sets(),
-    ]
+    yield from packages(folder or Path.cwd())
+    for examiner in (libraries, device, settings, pipelines, reward_weights, prompt_sets):
+        try:
+            yield from examiner()
+        except Exception as error:  # what cannot even be examined is a finding too, and the rest goes on
+            text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            yield Finding(
+                examiner.__name__, "", "problem", text, "see the lines above, or install tcbench again"
+            )
 
 
 def packages(folder: Path) -> Iterator[Finding]:
@@ -137,7 +137,11 @@ def reward_weights() -> Iterator[Finding]:
     from rewards.weights import check
 
     for name in names():
-        record = info(name)
+        try:
+            record = info(name)
+        except ValueError as error:  # a plug-in that cannot be imported
+            yield Finding("reward", name, "problem", str(error), "mend or uninstall the plug-in")
+            continue
         try:
             check(record, fetch=False)
             yield Finding("reward", name, "ok", "weights found" if record.weights else "needs no weights")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from benchmarks import provenance
-from benchmarks.generate import split
+from benchmarks.generate import missing_images, plan_batches
+from leaderboards.journal import exclusive
 from leaderboards.records import Header, Planned, RunFolder, Sample, folder_name, short_id
 from textcraftor.prompts import Prompt, prompts_sha256, read_prompts
 
@@ -44,15 +44,21 @@ def adopt(folder: Path, prompts_file: Path, out: Path, name: str | None = None) 
         generation=settings,
         planned=Planned(tuple(range(len(prompts))), of=len(prompts), seeds=1),
         details={"name": system, "folder": str(folder.resolve())},
-        provenance=({"versions": provenance.versions(), "commit": provenance.commit()},),
     )
-    run = RunFolder.create(out / folder_name(header.suite, system, header.generation_id), header)
-    have = run.samples()
+    path = out / folder_name(header.suite, system, header.generation_id)
+    with exclusive(path):
+        return _record(RunFolder.create(path, header), prompts, images, hashes)
+
+
+def _record(
+    run: RunFolder, prompts: Sequence[Prompt], images: Sequence[Path], hashes: Sequence[str]
+) -> RunFolder:
+    """Put on record, in the run, what is not there yet."""
+    absent = missing_images(run)  # not on record yet, or recorded in a folder that was moved since
     records = [
-        _sample(*pair) for pair in zip(prompts, images, hashes, strict=True) if (pair[0].id, 0) not in have
+        _sample(*pair) for pair in zip(prompts, images, hashes, strict=True) if (pair[0].id, 0) in absent
     ]
-    if not run.batches():
-        run.append_batches(split([(prompt.id, 0) for prompt in prompts], BATCH_SIZE))
+    plan_batches(run, BATCH_SIZE)
     with run.sample_appender() as appender:
         appender.append(records)
     return run
@@ -60,8 +66,14 @@ def adopt(folder: Path, prompts_file: Path, out: Path, name: str | None = None) 
 
 def match(folder: Path, prompts: Sequence[Prompt], prompts_file: Path) -> list[Path]:
     """One image file of `folder` for each prompt, in prompt order."""
-    column = next((name for name in IMAGE_COLUMNS if all(name in prompt.tags for prompt in prompts)), None)
+    column = next((name for name in IMAGE_COLUMNS if any(name in prompt.tags for prompt in prompts)), None)
     if column is not None:
+        silent = next((prompt for prompt in prompts if not prompt.tags.get(column)), None)
+        if silent is not None:
+            raise ImageFolderError(
+                f"{prompts_file}: prompt {silent.id} ({silent.text!r}) has no {column!r}, others have: "
+                "name the file of each, or of none"
+            )
         images = [folder / prompt.tags[column] for prompt in prompts]
         missing = next((image for image in images if not image.is_file()), None)
         if missing is not None:

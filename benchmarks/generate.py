@@ -81,7 +81,7 @@ def generate(
                 progress.note(f"a batch of {len(batch)} does not fit in memory: going on with halves")
                 halves = [[s.key for s in half] for half in split(batch, (len(batch) + 1) // 2)]
                 run.append_batches(halves)
-                queue[:0] = halves
+                queue[:0] = [half for half in halves if missing & set(half)]
                 continue
             done = [
                 _store(run, sample, image) for sample, image in _pairs(batch, images) if sample.key in missing

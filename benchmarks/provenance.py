@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ LIBRARIES = (
     "accelerate", "safetensors", "huggingface_hub", "numpy", "pillow",
 )  # fmt: skip
 
-COMPARED = ("versions", "device", "threads")
+COMPARED = ("device", "threads")
+"""Entries of an environment that are compared beside the versions."""
 
 
 def versions() -> dict[str, str]:
@@ -64,17 +65,15 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def differences(history: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How the newest environment of a run differs from its first, one phrase each."""
-    if len(history) < 2:
-        return []
-    first, last = history[0], history[-1]
-    found = [
-        f"{key} {first.get(key)} then {last.get(key)}"
-        for key in COMPARED[1:]
-        if first.get(key) != last.get(key)
-    ]
-    then, now = first["versions"], last["versions"]
-    return found + [
-        f"{n} {then.get(n)} then {now.get(n)}" for n in sorted({*then, *now}) if then.get(n) != now.get(n)
-    ]
+def differences(history: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> list[str]:
+    """How the environments that worked on a run differ from this one, one phrase each."""
+    return sorted({phrase for then in history for phrase in _differences(then, here)})
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    pairs = {key: (then.get(key), now.get(key)) for key in COMPARED}
+    old, new = then["versions"], now["versions"]
+    pairs |= {name: (old.get(name), new.get(name)) for name in sorted({*old, *new})}
+    for name, (was, is_now) in pairs.items():
+        if was != is_now:
+            yield f"{name} {was}, now {is_now}"

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import provenance
-from benchmarks.columns import Column, find_columns
+from benchmarks.columns import Column, families, find_columns
 from benchmarks.devices import batch_size_for, find_device, find_dtype
 from benchmarks.generate import generate, missing_images
+from benchmarks.missing import Search
 from benchmarks.progress import Progress
 from benchmarks.score import Scored, score, summarise
 from benchmarks.suites import CUSTOM, prompt_set
@@ -49,7 +50,7 @@ class Request:
     out: Path = Path("runs")
 
     def __post_init__(self) -> None:
-        for name, lowest in (("limit", 1), ("seeds", 1), ("steps", 1), ("batch_size", 1), ("guidance", 0)):
+        for name, lowest in (("limit", 1), ("seeds", 1), ("batch_size", 1)):
             value = getattr(self, name)
             if value is not None and not value >= lowest:
                 raise ValueError(f"{name.replace('_', '-')} is {value}; expected at least {lowest}")
@@ -97,9 +98,14 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
     wrong.
     """
     system = _system(request)
-    prompts = prompt_set(system.suite, request.prompts)
-    columns = find_columns(system.rewards, fetch=fetch) if with_rewards else ()
-    folder = pipelines.find_pipeline(system.source, fetch=fetch)
+    search = Search()
+    prompts = search.find(lambda: prompt_set(system.suite, request.prompts, fetch=fetch))
+    columns = search.find(lambda: find_columns(system.rewards if with_rewards else (), fetch=fetch))
+    folder = search.find(lambda: pipelines.find_pipeline(system.source, fetch=fetch))
+    search.check()
+    assert prompts is not None
+    assert columns is not None
+    assert folder is not None
     device = find_device(request.device)
     dtype = find_dtype(request.dtype, system.dtype, device)
     settings = generation_settings(system, folder, prompts, dtype, request.base_seed)
@@ -111,7 +117,7 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
         generation=settings,
         planned=_planned(request, prompts),
         watermarks=_watermarks(request, system, prompts),
-        details=system.describe(),
+        details=system.describe() | {"trained_on_families": families(system.trained_on)},
         provenance=(provenance.environment(device),),
     )
     path = request.out / folder_name(prompts.name, system.name, header.generation_id)
@@ -123,8 +129,7 @@ def execute(plan: Plan, progress: Progress) -> Outcome:
     """Draw and score what is missing of `plan`, in its run folder, held for this process alone."""
     with exclusive(plan.path):
         run = RunFolder.create(plan.path, plan.header)
-        for difference in provenance.differences(run.header.provenance):
-            progress.note(f"this run was begun in another environment: {difference}")
+        _note_environment(run, plan.header.provenance[0], progress)
         load = partial(_load_pipeline, plan)
         made = generate(run, partial(_describe, plan), plan.system.schedule, load, plan.batch_size, progress)
         return _score(run, plan.columns, plan.device, progress, made)
@@ -132,8 +137,16 @@ def execute(plan: Plan, progress: Progress) -> Outcome:
 
 def score_run(run: RunFolder, columns: Sequence[Column], device: str, progress: Progress) -> Outcome:
     """Score the images that the run has with every column."""
+    here = provenance.environment(device)
     with exclusive(run.path):
+        run = RunFolder.create(run.path, replace(run.header, provenance=(here,)))
+        _note_environment(run, here, progress)
         return _score(run, columns, device, progress, made=0)
+
+
+def _note_environment(run: RunFolder, here: Mapping[str, Any], progress: Progress) -> None:
+    for difference in provenance.differences(run.header.provenance, here):
+        progress.note(f"this run was worked on in another environment before: {difference}")
 
 
 def _score(run: RunFolder, columns: Sequence[Column], device: str, progress: Progress, made: int) -> Outcome:
@@ -178,6 +191,8 @@ def generation_settings(
 def _system(request: Request) -> System:
     """The system, with what the user chose in place of its own defaults."""
     system = find_system(request.model)
+    if request.prompts is not None and not request.prompts.exists():
+        raise ValueError(f"nothing at {request.prompts}: give --prompts a prompt file, or a suite's folder")
     suite = request.suite or (CUSTOM if request.prompts and request.prompts.is_file() else system.suite)
     chosen: dict[str, Any] = {
         "suite": suite,

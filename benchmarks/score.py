@@ -7,11 +7,11 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.generate import split
 from benchmarks.progress import Progress
-from leaderboards.records import Key, RunFolder, Sample, Score, ScoreSet
+from leaderboards.records import Key, RunFolder, Sample, Score, ScoreSet, Status
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,7 +47,7 @@ def score(run: RunFolder, column: ScoreSet, load_reward: Callable[[], Reward], p
     progress.stage(column.reward, len(samples), len(samples) - len(todo))
     if not todo:
         return 0
-    reward = load_reward()
+    reward, done = load_reward(), 0
     with run.score_appender(column) as appender:
         for keys in run.batches():
             batch = [samples[key] for key in keys if key in samples]
@@ -56,7 +56,8 @@ def score(run: RunFolder, column: ScoreSet, load_reward: Callable[[], Reward], p
             scores = [s for s in _score_batch(run, reward, batch) if s.key in todo]
             appender.append(scores)
             progress.advance(len(scores))
-    return len(todo)
+            done += len(scores)
+    return done
 
 
 def summarise(run: RunFolder, column: ScoreSet) -> Scored:
@@ -103,15 +104,19 @@ def _score_images(reward: Reward, opened: Sequence[tuple[Sample, Image]]) -> lis
 
 def _record(sample: Sample, value: float, truncated: bool) -> Score:
     if math.isnan(value):
-        return Score(*sample.key, "abstained", reason=CANNOT_JUDGE, truncated=truncated)
+        return _scored(sample, "abstained", reason=CANNOT_JUDGE, truncated=truncated)
     if math.isinf(value):
-        return Score(*sample.key, "failed", reason=f"the reward gave {value}", truncated=truncated)
-    return Score(*sample.key, "ok", value, truncated=truncated)
+        return _scored(sample, "failed", reason=f"the reward gave {value}", truncated=truncated)
+    return _scored(sample, "ok", score=value, truncated=truncated)
 
 
 def _failed(sample: Sample, error: Exception) -> Score:
     first = (str(error).splitlines() or [""])[0]
-    return Score(*sample.key, "failed", reason=f"{type(error).__name__}: {first}")
+    return _scored(sample, "failed", reason=f"{type(error).__name__}: {first}")
+
+
+def _scored(sample: Sample, status: Status, **outcome: Any) -> Score:
+    return Score(*sample.key, status, **outcome, image_sha256=sample.sha256)
 
 
 def open_image(run: RunFolder, sample: Sample) -> Image:

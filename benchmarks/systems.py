@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from benchmarks.devices import DTYPES
 from rewards.registry import UnknownName
 from textcraftor.pipeline import MICRO, SAMPLERS, Schedule, Source
 
@@ -59,6 +60,16 @@ class System:
     """Weight files that are fetched of a hub id."""
     gigabytes: float | None = None
     """Size of that download, where known."""
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("steps", 1), ("guidance", 0)):
+            if not getattr(self, name) >= lowest:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {lowest}")
+        if self.size is not None and min(self.size) < 8:
+            raise ValueError(f"size is {list(self.size)}; expected [height, width] in pixels, at least 8")
+        for name, known in (("sampler", SAMPLERS), ("dtype", DTYPES)):
+            if getattr(self, name) not in known:
+                raise UnknownName(name, getattr(self, name), known)
 
     @property
     def source(self) -> Source:
@@ -145,18 +156,17 @@ def find_system(model: str) -> System:
 
 
 def read_system(path: Path) -> System:
-    """A system from a small TOML file: the keys are System's fields, and `base` may name a system to start
-    from.
+    """A system from a small TOML file: the keys are System's fields, `base` a named system to start from.
 
     Relative paths of `pipeline` and `text_encoder` are looked for beside the file first.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SystemFileError(f"cannot read system file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SystemFileError(f"{path} is not TOML: {error}") from error
-    base = find_system(raw.pop("base")) if "base" in raw else None
+    base = _base(path, raw.pop("base")) if "base" in raw else None
     _check_keys(path, raw, base)
     for key in ("pipeline", "text_encoder"):
         if key in raw and (path.parent / raw[key]).exists():
@@ -164,7 +174,20 @@ def read_system(path: Path) -> System:
     values: dict[str, Any] = {"name": path.stem} | {
         k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()
     }
-    return replace(base, **values) if base else System(**values)
+    try:
+        return replace(base, **values) if base else System(**values)
+    except UnknownName:
+        raise
+    except ValueError as error:
+        raise SystemFileError(f"{path}: {error}") from error
+
+
+def _base(path: Path, name: object) -> System:
+    if not isinstance(name, str):
+        raise SystemFileError(f"{path}: base = {name!r}; expected the name of a system")
+    if name not in SYSTEMS:
+        raise UnknownName(f"base of {path}", name, SYSTEMS)
+    return SYSTEMS[name]
 
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -179,19 +202,18 @@ def _check_keys(path: Path, raw: Mapping[str, Any], base: System | None) -> None
     for key, value in raw.items():
         if key not in _TYPES:
             raise UnknownName(f"key of {path}", key, ["base", *_TYPES])
-        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
+        wrong_type = not isinstance(value, _TYPES[key]) or isinstance(value, bool)
+        of = int if key == "size" else str
+        if wrong_type or (isinstance(value, list) and not all(type(item) is of for item in value)):
             expected = " or ".join(t.__name__ for t in _TYPES[key])
+            expected += f" of {of.__name__}" if list in _TYPES[key] else ""
             raise SystemFileError(f"{path}: {key} = {value!r}; expected {expected}")
+    if len(raw.get("size", (0, 0))) != 2:
+        raise SystemFileError(f"{path}: size = {raw['size']!r}; expected [height, width] in pixels")
     if base is None and "pipeline" not in raw:
         raise SystemFileError(
             f"{path}: give `pipeline` (a diffusers folder or hub id) or `base` (a named system)"
         )
-    if "size" in raw and (
-        len(raw["size"]) != 2 or not all(isinstance(v, int) and v > 0 for v in raw["size"])
-    ):
-        raise SystemFileError(f"{path}: size = {raw['size']!r}; expected [height, width] in pixels")
-    if "sampler" in raw and raw["sampler"] not in SAMPLERS:
-        raise UnknownName("sampler", raw["sampler"], SAMPLERS)
 
 
 assert {f.name for f in fields(System)} == set(_TYPES)

@@ -44,11 +44,12 @@ def cells(
 
 
 def exposure(entry: Entry, column: Column, columns: Iterable[Column]) -> Exposure:
-    """Whether the system was trained on this reward, or on another one of its family on the board."""
+    """Whether the system was trained on this reward, or on another one of its family."""
     trained_on = set(entry.run.header.details.get("trained_on", ()))
     if column.score_set.reward in trained_on:
         return "trained-on"
     families = {c.score_set.family for c in columns if c.score_set.reward in trained_on}
+    families |= set(entry.run.header.details.get("trained_on_families", ()))  # of rewards not on the board
     return "same-family" if column.score_set.family in families else "held-out"
 
 

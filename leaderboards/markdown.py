@@ -7,7 +7,7 @@ from typing import Any
 
 from leaderboards import stats
 from leaderboards.board import Board, Cell, Coverage, Section
-from leaderboards.render import EXPOSURES, MARKS, headline, interval, title, watermarks
+from leaderboards.render import EXPOSURES, MARKS, NO_CATEGORY, headline, interval, title, watermarks
 from leaderboards.stats import Comparison
 
 LEGEND = (
@@ -105,7 +105,7 @@ def _category_rows(section: Section) -> list[dict[str, str]]:
     rows = []
     for column in section.columns:
         for category in section.categories:
-            row = {"reward": title(column), "category": category or "(none)"}
+            row = {"reward": title(column), "category": category or NO_CATEGORY}
             for entry in section.entries:
                 row[entry.label] = _category_cell(section.cells.get((entry.label, column.label, category)))
             rows.append(row)

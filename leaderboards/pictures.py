@@ -6,7 +6,7 @@ import io
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,13 +120,27 @@ def _shown_keys(runs: Sequence[RunFolder]) -> list[Key]:
     by_category: dict[str, list[Key]] = {}
     for key in first.values():
         by_category.setdefault(drawn[0][key].category, []).append(key)
-    in_turn = chain.from_iterable(zip_longest(*by_category.values()))
-    return [key for key in in_turn if key is not None][:PROMPTS]
+    in_turn = (key for key in chain.from_iterable(zip_longest(*by_category.values())) if key is not None)
+    shown = (
+        key
+        for key in in_turn
+        if all(_opens(run.image_path(samples[key])) for run, samples in zip(runs, drawn, strict=True))
+    )
+    return list(islice(shown, PROMPTS))
 
 
 def _is_drawn(run: RunFolder, sample: Sample) -> bool:
     planned = sample.key in run.header.planned
     return planned and sample.image is not None and run.image_path(sample).is_file()
+
+
+def _opens(path: Path) -> bool:
+    """Whether the image can be decoded; a damaged one is told of where it is scored."""
+    try:
+        _pixels(path)
+    except OSError:
+        return False
+    return True
 
 
 def _image_row(axes: Sequence[Axes], entry: Entry, keys: Sequence[Key], *, captions: bool) -> None:

@@ -8,8 +8,9 @@
         scores/<reward>-<score id>/reward.json     what the reward is
         scores/<reward>-<score id>/<process start>.jsonl
 
-Every process start appends to files of its own (leaderboards.journal). Readers merge them: the first success
-of a sample stands, a success replaces a failure, and records of another id than their folder's are refused.
+Every process start appends to files of its own (leaderboards.journal). Readers merge them: a success replaces
+a failure, an image drawn again replaces the one that was gone, the first score of an image stands. Records of
+another id than their folder's are refused.
 
 This module reads and writes plain JSON and knows nothing of torch, prompts or rewards.
 """
@@ -109,6 +110,10 @@ class Header:
     def from_json(cls, text: str, path: Path) -> Self:
         try:
             raw = json.loads(text)
+            if raw["schema"] != SCHEMA:
+                raise RunFolderError(
+                    f"{path} has schema {raw['schema']}, this version reads {SCHEMA}: use another --out"
+                )
             planned = Planned(
                 tuple(raw["planned"]["prompt_ids"]), raw["planned"]["of"], raw["planned"]["seeds"]
             )
@@ -117,16 +122,11 @@ class Header:
                 "watermarks": tuple(raw["watermarks"]),
                 "provenance": tuple(raw["provenance"]),
             }
-            header = cls(**raw)
+            return cls(**raw)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise RunFolderError(
                 f"{path} is not a run header ({error!r}): remove its folder or restore the file"
             ) from error
-        if header.schema != SCHEMA:
-            raise RunFolderError(
-                f"{path} has schema {header.schema}, this version reads {SCHEMA}: use another --out"
-            )
-        return header
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,8 @@ class Score:
     reason: str | None = None
     truncated: bool = False
     """Whether the reward read only the beginning of the prompt."""
+    image_sha256: str | None = None
+    """Of the image that was scored: a score is of these bytes and of no others."""
 
     @property
     def key(self) -> Key:
@@ -223,11 +225,14 @@ class RunFolder:
     # samples
 
     def samples(self) -> dict[Key, Sample]:
-        """All samples on record, planned now or earlier; a made one wins over a missing one."""
+        """All samples on record, planned now or earlier: the newest that was made, else why none was.
+
+        An image is made anew only where the one on record is gone.
+        """
         merged: dict[Key, Sample] = {}
         for record in read_records(self.path / "samples", self.header.generation_id):
             sample = _build(Sample, record)
-            if sample.key not in merged or merged[sample.key].image is None:
+            if sample.key not in merged or sample.image is not None or merged[sample.key].image is None:
                 merged[sample.key] = sample
         return merged
 
@@ -265,10 +270,16 @@ class RunFolder:
         return [_build(ScoreSet, json.loads(file.read_text(encoding="utf-8"))) for file in files]
 
     def scores(self, score_set: ScoreSet) -> dict[Key, Score]:
-        """All scores on record of one reward; a score or an abstention wins over a failure."""
+        """All scores on record of one reward and of the images that the run has now.
+
+        A score or an abstention wins over a failure.
+        """
+        samples = self.samples()
         merged: dict[Key, Score] = {}
         for record in read_records(self.path / "scores" / score_set.folder, score_set.score_id):
             score = _build(Score, record)
+            if score.key not in samples or score.image_sha256 != samples[score.key].sha256:
+                continue
             if score.key not in merged or merged[score.key].status == "failed":
                 merged[score.key] = score
         return merged

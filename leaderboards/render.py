@@ -27,6 +27,9 @@ SHORT_LEGEND = (
     "the baseline; † trained on this reward, ‡ on its family"
 )
 
+NO_CATEGORY = "(none)"
+"""What a table calls prompts without a category."""
+
 EXPOSURES: Mapping[str, str] = {"trained-on": "†", "same-family": "‡", "held-out": ""}
 
 
@@ -34,7 +37,7 @@ EXPOSURES: Mapping[str, str] = {"trained-on": "†", "same-family": "‡", "held
 
 
 def csv_text(board: Board) -> str:
-    """One line a cell, overall (empty category) and by category; numbers with nine significant digits."""
+    """One line a cell: overall (category empty) and by category. Numbers have nine significant digits."""
     rows = [row for section in board.sections for row in _csv_rows(section)]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]) if rows else ["suite"], lineterminator="\n")
@@ -67,7 +70,7 @@ def _csv_row(
         "role": column.score_set.role,
         "higher_is_better": column.score_set.higher_is_better,
         "exposure": cell.exposure,
-        "category": cell.category,
+        "category": cell.category if cell.category != "" else NO_CATEGORY,
         **_estimate_fields("mean", cell.mean),
         "samples": cell.samples,
         "planned_samples": coverage.planned if coverage else None,

@@ -37,11 +37,12 @@ def _section(entries: Sequence[Entry], scores: Sequence[pd.DataFrame], baseline:
     called = [entry.label for entry in entries if entry.is_called(baseline)]
     reference = called[0] if len(called) == 1 else None
     columns = _columns(entries)
+    have = {entry.label: {_key(score_set) for score_set in entry.run.score_sets()} for entry in entries}
     samples = {
         (entry.label, column.label): _of_column(table, column)
         for entry, table in zip(entries, scores, strict=True)
         for column in columns
-        if _key(column.score_set) in map(_key, entry.run.score_sets())
+        if _key(column.score_set) in have[entry.label]
     }
     header = entries[0].run.header
     return Section(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rewards.info import RewardInfo
 from rewards.preprocess import PROFILES, preprocess, to_tensor
-from rewards.weights import check, content_id
+from rewards.weights import PACKAGE, check, content_id, file_sha256
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -113,16 +113,18 @@ class Reward(nn.Module, ABC):
         return list(prompts)
 
 
-def score_id(info: RewardInfo, dtype: str = "float32") -> str:
+def score_id(info: RewardInfo, dtype: str = "float32", files: Mapping[str, Path] | None = None) -> str:
     """12 hex digits that name all that a score depends on: weights, class, options, preprocessing, precision.
 
-    Raises `MissingWeights`: the weights' contents are part of it.
+    The contents of ``files``, the located weights by key, are part of it. Raises `MissingWeights` if they are
+    to be found first and cannot be.
     """
-    files = check(info)
+    files = check(info) if files is None else files
     record = {
         "entry": Path(info.entry).name if ".py:" in info.entry else info.entry,
         "options": dict(info.options),
         "weights": {file.key: content_id(file, files[file.key]) for file in info.weights},
+        "code": {name: file_sha256(PACKAGE / name) for name in info.code},
         "profile": asdict(PROFILES[info.profile]),
         "dtype": dtype,
     }

@@ -45,6 +45,9 @@ def _world_file(path: str, key: str) -> WeightsFile:
 
 
 WORLD_TOKENIZER = _world("tokenizer", "tokenizer", TOKENIZER_FILES)
+ORACLE_EYES = ("world/vision.py", "world/render.py", "world/scenes.py")
+"""What the oracle sees with: it knows the renderer's colours and outlines."""
+
 WORLD_CLIP = _world("world-clip", "backbone", OPEN_CLIP_FILES)
 
 AESTHETIC_V2 = RewardInfo(
@@ -234,7 +237,7 @@ WORLD_REWARDS = (
     replace(
         PICKSCORE,
         name="world-pick",
-        family="world-pick",
+        family="world-clip",
         profile="clip-64",
         scale="cosine x logit scale",
         typical_range=(-20, 100),
@@ -244,7 +247,7 @@ WORLD_REWARDS = (
     replace(
         HPSV2,
         name="world-hps",
-        family="world-hps",
+        family="world-clip",
         profile="hps-64",
         scale="cosine",
         typical_range=(-1, 1),
@@ -288,6 +291,7 @@ WORLD_REWARDS = (
         family="world-rule",
         profile="squash-64",
         scale="the world's aesthetic rule: colour, sharpness, glow, composition, less noise and clipping",
+        code=("world/aesthetics.py", *ORACLE_EYES),
         typical_range=(1, 10),
         licence=WORLD_LICENCE,
     ),
@@ -299,6 +303,7 @@ WORLD_REWARDS = (
         family="world-oracle",
         profile="squash-64",
         scale="share of the prompt's claims that image analysis finds true",
+        code=("world/claims.py", "world/captions.py", *ORACLE_EYES),
         typical_range=(0, 1),
         licence=WORLD_LICENCE,
     ),

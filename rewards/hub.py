@@ -1,4 +1,6 @@
-"""Whether asking the hub can succeed: its client retries a dead line for half a minute before it says so."""
+"""Whether asking for a file can succeed: the hub's client retries a dead line for half a minute before it
+says so.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,17 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 
-def reachable() -> bool:
-    """False when HF_HUB_OFFLINE is set, or the hub's name does not resolve and no proxy could do that."""
+def barrier(url: str = "") -> str:
+    """Why nothing can come from ``url`` (from the hub, if it is empty); empty when it can be tried."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return False
+        return "HF_HUB_OFFLINE is set"
     if getproxies():
-        return True
+        return ""  # whether a name resolves is the proxy's affair
+    host = urlsplit(url or constants.ENDPOINT).hostname
     try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+        socket.getaddrinfo(host, 443)
     except OSError:
-        return False
-    return True
+        return f"there is no line to {host}"
+    return ""

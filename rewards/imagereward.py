@@ -18,6 +18,12 @@ from rewards.weights import load_state, read_tensors
 PUBLISHED = BlipConfig(mean=0.16717362830052426, std=1.0333394966054072)
 """ImageReward's sizes, and the statistics of its raw reward (the official ImageReward.py)."""
 
+UNUSED = (
+    ".position_ids",
+    *(f"blip.{tower}_proj.{part}" for tower in ("vision", "text") for part in ("weight", "bias")),
+)
+"""Endings of keys of the published checkpoint that no score depends on: BLIP's contrastive projections."""
+
 
 class ImageReward(Reward):
     """The raw reward, standardised. Sizes come from the file ``config``, else they are the published ones.
@@ -28,9 +34,7 @@ class ImageReward(Reward):
     def _build(self, files: Mapping[str, Path]) -> None:
         self.config = BlipConfig.read(files["config"]) if "config" in files else PUBLISHED
         self.ranker = BlipRanker(self.config)
-        load_state(
-            self.ranker, read_tensors(files["checkpoint"]), files["checkpoint"], ignore=(".position_ids",)
-        )
+        load_state(self.ranker, read_tensors(files["checkpoint"]), files["checkpoint"], ignore=UNUSED)
         self.tokenizer = bert_tokenizer(files["vocabulary"], self.config.max_tokens)
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:

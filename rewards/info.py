@@ -61,7 +61,7 @@ class RewardInfo:
     uses_prompt: bool = True
     role: Role = "trainable"
     family: str = "custom"
-    """Rewards of one family share their backbone or their data, so they err alike."""
+    """Rewards of one family share a backbone, their first weights or their data, so they err alike."""
     profile: str = "raw"
     """How an image becomes the model's input: a name in `rewards.preprocess.PROFILES`."""
     scale: str = ""
@@ -70,6 +70,8 @@ class RewardInfo:
     weights: tuple[WeightsFile, ...] = ()
     options: Mapping[str, str | float | int | bool] = field(default_factory=dict, hash=False)
     """What the class needs to know to be this reward, such as the convention of a score."""
+    code: tuple[str, ...] = ()
+    """Files below ``rewards/`` that are the reward as weights are others': an edit of them changes its id."""
     paper: str = ""
     citation: str = ""
     licence: str = "unknown"

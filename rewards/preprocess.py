@@ -76,12 +76,13 @@ PROFILES = {
 
 def preprocess(images: Tensor, profile: Profile) -> Tensor:
     """``images`` (B, 3, H, W), RGB in [0, 1], to the model's input (B, 3, size, size), float32."""
+    images = images.float()
     if profile.resize != "none":
         images = _fit(images, profile)
     if profile.mean is None or profile.std is None:
-        return images.float()
+        return images
     mean, std = (images.new_tensor(value).view(3, 1, 1) for value in (profile.mean, profile.std))
-    return (images.float() - mean) / std
+    return (images - mean) / std
 
 
 def to_tensor(image: Image) -> Tensor:
@@ -124,7 +125,7 @@ def _pad_centre(images: Tensor, size: int) -> Tensor:
 def _resize(images: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
     if size == tuple(images.shape[-2:]):
         return images
-    return F.interpolate(images.float(), size, mode="bicubic", antialias=antialias)
+    return F.interpolate(images, size, mode="bicubic", antialias=antialias)
 
 
 def _resize_like_pil(images: Tensor, size: tuple[int, int], _antialias: bool) -> Tensor:
@@ -141,7 +142,7 @@ def _resize_like_pil(images: Tensor, size: tuple[int, int], _antialias: bool) ->
         levels = _to_levels(levels @ _weights(width, size[1]).to(levels).T)
     if size[0] != height:
         levels = _to_levels(_weights(height, size[0]).to(levels) @ levels)
-    return (levels / 255).to(images.dtype)
+    return (levels / 255).float()
 
 
 def _to_levels(values: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ Class = TypeVar("Class", bound="type[Reward]")
 
 _registered: dict[str, RewardInfo] = {}
 _classes: dict[str, type[Reward]] = {}  # by entry
+_modules: dict[Path, str] = {}  # of files outside any package, by path
 
 
 class UnknownName(ValueError):
@@ -115,11 +116,17 @@ def register(record: RewardInfo, cls: type[Reward] | None = None) -> Callable[[C
 
 
 def _add(record: RewardInfo) -> None:
-    taken = record.name in BUILTIN or record.name in _plugins()
-    known = _registered.get(record.name)
-    if taken or (known is not None and known.entry != record.entry):
+    known, point = _registered.get(record.name), _plugins().get(record.name)
+    taken = record.name in BUILTIN or (known is not None and known.entry != record.entry)
+    # a package that offers a reward by an entry point may also register it where it is defined
+    if taken or (point is not None and _package(point.value) != _package(record.entry)):
         raise ValueError(f"there is a reward called {record.name!r} already; give yours another name")
     _registered[record.name] = record
+
+
+def _package(entry: str) -> str:
+    """The top-level package of "module:name"."""
+    return entry.partition(":")[0].partition(".")[0]
 
 
 def _class(record: RewardInfo) -> type[Reward]:
@@ -145,16 +152,18 @@ def _plugins() -> dict[str, EntryPoint]:
 
 
 def _info_of_plugin(point: EntryPoint) -> RewardInfo:
-    """The record of a plug-in, under its entry point's name. Raises ValueError if it cannot be imported."""
+    """The record of a plug-in, under its entry point's name; its package's version is an option, so that an
+    upgrade changes the score's id. Raises ValueError if it cannot be imported.
+    """
     try:
         found = point.load()
     except Exception as error:  # whatever a stranger's module raises, the message is about that module
         raise ValueError(
             f"the reward plug-in {point.name} = {point.value} cannot be imported: {error}"
         ) from error
-    if isinstance(found, RewardInfo):
-        return replace(found, name=point.name)
-    return replace(_record_of(found), name=point.name, entry=point.value)
+    record = found if isinstance(found, RewardInfo) else replace(_record_of(found), entry=point.value)
+    version = {"package": f"{point.dist.name} {point.dist.version}"} if point.dist else {}
+    return replace(record, name=point.name, options={**record.options, **version})
 
 
 def _info_in_file(path: Path, attribute: str) -> RewardInfo:
@@ -176,10 +185,18 @@ def _record_of(cls: type) -> RewardInfo:
 
 
 def _module_in_file(path: Path) -> ModuleType:
-    """The module in a file outside any package, run once for each content."""
+    """The module in a file outside any package, run once for each content.
+
+    What an earlier content of the file registered is forgotten.
+    """
     if not path.is_file():
         raise ValueError(f"no file {path}: a reward of your own is given as file.py:Class")
     name = f"tcbench_file_{_sha256(path)}"
+    before = _modules.get(path.resolve(), name)
+    _modules[path.resolve()] = name
+    if before not in {own for file, own in _modules.items() if file.is_file()}:
+        for stale in [n for n, record in _registered.items() if record.entry.startswith(f"{before}:")]:
+            del _registered[stale]
     if name not in sys.modules:
         spec = spec_from_file_location(name, path)
         assert spec is not None, "a .py file has a loader"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,8 +38,13 @@ class OpenClip(nn.Module):
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Path | None = None) -> OpenClip:
         """The model in a folder of open_clip's own layout. Raises `WrongWeights`."""
-        config = json.loads((folder / OPEN_CLIP_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
-        towers = cls(config, tokenizer)
+        path = folder / OPEN_CLIP_CONFIG
+        try:
+            towers = cls(json.loads(path.read_text(encoding="utf-8"))["model_cfg"], tokenizer)
+        except (ValueError, KeyError, TypeError) as error:
+            raise WrongWeights(
+                f"{path} describes no CLIP of open_clip ({error!r}); fetch it again"
+            ) from error
         weights = folder / OPEN_CLIP_WEIGHTS
         load_state(towers.model, read_tensors(weights), weights)
         return towers
@@ -103,13 +109,19 @@ class TransformersTowers(nn.Module):
 
 def from_pretrained(architecture: type[Any], folder: Path) -> Any:
     """A transformers model from a folder, float32. Raises `WrongWeights` where transformers only warns."""
-    with quiet("transformers"):
-        model, report = architecture.from_pretrained(
-            folder, local_files_only=True, dtype="float32", output_loading_info=True
+    try:
+        with quiet("transformers"):
+            model, report = architecture.from_pretrained(
+                folder, local_files_only=True, dtype="float32", output_loading_info=True
+            )
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:  # torn files, other shapes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WrongWeights(f"{folder} does not fit {architecture.__name__}: {reason}") from error
+    missing = sorted(map(str, report["missing_keys"]))
+    if missing:
+        raise WrongWeights(
+            f"{folder} does not fit {architecture.__name__}: it lacks {', '.join(missing[:4])}"
         )
-    wrong = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind])
-    if wrong:
-        raise WrongWeights(f"{folder} does not fit {architecture.__name__}: {', '.join(wrong[:4])}")
     return model
 
 

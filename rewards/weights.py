@@ -58,6 +58,17 @@ def variable(name: str, key: str) -> str:
     return "TCBENCH_WEIGHTS_" + re.sub(r"[^A-Z0-9]", "_", f"{name}_{key}".upper())
 
 
+def provenance(info: RewardInfo, files: Mapping[str, Path]) -> dict[str, str]:
+    """For each of the reward's weights where it is published and the sha256 of what was found, as text."""
+    return {file.key: f"{_origin(file)} sha256:{content_id(file, files[file.key])}" for file in info.weights}
+
+
+def _origin(file: WeightsFile) -> str:
+    if file.package:
+        return f"rewards/{file.package}"
+    return f"{file.hub}@{file.revision}/{file.file}".rstrip("/") if file.hub else file.url
+
+
 def content_id(file: WeightsFile, path: Path) -> str:
     """sha256 of a file, or of the names and contents of the files that are needed of a folder."""
     if not file.patterns:
@@ -125,7 +136,7 @@ def _find(info: RewardInfo, file: WeightsFile, given: str | Path | None, fetch: 
         found = Path(path)
         reason = f"nothing at {found}" if not found.exists() else ""
     else:
-        found, reason = _look_up(file, fetch and bool(file.hub or file.url) and hub.reachable())
+        found, reason = _look_up(file, fetch)
     if not reason and file.patterns:
         lacking = [p for p in file.patterns if not _parts(found, (p,))]
         reason = f"{found} lacks {', '.join(lacking)}" if lacking else ""
@@ -146,16 +157,17 @@ def _look_up(file: WeightsFile, fetch: bool) -> tuple[Path, str]:
     if file.package:
         found = PACKAGE / file.package
         return found, "" if found.exists() else f"the installed package lacks rewards/{file.package}"
+    offline = hub.barrier("" if file.hub else file.url) if fetch else "nothing is downloaded now"
     try:
-        return (_from_hub(file, fetch) if file.hub else _from_url(file, fetch)), ""
-    except (OSError, ValueError) as error:  # the hub client's and urllib's errors are all of these kinds
-        if not fetch:
-            return Path(), "it is not on this machine, and there is no line to where it comes from"
+        return (_from_hub(file, not offline) if file.hub else _from_url(file, not offline)), ""
+    except Exception as error:  # the hub's client lets its HTTP library's own errors through
+        if offline:
+            return Path(), f"it is not on this machine, and {offline}"
         return Path(), (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _from_hub(file: WeightsFile, fetch: bool) -> Path:
-    """The file or folder in the hub client's cache, downloaded if need be. Raises OSError or ValueError."""
+    """The file or folder in the hub client's cache, downloaded if need be."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     where: dict[str, Any] = {"revision": file.revision, "local_files_only": not fetch}
@@ -174,9 +186,14 @@ def _from_url(file: WeightsFile, fetch: bool) -> Path:
         raise FileNotFoundError(target)
     cache.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(f".{os.getpid()}.part")
-    with urllib.request.urlopen(file.url, timeout=60) as response, part.open("wb") as out:
-        shutil.copyfileobj(response, out)
-    os.replace(part, target)
+    try:
+        with urllib.request.urlopen(file.url, timeout=60) as response, part.open("wb") as out:
+            shutil.copyfileobj(response, out)
+        if file_sha256(part) != file.sha256:  # a dropped line ends a download early and says nothing
+            raise OSError(f"{file.url} gave something else than the published file")
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
     return target
 
 

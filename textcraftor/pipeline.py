@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,15 +83,16 @@ def find_pipeline(source: Source, *, fetch: bool = True) -> Path:
     if not folder.is_dir():
         if folder.is_absolute():
             raise MissingPipeline(f"no folder {folder}; expected a diffusers pipeline there")
-        folder = _from_hub(source, fetch and hub.reachable())
+        folder = _from_hub(source, fetch)
     list(pipeline_files(folder))  # names the first missing file
     return folder
 
 
 def _from_hub(source: Source, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
+    offline = hub.barrier() if fetch else "nothing is downloaded now"
     local = "name a local diffusers folder instead (--model FOLDER, or `pipeline` in a system's TOML file)"
     try:
         folder = snapshot_download(
@@ -98,14 +100,14 @@ def _from_hub(source: Source, fetch: bool) -> Path:
             revision=source.revision,
             allow_patterns=[*HUB_PATTERNS, *source.weights],
             ignore_patterns=["*/*.fp16.*", "*/*non_ema*", "safety_checker/*"] if _plain(source) else None,
-            local_files_only=not fetch,
+            local_files_only=bool(offline),
         )
     except HFValidationError as error:
         raise MissingPipeline(
             f"{source.place!r} is neither a diffusers folder nor a hub id: {local}"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
-        reason = str(error).splitlines()[0] if fetch else "not in the hub client's cache"
+    except Exception as error:  # the client lets its HTTP library's own errors through
+        reason = f"not in the hub client's cache, and {offline}" if offline else str(error).splitlines()[0]
         raise MissingPipeline(f"to download: {source}. Now: {reason}; fetch it online, or {local}") from error
     return Path(folder)
 
@@ -135,12 +137,18 @@ def pipeline_files(folder: Path) -> Iterator[Path]:
 
 def components(folder: Path) -> list[str]:
     """Names of the components that take part in drawing."""
+    parts = (
+        name for name, value in _index(folder).items() if isinstance(value, list) and value[0] is not None
+    )
+    return sorted(name for name in parts if name not in NOT_DRAWING)
+
+
+def _index(folder: Path) -> dict[str, Any]:
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except ValueError as error:
         raise MissingPipeline(f"{folder / INDEX} is damaged ({error}): copy the pipeline again") from error
-    parts = (name for name, value in index.items() if isinstance(value, list) and value[0] is not None)
-    return sorted(name for name in parts if name not in NOT_DRAWING)
+    return index
 
 
 def variant(folder: Path) -> str | None:
@@ -181,38 +189,45 @@ def text_encoder_sha256(folder: Path) -> str:
 def load(folder: Path, *, device: str, dtype: str, sampler: str, text_encoder: Path | None = None) -> Any:
     """The diffusers pipeline of `folder` in eval mode, with `sampler` and, if given, another text encoder."""
     import diffusers
-    import torch
     from diffusers import DiffusionPipeline
 
-    options = {name: None for name in ("safety_checker", "feature_extractor") if _names(folder, name)}
-    if "safety_checker" in options:
-        options["requires_safety_checker"] = False  # type: ignore[assignment]
+    index = _index(folder)
+    parts: dict[str, Any] = {name: None for name in ("safety_checker", "feature_extractor") if name in index}
+    if "safety_checker" in index:
+        parts["requires_safety_checker"] = False
+    for name in components(folder):
+        if name not in NO_WEIGHTS:
+            given = text_encoder if name == "text_encoder" else None
+            parts[name] = _load_component(index[name], given or folder / name, dtype, variant(folder))
     with quiet(*LIBRARIES):
-        pipe = DiffusionPipeline.from_pretrained(
-            folder, dtype=getattr(torch, dtype), variant=variant(folder), local_files_only=True, **options
-        )
+        pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **parts)
     pipe.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(pipe.scheduler.config)
-    if text_encoder is not None:
-        pipe.text_encoder = _load_text_encoder(type(pipe.text_encoder), text_encoder, getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
 
-def _names(folder: Path, component: str) -> bool:
-    return component in json.loads((folder / INDEX).read_text(encoding="utf-8"))
+def _load_component(kind: Sequence[str], folder: Path, dtype: str, variant: str | None) -> Any:
+    """One model of a pipeline; `kind` is its (library, class). Raises MissingPipeline for lacking weights.
 
+    Both libraries only log what weights a file lacks, and go on with random numbers.
+    """
+    import torch
 
-def _load_text_encoder(kind: type, folder: Path, dtype: torch.dtype) -> Any:
+    library, name = kind
+    if not list(folder.glob(f"*.{variant}*")):
+        variant = None  # a text encoder from elsewhere
     with quiet(*LIBRARIES):
-        encoder, report = kind.from_pretrained(  # type: ignore[attr-defined]
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        model, report = getattr(import_module(library), name).from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            variant=variant,
+            local_files_only=True,
+            output_loading_info=True,
         )
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ValueError(
-            f"text encoder {folder} lacks weights that the pipeline needs: {names} ...; export it again"
-        )
-    return encoder.eval()
+        raise MissingPipeline(f"{folder} lacks weights that the pipeline needs: {names} ...; export it again")
+    return model.eval()
 
 
 def image_size(pipe: Any, schedule: Schedule) -> tuple[int, int]:

@@ -153,6 +153,12 @@ def _tsv(path: Path, text: str) -> Iterator[_Entry]:
 
 def _table(path: Path, reader: csv.DictReader[str]) -> Iterator[_Entry]:
     names = [name.strip().lower() for name in reader.fieldnames or []]
+    while names and not names[-1]:
+        names.pop()  # a spreadsheet's trailing empty columns
+    reader.fieldnames = names
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise PromptFileError(f"{path}, line 1: two columns are called {twice[0]!r}; rename or remove one")
     if _first(names, PROMPT_COLUMNS) is None:
         raise PromptFileError(
             f"{path}, line 1: no prompt column among {', '.join(names) or 'nothing'}; name one 'prompt'"
@@ -160,8 +166,9 @@ def _table(path: Path, reader: csv.DictReader[str]) -> Iterator[_Entry]:
     try:
         for row in reader:
             place = f"line {reader.line_num}"
+            beyond = row.pop(None, None) or []  # cells without a head
             cells = list(row.values())
-            if None in row or None in cells:
+            if None in cells or any(cell.strip() for cell in beyond):
                 raise PromptFileError(
                     f"{path}, {place}: not {len(names)} cells as in the head line; mend the row"
                 )
@@ -229,6 +236,10 @@ def _prompt(path: Path, position: int, entry: _Entry) -> Prompt:
     text_name, category_name = _first(entry.fields, PROMPT_COLUMNS), _first(entry.fields, CATEGORY_COLUMNS)
     assert text_name is not None  # every reader has checked it
     text = canonical(entry.fields[text_name])
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise PromptFileError(
+            f"{path}, {entry.place}: the prompt holds half a character (a lone surrogate); mend it"
+        )
     if not text:
         raise PromptFileError(f"{path}, {entry.place}: the prompt is empty; write one or remove it")
     tags = {name: value for name, value in entry.fields.items() if name not in (text_name, category_name)}
@@ -239,8 +250,12 @@ def _refuse_duplicate_ids(path: Path, entries: Sequence[_Entry]) -> None:
     name = _first(entries[0].fields, ID_COLUMNS)
     if name is None:
         return
-    values = [entry.fields.get(name, "") for entry in entries]
-    value, count = Counter(values).most_common(1)[0]
-    if count > 1:
-        first, second = [entry.place for entry, v in zip(entries, values, strict=True) if v == value][:2]
+    places: dict[str, list[str]] = {}
+    for entry in entries:
+        if name in entry.fields:
+            places.setdefault(entry.fields[name], []).append(entry.place)
+    for value, (first, *others) in places.items():
+        if not others:
+            continue
+        second = others[0]
         raise PromptFileError(f"{path}, {second}: id {value!r} stands already in {first}; ids must differ")

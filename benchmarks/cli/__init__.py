@@ -75,14 +75,15 @@ def load_verb(name: str) -> Any:
 
 
 def exit_code(error: Exception) -> int:
-    """2 for an unknown name, 4 for results or prompts that are not what they should be, else 1."""
+    """2 for an unknown name, 4 for results, prompts or weights that are not what they should be, else 1."""
     from benchmarks.suites.base import OtherPrompts
     from leaderboards.journal import MixedIds
     from rewards.registry import UnknownName
+    from rewards.weights import WrongWeights
 
     if isinstance(error, UnknownName):
         return 2
-    return 4 if isinstance(error, (MixedIds, OtherPrompts)) else 1
+    return 4 if isinstance(error, (MixedIds, OtherPrompts, WrongWeights)) else 1
 
 
 def _one_line(error: Exception) -> str:
@@ -108,13 +109,21 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _options(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
-    if version:
-        from importlib.metadata import version as installed
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
 
-        print(installed("tcbench"))
+        print(version("tcbench"))
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_show_version
+    ),
+) -> None:
+    """Options of the command itself; `version` has done its work when this is called."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

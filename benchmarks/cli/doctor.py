@@ -25,7 +25,7 @@ def doctor(
     """
     from benchmarks.doctor import examine
 
-    findings = examine()
+    findings = list(examine())
     if json:
         print(json_.dumps([asdict(finding) for finding in findings], indent=1))
     else:

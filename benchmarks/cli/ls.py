@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -62,7 +63,12 @@ def models() -> list[Row]:
 def rewards() -> list[Row]:
     from rewards.registry import info, names
 
-    records = [info(name) for name in names()]
+    records = []
+    for name in names():
+        try:
+            records.append(info(name))
+        except ValueError as error:  # a plug-in that cannot be imported must not hide the others
+            print(f"error: {error}", file=sys.stderr)
     return [
         {
             "reward": record.name,

@@ -6,9 +6,11 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from benchmarks.run import Outcome, Plan
+from leaderboards.records import RunFolder, find_runs
 
 COMPLETE, MISSING = 0, 3
 
@@ -76,11 +78,16 @@ def outcome_record(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def leaderboard_command(plan: Plan) -> str:
-    """The command that compares what lies beside this run."""
-    return shlex.join(
-        ["tcbench", "leaderboard", str(plan.path.parent), "--baseline", plan.system.name, "--out", "board"]
-    )
+def leaderboard_command(path: Path) -> str:
+    """The command that compares what lies beside the run in `path`, with the run as the baseline."""
+    header = RunFolder(path).header
+    twins = [
+        run.header
+        for run in find_runs([path.parent])
+        if (run.header.suite_sha256, run.header.system) == (header.suite_sha256, header.system)
+    ]
+    name = header.system if len(twins) == 1 else f"{header.system}@{header.generation_id}"
+    return shlex.join(["tcbench", "leaderboard", str(path.parent), "--baseline", name, "--out", "board"])
 
 
 def _print_outcome(outcome: Outcome) -> None:

@@ -56,4 +56,6 @@ def run(
         return
     with progress() as shown:
         outcome = execute(planned, shown)
-    raise typer.Exit(report.show_outcome(outcome, json, next_command=report.leaderboard_command(planned)))
+    raise typer.Exit(
+        report.show_outcome(outcome, json, next_command=report.leaderboard_command(outcome.path))
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,9 +45,7 @@ def score(
     run = _run(folder, prompts, out, name)
     with progress() as shown:
         outcome = score_run(run, columns, find_device(device), shown)
-    command = shlex.join(
-        ["tcbench", "leaderboard", str(run.path.parent), "--baseline", run.header.system, "--out", "board"]
-    )
+    command = report.leaderboard_command(outcome.path)
     raise typer.Exit(report.show_outcome(outcome, json, next_command=command))
 
 

@@ -36,8 +36,11 @@ def suite(name: str) -> Suite:
     return found
 
 
-def prompt_set(name: str, prompts: Path | None = None) -> PromptSet:
-    """The named suite's prompts, checked against its pin; `custom` reads the user's own file at `prompts`."""
+def prompt_set(name: str, prompts: Path | None = None, *, fetch: bool = True) -> PromptSet:
+    """The named suite's prompts, checked against its pin; `custom` reads the user's own file at `prompts`.
+
+    What is missing is downloaded if `fetch` and the hub has it.
+    """
     from benchmarks.suites.base import read_custom, read_suite
 
-    return read_custom(prompts) if name == CUSTOM else read_suite(suite(name), prompts)
+    return read_custom(prompts) if name == CUSTOM else read_suite(suite(name), prompts, fetch=fetch)

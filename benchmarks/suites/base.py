@@ -56,19 +56,19 @@ class PromptSet:
     domain: str
 
 
-def read_suite(suite: Suite, prompts: Path | None = None) -> PromptSet:
+def read_suite(suite: Suite, prompts: Path | None = None, *, fetch: bool = True) -> PromptSet:
     """`suite`'s prompts from `prompts` (a folder, or the file of a one-file suite), $TCBENCH_PROMPTS or the
-    hub cache.
+    hub cache, downloaded if `fetch` and the hub can be reached.
 
     Raises MissingPrompts, PromptFileError, or OtherPrompts where the file holds other prompts than the pinned
     ones.
     """
-    files = [_locate(suite, source, prompts) for source in suite.sources]
+    files = [_locate(suite, source, prompts, fetch) for source in suite.sources]
     found = suite.read(files)
     sha256 = prompts_sha256(found)
     if (len(found), sha256) != (suite.count, suite.sha256):
         raise OtherPrompts(
-            f"{files[0]} holds {len(found)} prompts with sha256 {sha256[:16]}, but suite "
+            f"{' + '.join(map(str, files))} holds {len(found)} prompts with sha256 {sha256[:16]}, but suite "
             f"{suite.name} is {suite.count} with {suite.sha256[:16]}: "
             "restore the file, or run it as your own with --suite custom"
         )
@@ -90,17 +90,20 @@ def is_present(suite: Suite, prompts: Path | None = None) -> bool:
     return all(_on_disk(source, prompts) is not None for source in suite.sources)
 
 
-def _locate(suite: Suite, source: PromptSource, prompts: Path | None) -> Path:
+def _locate(suite: Suite, source: PromptSource, prompts: Path | None, fetch: bool) -> Path:
     if prompts is not None and prompts.is_file() and len(suite.sources) > 1:
         names = ", ".join(s.names[0] for s in suite.sources)
         raise MissingPrompts(
             f"suite {suite.name} has {len(suite.sources)} files ({names}): give --prompts their folder"
         )
-    found = _on_disk(source, prompts) or (_download(source) if prompts is None else None)
+    found = _on_disk(source, prompts) or (_download(source) if fetch and prompts is None else None)
     if found is not None:
         return found
     where = f"hub dataset {source.hub[0]}, file {source.hub[1]}" if source.hub else suite.homepage
-    searched = prompts or os.environ.get(PROMPTS_VARIABLE) or "the hub client's cache"
+    searched = prompts or os.environ.get(PROMPTS_VARIABLE)
+    searched = searched or (
+        "the hub client's cache" if source.hub else f"any folder: {PROMPTS_VARIABLE} is not set"
+    )
     raise MissingPrompts(
         f"suite {suite.name}: no {' or '.join(source.names)} in {searched} "
         f"({where}): name the folder that holds it with --prompts PATH or {PROMPTS_VARIABLE}"
@@ -136,12 +139,11 @@ def _cached(source: PromptSource) -> Path | None:
 
 def _download(source: PromptSource) -> Path | None:
     """Fetch the source from the hub; None where it has none or cannot be reached."""
-    if source.hub is None or not hub.reachable():
+    if source.hub is None or hub.barrier():
         return None
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(*source.hub, repo_type="dataset"))
-    except (LocalEntryNotFoundError, HfHubHTTPError):
+    except Exception:  # whatever the client's HTTP library raises, the caller says where else to get the file
         return None

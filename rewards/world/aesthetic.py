@@ -37,7 +37,7 @@ def train(tokenizer: Path, base: Path, folder: Path, plan: Plan = PLAN) -> Score
     torch.manual_seed(plan.seed)
     head = ScoreHead(embedded.shape[1])
     with torch.no_grad():
-        head.layers[-1].bias.fill_(target.mean())  # else the first thousand steps learn the mean
+        head.state_dict()["layers.7.bias"].fill_(target.mean())  # else the first steps only learn the mean
 
     def loss(rng: np.random.Generator) -> Losses:
         rows = torch.from_numpy(rng.integers(len(embedded), size=plan.batch)).to(embedded.device)

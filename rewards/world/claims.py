@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import permutations
 
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
 from rewards.world.captions import ItemSpec, Spec, read
 from rewards.world.scenes import RELATIONS
 from rewards.world.vision import Seen, Sight
@@ -30,12 +33,23 @@ def answers(sight: Sight, prompt: str | Spec) -> list[Answer]:
     spec = read(prompt) if isinstance(prompt, str) else prompt
     if not spec.items:
         return _background(sight, spec)
-    seen: list[Seen | None] = list(sight.objects[: len(spec.items) + 1])
-    seen += [None] * (len(spec.items) - len(seen))
-    options = (_judge(spec, match) for match in permutations(seen, len(spec.items)))
-    best = max(options, key=lambda found: sum(answer.true for answer in found))
+    best = _judge(spec, _match(spec, sight))
     count = Answer("count", f"{len(spec.items)} object(s)", len(sight.objects) == len(spec.items))
     return [count, *best, *_background(sight, spec)]
+
+
+def _match(spec: Spec, sight: Sight) -> tuple[Seen | None, ...]:
+    """For each object named, the object seen or None, so that most claims come true."""
+    seen: list[Seen | None] = list(sight.objects[: len(spec.items) + 1])
+    seen += [None] * (len(spec.items) - len(seen))
+    if spec.relation is not None:  # of two objects: the relation depends on both, and the pairs are few
+        return max(permutations(seen, 2), key=lambda match: _count(_judge(spec, match)))
+    true = np.array([[_count(_judge_item(item, one)) for one in seen] for item in spec.items])
+    return tuple(seen[column] for column in linear_sum_assignment(true, maximize=True)[1])
+
+
+def _count(found: list[Answer]) -> int:
+    return sum(answer.true for answer in found)
 
 
 def _background(sight: Sight, spec: Spec) -> list[Answer]:

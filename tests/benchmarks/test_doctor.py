@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from benchmarks import doctor
 from benchmarks.doctor import Finding, examine, libraries, packages, pipelines, prompt_sets, reward_weights
 from benchmarks.systems import SYSTEMS
+from rewards.info import RewardInfo
 from textcraftor.launch import ROOT
 
 
@@ -84,6 +86,33 @@ def test_a_shipped_pipeline_that_is_gone_is_a_problem(
     monkeypatch.setattr("benchmarks.systems.SYSTEMS", broken)
     (finding,) = pipelines()
     assert (finding.state, finding.text) == ("problem", "the installed package lacks it")
+
+
+def test_what_cannot_be_examined_is_a_problem_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Iterator[Finding]:
+        raise ImportError("libtorch.so is missing")
+
+    monkeypatch.setattr("benchmarks.doctor.device", broken)
+    findings = list(examine(tmp_path))
+    assert [f.text for f in findings if f.topic == "broken"] == ["ImportError: libtorch.so is missing"]
+    assert {"library", "suite"} <= {finding.topic for finding in findings}
+
+
+def test_a_broken_plug_in_does_not_hide_the_other_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rewards import registry
+
+    def info(name: str) -> RewardInfo:
+        if name == "clip":
+            raise ValueError("the plug-in cannot be imported")
+        return record(name)
+
+    record = registry.info
+    monkeypatch.setattr(registry, "info", info)
+    states = {finding.subject: finding.state for finding in reward_weights()}
+    assert states["clip"] == "problem"
+    assert states["world-clip"] == "ok"
 
 
 def test_everything_is_examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,21 @@ def test_doing_it_again_continues_the_run(images: Path, tmp_path: Path) -> None:
     assert len(list(first.path.glob("samples/*.jsonl"))) == 1
 
 
+def test_a_folder_that_was_moved_is_found_again(images: Path, tmp_path: Path) -> None:
+    file = prompts(tmp_path, "prompt\na\nb\nc\n")
+    first = adopt(images, file, tmp_path, name="mine")
+    moved = images.rename(tmp_path / "moved")
+    second = adopt(moved, file, tmp_path, name="mine")
+    assert first.path == second.path
+    assert all(second.image_path(sample).is_file() for sample in second.samples().values())
+
+
+def test_a_column_that_only_some_prompts_have_is_refused(images: Path, tmp_path: Path) -> None:
+    file = prompts(tmp_path, '{"prompt": "a", "image": "img10.png"}\n"b"\n"c"\n', "p.jsonl")
+    with pytest.raises(ImageFolderError, match=r"prompt 1 \('b'\) has no 'image', others have"):
+        adopt(images, file, tmp_path)
+
+
 def test_other_images_are_another_run(images: Path, tmp_path: Path) -> None:
     file = prompts(tmp_path, "prompt\na\nb\nc\n")
     first = adopt(images, file, tmp_path).path

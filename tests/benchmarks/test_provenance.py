@@ -24,8 +24,9 @@ def test_the_commit_is_the_checkouts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert commit() is None
 
 
-def test_differences_are_told_against_the_first_start() -> None:
+def test_every_environment_that_worked_on_a_run_is_compared_with_this_one() -> None:
     first = {"versions": {"torch": "1", "numpy": "2"}, "device": "cpu", "threads": 1, "commit": "a"}
-    last = {"versions": {"torch": "3", "numpy": "2"}, "device": "cuda", "threads": 1, "commit": "b"}
-    assert differences([first]) == []
-    assert differences([first, last]) == ["device cpu then cuda", "torch 1 then 3"]
+    second = {"versions": {"torch": "3", "numpy": "2"}, "device": "cuda", "threads": 1, "commit": "b"}
+    assert differences([first], first) == []
+    assert differences([first, second], second) == ["device cpu, now cuda", "torch 1, now 3"]
+    assert differences([first, second], first) == ["device cuda, now cpu", "torch 3, now 1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -160,6 +161,19 @@ def test_a_deleted_image_is_drawn_again(request_for: Requests) -> None:
     assert image_bytes(first) == before
 
 
+def test_an_image_drawn_again_with_other_pixels_is_scored_again(
+    request_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(request_for())
+    (first.path / "images" / "00003-0.png").unlink()
+    draw = generate.draw
+    monkeypatch.setattr(generate, "draw", lambda *arguments: 1 - draw(*arguments))
+    again = run(request_for())
+    assert again.made == 2  # the image and its score
+    assert again.complete
+    assert again.columns[0].mean != first.columns[0].mean
+
+
 def test_two_runs_are_bit_equal(request_for: Requests, tmp_path: Path) -> None:
     first, second = run(request_for()), run(request_for(out=tmp_path / "second"))
     assert image_bytes(first) == image_bytes(second)
@@ -211,6 +225,27 @@ def test_a_missing_weight_is_named_at_once(
         ValueError, match=r"pickscore needs .*yuvalkirstain/PickScore_v1.*TCBENCH_WEIGHTS_PICKSCORE"
     ):
         plan(request_for(rewards=["pickscore"]))
+
+
+def test_all_that_is_missing_is_said_at_once(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    with pytest.raises(ValueError, match="4 things are missing") as caught:
+        plan(request_for(model="sd15", suite="parti", prompts=None, rewards=["pickscore", "hpsv2"]))
+    for part in ("(1) suite parti", "(2) pickscore needs", "(3) hpsv2 needs", "(4) to download", "2.1 GB"):
+        assert part in str(caught.value)
+
+
+def test_prompts_that_are_not_there_are_named(request_for: Requests, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing at .*pets\.cvs: give --prompts"):
+        plan(request_for(prompts=tmp_path / "pets.cvs", suite=None))
+
+
+def test_a_columns_record_names_its_weights(request_for: Requests) -> None:
+    outcome = run(request_for(rewards=["world-clip"]))
+    (column,) = RunFolder(outcome.path).score_sets()
+    backbone = column.details["weights"]["backbone"]
+    assert re.fullmatch(r"rewards/world/weights/world-clip sha256:[0-9a-f]{64}", backbone)
 
 
 def test_abstentions_and_failures_are_told_apart(request_for: Requests, toy_rewards: Path) -> None:
@@ -267,6 +302,27 @@ def test_a_batch_that_does_not_fit_is_halved(request_for: Requests, monkeypatch:
     outcome = run(request_for(batch_size=8))
     assert outcome.complete
     assert [len(batch) for batch in RunFolder(outcome.path).batches()] == [2, 2, 2, 2]
+
+
+def test_only_halves_that_lack_an_image_are_drawn(
+    request_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    whole = run(request_for(batch_size=4))
+    (whole.path / "images" / "00003-0.png").unlink()
+    draw, drawn = generate.draw, []
+
+    def small_memory(pipe: object, texts: list[str], *rest: object) -> object:
+        if len(texts) > 2:
+            raise torch.OutOfMemoryError
+        drawn.extend(texts)
+        return draw(pipe, texts, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generate, "draw", small_memory)
+    again = run(request_for(batch_size=4))
+    assert again.complete
+    assert len(drawn) == 2
 
 
 def test_a_smaller_batch_size_splits_what_was_not_begun(request_for: Requests) -> None:
@@ -354,7 +410,7 @@ def test_the_system_decides_what_is_left_open() -> None:
 )
 def test_numbers_out_of_range_are_refused(request_for: Requests, change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected at least"):
-        request_for(**change)
+        plan(request_for(**change))
 
 
 def test_another_environment_is_noted(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,4 +423,4 @@ def test_another_environment_is_noted(request_for: Requests, monkeypatch: pytest
     run(request_for())
     monkeypatch.setattr("benchmarks.provenance.versions", lambda: {"torch": "99"})
     execute(plan(request_for()), Notes())
-    assert any("torch" in note and "then 99" in note for note in notes)
+    assert any("torch" in note and "now 99" in note for note in notes)

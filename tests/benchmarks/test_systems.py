@@ -78,6 +78,13 @@ def test_a_toml_files_paths_are_beside_it(tmp_path: Path) -> None:
         ('base = "micro"\nguidence = 3', UnknownName, "did you mean guidance"),
         ('base = "micro"\nsampler = "dimm"', UnknownName, "did you mean ddim"),
         ('base = "micr"', UnknownName, "did you mean micro"),
+        ("base = 3", SystemFileError, "base = 3; expected the name of a system"),
+        ('base = "system.toml"', UnknownName, "no base of .* is called 'system.toml'"),
+        ('base = "micro"\nsteps = 0', SystemFileError, "steps is 0; expected at least 1"),
+        ('base = "micro"\nguidance = -3', SystemFileError, "guidance is -3; expected at least 0"),
+        ('base = "micro"\nsize = [4, 4]', SystemFileError, r"size is \[4, 4\]; expected"),
+        ('base = "micro"\nrewards = [1]', SystemFileError, r"rewards = \[1\]; expected list of str"),
+        ('base = "micro"\ndtype = "fp16"', UnknownName, "no dtype is called 'fp16'"),
     ],
 )
 def test_a_bad_toml_file_is_one_line(
@@ -85,6 +92,10 @@ def test_a_bad_toml_file_is_one_line(
 ) -> None:
     with pytest.raises(error, match=message):
         find_system(toml(tmp_path, text))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_toml_file(tmp_path: Path) -> None:
+    assert find_system(toml(tmp_path, '\ufeffbase = "micro"\nsteps = 3')).steps == 3
 
 
 def test_a_missing_toml_file_is_one_line(tmp_path: Path) -> None:

@@ -96,12 +96,12 @@ def test_every_process_start_writes_a_file_of_its_own(run: RunFolder) -> None:
     assert set(run.samples()) == {(0, 0), (1, 0)}
 
 
-def test_first_success_stands_and_replaces_a_failure(run: RunFolder) -> None:
+def test_a_success_replaces_a_failure_and_an_image_made_anew_the_one_that_was_gone(run: RunFolder) -> None:
     append(run, sample(0, image=None, reason="out of memory"))
     append(run, sample(0, image="first.png"))
     append(run, sample(0, image="second.png"))
     append(run, sample(0, image=None, reason="late failure"))
-    assert run.samples()[0, 0].image == "first.png"
+    assert run.samples()[0, 0].image == "second.png"
 
 
 def test_records_of_another_id_are_refused(run: RunFolder) -> None:
@@ -127,13 +127,24 @@ def test_a_torn_batch_line_is_cut_before_the_next(run: RunFolder) -> None:
     assert run.batches() == [[(0, 0)], [(1, 0)]]
 
 
-def test_scores_merge_like_samples(run: RunFolder) -> None:
+def test_the_first_score_of_an_image_stands_and_replaces_a_failure(run: RunFolder) -> None:
+    append(run, sample(0), sample(1))
     append_scores(run, Score(0, 0, "failed", reason="flaky"), Score(1, 0, "abstained", reason="no claims"))
     append_scores(run, Score(0, 0, "ok", 0.5), Score(1, 0, "ok", 9.0))
     append_scores(run, Score(0, 0, "ok", 0.7))
     scores = run.scores(BRIGHT)
     assert scores[0, 0].score == 0.5
     assert scores[1, 0].status == "abstained"
+
+
+def test_a_score_is_of_the_image_that_was_scored(run: RunFolder) -> None:
+    append(run, replace(sample(0), sha256="a" * 64))
+    append_scores(run, Score(0, 0, "ok", 0.5, image_sha256="a" * 64))
+    assert run.scores(BRIGHT)[0, 0].score == 0.5
+    append(run, replace(sample(0), sha256="b" * 64))
+    assert run.scores(BRIGHT) == {}
+    append_scores(run, Score(0, 0, "ok", 0.7, image_sha256="b" * 64))
+    assert run.scores(BRIGHT)[0, 0].score == 0.7
 
 
 def test_a_score_folder_refuses_another_score_id(run: RunFolder) -> None:

@@ -209,7 +209,8 @@ def write_blip_config(path: Path, world: bool) -> Path:
 
 
 def write_blip(path: Path, world: bool) -> Path:
-    """Weights of the published kind, which hold position numbers beside the parameters."""
+    """Weights of the published kind, which hold position numbers and the projections that BLIP's contrastive
+    loss needs beside the ranker's parameters (BLIP_Pretrain of the official code)."""
     import torch
 
     from rewards.blip import BlipRanker
@@ -219,6 +220,8 @@ def write_blip(path: Path, world: bool) -> Path:
     if world:
         return save_half(state, path.with_suffix(".safetensors"))
     state["blip.text_encoder.embeddings.position_ids"] = torch.arange(64)[None]
+    for tower in ("vision", "text"):
+        state |= {f"blip.{tower}_proj.weight": torch.randn(8, 24), f"blip.{tower}_proj.bias": torch.randn(8)}
     torch.save(state, path.with_suffix(".pt"))
     return path.with_suffix(".pt")
 

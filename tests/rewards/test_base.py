@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rewards.base import Reward, score_id
 from rewards.info import RewardInfo
+from rewards.preprocess import PROFILES
 
 
 class Redness(Reward):
@@ -85,8 +86,13 @@ def test_a_rounded_value_just_outside_the_range_is_accepted() -> None:
     assert Redness(INFO).score(torch.full((1, 3, 2, 2), 1.00005), ["a"]).item() == pytest.approx(1, abs=1e-4)
 
 
-def test_half_precision_images_are_scored_in_single() -> None:
-    assert Redness(INFO).score(GREY.bfloat16(), ["a", "b"]).dtype == torch.float32
+@pytest.mark.parametrize("profile", PROFILES)
+def test_half_precision_images_are_scored_as_the_values_they_hold(profile: str) -> None:
+    reward = Redness(replace(INFO, profile=profile))
+    images = torch.rand(2, 3, 80, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = reward.score(images, ["a", "b"])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, reward.score(images.float(), ["a", "b"]), rtol=0, atol=0)
 
 
 def test_a_reward_inside_a_model_in_training_mode_stays_frozen(tiny: Callable[[str], Reward]) -> None:

@@ -18,21 +18,24 @@ def resolves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("resolves")
 def test_a_name_that_resolves_can_be_asked() -> None:
-    assert hub.reachable()
+    assert hub.barrier() == ""
 
 
 @pytest.mark.usefixtures("resolves")
 def test_offline_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert not hub.reachable()
+    assert hub.barrier() == "HF_HUB_OFFLINE is set"
 
 
 @pytest.mark.usefixtures("resolves")
 def test_without_a_line_only_a_proxy_can_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_line(*_: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
+    def no_line(host: str, *_: object) -> None:
+        if host != "else.where":
+            raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_line)
-    assert not hub.reachable()
+    assert hub.barrier() == "there is no line to huggingface.co"
+    assert hub.barrier("https://no.where/file") == "there is no line to no.where"
+    assert hub.barrier("https://else.where/file") == ""
     monkeypatch.setattr(hub, "getproxies", lambda: {"https": "proxy:1"})
-    assert hub.reachable()
+    assert hub.barrier() == ""

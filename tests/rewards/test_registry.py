@@ -126,13 +126,27 @@ def test_a_reward_in_a_file_is_first_class(tmp_path: Path, orange: Tensor) -> No
 
 
 def test_an_edit_of_the_file_changes_the_score_id_and_a_move_does_not(tmp_path: Path) -> None:
-    ids = []
-    for folder, ending in (("a", ""), ("b", ""), ("a", "# edited\n")):
-        path = tmp_path / folder / "own.py"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(OWN.format(name="edited").replace("@rewards", "#@rewards") + ending, encoding="utf-8")
-        ids.append(score_id(rewards.info(f"{path}:Redness")))
-    assert ids[0] == ids[1] != ids[2]
+    path, text = tmp_path / "own.py", OWN.format(name="edited")
+    path.write_text(text, encoding="utf-8")
+    first = score_id(rewards.info(f"{path}:Redness"))
+    (tmp_path / "elsewhere").mkdir()
+    path = path.rename(tmp_path / "elsewhere" / "own.py")
+    assert score_id(rewards.info(f"{path}:Redness")) == first
+    path.write_text(text + "# edited\n", encoding="utf-8")
+    assert score_id(rewards.info(f"{path}:Redness")) != first
+    assert rewards.info(f"{path}:Redness").name == "edited"
+
+
+def test_two_files_cannot_register_one_name(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"own{number}.py").write_text(
+            OWN.format(name="twice") + f"# {number}\n", encoding="utf-8"
+        )
+    rewards.info(f"{tmp_path / 'own1.py'}:Redness")
+    with pytest.raises(
+        ValueError, match=r"own2\.py cannot be run: .* 'twice' already; give yours another name"
+    ):
+        rewards.info(f"{tmp_path / 'own2.py'}:Redness")
 
 
 def test_a_wrong_file_or_class_is_said_in_one_line(tmp_path: Path) -> None:
@@ -150,7 +164,7 @@ def test_a_wrong_file_or_class_is_said_in_one_line(tmp_path: Path) -> None:
 def test_an_installed_plug_in_is_first_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orange: Tensor
 ) -> None:
-    module = OWN.format(name="plugged-redness").replace("@rewards", "#@rewards")
+    module = OWN.format(name="plugged-redness")
     plug_in(tmp_path, monkeypatch, "plugged-green = plugged_a:Greenness", plugged_a=module)
     assert "plugged-green" in rewards.names()
     assert rewards.info("plugged-green").entry == "plugged_a:Greenness"
@@ -163,7 +177,7 @@ def test_a_plug_in_may_be_a_record_so_that_listing_stays_fast(
     record = (
         'from rewards.info import RewardInfo\nRED = RewardInfo("red", "plugged_c:Redness", scale="red")\n'
     )
-    module = OWN.format(name="unused").replace("@rewards", "#@rewards")
+    module = OWN.format(name="unused")
     plug_in(tmp_path, monkeypatch, "plugged-red = plugged_b:RED", plugged_b=record, plugged_c=module)
     assert rewards.info("plugged-red").scale == "red"
     assert "plugged_c" not in sys.modules

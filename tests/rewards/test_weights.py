@@ -146,11 +146,60 @@ def test_a_file_behind_a_url_is_fetched_once_and_verified(
     source.write_bytes(b"weights")
     file = WeightsFile("head", file="head.pth", url=source.as_uri(), sha256=file_sha256(source))
     record = RewardInfo("r", weights=(file,))
-    monkeypatch.setattr("rewards.weights.hub.reachable", lambda: True)
+    monkeypatch.setattr("rewards.weights.hub.barrier", lambda _: "")
     found = check(record)["head"]
     assert found.read_bytes() == b"weights"
     source.unlink()
     assert check(record)["head"] == found
+
+
+def test_a_bad_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source.pth"
+    source.write_bytes(b"only half of the wei")
+    file = WeightsFile(
+        "head", file="head.pth", url=source.as_uri(), sha256=hashlib.sha256(b"weights").hexdigest()
+    )
+    monkeypatch.setattr("rewards.weights.hub.barrier", lambda _: "")
+    with pytest.raises(MissingWeights, match="gave something else than the published file"):
+        check(RewardInfo("r", weights=(file,)))
+    source.write_bytes(b"weights")
+    assert check(RewardInfo("r", weights=(file,)))["head"].read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("damage", ["torn", "shape"])
+def test_a_damaged_transformers_folder_is_one_line(
+    tiny_files: Callable[[str], dict[str, Path]], damage: str
+) -> None:
+    from safetensors.torch import load_file
+
+    files = tiny_files("world-pick")
+    path = files["model"] / "model.safetensors"
+    if damage == "torn":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        state = load_file(path)
+        state["visual_projection.weight"] = torch.zeros(3, 3)
+        save_file(state, path, {"format": "pt"})
+    with pytest.raises(WrongWeights, match="does not fit CLIPModel: "):
+        rewards.load("world-pick", weights=files)
+
+
+def test_an_open_clip_folder_that_describes_no_clip_is_one_line(
+    tiny_files: Callable[[str], dict[str, Path]],
+) -> None:
+    files = tiny_files("world-clip")
+    (files["backbone"] / "open_clip_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(WrongWeights, match="describes no CLIP of open_clip"):
+        rewards.load("world-clip", weights=files)
+
+
+def test_code_that_is_a_reward_is_a_part_of_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rule.py").write_text("one", encoding="utf-8")
+    monkeypatch.setattr("rewards.base.PACKAGE", tmp_path)
+    record = RewardInfo("r", entry="m:R", code=("rule.py",))
+    before = score_id(record)
+    (tmp_path / "rule.py").write_text("two", encoding="utf-8")
+    assert score_id(record) != before
 
 
 def test_a_sha_is_computed_again_when_the_file_changes(tmp_path: Path) -> None:
@@ -231,7 +280,7 @@ def test_a_transformers_folder_with_missing_tensors_is_refused(
     state = load_file(path)
     del state["visual_projection.weight"]
     save_file(state, path, {"format": "pt"})
-    with pytest.raises(WrongWeights, match=r"does not fit CLIPModel: visual_projection\.weight"):
+    with pytest.raises(WrongWeights, match=r"does not fit CLIPModel: it lacks visual_projection\.weight"):
         rewards.load("world-pick", weights=files)
 
 

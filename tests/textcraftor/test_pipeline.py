@@ -156,6 +156,19 @@ def test_a_text_encoder_that_lacks_weights_is_refused(tiny_pipeline: Path, tmp_p
         load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim", text_encoder=folder)
 
 
+@pytest.mark.parametrize("component", ["text_encoder", "unet", "vae"])
+def test_a_pipeline_that_lacks_weights_is_refused(copy: Path, component: str) -> None:
+    """Its libraries only log that, and draw with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    (file,) = (copy / component).glob("*.safetensors")
+    weights = load_file(file)
+    weights.pop(next(name for name in weights if name.endswith("weight")))
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(MissingPipeline, match=f"{component} lacks weights that the pipeline needs"):
+        load(copy, device="cpu", dtype="float32", sampler="ddim")
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++2m"])
 def test_every_sampler_draws_the_same_twice(tiny_pipeline: Path, sampler: str) -> None:

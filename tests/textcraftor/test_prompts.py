@@ -59,6 +59,13 @@ def test_every_kind_of_file_gives_the_same_prompts(tmp_path: Path, name: str, co
         ("p.csv", 'prompt\n"a cat\n', "line 1: .*mend the quotes"),
         ("p.csv", "prompt,style\n,y\n", "line 2: the prompt is empty"),
         ("p.csv", "id,prompt\n1,a\n2,b\n1,c\n", "line 4: id '1' stands already in line 2"),
+        ("p.csv", "prompt,style,style\na cat,y,z\n", "line 1: two columns are called 'style'"),
+        ("p.json", '["\\ud83d cat"]', "entry 1: the prompt holds half a character"),
+        (
+            "p.jsonl",
+            '{"id": 1, "prompt": "a"}\n"b"\n{"id": 1, "prompt": "c"}',
+            "line 3: id '1' stands already",
+        ),
         ("p.tsv", "a cat\na dog\n", "line 1: no prompt column"),
         ("p.json", '["a cat",\n "a dog"', "line 2: not JSON"),
         ("p.json", '["a cat", " "]', "entry 2: the prompt is empty"),
@@ -80,6 +87,16 @@ def test_bad_files_are_named_with_line_and_mend(
         read_prompts(file)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_trailing_empty_columns_of_a_spreadsheet_are_no_columns(tmp_path: Path) -> None:
+    (prompt,) = read_prompts(write(tmp_path, "p.csv", "prompt,style,,\na cat,y,,\n"))
+    assert (prompt.text, prompt.category, dict(prompt.tags)) == ("a cat", "y", {})
+
+
+def test_some_entries_may_have_no_id(tmp_path: Path) -> None:
+    content = '"a"\n{"id": 1, "prompt": "b"}\n"c"\n'
+    assert [prompt.text for prompt in read_prompts(write(tmp_path, "p.jsonl", content))] == ["a", "b", "c"]
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

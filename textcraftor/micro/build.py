@@ -126,7 +126,7 @@ REWARDS = (
 """Folders that are shipped with the package ``rewards``."""
 
 
-class BuildFailed(RuntimeError):
+class BuildFailed(ValueError):
     """A stage ended with an error; the message names its log."""
 
 
@@ -199,8 +199,10 @@ def progress(folder: Path, name: str) -> str:
     """Where a stage is, from the last line of its newest log: step, loss and seconds a step."""
     logs = [folder / f"{log}.jsonl" for log in ((name,) if name != "vae" else ("vae-encoder", "vae-decoder"))]
     for log in logs:
-        if log.exists():
-            row = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+        written = [line for line in lines if line.endswith("\n")]  # the last one may be on its way
+        if written:
+            row = json.loads(written[-1])
             return f"step {row['step']}, loss {row['loss']:.4f}, {row['seconds_per_step']:.2f} s a step"
     return "starting"
 

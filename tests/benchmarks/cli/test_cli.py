@@ -57,6 +57,23 @@ def test_a_run_ends_with_its_folder_and_the_next_command(tcbench: Command, run_a
     assert "nothing to do" in out
 
 
+def test_the_next_command_names_the_run_where_its_system_has_several(
+    tcbench: Command, run_arguments: list[str]
+) -> None:
+    tcbench(*run_arguments)
+    code, out, _ = tcbench(*run_arguments, "--guidance", "2")
+    assert code == 0
+    command = out.splitlines()[-1].removeprefix("next: tcbench ").split()
+    assert re.fullmatch(r".+@[0-9a-f]{12}", command[command.index("--baseline") + 1])
+    assert tcbench(*command[: command.index("--out")], "--out", Path(command[1]) / "board")[0] == 0
+
+
+def test_the_version_is_printed(tcbench: Command) -> None:
+    code, out, _ = tcbench("--version")
+    assert code == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", out.strip())
+
+
 def test_json_is_all_that_stdout_gets(tcbench: Command, run_arguments: list[str]) -> None:
     code, out, _ = tcbench(*run_arguments, "--json")
     record = json.loads(out)

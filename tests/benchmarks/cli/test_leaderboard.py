@@ -59,6 +59,13 @@ def test_a_picture_of_an_earlier_board_does_not_stay(runs: Path, tmp_path: Path)
     assert not (tmp_path / "differences.png").exists()
 
 
+def test_a_damaged_image_costs_only_its_place_in_the_grid(runs: Path, tmp_path: Path) -> None:
+    for image in runs.glob("*/images/00000-0.png"):
+        image.write_bytes(image.read_bytes()[:40])
+    assert leaderboard(runs, "--baseline", "base", "--out", tmp_path / "board") == 0
+    assert (tmp_path / "board" / "samples.png").is_file()
+
+
 def test_unknown_baseline_gets_close_matches(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,6 +105,14 @@ def test_of_two_alike_the_one_that_fits_best_is_meant() -> None:
     assert false(found) == [("count", "1 object(s)")]
 
 
+def test_of_many_objects_named_most_claims_come_true() -> None:
+    """In no time, though their matchings are more than could be tried one by one."""
+    prompt = " and ".join(["a red ring"] * 5 + ["a medium red circle"] + ["a blue star"] * 8)
+    found = answers(sight(DISC, replace(BOX, shape="star")), prompt)
+    objects = [answer for answer in found if answer.kind == "object"]
+    assert [answer.claim for answer in objects if answer.true] == ["circle", "star"]
+
+
 def test_a_prompt_without_claims_gets_none_and_a_background_alone_is_one() -> None:
     assert answers(sight(DISC), "an astronaut riding a horse") == []
     assert answers(sight(DISC), "nothing on a sand backdrop") == [Answer("background", "sand", True)]
