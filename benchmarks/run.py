@@ -226,6 +226,7 @@ def _describe(plan: Plan, key: Key) -> Sample:
         prompt=prompt.text,
         text=plan.system.rewrite(prompt.text),
         category=prompt.category,
+        groups=[f"{name}: {prompt.tags[name]}" for name in plan.prompts.groups if prompt.tags.get(name)],
         noise_seed=noise_seed(plan.base_seed, *key),
     )
 

@@ -15,17 +15,25 @@ from leaderboards import stats
 from leaderboards.board import Cell, CellKey, Claim, Column, Entry, Exposure
 
 Samples = Mapping[tuple[str, str], pd.DataFrame]
-"""Tables of (entry label, column label): score, reason and category, indexed by (prompt_id, sample)."""
+"""Tables of (entry label, column label): score, reason, category, groups; indexed by (prompt_id, sample)."""
 
 
 def categories(samples: Samples) -> tuple[str, ...]:
-    """The categories in the order of their first prompts; none if all prompts are of one."""
+    """The categories, then the further groups, each in the order of their first prompts.
+
+    None of a kind of which all prompts are alike.
+    """
+    kinds = [_in_order(samples, column) for column in ("category", "groups")]
+    return tuple(name for names in kinds if len(names) > 1 for name in names)
+
+
+def _in_order(samples: Samples, column: str) -> list[str]:
     first: dict[str, int] = {}
     for table in samples.values():
-        prompts = table.index.get_level_values("prompt_id").to_series(index=table.index)
-        for category, prompt in prompts.groupby(table["category"]).min().items():
-            first[str(category)] = min(int(prompt), first.get(str(category), int(prompt)))
-    return tuple(sorted(first, key=lambda name: (first[name], name))) if len(first) > 1 else ()
+        prompts = table.reset_index("prompt_id").explode(column).groupby(column)["prompt_id"].min()
+        for name, prompt in prompts.items():
+            first[str(name)] = min(int(prompt), first.get(str(name), int(prompt)))
+    return sorted(first, key=lambda name: (first[name], name))
 
 
 def cells(
@@ -74,7 +82,7 @@ def _cell(
     baseline: str | None,
 ) -> Cell:
     table = samples[entry.label, column.label]
-    chosen = table if category is None else table[table["category"] == category]
+    chosen = table if category is None else table[_is_of(table, category)]
     reference = samples.get((baseline, column.label)) if baseline and baseline != entry.label else None
     higher_is_better = column.score_set.higher_is_better
     return Cell(
@@ -87,6 +95,12 @@ def _cell(
         samples=int(chosen["score"].notna().sum()),
         comparison=None if reference is None else _compare(chosen, reference, higher_is_better),
     )
+
+
+def _is_of(table: pd.DataFrame, category: str) -> list[bool]:
+    """Which rows are of a category or of a further group."""
+    pairs = zip(table["category"], table["groups"], strict=True)
+    return [category == own or category in groups for own, groups in pairs]
 
 
 def _compare(system: pd.DataFrame, baseline: pd.DataFrame, higher_is_better: bool) -> stats.Comparison | None:

@@ -148,6 +148,8 @@ class Sample:
     reason: str | None = None
     truncated: bool = False
     """Whether the pipeline's text encoder read only the beginning of `text`."""
+    groups: Sequence[str] = ()
+    """What a board tells apart beside the category, such as "challenge: Complex"."""
 
     @property
     def key(self) -> Key:
@@ -322,7 +324,7 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunFolder]:
 FRAME_COLUMNS = (
     "run", "suite", "suite_sha256", "system", "generation_id",
     "reward", "score_id", "higher_is_better", "role",
-    "prompt_id", "category", "sample", "score", "reason",
+    "prompt_id", "category", "groups", "sample", "score", "reason",
 )  # fmt: skip
 
 
@@ -356,7 +358,7 @@ def _rows(run: RunFolder) -> Iterator[tuple[Any, ...]]:
                 value, reason = scores[key].score, scores[key].reason
             else:
                 continue
-            yield (*head, *reward, key[0], sample.category, key[1], value, reason)
+            yield (*head, *reward, key[0], sample.category, tuple(sample.groups), key[1], value, reason)
 
 
 def _build(kind: type[Record], record: dict[str, Any]) -> Record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -13,6 +13,9 @@ from leaderboards.board import Board, Column, Coverage, Entry, Section, UnknownB
 from leaderboards.cells import Samples, categories, cells, ranks
 from leaderboards.journal import MixedIds
 from leaderboards.records import RunFolder, ScoreSet, frame
+
+REASONS = 4
+"""Most reasons that a board names for what has no score: each may name a file of its own."""
 
 ROLES = ("trainable", "selection", "judge")
 
@@ -54,7 +57,7 @@ def _section(entries: Sequence[Entry], scores: Sequence[pd.DataFrame], baseline:
         categories=categories(samples),
         cells=cells(entries, columns, samples, reference),
         coverage=tuple(_coverage(entries, columns, samples)),
-        notes=tuple(_notes(baseline, called)),
+        notes=tuple(_notes(baseline, called, entries)),
     )
 
 
@@ -99,7 +102,7 @@ def _key(score_set: ScoreSet) -> tuple[str, str]:
 def _of_column(scores: pd.DataFrame, column: Column) -> pd.DataFrame:
     wanted = column.score_set
     chosen = scores[(scores["reward"] == wanted.reward) & (scores["score_id"] == wanted.score_id)]
-    return chosen.set_index(["prompt_id", "sample"])[["score", "reason", "category"]]
+    return chosen.set_index(["prompt_id", "sample"])[["score", "reason", "category", "groups"]]
 
 
 def _check_baseline(name: str, suites: Sequence[Sequence[Entry]]) -> None:
@@ -113,11 +116,13 @@ def _check_baseline(name: str, suites: Sequence[Sequence[Entry]]) -> None:
     raise UnknownBaseline(name, tuple(sorted({entry.label for entries in suites for entry in entries})))
 
 
-def _notes(baseline: str, called: Sequence[str]) -> Iterator[str]:
+def _notes(baseline: str, called: Sequence[str], entries: Sequence[Entry]) -> Iterator[str]:
     if not called:
         yield f"No run of the baseline {baseline} on this suite: no differences."
     elif len(called) > 1:
         yield f"The baseline {baseline} is ambiguous here: no differences; name one of {', '.join(called)}."
+    if len({(g.get("base_seed"), g.get("noise")) for g in (e.run.header.generation for e in entries)}) > 1:
+        yield "Not all of these images began as the same noise: they are paired by prompt and number alone."
 
 
 def _coverage(entries: Sequence[Entry], columns: Sequence[Column], samples: Samples) -> Iterator[Coverage]:
@@ -131,8 +136,10 @@ def _coverage(entries: Sequence[Entry], columns: Sequence[Column], samples: Samp
 def _covered(entry: str, column: str, planned: int, table: pd.DataFrame) -> Coverage:
     unscored = table[table["score"].isna()]
     missing = Counter(str(reason or "no reason on record") for reason in unscored["reason"])
-    missing["not tried yet"] = planned - len(table)
-    counts: Mapping[str, int] = {reason: count for reason, count in sorted(missing.items()) if count}
+    named = dict(sorted(missing.most_common(REASONS)))
+    others = missing.total() - sum(named.values())
+    rest = {"other reasons, which its score files name": others, "not tried yet": planned - len(table)}
+    counts = named | {reason: count for reason, count in rest.items() if count}
     return Coverage(entry, column, len(table) - len(unscored), planned, counts)
 
 

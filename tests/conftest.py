@@ -127,13 +127,14 @@ def write_run(
     *,
     suite: str = "toy",
     categories: Sequence[str] = ("animals",),
+    groups: Sequence[Sequence[str]] = ((),),
     prompts: Sequence[str] = ("a cat",),
     settings: Mapping[str, Any] | None = None,
     details: Mapping[str, Any] | None = None,
     watermarks: tuple[str, ...] = (),
     images: bool = False,
 ) -> RunFolder:
-    """A run of as many prompts and seeds as `scores` have; prompts and categories are repeated as needed."""
+    """A run of as many prompts and seeds as `scores` have; the lists of prompts and so on are repeated."""
     count, seeds = len(scores[0][1]), len(scores[0][1][0])
     generation = {"system": system, "suite": suite, **(settings or {})}
     header = Header(
@@ -150,7 +151,7 @@ def write_run(
     run = RunFolder.create(folder / folder_name(suite, system, header.generation_id), header)
     samples = [
         Sample(p, s, text := prompts[p % len(prompts)], text, categories[p % len(categories)], noise_seed=7,
-               image=f"images/{p:05}-{s}.png")
+               image=f"images/{p:05}-{s}.png", groups=groups[p % len(groups)])
         for p, s in product(range(count), range(seeds))
     ]  # fmt: skip
     with run.sample_appender() as appender:

@@ -44,6 +44,8 @@ class Suite:
     """ "open" for prompts about anything, else the world they are about."""
     homepage: str
     licence: str
+    groups: tuple[str, ...] = ()
+    """Columns of the files, in lower case, that a board tells apart beside the category."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class PromptSet:
     prompts: tuple[Prompt, ...]
     sha256: str
     domain: str
+    groups: tuple[str, ...] = ()
 
 
 def read_suite(suite: Suite, prompts: Path | None = None, *, fetch: bool = True) -> PromptSet:
@@ -72,7 +75,7 @@ def read_suite(suite: Suite, prompts: Path | None = None, *, fetch: bool = True)
             f"{suite.name} is {suite.count} with {suite.sha256[:16]}: "
             "restore the file, or run it as your own with --suite custom"
         )
-    return PromptSet(suite.name, tuple(found), sha256, suite.domain)
+    return PromptSet(suite.name, tuple(found), sha256, suite.domain, suite.groups)
 
 
 def read_custom(prompts: Path | None) -> PromptSet:

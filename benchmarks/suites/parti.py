@@ -17,4 +17,5 @@ SUITE = Suite(
     domain="open",
     homepage="github.com/google-research/parti",
     licence="Apache-2.0",
+    groups=("challenge",),
 )

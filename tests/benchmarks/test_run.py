@@ -424,3 +424,11 @@ def test_another_environment_is_noted(request_for: Requests, monkeypatch: pytest
     monkeypatch.setattr("benchmarks.provenance.versions", lambda: {"torch": "99"})
     execute(plan(request_for()), Notes())
     assert any("torch" in note and "now 99" in note for note in notes)
+
+
+def test_the_groups_of_a_suite_are_on_record(request_for: Requests, shared_data: Path) -> None:
+    planned = plan(request_for(suite="parti", prompts=shared_data / "prompts", limit=2, rewards=[]))
+    outcome = execute(planned, Silent())
+    for sample in RunFolder(outcome.path).samples().values():
+        (group,) = sample.groups
+        assert group == f"challenge: {planned.prompts.prompts[sample.prompt_id].tags['challenge']}"

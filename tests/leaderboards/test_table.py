@@ -12,7 +12,7 @@ import pytest
 
 from leaderboards.board import Section, UnknownBaseline
 from leaderboards.journal import MixedIds
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import RunFolder, Score, ScoreSet
 from leaderboards.table import build
 
 MakeRun = Callable[..., RunFolder]
@@ -88,6 +88,35 @@ def test_categories_are_cells_of_their_own_in_prompt_order(make_run: MakeRun) ->
     assert section.categories == ("photo", "anime")
     assert section.cells["base", "bright", "photo"].mean.value == 2.0
     assert section.cells["base", "bright", "anime"].mean.value == 4.0
+
+
+def test_further_groups_are_cells_after_the_categories(make_run: MakeRun) -> None:
+    groups = (("challenge: Basic",), ("challenge: Complex", "length: short"))
+    run = make_run("base", (BRIGHT, rows([1, 2, 3, 6])), categories=("photo", "anime"), groups=groups)
+    section = only([run])
+    assert section.categories == ("photo", "anime", "challenge: Basic", "challenge: Complex", "length: short")
+    assert section.cells["base", "bright", "challenge: Complex"].mean.value == 4.0
+    alone = only([make_run("base", (BRIGHT, rows([1, 2, 3, 6])), suite="other", groups=groups[:1])])
+    assert alone.categories == ()
+
+
+def test_other_noise_is_said(make_run: MakeRun) -> None:
+    runs = [
+        make_run(name, (BRIGHT, rows([1, 2])), settings={"base_seed": seed, "noise": "n"})
+        for name, seed in (("base", 0), ("new", 1))
+    ]
+    assert any("same noise" in note for note in only(runs).notes)
+    assert not only(runs[:1]).notes
+
+
+def test_a_board_names_a_few_reasons_and_counts_the_others(make_run: MakeRun) -> None:
+    run = make_run("base", (BRIGHT, rows([1.0] * 8)))
+    failed = [Score(p, 0, "failed", reason=f"file {p} is damaged") for p in range(7)]
+    other = replace(BRIGHT, reward="other", score_id="d" * 12)
+    with run.score_appender(other) as appender:
+        appender.append([*failed, Score(7, 0, "ok", 1.0)])
+    (coverage,) = [c for c in only([run]).coverage if c.column == "other"]
+    assert (coverage.scored, sum(coverage.missing.values()), len(coverage.missing)) == (1, 7, 5)
 
 
 def test_one_category_needs_no_table(make_run: MakeRun) -> None:
