@@ -54,16 +54,16 @@ def near_miss(
     ``of`` names the attributes that can be. A caption of it is wrong for the scene and its picture is wrong
     for the scene's caption. A scene without reserved combinations gets none.
     """
-    stated = [(index, name) for index, name in _stated(scene) if name in of]
+    options = [(index, name) for index, name in stated(scene) if name in of]
     while True:
         changed = scene
-        for choice in rng.choice(len(stated), size=misses, replace=False):
-            changed = _replace(rng, changed, *stated[int(choice)])
+        for choice in rng.choice(len(options), size=misses, replace=False):
+            changed = _replace(rng, changed, *options[int(choice)])
         if scene.reserved() or not changed.reserved():
             return changed
 
 
-def _stated(scene: Scene) -> list[tuple[int, str]]:
+def stated(scene: Scene) -> list[tuple[int, str]]:
     """What can be wrong of a scene: (object, attribute)."""
     of_items = [(index, name) for index in range(len(scene.items)) for name in ("shape", "colour", "size")]
     return [*of_items, (0, "background"), (0, "relation" if scene.relation else "position")]

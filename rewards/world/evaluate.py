@@ -79,18 +79,22 @@ def oracle(count: int, seed: int, clean: bool) -> OracleReport:
 def alignment(reward: Reward, count: int, seed: int) -> dict[str, float]:
     """Accuracy of an alignment reward on fresh renders with full captions.
 
-    ``near_miss``: share where the right caption beats one with a single attribute swapped;
-    ``retrieval``: share of images whose own caption is the best of 100.
+    ``near_miss``: share where the right caption beats one with a single attribute swapped, and the same under
+    each attribute's name; ``retrieval``: share of images whose own caption is the best of 100.
     """
     rng = np.random.default_rng(seed)
     scenes = data.random_scenes(rng, count)
     images = data.pictures(rng, scenes)
     right = data.captions(rng, scenes, detail=1.0)
-    wrong = data.captions(rng, [data.near_miss(rng, scene) for scene in scenes], detail=1.0)
+    swapped = np.array([rng.choice([name for _, name in data.stated(scene)]) for scene in scenes])
+    misses = [data.near_miss(rng, s, of=(name,)) for s, name in zip(scenes, swapped, strict=True)]
+    wrong = data.captions(rng, misses, detail=1.0)
     better = _score(reward, images, right) > _score(reward, images, wrong)
     first, texts = images[:100], right[:100]
     table = np.stack([_score(reward, image.expand(100, -1, -1, -1), texts) for image in first])
-    return {"near_miss": float(better.mean()), "retrieval": float((table.argmax(1) == np.arange(100)).mean())}
+    found = {name: float(better[swapped == name].mean()) for name in data.ATTRIBUTES}
+    found |= {"near_miss": float(better.mean())}
+    return found | {"retrieval": float((table.argmax(1) == np.arange(100)).mean())}
 
 
 def preference(reward: Reward, rater: Rater, count: int, seed: int) -> dict[str, float]:

@@ -102,7 +102,7 @@ def oracle() -> Iterable[str]:
 def reward_models() -> Iterable[str]:
     """Accuracy of each trained world reward against the truth it imitates."""
     rule = load_reward("world-rule")
-    rows = []
+    rows, attributes = [], []
     for name in ("world-clip", "world-pick", "world-hps", "world-siglip", "world-blip", "world-aesthetic"):
         reward = load_reward(name)
         found: dict[str, float] = {}
@@ -112,7 +112,11 @@ def reward_models() -> Iterable[str]:
             found |= evaluate.preference(reward, evaluate.RATERS[name], COUNT, 104)
         found |= evaluate.correlation(reward, rule, COUNT, 105)
         rows.append((name, reward.info.role, *(_number(found.get(k)) for k in _MEASURES)))
+        if reward.info.uses_prompt:
+            attributes.append((name, *(_number(found[k]) for k in data.ATTRIBUTES)))
     yield _table(("reward", "role", *_MEASURES.values()), rows)
+    yield "The near misses by the attribute that is swapped (0.5 is chance):"
+    yield _table(("reward", *data.ATTRIBUTES), attributes)
 
 
 _MEASURES = {

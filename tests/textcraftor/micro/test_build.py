@@ -51,3 +51,8 @@ def test_progress_is_of_the_stages_newest_log(tmp_path: Path) -> None:
     assert build.progress(tmp_path, "vae") == "step 20, loss 0.5000, 1.25 s a step"
     (tmp_path / "vae-encoder.jsonl").write_text(json.dumps(row | {"step": 40}) + "\n")
     assert build.progress(tmp_path, "vae").startswith("step 40")
+    with (tmp_path / "vae-encoder.jsonl").open("a") as log:
+        log.write('{"step": 60, "lo')  # a line on its way
+    assert build.progress(tmp_path, "vae").startswith("step 40")
+    (tmp_path / "world-clip.jsonl").touch()  # begun anew: the lines of lost steps are cut
+    assert build.progress(tmp_path, "world-clip") == "starting"
