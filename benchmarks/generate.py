@@ -67,6 +67,7 @@ def generate(
     """
     batches = plan_batches(run, batch_size)
     missing = missing_images(run)
+    _relabel(run, describe)
     progress.stage("images", run.header.planned.count, run.header.planned.count - len(missing))
     if not missing:
         return 0
@@ -92,6 +93,19 @@ def generate(
             drawn += sum(sample.image is not None for sample in done)
             progress.advance(len(done))
     return drawn
+
+
+def _relabel(run: RunFolder, describe: Callable[[Key], Sample]) -> None:
+    """Record anew the planned images whose category or groups the prompt file now gives otherwise."""
+    made = [s for key, s in run.samples().items() if s.image is not None and key in run.header.planned]
+    changed = []
+    for old in made:
+        new = describe(old.key)
+        if (old.category, list(old.groups)) != (new.category, list(new.groups)):
+            changed.append(replace(old, category=new.category, groups=new.groups))
+    if changed:
+        with run.sample_appender() as appender:
+            appender.append(changed)
 
 
 def _draw_or_none(pipe: Any, batch: Sequence[Sample], schedule: Schedule) -> np.ndarray | None:

@@ -114,7 +114,8 @@ def append_lines(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process alone; the system lets go of it when the process ends, however it ends.
 
-    Raises RunFolderError when another process holds it.
+    Files that a killed process was writing (see `write_atomically`) are removed. Raises RunFolderError when
+    another process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -123,6 +124,8 @@ def exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunFolderError(f"another process is working on {folder}: wait for it or end it") from error
+        for torn in folder.rglob(".*.tmp"):
+            torn.unlink()
         yield
     finally:
         os.close(descriptor)

@@ -174,6 +174,25 @@ def test_an_image_drawn_again_with_other_pixels_is_scored_again(
     assert again.columns[0].mean != first.columns[0].mean
 
 
+def test_categories_are_those_that_the_prompt_file_gives_now(
+    request_for: Requests, prompt_file: Path
+) -> None:
+    first = run(request_for())
+    prompt_file.write_text(prompt_file.read_text().replace(",a cats", ",felines"))
+    again = run(request_for())
+    assert (again.path, again.made) == (first.path, 0)
+    categories = {sample.category for sample in RunFolder(again.path).samples().values()}
+    assert categories == {"felines", "a dogs"}
+
+
+def test_what_a_killed_process_was_writing_is_removed(request_for: Requests) -> None:
+    first = run(request_for())
+    torn = first.path / "images" / ".00003-0.png.123.tmp"
+    torn.write_bytes(b"half an image")
+    run(request_for())
+    assert not torn.exists()
+
+
 def test_two_runs_are_bit_equal(request_for: Requests, tmp_path: Path) -> None:
     first, second = run(request_for()), run(request_for(out=tmp_path / "second"))
     assert image_bytes(first) == image_bytes(second)
