@@ -1,7 +1,10 @@
 """world-clip: a small CLIP in open_clip's own architecture, trained on the world from scratch.
 
 Contrastive (Radford et al. 2021, figure 3) with one false caption an image as an extra negative
-(Yuksekgonul et al. 2023), without which colours are learnt and places are not.
+(Yuksekgonul et al. 2023). It is trained in two parts. The first learns colours, backgrounds, sizes and
+quality, and its text tower is where the pipeline's text encoder starts. The second goes on with shapes and
+places, which come last, while its image embedding also answers questions about the picture by a layer that is
+thrown away.
 """
 
 from __future__ import annotations
@@ -22,7 +25,11 @@ from rewards.world.tokenizer import CONTEXT_LENGTH
 
 WEIGHTS = "open_clip_model.safetensors"
 
-PLAN = Plan("world-clip", steps=1100, lr=1e-3, batch=128, seed=11, warmup=100, weight_decay=0.05, ema=0.995)
+FIRST = Plan(
+    "world-clip-first", steps=1100, lr=1e-3, batch=128, seed=11, warmup=100, weight_decay=0.05, ema=0.995
+)
+
+PLAN = Plan("world-clip", steps=700, lr=7e-4, batch=128, seed=19, warmup=50, weight_decay=0.05, ema=0.99)
 
 STYLE = 0.6
 """Share of captions that name the quality: seldom named, it is hardly in the embedding."""
@@ -89,8 +96,8 @@ class Tokens:
         return ids.to(torch.get_default_device())
 
 
-def train(tokenizer: Path, folder: Path, plan: Plan = PLAN) -> nn.Module:
-    """Train world-clip, resuming from ``folder``."""
+def train(tokenizer: Path, folder: Path, plan: Plan = FIRST) -> nn.Module:
+    """Train the first part from scratch, resuming from ``folder``."""
     tokens = Tokens(tokenizer)
     torch.manual_seed(plan.seed)
     model: Any = build(len(tokens))
@@ -105,6 +112,36 @@ def train(tokenizer: Path, folder: Path, plan: Plan = PLAN) -> nn.Module:
 
     fit(plan, model, loss, folder)
     return cast(nn.Module, model)
+
+
+class _Student(nn.Module):
+    """The model with a layer that answers questions from its image embedding."""
+
+    def __init__(self, model: nn.Module, width: int) -> None:
+        super().__init__()
+        self.model = model
+        self.questions = nn.Linear(width, data.QUESTIONS)
+
+
+def finish(tokenizer: Path, start: Path, folder: Path, plan: Plan = PLAN) -> nn.Module:
+    """Train the second part from the model in ``start``, resuming from ``folder``."""
+    tokens = Tokens(tokenizer)
+    torch.manual_seed(plan.seed)
+    model: Any = load(start, len(tokens)).train()
+    student = _Student(model, config(len(tokens))["model_cfg"]["embed_dim"])
+
+    def loss(rng: np.random.Generator) -> Losses:
+        scenes = data.random_scenes(rng, plan.batch)
+        embedded = model.encode_image(normalise(data.soften(rng, data.pictures(rng, scenes))))
+        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE, data.HARD)
+        text = F.normalize(encode_text(model, tokens(texts, pad=False)), dim=-1)
+        scale = model.logit_scale.clamp(max=np.log(100.0)).exp()
+        found = contrastive(F.normalize(embedded, dim=-1), text, scale)
+        asked = F.binary_cross_entropy_with_logits(student.questions(embedded), data.truth(scenes))
+        return {"loss": found["loss"] + 10.0 * asked, "accuracy": found["accuracy"], "questions": asked}
+
+    fit(plan, student, loss, folder)
+    return cast(nn.Module, model.eval())
 
 
 def encode_text(model: Any, ids: Tensor) -> Tensor:

@@ -101,21 +101,64 @@ def captions(
     return [caption(rng, scene, style, detail) for scene in scenes]
 
 
-def false_captions(rng: np.random.Generator, scenes: list[Scene], style: float = 0.35) -> list[str]:
+PLACE = ("position", "relation")
+QUALITY = ()
+MIXED: tuple[tuple[str, ...], ...] = (QUALITY, PLACE, ATTRIBUTES, ATTRIBUTES)
+HARD: tuple[tuple[str, ...], ...] = (
+    QUALITY,
+    PLACE,
+    PLACE,
+    PLACE,
+    ("shape",),
+    ("shape",),
+    ATTRIBUTES,
+    ATTRIBUTES,
+)
+"""More of what is learnt last."""
+
+
+def false_captions(
+    rng: np.random.Generator,
+    scenes: list[Scene],
+    style: float = 0.35,
+    kinds: tuple[tuple[str, ...], ...] = MIXED,
+) -> list[str]:
     """One caption a scene that is wrong in a single thing, for contrastive training.
 
-    A quarter each: the place (position or relation), which is learnt last; the quality, named as the opposite
-    of what it is (where it can be named); and, for the other half, any attribute.
+    That is one of the attributes of one of the ``kinds``, or the quality, which is named as the opposite of
+    what it is, where it can be named.
     """
     texts = []
-    for scene, kind in zip(scenes, rng.integers(4, size=len(scenes)), strict=True):
-        if kind == 0 and style_words(rng, scene.style):
+    for scene, kind in zip(scenes, rng.integers(len(kinds), size=len(scenes)), strict=True):
+        if kinds[kind] == QUALITY and style_words(rng, scene.style):
             opposite = Style(*(1.0 - value for value in astuple(scene.style)))
             texts.append(caption(rng, replace(scene, style=opposite), style=1.0))
         else:
-            miss = near_miss(rng, scene, of=("position", "relation") if kind == 1 else ATTRIBUTES)
-            texts.append(caption(rng, miss, style))
+            texts.append(caption(rng, near_miss(rng, scene, of=kinds[kind] or ATTRIBUTES), style))
     return texts
+
+
+QUESTIONS = len(SHAPES) * len(COLOURS) + len(BACKGROUNDS) + len(SIZES) + len(POSITIONS) + len(RELATIONS)
+
+
+def truth(scenes: list[Scene]) -> Tensor:
+    """0/1 answers (B, QUESTIONS) about pictures.
+
+    Is there an object of each shape and colour, is it this background, is there an object of each size, is
+    the one object at this position, have the two this relation.
+    """
+    return torch.tensor([_answers(scene) for scene in scenes], dtype=torch.float32)
+
+
+def _answers(scene: Scene) -> list[bool]:
+    items = scene.items
+    found = [
+        any((i.shape, i.colour) == (shape, colour) for i in items) for shape in SHAPES for colour in COLOURS
+    ]
+    found += [scene.background == name for name in BACKGROUNDS]
+    found += [any(item.size == name for item in items) for name in SIZES]
+    found += [items[0].position == name for name in POSITIONS]
+    return found + [scene.relation == name for name in RELATIONS]
 
 
 def soften(rng: np.random.Generator, images: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ from rewards.world.captions import caption
 from rewards.world.clip import STYLE
 from rewards.world.fit import Losses, Plan, fit
 from rewards.world.preferences import BLIP_RATER, Comparison, bradley_terry, comparisons
-from rewards.world.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, random_scene
+from rewards.world.scenes import random_scene
 
-PLAN = Plan("world-blip", steps=1200, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
+PLAN = Plan("world-blip", steps=800, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
 MAX_TOKENS = 40
 
 
@@ -45,23 +45,12 @@ def word_pieces(count: int = 8000, seed: int = 6) -> list[str]:
 
 
 class _Student(nn.Module):
-    """The ranker with its auxiliary questions: which shapes, colours and background are in the picture."""
+    """The ranker with its auxiliary questions about the picture."""
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
         self.ranker = BlipRanker(config)
-        self.questions = nn.Linear(config.vision_width, len(SHAPES) * len(COLOURS) + len(BACKGROUNDS))
-
-
-def truth(scenes: list[Scene]) -> Tensor:
-    """0/1 answers (B, 53): is there an object of each shape and colour, is it this background."""
-    answers = torch.zeros(len(scenes), len(SHAPES) * len(COLOURS) + len(BACKGROUNDS))
-    colours, backgrounds = list(COLOURS), list(BACKGROUNDS)
-    for row, scene in enumerate(scenes):
-        for item in scene.items:
-            answers[row, SHAPES.index(item.shape) * len(COLOURS) + colours.index(item.colour)] = 1
-        answers[row, len(SHAPES) * len(COLOURS) + backgrounds.index(scene.background)] = 1
-    return answers
+        self.questions = nn.Linear(config.vision_width, data.QUESTIONS)
 
 
 def write_vocabulary(folder: Path) -> Path:
@@ -82,8 +71,8 @@ def train(vocabulary: Path, folder: Path, plan: Plan = PLAN) -> BlipRanker:
         scenes = data.random_scenes(rng, plan.batch)
         seen = clip.normalise(data.soften(rng, data.pictures(rng, scenes)))
         image = student.ranker.blip["visual_encoder"](seen)
-        asked = F.binary_cross_entropy_with_logits(student.questions(image[:, 0]), truth(scenes))
-        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
+        asked = F.binary_cross_entropy_with_logits(student.questions(image[:, 0]), data.truth(scenes))
+        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE, data.HARD)
         true, false = student.ranker.judge(image.repeat(2, 1, 1), *_ids(tokens, texts, image)).chunk(2)
         matched = bradley_terry(true - false, torch.ones_like(true))
         batch = comparisons(rng, plan.batch, BLIP_RATER)

@@ -7,6 +7,7 @@ seconds.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TOKENIZER, CLIP = "tokenizer", "world-clip"
+TOKENIZER, CLIP_FIRST, CLIP = "tokenizer", "world-clip-first", "world-clip"
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,17 @@ def _tokenizer(folder: Path) -> None:
     write_tokenizer(folder / TOKENIZER, caption_corpus())
 
 
-def _clip(folder: Path) -> None:
+def _clip_first(folder: Path) -> None:
     from rewards.world import clip
 
     model = clip.train(folder / TOKENIZER, folder)
+    clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / CLIP_FIRST)
+
+
+def _clip(folder: Path) -> None:
+    from rewards.world import clip
+
+    model = clip.finish(folder / TOKENIZER, folder / CLIP_FIRST, folder)
     clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / CLIP)
 
 
@@ -58,7 +66,7 @@ def _patches(folder: Path) -> None:
 def _unet(folder: Path) -> None:
     from textcraftor.micro import unet
 
-    unet.train(folder / TOKENIZER, folder / CLIP, folder)
+    unet.train(folder / TOKENIZER, folder / CLIP_FIRST, folder)
 
 
 def _pick(folder: Path) -> None:
@@ -102,8 +110,9 @@ STAGES = {
     for stage in (
         Stage("tokenizer", _tokenizer),
         Stage("patches", _patches),
-        Stage("world-clip", _clip, ("tokenizer",)),
-        Stage("unet", _unet, ("world-clip", "patches")),
+        Stage("world-clip-first", _clip_first, ("tokenizer",)),
+        Stage("unet", _unet, ("world-clip-first", "patches")),
+        Stage("world-clip", _clip, ("world-clip-first",)),
         Stage("vae", _vae, ("patches",)),
         Stage("world-pick", _pick, ("world-clip",)),
         Stage("world-hps", _hps, ("world-clip",)),
@@ -112,7 +121,7 @@ STAGES = {
         Stage("world-aesthetic", _aesthetic, ("world-clip",)),
     )
 }
-"""In order of preference: the longest chain, world-clip then unet, comes first."""
+"""In order of preference: the longest chain, world-clip-first then unet, comes first."""
 
 REWARDS = (
     "tokenizer",
@@ -136,13 +145,21 @@ def finished(folder: Path, stage: str) -> bool:
 
 
 def run_stage(name: str, folder: Path, device: str = "cpu") -> None:
-    """Run one stage to its end in this process and mark it finished."""
+    """Run one stage to its end in this process and mark it finished.
+
+    Raises BuildFailed while another process runs it, such as one whose parent was killed.
+    """
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_default_device(device)
     began = time.monotonic()
-    STAGES[name].run(folder)
+    with (folder / f"{name}.lock").open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BuildFailed(f"another process trains {name} in {folder}: wait for it or end it") from error
+        STAGES[name].run(folder)
     record = {"stage": name, "seconds_of_last_process": round(time.monotonic() - began, 1), "device": device}
     (folder / f"{name}.done").write_text(json.dumps(record) + "\n", encoding="utf-8")
 

@@ -1,7 +1,8 @@
 """The micro pipeline's denoiser: a text encoder and a UNet trained together on the world's latents.
 
-The text encoder starts as world-clip's text tower, is trained further at a lower rate, and learns the empty
-prompt by caption dropout, which is what makes classifier-free guidance work (Ho & Salimans 2022).
+The text encoder starts as the text tower of world-clip's first part, is trained further at a lower rate, and
+learns the empty prompt by caption dropout, which is what makes classifier-free guidance work (Ho & Salimans
+2022).
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Denoiser(nn.Module):
 
 
 def train(tokenizer: Path, clip: Path, folder: Path, plan: Plan = PLAN) -> Denoiser:
-    """Train both, resuming from ``folder``; ``clip`` is the shipped world-clip folder."""
+    """Train both, resuming from ``folder``; ``clip`` is the folder of world-clip's first part."""
     tokens, latent, noise = Tokens(tokenizer), patches(folder), scheduler()
     torch.manual_seed(plan.seed)
     model = Denoiser(build_unet(), build_text_encoder(tokens))

@@ -152,6 +152,18 @@ def test_training_is_reproducible_resumable_and_makes_a_reward(
     assert reward.truncated(texts) == 1
 
 
+def test_the_second_part_goes_on_from_the_first(world_clip: Path, tokenizer: Path, tmp_path: Path) -> None:
+    start = clip.load(world_clip, len(clip.Tokens(tokenizer))).state_dict()
+    plan = replace(clip.PLAN, steps=0)
+    untouched = clip.finish(tokenizer, world_clip, tmp_path / "none", plan).state_dict()
+    assert all(torch.equal(value, start[name]) for name, value in untouched.items())
+    trained = clip.finish(tokenizer, world_clip, tmp_path, replace(plan, steps=2, batch=4))
+    assert trained.state_dict().keys() == start.keys()  # the questions are thrown away
+    assert not torch.equal(trained.state_dict()["visual.proj"], start["visual.proj"])
+    row = json.loads((tmp_path / "world-clip.jsonl").read_text().splitlines()[-1])
+    assert {"accuracy", "questions"} <= row.keys()
+
+
 def test_the_configuration_file_is_open_clips(world_clip: Path, tokens: clip.Tokens) -> None:
     written = json.loads((world_clip / "open_clip_config.json").read_text(encoding="utf-8"))
     assert written == clip.config(len(tokens))

@@ -11,11 +11,11 @@ import torch
 
 import rewards
 from rewards.tokens import bert_tokenizer
-from rewards.world import data, ranker
+from rewards.world import ranker
 from rewards.world.captions import caption
 from rewards.world.preferences import BLIP_RATER, comparisons
 from rewards.world.prompts import world_prompts
-from rewards.world.scenes import BACKGROUNDS, COLOURS, SHAPES, random_scene
+from rewards.world.scenes import random_scene
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +43,6 @@ def test_other_words_are_spelled_by_letters(vocabulary: Path) -> None:
     unknown = vocabulary.read_text(encoding="utf-8").splitlines().index("[UNK]")
     for text in ("An astronaut, riding 3 horses!", "4k @ f/2.8 (50mm) - Kodak's", "~`^{}|\\<>"):
         assert unknown not in tokens([text]).ids[0].tolist()
-
-
-def test_truth_marks_what_is_there() -> None:
-    scenes = data.random_scenes(np.random.default_rng(1), 60)
-    answers = ranker.truth(scenes)
-    assert answers.shape == (60, 53)
-    names = [(shape, colour) for shape in SHAPES for colour in COLOURS] + list(BACKGROUNDS)
-    for scene, row in zip(scenes, answers, strict=True):
-        marked = {name for name, answer in zip(names, row.tolist(), strict=True) if answer == 1}
-        assert marked == {(item.shape, item.colour) for item in scene.items} | {scene.background}
-        assert int(row.sum()) == len(marked)
 
 
 def test_a_trained_ranker_is_standardised_and_scores_from_its_files(vocabulary: Path, tmp_path: Path) -> None:

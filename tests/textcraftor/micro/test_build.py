@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,14 @@ def test_a_finished_stage_is_not_run_again(tmp_path: Path, monkeypatch: pytest.M
     assert json.loads((tmp_path / "tokenizer.done").read_text())["stage"] == "tokenizer"
     assert (tmp_path / "tokenizer" / "vocab.json").is_file()
     assert list(build.build(tmp_path, jobs=1)) == []
+
+
+def test_two_processes_do_not_train_one_stage(tmp_path: Path) -> None:
+    with (tmp_path / "tokenizer.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(build.BuildFailed, match="another process trains tokenizer"):
+            build.run_stage("tokenizer", tmp_path)
+    assert not build.finished(tmp_path, "tokenizer")
 
 
 def test_a_stage_that_fails_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
