@@ -1,10 +1,9 @@
 """world-clip: a small CLIP in open_clip's own architecture, trained on the world from scratch.
 
 Contrastive (Radford et al. 2021, figure 3) with one false caption an image as an extra negative
-(Yuksekgonul et al. 2023). It is trained in two parts. The first learns colours, backgrounds, sizes and
-quality, and its text tower is where the pipeline's text encoder starts. The second goes on with shapes and
-places, which come last, while its image embedding also answers questions about the picture by a layer that is
-thrown away.
+(Yuksekgonul et al. 2023). It is trained in three parts. The first learns colours, backgrounds, sizes and
+quality, and its text tower is where the pipeline's text encoder starts. In the second the vision tower alone
+learns to see shapes and places (see `looking`), and the third brings both towers together again.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from rewards.world import data
 from rewards.world.fit import Losses, Plan, fit
+from rewards.world.looking import Looker, sine_cosine
 from rewards.world.tokenizer import CONTEXT_LENGTH
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -29,7 +29,10 @@ FIRST = Plan(
     "world-clip-first", steps=1100, lr=1e-3, batch=128, seed=11, warmup=100, weight_decay=0.05, ema=0.995
 )
 
-PLAN = Plan("world-clip", steps=700, lr=7e-4, batch=128, seed=19, warmup=50, weight_decay=0.05, ema=0.99)
+LOOK = Plan(
+    "world-clip-look", steps=500, lr=1.5e-3, batch=64, seed=18, warmup=50, weight_decay=0.05, ema=0.98
+)
+PLAN = Plan("world-clip", steps=300, lr=7e-4, batch=128, seed=19, warmup=30, weight_decay=0.05, ema=0.98)
 
 STYLE = 0.6
 """Share of captions that name the quality: seldom named, it is hardly in the embedding."""
@@ -117,30 +120,53 @@ def train(tokenizer: Path, folder: Path, plan: Plan = FIRST) -> nn.Module:
 class _Student(nn.Module):
     """The model with a layer that answers questions from its image embedding."""
 
-    def __init__(self, model: nn.Module, width: int) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.questions = nn.Linear(width, data.QUESTIONS)
+        model.visual.output_tokens = True
+        self.looker = Looker(model.visual.output_dim, model.visual.positional_embedding.shape[1])
 
 
-def finish(tokenizer: Path, start: Path, folder: Path, plan: Plan = PLAN) -> nn.Module:
-    """Train the second part from the model in ``start``, resuming from ``folder``."""
-    tokens = Tokens(tokenizer)
+def look(tokenizer: Path, start: Path, folder: Path, plan: Plan = LOOK) -> nn.Module:
+    """Train the second part, of the vision tower alone, from the model in ``start``; resuming as `train`."""
     torch.manual_seed(plan.seed)
-    model: Any = load(start, len(tokens)).train()
-    student = _Student(model, config(len(tokens))["model_cfg"]["embed_dim"])
+    model: Any = load(start, len(Tokens(tokenizer))).train()
+    with torch.no_grad():  # the class token's position is 0
+        places = sine_cosine(8, model.visual.positional_embedding.shape[1])
+        model.visual.positional_embedding.copy_(F.pad(places, (0, 0, 1, 0)))
+    student = _Student(model)
 
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
-        embedded = model.encode_image(normalise(data.soften(rng, data.pictures(rng, scenes))))
+        images = normalise(data.soften(rng, data.pictures(rng, scenes)))
+        embedded, patches = model.visual(images)
+        return {"loss": student.looker.loss(embedded, patches, scenes)}
+
+    groups: list[dict[str, object]] = [{"params": [*model.visual.parameters(), *student.looker.parameters()]}]
+    fit(plan, student, loss, folder, groups)
+    model.visual.output_tokens = False
+    return cast(nn.Module, model.eval())
+
+
+def finish(tokenizer: Path, start: Path, folder: Path, plan: Plan = PLAN) -> nn.Module:
+    """Train the third part from the model in ``start``, resuming from ``folder``."""
+    tokens = Tokens(tokenizer)
+    torch.manual_seed(plan.seed)
+    model: Any = load(start, len(tokens)).train()
+    student = _Student(model)
+
+    def loss(rng: np.random.Generator) -> Losses:
+        scenes = data.random_scenes(rng, plan.batch)
+        embedded, patches = model.visual(normalise(data.soften(rng, data.pictures(rng, scenes))))
         texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE, data.HARD)
         text = F.normalize(encode_text(model, tokens(texts, pad=False)), dim=-1)
         scale = model.logit_scale.clamp(max=np.log(100.0)).exp()
         found = contrastive(F.normalize(embedded, dim=-1), text, scale)
-        asked = F.binary_cross_entropy_with_logits(student.questions(embedded), data.truth(scenes))
-        return {"loss": found["loss"] + 10.0 * asked, "accuracy": found["accuracy"], "questions": asked}
+        asked = student.looker.loss(embedded, patches, scenes)
+        return {"loss": found["loss"] + asked, "accuracy": found["accuracy"], "questions": asked}
 
     fit(plan, student, loss, folder)
+    model.visual.output_tokens = False
     return cast(nn.Module, model.eval())
 
 

@@ -138,29 +138,6 @@ def false_captions(
     return texts
 
 
-QUESTIONS = len(SHAPES) * len(COLOURS) + len(BACKGROUNDS) + len(SIZES) + len(POSITIONS) + len(RELATIONS)
-
-
-def truth(scenes: list[Scene]) -> Tensor:
-    """0/1 answers (B, QUESTIONS) about pictures.
-
-    Is there an object of each shape and colour, is it this background, is there an object of each size, is
-    the one object at this position, have the two this relation.
-    """
-    return torch.tensor([_answers(scene) for scene in scenes], dtype=torch.float32)
-
-
-def _answers(scene: Scene) -> list[bool]:
-    items = scene.items
-    found = [
-        any((i.shape, i.colour) == (shape, colour) for i in items) for shape in SHAPES for colour in COLOURS
-    ]
-    found += [scene.background == name for name in BACKGROUNDS]
-    found += [any(item.size == name for item in items) for name in SIZES]
-    found += [items[0].position == name for name in POSITIONS]
-    return found + [scene.relation == name for name in RELATIONS]
-
-
 def soften(rng: np.random.Generator, images: Tensor) -> Tensor:
     """Half of the pictures lose fine detail as a VAE's reconstructions do, so rewards do not live on it.
 

@@ -42,8 +42,8 @@ PICK_RATER = Rater(miss=2.0, quality=5.0, axes=(0.40, 0.30, 0.20, 0.10))
 HPS_RATER = Rater(miss=1.5, quality=7.0, axes=(0.25, 0.20, 0.25, 0.30))
 BLIP_RATER = Rater(miss=3.0, quality=4.0, axes=(0.30, 0.30, 0.30, 0.10))
 
-PICK_PLAN = Plan("world-pick", steps=300, lr=1.5e-4, batch=64, seed=12, warmup=50, ema=0.99)
-HPS_PLAN = Plan("world-hps", steps=300, lr=1.5e-4, batch=64, seed=13, warmup=50, ema=0.99)
+PICK_PLAN = Plan("world-pick", steps=200, lr=1.5e-4, batch=64, seed=12, warmup=50, ema=0.99)
+HPS_PLAN = Plan("world-hps", steps=200, lr=1.5e-4, batch=64, seed=13, warmup=50, ema=0.99)
 
 
 @dataclass(frozen=True)

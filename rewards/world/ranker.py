@@ -3,8 +3,8 @@
 It shares neither weights nor architecture nor tokenizer with the other world rewards: text attends to image
 tokens (Li et al. 2022), words are WordPieces, and the rater has another taste. ImageReward starts from a
 BLIP that can match pictures and captions already; here that is learnt beside the comparisons, as ranking the
-true caption of a picture above a false one. Auxiliary questions about the picture, answered from the class
-token by layers that are then thrown away, help the vision half to see early on.
+true caption of a picture above a false one, and by questions about the picture (see
+`looking`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +26,11 @@ from rewards.world import clip, data
 from rewards.world.captions import caption
 from rewards.world.clip import STYLE
 from rewards.world.fit import Losses, Plan, fit
+from rewards.world.looking import Looker, sine_cosine
 from rewards.world.preferences import BLIP_RATER, Comparison, bradley_terry, comparisons
 from rewards.world.scenes import random_scene
 
-PLAN = Plan("world-blip", steps=800, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
+PLAN = Plan("world-blip", steps=700, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
 MAX_TOKENS = 40
 
 
@@ -45,12 +47,16 @@ def word_pieces(count: int = 8000, seed: int = 6) -> list[str]:
 
 
 class _Student(nn.Module):
-    """The ranker with its auxiliary questions about the picture."""
+    """The ranker with the questions that teach it to see."""
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
         self.ranker = BlipRanker(config)
-        self.questions = nn.Linear(config.vision_width, data.QUESTIONS)
+        width = config.vision_width
+        self.looker = Looker(width, width)
+        positions: Any = self.ranker.blip["visual_encoder"].pos_embed
+        with torch.no_grad():  # the class token's position is 0
+            positions.copy_(F.pad(sine_cosine(config.image_size // config.patch_size, width), (0, 0, 1, 0)))
 
 
 def write_vocabulary(folder: Path) -> Path:
@@ -71,7 +77,7 @@ def train(vocabulary: Path, folder: Path, plan: Plan = PLAN) -> BlipRanker:
         scenes = data.random_scenes(rng, plan.batch)
         seen = clip.normalise(data.soften(rng, data.pictures(rng, scenes)))
         image = student.ranker.blip["visual_encoder"](seen)
-        asked = F.binary_cross_entropy_with_logits(student.questions(image[:, 0]), data.truth(scenes))
+        asked = student.looker.loss(image[:, 0], image[:, 1:], scenes)
         texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE, data.HARD)
         true, false = student.ranker.judge(image.repeat(2, 1, 1), *_ids(tokens, texts, image)).chunk(2)
         matched = bradley_terry(true - false, torch.ones_like(true))
@@ -79,7 +85,7 @@ def train(vocabulary: Path, folder: Path, plan: Plan = PLAN) -> BlipRanker:
         reward = rewards_of(student.ranker, tokens, batch)
         ranked = bradley_terry(reward[:, 0] - reward[:, 1], batch.first)
         return {
-            "loss": ranked["loss"] + matched["loss"] + 10.0 * asked,
+            "loss": ranked["loss"] + matched["loss"] + asked,
             "accuracy": ranked["accuracy"],
             "matching": matched["accuracy"],
             "questions": asked,

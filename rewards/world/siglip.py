@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SiglipConfig, SiglipModel
 
 from rewards.world import data
 from rewards.world.clip import STYLE, Tokens
 from rewards.world.fit import Losses, Plan, fit
+from rewards.world.looking import Looker, sine_cosine
 from rewards.world.tokenizer import CONTEXT_LENGTH
 
-PLAN = Plan("world-siglip", steps=1400, lr=1e-3, batch=64, seed=14, warmup=100, weight_decay=0.05, ema=0.99)
+PLAN = Plan("world-siglip", steps=700, lr=1e-3, batch=64, seed=14, warmup=100, weight_decay=0.05, ema=0.99)
 
 
 def build(tokens: Tokens) -> SiglipModel:
@@ -39,6 +41,8 @@ def build(tokens: Tokens) -> SiglipModel:
     vision = size | {"num_hidden_layers": 4, "image_size": 64, "patch_size": 8}
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     with torch.no_grad():
+        places: Any = model.vision_model.embeddings.position_embedding
+        places.weight.copy_(sine_cosine(8, size["hidden_size"]))
         model.logit_scale.fill_(math.log(10.0))
         model.logit_bias.fill_(-10.0)
     return model
@@ -55,14 +59,21 @@ def train(tokenizer: Path, folder: Path, plan: Plan = PLAN) -> SiglipModel:
     torch.manual_seed(plan.seed)
     model = build(tokens)
 
+    width = model.config.vision_config.hidden_size
+    student = nn.ModuleDict({"model": model, "looker": Looker(width, width)})
+    looker: Any = student["looker"]
+
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
         images = normalise(data.soften(rng, data.pictures(rng, scenes)))
-        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
+        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE, data.HARD)
         found = model(input_ids=tokens(texts), pixel_values=images)
-        return sigmoid_loss(found.logits_per_image)
+        matched = sigmoid_loss(found.logits_per_image)
+        seen = found.vision_model_output
+        asked = looker.loss(seen.pooler_output, seen.last_hidden_state, scenes)
+        return {"loss": matched["loss"] + asked, "accuracy": matched["accuracy"], "questions": asked}
 
-    fit(plan, model, loss, folder)
+    fit(plan, student, loss, folder)
     return model
 
 

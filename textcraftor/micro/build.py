@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TOKENIZER, CLIP_FIRST, CLIP = "tokenizer", "world-clip-first", "world-clip"
+TOKENIZER = "tokenizer"
+CLIP_FIRST, CLIP_LOOK, CLIP = "world-clip-first", "world-clip-look", "world-clip"
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,17 @@ def _clip_first(folder: Path) -> None:
     clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / CLIP_FIRST)
 
 
+def _clip_look(folder: Path) -> None:
+    from rewards.world import clip
+
+    model = clip.look(folder / TOKENIZER, folder / CLIP_FIRST, folder)
+    clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / CLIP_LOOK)
+
+
 def _clip(folder: Path) -> None:
     from rewards.world import clip
 
-    model = clip.finish(folder / TOKENIZER, folder / CLIP_FIRST, folder)
+    model = clip.finish(folder / TOKENIZER, folder / CLIP_LOOK, folder)
     clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / CLIP)
 
 
@@ -112,7 +120,8 @@ STAGES = {
         Stage("patches", _patches),
         Stage("world-clip-first", _clip_first, ("tokenizer",)),
         Stage("unet", _unet, ("world-clip-first", "patches")),
-        Stage("world-clip", _clip, ("world-clip-first",)),
+        Stage("world-clip-look", _clip_look, ("world-clip-first",)),
+        Stage("world-clip", _clip, ("world-clip-look",)),
         Stage("vae", _vae, ("patches",)),
         Stage("world-pick", _pick, ("world-clip",)),
         Stage("world-hps", _hps, ("world-clip",)),

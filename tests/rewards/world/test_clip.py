@@ -18,7 +18,7 @@ from rewards.world import clip, data
 from rewards.world.preferences import as_transformers
 from rewards.world.tokenizer import CONTEXT_LENGTH
 
-PLAN = replace(clip.PLAN, steps=3, batch=4, warmup=1)
+PLAN = replace(clip.FIRST, steps=3, batch=4, warmup=1)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_training_is_reproducible_resumable_and_makes_a_reward(
     for other in (second, again):
         for name, value in other.state_dict().items():
             assert torch.equal(value, first.state_dict()[name]), name
-    assert len((tmp_path / "first" / "world-clip.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "first" / "world-clip-first.jsonl").read_text().splitlines()) == 2
     clip.save(first, len(tokens), tmp_path / "saved")
     reward = rewards.load("world-clip", weights={"backbone": tmp_path / "saved", "tokenizer": tokenizer})
     images, texts = batch
@@ -152,16 +152,27 @@ def test_training_is_reproducible_resumable_and_makes_a_reward(
     assert reward.truncated(texts) == 1
 
 
-def test_the_second_part_goes_on_from_the_first(world_clip: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_the_second_part_trains_the_eyes_alone(world_clip: Path, tokenizer: Path, tmp_path: Path) -> None:
+    start = clip.load(world_clip, len(clip.Tokens(tokenizer))).state_dict()
+    trained = clip.look(tokenizer, world_clip, tmp_path, replace(clip.LOOK, steps=2, batch=4)).state_dict()
+    assert trained.keys() == start.keys()  # the questions are thrown away
+    changed = {name for name, value in trained.items() if not torch.equal(value, start[name])}
+    assert changed
+    assert all(name.startswith("visual.") for name in changed)
+
+
+def test_the_third_part_goes_on_from_the_second(world_clip: Path, tokenizer: Path, tmp_path: Path) -> None:
     start = clip.load(world_clip, len(clip.Tokens(tokenizer))).state_dict()
     plan = replace(clip.PLAN, steps=0)
     untouched = clip.finish(tokenizer, world_clip, tmp_path / "none", plan).state_dict()
     assert all(torch.equal(value, start[name]) for name, value in untouched.items())
-    trained = clip.finish(tokenizer, world_clip, tmp_path, replace(plan, steps=2, batch=4))
-    assert trained.state_dict().keys() == start.keys()  # the questions are thrown away
-    assert not torch.equal(trained.state_dict()["visual.proj"], start["visual.proj"])
+    trained: Any = clip.finish(tokenizer, world_clip, tmp_path, replace(plan, steps=2, batch=4))
+    assert trained.state_dict().keys() == start.keys()
+    for name in ("visual.proj", "text_projection"):
+        assert not torch.equal(trained.state_dict()[name], start[name])
     row = json.loads((tmp_path / "world-clip.jsonl").read_text().splitlines()[-1])
     assert {"accuracy", "questions"} <= row.keys()
+    assert trained.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 128)
 
 
 def test_the_configuration_file_is_open_clips(world_clip: Path, tokens: clip.Tokens) -> None:
