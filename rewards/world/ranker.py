@@ -30,7 +30,7 @@ from rewards.world.looking import Looker, sine_cosine
 from rewards.world.preferences import BLIP_RATER, Comparison, bradley_terry, comparisons
 from rewards.world.scenes import random_scene
 
-PLAN = Plan("world-blip", steps=700, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
+PLAN = Plan("world-blip", steps=600, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
 MAX_TOKENS = 40
 
 
