@@ -154,6 +154,8 @@ def finish(tokenizer: Path, start: Path, folder: Path, plan: Plan = PLAN) -> nn.
     torch.manual_seed(plan.seed)
     model: Any = load(start, len(tokens)).train()
     student = _Student(model)
+    for layer in (student.looker.questions, student.looker.patches):
+        nn.init.zeros_(layer.weight)  # until they have learnt to answer, they leave the tower alone
 
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
