@@ -80,7 +80,9 @@ def alignment(reward: Reward, count: int, seed: int) -> dict[str, float]:
     """Accuracy of an alignment reward on fresh renders with full captions.
 
     ``near_miss``: share where the right caption beats one with a single attribute swapped, and the same under
-    each attribute's name; ``retrieval``: share of images whose own caption is the best of 100.
+    each attribute's name; ``picture``: share where the right picture beats one with an attribute swapped, in
+    the same style, so that quality cannot decide; ``retrieval``: share of images whose own caption is the best
+    of 100.
     """
     rng = np.random.default_rng(seed)
     scenes = data.random_scenes(rng, count)
@@ -93,7 +95,8 @@ def alignment(reward: Reward, count: int, seed: int) -> dict[str, float]:
     first, texts = images[:100], right[:100]
     table = np.stack([_score(reward, image.expand(100, -1, -1, -1), texts) for image in first])
     found = {name: float(better[swapped == name].mean()) for name in data.ATTRIBUTES}
-    found |= {"near_miss": float(better.mean())}
+    right_picture = _score(reward, images, right) > _score(reward, data.pictures(rng, misses), right)
+    found |= {"near_miss": float(better.mean()), "picture": float(right_picture.mean())}
     return found | {"retrieval": float((table.argmax(1) == np.arange(100)).mean())}
 
 

@@ -121,6 +121,7 @@ def reward_models() -> Iterable[str]:
 
 _MEASURES = {
     "near_miss": "right caption beats near miss",
+    "picture": "right picture beats near miss",
     "retrieval": "own caption best of 100",
     "pairs": "rater's pairs",
     "pearson_with_rule": "Pearson with the rule",

@@ -11,26 +11,32 @@ import rewards
 from rewards.world import evaluate
 
 COUNT = 200
-SHORT = pytest.mark.xfail(reason="trained too shortly on the CPU; the next build of the world is to mend it")
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize("name", ["world-clip", pytest.param("world-siglip", marks=SHORT)])
-def test_alignment_rewards_prefer_the_right_caption(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "near_miss", "retrieval"), [("world-clip", 0.85, 0.7), ("world-siglip", 0.8, 0.3)]
+)
+def test_alignment_rewards_prefer_the_right_caption(name: str, near_miss: float, retrieval: float) -> None:
     found = evaluate.alignment(rewards.load(name), COUNT, seed=1)
-    assert found["near_miss"] > 0.8
-    assert found["retrieval"] > 0.3
+    assert found["near_miss"] > near_miss
+    assert found["retrieval"] > retrieval
 
 
-@pytest.mark.parametrize("name", ["world-pick", "world-hps", pytest.param("world-blip", marks=SHORT)])
+@pytest.mark.parametrize("name", ["world-pick", "world-hps", "world-blip"])
 def test_preference_rewards_agree_with_their_raters(name: str) -> None:
     assert evaluate.preference(rewards.load(name), evaluate.RATERS[name], COUNT, seed=2)["pairs"] > 0.7
 
 
-@SHORT
+@pytest.mark.parametrize("name", ["world-pick", "world-hps", "world-blip"])
+def test_preference_rewards_read_the_prompt(name: str) -> None:
+    """Of two pictures in one style they take the one that the prompt is about; quality alone would guess."""
+    assert evaluate.alignment(rewards.load(name), COUNT, seed=4)["picture"] > 0.7
+
+
 def test_the_aesthetic_follows_the_rule() -> None:
     found = evaluate.correlation(rewards.load("world-aesthetic"), rewards.load("world-rule"), COUNT, seed=3)
-    assert found["pearson_with_rule"] > 0.7
+    assert found["pearson_with_rule"] > 0.75
 
 
 def test_the_first_example_of_the_readme_works_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
