@@ -81,8 +81,8 @@ def alignment(reward: Reward, count: int, seed: int) -> dict[str, float]:
 
     ``near_miss``: share where the right caption beats one with a single attribute swapped, and the same under
     each attribute's name; ``picture``: share where the right picture beats one with an attribute swapped, in
-    the same style, so that quality cannot decide; ``retrieval``: share of images whose own caption is the best
-    of 100.
+    the same style, so that quality cannot decide; ``retrieval``: share of images whose own caption is the
+    best of 100.
     """
     rng = np.random.default_rng(seed)
     scenes = data.random_scenes(rng, count)
