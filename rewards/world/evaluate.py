@@ -94,7 +94,7 @@ def alignment(reward: Reward, count: int, seed: int) -> dict[str, float]:
     better = _score(reward, images, right) > _score(reward, images, wrong)
     first, texts = images[:100], right[:100]
     table = np.stack([_score(reward, image.expand(100, -1, -1, -1), texts) for image in first])
-    found = {name: float(better[swapped == name].mean()) for name in data.ATTRIBUTES}
+    found = {str(name): float(better[swapped == name].mean()) for name in np.unique(swapped)}
     right_picture = _score(reward, images, right) > _score(reward, data.pictures(rng, misses), right)
     found |= {"near_miss": float(better.mean()), "picture": float(right_picture.mean())}
     return found | {"retrieval": float((table.argmax(1) == np.arange(100)).mean())}

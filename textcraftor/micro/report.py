@@ -113,7 +113,7 @@ def reward_models() -> Iterable[str]:
         found |= evaluate.correlation(reward, rule, COUNT, 105)
         rows.append((name, reward.info.role, *(_number(found.get(k)) for k in _MEASURES)))
         if reward.info.uses_prompt:
-            attributes.append((name, *(_number(found[k]) for k in data.ATTRIBUTES)))
+            attributes.append((name, *(_number(found.get(k)) for k in data.ATTRIBUTES)))
     yield _table(("reward", "role", *_MEASURES.values()), rows)
     yield "The near misses by the attribute that is swapped (0.5 is chance):"
     yield _table(("reward", *data.ATTRIBUTES), attributes)
