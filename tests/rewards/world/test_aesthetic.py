@@ -21,7 +21,7 @@ def test_the_head_learns_the_rule_and_scores_from_its_file(
     tokenizer: Path, world_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aesthetic, "PICTURES", 120)
-    plan = replace(aesthetic.PLAN, lr=3e-3, steps=150, batch=60, warmup=5)
+    plan = replace(aesthetic.PLAN, lr=3e-3, steps=500, batch=60, warmup=5)
     head = aesthetic.train(tokenizer, world_clip, tmp_path, plan)
     aesthetic.save(head, tmp_path / "saved")
     files = {"backbone": world_clip, "tokenizer": tokenizer, "head": tmp_path / "saved" / "head.safetensors"}
@@ -35,9 +35,9 @@ def test_the_head_learns_the_rule_and_scores_from_its_file(
         scores = reward.score(images)
         embedded = F.normalize(model.encode_image(clip.normalise(images)), dim=-1)
         torch.testing.assert_close(scores, head(embedded), rtol=0.02, atol=0.05)
-    # An untrained head is near 0, and even the embedding of an untrained CLIP says a little.
+    # even the embedding of an untrained CLIP says a little
     assert scores.mean().item() == pytest.approx(target.mean().item(), abs=0.3)
-    assert torch.corrcoef(torch.stack([scores, target]))[0, 1] > 0.2
+    assert torch.corrcoef(torch.stack([scores, target]))[0, 1] > 0.3
 
 
 def test_training_is_reproducible_and_resumable(
