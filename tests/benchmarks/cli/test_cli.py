@@ -68,6 +68,17 @@ def test_the_next_command_names_the_run_where_its_system_has_several(
     assert tcbench(*command[: command.index("--out")], "--out", Path(command[1]) / "board")[0] == 0
 
 
+def test_a_damaged_run_beside_it_does_not_spoil_the_end_of_a_run(
+    tcbench: Command, run_arguments: list[str]
+) -> None:
+    out_folder = Path(run_arguments[run_arguments.index("--out") + 1])
+    (out_folder / "old-run").mkdir(parents=True)
+    (out_folder / "old-run" / "run.json").write_text("{")
+    code, out, err = tcbench(*run_arguments)
+    assert (code, "error" in err) == (0, False)
+    assert "next: tcbench leaderboard" in out
+
+
 def test_the_version_is_printed(tcbench: Command) -> None:
     code, out, _ = tcbench("--version")
     assert code == 0
