@@ -99,17 +99,18 @@ def _locate(suite: Suite, source: PromptSource, prompts: Path | None, fetch: boo
         raise MissingPrompts(
             f"suite {suite.name} has {len(suite.sources)} files ({names}): give --prompts their folder"
         )
-    found = _on_disk(source, prompts) or (_download(source) if fetch and prompts is None else None)
+    found, why = _on_disk(source, prompts), ""
+    if found is None and fetch and prompts is None and source.hub is not None:
+        found, why = _download(source.hub)
     if found is not None:
         return found
     where = f"hub dataset {source.hub[0]}, file {source.hub[1]}" if source.hub else suite.homepage
-    searched = prompts or os.environ.get(PROMPTS_VARIABLE)
-    searched = searched or (
-        "the hub client's cache" if source.hub else f"any folder: {PROMPTS_VARIABLE} is not set"
-    )
+    cache = "the hub client's cache" if source.hub else f"any folder: {PROMPTS_VARIABLE} is not set"
+    searched = prompts or os.environ.get(PROMPTS_VARIABLE) or cache
+    about = "; ".join(filter(None, (where, why)))
     raise MissingPrompts(
-        f"suite {suite.name}: no {' or '.join(source.names)} in {searched} "
-        f"({where}): name the folder that holds it with --prompts PATH or {PROMPTS_VARIABLE}"
+        f"suite {suite.name}: no {' or '.join(source.names)} in {searched} ({about}): "
+        f"name the folder that holds it with --prompts PATH or {PROMPTS_VARIABLE}"
     )
 
 
@@ -140,13 +141,14 @@ def _cached(source: PromptSource) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def _download(source: PromptSource) -> Path | None:
-    """Fetch the source from the hub; None where it has none or cannot be reached."""
-    if source.hub is None or hub.barrier():
-        return None
+def _download(source: tuple[str, str]) -> tuple[Path | None, str]:
+    """The file fetched from the hub, or None and the reason."""
+    offline = hub.barrier()
+    if offline:
+        return None, offline
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(*source.hub, repo_type="dataset"))
-    except Exception:  # whatever the client's HTTP library raises, the caller says where else to get the file
-        return None
+        return Path(hf_hub_download(*source, repo_type="dataset")), ""
+    except Exception as error:  # the client lets its HTTP library's own errors through
+        return None, (str(error).splitlines() or [type(error).__name__])[0]

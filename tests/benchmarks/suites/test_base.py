@@ -95,8 +95,20 @@ def test_other_prompts_are_refused_with_both_identities(shared_data: Path, tmp_p
 def test_missing_prompts_say_where_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(MissingPrompts, match=r"no PartiPrompts.tsv .*nateraw/parti-prompts.*TCBENCH_PROMPTS"):
         prompt_set("parti")
+    with pytest.raises(MissingPrompts, match="HF_HUB_OFFLINE is set"):
+        prompt_set("parti")
     with pytest.raises(MissingPrompts, match="djghosh13/geneval"):
         prompt_set("geneval", tmp_path)
+
+
+def test_a_download_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> str:
+        raise RuntimeError("the connection was reset")
+
+    monkeypatch.setattr("benchmarks.suites.base.hub.barrier", lambda: "")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
+    with pytest.raises(MissingPrompts, match=r"nateraw/parti-prompts.*; the connection was reset"):
+        prompt_set("parti")
 
 
 def test_the_hub_clients_cache_is_looked_in(shared_data: Path, tmp_path: Path) -> None:
