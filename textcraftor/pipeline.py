@@ -214,8 +214,8 @@ def _load_component(kind: Sequence[str], folder: Path, dtype: str, variant: str 
     import torch
 
     library, name = kind
-    if not list(folder.glob(f"*.{variant}*")):
-        variant = None  # a text encoder from elsewhere
+    if variant and not list(folder.glob(f"*.{variant}*")):
+        variant = None  # a text encoder from elsewhere has whole precision
     with quiet(*LIBRARIES):
         model, report = getattr(import_module(library), name).from_pretrained(
             folder,

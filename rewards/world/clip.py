@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from rewards.world import data
 from rewards.world.fit import Losses, Plan, fit
-from rewards.world.looking import Looker, sine_cosine
+from rewards.world.looking import Looker, after_class_token
 from rewards.world.tokenizer import CONTEXT_LENGTH
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -131,9 +131,9 @@ def look(tokenizer: Path, start: Path, folder: Path, plan: Plan = LOOK) -> nn.Mo
     """Train the second part, of the vision tower alone, from the model in ``start``; resuming as `train`."""
     torch.manual_seed(plan.seed)
     model: Any = load(start, len(Tokens(tokenizer))).train()
-    with torch.no_grad():  # the class token's position is 0
-        places = sine_cosine(8, model.visual.positional_embedding.shape[1])
-        model.visual.positional_embedding.copy_(F.pad(places, (0, 0, 1, 0)))
+    with torch.no_grad():
+        places = model.visual.positional_embedding
+        places.copy_(after_class_token(8, places.shape[1]))
     student = _Student(model)
 
     def loss(rng: np.random.Generator) -> Losses:

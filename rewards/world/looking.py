@@ -86,6 +86,11 @@ def patch_truth(scenes: list[Scene], side: int) -> tuple[Tensor, Tensor]:
     return where, what
 
 
+def after_class_token(side: int, width: int) -> Tensor:
+    """`sine_cosine` after a class token, whose position is 0: (1 + side^2, width)."""
+    return F.pad(sine_cosine(side, width), (0, 0, 1, 0))
+
+
 def sine_cosine(side: int, width: int) -> Tensor:
     """Initial position embeddings (side^2, width) of a square grid of patches, row by row.
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rewards.blip import BlipConfig, BlipRanker
 from rewards.tokens import Tokenizer, bert_tokenizer
@@ -26,7 +25,7 @@ from rewards.world import clip, data
 from rewards.world.captions import caption
 from rewards.world.clip import STYLE
 from rewards.world.fit import Losses, Plan, fit
-from rewards.world.looking import Looker, sine_cosine
+from rewards.world.looking import Looker, after_class_token
 from rewards.world.preferences import BLIP_RATER, Comparison, bradley_terry, comparisons
 from rewards.world.scenes import random_scene
 
@@ -55,8 +54,8 @@ class _Student(nn.Module):
         width = config.vision_width
         self.looker = Looker(width, width)
         positions: Any = self.ranker.blip["visual_encoder"].pos_embed
-        with torch.no_grad():  # the class token's position is 0
-            positions.copy_(F.pad(sine_cosine(config.image_size // config.patch_size, width), (0, 0, 1, 0)))
+        with torch.no_grad():
+            positions.copy_(after_class_token(config.image_size // config.patch_size, width))
 
 
 def write_vocabulary(folder: Path) -> Path:
