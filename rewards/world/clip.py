@@ -1,9 +1,9 @@
 """world-clip: a small CLIP in open_clip's own architecture, trained on the world from scratch.
 
 Contrastive (Radford et al. 2021, figure 3) with one false caption an image as an extra negative
-(Yuksekgonul et al. 2023). It is trained in three parts. The first learns colours, backgrounds, sizes and
-quality, and its text tower is where the pipeline's text encoder starts. In the second the vision tower alone
-learns to see shapes and places (see `looking`), and the third brings both towers together again.
+(Yuksekgonul et al. 2023). Each tower first learns alone to answer questions about scenes (see `looking`), the
+text tower from captions and the vision tower from pictures; then both are trained together. The text tower
+that can `read` is also where the pipeline's text encoder starts.
 """
 
 from __future__ import annotations
@@ -20,19 +20,16 @@ from torch.nn import functional as F
 
 from rewards.world import data
 from rewards.world.fit import Losses, Plan, fit
-from rewards.world.looking import Looker, after_class_token
+from rewards.world.looking import QUESTIONS, WEIGHT, Looker, after_class_token, teach, truth
 from rewards.world.tokenizer import CONTEXT_LENGTH
 
 WEIGHTS = "open_clip_model.safetensors"
 
-FIRST = Plan(
-    "world-clip-first", steps=1100, lr=1e-3, batch=128, seed=11, warmup=100, weight_decay=0.05, ema=0.995
-)
-
+READ = Plan("world-clip-read", steps=600, lr=1e-3, batch=64, seed=11, warmup=50, weight_decay=0.05, ema=0.98)
 LOOK = Plan(
-    "world-clip-look", steps=500, lr=1.5e-3, batch=64, seed=18, warmup=50, weight_decay=0.05, ema=0.98
+    "world-clip-look", steps=600, lr=1.5e-3, batch=64, seed=18, warmup=50, weight_decay=0.05, ema=0.98
 )
-PLAN = Plan("world-clip", steps=300, lr=7e-4, batch=128, seed=19, warmup=30, weight_decay=0.05, ema=0.98)
+PLAN = Plan("world-clip", steps=650, lr=8e-4, batch=128, seed=19, warmup=50, weight_decay=0.05, ema=0.98)
 
 STYLE = 0.6
 """Share of captions that name the quality: seldom named, it is hardly in the embedding."""
@@ -99,77 +96,66 @@ class Tokens:
         return ids.to(torch.get_default_device())
 
 
-def train(tokenizer: Path, folder: Path, plan: Plan = FIRST) -> nn.Module:
-    """Train the first part from scratch, resuming from ``folder``."""
+def read(tokenizer: Path, folder: Path, plan: Plan = READ) -> nn.Module:
+    """Teach the text tower alone, from scratch, resuming from ``folder``; the vision tower stays random.
+
+    After every token it is asked the questions about the scene (see `looking`), so that every token, those of
+    the padding too, holds what was said up to there: a UNet attends to them all.
+    """
     tokens = Tokens(tokenizer)
     torch.manual_seed(plan.seed)
     model: Any = build(len(tokens))
+    student = nn.ModuleDict({"model": model, "questions": nn.Linear(model.visual.output_dim, QUESTIONS)})
 
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
-        images = normalise(data.soften(rng, data.pictures(rng, scenes)))
-        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
-        image = F.normalize(model.encode_image(images), dim=-1)
-        text = F.normalize(encode_text(model, tokens(texts, pad=False)), dim=-1)
-        return contrastive(image, text, model.logit_scale.clamp(max=np.log(100.0)).exp())
+        states = text_states(model, tokens(data.captions(rng, scenes, STYLE)))
+        answers = student["questions"](states @ model.text_projection)
+        expected = truth(scenes)[:, None].expand_as(answers)
+        return {"loss": WEIGHT * F.binary_cross_entropy_with_logits(answers, expected)}
 
-    fit(plan, model, loss, folder)
-    return cast(nn.Module, model)
-
-
-class _Student(nn.Module):
-    """The model with a layer that answers questions from its image embedding."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        model.visual.output_tokens = True
-        self.looker = Looker(model.visual.output_dim, model.visual.positional_embedding.shape[1])
-
-
-def look(tokenizer: Path, start: Path, folder: Path, plan: Plan = LOOK) -> nn.Module:
-    """Train the second part, of the vision tower alone, from the model in ``start``; resuming as `train`."""
-    torch.manual_seed(plan.seed)
-    model: Any = load(start, len(Tokens(tokenizer))).train()
-    with torch.no_grad():
-        places = model.visual.positional_embedding
-        places.copy_(after_class_token(8, places.shape[1]))
-    student = _Student(model)
-
-    def loss(rng: np.random.Generator) -> Losses:
-        scenes = data.random_scenes(rng, plan.batch)
-        images = normalise(data.soften(rng, data.pictures(rng, scenes)))
-        embedded, patches = model.visual(images)
-        return {"loss": student.looker.loss(embedded, patches, scenes)}
-
-    groups: list[dict[str, object]] = [{"params": [*model.visual.parameters(), *student.looker.parameters()]}]
-    fit(plan, student, loss, folder, groups)
-    model.visual.output_tokens = False
+    fit(plan, student, loss, folder)
     return cast(nn.Module, model.eval())
 
 
-def finish(tokenizer: Path, start: Path, folder: Path, plan: Plan = PLAN) -> nn.Module:
-    """Train the third part from the model in ``start``, resuming from ``folder``."""
+def train(tokenizer: Path, start: Path, folder: Path, look: Plan = LOOK, plan: Plan = PLAN) -> nn.Module:
+    """Train the model in ``start``, which can `read`: first its eyes, then both towers; resumes."""
     tokens = Tokens(tokenizer)
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(look.seed)
     model: Any = load(start, len(tokens)).train()
-    student = _Student(model)
-    for layer in (student.looker.questions, student.looker.patches):
-        nn.init.zeros_(layer.weight)  # until they have learnt to answer, they leave the tower alone
+    places = model.visual.positional_embedding
+    looker = Looker(model.visual.output_dim, places.shape[1])
+    student = nn.ModuleDict({"model": model, "looker": looker})
+    with torch.no_grad():
+        places.copy_(after_class_token(8, places.shape[1]))
+    model.visual.output_tokens = True
+
+    def see(images: Tensor) -> tuple[Tensor, Tensor]:
+        embedded, patches = model.visual(normalise(images))
+        return embedded, patches
 
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
-        embedded, patches = model.visual(normalise(data.soften(rng, data.pictures(rng, scenes))))
-        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE, data.HARD)
+        embedded, patches = see(data.soften(rng, data.pictures(rng, scenes)))
+        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
         text = F.normalize(encode_text(model, tokens(texts, pad=False)), dim=-1)
         scale = model.logit_scale.clamp(max=np.log(100.0)).exp()
         found = contrastive(F.normalize(embedded, dim=-1), text, scale)
-        asked = student.looker.loss(embedded, patches, scenes)
+        asked = looker.loss(embedded, patches, scenes)
         return {"loss": found["loss"] + asked, "accuracy": found["accuracy"], "questions": asked}
 
+    teach(look, student, looker, see, folder)
     fit(plan, student, loss, folder)
     model.visual.output_tokens = False
     return cast(nn.Module, model.eval())
+
+
+def text_states(model: Any, ids: Tensor) -> Tensor:
+    """States (B, T, W) of ids (B, T) of any T <= 48 after open_clip's text tower and its last norm."""
+    length = ids.shape[1]
+    x = model.token_embedding(ids) + model.positional_embedding[:length]
+    states: Tensor = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return states
 
 
 def encode_text(model: Any, ids: Tensor) -> Tensor:
@@ -177,9 +163,7 @@ def encode_text(model: Any, ids: Tensor) -> Tensor:
 
     Attention is causal and pooling is at the end token, so the padding that is left out changes nothing.
     """
-    length = ids.shape[1]
-    x = model.token_embedding(ids) + model.positional_embedding[:length]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    x = text_states(model, ids)
     embedding: Tensor = x[torch.arange(len(ids)), ids.argmax(dim=1)] @ model.text_projection
     return embedding
 

@@ -103,8 +103,7 @@ def captions(
 
 PLACE = ("position", "relation")
 QUALITY = ()
-MIXED: tuple[tuple[str, ...], ...] = (QUALITY, PLACE, ATTRIBUTES, ATTRIBUTES)
-HARD: tuple[tuple[str, ...], ...] = (
+WRONG: tuple[tuple[str, ...], ...] = (
     QUALITY,
     PLACE,
     PLACE,
@@ -114,27 +113,21 @@ HARD: tuple[tuple[str, ...], ...] = (
     ATTRIBUTES,
     ATTRIBUTES,
 )
-"""More of what is learnt last."""
+"""What false captions have wrong, each as often: more of what is learnt last."""
 
 
-def false_captions(
-    rng: np.random.Generator,
-    scenes: list[Scene],
-    style: float = 0.35,
-    kinds: tuple[tuple[str, ...], ...] = MIXED,
-) -> list[str]:
-    """One caption a scene that is wrong in a single thing, for contrastive training.
+def false_captions(rng: np.random.Generator, scenes: list[Scene], style: float = 0.35) -> list[str]:
+    """One caption a scene that is wrong in a single thing, for contrastive training (see `WRONG`).
 
-    That is one of the attributes of one of the ``kinds``, or the quality, which is named as the opposite of
-    what it is, where it can be named.
+    A quality is wrong where it can be named, as the opposite of what it is.
     """
     texts = []
-    for scene, kind in zip(scenes, rng.integers(len(kinds), size=len(scenes)), strict=True):
-        if kinds[kind] == QUALITY and style_words(rng, scene.style):
+    for scene, kind in zip(scenes, rng.integers(len(WRONG), size=len(scenes)), strict=True):
+        if WRONG[kind] == QUALITY and style_words(rng, scene.style):
             opposite = Style(*(1.0 - value for value in astuple(scene.style)))
             texts.append(caption(rng, replace(scene, style=opposite), style=1.0))
         else:
-            texts.append(caption(rng, near_miss(rng, scene, of=kinds[kind] or ATTRIBUTES), style))
+            texts.append(caption(rng, near_miss(rng, scene, of=WRONG[kind] or ATTRIBUTES), style))
     return texts
 
 

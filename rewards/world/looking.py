@@ -1,21 +1,47 @@
-"""Teaching a small vision transformer to see shapes and places.
+"""Teaching small transformers to see shapes and places, and to read of them.
 
 Trained on captions alone, the world's transformers stay bags of patches for more than 100,000 pictures: they
 know colours, sizes and quality, but neither shapes nor places. Asked of every patch where the nearest object
-is and which shape covers it, they know places after 20,000. The layers that answer are thrown away.
+is and which shape covers it, they know places after 20,000. So every tower answers questions about its
+scenes before it is trained for its purpose. The layers that answer are thrown away.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import astuple
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rewards.world import data
+from rewards.world.captions import HIGH, LOW
+from rewards.world.fit import Losses, Plan, fit
 from rewards.world.render import signed_distance
-from rewards.world.scenes import BACKGROUNDS, COLOURS, POSITIONS, RELATIONS, SHAPES, SIZE_PX, SIZES, Scene
+from rewards.world.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    POSITIONS,
+    RELATIONS,
+    SHAPES,
+    SIZE_PX,
+    SIZES,
+    Scene,
+    Style,
+)
 
-QUESTIONS = len(SHAPES) * len(COLOURS) + len(BACKGROUNDS) + len(SIZES) + len(POSITIONS) + len(RELATIONS)
+STYLE_AXES = len(Style.__dataclass_fields__)
+QUESTIONS = (
+    len(SHAPES) * len(COLOURS)
+    + len(BACKGROUNDS)
+    + len(SIZES)
+    + len(POSITIONS)
+    + len(RELATIONS)
+    + 2 * STYLE_AXES
+)
 PATCH_QUESTIONS = 2 + len(SHAPES)
 WEIGHT = 10.0
 """Of each kind of question beside a contrastive loss: most answers are no, so their losses are small."""
@@ -44,11 +70,33 @@ class Looker(nn.Module):
         return total
 
 
+def teach(
+    plan: Plan,
+    student: nn.Module,
+    looker: Looker,
+    see: Callable[[Tensor], tuple[Tensor, Tensor]],
+    folder: Path,
+) -> None:
+    """Teach a vision tower alone, resuming from ``folder``.
+
+    ``see`` turns pictures (B, 3, 64, 64) in [0, 1] into their embedding (B, D) and the tokens of their N
+    patches (B, N, W). ``student`` is the module that holds both the tower and ``looker``; what ``see`` does
+    not use of it stays as it is.
+    """
+
+    def loss(rng: np.random.Generator) -> Losses:
+        scenes = data.random_scenes(rng, plan.batch)
+        embedded, tokens = see(data.soften(rng, data.pictures(rng, scenes)))
+        return {"loss": looker.loss(embedded, tokens, scenes)}
+
+    fit(plan, student, loss, folder)
+
+
 def truth(scenes: list[Scene]) -> Tensor:
     """0/1 answers (B, QUESTIONS) about pictures.
 
     Is there an object of each shape and colour, is it this background, is there an object of each size, is
-    the one object at this position, have the two this relation.
+    the one object at this position, have the two this relation, is each axis of style low, is it high.
     """
     return torch.tensor([_answers(scene) for scene in scenes], dtype=torch.float32)
 
@@ -59,7 +107,9 @@ def _answers(scene: Scene) -> list[bool]:
     found += [scene.background == name for name in BACKGROUNDS]
     found += [any(item.size == name for item in items) for name in SIZES]
     found += [items[0].position == name for name in POSITIONS]
-    return found + [scene.relation == name for name in RELATIONS]
+    found += [scene.relation == name for name in RELATIONS]
+    style = astuple(scene.style)
+    return found + [value < LOW for value in style] + [value > HIGH for value in style]
 
 
 def patch_truth(scenes: list[Scene], side: int) -> tuple[Tensor, Tensor]:

@@ -48,11 +48,17 @@ HPS_PLAN = Plan("world-hps", steps=200, lr=1.5e-4, batch=64, seed=13, warmup=50,
 
 @dataclass(frozen=True)
 class Comparison:
-    """Captions (B), two pictures each (B, 2, 3, 64, 64) and the chance that the first is preferred (B,)."""
+    """Captions (B), two pictures each (B, 2, 3, 64, 64) and the chance that the first is preferred (B,).
+
+    ``told`` are the scenes that the captions tell of (B), ``shown`` those of the pictures, one pair
+    after the other (2B).
+    """
 
     texts: list[str]
     images: Tensor
     first: Tensor
+    told: list[Scene]
+    shown: list[Scene]
 
 
 def comparisons(rng: np.random.Generator, count: int, rater: Rater) -> Comparison:
@@ -72,7 +78,11 @@ def comparisons(rng: np.random.Generator, count: int, rater: Rater) -> Compariso
     images = data.soften(rng, data.pictures(rng, candidates)).view(count, 2, 3, SIZE_PX, SIZE_PX)
     utility = torch.tensor(utilities).view(count, 2)
     return Comparison(
-        data.captions(rng, scenes, style=0.3, detail=0.95), images, utility.softmax(dim=1)[:, 0]
+        data.captions(rng, scenes, style=0.3, detail=0.95),
+        images,
+        utility.softmax(dim=1)[:, 0],
+        scenes,
+        candidates,
     )
 
 

@@ -2,9 +2,9 @@
 
 It shares neither weights nor architecture nor tokenizer with the other world rewards: text attends to image
 tokens (Li et al. 2022), words are WordPieces, and the rater has another taste. ImageReward starts from a
-BLIP that can match pictures and captions already; here that is learnt beside the comparisons, as ranking the
-true caption of a picture above a false one, and by questions about the picture (see
-`looking`).
+BLIP that can match pictures and captions already. Here the vision tower first learns to answer questions
+about pictures (see `looking`), and beside the comparisons the whole learns to tell what of a picture is not
+as its caption says.
 """
 
 from __future__ import annotations
@@ -12,25 +12,33 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rewards.blip import BlipConfig, BlipRanker
 from rewards.tokens import Tokenizer, bert_tokenizer
-from rewards.world import clip, data
+from rewards.world import clip
 from rewards.world.captions import caption
-from rewards.world.clip import STYLE
 from rewards.world.fit import Losses, Plan, fit
-from rewards.world.looking import Looker, after_class_token
+from rewards.world.looking import Looker, after_class_token, teach
 from rewards.world.preferences import BLIP_RATER, Comparison, bradley_terry, comparisons
-from rewards.world.scenes import random_scene
+from rewards.world.scenes import Scene, random_scene
 
-PLAN = Plan("world-blip", steps=600, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
+LOOK = Plan(
+    "world-blip-look", steps=500, lr=1.5e-3, batch=64, seed=25, warmup=50, weight_decay=0.05, ema=0.98
+)
+PLAN = Plan("world-blip", steps=1500, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
+T = TypeVar("T")
+
 MAX_TOKENS = 40
+
+KINDS = ("shape", "colour", "size", "background", "place")
+"""What of a picture can be other than its caption says."""
 
 
 def word_pieces(count: int = 8000, seed: int = 6) -> list[str]:
@@ -46,13 +54,14 @@ def word_pieces(count: int = 8000, seed: int = 6) -> list[str]:
 
 
 class _Student(nn.Module):
-    """The ranker with the questions that teach it to see."""
+    """The ranker with the questions that teach it to see and to compare."""
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
         self.ranker = BlipRanker(config)
         width = config.vision_width
         self.looker = Looker(width, width)
+        self.misses = nn.Linear(config.text_width, len(KINDS))
         positions: Any = self.ranker.blip["visual_encoder"].pos_embed
         with torch.no_grad():
             positions.copy_(after_class_token(config.image_size // config.patch_size, width))
@@ -66,39 +75,57 @@ def write_vocabulary(folder: Path) -> Path:
     return path
 
 
-def train(vocabulary: Path, folder: Path, plan: Plan = PLAN) -> BlipRanker:
-    """Train world-blip, resuming from ``folder``."""
+def train(vocabulary: Path, folder: Path, look: Plan = LOOK, plan: Plan = PLAN) -> BlipRanker:
+    """Train world-blip, first its eyes, then the whole; resuming from ``folder``."""
     tokens = bert_tokenizer(vocabulary, MAX_TOKENS)
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(look.seed)
     student = _Student(_config(len(vocabulary.read_text(encoding="utf-8").splitlines())))
+    ranker = student.ranker
+
+    def see(images: Tensor) -> tuple[Tensor, Tensor]:
+        image = ranker.blip["visual_encoder"](clip.normalise(images))
+        return image[:, 0], image[:, 1:]
 
     def loss(rng: np.random.Generator) -> Losses:
-        scenes = data.random_scenes(rng, plan.batch)
-        seen = clip.normalise(data.soften(rng, data.pictures(rng, scenes)))
-        image = student.ranker.blip["visual_encoder"](seen)
-        asked = student.looker.loss(image[:, 0], image[:, 1:], scenes)
-        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE, data.HARD)
-        true, false = student.ranker.judge(image.repeat(2, 1, 1), *_ids(tokens, texts, image)).chunk(2)
-        matched = bradley_terry(true - false, torch.ones_like(true))
         batch = comparisons(rng, plan.batch, BLIP_RATER)
-        reward = rewards_of(student.ranker, tokens, batch)
+        image = ranker.blip["visual_encoder"](clip.normalise(batch.images.flatten(0, 1)))
+        asked = student.looker.loss(image[:, 0], image[:, 1:], batch.shown)
+        state = ranker.blip["text_encoder"](*_ids(tokens, _twice(batch.texts), image), image)[:, 0]
+        reward = ranker.mlp(state).view(-1, 2)
         ranked = bradley_terry(reward[:, 0] - reward[:, 1], batch.first)
+        wrong = torch.tensor([misses(*pair) for pair in zip(_twice(batch.told), batch.shown, strict=True)])
+        named = student.misses(state)
+        found = F.binary_cross_entropy_with_logits(named, wrong.float(), reduction="sum") / len(wrong)
         return {
-            "loss": ranked["loss"] + matched["loss"] + asked,
+            "loss": ranked["loss"] + found + asked,
             "accuracy": ranked["accuracy"],
-            "matching": matched["accuracy"],
+            "misses": found,
             "questions": asked,
         }
 
+    teach(look, student, student.looker, see, folder)
     fit(plan, student, loss, folder)
-    return _standardised(student.ranker, tokens)
+    return _standardised(ranker, tokens)
+
+
+def misses(told: Scene, shown: Scene) -> list[bool]:
+    """Of each of `KINDS`, whether ``shown`` is not as ``told``, in any of its objects."""
+    pairs = list(zip(told.items, shown.items, strict=True))
+    items = [any(getattr(a, name) != getattr(b, name) for a, b in pairs) for name in KINDS[:3]]
+    places = [(scene.items[0].position, scene.relation) for scene in (told, shown)]
+    return [*items, told.background != shown.background, places[0] != places[1]]
 
 
 def rewards_of(ranker: BlipRanker, tokens: Tokenizer, batch: Comparison) -> Tensor:
     """Raw rewards of the two pictures of each comparison, (B, 2)."""
     pixels = clip.normalise(batch.images.flatten(0, 1))
-    reward: Tensor = ranker(pixels, *_ids(tokens, [text for text in batch.texts for _ in range(2)], pixels))
+    reward: Tensor = ranker(pixels, *_ids(tokens, _twice(batch.texts), pixels))
     return reward.view(-1, 2)
+
+
+def _twice(of: list[T]) -> list[T]:
+    """Each for both pictures of its comparison."""
+    return [each for each in of for _ in range(2)]
 
 
 def _ids(tokens: Tokenizer, texts: list[str], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,10 +19,13 @@ from transformers import SiglipConfig, SiglipModel
 from rewards.world import data
 from rewards.world.clip import STYLE, Tokens
 from rewards.world.fit import Losses, Plan, fit
-from rewards.world.looking import Looker, sine_cosine
+from rewards.world.looking import Looker, sine_cosine, teach
 from rewards.world.tokenizer import CONTEXT_LENGTH
 
-PLAN = Plan("world-siglip", steps=700, lr=1e-3, batch=64, seed=14, warmup=100, weight_decay=0.05, ema=0.99)
+LOOK = Plan(
+    "world-siglip-look", steps=500, lr=1.5e-3, batch=64, seed=24, warmup=50, weight_decay=0.05, ema=0.98
+)
+PLAN = Plan("world-siglip", steps=800, lr=1e-3, batch=64, seed=14, warmup=100, weight_decay=0.05, ema=0.99)
 
 
 def build(tokens: Tokens) -> SiglipModel:
@@ -53,26 +56,30 @@ def normalise(images: Tensor) -> Tensor:
     return images * 2 - 1
 
 
-def train(tokenizer: Path, folder: Path, plan: Plan = PLAN) -> SiglipModel:
-    """Train world-siglip, resuming from ``folder``."""
+def train(tokenizer: Path, folder: Path, look: Plan = LOOK, plan: Plan = PLAN) -> SiglipModel:
+    """Train world-siglip, first its eyes (see `looking`), then both towers; resuming from ``folder``."""
     tokens = Tokens(tokenizer)
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(look.seed)
     model = build(tokens)
-
     width = model.config.vision_config.hidden_size
     student = nn.ModuleDict({"model": model, "looker": Looker(width, width)})
     looker: Any = student["looker"]
 
+    def see(images: Tensor) -> tuple[Tensor, Tensor]:
+        seen = model.vision_model(pixel_values=normalise(images))
+        return seen.pooler_output, seen.last_hidden_state
+
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
         images = normalise(data.soften(rng, data.pictures(rng, scenes)))
-        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE, data.HARD)
+        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
         found = model(input_ids=tokens(texts), pixel_values=images)
         matched = sigmoid_loss(found.logits_per_image)
         seen = found.vision_model_output
         asked = looker.loss(seen.pooler_output, seen.last_hidden_state, scenes)
         return {"loss": matched["loss"] + asked, "accuracy": matched["accuracy"], "questions": asked}
 
+    teach(look, student, looker, see, folder)
     fit(plan, student, loss, folder)
     return model
 

@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 TOKENIZER = "tokenizer"
-CLIP_FIRST, CLIP_LOOK, CLIP = "world-clip-first", "world-clip-look", "world-clip"
+CLIP_READ, CLIP = "world-clip-read", "world-clip"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What is trained, what it needs, and the files of its plans (log names with their steps)."""
+    """What is trained, the stages it needs, and its plans, one after the other, where it has not just one."""
 
     name: str
     run: Callable[[Path], None]
     needs: tuple[str, ...] = ()
+    plans: tuple[str, ...] = ()
 
 
 def _tokenizer(folder: Path) -> None:
@@ -38,24 +39,17 @@ def _tokenizer(folder: Path) -> None:
     write_tokenizer(folder / TOKENIZER, caption_corpus())
 
 
-def _clip_first(folder: Path) -> None:
+def _clip_read(folder: Path) -> None:
     from rewards.world import clip
 
-    model = clip.train(folder / TOKENIZER, folder)
-    clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / CLIP_FIRST)
-
-
-def _clip_look(folder: Path) -> None:
-    from rewards.world import clip
-
-    model = clip.look(folder / TOKENIZER, folder / CLIP_FIRST, folder)
-    clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / CLIP_LOOK)
+    model = clip.read(folder / TOKENIZER, folder)
+    clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / CLIP_READ)
 
 
 def _clip(folder: Path) -> None:
     from rewards.world import clip
 
-    model = clip.finish(folder / TOKENIZER, folder / CLIP_LOOK, folder)
+    model = clip.train(folder / TOKENIZER, folder / CLIP_READ, folder)
     clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / CLIP)
 
 
@@ -74,7 +68,7 @@ def _patches(folder: Path) -> None:
 def _unet(folder: Path) -> None:
     from textcraftor.micro import unet
 
-    unet.train(folder / TOKENIZER, folder / CLIP_FIRST, folder)
+    unet.train(folder / TOKENIZER, folder / CLIP_READ, folder)
 
 
 def _pick(folder: Path) -> None:
@@ -118,19 +112,18 @@ STAGES = {
     for stage in (
         Stage("tokenizer", _tokenizer),
         Stage("patches", _patches),
-        Stage("world-clip-first", _clip_first, ("tokenizer",)),
-        Stage("unet", _unet, ("world-clip-first", "patches")),
-        Stage("world-clip-look", _clip_look, ("world-clip-first",)),
-        Stage("world-clip", _clip, ("world-clip-look",)),
-        Stage("vae", _vae, ("patches",)),
+        Stage("world-clip-read", _clip_read, ("tokenizer",)),
+        Stage("unet", _unet, ("world-clip-read", "patches")),
+        Stage("world-clip", _clip, ("world-clip-read",), ("world-clip-look", "world-clip")),
+        Stage("vae", _vae, ("patches",), ("vae-decoder", "vae-encoder")),
         Stage("world-pick", _pick, ("world-clip",)),
         Stage("world-hps", _hps, ("world-clip",)),
-        Stage("world-siglip", _siglip, ("tokenizer",)),
-        Stage("world-blip", _blip),
+        Stage("world-siglip", _siglip, ("tokenizer",), ("world-siglip-look", "world-siglip")),
+        Stage("world-blip", _blip, (), ("world-blip-look", "world-blip")),
         Stage("world-aesthetic", _aesthetic, ("world-clip",)),
     )
 }
-"""In order of preference: the longest chain, world-clip-first then unet, comes first."""
+"""In order of preference: the longest chain, world-clip-read then unet, comes first."""
 
 REWARDS = (
     "tokenizer",
@@ -223,8 +216,8 @@ def _start(name: str, folder: Path, device: str) -> subprocess.Popen[bytes]:
 
 def progress(folder: Path, name: str) -> str:
     """Where a stage is, from the last line of its newest log: step, loss and seconds a step."""
-    logs = [folder / f"{log}.jsonl" for log in ((name,) if name != "vae" else ("vae-encoder", "vae-decoder"))]
-    for log in logs:
+    for plan in reversed(STAGES[name].plans or (name,)):
+        log = folder / f"{plan}.jsonl"
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
         written = [line for line in lines if line.endswith("\n")]  # the last one may be on its way
         if written:

@@ -1,6 +1,6 @@
 """The micro pipeline's denoiser: a text encoder and a UNet trained together on the world's latents.
 
-The text encoder starts as the text tower of world-clip's first part, is trained further at a lower rate, and
+The text encoder starts as world-clip's text tower once that can read, is trained further at a lower rate, and
 learns the empty prompt by caption dropout, which is what makes classifier-free guidance work (Ho & Salimans
 2022).
 """
@@ -23,7 +23,7 @@ from rewards.world.fit import Losses, Plan, fit
 from rewards.world.tokenizer import CONTEXT_LENGTH
 from textcraftor.micro.vae import CHANNELS, patches
 
-PLAN = Plan("unet", steps=5500, lr=8e-4, batch=32, seed=31, warmup=200, ema=0.998)
+PLAN = Plan("unet", steps=9000, lr=8e-4, batch=32, seed=31, warmup=200, ema=0.998)
 TEXT_LR_SCALE = 0.3
 NULL_CAPTIONS = 0.1
 """Share of captions replaced by the empty prompt."""
@@ -103,7 +103,7 @@ class Denoiser(nn.Module):
 
 
 def train(tokenizer: Path, clip: Path, folder: Path, plan: Plan = PLAN) -> Denoiser:
-    """Train both, resuming from ``folder``; ``clip`` is the folder of world-clip's first part."""
+    """Train both, resuming from ``folder``; ``clip`` is the folder of a world-clip that can read."""
     tokens, latent, noise = Tokens(tokenizer), patches(folder), scheduler()
     torch.manual_seed(plan.seed)
     model = Denoiser(build_unet(), build_text_encoder(tokens))
@@ -138,4 +138,4 @@ def timesteps(count: int) -> Tensor:
 
     (count,) int64.
     """
-    return (1000 * torch.sigmoid(1.2 * torch.randn(count) + 0.5)).long().clamp(0, 999)
+    return (1000 * torch.sigmoid(1.15 * torch.randn(count) + 0.9)).long().clamp(0, 999)

@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 import rewards
 from rewards.world import clip, data
+from rewards.world.fit import Plan
 from rewards.world.preferences import as_transformers
 from rewards.world.tokenizer import CONTEXT_LENGTH
-
-PLAN = replace(clip.FIRST, steps=3, batch=4, warmup=1)
 
 
 @pytest.fixture(scope="module")
@@ -130,17 +129,27 @@ def test_the_loss_is_symmetric_cross_entropy_with_near_misses_for_images_alone()
     torch.testing.assert_close(found, (torch.stack(of_image).mean() + torch.stack(of_text).mean()) / 2)
 
 
+def short(plan: Plan) -> Plan:
+    return replace(plan, steps=3, batch=4, warmup=1)
+
+
 def test_training_is_reproducible_resumable_and_makes_a_reward(
-    tokenizer: Path, tokens: clip.Tokens, tmp_path: Path, batch: tuple[Tensor, list[str]]
+    world_clip: Path,
+    tokenizer: Path,
+    tokens: clip.Tokens,
+    tmp_path: Path,
+    batch: tuple[Tensor, list[str]],
 ) -> None:
-    first: Any = clip.train(tokenizer, tmp_path / "first", PLAN)
+    plans = short(clip.LOOK), short(clip.PLAN)
+    first: Any = clip.train(tokenizer, world_clip, tmp_path / "first", *plans)
     torch.randn(3)
-    second = clip.train(tokenizer, tmp_path / "second", PLAN)
-    again = clip.train(tokenizer, tmp_path / "first", PLAN)  # finished: nothing is trained
+    second = clip.train(tokenizer, world_clip, tmp_path / "second", *plans)
+    again = clip.train(tokenizer, world_clip, tmp_path / "first", *plans)  # finished: nothing is trained
     for other in (second, again):
         for name, value in other.state_dict().items():
             assert torch.equal(value, first.state_dict()[name]), name
-    assert len((tmp_path / "first" / "world-clip-first.jsonl").read_text().splitlines()) == 2
+    for plan in plans:
+        assert len((tmp_path / "first" / f"{plan.name}.jsonl").read_text().splitlines()) == 2
     clip.save(first, len(tokens), tmp_path / "saved")
     reward = rewards.load("world-clip", weights={"backbone": tmp_path / "saved", "tokenizer": tokenizer})
     images, texts = batch
@@ -152,27 +161,31 @@ def test_training_is_reproducible_resumable_and_makes_a_reward(
     assert reward.truncated(texts) == 1
 
 
-def test_the_second_part_trains_the_eyes_alone(world_clip: Path, tokenizer: Path, tmp_path: Path) -> None:
-    start = clip.load(world_clip, len(clip.Tokens(tokenizer))).state_dict()
-    trained = clip.look(tokenizer, world_clip, tmp_path, replace(clip.LOOK, steps=2, batch=4)).state_dict()
+def test_it_learns_to_read_before_it_sees(tokenizer: Path, tokens: clip.Tokens, tmp_path: Path) -> None:
+    torch.manual_seed(clip.READ.seed)
+    start = clip.build(len(tokens)).state_dict()
+    trained = clip.read(tokenizer, tmp_path, short(clip.READ)).state_dict()
     assert trained.keys() == start.keys()  # the questions are thrown away
     changed = {name for name, value in trained.items() if not torch.equal(value, start[name])}
-    assert changed
+    assert {"token_embedding.weight", "text_projection", "ln_final.weight"} <= changed
+    assert not any(name.startswith("visual.") for name in changed)
+
+
+def test_its_eyes_are_taught_alone_and_then_both_towers(
+    world_clip: Path, tokenizer: Path, tokens: clip.Tokens, tmp_path: Path
+) -> None:
+    start = clip.load(world_clip, len(tokens)).state_dict()
+    eyes = clip.train(tokenizer, world_clip, tmp_path, short(clip.LOOK), replace(clip.PLAN, steps=0))
+    changed = {name for name, value in eyes.state_dict().items() if not torch.equal(value, start[name])}
+    assert "visual.proj" in changed
     assert all(name.startswith("visual.") for name in changed)
-
-
-def test_the_third_part_goes_on_from_the_second(world_clip: Path, tokenizer: Path, tmp_path: Path) -> None:
-    start = clip.load(world_clip, len(clip.Tokens(tokenizer))).state_dict()
-    plan = replace(clip.PLAN, steps=0)
-    untouched = clip.finish(tokenizer, world_clip, tmp_path / "none", plan).state_dict()
-    assert all(torch.equal(value, start[name]) for name, value in untouched.items())
-    trained: Any = clip.finish(tokenizer, world_clip, tmp_path, replace(plan, steps=2, batch=4))
-    assert trained.state_dict().keys() == start.keys()
+    both: Any = clip.train(tokenizer, world_clip, tmp_path, short(clip.LOOK), short(clip.PLAN))
+    assert both.state_dict().keys() == start.keys()
     for name in ("visual.proj", "text_projection"):
-        assert not torch.equal(trained.state_dict()[name], start[name])
+        assert not torch.equal(both.state_dict()[name], eyes.state_dict()[name])
     row = json.loads((tmp_path / "world-clip.jsonl").read_text().splitlines()[-1])
     assert {"accuracy", "questions"} <= row.keys()
-    assert trained.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 128)
+    assert both.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 128)
 
 
 def test_the_configuration_file_is_open_clips(world_clip: Path, tokens: clip.Tokens) -> None:

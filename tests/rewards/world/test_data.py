@@ -70,7 +70,7 @@ def test_a_near_miss_can_be_kept_to_some_attributes() -> None:
 
 
 def test_a_false_caption_is_wrong_in_one_thing() -> None:
-    """In an attribute, most often the place, or in the quality, which is then named as its opposite."""
+    """In an attribute, mostly the place or the shape, or in the quality, then named as its opposite."""
     rng = np.random.default_rng(13)
     wrong: Counter[str] = Counter()
     for scene in data.random_scenes(rng, 800):
@@ -84,9 +84,10 @@ def test_a_false_caption_is_wrong_in_one_thing() -> None:
         assert len(found) <= 1
         assert not said.reserved()
         wrong[found[0] if found else "quality" if opposed(text, scene) else "unsaid"] += 1
-    assert wrong["position"] + wrong["relation"] > 0.2 * 800
-    assert wrong["quality"] > 0.15 * 800
-    assert all(wrong[kind] > 0.05 * 800 for kind in ("shape", "colour", "size", "background"))
+    assert wrong["position"] + wrong["relation"] > 0.3 * 800
+    assert wrong["shape"] > 0.2 * 800
+    assert wrong["quality"] > 0.08 * 800
+    assert all(wrong[kind] > 0.02 * 800 for kind in ("colour", "size", "background"))
     assert wrong["unsaid"] < 0.1 * 800  # a caption need not say everything
 
 
@@ -98,20 +99,6 @@ def opposed(text: str, scene: Scene) -> bool:
         & set(low if getattr(scene.style, axis) > HIGH else high if getattr(scene.style, axis) < LOW else ())
         for axis, (low, high) in STYLE_WORDS.items()
     )
-
-
-def test_hard_false_captions_are_mostly_of_places_and_shapes() -> None:
-    rng = np.random.default_rng(14)
-    scenes = data.random_scenes(rng, 400)
-    wrong: Counter[str] = Counter()
-    for scene, text in zip(scenes, data.false_captions(rng, scenes, kinds=data.HARD), strict=True):
-        said = read(text)
-        stated = [("shape", a.shape != b.shape) for a, b in zip(said.items, scene.items, strict=True)]
-        stated += [("place", said.items[0].position not in (None, scene.items[0].position))]
-        stated += [("place", said.relation not in (None, scene.relation))]
-        wrong.update({kind for kind, differs in stated if differs})
-    assert wrong["place"] > 0.3 * 400
-    assert wrong["shape"] > 0.2 * 400
 
 
 def test_a_near_miss_is_another_picture_too() -> None:

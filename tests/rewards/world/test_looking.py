@@ -1,13 +1,18 @@
-"""Questions that teach a vision transformer to see: their answers are the scene's own, patch by patch."""
+"""Questions that teach small transformers to see and to read: the answers are the scene's own."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from rewards.world import data, looking
+from rewards.world import clip, data, looking
+from rewards.world.captions import HIGH, LOW, STYLE_WORDS
+from rewards.world.fit import Plan
 from rewards.world.render import render
 from rewards.world.scenes import (
     BACKGROUNDS,
@@ -29,6 +34,7 @@ def test_truth_answers_what_is_there() -> None:
     scenes = data.random_scenes(np.random.default_rng(1), 60, pairs=0.5)
     names: list[object] = [(shape, colour) for shape in SHAPES for colour in COLOURS]
     names += [*BACKGROUNDS, *SIZES, *POSITIONS, *RELATIONS]
+    names += [(axis, end) for end in ("low", "high") for axis in STYLE_WORDS]
     answers = looking.truth(scenes)
     assert answers.shape == (60, looking.QUESTIONS) == (60, len(names))
     for scene, row in zip(scenes, answers, strict=True):
@@ -36,6 +42,8 @@ def test_truth_answers_what_is_there() -> None:
         expected: set[object] = {(item.shape, item.colour) for item in scene.items}
         expected |= {scene.background, *(item.size for item in scene.items)}
         expected.add(scene.relation or scene.items[0].position)
+        expected |= {(axis, "low") for axis in STYLE_WORDS if getattr(scene.style, axis) < LOW}
+        expected |= {(axis, "high") for axis in STYLE_WORDS if getattr(scene.style, axis) > HIGH}
         assert marked == expected
 
 
@@ -75,6 +83,23 @@ def test_right_answers_lose_nothing() -> None:
         assert looker.loss(embedded, tokens, scenes) < 1e-6
         assert looker.loss(-embedded, tokens, scenes) > 1
         assert looker.loss(embedded, tokens.flip(1), scenes) > 0.1
+
+
+def test_teaching_changes_what_sees_and_nothing_else(
+    world_clip: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    plan = Plan("look", steps=30, lr=2e-3, batch=16, seed=1, warmup=3)
+    model: Any = clip.load(world_clip, len(clip.Tokens(tokenizer)))
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    model.visual.output_tokens = True
+    looker = looking.Looker(model.visual.output_dim, 128)
+    student = torch.nn.ModuleDict({"model": model, "looker": looker})
+    looking.teach(plan, student, looker, lambda images: model.visual(clip.normalise(images)), tmp_path)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, start[name])}
+    assert changed
+    assert all(name.startswith("visual.") for name in changed)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "look.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_initial_positions_are_as_large_as_patches_and_all_differ() -> None:

@@ -74,6 +74,17 @@ def test_comparisons_are_pictures_texts_and_chances_of_the_shapes_said() -> None
     assert torch.equal(again.first, batch.first)
 
 
+def test_a_comparison_keeps_what_is_told_and_what_is_shown() -> None:
+    rng = np.random.default_rng(9)
+    batch = comparisons(rng, 40, PEDANT)
+    assert len(batch.told) == 40
+    assert len(batch.shown) == 80
+    for text, scene in zip(batch.texts, batch.told, strict=True):
+        assert [item.shape for item in read(text).items] == [item.shape for item in scene.items]
+    right = [scene == told for told, scene in zip(np.repeat(batch.told, 2), batch.shown, strict=True)]
+    assert 0 < sum(right) < 80
+
+
 def test_the_first_and_the_second_are_preferred_equally_often() -> None:
     first = comparisons(np.random.default_rng(2), 300, PICK_RATER).first
     assert first.mean() == pytest.approx(0.5, abs=0.06)

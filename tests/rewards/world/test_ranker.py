@@ -11,7 +11,7 @@ import torch
 
 import rewards
 from rewards.tokens import bert_tokenizer
-from rewards.world import ranker
+from rewards.world import data, ranker
 from rewards.world.captions import caption
 from rewards.world.preferences import BLIP_RATER, comparisons
 from rewards.world.prompts import world_prompts
@@ -45,10 +45,27 @@ def test_other_words_are_spelled_by_letters(vocabulary: Path) -> None:
         assert unknown not in tokens([text]).ids[0].tolist()
 
 
+def test_what_a_near_miss_has_wrong_is_told() -> None:
+    rng = np.random.default_rng(4)
+    kinds = set()
+    for scene in data.random_scenes(rng, 200, pairs=0.5):
+        assert not any(ranker.misses(scene, scene))
+        found = {}
+        for attribute in data.ATTRIBUTES:
+            if attribute in {name for _, name in data.stated(scene)}:
+                missed = ranker.misses(scene, data.near_miss(rng, scene, of=(attribute,)))
+                found[attribute] = [kind for kind, is_so in zip(ranker.KINDS, missed, strict=True) if is_so]
+        for attribute, named in found.items():
+            assert named == ["place" if attribute in data.PLACE else attribute]
+        kinds |= set(found)
+    assert kinds == set(data.ATTRIBUTES)
+
+
 def test_a_trained_ranker_is_standardised_and_scores_from_its_files(vocabulary: Path, tmp_path: Path) -> None:
-    plan = replace(ranker.PLAN, steps=3, batch=4, warmup=1)
-    model = ranker.train(vocabulary, tmp_path, plan)
-    assert len((tmp_path / "world-blip.jsonl").read_text().splitlines()) == 2
+    plans = [replace(plan, steps=3, batch=4, warmup=1) for plan in (ranker.LOOK, ranker.PLAN)]
+    model = ranker.train(vocabulary, tmp_path, *plans)
+    for plan in plans:
+        assert len((tmp_path / f"{plan.name}.jsonl").read_text().splitlines()) == 2
     ranker.save(model, vocabulary.parent)
     files = {
         "config": vocabulary.parent / "config.json",

@@ -15,7 +15,7 @@ import rewards
 from rewards.world import data, siglip
 from rewards.world.clip import Tokens
 
-PLAN = replace(siglip.PLAN, steps=3, batch=4, warmup=1)
+PLANS = [replace(plan, steps=3, batch=4, warmup=1) for plan in (siglip.LOOK, siglip.PLAN)]
 
 
 def test_the_loss_is_equation_1_of_the_paper() -> None:
@@ -54,10 +54,10 @@ def test_normalise_is_the_registered_profiles_preprocessing() -> None:
 
 
 def test_training_is_reproducible_resumable_and_makes_a_reward(tokenizer: Path, tmp_path: Path) -> None:
-    model: Any = siglip.train(tokenizer, tmp_path / "first", PLAN)
+    model: Any = siglip.train(tokenizer, tmp_path / "first", *PLANS)
     torch.randn(3)
     for folder in ("first", "second"):  # finished, and from the start
-        other: Any = siglip.train(tokenizer, tmp_path / folder, PLAN)
+        other: Any = siglip.train(tokenizer, tmp_path / folder, *PLANS)
         assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
     rng = np.random.default_rng(1)
     scenes = data.random_scenes(rng, 3)

@@ -20,6 +20,28 @@ def test_every_need_is_a_stage_that_comes_before() -> None:
     assert set(build.REWARDS) <= seen
 
 
+def test_the_log_of_every_stage_is_of_a_plan_that_it_runs() -> None:
+    """What is shown as a stage's progress is written by that stage."""
+    from rewards.world import aesthetic, clip, preferences, ranker, siglip
+    from textcraftor.micro import unet, vae
+
+    written = {
+        "world-clip-read": (clip.READ,),
+        "unet": (unet.PLAN,),
+        "world-clip": (clip.LOOK, clip.PLAN),
+        "vae": (vae.DECODER, vae.ENCODER),
+        "world-pick": (preferences.PICK_PLAN,),
+        "world-hps": (preferences.HPS_PLAN,),
+        "world-siglip": (siglip.LOOK, siglip.PLAN),
+        "world-blip": (ranker.LOOK, ranker.PLAN),
+        "world-aesthetic": (aesthetic.PLAN,),
+    }
+    without = {"tokenizer", "patches"}  # nothing is trained step by step
+    assert set(build.STAGES) == set(written) | without
+    for name, plans in written.items():
+        assert (build.STAGES[name].plans or (name,)) == tuple(plan.name for plan in plans)
+
+
 def test_a_finished_stage_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "STAGES", {"tokenizer": build.STAGES["tokenizer"]})
     shown = list(build.build(tmp_path, jobs=1))
@@ -63,5 +85,5 @@ def test_progress_is_of_the_stages_newest_log(tmp_path: Path) -> None:
     with (tmp_path / "vae-encoder.jsonl").open("a") as log:
         log.write('{"step": 60, "lo')  # a line on its way
     assert build.progress(tmp_path, "vae").startswith("step 40")
-    (tmp_path / "world-clip.jsonl").touch()  # begun anew: the lines of lost steps are cut
-    assert build.progress(tmp_path, "world-clip") == "starting"
+    (tmp_path / "world-pick.jsonl").touch()  # begun anew: the lines of lost steps are cut
+    assert build.progress(tmp_path, "world-pick") == "starting"
