@@ -25,7 +25,7 @@ from rewards.world.tokenizer import CONTEXT_LENGTH
 LOOK = Plan(
     "world-siglip-look", steps=500, lr=1.5e-3, batch=64, seed=24, warmup=50, weight_decay=0.05, ema=0.98
 )
-PLAN = Plan("world-siglip", steps=800, lr=1e-3, batch=64, seed=14, warmup=100, weight_decay=0.05, ema=0.99)
+PLAN = Plan("world-siglip", steps=1000, lr=1e-3, batch=64, seed=14, warmup=100, weight_decay=0.05, ema=0.99)
 
 
 def build(tokens: Tokens) -> SiglipModel:
