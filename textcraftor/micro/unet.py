@@ -23,7 +23,7 @@ from rewards.world.fit import Losses, Plan, fit
 from rewards.world.tokenizer import CONTEXT_LENGTH
 from textcraftor.micro.vae import CHANNELS, patches
 
-PLAN = Plan("unet", steps=9000, lr=8e-4, batch=32, seed=31, warmup=200, ema=0.998)
+PLAN = Plan("unet", steps=8000, lr=8e-4, batch=32, seed=31, warmup=200, ema=0.998)
 TEXT_LR_SCALE = 0.3
 NULL_CAPTIONS = 0.1
 """Share of captions replaced by the empty prompt."""
