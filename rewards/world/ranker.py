@@ -32,7 +32,7 @@ from rewards.world.scenes import Scene, random_scene
 LOOK = Plan(
     "world-blip-look", steps=500, lr=1.5e-3, batch=64, seed=25, warmup=50, weight_decay=0.05, ema=0.98
 )
-PLAN = Plan("world-blip", steps=1500, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
+PLAN = Plan("world-blip", steps=1200, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
 T = TypeVar("T")
 
 MAX_TOKENS = 40
