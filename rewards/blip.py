@@ -129,8 +129,11 @@ class CrossAttendingBert(nn.Module):
             {"layer": nn.ModuleList(BertLayer(config) for _ in range(config.text_layers))}
         )
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, image: Tensor) -> Tensor:
-        """Ids (B, T), mask (B, T) and image tokens (B, N, D_image) to text states (B, T, D)."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, image: Tensor | None) -> Tensor:
+        """Ids (B, T) and mask (B, T) to text states (B, T, D).
+
+        ``image`` tokens (B, N, D_image) are attended to; without them the text is read by itself.
+        """
         x: Tensor = self.embeddings(input_ids)
         visible = attention_mask.bool()[:, None, None, :]
         layers: Any = self.encoder["layer"]
@@ -168,9 +171,10 @@ class BertLayer(nn.Module):
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, 4 * width)})
         self.output = AddAndNorm(4 * width, width)
 
-    def forward(self, x: Tensor, visible: Tensor, image: Tensor) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor, image: Tensor | None) -> Tensor:
         x = self.attention(x, x, visible)
-        x = self.crossattention(x, image, None)
+        if image is not None:
+            x = self.crossattention(x, image, None)
         out: Tensor = self.output(F.gelu(self.intermediate["dense"](x)), x)
         return out
 

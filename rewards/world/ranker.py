@@ -3,13 +3,15 @@
 It shares neither weights nor architecture nor tokenizer with the other world rewards: text attends to image
 tokens (Li et al. 2022), words are WordPieces, and the rater has another taste. ImageReward starts from a
 BLIP that can match pictures and captions already. Here the vision tower first learns to answer questions
-about pictures (see `looking`), and beside the comparisons the whole learns to tell what of a picture is not
-as its caption says.
+about pictures (see `looking`), then the text encoder to agree with it, and beside the comparisons each word
+is asked whether it is true of the picture: without that question the whole stayed deaf to the caption for
+29,000 comparisons, with it it began to read after 9,000.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,20 +24,31 @@ from torch.nn import functional as F
 
 from rewards.blip import BlipConfig, BlipRanker
 from rewards.tokens import Tokenizer, bert_tokenizer
-from rewards.world import clip
-from rewards.world.captions import caption
+from rewards.world import clip, data
+from rewards.world.captions import BACKGROUND_WORDS, COLOUR_WORDS, SHAPE_WORDS, SIZE_WORDS, caption
+from rewards.world.clip import STYLE, contrastive
 from rewards.world.fit import Losses, Plan, fit
-from rewards.world.looking import Looker, after_class_token, teach
+from rewards.world.looking import QUESTIONS, WEIGHT, Looker, after_class_token, teach, truth
 from rewards.world.preferences import BLIP_RATER, Comparison, bradley_terry, comparisons
 from rewards.world.scenes import Scene, random_scene
 
 LOOK = Plan(
     "world-blip-look", steps=500, lr=1.5e-3, batch=64, seed=25, warmup=50, weight_decay=0.05, ema=0.98
 )
-PLAN = Plan("world-blip", steps=1200, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
+PLAN = Plan("world-blip", steps=800, lr=8e-4, batch=48, seed=15, warmup=60, weight_decay=0.05, ema=0.99)
 T = TypeVar("T")
 
+ALIGN = Plan(
+    "world-blip-align", steps=400, lr=1e-3, batch=64, seed=26, warmup=40, weight_decay=0.05, ema=0.98
+)
+ALIGNED = 96
+"""Width in which pictures and texts are aligned."""
 MAX_TOKENS = 40
+
+PLACE_WORDS = (
+    *("centre", "center", "middle", "left", "right", "top", "bottom"),
+    *("upper", "lower", "above", "over", "below", "under"),
+)
 
 KINDS = ("shape", "colour", "size", "background", "place")
 """What of a picture can be other than its caption says."""
@@ -75,8 +88,10 @@ def write_vocabulary(folder: Path) -> Path:
     return path
 
 
-def train(vocabulary: Path, folder: Path, look: Plan = LOOK, plan: Plan = PLAN) -> BlipRanker:
-    """Train world-blip, first its eyes, then the whole; resuming from ``folder``."""
+def train(
+    vocabulary: Path, folder: Path, look: Plan = LOOK, align: Plan = ALIGN, plan: Plan = PLAN
+) -> BlipRanker:
+    """Train world-blip: its eyes, then its reading, then the whole; resuming from ``folder``."""
     tokens = bert_tokenizer(vocabulary, MAX_TOKENS)
     torch.manual_seed(look.seed)
     student = _Student(_config(len(vocabulary.read_text(encoding="utf-8").splitlines())))
@@ -90,22 +105,79 @@ def train(vocabulary: Path, folder: Path, look: Plan = LOOK, plan: Plan = PLAN) 
         batch = comparisons(rng, plan.batch, BLIP_RATER)
         image = ranker.blip["visual_encoder"](clip.normalise(batch.images.flatten(0, 1)))
         asked = student.looker.loss(image[:, 0], image[:, 1:], batch.shown)
-        state = ranker.blip["text_encoder"](*_ids(tokens, _twice(batch.texts), image), image)[:, 0]
-        reward = ranker.mlp(state).view(-1, 2)
+        ids, mask = _ids(tokens, _twice(batch.texts), image)
+        states = ranker.blip["text_encoder"](ids, mask, image)
+        reward = ranker.mlp(states[:, 0]).view(-1, 2)
         ranked = bradley_terry(reward[:, 0] - reward[:, 1], batch.first)
         wrong = torch.tensor([misses(*pair) for pair in zip(_twice(batch.told), batch.shown, strict=True)])
-        named = student.misses(state)
+        named = student.misses(states[:, 0])
         found = F.binary_cross_entropy_with_logits(named, wrong.float(), reduction="sum") / len(wrong)
+        kind = kinds[ids]
+        says = wrong.float().gather(1, kind.clamp(min=0))
+        judged = F.binary_cross_entropy_with_logits(words(states)[..., 0], says, reduction="none")
+        word = WEIGHT * judged[kind >= 0].mean()
         return {
-            "loss": ranked["loss"] + found + asked,
+            "loss": ranked["loss"] + found + word + asked,
+            "word": word,
             "accuracy": ranked["accuracy"],
             "misses": found,
             "questions": asked,
         }
 
     teach(look, student, student.looker, see, folder)
-    fit(plan, student, loss, folder)
+    _align(align, student, tokens, see, folder)
+    kinds, words = word_kinds(vocabulary), nn.Linear(ranker.config.text_width, 1)
+    fit(plan, nn.ModuleDict({"student": student, "words": words}), loss, folder)
     return _standardised(ranker, tokens)
+
+
+def _align(
+    plan: Plan,
+    student: _Student,
+    tokens: Tokenizer,
+    see: Callable[[Tensor], tuple[Tensor, Tensor]],
+    folder: Path,
+) -> None:
+    """Teach the text encoder alone to read, and to agree with the eyes, before it looks at their tokens.
+
+    "Align before fuse" (Li et al. 2021): BLIP's contrastive loss, with projections that no score depends on.
+    """
+    ranker = student.ranker
+    width, text_width = ranker.config.vision_width, ranker.config.text_width
+    heads = nn.ModuleDict(
+        {
+            "image": nn.Linear(width, ALIGNED),
+            "text": nn.Linear(text_width, ALIGNED),
+            "questions": nn.Linear(text_width, QUESTIONS),
+        }
+    )
+    scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+    both = nn.ModuleDict({"student": student, "heads": heads, "scale": nn.ParameterList([scale])})
+
+    def loss(rng: np.random.Generator) -> Losses:
+        scenes = data.random_scenes(rng, plan.batch)
+        image, patches = see(data.soften(rng, data.pictures(rng, scenes)))
+        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
+        text = ranker.blip["text_encoder"](*_ids(tokens, texts, image), None)[:, 0]
+        units = F.normalize(heads["image"](image), dim=-1), F.normalize(heads["text"](text), dim=-1)
+        found = contrastive(*units, scale.clamp(max=np.log(100.0)).exp())
+        answers = heads["questions"](text[: plan.batch])
+        read = WEIGHT * F.binary_cross_entropy_with_logits(answers, truth(scenes))
+        asked = student.looker.loss(image, patches, scenes)
+        return {"loss": found["loss"] + read + asked, "accuracy": found["accuracy"], "read": read}
+
+    fit(plan, both, loss, folder)
+
+
+def word_kinds(vocabulary: Path) -> Tensor:
+    """Of each word piece which of `KINDS` it tells of, by number (V,); -1 for those that tell of none."""
+    said = {word: 0 for words in SHAPE_WORDS.values() for word in words}
+    said |= {word: 1 for words in COLOUR_WORDS.values() for word in words}
+    said |= {word: 2 for words in SIZE_WORDS.values() for word in words}
+    said |= {words.split()[0]: 3 for many in BACKGROUND_WORDS.values() for words in many}
+    said |= dict.fromkeys(PLACE_WORDS, 4)
+    pieces = vocabulary.read_text(encoding="utf-8").splitlines()
+    return torch.tensor([said.get(piece, -1) for piece in pieces])
 
 
 def misses(told: Scene, shown: Scene) -> list[bool]:

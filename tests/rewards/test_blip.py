@@ -66,6 +66,24 @@ def test_the_text_half_is_transformers(ranker: BlipRanker) -> None:
     torch.testing.assert_close(ranker.blip["text_encoder"](ids, mask, image), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_without_an_image_the_text_half_is_transformers_too(ranker: BlipRanker) -> None:
+    config = BlipTextConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=16,
+    )
+    reference = BlipTextModel(config, add_pooling_layer=False).eval()
+    reference.load_state_dict(ranker.blip["text_encoder"].state_dict(), strict=False)
+    ids, mask = torch.randint(5, 50, (2, 12)), torch.ones(2, 12, dtype=torch.long)
+    mask[1, 7:] = 0
+    expected = reference(input_ids=ids, attention_mask=mask, is_decoder=False).last_hidden_state
+    found = ranker.blip["text_encoder"](ids, mask, None)
+    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], rtol=1e-4, atol=1e-5)
+
+
 def test_the_published_keys_are_the_rankers(ranker: BlipRanker) -> None:
     """Written out from the layout of the published checkpoint, so that a renamed module is noticed."""
     both = [f"{n}.{k}" for n in ("query", "key", "value") for k in ("weight", "bias")]

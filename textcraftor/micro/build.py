@@ -119,7 +119,7 @@ STAGES = {
         Stage("world-pick", _pick, ("world-clip",)),
         Stage("world-hps", _hps, ("world-clip",)),
         Stage("world-siglip", _siglip, ("tokenizer",), ("world-siglip-look", "world-siglip")),
-        Stage("world-blip", _blip, (), ("world-blip-look", "world-blip")),
+        Stage("world-blip", _blip, (), ("world-blip-look", "world-blip-align", "world-blip")),
         Stage("world-aesthetic", _aesthetic, ("world-clip",)),
     )
 }

@@ -61,8 +61,18 @@ def test_what_a_near_miss_has_wrong_is_told() -> None:
     assert kinds == set(data.ATTRIBUTES)
 
 
+def test_each_word_tells_of_one_kind_or_none(vocabulary: Path) -> None:
+    pieces = vocabulary.read_text(encoding="utf-8").splitlines()
+    kinds = dict(zip(pieces, ranker.word_kinds(vocabulary).tolist(), strict=True))
+    told = {word: ranker.KINDS[kind] for word, kind in kinds.items() if kind >= 0}
+    examples = {"star": "shape", "turquoise": "colour", "tiny": "size", "beige": "background"}
+    examples |= {"upper": "place", "below": "place"}
+    assert examples.items() <= told.items()
+    assert not {"a", "picture", "vivid", "on", "of", "[PAD]"} & told.keys()
+
+
 def test_a_trained_ranker_is_standardised_and_scores_from_its_files(vocabulary: Path, tmp_path: Path) -> None:
-    plans = [replace(plan, steps=3, batch=4, warmup=1) for plan in (ranker.LOOK, ranker.PLAN)]
+    plans = [replace(plan, steps=3, batch=4, warmup=1) for plan in (ranker.LOOK, ranker.ALIGN, ranker.PLAN)]
     model = ranker.train(vocabulary, tmp_path, *plans)
     for plan in plans:
         assert len((tmp_path / f"{plan.name}.jsonl").read_text().splitlines()) == 2

@@ -33,7 +33,7 @@ def test_the_log_of_every_stage_is_of_a_plan_that_it_runs() -> None:
         "world-pick": (preferences.PICK_PLAN,),
         "world-hps": (preferences.HPS_PLAN,),
         "world-siglip": (siglip.LOOK, siglip.PLAN),
-        "world-blip": (ranker.LOOK, ranker.PLAN),
+        "world-blip": (ranker.LOOK, ranker.ALIGN, ranker.PLAN),
         "world-aesthetic": (aesthetic.PLAN,),
     }
     without = {"tokenizer", "patches"}  # nothing is trained step by step
