@@ -11,14 +11,12 @@ import rewards
 from rewards.world import evaluate
 
 COUNT = 200
-SHORT = pytest.mark.xfail(reason="trained too shortly; see the known shortfalls in CHANGELOG.md")
-BLIP = pytest.param("world-blip", marks=SHORT)
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(
     ("name", "near_miss", "retrieval"),
-    [("world-clip", 0.85, 0.7), pytest.param("world-siglip", 0.8, 0.3, marks=SHORT)],
+    [("world-clip", 0.9, 0.9), ("world-siglip", 0.9, 0.9)],
 )
 def test_alignment_rewards_prefer_the_right_caption(name: str, near_miss: float, retrieval: float) -> None:
     found = evaluate.alignment(rewards.load(name), COUNT, seed=1)
@@ -26,12 +24,12 @@ def test_alignment_rewards_prefer_the_right_caption(name: str, near_miss: float,
     assert found["retrieval"] > retrieval
 
 
-@pytest.mark.parametrize("name", ["world-pick", "world-hps", BLIP])
+@pytest.mark.parametrize("name", ["world-pick", "world-hps", "world-blip"])
 def test_preference_rewards_agree_with_their_raters(name: str) -> None:
     assert evaluate.preference(rewards.load(name), evaluate.RATERS[name], COUNT, seed=2)["pairs"] > 0.7
 
 
-@pytest.mark.parametrize("name", ["world-pick", "world-hps", BLIP])
+@pytest.mark.parametrize("name", ["world-pick", "world-hps", "world-blip"])
 def test_preference_rewards_read_the_prompt(name: str) -> None:
     """Of two pictures in one style they take the one that the prompt is about; quality alone would guess."""
     assert evaluate.alignment(rewards.load(name), COUNT, seed=4)["picture"] > 0.7

@@ -57,6 +57,6 @@ def test_it_draws_what_prompts_ask_for() -> None:
     """A floor well below the report's figure on all 500: guards against broken weights, not small changes."""
     single = [prompt for prompt in world_prompts("test") if prompt.category != "relation"][:40]
     drawn = render_prompts(MICRO, single, GUIDANCE)
-    assert drawn.claims()["all"] > 0.7
+    assert drawn.claims()["all"] > 0.9
     shuffled = type(drawn)(single[1:] + single[:1], drawn.images, drawn.guidance, drawn.words)
     assert shuffled.claims()["all"] < drawn.claims()["all"] - 0.2
