@@ -53,7 +53,15 @@ def write_pipeline(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
+    _forget_origin(folder / "vae" / "config.json")
     shutil.rmtree(folder / "text_encoder")
     shutil.rmtree(folder / "tokenizer")
     shutil.copytree(tokenizer, folder / "tokenizer")
     write_text_encoder(text_encoder, folder / "text_encoder")
+
+
+def _forget_origin(path: Path) -> None:
+    """Drop where on this machine a model was loaded from, which diffusers notes: nobody else has it."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors import safe_open
 from transformers import CLIPTextModel
 
@@ -49,6 +49,16 @@ def test_a_text_encoder_is_read_back_whole(tokenizer: Path, tmp_path: Path) -> N
     with torch.inference_mode():
         before, after = (model(tokens([PROMPT])).last_hidden_state for model in (written, read))
     torch.testing.assert_close(after, before, rtol=0, atol=5e-3)  # float16 on disk
+
+
+def test_no_file_names_a_folder_of_this_machine(tokenizer: Path, tmp_path: Path) -> None:
+    vae.build(0.5).save_pretrained(tmp_path / "trained")
+    loaded = AutoencoderKL.from_pretrained(tmp_path / "trained")
+    assert Path(loaded.config["_name_or_path"]) == tmp_path / "trained"  # as when a build is installed
+    parts = unet.build_text_encoder(Tokens(tokenizer)), unet.build_unet(), loaded
+    write_pipeline(tmp_path / "pipeline", tokenizer, *parts)
+    for file in (tmp_path / "pipeline").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text(encoding="utf-8"), file
 
 
 def test_plain_diffusers_draws_what_is_drawn_here(tokenizer: Path, tmp_path: Path) -> None:

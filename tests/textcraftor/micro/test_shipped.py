@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ def test_all_shipped_weights_are_small() -> None:
     weights = Path(rewards.__file__).parent / "world" / "weights"
     sizes = [file.stat().st_size for folder in (weights, MICRO) for file in folder.rglob("*")]
     assert 5e6 < sum(sizes) < MEGABYTES * 1e6
+
+
+def test_no_shipped_file_names_a_folder_of_a_machine() -> None:
+    weights = Path(rewards.__file__).parent / "world" / "weights"
+    configs = [file for folder in (weights, MICRO) for file in folder.rglob("*.json")]
+    assert len(configs) > 5
+    for file in configs:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        paths = [value for value in config.values() if isinstance(value, str) and value.startswith("/")]
+        # vocabularies map tokens to numbers, so a token "/" is no value
+        assert not paths, file
 
 
 def test_plain_diffusers_draws_what_is_drawn_here(pipe: Any) -> None:
