@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from rewards.world import data
 from rewards.world.fit import Losses, Plan, fit
-from rewards.world.looking import QUESTIONS, WEIGHT, Looker, after_class_token, teach, truth
+from rewards.world.looking import QUESTIONS, WEIGHT, Looker, after_class_token, questions_loss, teach
 from rewards.world.tokenizer import CONTEXT_LENGTH
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -111,8 +111,7 @@ def read(tokenizer: Path, folder: Path, plan: Plan = READ) -> nn.Module:
         scenes = data.random_scenes(rng, plan.batch)
         states = text_states(model, tokens(data.captions(rng, scenes, STYLE)))
         answers = student["questions"](states @ model.text_projection)
-        expected = truth(scenes)[:, None].expand_as(answers)
-        return {"loss": WEIGHT * F.binary_cross_entropy_with_logits(answers, expected)}
+        return {"loss": WEIGHT * questions_loss(answers, scenes)}
 
     fit(plan, student, loss, folder)
     return cast(nn.Module, model.eval())

@@ -25,10 +25,18 @@ from torch.nn import functional as F
 from rewards.blip import BlipConfig, BlipRanker
 from rewards.tokens import Tokenizer, bert_tokenizer
 from rewards.world import clip, data
-from rewards.world.captions import BACKGROUND_WORDS, COLOUR_WORDS, SHAPE_WORDS, SIZE_WORDS, caption
+from rewards.world.captions import (
+    BACKGROUND_WORDS,
+    COLOUR_WORDS,
+    POSITION_PHRASES,
+    RELATION_PHRASES,
+    SHAPE_WORDS,
+    SIZE_WORDS,
+    caption,
+)
 from rewards.world.clip import STYLE, contrastive
 from rewards.world.fit import Losses, Plan, fit
-from rewards.world.looking import QUESTIONS, WEIGHT, Looker, after_class_token, teach, truth
+from rewards.world.looking import QUESTIONS, WEIGHT, Looker, after_class_token, questions_loss, teach
 from rewards.world.preferences import BLIP_RATER, Comparison, bradley_terry, comparisons
 from rewards.world.scenes import Scene, random_scene
 
@@ -45,10 +53,8 @@ ALIGNED = 96
 """Width in which pictures and texts are aligned."""
 MAX_TOKENS = 40
 
-PLACE_WORDS = (
-    *("centre", "center", "middle", "left", "right", "top", "bottom"),
-    *("upper", "lower", "above", "over", "below", "under"),
-)
+EMPTY_WORDS = frozenset(("in", "the", "on", "at", "to", "of", "side", "corner"))
+"""Of the phrases for places: they tell of none by themselves."""
 
 KINDS = ("shape", "colour", "size", "background", "place")
 """What of a picture can be other than its caption says."""
@@ -161,8 +167,7 @@ def _align(
         text = ranker.blip["text_encoder"](*_ids(tokens, texts, image), None)[:, 0]
         units = F.normalize(heads["image"](image), dim=-1), F.normalize(heads["text"](text), dim=-1)
         found = contrastive(*units, scale.clamp(max=np.log(100.0)).exp())
-        answers = heads["questions"](text[: plan.batch])
-        read = WEIGHT * F.binary_cross_entropy_with_logits(answers, truth(scenes))
+        read = WEIGHT * questions_loss(heads["questions"](text[: plan.batch]), scenes)
         asked = student.looker.loss(image, patches, scenes)
         return {"loss": found["loss"] + read + asked, "accuracy": found["accuracy"], "read": read}
 
@@ -175,7 +180,12 @@ def word_kinds(vocabulary: Path) -> Tensor:
     said |= {word: 1 for words in COLOUR_WORDS.values() for word in words}
     said |= {word: 2 for words in SIZE_WORDS.values() for word in words}
     said |= {words.split()[0]: 3 for many in BACKGROUND_WORDS.values() for words in many}
-    said |= dict.fromkeys(PLACE_WORDS, 4)
+    said |= {
+        word: 4
+        for phrases in (POSITION_PHRASES | RELATION_PHRASES).values()
+        for word in " ".join(phrases).split()
+        if word not in EMPTY_WORDS
+    }
     pieces = vocabulary.read_text(encoding="utf-8").splitlines()
     return torch.tensor([said.get(piece, -1) for piece in pieces])
 
