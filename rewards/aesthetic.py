@@ -1,19 +1,22 @@
 """LAION's aesthetic predictors: how beautiful people would find a picture, from its CLIP embedding alone.
 
 Schuhmann 2022, github.com/LAION-AI/aesthetic-predictor (v1) and
-github.com/christophschuhmann/improved-aesthetic-predictor (v2).
+github.com/christophschuhmann/improved-aesthetic-predictor (v2). Version 2.5 is another author's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rewards.base import Reward
-from rewards.head import ScoreHead
-from rewards.towers import OpenClip
+from rewards.head import WIDTHS, ScoreHead
+from rewards.towers import OpenClip, from_pretrained
 from rewards.weights import load_state, read_tensors
 
 
@@ -42,6 +45,31 @@ class LaionAestheticV2(Reward):
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         score: Tensor = self.head(self.towers.embed_images(pixels))
         return score
+
+
+class AestheticV25(Reward):
+    """Version 2.5: five linear layers, without activations, on the unit pooled embedding of a SigLIP.
+
+    discus0434 2024, github.com/discus0434/aesthetic-predictor-v2-5. The head's licence is AGPL-3.0.
+    """
+
+    def _build(self, files: Mapping[str, Path]) -> None:
+        from transformers import SiglipVisionModel
+
+        self.eyes: Any = from_pretrained(SiglipVisionModel, files["model"])
+        width = int(self.eyes.config.hidden_size)
+        sizes = (width, *WIDTHS, 1)
+        layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        # every second place was a dropout in training: the published keys are scoring_head.{0,2,4,6,8}
+        self.head = nn.ModuleDict({"scoring_head": nn.Sequential()})
+        for place, layer in enumerate(layers):
+            self.head["scoring_head"].add_module(str(2 * place), layer)
+        load_state(self.head, read_tensors(files["head"]), files["head"])
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        embedding = F.normalize(self.eyes(pixel_values=pixels).pooler_output, dim=-1)
+        score: Tensor = self.head["scoring_head"](embedding)
+        return score[:, 0]
 
 
 def image_tower(files: Mapping[str, Path]) -> OpenClip:

@@ -66,17 +66,22 @@ class Reward(nn.Module, ABC):
         Raises:
             ValueError: the images or prompts are not as described; the message says which and how to mend it.
         """
-        batch = [images] if isinstance(images, Tensor) else [_from_pil(image)[None] for image in images]
-        if not batch:
-            raise ValueError("there are no images; give at least one")
-        for part in batch:
-            _check_images(part)
-        count = sum(len(part) for part in batch)
-        texts = self._check_prompts(prompts, count)
+        batch = as_batch(images)
+        texts = self.check_prompts(prompts, sum(len(part) for part in batch))
+        return self.score_pixels(self.pixels(batch), texts)
+
+    @final
+    def pixels(self, batch: Sequence[Tensor]) -> Tensor:
+        """The model's input (B, 3, H, W) for what `as_batch` gave, in its own precision, on its device."""
         if not self.info.differentiable:
             batch = [part.detach() for part in batch]
-        pixels = _stack([preprocess(part.to(self._device(part)), self.profile) for part in batch])
-        scores = self._score(pixels.to(self.dtype), texts)
+        parts = [preprocess(part.to(self._device(part)), self.profile) for part in batch]
+        return _stack(parts).to(self.dtype)
+
+    @final
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (B,), float32, of ``pixels`` (B, 3, H, W) that `pixels` made."""
+        scores, count = self._score(pixels, prompts), len(pixels)
         if scores.shape != (count,):
             shape = tuple(scores.shape)
             raise ValueError(
@@ -103,7 +108,9 @@ class Reward(nn.Module, ABC):
     def _device(self, images: Tensor) -> torch.device:
         return next((p.device for p in self.parameters()), images.device)
 
-    def _check_prompts(self, prompts: Sequence[str] | None, count: int) -> list[str]:
+    @final
+    def check_prompts(self, prompts: Sequence[str] | None, count: int) -> list[str]:
+        """The prompts of ``count`` images; raises ValueError for what is not one text an image."""
         if prompts is None and not self.info.uses_prompt:
             return [""] * count
         if prompts is None or isinstance(prompts, str) or not all(isinstance(text, str) for text in prompts):
@@ -129,6 +136,16 @@ def score_id(info: RewardInfo, dtype: str = "float32", files: Mapping[str, Path]
         "dtype": dtype,
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def as_batch(images: Tensor | Sequence[Image]) -> list[Tensor]:
+    """Checked images as tensors (B, 3, H, W): one of a tensor, one each of PIL images. Raises ValueError."""
+    batch = [images] if isinstance(images, Tensor) else [_from_pil(image)[None] for image in images]
+    if not batch:
+        raise ValueError("there are no images; give at least one")
+    for part in batch:
+        _check_images(part)
+    return batch
 
 
 def _from_pil(image: Image) -> Tensor:

@@ -24,6 +24,7 @@ VIT_B_32 = replace(VIT_L_14, hub="timm/vit_base_patch32_clip_224.openai", megaby
 
 IMPROVED_AESTHETICS = "https://github.com/christophschuhmann/improved-aesthetic-predictor"
 AESTHETICS = "https://github.com/LAION-AI/aesthetic-predictor"
+AESTHETICS_V25 = "https://github.com/discus0434/aesthetic-predictor-v2-5"
 HPS = "https://arxiv.org/abs/2306.09341"
 CLIPSCORE = "https://arxiv.org/abs/2104.08718"
 IMAGE_REWARD = "https://arxiv.org/abs/2304.05977"
@@ -89,6 +90,68 @@ AESTHETIC_V1 = replace(
     ),
     paper=AESTHETICS,
     licence="MIT",
+)
+
+AESTHETIC_V25 = replace(
+    AESTHETIC_V2,
+    name="aesthetic-v2.5",
+    entry="rewards.aesthetic:AestheticV25",
+    family="siglip",
+    profile="siglip-384",
+    scale="predicted rating, 1 to 10; above 5.5 is great",
+    weights=(
+        WeightsFile(
+            "model",
+            patterns=TRANSFORMERS_FILES,
+            hub="google/siglip-so400m-patch14-384",
+            megabytes=3511,
+        ),
+        WeightsFile(
+            "head",
+            file="aesthetic_predictor_v2_5.pth",
+            url=f"{AESTHETICS_V25}/raw/3125a9e1/models/aesthetic_predictor_v2_5.pth",
+            megabytes=5.4,
+        ),
+    ),
+    paper=AESTHETICS_V25,
+    citation="discus0434 2024, Aesthetic Predictor V2.5",
+    licence="AGPL-3.0",
+    consent="AGPL-3.0",
+)
+
+CLIP_IQA = RewardInfo(
+    name="clip-iqa",
+    entry="rewards.clipiqa:ClipIqa",
+    uses_prompt=False,
+    family="clip",
+    profile="clip-native",
+    scale="probability of a good photo rather than a bad one",
+    weights=(replace(VIT_L_14, hub="timm/resnet50_clip.openai", megabytes=409),),
+    paper="https://arxiv.org/abs/2207.12396",
+    citation="Wang et al. 2023, Exploring CLIP for Assessing the Look and Feel of Images",
+    licence="MIT",
+)
+
+JPEG = RewardInfo(
+    name="jpeg-incompressibility",
+    entry="rewards.jpeg:JpegSize",
+    differentiable=False,
+    uses_prompt=False,
+    family="jpeg",
+    scale="kilobytes as JPEG of quality 95",
+    typical_range=(0, 500),
+    options={"sign": 1},
+    paper="https://arxiv.org/abs/2305.13301",
+    citation="Black et al. 2023, Training Diffusion Models with Reinforcement Learning",
+    licence="Apache-2.0",
+)
+
+JPEG_SMALL = replace(
+    JPEG,
+    name="jpeg-compressibility",
+    scale="minus kilobytes as JPEG of quality 95",
+    typical_range=(-500, 0),
+    options={"sign": -1},
 )
 
 CLIP = RewardInfo(
@@ -314,16 +377,20 @@ BUILTIN = {
     for record in (
         AESTHETIC_V1,
         AESTHETIC_V2,
+        AESTHETIC_V25,
         CLIP,
         CLIP_HESSEL,
         CLIP_LOGITS,
         CLIP_COSINE,
+        CLIP_IQA,
         PICKSCORE,
         HPSV2,
         replace(HPSV2, name="hpsv2-antialias", profile="hps-224-antialias"),
         HPSV2_1,
         replace(HPSV2_1, name="hpsv2.1-antialias", profile="hps-224-antialias"),
         IMAGEREWARD,
+        JPEG_SMALL,
+        JPEG,
         *WORLD_REWARDS,
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,6 +17,14 @@ ALLOWED: Mapping[Use, tuple[Role, ...]] = {
     "training": ("trainable",),
     "selection": ("trainable", "selection"),
 }
+
+
+CONSENT = "TCBENCH_ACCEPT_LICENCES"
+"""Environment variable with the licences that its owner accepts, separated by commas."""
+
+
+class LicenceNotAccepted(ValueError):
+    """A reward that must not be loaded before its licence is accepted in words."""
 
 
 class WrongRole(ValueError):
@@ -75,6 +84,18 @@ class RewardInfo:
     paper: str = ""
     citation: str = ""
     licence: str = "unknown"
+    consent: str = ""
+    """A licence that must be accepted in words, in `CONSENT`, before the reward is loaded."""
+
+
+def check_consent(record: RewardInfo) -> None:
+    """Raises `LicenceNotAccepted` for a reward whose licence must be accepted and is not."""
+    accepted = {name.strip() for name in os.environ.get(CONSENT, "").split(",")}
+    if record.consent and record.consent not in accepted:
+        raise LicenceNotAccepted(
+            f"{record.name} is under the {record.consent} licence, which can bind what you build with it; "
+            f"if you accept that, set {CONSENT}={record.consent}"
+        )
 
 
 def check_role(record: RewardInfo, use: Use, *, ablation: bool = False) -> None:

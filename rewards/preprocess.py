@@ -70,6 +70,8 @@ PROFILES = {
         _hps(64, antialias=False),
         Profile("siglip-64", "squash", 64, mean=HALF, std=HALF),
         Profile("squash-64", "squash", 64),
+        Profile("siglip-384", "squash", 384, mean=HALF, std=HALF),
+        Profile("clip-native", "none", emulate_pil=False, mean=CLIP_MEAN, std=CLIP_STD),
     )
 }
 

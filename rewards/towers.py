@@ -6,10 +6,15 @@ open_clip and transformers are adapted here, once, so that a reward says only wh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,10 +23,109 @@ from rewards.quiet import quiet
 from rewards.tokens import OpenClipTokenizer, Tokenizer, clip_tokenizer
 from rewards.weights import WrongWeights, load_state, read_tensors
 
+Shared = TypeVar("Shared", bound="Towers")
+
 OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
-class OpenClip(nn.Module):
+PROMPTS_KEPT = 4096
+"""Embeddings of prompts that `Towers.remember` keeps: 16 MB of 1,024 floats each."""
+
+
+class Towers(nn.Module, ABC):
+    """Unit embeddings of images and of prompts, made once for all rewards that share the towers.
+
+    Nothing is kept unless `remember` is asked for it: a reward used by itself computes each score afresh.
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: list[tuple[Tensor, Tensor]] | None = None
+        self._read: OrderedDict[str, Tensor] | None = None
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The learnt factor of the cosine."""
+        scale: Tensor = self.model.logit_scale.exp()
+        return scale
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """``pixels`` (B, 3, S, S) normalised to unit embeddings (B, D)."""
+        if self._seen is None:
+            return self._embed_images(pixels)
+        for known, embedding in self._seen:
+            if known is pixels:
+                return embedding
+        self._seen.append((pixels, self._embed_images(pixels)))
+        return self._seen[-1][1]
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Unit embeddings (B, D)."""
+        if self._read is None:
+            return self._embed_prompts(prompts)
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._read]
+        if new:
+            # never inference tensors, which a later call with gradients could not use
+            with torch.inference_mode(False), torch.no_grad():
+                self._read.update(zip(new, self._embed_prompts(new), strict=True))
+        for prompt in prompts:
+            self._read.move_to_end(prompt)
+        embeddings = torch.stack([self._read[prompt] for prompt in prompts])
+        while len(self._read) > PROMPTS_KEPT:
+            self._read.popitem(last=False)
+        return embeddings
+
+    def remember(self) -> None:
+        """Keep embeddings of prompts from now on, those used last, up to `PROMPTS_KEPT`."""
+        self._read = OrderedDict()
+
+    @contextmanager
+    def one_pass(self) -> Iterator[None]:
+        """Within it, the same tensor of pixels is embedded once."""
+        self._seen = []
+        try:
+            yield
+        finally:
+            self._seen = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        if self._read:  # they were made on another device or in another precision
+            self._read.clear()
+        return super()._apply(fn, recurse)
+
+    @abstractmethod
+    def _embed_images(self, pixels: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _embed_prompts(self, prompts: Sequence[str]) -> Tensor: ...
+
+
+_shared: ContextVar[dict[tuple[object, ...], Towers] | None] = ContextVar("shared towers", default=None)
+
+
+@contextmanager
+def shared_towers() -> Iterator[None]:
+    """Within it, towers that are loaded from the same files are the same module."""
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def _share(key: tuple[object, ...], make: Callable[[], Shared]) -> Shared:
+    pool = _shared.get()
+    if pool is None:
+        return make()
+    if key not in pool:
+        pool[key] = make()
+    return cast("Shared", pool[key])
+
+
+class OpenClip(Towers):
     """A CLIP of the open_clip library with the tokenizer it was trained with."""
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Path | None = None) -> None:
@@ -31,13 +135,16 @@ class OpenClip(nn.Module):
         super().__init__()
         self.model = CLIP(**config)
         limit = int(config["text_cfg"].get("context_length", 77))
-        self.tokenizer: Tokenizer = (
-            clip_tokenizer(tokenizer, limit) if tokenizer else OpenClipTokenizer(limit)
-        )
+        self.tokenizer = clip_tokenizer(tokenizer, limit) if tokenizer else OpenClipTokenizer(limit)
 
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Path | None = None) -> OpenClip:
-        """The model in a folder of open_clip's own layout. Raises `WrongWeights`."""
+        """The model in a folder of open_clip's own layout (see `shared_towers`). Raises `WrongWeights`."""
+        key = (cls, folder.resolve(), tokenizer.resolve() if tokenizer else None)
+        return _share(key, lambda: cls._from_folder(folder, tokenizer))
+
+    @classmethod
+    def _from_folder(cls, folder: Path, tokenizer: Path | None) -> OpenClip:
         path = folder / OPEN_CLIP_CONFIG
         try:
             towers = cls(json.loads(path.read_text(encoding="utf-8"))["model_cfg"], tokenizer)
@@ -61,25 +168,17 @@ class OpenClip(nn.Module):
         load_state(towers.model, tensors["state_dict"], checkpoint)
         return towers
 
-    @property
-    def logit_scale(self) -> Tensor:
-        """The learnt factor of the cosine."""
-        scale: Tensor = self.model.logit_scale.exp()
-        return scale
-
-    def embed_images(self, pixels: Tensor) -> Tensor:
-        """``pixels`` (B, 3, S, S) normalised to unit embeddings (B, D)."""
+    def _embed_images(self, pixels: Tensor) -> Tensor:
         embedding: Tensor = self.model.encode_image(pixels, normalize=True)
         return embedding
 
-    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Unit embeddings (B, D)."""
+    def _embed_prompts(self, prompts: Sequence[str]) -> Tensor:
         ids = self.tokenizer(prompts).ids.to(self.model.logit_scale.device)
         embedding: Tensor = self.model.encode_text(ids, normalize=True)
         return embedding
 
 
-class TransformersTowers(nn.Module):
+class TransformersTowers(Towers):
     """A CLIP or SigLIP of the transformers library with the tokenizer it was trained with."""
 
     def __init__(self, model: Any, tokenizer: Path) -> None:
@@ -87,22 +186,12 @@ class TransformersTowers(nn.Module):
         self.model = model
         self.tokenizer = clip_tokenizer(tokenizer, int(model.config.text_config.max_position_embeddings))
 
-    @property
-    def logit_scale(self) -> Tensor:
-        """The learnt factor of the cosine."""
-        scale: Tensor = self.model.logit_scale.exp()
-        return scale
-
-    def embed_images(self, pixels: Tensor) -> Tensor:
-        """``pixels`` (B, 3, S, S) normalised to unit embeddings (B, D)."""
+    def _embed_images(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
-    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Unit embeddings (B, D).
-
-        No mask is given: CLIP's text tower is causal and pools at the first end token, before the padding,
-        and SigLIP was trained to read its padding.
-        """
+    def _embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        # No mask is given: CLIP's text tower is causal and pools at the first end token, before the padding,
+        # and SigLIP was trained to read its padding.
         ids = self.tokenizer(prompts).ids.to(self.model.logit_scale.device)
         return F.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=-1)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rewards import hub
-from rewards.info import RewardInfo, WeightsFile
+from rewards.info import RewardInfo, WeightsFile, check_consent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,8 +41,10 @@ def check(
     """Where each of the reward's weights is, by key. Loads none, but downloads what is missing if ``fetch``.
 
     ``weights`` and the environment (see `variable`) override where a file is looked for. Raises
-    `MissingWeights`, and `WrongWeights` for a file whose sha256 is not the published one.
+    `MissingWeights`, `WrongWeights` for a file whose sha256 is not the published one, and
+    `LicenceNotAccepted`.
     """
+    check_consent(info)
     given = dict(weights or {})
     keys = [file.key for file in info.weights]
     unknown = sorted(set(given) - set(keys))

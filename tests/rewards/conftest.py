@@ -51,11 +51,11 @@ class TinyZoo:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         writers: dict[str, Callable[[Path, bool], Path]] = {
-            "backbone": write_open_clip,
+            "backbone": write_resnet_clip if name == "clip-iqa" else write_open_clip,
             "checkpoint": write_blip if name.endswith(("blip", "imagereward")) else write_hps,
             "config": write_blip_config,
-            "head": write_linear_head if name == "aesthetic-v1" else write_head,
-            "model": write_siglip if "siglip" in name else write_clip,
+            "head": HEADS.get(name, write_head),
+            "model": write_siglip if rewards.info(name).profile.startswith("siglip") else write_clip,
             "tokenizer": lambda path, _: write_tokenizer(path),
             "vocabulary": lambda path, _: write_vocabulary(path),
         }
@@ -71,7 +71,7 @@ def tiny_record(name: str) -> rewards.RewardInfo:
         options["architecture"] = TINY_HPS
     if name == "imagereward":
         files += (WeightsFile("config", file="config.json"),)
-    return replace(record, weights=files, options=options)
+    return replace(record, weights=files, options=options, consent="")
 
 
 def side(world: bool) -> int:
@@ -143,12 +143,49 @@ def write_head(path: Path, world: bool) -> Path:
     return path.with_suffix(".pth")
 
 
+def write_resnet_clip(folder: Path, _: bool) -> Path:
+    """A CLIP with a ResNet, in a folder of open_clip's layout."""
+    import torch
+    from open_clip.model import CLIP
+
+    config = open_clip_config(world=False) | {
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
+    }
+    torch.manual_seed(7)
+    folder.mkdir(exist_ok=True)
+    written = json.dumps({"model_cfg": config, "preprocess_cfg": {}})
+    (folder / "open_clip_config.json").write_text(written, encoding="utf-8")
+    save_half(CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def write_siglip_head(path: Path, _: bool) -> Path:
+    """Under the keys of the published head of version 2.5."""
+    import torch
+
+    torch.manual_seed(8)
+    sizes = (WIDTH, 1024, 128, 64, 16, 1)
+    state = {}
+    for place, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        layer = torch.nn.Linear(inputs, outputs)
+        state |= {f"scoring_head.{2 * place}.{k}": v.detach() for k, v in layer.state_dict().items()}
+    torch.save(state, path.with_suffix(".pth"))
+    return path.with_suffix(".pth")
+
+
 def write_linear_head(path: Path, _: bool) -> Path:
     import torch
 
     torch.manual_seed(3)
     torch.save(torch.nn.Linear(WIDTH, 1).state_dict(), path.with_suffix(".pth"))
     return path.with_suffix(".pth")
+
+
+HEADS: dict[str, Callable[[Path, bool], Path]] = {
+    "aesthetic-v1": write_linear_head,
+    "aesthetic-v2.5": write_siglip_head,
+}
 
 
 def towers_config(world: bool) -> dict[str, Any]:

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import rewards
 from rewards.aesthetic import LaionAestheticV1, LaionAestheticV2
 from rewards.base import Reward
 from rewards.builtin import BUILTIN
 from rewards.head import ScoreHead
-from rewards.weights import file_sha256, load_state, read_tensors
+from rewards.info import LicenceNotAccepted
+from rewards.weights import MissingWeights, file_sha256, load_state, read_tensors
+from tests.rewards.conftest import tiny_record
 
 
 @pytest.fixture
@@ -74,3 +77,31 @@ def test_the_score_is_the_head_on_the_unit_embedding(
     pixels = torch.rand(2, 3, size, size)
     features = F.normalize(reward.towers.model.encode_image(pixels), dim=-1)
     torch.testing.assert_close(reward._score(pixels, []), reward.head(features).reshape(2))
+
+
+def test_version_2_5_is_five_affine_layers_on_the_unit_pooled_embedding(
+    tiny_files: Callable[[str], dict[str, Path]],
+) -> None:
+    from transformers import SiglipVisionModel
+
+    files = tiny_files("aesthetic-v2.5")
+    reward = rewards.load(tiny_record("aesthetic-v2.5"), weights=files)
+    eyes = SiglipVisionModel.from_pretrained(files["model"]).eval()
+    state = torch.load(files["head"], weights_only=True)
+    torch.manual_seed(0)
+    pixels = torch.rand(2, 3, 100, 150)
+    with torch.no_grad():
+        x = eyes(pixel_values=reward.pixels([pixels])).pooler_output
+        x = x / x.norm(dim=-1, keepdim=True)
+        for place in (0, 2, 4, 6, 8):
+            x = x @ state[f"scoring_head.{place}.weight"].T + state[f"scoring_head.{place}.bias"]
+    torch.testing.assert_close(reward.score(pixels), x[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_version_2_5_is_loaded_by_those_who_accept_its_licence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TCBENCH_ACCEPT_LICENCES", raising=False)
+    with pytest.raises(LicenceNotAccepted, match="set TCBENCH_ACCEPT_LICENCES=AGPL-3.0"):
+        rewards.load("aesthetic-v2.5")
+    monkeypatch.setenv("TCBENCH_ACCEPT_LICENCES", "GPL-3.0, AGPL-3.0")
+    with pytest.raises(MissingWeights):
+        rewards.load("aesthetic-v2.5")

@@ -1,0 +1,123 @@
+"""A mix is the weighted sum of its rewards, and says what each of them pulls."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rewards import UnknownName, mix
+from rewards.mix import Mix, Part
+from rewards.panel import Panel
+from rewards.world import data
+
+NAMES = ("world-clip", "world-aesthetic", "world-hps")
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[Tensor, list[str]]:
+    rng = np.random.default_rng(1)
+    scenes = data.random_scenes(rng, 3)
+    return data.pictures(rng, scenes), data.captions(rng, scenes)
+
+
+@pytest.fixture(scope="module")
+def panel() -> Panel:
+    return Panel(NAMES)
+
+
+def test_the_words_of_a_command_line_are_parts() -> None:
+    assert mix.parse("aesthetic-v2=1, pickscore=0.5,hpsv2=100@0.3") == {
+        "aesthetic-v2": Part(1.0),
+        "pickscore": Part(0.5),
+        "hpsv2": Part(100.0, cap=0.3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "needs at least one reward"),
+        ("clip", "'clip' is no reward's share"),
+        ("clip=", "'clip=' is no reward's share"),
+        ("clip=much", "'clip=much' is no reward's share"),
+        ("clip=nan", "'clip=nan' is no reward's share"),
+        ("clip=1@", None),
+        ("clip=1@x", "'clip=1@x' is no reward's share"),
+        ("clip=1,clip=2", "names clip twice"),
+    ],
+)
+def test_other_words_are_refused(text: str, message: str | None) -> None:
+    if message is None:
+        assert mix.parse(text) == {"clip": Part(1.0)}
+        return
+    with pytest.raises(ValueError, match=message):
+        mix.parse(text)
+
+
+def test_an_unknown_reward_gets_its_close_matches() -> None:
+    with pytest.raises(UnknownName, match="did you mean pickscore"):
+        mix.parse("pikscore=1")
+
+
+def test_the_total_is_the_weighted_sum(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
+    parts = {
+        "world-clip": Part(0.1),
+        "world-aesthetic": Part(2.0, mean=6.0, std=1.5),
+        "world-hps": Part(10.0),
+    }
+    found = Mix(panel, parts).score(*batch)
+    own = panel.score(*batch)
+    for name in NAMES:
+        torch.testing.assert_close(found.scores[name], own[name])
+    expected = 0.1 * own["world-clip"] + 2.0 * (own["world-aesthetic"] - 6.0) / 1.5 + 10.0 * own["world-hps"]
+    torch.testing.assert_close(found.total, expected)
+    torch.testing.assert_close(torch.stack(list(found.values.values())).sum(dim=0), expected)
+
+
+def test_above_its_cap_a_reward_pays_no_more_and_pulls_no_more(
+    panel: Panel, batch: tuple[Tensor, list[str]]
+) -> None:
+    scores = panel.score(*batch)["world-aesthetic"].sort()
+    cap = scores.values[1].item() - 1e-3  # below two of three
+    parts = {name: Part(0.0) for name in NAMES} | {"world-aesthetic": Part(1.0, cap=cap)}
+    found = Mix(panel, parts).gradient(*batch)
+    assert found.total[scores.indices[1:]].tolist() == pytest.approx([cap, cap])
+    pulls = found.norms["world-aesthetic"][scores.indices]
+    assert pulls[0] > 0
+    assert pulls[1:].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_its_gradient_is_that_of_backward(offload: bool, batch: tuple[Tensor, list[str]]) -> None:
+    parts = {"world-clip": Part(0.1), "world-aesthetic": Part(1.0), "world-hps": Part(5.0)}
+    mixed = Mix(Panel(NAMES, offload=offload), parts)
+    found = mixed.gradient(*batch)
+    leaf = batch[0].clone().requires_grad_()
+    Mix(Panel(NAMES), parts).score(leaf, batch[1]).total.sum().backward()
+    torch.testing.assert_close(found.images, leaf.grad, rtol=1e-4, atol=1e-7)
+    assert not found.total.requires_grad
+    own = batch[0].clone().requires_grad_()
+    (5.0 * mixed.panel["world-hps"].score(own, batch[1])).sum().backward()
+    assert own.grad is not None
+    torch.testing.assert_close(
+        found.norms["world-hps"], own.grad.flatten(1).norm(dim=1), rtol=1e-4, atol=1e-7
+    )
+
+
+def test_what_has_no_gradient_is_named(batch: tuple[Tensor, list[str]]) -> None:
+    mixed = Mix(Panel(["world-clip", "world-rule"]), {"world-clip": Part(1.0), "world-rule": Part(1.0)})
+    assert mixed.score(*batch).total.isfinite().all()
+    with pytest.raises(ValueError, match="world-rule has no gradient"):
+        mixed.gradient(*batch)
+
+
+def test_a_mix_is_of_the_panels_rewards(panel: Panel) -> None:
+    with pytest.raises(
+        ValueError, match="the mix is of world-clip, the panel of world-clip, world-aesthetic"
+    ):
+        Mix(panel, {"world-clip": Part(1.0)})
+    assert math.isinf(Part(1.0).cap)
