@@ -71,8 +71,8 @@ class Panel(nn.Module):
     ) -> dict[str, Tensor]:
         """Scores (B,) by reward, as `rewards.base.Reward.score` gives them.
 
-        Raises ValueError as it does, and for images that need gradients when rewards take turns: those are gone
-        from the device before the gradients are computed (`rewards.mix.Mix.gradient` computes them in turn).
+        Raises ValueError as it does, and for images that need gradients when rewards take turns: those are
+        gone from the device before the gradients are computed (`rewards.mix.Mix.gradient` does it in turn).
         """
         if self.offload and torch.is_grad_enabled() and _needs_gradient(images):
             raise ValueError("an offloaded panel gives no gradients by backward(); use Mix.gradient")

@@ -94,7 +94,7 @@ class Towers(nn.Module, ABC):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         if self._read:  # they were made on another device or in another precision
             self._read.clear()
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     @abstractmethod
     def _embed_images(self, pixels: Tensor) -> Tensor: ...

@@ -17,8 +17,8 @@ from rewards.base import Reward
 from rewards.builtin import BUILTIN
 from rewards.head import ScoreHead
 from rewards.info import LicenceNotAccepted
+from rewards.verification.checkpoints import tiny_record
 from rewards.weights import MissingWeights, file_sha256, load_state, read_tensors
-from tests.rewards.conftest import tiny_record
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_version_2_5_is_five_affine_layers_on_the_unit_pooled_embedding(
     from transformers import SiglipVisionModel
 
     files = tiny_files("aesthetic-v2.5")
-    reward = rewards.load(tiny_record("aesthetic-v2.5"), weights=files)
+    reward = rewards.load(tiny_record(rewards.info("aesthetic-v2.5")), weights=files)
     eyes = SiglipVisionModel.from_pretrained(files["model"]).eval()
     state = torch.load(files["head"], weights_only=True)
     torch.manual_seed(0)
@@ -100,7 +100,7 @@ def test_version_2_5_is_five_affine_layers_on_the_unit_pooled_embedding(
 
 def test_version_2_5_is_loaded_by_those_who_accept_its_licence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TCBENCH_ACCEPT_LICENCES", raising=False)
-    with pytest.raises(LicenceNotAccepted, match="set TCBENCH_ACCEPT_LICENCES=AGPL-3.0"):
+    with pytest.raises(LicenceNotAccepted, match=r"set TCBENCH_ACCEPT_LICENCES=AGPL-3\.0"):
         rewards.load("aesthetic-v2.5")
     monkeypatch.setenv("TCBENCH_ACCEPT_LICENCES", "GPL-3.0, AGPL-3.0")
     with pytest.raises(MissingWeights):

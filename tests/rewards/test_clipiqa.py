@@ -17,8 +17,8 @@ import rewards
 from rewards.base import Reward
 from rewards.preprocess import CLIP_MEAN, CLIP_STD
 from rewards.tokens import OpenClipTokenizer
+from rewards.verification.checkpoints import resnet_config, sizes_of, tiny_record
 from rewards.weights import WrongWeights
-from tests.rewards.conftest import open_clip_config, tiny_record
 
 
 def pooled(visual: Any, pixels: Tensor) -> Tensor:
@@ -40,12 +40,8 @@ def test_it_is_the_softmax_over_good_and_bad_at_any_size(
     tiny_files: Callable[[str], Mapping[str, Path]], size: tuple[int, int]
 ) -> None:
     folder = tiny_files("clip-iqa")["backbone"]
-    reward = rewards.load(tiny_record("clip-iqa"), weights={"backbone": folder})
-    config = open_clip_config(world=False) | {
-        "quick_gelu": True,
-        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
-    }
-    model: Any = CLIP(**config).eval()
+    reward = rewards.load(tiny_record(rewards.info("clip-iqa")), weights={"backbone": folder})
+    model: Any = CLIP(**resnet_config(sizes_of(reward.info))).eval()
     model.load_state_dict(
         {k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()}
     )
@@ -67,4 +63,6 @@ def test_a_picture_smaller_than_the_network_reads_is_refused(tiny: Callable[[str
 
 def test_a_clip_without_a_resnet_is_refused(tiny_files: Callable[[str], Mapping[str, Path]]) -> None:
     with pytest.raises(WrongWeights, match="is no ResNet CLIP"):
-        rewards.load(tiny_record("clip-iqa"), weights={"backbone": tiny_files("clip")["backbone"]})
+        rewards.load(
+            tiny_record(rewards.info("clip-iqa")), weights={"backbone": tiny_files("clip")["backbone"]}
+        )

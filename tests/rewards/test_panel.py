@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import rewards
 from rewards import towers
 from rewards.base import Reward
 from rewards.panel import Panel
-from tests.rewards.conftest import tiny_record
+from rewards.verification.checkpoints import tiny_record
 
 PROMPTS = ["a red circle", "a blue star", "a red circle"]
 CLIPS = ("aesthetic-v1", "aesthetic-v2", "clip")
@@ -40,7 +41,7 @@ def panel_of(tiny_files: Files) -> Callable[..., Panel]:
         for name in CLIPS:
             if name in weights:
                 weights[name]["backbone"] = backbone
-        return Panel([tiny_record(name) for name in names], weights=weights, **options)
+        return Panel([tiny_record(rewards.info(name)) for name in names], weights=weights, **options)
 
     return make
 

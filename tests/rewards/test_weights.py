@@ -74,7 +74,7 @@ def test_every_published_reward_names_its_source_when_it_is_missing(tmp_path: Pa
     for name in rewards.names():
         for file in rewards.info(name).weights:
             if not file.package:
-                lone = replace(rewards.info(name), weights=(file,))
+                lone = replace(rewards.info(name), weights=(file,), consent="")
                 with pytest.raises(MissingWeights, match=re.escape(file.hub or file.url)) as error:
                     check(lone, fetch=False)
                 assert variable(name, file.key) in str(error.value)
