@@ -180,7 +180,7 @@ def _from_hub(file: WeightsFile, fetch: bool) -> Path:
 
 def _from_url(file: WeightsFile, fetch: bool) -> Path:
     """The file behind a pinned URL, kept in the user's cache. Raises OSError."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tcbench" / file.sha256[:12]
+    cache = hub.cache_folder() / file.sha256[:12]
     target = cache / file.file
     if target.is_file():
         return target

@@ -28,6 +28,10 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "score": ("benchmarks.cli.score", "Score a run's images, or any folder of images with prompts."),
         "leaderboard": ("benchmarks.cli.leaderboard", "Compare runs: means, intervals, paired differences."),
         "ls": ("benchmarks.cli.ls", "List models, rewards, suites or runs."),
+        "verify": (
+            "benchmarks.cli.verify",
+            "Compare rewards with their authors' code, or with a second computation of it.",
+        ),
         "doctor": (
             "benchmarks.cli.doctor",
             "Say what is installed, imported from where, and what is missing.",
