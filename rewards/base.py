@@ -40,7 +40,8 @@ class Reward(nn.Module, ABC):
         super().__init__()
         self.info = info
         self.profile = PROFILES[info.profile]
-        self._build(files or {})
+        self.files = dict(files or {})
+        self._build(self.files)
         self.requires_grad_(False)
         self.eval()
 
@@ -100,6 +101,11 @@ class Reward(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """The precision that scores are computed in."""
         return next((p.dtype for p in self.parameters()), torch.float32)
+
+    @property
+    def score_id(self) -> str:
+        """What its scores depend on, as 12 hex digits (see the function `score_id`)."""
+        return score_id(self.info, str(self.dtype).removeprefix("torch."), self.files)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, also inside a model that is put in training mode."""

@@ -28,6 +28,10 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "score": ("benchmarks.cli.score", "Score a run's images, or any folder of images with prompts."),
         "leaderboard": ("benchmarks.cli.leaderboard", "Compare runs: means, intervals, paired differences."),
         "ls": ("benchmarks.cli.ls", "List models, rewards, suites or runs."),
+        "calibrate": (
+            "benchmarks.cli.calibrate",
+            "Measure each reward's scale on a run, for mixing rewards.",
+        ),
         "verify": (
             "benchmarks.cli.verify",
             "Compare rewards with their authors' code, or with a second computation of it.",

@@ -1,4 +1,4 @@
-"""Builds the environment of the official packages on demand, and runs their code in it."""
+"""Builds an environment from a lock file on demand, and runs a script of the package in it."""
 
 from __future__ import annotations
 
@@ -22,49 +22,50 @@ READY = ".ready"
 
 
 class OfficialFailed(RuntimeError, ValueError):
-    """The official packages could not be installed or did not run; the message ends with what they said."""
+    """The other packages could not be installed or did not run; the message ends with what they said."""
 
 
-def run(job: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``runner.py`` answers to ``job`` (see there), run by the interpreter of the official packages.
+def run(job: Mapping[str, Any], runner: Path = RUNNER, lock: Path = LOCK) -> dict[str, Any]:
+    """What ``runner`` answers to ``job`` in the environment of ``lock``: the official packages' by default.
 
-    Builds their environment first if need be, which takes a minute and 6 GB. Raises `OfficialFailed`.
+    Builds the environment first if need be, which takes a minute and 6 GB. Raises `OfficialFailed`.
     """
     with TemporaryDirectory() as folder:
         ask, answer = Path(folder, "job.json"), Path(folder, "answer.json")
         ask.write_text(json.dumps(job), encoding="utf-8")
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONPATH": ""}
-        _call([str(interpreter()), "-W", "ignore", str(RUNNER), str(ask), str(answer)], offline)
+        _call([str(interpreter(lock)), "-W", "ignore", str(runner), str(ask), str(answer)], offline)
         found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
         return found
 
 
-def interpreter() -> Path:
-    """The python of the environment, built if it is not there. Raises `OfficialFailed`."""
-    home = _home()
+def interpreter(lock: Path = LOCK) -> Path:
+    """The python of the lock's environment, built if it is not there. Raises `OfficialFailed`."""
+    home = home_of(lock)
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not (home / READY).is_file():
         shutil.rmtree(home, ignore_errors=True)  # half of one, of a build that was interrupted
-        _build(home, python)
+        _build(lock, home, python)
     return python
 
 
-def _home() -> Path:
+def home_of(lock: Path = LOCK) -> Path:
     """One folder for each lock file and Python, so that a new lock never meets an old environment."""
-    name = f"{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}-py{sys.version_info.minor}"
-    return Path(os.environ.get("TCBENCH_OFFICIAL") or cache_folder() / f"official-{name}")
+    name = f"{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}-py3.{sys.version_info.minor}"
+    return Path(os.environ.get("TCBENCH_ENVIRONMENTS") or cache_folder() / "environments") / name
 
 
-def _build(home: Path, python: Path) -> None:
+def _build(lock: Path, home: Path, python: Path) -> None:
     uv = shutil.which("uv") or _project_uv()
-    print(f"building the environment of the official packages in {home}", file=sys.stderr)
+    print(f"building an environment from {lock.name} in {home}", file=sys.stderr)
     if uv:
         _call([uv, "venv", "--quiet", "--python", sys.executable, str(home)])
-        _call([uv, "pip", "sync", "--quiet", "--require-hashes", "--python", str(python), str(LOCK)])
+        _call([uv, "pip", "sync", "--quiet", "--require-hashes", "--python", str(python), str(lock)])
     else:
         _call([sys.executable, "-m", "venv", str(home)])
-        _call([str(python), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(LOCK)])
-    _add_vocabulary(python)
+        _call([str(python), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(lock)])
+    if lock == LOCK:
+        _add_vocabulary(python)
     (home / READY).touch()
 
 
@@ -93,3 +94,7 @@ def _call(command: list[str], variables: Mapping[str, str] | None = None) -> str
         said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
         raise OfficialFailed(f"{' '.join(command[:4])} ... failed: {' | '.join(said[-3:])}")
     return done.stdout
+
+
+if __name__ == "__main__":
+    print(interpreter())

@@ -12,8 +12,8 @@ PROMPTS = (
     "",
     "An oil painting, in the manner of the old masters, of a rocket that rises from a launch pad at dawn "
     "while a large crowd of people in colourful coats, some with umbrellas and some with telescopes, watches "
-    "from the far bank of a river; warm light on the clouds, reflections on the water, mist over the reeds, a "
-    "cat asleep on a stone wall in the foreground, seventeen geese in the sky, all of it in very fine detail",
+    "from the far bank of a river; warm light on the clouds, reflections on the water, mist over the reeds, "
+    "a cat asleep on a wall in the foreground, seventeen geese in the sky, all of it in very fine detail",
 )
 """Short ones, none at all, and one longer than any text encoder here reads (35 and 77 tokens)."""
 
