@@ -28,6 +28,7 @@ AESTHETICS_V25 = "https://github.com/discus0434/aesthetic-predictor-v2-5"
 HPS = "https://arxiv.org/abs/2306.09341"
 CLIPSCORE = "https://arxiv.org/abs/2104.08718"
 IMAGE_REWARD = "https://arxiv.org/abs/2304.05977"
+MPS_PAPER = "https://arxiv.org/abs/2405.14705"
 WORLD_LICENCE = "Apache-2.0"
 
 HPS_CITATION = "Wu et al. 2023, Human Preference Score v2"
@@ -248,6 +249,22 @@ HPSV2_1 = replace(
     ),
 )
 
+MPS = RewardInfo(
+    name="mps",
+    entry="rewards.mps:Mps",
+    family="mps",
+    profile="clip-224-floor",
+    scale="cosine x logit scale, for the condition of overall quality",
+    typical_range=(0, 20),
+    weights=(
+        WeightsFile("checkpoint", file="model.safetensors", hub="RE-N-Y/mpsv1", megabytes=4419),
+        replace(PICKSCORE.weights[1], key="config", file="config.json", patterns=(), megabytes=0.005),
+        PICKSCORE.weights[1],
+    ),
+    paper=MPS_PAPER,
+    citation="Zhang et al. 2024, Learning Multi-dimensional Human Preference for Text-to-Image Generation",
+)
+
 IMAGEREWARD = RewardInfo(
     name="imagereward",
     entry="rewards.imagereward:ImageReward",
@@ -388,6 +405,7 @@ BUILTIN = {
         replace(HPSV2, name="hpsv2-antialias", profile="hps-224-antialias"),
         HPSV2_1,
         replace(HPSV2_1, name="hpsv2.1-antialias", profile="hps-224-antialias"),
+        MPS,
         IMAGEREWARD,
         JPEG_SMALL,
         JPEG,

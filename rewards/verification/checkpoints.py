@@ -22,6 +22,7 @@ from torch import nn
 from rewards.blip import BlipConfig, BlipRanker
 from rewards.head import WIDTHS, ScoreHead
 from rewards.info import RewardInfo, WeightsFile
+from rewards.mps import HEADS, MpsNetwork
 from rewards.preprocess import PROFILES
 from rewards.registry import load
 
@@ -201,6 +202,35 @@ def write_clip(folder: Path, sizes: Sizes) -> Path:
     return folder
 
 
+def mps_config(sizes: Sizes) -> Any:
+    """Transformers' configuration of the CLIP in MPS, whose heads are 4 wide."""
+    from transformers import CLIPConfig
+
+    return CLIPConfig(projection_dim=4 * HEADS, **towers_config(sizes))
+
+
+def write_mps_config(path: Path, sizes: Sizes) -> Path:
+    """It as a file."""
+    mps_config(sizes).to_json_file(path.with_suffix(".json"), use_diff=False)
+    return path.with_suffix(".json")
+
+
+def write_mps(path: Path, sizes: Sizes) -> Path:
+    """MPS under the keys of its conversion on the hub.
+
+    Letters are further apart than a new CLIP's, or all would be close to the condition and none be hidden.
+    Norms are random, as ones would not tell whether they are applied.
+    """
+    network = MpsNetwork(mps_config(sizes))
+    nn.init.normal_(network.model.text_model.embeddings.token_embedding.weight)
+    for weight in network.cross_model.parameters():
+        if weight.ndim == 1:
+            nn.init.uniform_(weight, 0.5, 1.5)
+    state = {f"mps.{key}": value for key, value in network.state_dict().items()}
+    save_half(state, path.with_suffix(".safetensors"))
+    return path.with_suffix(".safetensors")
+
+
 def write_siglip(folder: Path, sizes: Sizes) -> Path:
     """A SigLIP in a folder of transformers' layout."""
     from transformers import SiglipConfig, SiglipModel
@@ -306,6 +336,11 @@ WRITERS: Mapping[str, Mapping[str, Writer]] = {
     "rewards.clipscore:ClipScore": {"backbone": write_open_clip, "tokenizer": write_clip_tokenizer},
     "rewards.clipiqa:ClipIqa": {"backbone": write_resnet_clip},
     "rewards.pickscore:PickScore": {"model": write_clip, "tokenizer": write_clip_tokenizer},
+    "rewards.mps:Mps": {
+        "checkpoint": write_mps,
+        "config": write_mps_config,
+        "tokenizer": write_clip_tokenizer,
+    },
     HPS: {"checkpoint": write_hps, "backbone": write_open_clip, "tokenizer": write_clip_tokenizer},
     "rewards.siglip:SiglipScore": {"model": write_siglip, "tokenizer": write_clip_tokenizer},
     "rewards.imagereward:ImageReward": {
