@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from PIL import Image
 from leaderboards.records import Header, Planned, RunFolder, Sample, Score, ScoreSet, folder_name, short_id
 
 ROOT = Path(__file__).resolve().parent.parent
+
+_locks = count()
 
 Rows = Sequence[Sequence[float | None]]
 """One row a prompt, one column a seed; None for an image that could not be scored."""
@@ -91,6 +93,13 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipelines") / "tiny"
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_lock(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test records weights in the user's lock file, nor in another test's."""
+    name = f"weights-{next(_locks)}.lock.json"
+    monkeypatch.setenv("TCBENCH_WEIGHTS_LOCK", str(tmp_path_factory.getbasetemp() / name))
 
 
 @pytest.fixture(autouse=True)

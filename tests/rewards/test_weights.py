@@ -220,11 +220,11 @@ def test_a_folders_id_covers_the_files_that_are_used_and_no_others(tmp_path: Pat
 
 
 def test_other_weights_have_another_score_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "head.pth"
-    monkeypatch.setenv(VARIABLE, str(path))
     ids = set()
     for content in (b"one", b"another"):
+        path = tmp_path / content.decode()
         path.write_bytes(content)
+        monkeypatch.setenv(VARIABLE, str(path))
         ids.add(score_id(INFO))
     assert len(ids) == 2
 
@@ -280,7 +280,7 @@ def test_a_transformers_folder_with_missing_tensors_is_refused(
     state = load_file(path)
     del state["visual_projection.weight"]
     save_file(state, path, {"format": "pt"})
-    with pytest.raises(WrongWeights, match=r"does not fit CLIPModel: it lacks visual_projection\.weight"):
+    with pytest.raises(WrongWeights, match=r"does not fit CLIPModel: visual_projection\.weight: missing"):
         rewards.load("world-pick", weights=files)
 
 
