@@ -26,12 +26,12 @@ class Converted(NamedTuple):
 
 
 def convert(source: Path, out: Path | None = None) -> Converted:
-    """Write the tensors of ``source`` to ``out``, next to it by default, so that `read_tensors` reads the same.
+    """Write the tensors of ``source`` to ``out`` (beside it by default); `read_tensors` reads both alike.
 
-    An inner dict, such as "state_dict", becomes keys that begin with its name and a dot, and the metadata says
-    which. That the file was made of ``source`` is recorded in the lock file, so it is accepted where a sha256 is
-    published of ``source``: metadata could claim anything, the lock file names the very bytes that were written
-    here. Raises ValueError for a file that exists or is none, and `WrongWeights`.
+    An inner dict, such as "state_dict", becomes keys that begin with its name and a dot; the metadata says
+    which. That the file was made of ``source`` is recorded in the lock file, so that it is accepted where the
+    sha256 of ``source`` is published: metadata could claim anything, the lock file names the very bytes that
+    were written here. Raises ValueError for a file that exists or is none, and `WrongWeights`.
     """
     made = out or source.with_suffix(".safetensors")
     if not source.is_file():

@@ -83,8 +83,13 @@ def locate(
         raise MissingWeights(_how_to_mend(info, file, reason))
     if own and file.package:
         return Located(found, "")
-    origin = _origin(file) if own else os.path.abspath(found)
-    return Located(found, f"{origin} [{file.title}]" if file.patterns else origin)
+    return Located(found, lock_name(file) if own else lock_name(file, os.path.abspath(found)))
+
+
+def lock_name(file: WeightsFile, place: str = "") -> str:
+    """What weights are called in the lock file: where they are published, or the ``place`` that was given."""
+    origin = place or _origin(file)
+    return f"{origin} [{file.title}]" if file.patterns else origin
 
 
 def compare(info: RewardInfo, file: WeightsFile, found: Located, sha256: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +101,32 @@ def _own_lock(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     """No test records weights in the user's lock file, nor in another test's."""
     name = f"weights-{next(_locks)}.lock.json"
     monkeypatch.setenv("TCBENCH_WEIGHTS_LOCK", str(tmp_path_factory.getbasetemp() / name))
+
+
+@pytest.fixture
+def fill_hub_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Mapping[str, bytes], str], Path]:
+    """Lays files of someone/something out as the hub's client does, below this test's folder, and gives their
+    snapshot: blobs by hash, a snapshot of links to them, a branch's head. The client looks there, offline.
+    """
+    repository = tmp_path / "hub/models--someone--something"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(repository.parent))
+
+    def fill(files: Mapping[str, bytes], revision: str) -> Path:
+        snapshot = repository / "snapshots" / ("0" * 40 if revision == "main" else revision)
+        for folder in (repository / "blobs", repository / "refs", snapshot):
+            folder.mkdir(parents=True, exist_ok=True)
+        (repository / "refs/main").write_text("0" * 40, encoding="utf-8")
+        for name, content in files.items():
+            blob = repository / "blobs" / hashlib.sha256(content).hexdigest()
+            blob.write_bytes(content)
+            (snapshot / name).unlink(missing_ok=True)
+            (snapshot / name).symlink_to(os.path.relpath(blob, snapshot))
+        return snapshot
+
+    return fill
 
 
 @pytest.fixture(autouse=True)

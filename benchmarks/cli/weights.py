@@ -1,10 +1,10 @@
-"""`tcbench weights list|pull|verify|convert`: what rewards are made of, where it is, and whether it is unchanged."""
+"""`tcbench weights list|pull|verify|convert`: what rewards are made of, where it is, whether it changed."""
 
 from __future__ import annotations
 
 import json as json_
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +15,14 @@ from benchmarks.cli.ls import table
 
 if TYPE_CHECKING:
     from rewards.info import RewardInfo, WeightsFile
+    from rewards.weights import Located
 
 app = typer.Typer(no_args_is_help=True)
 
 Row = dict[str, Any]
+OK, WRONG, NOT_CHECKED = "ok", "WRONG", "not checked"
+MISSING = f"{NOT_CHECKED}: weights missing"
+
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Rewards.", show_default=False)]
 
 
@@ -65,8 +69,8 @@ def verify(
 ) -> None:
     """Hash weights anew, and compare with what is published and with what they were at their first use.
 
-    Without names, all that are here. Exits with 4 if something differs, with 3 if weights of a named reward are
-    missing.
+    Without names, all that are here. Exits with 4 if something differs, with 3 if weights of a reward that is
+    named are missing.
     """
     if accept and not names:
         raise typer.BadParameter("--accept needs the names of the rewards whose weights changed on purpose")
@@ -98,10 +102,6 @@ def convert(
     print(f"{made.path}  {made.tensors} tensors")
 
 
-OK, WRONG, NOT_CHECKED = "ok", "WRONG", "not checked"
-MISSING = f"{NOT_CHECKED}: weights missing"
-
-
 def _records(names: Sequence[str] | None) -> list[RewardInfo]:
     from benchmarks.cli.ls import reward_records
     from rewards.registry import info
@@ -109,29 +109,29 @@ def _records(names: Sequence[str] | None) -> list[RewardInfo]:
     return [info(name) for name in dict.fromkeys(names)] if names else reward_records()
 
 
-def _row(record: RewardInfo, file: WeightsFile, recorded: dict[str, Any]) -> Row:
-    from rewards.weights import MissingWeights, locate, origin
+def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> Row:
+    from rewards.weights import MissingWeights, locate, lock_name
 
     try:
         found = locate(record, file)
         here, name = str(found.path), found.origin
     except MissingWeights:
-        here, name = "no", origin(file)
+        here, name = "no", lock_name(file)
+    checked = "package" if not name else "locked" if name in recorded else "not yet"
     return {
         "reward": record.name,
         "key": file.key,
         "file": file.title,
         "size": f"{file.megabytes:g} MB" if file.megabytes else "",
-        "where": f"{file.hub}@{file.revision}" if file.hub else file.url or "shipped",
+        "where": f"{file.hub}@{file.revision}" if file.hub else file.url or "package",
         "here": here,
-        "checked": "shipped sha256" if file.sha256 else "locked" if name in recorded else "not yet",
+        "checked": "shipped sha256" if file.sha256 else checked,
     }
 
 
-def _verify(records: Sequence[RewardInfo], accept: bool) -> Iterator[Row]:
+def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
     """A row a file; what several rewards share is hashed once."""
-    from rewards import lock
-    from rewards.weights import MissingWeights, WrongWeights, compare, content_id, locate
+    from rewards.weights import MissingWeights, content_id, locate
 
     hashes: dict[tuple[Path, tuple[str, ...]], str] = {}
     for record in records:
@@ -142,11 +142,29 @@ def _verify(records: Sequence[RewardInfo], accept: bool) -> Iterator[Row]:
             except MissingWeights:
                 yield row | {"result": MISSING}
                 continue
-            if not found.origin:
+            if not found.origin and not file.sha256:
                 yield row | {"result": f"{NOT_CHECKED}: part of the package"}
                 continue
             place = found.path.resolve(), file.patterns
             if place not in hashes:
                 hashes[place] = content_id(file, found.path, fresh=True)
-            sha256, before = hashes[place], lock.read().weights.get(found.origin)
-            ...
+            yield row | {"result": _result(record, file, found, hashes[place], accept)}
+
+
+def _result(record: RewardInfo, file: WeightsFile, found: Located, sha256: str, accept: bool) -> str:
+    """How weights with the content ``sha256`` stand to what is published or recorded; both are hex."""
+    from rewards import lock
+    from rewards.weights import WrongWeights, compare
+
+    before = lock.read().weights.get(found.origin, {}).get("sha256")
+    if accept and not file.sha256 and before not in (None, sha256):
+        lock.accept(found.origin, sha256)
+        return f"{OK}: accepted {sha256}, recorded was {before}"
+    try:
+        compare(record, file, found, sha256)
+    except WrongWeights as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
+    if file.sha256:
+        return f"{OK}: as published" if file.sha256 == sha256 else f"{OK}: converted from what is published"
+    return f"{OK}: as at first use" if before else f"{OK}: no sha256 was known, recorded now"
