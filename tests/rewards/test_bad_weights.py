@@ -197,6 +197,29 @@ def test_what_a_model_does_not_read_may_be_left_over(
         case.load()
 
 
+@pytest.mark.parametrize(
+    ("reward", "key", "inside"),
+    [
+        ("pickscore", "tokenizer", "vocab.json"),
+        ("pickscore", "tokenizer", "tokenizer_config.json"),
+        ("imagereward", "vocabulary", ""),
+        ("imagereward", "config", ""),
+    ],
+)
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00"])
+def test_a_torn_tokenizer_or_configuration_is_named(
+    tiny_files: Callable[[str], dict[str, Path]],
+    tmp_path: Path,
+    reward: str,
+    key: str,
+    inside: str,
+    content: bytes,
+) -> None:
+    case = Case(Layout(reward, key, inside), tiny_files(reward), tmp_path)
+    case.path.write_bytes(content)
+    assert str(case.given) in case.error()
+
+
 def _as_if_never_used(case: Case) -> None:
     from rewards import lock
 
