@@ -119,6 +119,10 @@ REFERENCES: References = MappingProxyType(
             "timm's ViT and transformers' BLIP text model",
             lambda _: _reference("blip"),
         ),
+        "rewards.mps:Mps": (
+            "transformers' CLIP, PIL, and the cross-attention written out",
+            lambda _: _reference("mps"),
+        ),
         "rewards.jpeg:JpegSize": (
             "the size of PIL's file",
             lambda record: _reference("jpeg", sign=int(record.options["sign"])),
