@@ -24,6 +24,7 @@ from rewards.head import WIDTHS, ScoreHead
 from rewards.info import RewardInfo, WeightsFile
 from rewards.preprocess import PROFILES
 from rewards.registry import load
+from rewards.verification.qwen import write_hpsv3, write_qwen_base
 
 if TYPE_CHECKING:
     from rewards.base import Reward
@@ -307,6 +308,7 @@ WRITERS: Mapping[str, Mapping[str, Writer]] = {
     "rewards.clipiqa:ClipIqa": {"backbone": write_resnet_clip},
     "rewards.pickscore:PickScore": {"model": write_clip, "tokenizer": write_clip_tokenizer},
     HPS: {"checkpoint": write_hps, "backbone": write_open_clip, "tokenizer": write_clip_tokenizer},
+    "rewards.hpsv3:Hpsv3": {"checkpoint": write_hpsv3, "base": write_qwen_base},
     "rewards.siglip:SiglipScore": {"model": write_siglip, "tokenizer": write_clip_tokenizer},
     "rewards.imagereward:ImageReward": {
         "checkpoint": write_blip,
