@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, final
 
@@ -72,16 +73,26 @@ class Reward(nn.Module, ABC):
         return self.score_pixels(self.pixels(batch), texts)
 
     @final
-    def pixels(self, batch: Sequence[Tensor]) -> Tensor:
-        """The model's input (B, 3, H, W) for what `as_batch` gave, in its own precision, on its device."""
+    def pixels(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The model's input for what `as_batch` gave, in its own precision, on its device.
+
+        One tensor (B, 3, H, W) for each run of images that have one size by now: one for all, unless the
+        profile keeps their shapes apart.
+        """
         if not self.info.differentiable:
             batch = [part.detach() for part in batch]
         parts = [preprocess(part.to(self._device(part)), self.profile) for part in batch]
-        return _stack(parts).to(self.dtype)
+        runs = groupby(parts, key=lambda part: part.shape[-2:])
+        return tuple(torch.cat(list(run)).to(self.dtype) for _, run in runs)
 
     @final
-    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores (B,), float32, of ``pixels`` (B, 3, H, W) that `pixels` made."""
+    def score_pixels(self, pixels: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
+        """Scores (B,), float32, of what `pixels` made of B images."""
+        rest = iter(prompts)
+        return torch.cat([self._score_run(run, list(islice(rest, len(run)))) for run in pixels])
+
+    def _score_run(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (B,), float32, of ``pixels`` (B, 3, H, W)."""
         scores, count = self._score(pixels, prompts), len(pixels)
         if scores.shape != (count,):
             shape = tuple(scores.shape)
@@ -175,12 +186,3 @@ def _check_images(images: Tensor) -> None:
             f"images have values from {low:g} to {high:g}; expected [0, 1]: "
             "a decoder's output in [-1, 1] becomes (x / 2 + 0.5).clamp(0, 1)"
         )
-
-
-def _stack(parts: Sequence[Tensor]) -> Tensor:
-    sizes = {tuple(part.shape[-2:]) for part in parts}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"images have the sizes {sorted(sizes)}; this reward resizes none, give one size a batch"
-        )
-    return torch.cat(list(parts))

@@ -12,6 +12,7 @@ from rewards.info import RewardInfo, WeightsFile
 
 OPEN_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 TRANSFORMERS_FILES = ("config.json", "model.safetensors")
+QWEN_FILES = ("config.json", "vocab.json", "merges.txt", "tokenizer_config.json")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 VIT_L_14 = WeightsFile(
@@ -26,6 +27,7 @@ IMPROVED_AESTHETICS = "https://github.com/christophschuhmann/improved-aesthetic-
 AESTHETICS = "https://github.com/LAION-AI/aesthetic-predictor"
 AESTHETICS_V25 = "https://github.com/discus0434/aesthetic-predictor-v2-5"
 HPS = "https://arxiv.org/abs/2306.09341"
+HPSV3_PAPER = "https://arxiv.org/abs/2508.03789"
 CLIPSCORE = "https://arxiv.org/abs/2104.08718"
 IMAGE_REWARD = "https://arxiv.org/abs/2304.05977"
 MPS_PAPER = "https://arxiv.org/abs/2405.14705"
@@ -265,6 +267,34 @@ MPS = RewardInfo(
     citation="Zhang et al. 2024, Learning Multi-dimensional Human Preference for Text-to-Image Generation",
 )
 
+HPSV3 = RewardInfo(
+    name="hpsv3",
+    entry="rewards.hpsv3:Hpsv3",
+    family="hpsv3",
+    profile="qwen-448",
+    scale="unbounded; models of the paper average from about 0 to 11",
+    typical_range=(-5, 15),
+    weights=(
+        WeightsFile(
+            "checkpoint",
+            file="HPSv3.safetensors",
+            hub="MizzenAI/HPSv3",
+            revision="4f81e3e09edd82fe3c5f636444c721b592a735ca",
+            megabytes=16592,
+        ),
+        WeightsFile(
+            "base",
+            patterns=QWEN_FILES,
+            hub="Qwen/Qwen2-VL-7B-Instruct",
+            revision="eed13092ef92e448dd6875b2a00151bd3f7db0ac",
+            megabytes=4.5,
+        ),
+    ),
+    paper=HPSV3_PAPER,
+    citation="Ma et al. 2025, HPSv3: Towards Wide-Spectrum Human Preference Score",
+    licence="Apache-2.0",
+)
+
 IMAGEREWARD = RewardInfo(
     name="imagereward",
     entry="rewards.imagereward:ImageReward",
@@ -406,6 +436,7 @@ BUILTIN = {
         HPSV2_1,
         replace(HPSV2_1, name="hpsv2.1-antialias", profile="hps-224-antialias"),
         MPS,
+        HPSV3,
         IMAGEREWARD,
         JPEG_SMALL,
         JPEG,

@@ -7,6 +7,7 @@ straight through the rounding. Shapes: B batch, H height, W width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
 
+QWEN_BLOCK_PX, QWEN_MAX_RATIO = 28, 200
+"""Pixels a side of one token of Qwen2-VL, 2 x 2 patches of 14, and the most oblong image that it reads."""
+
 PIL_WEIGHT_BITS = 22
 """Fractional bits of the fixed-point weights in PIL's resize of 8-bit images (Resample.c: 32 - 8 - 2)."""
 
@@ -31,13 +35,14 @@ class Profile:
     """How an image becomes a model's input. All resizing is bicubic.
 
     ``resize`` "shortest" scales the shortest side to ``size`` and crops the centre, "longest" scales the
-    longest and pads with black, "squash" scales both, "none" leaves the image as it is.
+    longest and pads with black, "squash" scales both, "area" scales both to whole blocks of Qwen2-VL that
+    cover about ``size`` x ``size`` pixels in nearly the image's own shape, "none" leaves the image as it is.
     """
 
     name: str
-    resize: Literal["shortest", "longest", "squash", "none"]
+    resize: Literal["shortest", "longest", "squash", "area", "none"]
     size: int = 0
-    """Height and width of the result, pixels."""
+    """Height and width of the result, pixels; for "area" those of a square one."""
     emulate_pil: bool = True
     """Resize 8-bit pixels as PIL does; else floats as torch does, which overshoot [0, 1]."""
     antialias: bool = True
@@ -71,13 +76,18 @@ PROFILES = {
         Profile("siglip-64", "squash", 64, mean=HALF, std=HALF),
         Profile("squash-64", "squash", 64),
         Profile("siglip-384", "squash", 384, mean=HALF, std=HALF),
+        Profile("qwen-448", "area", 448, mean=CLIP_MEAN, std=CLIP_STD),
         Profile("clip-native", "none", emulate_pil=False, mean=CLIP_MEAN, std=CLIP_STD),
     )
 }
 
 
 def preprocess(images: Tensor, profile: Profile) -> Tensor:
-    """``images`` (B, 3, H, W), RGB in [0, 1], to the model's input (B, 3, size, size), float32."""
+    """``images`` (B, 3, H, W), RGB in [0, 1], to the model's input (B, 3, H', W'), float32.
+
+    H' and W' are the profile's ``size`` unless it keeps the image's shape. Raises ValueError for an image
+    that is too oblong for "area".
+    """
     images = images.float()
     if profile.resize != "none":
         images = _fit(images, profile)
@@ -104,6 +114,8 @@ def _fit(images: Tensor, profile: Profile) -> Tensor:
     size, resize = profile.size, _resize_like_pil if profile.emulate_pil else _resize
     if profile.resize == "squash":
         return resize(images, (size, size), profile.antialias)
+    if profile.resize == "area":
+        return resize(images, whole_blocks(height, width, size * size), profile.antialias)
     if profile.resize == "longest":
         scale = size / max(height, width)
         target = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -111,6 +123,29 @@ def _fit(images: Tensor, profile: Profile) -> Tensor:
     long = int(size * max(height, width) / min(height, width))
     target = (size, long) if height <= width else (long, size)
     return _crop_centre(resize(images, target, profile.antialias), size, profile.crop)
+
+
+def whole_blocks(height: int, width: int, area: int) -> tuple[int, int]:
+    """Height and width of whole blocks that cover about ``area`` pixels, as Qwen2-VL's smart_resize has them.
+
+    That is with ``area`` as both its least and its most (qwen_vl_utils, vision_process.py; HPSv3's
+    dataset/utils.py): a picture that is too large is floored to blocks, one that is too small is ceiled. The
+    order of the divisions is theirs, since a rounding can move a side by a block. Raises ValueError.
+    """
+    if max(height, width) > QWEN_MAX_RATIO * min(height, width):
+        raise ValueError(
+            f"an image of {height} x {width} pixels is more than {QWEN_MAX_RATIO} times as long as it is "
+            "wide, which Qwen2-VL does not read; crop it first"
+        )
+    block, sides = QWEN_BLOCK_PX, (height, width)
+    down, right = (max(block, round(side / block) * block) for side in sides)
+    if down * right > area:
+        scale = math.sqrt(height * width / area)
+        down, right = (math.floor(side / scale / block) * block for side in sides)
+    elif down * right < area:
+        scale = math.sqrt(area / (height * width))
+        down, right = (math.ceil(side * scale / block) * block for side in sides)
+    return down, right
 
 
 def _crop_centre(images: Tensor, size: int, crop: Literal["round", "floor"]) -> Tensor:
@@ -134,8 +169,9 @@ def _resize_like_pil(images: Tensor, size: tuple[int, int], _antialias: bool) ->
     """PIL's ``Image.resize(BICUBIC)`` of the 8-bit picture that ``images`` would be saved as.
 
     Width first, as Pillow did when the rewards were published; Pillow 13 begins with the height where that
-    shrinks much more than the width, which only a squash does. Exact because all products are multiples of
-    2^-22 that float64 holds; on a device without float64 (mps) a pixel may be off by one level.
+    shrinks much more than the width, which a squash does, and the blocks of a very oblong picture. Exact
+    because all products are multiples of 2^-22 that float64 holds; on a device without float64 (mps) a pixel
+    may be off by one level.
     """
     height, width = images.shape[-2:]
     exact = torch.float32 if images.device.type == "mps" else torch.float64

@@ -25,6 +25,7 @@ from rewards.info import RewardInfo, WeightsFile
 from rewards.mps import HEADS, MpsNetwork
 from rewards.preprocess import PROFILES
 from rewards.registry import load
+from rewards.verification.qwen import write_hpsv3, write_qwen_base
 from rewards.weights import content_id
 
 if TYPE_CHECKING:
@@ -346,6 +347,7 @@ WRITERS: Mapping[str, Mapping[str, Writer]] = {
         "tokenizer": write_clip_tokenizer,
     },
     HPS: {"checkpoint": write_hps, "backbone": write_open_clip, "tokenizer": write_clip_tokenizer},
+    "rewards.hpsv3:Hpsv3": {"checkpoint": write_hpsv3, "base": write_qwen_base},
     "rewards.siglip:SiglipScore": {"model": write_siglip, "tokenizer": write_clip_tokenizer},
     "rewards.imagereward:ImageReward": {
         "checkpoint": write_blip,

@@ -22,6 +22,13 @@ class Redness(Reward):
         return pixels[:, 0].mean(dim=(1, 2))
 
 
+class RednessAndLength(Redness):
+    """The same plus the prompt's number of letters."""
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return super()._score(pixels, prompts) + torch.tensor([len(prompt) for prompt in prompts])
+
+
 class Squeezed(Reward):
     """A mistake that is often made: at batch 1 the batch axis is lost."""
 
@@ -45,7 +52,6 @@ GREY = torch.full((2, 3, 8, 8), 0.5)
         (GREY * float("nan"), "values from nan to nan"),
         ([], "no images"),
         ([np.zeros((8, 8, 3))] * 2, "images hold a ndarray; give PIL images"),
-        ([Image.new("RGB", (8, 8)), Image.new("RGB", (8, 9))], "this reward resizes none"),
     ],
 )
 def test_images_that_cannot_be_scored_are_refused_with_a_way_to_mend_them(images: Any, message: str) -> None:
@@ -69,6 +75,14 @@ def test_prompts_must_be_one_text_an_image(prompts: Any, message: str) -> None:
 
 def test_prompts_may_be_left_out_where_they_are_not_used() -> None:
     assert Redness(replace(INFO, uses_prompt=False)).score(GREY).tolist() == [0.5, 0.5]
+
+
+def test_images_of_several_sizes_keep_their_order_and_their_prompts() -> None:
+    levels, sizes = (10, 20, 30, 40), ((8, 8), (8, 8), (9, 8), (8, 8))
+    images = [Image.new("RGB", size, (level, 0, 0)) for level, size in zip(levels, sizes, strict=True)]
+    prompts = ["a", "bb", "ccc", "dddd"]
+    expected = torch.tensor(levels) / 255 + torch.tensor([1, 2, 3, 4])
+    torch.testing.assert_close(RednessAndLength(INFO).score(images, prompts), expected)
 
 
 def test_no_gradient_leaves_a_reward_that_says_it_has_none() -> None:
