@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -105,6 +106,27 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WrongWeights(f"{path} cannot be read as weights ({reason}); fetch it again") from error
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """The tensors in a folder of transformers' layout: one file, or the parts that its index names.
+
+    Raises `WrongWeights`.
+    """
+    whole, index = ("model.safetensors", "pytorch_model.bin"), next(folder.glob("*.index.json"), None)
+    if index is None:
+        names = [name for name in whole if (folder / name).is_file()][:1]
+    else:
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise WrongWeights(f"{index} is no index of weights ({error!r}); fetch it again") from error
+    if not names:
+        raise WrongWeights(f"{folder} has no weights; expected {' or '.join(whole)}, or an index of parts")
+    lacking = [name for name in names if not (folder / name).is_file()]
+    if lacking:
+        raise WrongWeights(f"{folder} lacks {', '.join(lacking)}, which its index names; fetch it again")
+    return {key: value for name in names for key, value in read_tensors(folder / name).items()}
 
 
 def load_state(
