@@ -94,7 +94,7 @@ def test_a_prompt_that_holds_the_sign_for_the_picture_is_refused(tiny: Tiny) -> 
 
 
 def test_the_output_layer_stays_apart_from_the_table_of_words(tiny: Tiny, tiny_files: Files) -> None:
-    model: Any = tiny(NAME)
+    reward: Any = tiny(NAME)
     state = read_folder(tiny_files(NAME)["model"])
     assert not torch.equal(state["lm_head.weight"], state["shared.weight"])
     t5 = reward.model.t5
