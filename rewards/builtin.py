@@ -13,6 +13,7 @@ from rewards.info import RewardInfo, WeightsFile
 OPEN_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 TRANSFORMERS_FILES = ("config.json", "model.safetensors")
 QWEN_FILES = ("config.json", "vocab.json", "merges.txt", "tokenizer_config.json")
+CLIP_FLANT5_FILES = ("config.json", "pytorch_model*")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 VIT_L_14 = WeightsFile(
@@ -22,6 +23,14 @@ VIT_L_14 = WeightsFile(
     megabytes=1711,
 )
 VIT_B_32 = replace(VIT_L_14, hub="timm/vit_base_patch32_clip_224.openai", megabytes=605)
+CLIP_336_SIZES = WeightsFile(
+    "tower",
+    file="config.json",
+    hub="openai/clip-vit-large-patch14-336",
+    revision="ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
+    megabytes=0.005,
+)
+"""The configuration of a CLIP whose weights lie in the checkpoints that were trained with it."""
 
 IMPROVED_AESTHETICS = "https://github.com/christophschuhmann/improved-aesthetic-predictor"
 AESTHETICS = "https://github.com/LAION-AI/aesthetic-predictor"
@@ -324,6 +333,48 @@ IMAGEREWARD = RewardInfo(
     licence="Apache-2.0",
 )
 
+VQASCORE = RewardInfo(
+    name="vqascore",
+    entry="rewards.vqascore:VqaScore",
+    family="clip-flant5",
+    profile="llava-336",
+    scale='likelihood of "Yes" to whether the picture shows the prompt',
+    weights=(
+        WeightsFile(
+            "model",
+            patterns=CLIP_FLANT5_FILES,
+            hub="zhiqiulin/clip-flant5-xl",
+            revision="3b4a6b1b618f4e286f5353b5b5147a3ae7d9ec55",
+            megabytes=6320,
+        ),
+        CLIP_336_SIZES,
+        WeightsFile(
+            "tokenizer",
+            file="tokenizer.json",
+            hub="google/flan-t5-xl",
+            revision="7d6315df2c2fb742f0f5b556879d730926ca9001",
+            megabytes=2.4,
+        ),
+    ),
+    paper="https://arxiv.org/abs/2404.01291",
+    citation="Lin et al. 2024, Evaluating Text-to-Visual Generation with Image-to-Text Generation",
+    licence="Apache-2.0",
+)
+
+VQASCORE_XXL = replace(
+    VQASCORE,
+    name="vqascore-xxl",
+    weights=(
+        WeightsFile("model", patterns=CLIP_FLANT5_FILES, hub="zhiqiulin/clip-flant5-xxl", megabytes=22920),
+        CLIP_336_SIZES,
+        replace(
+            VQASCORE.weights[2],
+            hub="google/flan-t5-xxl",
+            revision="ae7c9136adc7555eeccc78cdd960dfd60fb346ce",
+        ),
+    ),
+)
+
 WORLD_REWARDS = (
     replace(
         CLIP,
@@ -438,6 +489,8 @@ BUILTIN = {
         MPS,
         HPSV3,
         IMAGEREWARD,
+        VQASCORE,
+        VQASCORE_XXL,
         JPEG_SMALL,
         JPEG,
         *WORLD_REWARDS,

@@ -35,12 +35,13 @@ class Profile:
     """How an image becomes a model's input. All resizing is bicubic.
 
     ``resize`` "shortest" scales the shortest side to ``size`` and crops the centre, "longest" scales the
-    longest and pads with black, "squash" scales both, "area" scales both to whole blocks of Qwen2-VL that
-    cover about ``size`` x ``size`` pixels in nearly the image's own shape, "none" leaves the image as it is.
+    longest and pads with black, "pad" pads to a square with ``mean``, cut to a level of 8 bits, and scales
+    that, "squash" scales both, "area" scales both to whole blocks of Qwen2-VL that cover about ``size`` x
+    ``size`` pixels in nearly the image's own shape, "none" leaves the image as it is.
     """
 
     name: str
-    resize: Literal["shortest", "longest", "squash", "area", "none"]
+    resize: Literal["shortest", "longest", "pad", "squash", "area", "none"]
     size: int = 0
     """Height and width of the result, pixels; for "area" those of a square one."""
     emulate_pil: bool = True
@@ -75,6 +76,7 @@ PROFILES = {
         _hps(64, antialias=False),
         Profile("siglip-64", "squash", 64, mean=HALF, std=HALF),
         Profile("squash-64", "squash", 64),
+        Profile("llava-336", "pad", 336, mean=CLIP_MEAN, std=CLIP_STD),
         Profile("siglip-384", "squash", 384, mean=HALF, std=HALF),
         Profile("qwen-448", "area", 448, mean=CLIP_MEAN, std=CLIP_STD),
         Profile("clip-native", "none", emulate_pil=False, mean=CLIP_MEAN, std=CLIP_STD),
@@ -112,7 +114,9 @@ def to_tensor(image: Image) -> Tensor:
 def _fit(images: Tensor, profile: Profile) -> Tensor:
     height, width = images.shape[-2:]
     size, resize = profile.size, _resize_like_pil if profile.emulate_pil else _resize
-    if profile.resize == "squash":
+    if profile.resize == "pad":
+        images = _pad_square(images, profile.mean or HALF)
+    if profile.resize in ("pad", "squash"):
         return resize(images, (size, size), profile.antialias)
     if profile.resize == "area":
         return resize(images, whole_blocks(height, width, size * size), profile.antialias)
@@ -157,6 +161,17 @@ def _crop_centre(images: Tensor, size: int, crop: Literal["round", "floor"]) -> 
 def _pad_centre(images: Tensor, size: int) -> Tensor:
     down, right = (size - side for side in images.shape[-2:])
     return F.pad(images, (right // 2, right - right // 2, down // 2, down - down // 2))
+
+
+def _pad_square(images: Tensor, colour: tuple[float, float, float]) -> Tensor:
+    """The images in the middle of a square as large as their longest side, of 8-bit levels of ``colour``."""
+    height, width = images.shape[-2:]
+    side = max(height, width)
+    down, right = (side - height) // 2, (side - width) // 2
+    levels = images.new_tensor([int(255 * value) for value in colour])
+    square = (levels / 255).view(3, 1, 1).expand(len(images), 3, side, side).clone()
+    square[..., down : down + height, right : right + width] = images
+    return square
 
 
 def _resize(images: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:

@@ -201,6 +201,27 @@ def _reason(error: Exception) -> str:
     return lines[0].partition(". ")[0] if lines else type(error).__name__
 
 
+def read_folder(folder: Path) -> dict[str, Any]:
+    """The tensors in a folder of transformers' layout: one file, or the parts that its index names.
+
+    Raises `WrongWeights`.
+    """
+    whole, index = ("model.safetensors", "pytorch_model.bin"), next(folder.glob("*.index.json"), None)
+    if index is None:
+        names = [name for name in whole if (folder / name).is_file()][:1]
+    else:
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise WrongWeights(f"{index} is no index of weights ({error!r}); fetch it again") from error
+    if not names:
+        raise WrongWeights(f"{folder} has no weights; expected {' or '.join(whole)}, or an index of parts")
+    lacking = [name for name in names if not (folder / name).is_file()]
+    if lacking:
+        raise WrongWeights(f"{folder} lacks {', '.join(lacking)}, which its index names; fetch it again")
+    return {key: value for name in names for key, value in read_tensors(folder / name).items()}
+
+
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], source: Path, ignore: Iterable[str] = ()
 ) -> None:

@@ -81,6 +81,26 @@ def test_blocks_are_filled_as_pil_fills_them(size: tuple[int, int], expected: tu
     torch.testing.assert_close(ours, normalised, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("height", "width"), [(336, 336), (65, 90), (90, 65), (700, 401), (1, 9), (337, 336)]
+)
+def test_a_picture_is_padded_to_a_square_with_the_mean_colour(height: int, width: int) -> None:
+    image, side = noise(height, width), max(height, width)
+    canvas = Image.new("RGB", (side, side), (122, 116, 104))  # int(255 x CLIP's mean)
+    canvas.paste(image, ((side - width) // 2, (side - height) // 2))
+    ours = preprocess(to_tensor(image)[None], PROFILES["llava-336"])[0]
+    torch.testing.assert_close(ours, published(canvas, 336), rtol=0, atol=1e-6)
+
+
+def test_gradients_pass_the_padding() -> None:
+    image = torch.full((2, 3, 168, 336), 0.5, requires_grad=True)
+    preprocess(image, PROFILES["llava-336"]).sum().backward()
+    assert image.grad is not None
+    # nothing is resized, so that each pixel counts as it is normalised
+    expected = (1 / torch.tensor(CLIP_STD)).view(3, 1, 1).expand(2, 3, 168, 336)
+    torch.testing.assert_close(image.grad, expected)
+
+
 def test_an_odd_rest_is_cropped_where_each_library_crops_it() -> None:
     # 227 columns leave 3, half of which is 1.5: torchvision rounds that to 2, transformers floors it to 1.
     image = noise(224, 227)
