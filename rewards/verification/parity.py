@@ -123,6 +123,14 @@ REFERENCES: References = MappingProxyType(
             "transformers' CLIP, PIL, and the cross-attention written out",
             lambda _: _reference("mps"),
         ),
+        "rewards.hpsv3:Hpsv3": (
+            "transformers' Qwen2-VL and its processor, the message written out",
+            lambda _: _reference("hpsv3"),
+        ),
+        "rewards.vqascore:VqaScore": (
+            "transformers' CLIP and T5, PIL, the question written out",
+            lambda _: _reference("vqascore"),
+        ),
         "rewards.jpeg:JpegSize": (
             "the size of PIL's file",
             lambda record: _reference("jpeg", sign=int(record.options["sign"])),
