@@ -19,7 +19,13 @@ from rewards.base import Reward
 from rewards.preprocess import CLIP_MEAN, CLIP_STD, HALF
 from rewards.tokens import Tokenizer, Tokens
 
-OTHER_FIT = {"shortest": "squash", "longest": "shortest", "squash": "shortest"}
+OTHER_FIT = {
+    "shortest": "squash",
+    "longest": "shortest",
+    "squash": "shortest",
+    "pad": "squash",
+    "area": "squash",
+}
 
 
 class Broken:
@@ -139,8 +145,10 @@ class _Changed:
     """A tokenizer whose tokens are changed afterwards."""
 
     def __init__(self, tokenizer: Tokenizer, broken: Broken, change: Callable[[Tokens, int], Tokens]) -> None:
-        self.limit, self.lengths = tokenizer.limit, tokenizer.lengths
         self._tokenizer, self._broken, self._change = tokenizer, broken, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)  # what one kind of tokenizer has beyond the others
 
     def __call__(self, prompts: Sequence[str]) -> Tokens:
         self._broken.met = True
@@ -154,9 +162,9 @@ def _tokens(reward: Reward, broken: Broken, change: Callable[[Tokens, int], Toke
     tokenizer = reward.tokenizer
     if tokenizer is not None:
         changed = _Changed(tokenizer, broken, change)
-        owners: list[Any] = [m for m in reward.modules() if getattr(m, "tokenizer", None) is tokenizer]
-        for owner in owners:
-            owner.tokenizer = changed
+        for module in reward.modules():
+            for name in [name for name, value in vars(module).items() if value is tokenizer]:
+                setattr(module, name, changed)
     yield
 
 

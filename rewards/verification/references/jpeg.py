@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from PIL import Image
 
 
@@ -14,5 +15,6 @@ def score(files: Mapping[str, Path], image: Image.Image, prompt: str, *, sign: i
     """Kilobytes of the file, times ``sign``."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "picture.jpg")
-        image.save(path, quality=95)
+        # from the pixels alone: a picture that was a JPEG brings its comment along
+        Image.fromarray(np.array(image)).save(path, quality=95)
         return sign * os.path.getsize(path) / 1000

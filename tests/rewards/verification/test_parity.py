@@ -18,7 +18,7 @@ MET = {
     "hpsv2": {"mean and deviation", "antialias", "crop or pad", "activation", "no L2 norm", "token limit"},
     "world-siglip": {"mean and deviation", "antialias", "crop or pad", "no L2 norm", "tokens unpadded"},
     "world-blip": {"mean and deviation", "antialias", "crop or pad", "activation", "padding attended"},
-    "clip-iqa": {"mean and deviation", "activation", "no L2 norm"},
+    "clip-iqa": {"mean and deviation", "no L2 norm"},
     "jpeg-compressibility": set(),
 }
 """Mutants that a reward must at least have met, so that none goes missing unnoticed."""
