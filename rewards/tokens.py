@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from rewards.weights import WrongWeights
 
 CLIP_LIMIT = 77
 
@@ -70,14 +73,28 @@ class TransformersTokenizer:
 
 
 def clip_tokenizer(folder: Path, limit: int) -> TransformersTokenizer:
-    """The CLIP tokenizer in a folder of transformers' layout."""
+    """The CLIP tokenizer in a folder of transformers' layout. Raises `WrongWeights`."""
     from transformers import CLIPTokenizer
 
-    return TransformersTokenizer(CLIPTokenizer.from_pretrained(folder, local_files_only=True), limit)
+    with _named(folder):
+        return TransformersTokenizer(CLIPTokenizer.from_pretrained(folder, local_files_only=True), limit)
 
 
 def bert_tokenizer(vocabulary: Path, limit: int) -> TransformersTokenizer:
-    """Lower-case WordPiece with the vocabulary in a text file, one piece a line."""
+    """Lower-case WordPiece with the vocabulary in a text file, one piece a line. Raises `WrongWeights`."""
     from transformers import BertTokenizer
 
-    return TransformersTokenizer(BertTokenizer(vocab=str(vocabulary)), limit)
+    with _named(vocabulary):
+        lacking = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - set(vocabulary.read_text(encoding="utf-8").split())
+        if lacking:  # of which transformers makes up its own
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+        return TransformersTokenizer(BertTokenizer(vocab=str(vocabulary)), limit)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of the tokenizers, which are bare `Exception`s, say what was read."""
+    try:
+        yield
+    except Exception as error:
+        raise WrongWeights(f"{path} cannot be read as a tokenizer ({error}); fetch it again") from error

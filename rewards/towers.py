@@ -8,25 +8,24 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.quiet import quiet
 from rewards.tokens import OpenClipTokenizer, Tokenizer, clip_tokenizer
-from rewards.weights import WrongWeights, load_state, read_tensors
+from rewards.weights import WrongWeights, load_state, misfit, read_tensors
 
 Shared = TypeVar("Shared", bound="Towers")
 
 OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-
+TRANSFORMERS_WEIGHTS = "model.safetensors"
 
 PROMPTS_KEPT = 4096
 """Embeddings of prompts that `Towers.remember` keeps: 16 MB of 1,024 floats each."""
@@ -148,7 +147,7 @@ class OpenClip(Towers):
         path = folder / OPEN_CLIP_CONFIG
         try:
             towers = cls(json.loads(path.read_text(encoding="utf-8"))["model_cfg"], tokenizer)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise WrongWeights(
                 f"{path} describes no CLIP of open_clip ({error!r}); fetch it again"
             ) from error
@@ -162,7 +161,7 @@ class OpenClip(Towers):
         from open_clip import get_model_config
 
         tensors = read_tensors(checkpoint)
-        if "state_dict" not in tensors:
+        if not isinstance(tensors.get("state_dict"), Mapping):
             raise WrongWeights(f"{checkpoint} has no state_dict; expected the published checkpoint")
         towers = cls(get_model_config(architecture))
         load_state(towers.model, tensors["state_dict"], checkpoint)
@@ -196,21 +195,36 @@ class TransformersTowers(Towers):
         return F.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=-1)
 
 
-def from_pretrained(architecture: type[Any], folder: Path) -> Any:
-    """A transformers model from a folder, float32. Raises `WrongWeights` where transformers only warns."""
+def from_pretrained(architecture: type[Any], folder: Path, ignore: Iterable[str] = ()) -> Any:
+    """A transformers model from a folder, float32. Raises `WrongWeights` where transformers only warns.
+
+    ``ignore`` lists beginnings of keys that may be left over, such as those of a half that is not made.
+    """
+    source, beginnings = folder / TRANSFORMERS_WEIGHTS, tuple(ignore)
     try:
         with quiet("transformers"):
             model, report = architecture.from_pretrained(
-                folder, local_files_only=True, dtype="float32", output_loading_info=True
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype="float32",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # transformers' own error does not name the keys
             )
-    except (SafetensorError, RuntimeError, OSError, ValueError) as error:  # torn files, other shapes
+    except Exception as error:  # torn files make transformers raise nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WrongWeights(f"{folder} does not fit {architecture.__name__}: {reason}") from error
-    missing = sorted(map(str, report["missing_keys"]))
-    if missing:
-        raise WrongWeights(
-            f"{folder} does not fit {architecture.__name__}: it lacks {', '.join(missing[:4])}"
-        )
+        raise WrongWeights(f"{source} does not fit {architecture.__name__}: {reason}") from error
+    wrong = {str(key): "missing" for key in report["missing_keys"]}
+    wrong |= {
+        key: "not expected"
+        for key in map(str, report["unexpected_keys"])
+        if not key.startswith(beginnings) and not key.endswith(".position_ids")
+    }
+    wrong |= {
+        str(key): f"shape {tuple(given)}, not {tuple(own)}" for key, given, own in report["mismatched_keys"]
+    }
+    if wrong:
+        raise misfit(source, architecture, wrong)
     return model
 
 
