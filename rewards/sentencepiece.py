@@ -1,7 +1,7 @@
 """A unigram model of the sentencepiece library, read from its file without that library.
 
-The file is a protocol buffer (sentencepiece_model.proto of google/sentencepiece); what is read of it here are the
-pieces with their scores, the kind of the model and the table that normalises text.
+The file is a protocol buffer (sentencepiece_model.proto of google/sentencepiece). Read of it are the pieces with
+their scores, the kind of the model and the table that normalises text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def unigram_tokenizer(path: Path, end: str) -> Any:
     if end not in ids:
         raise WrongWeights(f"{path} has no piece {end!r}; expected the published vocabulary")
     tokenizer = Tokenizer(Unigram(pieces, unk_id=unknown))
-    steps = [normalizers.Precompiled(table)] if table else []
+    steps: list[Any] = [normalizers.Precompiled(table)] if table else []
     steps += [
         normalizers.Replace(Regex(" {2,}"), " "),
         normalizers.Replace(" ", SPACE),

@@ -41,7 +41,7 @@ class Tokenizer(Protocol):
 
 
 class OpenClipTokenizer:
-    """A tokenizer of open_clip: OpenAI's vocabulary, which it ships, padded with 0; or the one in a ``folder``.
+    """A tokenizer of open_clip: OpenAI's vocabulary, which it ships, padded with 0; or that of a ``folder``.
 
     ``settings`` are open_clip's "tokenizer_kwargs", such as how a text is cleaned.
     """
