@@ -173,7 +173,7 @@ def _weights(inputs: int, outputs: int, kernel: Literal["bicubic", "bilinear"]) 
 
 def _triangle(x: np.ndarray) -> np.ndarray:
     """The kernel of linear interpolation, support 1."""
-    return (1 - np.abs(x)).clip(min=0)
+    return np.where(np.abs(x) < 1, 1 - np.abs(x), 0.0)
 
 
 def _bicubic(x: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A unigram model of the sentencepiece library, read from its file without that library.
 
-The file is a protocol buffer (sentencepiece_model.proto of google/sentencepiece). Read of it are the pieces with
-their scores, the kind of the model and the table that normalises text.
+The file is a protocol buffer (sentencepiece_model.proto of google/sentencepiece). Read of it are the pieces
+with their scores, the kind of the model and the table that normalises text.
 """
 
 from __future__ import annotations

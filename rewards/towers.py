@@ -136,7 +136,7 @@ def _share(key: tuple[object, ...], make: Callable[[], Shared]) -> Shared:
 def towers_in(folder: Path, tokenizer: Path | None = None) -> Towers:
     """The CLIP or SigLIP in a folder of either library's layout (see `shared_towers`).
 
-    Without a ``tokenizer`` folder, it is the one that the model's folder holds or names. Raises `WrongWeights`.
+    Without a ``tokenizer`` folder, it is what the model's folder holds or names. Raises `WrongWeights`.
     """
     if (folder / OPEN_CLIP_CONFIG).is_file():
         return OpenClip.from_folder(folder, tokenizer)
@@ -166,15 +166,15 @@ class OpenClip(Towers):
     @classmethod
     def _from_folder(cls, folder: Path, tokenizer: Path | None) -> OpenClip:
         path = folder / OPEN_CLIP_CONFIG
-        config = read_json(path).get("model_cfg")
-        if isinstance(config, dict) and ("multimodal_cfg" in config or "hf_model_name" in config["text_cfg"]):
-            raise WrongWeights(
-                f"{path} describes no model whose text tower is open_clip's own, as it must be"
-            )
+        config = read_json(path)
         try:
-            assert config is not None
-            towers = cls(config, _tokenizer(config["text_cfg"], folder, tokenizer))
-        except (ValueError, KeyError, TypeError) as error:
+            model, text = config["model_cfg"], config["model_cfg"]["text_cfg"]
+            if "multimodal_cfg" in model or "hf_model_name" in text:
+                raise ValueError("its text tower is not open_clip's own")
+            towers = cls(model, _tokenizer(text, folder, tokenizer))
+        except WrongWeights:
+            raise
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise WrongWeights(
                 f"{path} describes no CLIP of open_clip ({error!r}); fetch it again"
             ) from error
@@ -205,7 +205,7 @@ class OpenClip(Towers):
 
 
 def _tokenizer(text: Mapping[str, Any], folder: Path, tokenizer: Path | None) -> Tokenizer:
-    """What open_clip reads prompts with, from its "text_cfg": a given folder, the model's own, or OpenAI's."""
+    """What open_clip reads prompts with by its "text_cfg": a given folder's, the model's own, or OpenAI's."""
     limit, settings = int(text.get("context_length", 77)), dict(text.get("tokenizer_kwargs", {}))
     if tokenizer is not None:
         return transformers_tokenizer(tokenizer, limit)

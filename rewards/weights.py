@@ -168,9 +168,8 @@ def _asks_for_quick_gelu(folder: Path) -> bool:
         path = folder / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         halves = [config.get(f"{half}_config") or {} for half in ("text", "vision")]
-        return all(
-            half.get("hidden_act", "quick_gelu") == "quick_gelu" for half in halves
-        )  # CLIPConfig's own
+        # a CLIPConfig that does not say means quick ones
+        return all(half.get("hidden_act", "quick_gelu") == "quick_gelu" for half in halves)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise WrongWeights(f"{path} cannot be read ({error!r}); fetch it again") from error
 
@@ -203,7 +202,7 @@ def _from_hub(file: WeightsFile, fetch: bool) -> Path:
     if file.layouts and fetch:  # many repositories hold a model in several layouts: only one is fetched
         there = list_repo_files(file.hub, revision=file.revision)
         whole = [wanted for wanted in file.layouts if all(fnmatch.filter(there, p) for p in wanted)]
-        patterns = list(whole[0] if whole else min(file.layouts, key=len))
+        patterns = list((whole or sorted(file.layouts, key=len))[0])
     return Path(snapshot_download(file.hub, allow_patterns=patterns or None, **where))
 
 

@@ -33,6 +33,7 @@ WIDTH = 32
 SEED = 1
 """One of the first whose random CLIP has positive cosines: the paper's CLIPScore clips the others to 0."""
 OPENAI_VOCABULARY = 49408
+GEMMA_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 TINY_ARCHITECTURE = "tcbench-tiny"
 """The name under which open_clip knows the tiny CLIP of `tiny_record`."""
 
@@ -328,25 +329,20 @@ def byte_pairs() -> dict[str, int]:
     """Byte-level pieces with few merges, as of Gemma's vocabulary."""
     letters = [chr(code) for code in range(33, 127)]
     raw = [f"<0x{byte:02X}>" for byte in range(256)]
-    merged = ["▁a", "re", "red", "▁red"]
-    return {
-        piece: i for i, piece in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *raw, "▁", *letters, *merged])
-    }
+    pieces = [*GEMMA_SPECIAL, *raw, "▁", *letters, "▁a", "re", "red", "▁red"]
+    return {piece: i for i, piece in enumerate(pieces)}
 
 
 def write_byte_pairs(folder: Path, _: Sizes) -> Path:
     """SigLIP 2's tokenizer, as transformers writes Gemma's."""
-    from tokenizers import Tokenizer, decoders, normalizers
+    from tokenizers import Tokenizer, normalizers
     from tokenizers.models import BPE
 
     folder.mkdir(exist_ok=True)
     merges = [("▁", "a"), ("r", "e"), ("re", "d"), ("▁", "red")]
     tokenizer = Tokenizer(BPE(byte_pairs(), merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    tokenizer.add_special_tokens(["<pad>", "<eos>", "<bos>", "<unk>"])
+    tokenizer.add_special_tokens(list(GEMMA_SPECIAL))
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": False, "add_eos_token": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -1,11 +1,51 @@
+"""SigLIP and SigLIP 2 against transformers' own model and processor."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
+import rewards
 from rewards.base import Reward
 from rewards.siglip import SiglipScore
+from rewards.tokens import transformers_tokenizer
+from rewards.verification.checkpoints import tiny_record
+from rewards.verification.references import siglip as reference
+from rewards.weights import WrongWeights
+
+PROMPTS = ["A Large, red CIRCLE!", "", "the small circles " * 40, "snow: 3 whites of the in-er circle", "été 雪"]
+IDS = {
+    "A Large, red CIRCLE!": [3, 6, 8, 16, 21, 27, 22, 14],
+    "": [],
+    "  a  circle": [16, 3, 16, 21, 27, 22, 14],
+    "Two_dogs' 10 x½": [16, 38, 41, 33, 22, 33, 25, 11, 16, 46, 45, 16, 42, 46, 2, 47],
+}
+
+
+def picture(height: int, width: int) -> Image.Image:
+    rng = np.random.default_rng(height)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("name", ["siglip", "siglip2", "world-siglip"])
+def test_a_score_is_the_one_of_the_official_model_processor_and_tokenizer(
+    tiny_files: Callable[[str], Mapping[str, Path]], name: str
+) -> None:
+    files = tiny_files(name)
+    reward = rewards.load(tiny_record(rewards.info(name)), weights=files)
+    prompts = PROMPTS if name != "world-siglip" else PROMPTS[:3]
+    for image in (picture(100, 100), picture(90, 130)):
+        expected = torch.tensor([reference.score(files, image, prompt) for prompt in prompts])
+        found = reward.score([image] * len(prompts), prompts)
+        spread = (expected.max() - expected.min()).item()
+        assert spread > 1e-3
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * spread + 2e-6)
 
 
 def test_the_score_is_transformers_own_logit_of_each_pair(tiny: Callable[[str], Reward]) -> None:
@@ -15,3 +55,47 @@ def test_the_score_is_transformers_own_logit_of_each_pair(tiny: Callable[[str], 
     ids = reward.towers.tokenizer(prompts).ids
     output = reward.towers.model(input_ids=ids, pixel_values=pixels)
     torch.testing.assert_close(reward._score(pixels, prompts), output.logits_per_image.diagonal())
+
+
+@pytest.mark.parametrize("prompt", IDS)
+def test_siglips_pieces_are_those_of_its_official_tokenizer(
+    tiny_files: Callable[[str], Mapping[str, Path]], prompt: str
+) -> None:
+    # as transformers 5.23's SiglipTokenizer gives them with sentencepiece 0.2.1
+    tokenizer = transformers_tokenizer(tiny_files("siglip")["tokenizer"], 64)
+    ids = [*IDS[prompt], 1]
+    assert tokenizer([prompt]).ids[0].tolist() == ids + [1] * (64 - len(ids))
+    assert tokenizer.lengths([prompt]) == [len(ids)]
+
+
+def test_siglip2_reads_small_letters_and_keeps_punctuation(
+    tiny_files: Callable[[str], Mapping[str, Path]],
+) -> None:
+    tokenizer = transformers_tokenizer(tiny_files("siglip2")["tokenizer"], 64)
+    capital, small, bare = tokenizer(["A Red, circle.", "a red, circle.", "a red circle"]).ids
+    assert torch.equal(capital, small)
+    assert not torch.equal(small, bare)
+    assert small.tolist().count(0) == 64 - len(tokenizer._tokenizer("a red, circle.")["input_ids"])
+    assert small[small != 0][-1] == 1  # ends with <eos>; then comes padding
+
+
+@pytest.mark.parametrize("name", ["siglip", "siglip2"])
+def test_64_tokens_are_read_and_the_last_is_the_end(tiny: Callable[[str], Reward], name: str) -> None:
+    reward = tiny(name)
+    assert isinstance(reward, SiglipScore)
+    letters = " ".join(["q"] * 40)
+    assert reward.truncated(["q", letters]) == 1
+    assert reward.towers.tokenizer([letters]).ids[0, -1] == 1
+
+
+def test_the_published_siglip_reads_neither_capitals_nor_punctuation(tiny: Callable[[str], Reward]) -> None:
+    scores = tiny("siglip").score([picture(64, 64)] * 2, ["A red, circle!", "a red circle"])
+    assert scores[0] == scores[1]
+
+
+def test_a_folder_without_a_known_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WrongWeights, match=r"tokenizer_config.json cannot be read .*; fetch the model's"):
+        transformers_tokenizer(tmp_path, 64)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
+    with pytest.raises(WrongWeights, match="names a BertTokenizer; known are CLIPTokenizer, SiglipTokenizer"):
+        transformers_tokenizer(tmp_path, 64)
