@@ -294,7 +294,7 @@ def write_clip_tokenizer(folder: Path, sizes: Sizes) -> Path:
 def unigram_pieces() -> tuple[tuple[str, float, int], ...]:
     """Text, log-probability and kind of pieces as of SigLIP's vocabulary: pad, end, unknown, then words."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    words = ("▁a", "▁the", "▁of", "▁large", "▁small", "▁red", "circ", "le", "s", "▁on", "in", "er", "▁white")
+    words = ("▁a", "▁the", "▁of", "▁large", "▁small", "▁red", "circ", "le", "▁on", "in", "er", "▁white")
     normal = (
         *((word, -3.0 - 0.1 * i) for i, word in enumerate(words)),
         *((c, -8.0) for c in ("▁", *letters)),

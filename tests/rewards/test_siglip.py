@@ -18,12 +18,20 @@ from rewards.verification.checkpoints import tiny_record
 from rewards.verification.references import siglip as reference
 from rewards.weights import WrongWeights
 
-PROMPTS = ["A Large, red CIRCLE!", "", "the small circles " * 40, "snow: 3 whites of the in-er circle", "été 雪"]
+PROMPTS = [
+    "A Large, red CIRCLE!",
+    "",
+    "the small circles " * 40,
+    "snow: 3 whites of the in-er circle",
+    "été 雪",
+]
 IDS = {
-    "A Large, red CIRCLE!": [3, 6, 8, 16, 21, 27, 22, 14],
+    "A Large, red CIRCLE!": [3, 6, 8, 15, 9, 10],
     "": [],
-    "  a  circle": [16, 3, 16, 21, 27, 22, 14],
-    "Two_dogs' 10 x½": [16, 38, 41, 33, 22, 33, 25, 11, 16, 46, 45, 16, 42, 46, 2, 47],
+    "  a  circle": [15, 3, 15, 9, 10],
+    "Two_dogs' 10 x½": [15, 35, 38, 30, 19, 30, 22, 34, 15, 43, 42, 15, 39, 2],
+    "snow: 3 whites": [15, 34, 29, 30, 38, 15, 45, 14, 34],
+    "été 雪": [15, 2, 35, 2, 15, 2],
 }
 
 
@@ -39,13 +47,11 @@ def test_a_score_is_the_one_of_the_official_model_processor_and_tokenizer(
 ) -> None:
     files = tiny_files(name)
     reward = rewards.load(tiny_record(rewards.info(name)), weights=files)
-    prompts = PROMPTS if name != "world-siglip" else PROMPTS[:3]
-    for image in (picture(100, 100), picture(90, 130)):
-        expected = torch.tensor([reference.score(files, image, prompt) for prompt in prompts])
-        found = reward.score([image] * len(prompts), prompts)
-        spread = (expected.max() - expected.min()).item()
-        assert spread > 1e-3
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * spread + 2e-6)
+    images = [picture(*size) for size in ((100, 100), (90, 130), (130, 90), (60, 60), (384, 400))]
+    expected = [reference.score(files, *pair) for pair in zip(images, PROMPTS, strict=True)]
+    spread = max(expected) - min(expected)
+    assert spread > 1e-3
+    assert reward.score(images, PROMPTS).tolist() == pytest.approx(expected, abs=1e-4 * spread)
 
 
 def test_the_score_is_transformers_own_logit_of_each_pair(tiny: Callable[[str], Reward]) -> None:
@@ -61,7 +67,7 @@ def test_the_score_is_transformers_own_logit_of_each_pair(tiny: Callable[[str], 
 def test_siglips_pieces_are_those_of_its_official_tokenizer(
     tiny_files: Callable[[str], Mapping[str, Path]], prompt: str
 ) -> None:
-    # as transformers 5.23's SiglipTokenizer gives them with sentencepiece 0.2.1
+    # as transformers 5.23's SiglipTokenizer gives them with sentencepiece 0.2.3
     tokenizer = transformers_tokenizer(tiny_files("siglip")["tokenizer"], 64)
     ids = [*IDS[prompt], 1]
     assert tokenizer([prompt]).ids[0].tolist() == ids + [1] * (64 - len(ids))

@@ -1,7 +1,7 @@
 """CLIPScore and PickScore by transformers' own CLIP, for one picture and one prompt.
 
-The official paths: CLIPScore of jmhessel/clipscore and of torchmetrics, PickScore's README. Weights in open_clip's
-layout are renamed to transformers' keys; their pictures and texts are prepared by open_clip, as OpenAI did.
+The official paths: CLIPScore of jmhessel/clipscore and of torchmetrics, PickScore's README. Weights in
+open_clip's layout are renamed to transformers' keys; open_clip prepares their pictures and texts, as OpenAI did.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def cosine(files: Mapping[str, Path], image: Image, prompt: str) -> float:
 
 
 def from_open_clip(folder: Path) -> Any:
-    """transformers' CLIPModel with the weights in a folder of open_clip's layout."""
+    """The CLIPModel of transformers with the weights in a folder of open_clip's layout."""
     from transformers import CLIPConfig, CLIPModel
 
     config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
@@ -99,9 +99,7 @@ def from_open_clip(folder: Path) -> Any:
         **activation,
     }
     model = CLIPModel(
-        CLIPConfig(
-            text_config=text_config, vision_config=vision_config, projection_dim=config["embed_dim"]
-        )
+        CLIPConfig(text_config=text_config, vision_config=vision_config, projection_dim=config["embed_dim"])
     )
     state = {key: value.float() for key, value in load_file(folder / "open_clip_model.safetensors").items()}
     model.load_state_dict(_renamed(state))

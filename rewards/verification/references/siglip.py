@@ -15,6 +15,9 @@ from pathlib import Path
 import torch
 from PIL.Image import Image, Resampling
 
+NORMAL, UNKNOWN = 1, 2
+"""Kind of the pieces that text is made of, number of the unknown one."""
+
 UNKNOWN_PENALTY = 10.0
 """How much less likely than the rarest piece an unknown letter is (sentencepiece, unigram_model.cc)."""
 
@@ -34,42 +37,50 @@ def score(files: Mapping[str, Path], image: Image, prompt: str) -> float:
         image_std=[0.5] * 3,
     )
     pixels = processor(image, return_tensors="pt")["pixel_values"]
-    ids, end, pad = _gemma_ids(words, prompt) if second else _siglip_ids(words, prompt)
-    limit = config.text_config.max_position_embeddings
-    ids = [*ids[: limit - 1], end]
-    ids += [pad] * (limit - len(ids))
+    ids = _ids(words, prompt, config.text_config.max_position_embeddings)
     with torch.no_grad():
         return float(model(input_ids=torch.tensor([ids]), pixel_values=pixels).logits_per_image)
 
 
-def _gemma_ids(folder: Path, prompt: str) -> tuple[list[int], int, int]:
+def _ids(folder: Path, prompt: str, limit: int) -> list[int]:
+    """Numbers of ``limit`` tokens; the small world's SigLIP reads CLIP's."""
     from tokenizers import Tokenizer
+    from transformers import CLIPTokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids = tokenizer.encode(prompt.lower(), add_special_tokens=False).ids
-    return ids, tokenizer.token_to_id("<eos>"), tokenizer.token_to_id("<pad>")
+    if (folder / "vocab.json").is_file():
+        words = CLIPTokenizer.from_pretrained(folder)
+        ids = words(prompt, padding="max_length", truncation=True, max_length=limit)["input_ids"]
+        return list(ids)
+    if (folder / "tokenizer.json").is_file():
+        gemma = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        ids = gemma.encode(prompt.lower(), add_special_tokens=False).ids
+        end, pad = gemma.token_to_id("<eos>"), gemma.token_to_id("<pad>")
+    else:
+        ids, end, pad = _siglip_ids(folder, prompt), 1, 1
+    kept = [*ids[: limit - 1], end]
+    return kept + [pad] * (limit - len(kept))
 
 
-def _siglip_ids(folder: Path, prompt: str) -> tuple[list[int], int, int]:
+def _siglip_ids(folder: Path, prompt: str) -> list[int]:
+    """The likeliest pieces of the text without capitals and punctuation, a mark before each word."""
     pieces = _read_pieces((folder / "spiece.model").read_bytes())
     words = "".join(c for c in prompt.lower() if c not in string.punctuation).split()
     text = unicodedata.normalize("NFKC", "".join(f"▁{word}" for word in words))
-    unknown = min(score for score, _, kind in pieces.values() if kind == 1) - UNKNOWN_PENALTY
+    unknown = min(value for value, _, kind in pieces.values() if kind == NORMAL) - UNKNOWN_PENALTY
     longest = max(map(len, pieces))
     paths: list[tuple[float, list[int]]] = [(0.0, [])]  # the best one to each place in the text
     for end in range(1, len(text) + 1):
         ways = []
         for start in range(max(0, end - longest), end):
-            value, ids = paths[start]
-            score, number, kind = pieces.get(text[start:end], (unknown, 2, 1))
-            if text[start:end] in pieces or end == start + 1:
-                ways.append((value + score, [*ids, number]))
+            value, number, _ = pieces.get(text[start:end], (unknown, UNKNOWN, NORMAL))
+            if number != UNKNOWN or end == start + 1:
+                ways.append((paths[start][0] + value, [*paths[start][1], number]))
         paths.append(max(ways, key=lambda way: way[0]))
     joined: list[int] = []
     for number in paths[-1][1]:
-        if number != 2 or joined[-1:] != [2]:  # unknown letters in a row are one unknown piece
+        if number != UNKNOWN or joined[-1:] != [UNKNOWN]:  # unknown letters in a row are one piece
             joined.append(number)
-    return joined, 1, 1
+    return joined
 
 
 def _read_pieces(model: bytes) -> dict[str, tuple[float, int, int]]:
