@@ -1,7 +1,8 @@
 """CLIPScore and PickScore by transformers' own CLIP, for one picture and one prompt.
 
-The official paths: CLIPScore of jmhessel/clipscore and of torchmetrics, PickScore's README. Weights in
-open_clip's layout are renamed to transformers' keys; open_clip prepares their pictures and texts, as OpenAI did.
+The official paths: CLIPScore of jmhessel/clipscore and of torchmetrics, PickScore's README. Weights
+in open_clip's layout are renamed to transformers' keys, and open_clip prepares pictures and texts, as OpenAI
+did.
 """
 
 from __future__ import annotations
