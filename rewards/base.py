@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Self, final
 import torch
 from torch import Tensor, nn
 
+from rewards.folders import profile_of
 from rewards.info import RewardInfo
-from rewards.preprocess import PROFILES, preprocess, to_tensor
+from rewards.preprocess import preprocess, to_tensor
 from rewards.weights import PACKAGE, check, content_id, file_sha256
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class Reward(nn.Module, ABC):
     def __init__(self, info: RewardInfo, files: Mapping[str, Path] | None = None) -> None:
         super().__init__()
         self.info = info
-        self.profile = PROFILES[info.profile]
         self.files = dict(files or {})
+        self.profile = profile_of(info, self.files)
         self._build(self.files)
         self.requires_grad_(False)
         self.eval()
@@ -149,7 +150,7 @@ def score_id(info: RewardInfo, dtype: str = "float32", files: Mapping[str, Path]
         "options": dict(info.options),
         "weights": {file.key: content_id(file, files[file.key]) for file in info.weights},
         "code": {name: file_sha256(PACKAGE / name) for name in info.code},
-        "profile": asdict(PROFILES[info.profile]),
+        "profile": asdict(profile_of(info, files)),
         "dtype": dtype,
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]

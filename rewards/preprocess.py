@@ -32,7 +32,7 @@ PIL_WEIGHT_BITS = 22
 
 @dataclass(frozen=True)
 class Profile:
-    """How an image becomes a model's input. All resizing is bicubic.
+    """How an image becomes a model's input.
 
     ``resize`` "shortest" scales the shortest side to ``size`` and crops the centre, "longest" scales the
     longest and pads with black, "pad" pads to a square with ``mean``, cut to a level of 8 bits, and scales
@@ -48,6 +48,7 @@ class Profile:
     """Resize 8-bit pixels as PIL does; else floats as torch does, which overshoot [0, 1]."""
     antialias: bool = True
     """Without it (tensors only) shrinking skips pixels, as torchvision did until version 0.17."""
+    kernel: Literal["bicubic", "bilinear"] = "bicubic"
     crop: Literal["round", "floor"] = "round"
     """Where an odd rest goes: torchvision rounds its half to even, transformers' processors floor it."""
     mean: tuple[float, float, float] | None = None
@@ -79,6 +80,7 @@ PROFILES = {
         Profile("llava-336", "pad", 336, mean=CLIP_MEAN, std=CLIP_STD),
         Profile("siglip-384", "squash", 384, mean=HALF, std=HALF),
         Profile("qwen-448", "area", 448, mean=CLIP_MEAN, std=CLIP_STD),
+        Profile("siglip2-384", "squash", 384, kernel="bilinear", mean=HALF, std=HALF),
         Profile("clip-native", "none", emulate_pil=False, mean=CLIP_MEAN, std=CLIP_STD),
     )
 }
@@ -117,16 +119,16 @@ def _fit(images: Tensor, profile: Profile) -> Tensor:
     if profile.resize == "pad":
         images = _pad_square(images, profile.mean or HALF)
     if profile.resize in ("pad", "squash"):
-        return resize(images, (size, size), profile.antialias)
+        return resize(images, (size, size), profile)
     if profile.resize == "area":
-        return resize(images, whole_blocks(height, width, size * size), profile.antialias)
+        return resize(images, whole_blocks(height, width, size * size), profile)
     if profile.resize == "longest":
         scale = size / max(height, width)
         target = (max(1, round(height * scale)), max(1, round(width * scale)))
-        return _pad_centre(resize(images, target, profile.antialias), size)
+        return _pad_centre(resize(images, target, profile), size)
     long = int(size * max(height, width) / min(height, width))
     target = (size, long) if height <= width else (long, size)
-    return _crop_centre(resize(images, target, profile.antialias), size, profile.crop)
+    return _crop_centre(resize(images, target, profile), size, profile.crop)
 
 
 def whole_blocks(height: int, width: int, area: int) -> tuple[int, int]:
@@ -174,14 +176,14 @@ def _pad_square(images: Tensor, colour: tuple[float, float, float]) -> Tensor:
     return square
 
 
-def _resize(images: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+def _resize(images: Tensor, size: tuple[int, int], profile: Profile) -> Tensor:
     if size == tuple(images.shape[-2:]):
         return images
-    return F.interpolate(images, size, mode="bicubic", antialias=antialias)
+    return F.interpolate(images, size, mode=profile.kernel, antialias=profile.antialias)
 
 
-def _resize_like_pil(images: Tensor, size: tuple[int, int], _antialias: bool) -> Tensor:
-    """PIL's ``Image.resize(BICUBIC)`` of the 8-bit picture that ``images`` would be saved as.
+def _resize_like_pil(images: Tensor, size: tuple[int, int], profile: Profile) -> Tensor:
+    """PIL's ``Image.resize`` of the 8-bit picture that ``images`` would be saved as.
 
     Width first, as Pillow did when the rewards were published; Pillow 13 begins with the height where that
     shrinks much more than the width, which a squash does, and the blocks of a very oblong picture. Exact
@@ -192,9 +194,9 @@ def _resize_like_pil(images: Tensor, size: tuple[int, int], _antialias: bool) ->
     exact = torch.float32 if images.device.type == "mps" else torch.float64
     levels = _to_levels(images.to(exact) * 255)
     if size[1] != width:
-        levels = _to_levels(levels @ _weights(width, size[1]).to(levels).T)
+        levels = _to_levels(levels @ _weights(width, size[1], profile.kernel).to(levels).T)
     if size[0] != height:
-        levels = _to_levels(_weights(height, size[0]).to(levels) @ levels)
+        levels = _to_levels(_weights(height, size[0], profile.kernel).to(levels) @ levels)
     return (levels / 255).float()
 
 
@@ -205,18 +207,24 @@ def _to_levels(values: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _weights(inputs: int, outputs: int) -> Tensor:
-    """PIL's antialiased bicubic weights in fixed point, (outputs, inputs) float64 (Resample.c)."""
+def _weights(inputs: int, outputs: int, kernel: Literal["bicubic", "bilinear"]) -> Tensor:
+    """PIL's antialiased weights in fixed point, (outputs, inputs) float64 (Resample.c)."""
+    support, weigh = (2, _bicubic) if kernel == "bicubic" else (1, _triangle)
     scale = inputs / outputs
     stretch = max(scale, 1.0)  # antialiasing: the kernel covers the source pixels of one result pixel
     centre = (np.arange(outputs)[:, None] + 0.5) * scale
-    first = np.trunc(centre - 2 * stretch + 0.5).clip(min=0)
-    last = np.trunc(centre + 2 * stretch + 0.5).clip(max=inputs)
+    first = np.trunc(centre - support * stretch + 0.5).clip(min=0)
+    last = np.trunc(centre + support * stretch + 0.5).clip(max=inputs)
     position = np.arange(inputs)[None, :]
-    weights = _bicubic((position - centre + 0.5) / stretch) * ((position >= first) & (position < last))
+    weights = weigh((position - centre + 0.5) / stretch) * ((position >= first) & (position < last))
     weights /= weights.sum(axis=1, keepdims=True)
     fixed = np.trunc(weights * 2**PIL_WEIGHT_BITS + np.copysign(0.5, weights)) / 2**PIL_WEIGHT_BITS
     return torch.from_numpy(fixed)
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    """The kernel of linear interpolation, support 1."""
+    return np.where(np.abs(x) < 1, 1 - np.abs(x), 0.0)
 
 
 def _bicubic(x: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ def locate(
 def lock_name(file: WeightsFile, place: str = "") -> str:
     """What weights are called in the lock file: where they are published, or the ``place`` that was given."""
     origin = place or _origin(file)
-    return f"{origin} [{file.title}]" if file.patterns else origin
+    return f"{origin} [{file.title}]" if file.sets else origin
 
 
 def compare(info: RewardInfo, file: WeightsFile, found: Located, sha256: str) -> None:
@@ -126,17 +126,15 @@ def provenance(info: RewardInfo, files: Mapping[str, Path]) -> dict[str, str]:
 def _origin(file: WeightsFile) -> str:
     if file.package:
         return f"rewards/{file.package}"
-    return f"{file.hub}@{file.revision}/{file.file}".rstrip("/") if file.hub else file.url
+    return f"{file.hub}@{file.revision}/{file.file}".rstrip("/") if file.hub else file.path or file.url
 
 
 def content_id(file: WeightsFile, path: Path, *, fresh: bool = False) -> str:
     """sha256 of a file, or of the names and contents of the files that are needed of a folder."""
-    if not file.patterns:
+    if not file.sets:
         return file_sha256(path, fresh=fresh)
-    lines = [
-        f"{part.relative_to(path).as_posix()} {file_sha256(part, fresh=fresh)}"
-        for part in _parts(path, file.patterns)
-    ]
+    parts = next(_parts(path, patterns) for patterns in file.sets if not _lacking(path, patterns))
+    lines = [f"{part.relative_to(path).as_posix()} {file_sha256(part, fresh=fresh)}" for part in parts]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -257,17 +255,37 @@ def _find(info: RewardInfo, file: WeightsFile, given: str | Path | None, fetch: 
     found = locate(info, file, given, fetch=fetch)
     if file.sha256 or found.origin:
         compare(info, file, found, content_id(file, found.path))
+    if file.quick_gelu and not _asks_for_quick_gelu(found.path):
+        raise WrongWeights(
+            f"{found.path} holds OpenAI's weights for {info.name}, but its configuration does not ask for "
+            'their activation, "quick_gelu": true; without it every score is wrong: take a revision that does'
+        )
     return found.path
 
 
 def _misfit(file: WeightsFile, found: Path) -> str:
     """Why what is at ``found`` cannot be the file or folder; empty if it can."""
-    if not file.patterns:
+    if not file.sets:
         return "" if found.is_file() else f"{found} is not a file"
     if not found.is_dir():
         return f"{found} is not a folder"
-    lacking = [p for p in file.patterns if not _parts(found, (p,))]
+    lacking = min((_lacking(found, patterns) for patterns in file.sets), key=len)
     return f"{found} lacks {', '.join(lacking)}" if lacking else ""
+
+
+def _asks_for_quick_gelu(folder: Path) -> bool:
+    """Whether the configuration in a folder of open_clip's or transformers' layout asks for OpenAI's GELU."""
+    path = folder / "open_clip_config.json"
+    try:
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))["model_cfg"].get("quick_gelu") is True
+        path = folder / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        halves = [config.get(f"{half}_config") or {} for half in ("text", "vision")]
+        # a CLIPConfig that does not say means quick ones
+        return all(half.get("hidden_act", "quick_gelu") == "quick_gelu" for half in halves)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WrongWeights(f"{path} cannot be read ({error!r}); fetch it again") from error
 
 
 def _look_up(file: WeightsFile, fetch: bool) -> tuple[Path, str]:
@@ -275,6 +293,9 @@ def _look_up(file: WeightsFile, fetch: bool) -> tuple[Path, str]:
     if file.package:
         found = PACKAGE / file.package
         return found, "" if found.exists() else f"the installed package lacks rewards/{file.package}"
+    if file.path:
+        found = Path(file.path).expanduser()
+        return found, "" if found.exists() else f"nothing at {found}"
     offline = hub.barrier("" if file.hub else file.url) if fetch else "nothing is downloaded now"
     try:
         return (_from_hub(file, not offline) if file.hub else _from_url(file, not offline)), ""
@@ -286,12 +307,17 @@ def _look_up(file: WeightsFile, fetch: bool) -> tuple[Path, str]:
 
 def _from_hub(file: WeightsFile, fetch: bool) -> Path:
     """The file or folder in the hub client's cache, downloaded if need be."""
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 
     where: dict[str, Any] = {"revision": file.revision, "local_files_only": not fetch}
-    if file.patterns:
-        return Path(snapshot_download(file.hub, allow_patterns=list(file.patterns), **where))
-    return Path(hf_hub_download(file.hub, file.file, **where))
+    if not file.sets:
+        return Path(hf_hub_download(file.hub, file.file, **where))
+    patterns = list(file.patterns)
+    if file.layouts and fetch:  # many repositories hold a model in several layouts: only one is fetched
+        there = list_repo_files(file.hub, revision=file.revision)
+        whole = [wanted for wanted in file.layouts if all(fnmatch.filter(there, p) for p in wanted)]
+        patterns = list((whole or sorted(file.layouts, key=len))[0])
+    return Path(snapshot_download(file.hub, allow_patterns=patterns or None, **where))
 
 
 def _from_url(file: WeightsFile, fetch: bool) -> Path:
@@ -323,11 +349,19 @@ def _how_to_mend(info: RewardInfo, file: WeightsFile, reason: str) -> str:
     message = f"{info.name} needs its {file.key} ({file.title}{size}): {reason}. "
     point = f"set {variable(info.name, file.key)} to a local copy"
     if file.hub:
-        what = file.file or " ".join(f"--include '{pattern}'" for pattern in file.patterns)
-        return message + f"Fetch it, hf download {file.hub} {what} --revision {file.revision}, or {point}"
+        what = [file.file] if file.file else [f"--include '{pattern}'" for pattern in file.patterns]
+        command = " ".join(["hf download", file.hub, *what, "--revision", file.revision])
+        return message + f"Fetch it, {command}, or {point}"
+    if file.path:
+        return message + f"Give a folder that open_clip or transformers saved, or {point}"
     if file.url:
         return message + f"Fetch it from {file.url}, or {point}"
     return message + f"Install tcbench again, or {point}"
+
+
+def _lacking(folder: Path, patterns: Iterable[str]) -> list[str]:
+    """The patterns that no file of the folder matches."""
+    return [pattern for pattern in patterns if not _parts(folder, (pattern,))]
 
 
 def _parts(folder: Path, patterns: Iterable[str]) -> list[Path]:

@@ -133,7 +133,7 @@ def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
     """A row a file; what several rewards share is hashed once."""
     from rewards.weights import MissingWeights, content_id, locate
 
-    hashes: dict[tuple[Path, tuple[str, ...]], str] = {}
+    hashes: dict[tuple[Path, tuple[tuple[str, ...], ...]], str] = {}
     for record in records:
         for file in record.weights:
             row = {"reward": record.name, "key": file.key}
@@ -145,7 +145,7 @@ def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
             if not found.origin and not file.sha256:
                 yield row | {"result": f"{NOT_CHECKED}: part of the package"}
                 continue
-            place = found.path.resolve(), file.patterns
+            place = found.path.resolve(), file.sets
             if place not in hashes:
                 hashes[place] = content_id(file, found.path, fresh=True)
             yield row | {"result": _result(record, file, found, hashes[place], accept)}

@@ -7,7 +7,8 @@ configuration classes, key names and layouts, other sizes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -35,6 +36,7 @@ WIDTH = 32
 SEED = 1
 """One of the first whose random CLIP has positive cosines: the paper's CLIPScore clips the others to 0."""
 OPENAI_VOCABULARY = 49408
+GEMMA_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 TINY_ARCHITECTURE = "tcbench-tiny"
 """The name under which open_clip knows the tiny CLIP of `tiny_record`."""
 
@@ -48,6 +50,9 @@ class Sizes:
     px: int
     tokens: int
     vocabulary: int
+    tokenizer: str = ""
+    quick_gelu: bool = False
+    """What of OpenAI's the configuration must say."""
 
     @property
     def patch(self) -> int:
@@ -91,10 +96,12 @@ def write(record: RewardInfo, folder: Path) -> dict[str, Path]:
 
 def sizes_of(record: RewardInfo) -> Sizes:
     """The sizes of the reward's tiny weights."""
-    world = record.name.startswith("world-")
-    own_tokenizer = any(file.key == "tokenizer" for file in record.weights)
-    vocabulary = len(bytes_vocabulary()) if own_tokenizer else OPENAI_VOCABULARY
-    return Sizes(PROFILES[record.profile].size, 48 if world else 77, vocabulary)
+    tokens = 48 if record.name.startswith("world-") else 64 if record.name.startswith("siglip") else 77
+    needed = [name for file in record.weights if file.key == "tokenizer" for name in file.patterns]
+    kind = next((kind for name, kind in TOKENIZER_KINDS.items() if name in needed), "")
+    vocabulary = len(VOCABULARIES[kind]()) if kind else OPENAI_VOCABULARY
+    quick = any(file.quick_gelu for file in record.weights)
+    return Sizes(PROFILES[record.profile].size, tokens, vocabulary, kind, quick)
 
 
 @contextmanager
@@ -108,6 +115,7 @@ def _seed(seed: int) -> Iterator[None]:
 def open_clip_config(sizes: Sizes) -> dict[str, Any]:
     """open_clip's "model_cfg" of a CLIP with a vision transformer."""
     return {
+        **({"quick_gelu": True} if sizes.quick_gelu else {}),
         "embed_dim": WIDTH,
         "vision_cfg": {
             "image_size": sizes.px,
@@ -192,7 +200,7 @@ def write_siglip_head(path: Path, _: Sizes) -> Path:
 def towers_config(sizes: Sizes) -> dict[str, Any]:
     """Transformers' configuration of both halves of a two-tower model."""
     size = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    end = len(bytes_vocabulary()) - 1
+    end = sizes.vocabulary - 1
     special = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     text = {**size, **special, "vocab_size": end + 1, "max_position_embeddings": sizes.tokens}
     vision = {**size, "image_size": sizes.px, "patch_size": sizes.patch}
@@ -318,6 +326,71 @@ def write_clip_tokenizer(folder: Path, sizes: Sizes) -> Path:
 
 
 @cache
+def unigram_pieces() -> tuple[tuple[str, float, int], ...]:
+    """Text, log-probability and kind of pieces as of SigLIP's vocabulary: pad, end, unknown, then words."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    words = ("▁a", "▁the", "▁of", "▁large", "▁small", "▁red", "circ", "le", "▁on", "in", "er", "▁white")
+    normal = (
+        *((word, -3.0 - 0.1 * i) for i, word in enumerate(words)),
+        *((c, -8.0) for c in ("▁", *letters)),
+    )
+    special = (("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2))
+    return (*special, *((piece, score, 1) for piece, score in normal))
+
+
+def write_unigrams(folder: Path, sizes: Sizes) -> Path:
+    """SigLIP's tokenizer, `unigram_pieces` as the sentencepiece library writes them, without its table."""
+    folder.mkdir(exist_ok=True)
+    message = b"".join(
+        _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
+        for text, score, kind in unigram_pieces()
+    )
+    trainer = bytes([0x18, 1, 0xC0, 0x02, 2])  # a unigram model, whose piece 2 is the unknown one
+    (folder / "spiece.model").write_bytes(message + _field(2, trainer) + _field(3, _field(1, b"identity")))
+    special = dict.fromkeys(("eos_token", "pad_token"), "</s>") | {"unk_token": "<unk>"}
+    settings = {"tokenizer_class": "SiglipTokenizer", "model_max_length": sizes.tokens, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of a protocol buffer that states its length, of fewer than 128 bytes."""
+    assert len(content) < 128
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+@cache
+def byte_pairs() -> dict[str, int]:
+    """Byte-level pieces with few merges, as of Gemma's vocabulary."""
+    letters = [chr(code) for code in range(33, 127)]
+    raw = [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = [*GEMMA_SPECIAL, *raw, "▁", *letters, "▁a", "re", "red", "▁red"]
+    return {piece: i for i, piece in enumerate(pieces)}
+
+
+def write_byte_pairs(folder: Path, _: Sizes) -> Path:
+    """SigLIP 2's tokenizer, as transformers writes Gemma's."""
+    from tokenizers import Tokenizer, normalizers
+    from tokenizers.models import BPE
+
+    folder.mkdir(exist_ok=True)
+    merges = [("▁", "a"), ("r", "e"), ("re", "d"), ("▁", "red")]
+    tokenizer = Tokenizer(BPE(byte_pairs(), merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.add_special_tokens(list(GEMMA_SPECIAL))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": False, "add_eos_token": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def write_tokenizer(folder: Path, sizes: Sizes) -> Path:
+    """The tokenizer of the reward's kind."""
+    writers = {"clip": write_clip_tokenizer, "siglip": write_unigrams, "siglip2": write_byte_pairs}
+    return writers[sizes.tokenizer](folder, sizes)
+
+
+@cache
 def word_pieces() -> tuple[str, ...]:
     """WordPiece of single letters."""
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -421,6 +494,14 @@ def save_parts(state: Mapping[str, Any], folder: Path) -> Path:
     return folder
 
 
+TOKENIZER_KINDS = {"vocab.json": "clip", "spiece.model": "siglip", "tokenizer.json": "siglip2"}
+VOCABULARIES: Mapping[str, Callable[[], Sized]] = {
+    "clip": bytes_vocabulary,
+    "siglip": unigram_pieces,
+    "siglip2": byte_pairs,
+}
+"""Tokenizers by the file that a reward's own one needs, and their pieces."""
+
 WRITERS: Mapping[str, Mapping[str, Writer]] = {
     "rewards.aesthetic:LaionAestheticV1": {"backbone": write_open_clip, "head": write_linear_head},
     "rewards.aesthetic:LaionAestheticV2": {
@@ -439,7 +520,7 @@ WRITERS: Mapping[str, Mapping[str, Writer]] = {
     },
     HPS: {"checkpoint": write_hps, "backbone": write_open_clip, "tokenizer": write_clip_tokenizer},
     "rewards.hpsv3:Hpsv3": {"checkpoint": write_hpsv3, "base": write_qwen_base},
-    "rewards.siglip:SiglipScore": {"model": write_siglip, "tokenizer": write_clip_tokenizer},
+    "rewards.siglip:SiglipScore": {"model": write_siglip, "tokenizer": write_tokenizer},
     "rewards.imagereward:ImageReward": {
         "checkpoint": write_blip,
         "config": write_blip_config,

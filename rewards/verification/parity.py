@@ -87,9 +87,15 @@ def _reference(module: str, function: str = "score", **settings: Any) -> Score:
     return score
 
 
+CLIPSCORES = {"torchmetrics": "score", "hessel": "hessel", "logits": "logits", "cosine": "cosine"}
+"""The reference of each convention of CLIPScore."""
+
 References = Mapping[str, tuple[str, Callable[[RewardInfo], Score]]]
 
-REFERENCES: References = MappingProxyType(
+REFERENCES: CLIPSCORES = {"torchmetrics": "score", "hessel": "hessel", "logits": "logits", "cosine": "cosine"}
+"""The reference of each convention of CLIPScore."""
+
+References = MappingProxyType(
     {
         "rewards.aesthetic:LaionAestheticV1": (
             "open_clip, PIL, and the head's matrices one by one",
@@ -106,6 +112,18 @@ REFERENCES: References = MappingProxyType(
         "rewards.clipiqa:ClipIqa": (
             "open_clip with the attention pooling written out",
             lambda _: _reference("clipiqa"),
+        ),
+        "rewards.clipscore:ClipScore": (
+            "transformers' CLIP and PIL",
+            lambda record: _reference("clip", CLIPSCORES[str(record.options["convention"])]),
+        ),
+        "rewards.pickscore:PickScore": (
+            "transformers' CLIP with its processor",
+            lambda _: _reference("clip", "logits"),
+        ),
+        "rewards.siglip:SiglipScore": (
+            "transformers' SigLIP and PIL, the tokens written out",
+            lambda _: _reference("siglip"),
         ),
         "rewards.hpsv2:HPSv2": (
             "open_clip and torchvision's own resize and pad",
