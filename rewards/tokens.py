@@ -42,6 +42,9 @@ class OpenClipTokenizer:
         self.limit = limit
         self._tokenizer = SimpleTokenizer(context_length=limit)
 
+    def __deepcopy__(self, _: object) -> OpenClipTokenizer:
+        return self  # it never changes, and its tables are long
+
     def __call__(self, prompts: Sequence[str]) -> Tokens:
         ids = self._tokenizer(list(prompts))
         kept = torch.tensor([min(length, self.limit) for length in self.lengths(prompts)])
@@ -65,6 +68,8 @@ class TransformersTokenizer:
         return Tokens(batch["input_ids"], batch["attention_mask"])
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
+        if not prompts:  # of which the library makes no empty list
+            return []
         # not verbose: it warns of texts that are too long, and counting those is what this is for
         return [len(ids) for ids in self._tokenizer(list(prompts), verbose=False)["input_ids"]]
 

@@ -49,8 +49,7 @@ class Towers(nn.Module, ABC):
     @property
     def logit_scale(self) -> Tensor:
         """The learnt factor of the cosine."""
-        scale: Tensor = self.model.logit_scale.exp()
-        return scale
+        return wide(self.model.logit_scale).exp()
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """``pixels`` (B, 3, S, S) normalised to unit embeddings (B, D)."""
@@ -214,6 +213,13 @@ def from_pretrained(architecture: type[Any], folder: Path) -> Any:
     return model
 
 
+def wide(values: Tensor) -> Tensor:
+    """At least float32. A model in half precision gives embeddings; what is made of them needs more digits,
+    or pictures tie: between 16 and 32, where PickScore lies, bfloat16 has steps of 1/8.
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def cosine(images: Tensor, texts: Tensor) -> Tensor:
     """Cosine (B,) of each unit image embedding with its own unit text embedding, both (B, D)."""
-    return (images * texts).sum(dim=-1)
+    return (wide(images) * wide(texts)).sum(dim=-1)
