@@ -10,7 +10,7 @@ READY := .venv/.ready
 DEMO ?= --suite world --limit 128
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: setup demo test test-slow check format lock
+.PHONY: setup demo official test test-slow check format lock
 
 setup: $(READY)
 
@@ -19,10 +19,14 @@ demo: $(READY)
 	$(BIN)/tcbench run --model 'micro+style-words' $(DEMO)
 	$(BIN)/tcbench leaderboard runs --baseline micro --out board
 
-test: $(READY)
+# The environment of the packages image-reward and hpsv2, which native rewards are compared with.
+official: $(READY)
+	$(BIN)/python -m rewards.official.environment
+
+test: official
 	$(BIN)/pytest -m 'not slow'
 
-test-slow: $(READY)
+test-slow: official
 	$(BIN)/pytest -m slow
 
 check: $(READY)
@@ -37,6 +41,8 @@ format: $(READY)
 lock: $(UV)
 	$(COMPILE) pyproject.toml -o requirements/runtime.lock
 	$(COMPILE) pyproject.toml --group dev -o requirements/dev.lock
+	$(COMPILE) rewards/official/requirements.in -o rewards/official/requirements.lock
+	$(COMPILE) scripts/imscore/requirements.in -o scripts/imscore/requirements.lock
 
 $(UV):
 	$(PYTHON) -m venv .tools/uv

@@ -61,6 +61,7 @@ def families(names: Iterable[str]) -> list[str]:
 def score_set(info: RewardInfo, files: Mapping[str, Path]) -> ScoreSet:
     """The record of the column: which reward, from which weights, and the id of what its scores depend on."""
     from rewards.base import score_id
+    from rewards.folders import profile_of
 
     return ScoreSet(
         reward=info.name,
@@ -71,7 +72,7 @@ def score_set(info: RewardInfo, files: Mapping[str, Path]) -> ScoreSet:
         details={
             "paper": info.paper,
             "licence": info.licence,
-            "profile": info.profile,
+            "profile": profile_of(info, files).name,
             "scale": info.scale,
             "weights": provenance(info, files),
         },

@@ -133,8 +133,9 @@ def pipelines() -> Iterator[Finding]:
 
 def reward_weights() -> Iterator[Finding]:
     """Which rewards' weights are on this machine. Shipped ones that are missing are a problem."""
+    from rewards.lock import BrokenLock
     from rewards.registry import info, names
-    from rewards.weights import check
+    from rewards.weights import WrongWeights, check
 
     for name in names():
         try:
@@ -145,6 +146,8 @@ def reward_weights() -> Iterator[Finding]:
         try:
             check(record, fetch=False)
             yield Finding("reward", name, "ok", "weights found" if record.weights else "needs no weights")
+        except (WrongWeights, BrokenLock) as error:
+            yield Finding("reward", name, "problem", "its weights cannot be trusted", str(error))
         except ValueError as error:
             shipped = all(file.package for file in record.weights)
             size = sum(file.megabytes for file in record.weights)

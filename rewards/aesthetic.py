@@ -47,6 +47,10 @@ class LaionAestheticV2(Reward):
         return score
 
 
+NOT_EYES = ("text_model.", "logit_scale", "logit_bias")
+"""How keys of a SigLIP begin that are not of its image half."""
+
+
 class AestheticV25(Reward):
     """Version 2.5: five linear layers, without activations, on the unit pooled embedding of a SigLIP.
 
@@ -56,7 +60,7 @@ class AestheticV25(Reward):
     def _build(self, files: Mapping[str, Path]) -> None:
         from transformers import SiglipVisionModel
 
-        self.eyes: Any = from_pretrained(SiglipVisionModel, files["model"])
+        self.eyes: Any = from_pretrained(SiglipVisionModel, files["model"], ignore=NOT_EYES)
         width = int(self.eyes.config.hidden_size)
         sizes = (width, *WIDTHS, 1)
         layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]

@@ -7,14 +7,16 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, final
 
 import torch
 from torch import Tensor, nn
 
+from rewards.folders import profile_of
 from rewards.info import RewardInfo
-from rewards.preprocess import PROFILES, preprocess, to_tensor
+from rewards.preprocess import preprocess, to_tensor
 from rewards.weights import PACKAGE, check, content_id, file_sha256
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ class Reward(nn.Module, ABC):
     def __init__(self, info: RewardInfo, files: Mapping[str, Path] | None = None) -> None:
         super().__init__()
         self.info = info
-        self.profile = PROFILES[info.profile]
-        self._build(files or {})
+        self.files = dict(files or {})
+        self.profile = profile_of(info, self.files)
+        self._build(self.files)
         self.requires_grad_(False)
         self.eval()
 
@@ -74,16 +77,26 @@ class Reward(nn.Module, ABC):
         return self.score_pixels(self.pixels(batch), texts)
 
     @final
-    def pixels(self, batch: Sequence[Tensor]) -> Tensor:
-        """The model's input (B, 3, H, W) for what `as_batch` gave, in its own precision, on its device."""
+    def pixels(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The model's input for what `as_batch` gave, in its own precision, on its device.
+
+        One tensor (B, 3, H, W) for each run of images that have one size by now: one for all, unless the
+        profile keeps their shapes apart.
+        """
         if not self.info.differentiable:
             batch = [part.detach() for part in batch]
         parts = [preprocess(part.to(self._device(part)), self.profile) for part in batch]
-        return _stack(parts).to(self.dtype)
+        runs = groupby(parts, key=lambda part: part.shape[-2:])
+        return tuple(torch.cat(list(run)).to(self.dtype) for _, run in runs)
 
     @final
-    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores (B,), float32, of ``pixels`` (B, 3, H, W) that `pixels` made."""
+    def score_pixels(self, pixels: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
+        """Scores (B,), float32, of what `pixels` made of B images."""
+        rest = iter(prompts)
+        return torch.cat([self._score_run(run, list(islice(rest, len(run)))) for run in pixels])
+
+    def _score_run(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (B,), float32, of ``pixels`` (B, 3, H, W)."""
         scores, count = self._score(pixels, prompts), len(pixels)
         if scores.shape != (count,):
             shape = tuple(scores.shape)
@@ -103,6 +116,11 @@ class Reward(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """The precision that scores are computed in."""
         return next((p.dtype for p in self.parameters()), torch.float32)
+
+    @property
+    def score_id(self) -> str:
+        """What its scores depend on, as 12 hex digits (see the function `score_id`)."""
+        return score_id(self.info, str(self.dtype).removeprefix("torch."), self.files)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, also inside a model that is put in training mode."""
@@ -140,7 +158,7 @@ def score_id(info: RewardInfo, dtype: str = "float32", files: Mapping[str, Path]
         "options": dict(info.options),
         "weights": {file.key: content_id(file, files[file.key]) for file in info.weights},
         "code": {name: file_sha256(PACKAGE / name) for name in info.code},
-        "profile": asdict(PROFILES[info.profile]),
+        "profile": asdict(profile_of(info, files)),
         "dtype": dtype,
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
@@ -215,13 +233,3 @@ def _not_texts(prompts: Sequence[str] | None) -> str:
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             return f"half of a surrogate pair, which is no character, in prompt {place}"
     return ""
-
-
-def _stack(parts: Sequence[Tensor]) -> Tensor:
-    sizes = {tuple(part.shape[-2:]) for part in parts}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"got images of the sizes {sorted(sizes)}; expected one size a batch, since this reward resizes "
-            "none: resize them, or score them one by one"
-        )
-    return torch.cat(list(parts))

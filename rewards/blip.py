@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.head import ScoreHead
+from rewards.weights import WrongWeights
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class BlipConfig:
     @classmethod
     def read(cls, path: Path) -> BlipConfig:
         """The configuration in a JSON file that holds these fields by name."""
-        values = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            values = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise WrongWeights(f"{path} holds no fields by name as JSON ({error}); fetch it again") from error
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             known = ", ".join(cls.__dataclass_fields__)

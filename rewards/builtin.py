@@ -6,12 +6,17 @@ Roles: a run may train on "trainable" rewards, choose checkpoints by "selection"
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from itertools import product
+from pathlib import Path
 
-from rewards.info import RewardInfo, WeightsFile
+from rewards.info import PUBLISHED, RewardInfo, WeightsFile
 
 OPEN_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 TRANSFORMERS_FILES = ("config.json", "model.safetensors")
+QWEN_FILES = ("config.json", "vocab.json", "merges.txt", "tokenizer_config.json")
+CLIP_FLANT5_FILES = ("config.json", "pytorch_model*")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 VIT_L_14 = WeightsFile(
@@ -19,20 +24,68 @@ VIT_L_14 = WeightsFile(
     patterns=OPEN_CLIP_FILES,
     hub="timm/vit_large_patch14_clip_224.openai",
     megabytes=1711,
+    quick_gelu=True,
 )
 VIT_B_32 = replace(VIT_L_14, hub="timm/vit_base_patch32_clip_224.openai", megabytes=605)
+CLIP_336_SIZES = WeightsFile(
+    "tower",
+    file="config.json",
+    hub="openai/clip-vit-large-patch14-336",
+    revision="ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
+    megabytes=0.005,
+)
+"""The configuration of a CLIP whose weights lie in the checkpoints that were trained with it."""
+SO400M = WeightsFile(
+    "model",
+    patterns=TRANSFORMERS_FILES,
+    hub="google/siglip-so400m-patch14-384",
+    revision="9fdffc58afc957d1a03a25b10dba0329ab15c2a3",
+    megabytes=3511,
+)
+SO400M_2 = replace(
+    SO400M,
+    hub="google/siglip2-so400m-patch14-384",
+    revision="e8e487298228002f3d8a82e0cd5c8ea9c567f57f",
+    megabytes=4544,
+)
+
+OPEN_CLIP_MODELS = (OPEN_CLIP_FILES, ("open_clip_config.json", "open_clip_pytorch_model.bin"))
+OPEN_CLIP_TOKENIZERS: tuple[tuple[str, ...], ...] = (("tokenizer.json", "tokenizer_config.json"), ())
+TRANSFORMERS_MODELS = tuple(
+    ("config.json", "preprocessor_config.json", "tokenizer_config.json", *weights)
+    for weights in (
+        ("model.safetensors",),
+        ("model.safetensors.index.json", "model-*.safetensors"),
+        ("pytorch_model.bin",),
+    )
+)
+TRANSFORMERS_TOKENIZERS = (("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.json",))
+CLIP_LAYOUTS = tuple(
+    model + tokenizer
+    for models, tokenizers in (
+        (OPEN_CLIP_MODELS, OPEN_CLIP_TOKENIZERS),
+        (TRANSFORMERS_MODELS, TRANSFORMERS_TOKENIZERS),
+    )
+    for model, tokenizer in product(models, tokenizers)
+)
+"""Folders of a CLIP or SigLIP: of open_clip, with a tokenizer of its own or without, and of transformers."""
 
 IMPROVED_AESTHETICS = "https://github.com/christophschuhmann/improved-aesthetic-predictor"
 AESTHETICS = "https://github.com/LAION-AI/aesthetic-predictor"
 AESTHETICS_V25 = "https://github.com/discus0434/aesthetic-predictor-v2-5"
 HPS = "https://arxiv.org/abs/2306.09341"
+HPSV3_PAPER = "https://arxiv.org/abs/2508.03789"
 CLIPSCORE = "https://arxiv.org/abs/2104.08718"
+SIGMOID = "https://arxiv.org/abs/2303.15343"
 IMAGE_REWARD = "https://arxiv.org/abs/2304.05977"
+MPS_PAPER = "https://arxiv.org/abs/2405.14705"
+HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 WORLD_LICENCE = "Apache-2.0"
 WORLD_REPORT = "docs/world/report.md"
 
 HPS_CITATION = "Wu et al. 2023, Human Preference Score v2"
 CLIPSCORE_CITATION = "Hessel et al. 2021, CLIPScore: A Reference-free Evaluation Metric for Image Captioning"
+SIGLIP_CITATION = "Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training"
 PICK_CITATION = "Kirstain et al. 2023, Pick-a-Pic"
 IMAGE_REWARD_CITATION = "Xu et al. 2023, ImageReward"
 AESTHETICS_CITATION = "Schuhmann et al. 2022, LAION-5B, section on aesthetic subsets"
@@ -101,12 +154,7 @@ AESTHETIC_V25 = replace(
     profile="siglip-384",
     scale="predicted rating, 1 to 10; above 5.5 is great",
     weights=(
-        WeightsFile(
-            "model",
-            patterns=TRANSFORMERS_FILES,
-            hub="google/siglip-so400m-patch14-384",
-            megabytes=3511,
-        ),
+        SO400M,
         WeightsFile(
             "head",
             file="aesthetic_predictor_v2_5.pth",
@@ -186,6 +234,49 @@ CLIP_COSINE = replace(
     CLIP, name="clip-cosine", scale="cosine", typical_range=(0.1, 0.4), options={"convention": "cosine"}
 )
 
+CLIPSCORES = ("clip", "clip-hessel", "clip-logits", "clip-cosine")
+"""What can be had by any model, as ``clip:model``."""
+
+SIGLIP = RewardInfo(
+    name="siglip",
+    entry="rewards.siglip:SiglipScore",
+    family="siglip",
+    profile="siglip-384",
+    scale="logit that image and text belong together; its sigmoid is the probability",
+    typical_range=(-16, 6),
+    weights=(
+        SO400M,
+        WeightsFile(
+            "tokenizer",
+            patterns=("spiece.model", "tokenizer_config.json"),
+            hub=SO400M.hub,
+            revision=SO400M.revision,
+            megabytes=0.8,
+        ),
+    ),
+    paper=SIGMOID,
+    citation=SIGLIP_CITATION,
+    licence="Apache-2.0",
+)
+
+SIGLIP_2 = replace(
+    SIGLIP,
+    name="siglip2",
+    profile="siglip2-384",
+    weights=(
+        SO400M_2,
+        WeightsFile(
+            "tokenizer",
+            patterns=("tokenizer.json", "tokenizer_config.json"),
+            hub=SO400M_2.hub,
+            revision=SO400M_2.revision,
+            megabytes=34,
+        ),
+    ),
+    paper="https://arxiv.org/abs/2502.14786",
+    citation="Tschannen et al. 2025, SigLIP 2: Multilingual Vision-Language Encoders",
+)
+
 PICKSCORE = RewardInfo(
     name="pickscore",
     entry="rewards.pickscore:PickScore",
@@ -249,6 +340,50 @@ HPSV2_1 = replace(
     ),
 )
 
+MPS = RewardInfo(
+    name="mps",
+    entry="rewards.mps:Mps",
+    family="mps",
+    profile="clip-224-floor",
+    scale="cosine x logit scale, for the condition of overall quality",
+    typical_range=(0, 20),
+    weights=(
+        WeightsFile("checkpoint", file="model.safetensors", hub="RE-N-Y/mpsv1", megabytes=4419),
+        replace(PICKSCORE.weights[1], key="config", file="config.json", patterns=(), megabytes=0.005),
+        PICKSCORE.weights[1],
+    ),
+    paper=MPS_PAPER,
+    citation="Zhang et al. 2024, Learning Multi-dimensional Human Preference for Text-to-Image Generation",
+)
+
+HPSV3 = RewardInfo(
+    name="hpsv3",
+    entry="rewards.hpsv3:Hpsv3",
+    family="hpsv3",
+    profile="qwen-448",
+    scale="unbounded; models of the paper average from about 0 to 11",
+    typical_range=(-5, 15),
+    weights=(
+        WeightsFile(
+            "checkpoint",
+            file="HPSv3.safetensors",
+            hub="MizzenAI/HPSv3",
+            revision="4f81e3e09edd82fe3c5f636444c721b592a735ca",
+            megabytes=16592,
+        ),
+        WeightsFile(
+            "base",
+            patterns=QWEN_FILES,
+            hub="Qwen/Qwen2-VL-7B-Instruct",
+            revision="eed13092ef92e448dd6875b2a00151bd3f7db0ac",
+            megabytes=4.5,
+        ),
+    ),
+    paper=HPSV3_PAPER,
+    citation="Ma et al. 2025, HPSv3: Towards Wide-Spectrum Human Preference Score",
+    licence="Apache-2.0",
+)
+
 IMAGEREWARD = RewardInfo(
     name="imagereward",
     entry="rewards.imagereward:ImageReward",
@@ -276,6 +411,48 @@ IMAGEREWARD = RewardInfo(
     paper=IMAGE_REWARD,
     citation=IMAGE_REWARD_CITATION,
     licence="Apache-2.0",
+)
+
+VQASCORE = RewardInfo(
+    name="vqascore",
+    entry="rewards.vqascore:VqaScore",
+    family="clip-flant5",
+    profile="llava-336",
+    scale='likelihood of "Yes" to whether the picture shows the prompt',
+    weights=(
+        WeightsFile(
+            "model",
+            patterns=CLIP_FLANT5_FILES,
+            hub="zhiqiulin/clip-flant5-xl",
+            revision="3b4a6b1b618f4e286f5353b5b5147a3ae7d9ec55",
+            megabytes=6320,
+        ),
+        CLIP_336_SIZES,
+        WeightsFile(
+            "tokenizer",
+            file="tokenizer.json",
+            hub="google/flan-t5-xl",
+            revision="7d6315df2c2fb742f0f5b556879d730926ca9001",
+            megabytes=2.4,
+        ),
+    ),
+    paper="https://arxiv.org/abs/2404.01291",
+    citation="Lin et al. 2024, Evaluating Text-to-Visual Generation with Image-to-Text Generation",
+    licence="Apache-2.0",
+)
+
+VQASCORE_XXL = replace(
+    VQASCORE,
+    name="vqascore-xxl",
+    weights=(
+        WeightsFile("model", patterns=CLIP_FLANT5_FILES, hub="zhiqiulin/clip-flant5-xxl", megabytes=22920),
+        CLIP_336_SIZES,
+        replace(
+            VQASCORE.weights[2],
+            hub="google/flan-t5-xxl",
+            revision="ae7c9136adc7555eeccc78cdd960dfd60fb346ce",
+        ),
+    ),
 )
 
 WORLD_REWARDS = (
@@ -319,17 +496,15 @@ WORLD_REWARDS = (
         options={},
         licence=WORLD_LICENCE,
     ),
-    RewardInfo(
+    replace(
+        SIGLIP,
         name="world-siglip",
-        entry="rewards.siglip:SiglipScore",
         role="selection",
         family="world-siglip",
         profile="siglip-64",
         scale="logit that image and text belong together",
         typical_range=(-20, 20),
         weights=(_world("world-siglip", "model", TRANSFORMERS_FILES), WORLD_TOKENIZER),
-        paper="https://arxiv.org/abs/2303.15343",
-        citation="Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training",
         licence=WORLD_LICENCE,
     ),
     replace(
@@ -387,15 +562,43 @@ BUILTIN = {
         CLIP_HESSEL,
         CLIP_LOGITS,
         CLIP_COSINE,
+        SIGLIP,
+        SIGLIP_2,
         CLIP_IQA,
         PICKSCORE,
         HPSV2,
         replace(HPSV2, name="hpsv2-antialias", profile="hps-224-antialias"),
         HPSV2_1,
         replace(HPSV2_1, name="hpsv2.1-antialias", profile="hps-224-antialias"),
+        MPS,
+        HPSV3,
         IMAGEREWARD,
+        VQASCORE,
+        VQASCORE_XXL,
         JPEG_SMALL,
         JPEG,
         *WORLD_REWARDS,
     )
 }
+
+
+def by_another_model(record: RewardInfo, model: str) -> RewardInfo:
+    """A CLIPScore of `CLIPSCORES` by any CLIP or SigLIP that open_clip or transformers saved.
+
+    ``model`` is a folder on this machine or "owner/name" on the hub, "owner/name@revision" to pin it. Images
+    become its input as its files say. OpenAI's weights, "owner/name.openai", must ask for their quick GELU.
+    """
+    hub = None if Path(model).is_dir() else HUB_ID.fullmatch(model)
+    if hub is None:
+        weights = WeightsFile("backbone", layouts=CLIP_LAYOUTS, path=model)
+    else:
+        revision = hub["revision"] or "main"
+        weights = WeightsFile("backbone", layouts=CLIP_LAYOUTS, hub=hub["name"], revision=revision)
+    quick = Path(weights.hub or weights.path).name.endswith(".openai")
+    return replace(
+        record,
+        name=f"{record.name}:{model}",
+        profile=PUBLISHED,
+        weights=(replace(weights, quick_gelu=quick),),
+        licence="unknown",
+    )

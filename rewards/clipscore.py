@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rewards.base import Reward
-from rewards.towers import OpenClip, cosine
+from rewards.towers import cosine, towers_in
 
 CONVENTIONS = ("hessel", "torchmetrics", "logits", "cosine")
 PREFIX = "A photo depicts "
@@ -21,8 +21,8 @@ PREFIX = "A photo depicts "
 class ClipScore(Reward):
     """The option ``convention`` names the scale.
 
-    "hessel" is the paper's 2.5 max(cos, 0) of a prefixed caption, "torchmetrics" 100 cos, "logits" the cosine
-    times the model's own logit scale, "cosine" the bare cosine.
+    "hessel" is the paper's 2.5 max(cos, 0) of a prefixed caption, "torchmetrics" 100 cos, "logits" the
+    model's own logit (the cosine times its scale, plus a SigLIP's bias), "cosine" the bare cosine.
     """
 
     def _build(self, files: Mapping[str, Path]) -> None:
@@ -32,7 +32,7 @@ class ClipScore(Reward):
             raise ValueError(
                 f"{self.info.name}: there is no CLIPScore convention {self.convention!r}, only {known}"
             )
-        self.towers = OpenClip.from_folder(files["backbone"], files.get("tokenizer"))
+        self.towers = towers_in(files["backbone"], files.get("tokenizer"))
         self.tokenizer = self.towers.tokenizer
 
     def truncated(self, prompts: Sequence[str]) -> int:
@@ -47,7 +47,7 @@ class ClipScore(Reward):
             return 2.5 * similarity.clamp(min=0)
         if self.convention == "torchmetrics":
             return 100 * similarity
-        return similarity * self.towers.logit_scale if self.convention == "logits" else similarity
+        return self.towers.logits(similarity) if self.convention == "logits" else similarity
 
     def _captions(self, prompts: Sequence[str]) -> list[str]:
         prefix = PREFIX if self.convention == "hessel" else ""

@@ -1,10 +1,12 @@
-"""Whether asking for a file can succeed: the hub's client retries a dead line for half a minute before it
-says so.
+"""Whether asking for a file can succeed, before the hub's client retries a dead line for half a minute; and
+where what is fetched from elsewhere is kept.
 """
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -23,3 +25,8 @@ def barrier(url: str = "") -> str:
     except OSError:
         return f"there is no line to {host}"
     return ""
+
+
+def cache_folder() -> Path:
+    """Where this package keeps what it fetched or built for the user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tcbench"

@@ -19,6 +19,9 @@ ALLOWED: Mapping[Use, tuple[Role, ...]] = {
 }
 
 
+PUBLISHED = "published"
+"""The profile of a reward whose weights "backbone", a folder, say how an image becomes their input."""
+
 CONSENT = "TCBENCH_ACCEPT_LICENCES"
 """Environment variable with the licences that its owner accepts, separated by commas."""
 
@@ -35,26 +38,38 @@ class WrongRole(ValueError):
 class WeightsFile:
     """One file, or one folder of files, that a reward needs, and where it comes from.
 
-    It lies in this package (``package``, a path below ``rewards/``), in a hub repository (``hub``), or at
-    ``url``. With ``patterns`` it is a folder and these are the files needed of it; else it is ``file``.
+    It lies in this package (``package``, a path below ``rewards/``), at a ``path`` on this machine, in a hub
+    repository (``hub``), or at ``url``. With ``patterns`` it is a folder and these are the files needed of
+    it; with ``layouts`` it is a folder that has one of these sets of patterns; else it is ``file``.
     """
 
     key: str
     """What the reward calls it: "checkpoint", "backbone", "head", "tokenizer"."""
     file: str = ""
     patterns: tuple[str, ...] = ()
+    layouts: tuple[tuple[str, ...], ...] = ()
+    """The first that the folder has whole is the one that is used."""
     package: str = ""
+    path: str = ""
     hub: str = ""
     revision: str = "main"
     url: str = ""
     sha256: str = ""
     """Of the file, where known; checked before it is loaded."""
     megabytes: float = 0
+    quick_gelu: bool = False
+    """The folder's configuration must ask for OpenAI's GELU: without it these weights load, and see nothing
+    as they should."""
+
+    @property
+    def sets(self) -> tuple[tuple[str, ...], ...]:
+        """The sets of patterns of which a folder needs one; none if this is a file."""
+        return self.layouts or ((self.patterns,) if self.patterns else ())
 
     @property
     def title(self) -> str:
         """The file's name, or the names of the folder's files."""
-        return self.file or ", ".join(self.patterns)
+        return self.file or ", ".join(self.patterns) or "a model's folder"
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ class RewardInfo:
     family: str = "custom"
     """Rewards of one family share a backbone, their first weights or their data, so they err alike."""
     profile: str = "raw"
-    """How an image becomes the model's input: a name in `rewards.preprocess.PROFILES`."""
+    """How an image becomes the model's input: a name in `rewards.preprocess.PROFILES`, or `PUBLISHED`."""
     scale: str = ""
     """What a score means."""
     typical_range: tuple[float, float] = (0.0, 1.0)

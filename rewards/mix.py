@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rewards.calibration import Calibration
 from rewards.info import RewardInfo
 from rewards.panel import Panel
 from rewards.registry import info
@@ -80,15 +81,22 @@ def parse(text: str) -> dict[str, Part]:
 
 
 class Mix:
-    """A panel's rewards, weighted and summed."""
+    """A panel's rewards, weighted and summed.
 
-    def __init__(self, panel: Panel, parts: Mapping[str, Part]) -> None:
+    Weights are of the official scores, or with a ``calibration`` of scores that are standardised by it first.
+    """
+
+    def __init__(
+        self, panel: Panel, parts: Mapping[str, Part], calibration: Calibration | None = None
+    ) -> None:
         if set(parts) != set(panel.names):
             raise ValueError(
                 f"the mix is of {', '.join(parts)}, the panel of {', '.join(panel.names)}; "
                 "they must be the same"
             )
         self.panel, self.parts = panel, {name: parts[name] for name in panel.names}
+        if calibration is not None:
+            self.parts = {name: self._standardised(name, calibration) for name in panel.names}
 
     def score(self, images: Tensor | Sequence[Image], prompts: Sequence[str] | None = None) -> Mixed:
         """The mix of images, as `Panel.score` takes them; gradients of the total reach the images."""
@@ -114,6 +122,10 @@ class Mix:
                 norms[name] = own.flatten(1).norm(dim=1)
                 scores[name], values[name] = found.detach(), value.detach()
         return Gradient(torch.stack(list(values.values())).sum(dim=0), scores, values, total, norms)
+
+    def _standardised(self, name: str, calibration: Calibration) -> Part:
+        measured = calibration.of(name, self.panel[name].score_id)
+        return replace(self.parts[name], mean=measured.mean, std=measured.std)
 
     def _check_differentiable(self) -> None:
         records: list[RewardInfo] = [self.panel[name].info for name in self.parts]

@@ -84,7 +84,7 @@ class Panel(nn.Module):
         """The same, a reward at a time: name and scores (B,). An offloaded one stays until the next comes."""
         batch = as_batch(images)
         count = sum(len(part) for part in batch)
-        made: dict[tuple[Profile, torch.dtype, bool], Tensor] = {}
+        made: dict[tuple[Profile, torch.dtype, bool], tuple[Tensor, ...]] = {}
         with ExitStack() as stack:
             if not self.offload:
                 for towers in self._towers():

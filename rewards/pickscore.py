@@ -25,4 +25,4 @@ class PickScore(Reward):
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         similarity = cosine(self.towers.embed_images(pixels), self.towers.embed_prompts(prompts))
-        return similarity * self.towers.logit_scale
+        return self.towers.logits(similarity)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rewards.builtin import BUILTIN
+from rewards.builtin import BUILTIN, CLIPSCORES, by_another_model
 from rewards.info import RewardInfo
 
 if TYPE_CHECKING:
@@ -54,12 +54,18 @@ def names() -> list[str]:
 
 
 def info(name: str) -> RewardInfo:
-    """The record of a reward, by its name or as ``file.py:Class``. Raises `UnknownName`."""
+    """The record of a reward, by its name, as ``file.py:Class``, or as ``clip:model`` (`by_another_model`).
+
+    Raises `UnknownName`.
+    """
     path, _, attribute = name.rpartition(":")
     if path.endswith(".py"):
         return _info_in_file(Path(path), attribute)
     if name in BUILTIN:
         return BUILTIN[name]
+    convention, colon, model = name.partition(":")
+    if colon and convention in CLIPSCORES and model:
+        return by_another_model(BUILTIN[convention], model)
     if name in _registered:
         return _registered[name]
     plugins = _plugins()

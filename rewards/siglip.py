@@ -25,5 +25,4 @@ class SiglipScore(Reward):
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         similarity = cosine(self.towers.embed_images(pixels), self.towers.embed_prompts(prompts))
-        logits: Tensor = similarity * self.towers.logit_scale + self.towers.model.logit_bias
-        return logits
+        return self.towers.logits(similarity)

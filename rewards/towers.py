@@ -5,28 +5,30 @@ open_clip and transformers are adapted here, once, so that a reward says only wh
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rewards.folders import OPEN_CLIP_CONFIG, read_json
 from rewards.quiet import quiet
-from rewards.tokens import OpenClipTokenizer, Tokenizer, clip_tokenizer
-from rewards.weights import WrongWeights, load_state, read_tensors
+from rewards.tokens import OpenClipTokenizer, Tokenizer, transformers_tokenizer
+from rewards.weights import WrongWeights, load_state, misfit, read_tensors
 
 Shared = TypeVar("Shared", bound="Towers")
 
-OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TRANSFORMERS_WEIGHTS = "model.safetensors"
 
+ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+"""Classes of transformers by the "model_type" of a configuration."""
 
 PROMPTS_KEPT = 4096
 """Embeddings of prompts that `Towers.remember` keeps: 16 MB of 1,024 floats each."""
@@ -50,6 +52,12 @@ class Towers(nn.Module, ABC):
     def logit_scale(self) -> Tensor:
         """The learnt factor of the cosine."""
         return wide(self.model.logit_scale).exp()
+
+    def logits(self, cosines: Tensor) -> Tensor:
+        """The model's own logits (B,) of ``cosines`` (B,): scaled, and moved where it learnt a bias."""
+        bias: Tensor | None = getattr(self.model, "logit_bias", None)
+        scaled = cosines * self.logit_scale
+        return scaled if bias is None else scaled + bias
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """``pixels`` (B, 3, S, S) normalised to unit embeddings (B, D)."""
@@ -124,17 +132,29 @@ def _share(key: tuple[object, ...], make: Callable[[], Shared]) -> Shared:
     return cast("Shared", pool[key])
 
 
-class OpenClip(Towers):
-    """A CLIP of the open_clip library with the tokenizer it was trained with."""
+def towers_in(folder: Path, tokenizer: Path | None = None) -> Towers:
+    """The CLIP or SigLIP in a folder of either library's layout (see `shared_towers`).
 
-    def __init__(self, config: Mapping[str, Any], tokenizer: Path | None = None) -> None:
-        """``config`` is open_clip's "model_cfg"; without a ``tokenizer`` folder, OpenAI's vocabulary."""
-        from open_clip.model import CLIP
+    Without a ``tokenizer`` folder, it is what the model's folder holds or names. Raises `WrongWeights`.
+    """
+    if (folder / OPEN_CLIP_CONFIG).is_file():
+        return OpenClip.from_folder(folder, tokenizer)
+    return TransformersTowers.from_folder(folder, tokenizer)
+
+
+class OpenClip(Towers):
+    """A CLIP or SigLIP of the open_clip library with the tokenizer it was trained with."""
+
+    def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> None:
+        """``config`` is open_clip's "model_cfg"; without a ``tokenizer``, OpenAI's vocabulary."""
+        from open_clip.model import CLIP, CustomTextCLIP
 
         super().__init__()
-        self.model = CLIP(**config)
-        limit = int(config["text_cfg"].get("context_length", 77))
-        self.tokenizer = clip_tokenizer(tokenizer, limit) if tokenizer else OpenClipTokenizer(limit)
+        settings = {**config, "vision_cfg": dict(config["vision_cfg"])}
+        if "timm_model_name" in settings["vision_cfg"]:
+            settings["vision_cfg"]["timm_model_pretrained"] = False  # its weights come with the rest
+        self.model = (CustomTextCLIP if settings.pop("custom_text", False) else CLIP)(**settings)
+        self.tokenizer = tokenizer or OpenClipTokenizer(int(config["text_cfg"].get("context_length", 77)))
 
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Path | None = None) -> OpenClip:
@@ -145,13 +165,19 @@ class OpenClip(Towers):
     @classmethod
     def _from_folder(cls, folder: Path, tokenizer: Path | None) -> OpenClip:
         path = folder / OPEN_CLIP_CONFIG
+        config = read_json(path)
         try:
-            towers = cls(json.loads(path.read_text(encoding="utf-8"))["model_cfg"], tokenizer)
-        except (ValueError, KeyError, TypeError) as error:
+            model, text = config["model_cfg"], config["model_cfg"]["text_cfg"]
+            if "multimodal_cfg" in model or "hf_model_name" in text:
+                raise ValueError("its text tower is not open_clip's own")
+            towers = cls(model, _tokenizer(text, folder, tokenizer))
+        except WrongWeights:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise WrongWeights(
                 f"{path} describes no CLIP of open_clip ({error!r}); fetch it again"
             ) from error
-        weights = folder / OPEN_CLIP_WEIGHTS
+        weights = next((folder / n for n in OPEN_CLIP_WEIGHTS if (folder / n).is_file()), folder)
         load_state(towers.model, read_tensors(weights), weights)
         return towers
 
@@ -161,7 +187,7 @@ class OpenClip(Towers):
         from open_clip import get_model_config
 
         tensors = read_tensors(checkpoint)
-        if "state_dict" not in tensors:
+        if not isinstance(tensors.get("state_dict"), Mapping):
             raise WrongWeights(f"{checkpoint} has no state_dict; expected the published checkpoint")
         towers = cls(get_model_config(architecture))
         load_state(towers.model, tensors["state_dict"], checkpoint)
@@ -177,13 +203,41 @@ class OpenClip(Towers):
         return embedding
 
 
+def _tokenizer(text: Mapping[str, Any], folder: Path, tokenizer: Path | None) -> Tokenizer:
+    """What open_clip reads prompts with by its "text_cfg": a given folder's, the model's own, or OpenAI's."""
+    limit, settings = int(text.get("context_length", 77)), dict(text.get("tokenizer_kwargs", {}))
+    if tokenizer is not None:
+        return transformers_tokenizer(tokenizer, limit)
+    name = text.get("hf_tokenizer_name")
+    if not name:
+        return OpenClipTokenizer(limit, **settings)
+    if not (folder / "tokenizer_config.json").is_file():
+        raise WrongWeights(f"{folder} lacks the tokenizer it names: put the files of {name} there")
+    return OpenClipTokenizer(limit, folder, **settings)
+
+
 class TransformersTowers(Towers):
     """A CLIP or SigLIP of the transformers library with the tokenizer it was trained with."""
 
     def __init__(self, model: Any, tokenizer: Path) -> None:
         super().__init__()
         self.model = model
-        self.tokenizer = clip_tokenizer(tokenizer, int(model.config.text_config.max_position_embeddings))
+        limit = int(model.config.text_config.max_position_embeddings)
+        self.tokenizer = transformers_tokenizer(tokenizer, limit)
+
+    @classmethod
+    def from_folder(cls, folder: Path, tokenizer: Path | None = None) -> TransformersTowers:
+        """The model and, if no other is given, the tokenizer in a folder of transformers' layout."""
+        import transformers
+
+        words = tokenizer or folder
+        path = folder / "config.json"
+        kind = read_json(path).get("model_type")
+        if kind not in ARCHITECTURES:
+            raise WrongWeights(f"{path} describes a {kind}, expected one of {', '.join(ARCHITECTURES)}")
+        architecture = getattr(transformers, ARCHITECTURES[kind])
+        key = (cls, folder.resolve(), words.resolve())
+        return _share(key, lambda: cls(from_pretrained(architecture, folder), words))
 
     def _embed_images(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
@@ -195,21 +249,36 @@ class TransformersTowers(Towers):
         return F.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=-1)
 
 
-def from_pretrained(architecture: type[Any], folder: Path) -> Any:
-    """A transformers model from a folder, float32. Raises `WrongWeights` where transformers only warns."""
+def from_pretrained(architecture: type[Any], folder: Path, ignore: Iterable[str] = ()) -> Any:
+    """A transformers model from a folder, float32. Raises `WrongWeights` where transformers only warns.
+
+    ``ignore`` lists beginnings of keys that may be left over, such as those of a half that is not made.
+    """
+    source, beginnings = folder / TRANSFORMERS_WEIGHTS, tuple(ignore)
     try:
         with quiet("transformers"):
             model, report = architecture.from_pretrained(
-                folder, local_files_only=True, dtype="float32", output_loading_info=True
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype="float32",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # transformers' own error does not name the keys
             )
-    except (SafetensorError, RuntimeError, OSError, ValueError) as error:  # torn files, other shapes
+    except Exception as error:  # torn files make transformers raise nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WrongWeights(f"{folder} does not fit {architecture.__name__}: {reason}") from error
-    missing = sorted(map(str, report["missing_keys"]))
-    if missing:
-        raise WrongWeights(
-            f"{folder} does not fit {architecture.__name__}: it lacks {', '.join(missing[:4])}"
-        )
+        raise WrongWeights(f"{source} does not fit {architecture.__name__}: {reason}") from error
+    wrong = {str(key): "missing" for key in report["missing_keys"]}
+    wrong |= {
+        key: "not expected"
+        for key in map(str, report["unexpected_keys"])
+        if not key.startswith(beginnings) and not key.endswith(".position_ids")
+    }
+    wrong |= {
+        str(key): f"shape {tuple(given)}, not {tuple(own)}" for key, given, own in report["mismatched_keys"]
+    }
+    if wrong:
+        raise misfit(source, architecture, wrong)
     return model
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from PIL import Image
 from leaderboards.records import Header, Planned, RunFolder, Sample, Score, ScoreSet, folder_name, short_id
 
 ROOT = Path(__file__).resolve().parent.parent
+
+_locks = count()
 
 Rows = Sequence[Sequence[float | None]]
 """One row a prompt, one column a seed; None for an image that could not be scored."""
@@ -91,6 +94,39 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipelines") / "tiny"
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_lock(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test records weights in the user's lock file, nor in another test's."""
+    name = f"weights-{next(_locks)}.lock.json"
+    monkeypatch.setenv("TCBENCH_WEIGHTS_LOCK", str(tmp_path_factory.getbasetemp() / name))
+
+
+@pytest.fixture
+def fill_hub_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Mapping[str, bytes], str], Path]:
+    """Lays files of someone/something out as the hub's client does, below this test's folder, and gives their
+    snapshot: blobs by hash, a snapshot of links to them, a branch's head. The client looks there, offline.
+    """
+    repository = tmp_path / "hub/models--someone--something"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(repository.parent))
+
+    def fill(files: Mapping[str, bytes], revision: str) -> Path:
+        snapshot = repository / "snapshots" / ("0" * 40 if revision == "main" else revision)
+        for folder in (repository / "blobs", repository / "refs", snapshot):
+            folder.mkdir(parents=True, exist_ok=True)
+        (repository / "refs/main").write_text("0" * 40, encoding="utf-8")
+        for name, content in files.items():
+            blob = repository / "blobs" / hashlib.sha256(content).hexdigest()
+            blob.write_bytes(content)
+            (snapshot / name).unlink(missing_ok=True)
+            (snapshot / name).symlink_to(os.path.relpath(blob, snapshot))
+        return snapshot
+
+    return fill
 
 
 @pytest.fixture(autouse=True)

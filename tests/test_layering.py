@@ -65,7 +65,7 @@ def test_leaderboards_never_import_torch() -> None:
         assert "torch" not in {name for _, name in imports(file.read_text(encoding="utf-8"))}, file
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ls", "rewards"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--help"], ["ls", "rewards"], ["weights", "list"]], ids=" ".join)
 def test_light_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     probe = PROBE.format(arguments=arguments, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=tmp_path)

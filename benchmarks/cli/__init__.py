@@ -1,8 +1,8 @@
 """The command `tcbench`. A verb's module is imported only when that verb is run, so help is instant.
 
 Data goes to stdout; progress, remarks and errors to stderr. Exit codes: 0 complete, 1 failure, 2 usage or
-unknown name, 3 finished with missing samples, 4 verification or provenance mismatch, 130 interrupted. A known
-error is one line; TCBENCH_DEBUG=1 shows its traceback.
+unknown name, 3 finished with missing samples or weights, 4 verification or provenance mismatch, 130
+interrupted. A known error is one line; TCBENCH_DEBUG=1 shows its traceback.
 """
 
 from __future__ import annotations
@@ -28,10 +28,19 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "score": ("benchmarks.cli.score", "Score a run's images, or any folder of images with prompts."),
         "leaderboard": ("benchmarks.cli.leaderboard", "Compare runs: means, intervals, paired differences."),
         "ls": ("benchmarks.cli.ls", "List models, rewards, suites or runs."),
+        "calibrate": (
+            "benchmarks.cli.calibrate",
+            "Measure each reward's scale on a run, for mixing rewards.",
+        ),
+        "verify": (
+            "benchmarks.cli.verify",
+            "Compare rewards with their authors' code, or with a second computation of it.",
+        ),
         "doctor": (
             "benchmarks.cli.doctor",
             "Say what is installed, imported from where, and what is missing.",
         ),
+        "weights": ("benchmarks.cli.weights", "List, download, verify or convert the weights of rewards."),
         "world": ("benchmarks.cli.world", "Rebuild the embedded world: its pipeline and its rewards."),
     }
 )

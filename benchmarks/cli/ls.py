@@ -15,6 +15,7 @@ from benchmarks.cli import options
 
 if TYPE_CHECKING:
     from leaderboards.records import RunFolder
+    from rewards.info import RewardInfo
 
 Row = dict[str, Any]
 
@@ -61,14 +62,6 @@ def models() -> list[Row]:
 
 
 def rewards() -> list[Row]:
-    from rewards.registry import info, names
-
-    records = []
-    for name in names():
-        try:
-            records.append(info(name))
-        except ValueError as error:  # a plug-in that cannot be imported must not hide the others
-            print(f"error: {error}", file=sys.stderr)
     return [
         {
             "reward": record.name,
@@ -77,10 +70,35 @@ def rewards() -> list[Row]:
             "range": "{:g} to {:g}".format(*record.typical_range),
             "better": "higher" if record.higher_is_better else "lower",
             "gradient": "yes" if record.differentiable else "no",
+            "here": _here(record),
             "licence": record.licence,
         }
-        for record in records
+        for record in reward_records()
     ]
+
+
+def reward_records() -> list[RewardInfo]:
+    """The records of all rewards; a plug-in that cannot be imported is an error line and hides no others."""
+    from rewards.registry import info, names
+
+    records = []
+    for name in names():
+        try:
+            records.append(info(name))
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+    return records
+
+
+def _here(record: RewardInfo) -> str:
+    """Whether the reward's weights are on this machine: "shipped" with the package, "yes" or "no"."""
+    from rewards.weights import MissingWeights, locate
+
+    try:
+        found = [locate(record, file) for file in record.weights]
+    except MissingWeights:
+        return "no"
+    return "yes" if any(place.origin for place in found) else "shipped"
 
 
 def suites() -> list[Row]:

@@ -7,7 +7,8 @@ configuration classes, key names and layouts, other sizes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -22,8 +23,11 @@ from torch import nn
 from rewards.blip import BlipConfig, BlipRanker
 from rewards.head import WIDTHS, ScoreHead
 from rewards.info import RewardInfo, WeightsFile
+from rewards.mps import HEADS, MpsNetwork
 from rewards.preprocess import PROFILES
 from rewards.registry import load
+from rewards.verification.qwen import write_hpsv3, write_qwen_base
+from rewards.weights import content_id
 
 if TYPE_CHECKING:
     from rewards.base import Reward
@@ -32,6 +36,7 @@ WIDTH = 32
 SEED = 1
 """One of the first whose random CLIP has positive cosines: the paper's CLIPScore clips the others to 0."""
 OPENAI_VOCABULARY = 49408
+GEMMA_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 TINY_ARCHITECTURE = "tcbench-tiny"
 """The name under which open_clip knows the tiny CLIP of `tiny_record`."""
 
@@ -45,6 +50,9 @@ class Sizes:
     px: int
     tokens: int
     vocabulary: int
+    tokenizer: str = ""
+    quick_gelu: bool = False
+    """What of OpenAI's the configuration must say."""
 
     @property
     def patch(self) -> int:
@@ -58,7 +66,10 @@ Writer = Callable[[Path, Sizes], Path]
 
 def load_tiny(record: RewardInfo, folder: Path, **options: Any) -> Reward:
     """The reward with tiny random weights, which are written below ``folder``."""
-    return load(tiny_record(record), weights=write(record, folder), **options)
+    files, record = write(record, folder), tiny_record(record)
+    # as if they were published: what is made for the moment does not belong in the user's lock file
+    known = tuple(replace(file, sha256=content_id(file, files[file.key])) for file in record.weights)
+    return load(replace(record, weights=known), weights=files, **options)
 
 
 def tiny_record(record: RewardInfo) -> RewardInfo:
@@ -85,10 +96,12 @@ def write(record: RewardInfo, folder: Path) -> dict[str, Path]:
 
 def sizes_of(record: RewardInfo) -> Sizes:
     """The sizes of the reward's tiny weights."""
-    world = record.name.startswith("world-")
-    own_tokenizer = any(file.key == "tokenizer" for file in record.weights)
-    vocabulary = len(bytes_vocabulary()) if own_tokenizer else OPENAI_VOCABULARY
-    return Sizes(PROFILES[record.profile].size, 48 if world else 77, vocabulary)
+    tokens = 48 if record.name.startswith("world-") else 64 if record.name.startswith("siglip") else 77
+    needed = [name for file in record.weights if file.key == "tokenizer" for name in file.patterns]
+    kind = next((kind for name, kind in TOKENIZER_KINDS.items() if name in needed), "")
+    vocabulary = len(VOCABULARIES[kind]()) if kind else OPENAI_VOCABULARY
+    quick = any(file.quick_gelu for file in record.weights)
+    return Sizes(PROFILES[record.profile].size, tokens, vocabulary, kind, quick)
 
 
 @contextmanager
@@ -102,6 +115,7 @@ def _seed(seed: int) -> Iterator[None]:
 def open_clip_config(sizes: Sizes) -> dict[str, Any]:
     """open_clip's "model_cfg" of a CLIP with a vision transformer."""
     return {
+        **({"quick_gelu": True} if sizes.quick_gelu else {}),
         "embed_dim": WIDTH,
         "vision_cfg": {
             "image_size": sizes.px,
@@ -186,7 +200,7 @@ def write_siglip_head(path: Path, _: Sizes) -> Path:
 def towers_config(sizes: Sizes) -> dict[str, Any]:
     """Transformers' configuration of both halves of a two-tower model."""
     size = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    end = len(bytes_vocabulary()) - 1
+    end = sizes.vocabulary - 1
     special = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     text = {**size, **special, "vocab_size": end + 1, "max_position_embeddings": sizes.tokens}
     vision = {**size, "image_size": sizes.px, "patch_size": sizes.patch}
@@ -199,6 +213,35 @@ def write_clip(folder: Path, sizes: Sizes) -> Path:
 
     CLIPModel(CLIPConfig(projection_dim=WIDTH, **towers_config(sizes))).save_pretrained(folder)
     return folder
+
+
+def mps_config(sizes: Sizes) -> Any:
+    """Transformers' configuration of the CLIP in MPS, whose heads are 4 wide."""
+    from transformers import CLIPConfig
+
+    return CLIPConfig(projection_dim=4 * HEADS, **towers_config(sizes))
+
+
+def write_mps_config(path: Path, sizes: Sizes) -> Path:
+    """It as a file."""
+    mps_config(sizes).to_json_file(path.with_suffix(".json"), use_diff=False)
+    return path.with_suffix(".json")
+
+
+def write_mps(path: Path, sizes: Sizes) -> Path:
+    """MPS under the keys of its conversion on the hub.
+
+    Letters are further apart than a new CLIP's, or all would be close to the condition and none be hidden.
+    Norms are random, as ones would not tell whether they are applied.
+    """
+    network = MpsNetwork(mps_config(sizes))
+    nn.init.normal_(network.model.text_model.embeddings.token_embedding.weight)
+    for weight in network.cross_model.parameters():
+        if weight.ndim == 1:
+            nn.init.uniform_(weight, 0.5, 1.5)
+    state = {f"mps.{key}": value for key, value in network.state_dict().items()}
+    save_half(state, path.with_suffix(".safetensors"))
+    return path.with_suffix(".safetensors")
 
 
 def write_siglip(folder: Path, sizes: Sizes) -> Path:
@@ -283,6 +326,71 @@ def write_clip_tokenizer(folder: Path, sizes: Sizes) -> Path:
 
 
 @cache
+def unigram_pieces() -> tuple[tuple[str, float, int], ...]:
+    """Text, log-probability and kind of pieces as of SigLIP's vocabulary: pad, end, unknown, then words."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    words = ("▁a", "▁the", "▁of", "▁large", "▁small", "▁red", "circ", "le", "▁on", "in", "er", "▁white")
+    normal = (
+        *((word, -3.0 - 0.1 * i) for i, word in enumerate(words)),
+        *((c, -8.0) for c in ("▁", *letters)),
+    )
+    special = (("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2))
+    return (*special, *((piece, score, 1) for piece, score in normal))
+
+
+def write_unigrams(folder: Path, sizes: Sizes) -> Path:
+    """SigLIP's tokenizer, `unigram_pieces` as the sentencepiece library writes them, without its table."""
+    folder.mkdir(exist_ok=True)
+    message = b"".join(
+        _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
+        for text, score, kind in unigram_pieces()
+    )
+    trainer = bytes([0x18, 1, 0xC0, 0x02, 2])  # a unigram model, whose piece 2 is the unknown one
+    (folder / "spiece.model").write_bytes(message + _field(2, trainer) + _field(3, _field(1, b"identity")))
+    special = dict.fromkeys(("eos_token", "pad_token"), "</s>") | {"unk_token": "<unk>"}
+    settings = {"tokenizer_class": "SiglipTokenizer", "model_max_length": sizes.tokens, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of a protocol buffer that states its length, of fewer than 128 bytes."""
+    assert len(content) < 128
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+@cache
+def byte_pairs() -> dict[str, int]:
+    """Byte-level pieces with few merges, as of Gemma's vocabulary."""
+    letters = [chr(code) for code in range(33, 127)]
+    raw = [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = [*GEMMA_SPECIAL, *raw, "▁", *letters, "▁a", "re", "red", "▁red"]
+    return {piece: i for i, piece in enumerate(pieces)}
+
+
+def write_byte_pairs(folder: Path, _: Sizes) -> Path:
+    """SigLIP 2's tokenizer, as transformers writes Gemma's."""
+    from tokenizers import Tokenizer, normalizers
+    from tokenizers.models import BPE
+
+    folder.mkdir(exist_ok=True)
+    merges = [("▁", "a"), ("r", "e"), ("re", "d"), ("▁", "red")]
+    tokenizer = Tokenizer(BPE(byte_pairs(), merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.add_special_tokens(list(GEMMA_SPECIAL))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": False, "add_eos_token": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def write_tokenizer(folder: Path, sizes: Sizes) -> Path:
+    """The tokenizer of the reward's kind."""
+    writers = {"clip": write_clip_tokenizer, "siglip": write_unigrams, "siglip2": write_byte_pairs}
+    return writers[sizes.tokenizer](folder, sizes)
+
+
+@cache
 def word_pieces() -> tuple[str, ...]:
     """WordPiece of single letters."""
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -295,6 +403,105 @@ def write_word_pieces(path: Path, _: Sizes) -> Path:
     return path.with_suffix(".txt")
 
 
+@cache
+def pieces() -> tuple[tuple[str, float], ...]:
+    """Sentence pieces with their log-likelihoods: T5's three special ones, single signs, and the answer."""
+    signs = [chr(code) for code in range(33, 127)]
+    own = [("▁", -3.0), ("▁Yes", -1.0), *((sign, -4.0) for sign in signs)]
+    sentinels = [(f"<extra_id_{number}>", 0.0) for number in reversed(range(100))]
+    return (("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *own, *sentinels)
+
+
+def write_t5_tokenizer(path: Path, _: Sizes) -> Path:
+    """A ``tokenizer.json`` of T5's kind."""
+    from transformers import T5Tokenizer
+
+    T5Tokenizer(vocab=list(pieces())).backend_tokenizer.save(str(path.with_suffix(".json")))
+    return path.with_suffix(".json")
+
+
+def vision_config(sizes: Sizes) -> dict[str, Any]:
+    """Transformers' configuration of the tower alone."""
+    config: dict[str, Any] = towers_config(sizes)["vision_config"]
+    return config
+
+
+def write_vision_config(path: Path, sizes: Sizes) -> Path:
+    """The tower's sizes, as a CLIP's configuration has them."""
+    written = json.dumps({"model_type": "clip", "vision_config": vision_config(sizes)})
+    path.with_suffix(".json").write_text(written, encoding="utf-8")
+    return path.with_suffix(".json")
+
+
+def clip_t5_config() -> dict[str, Any]:
+    """What CLIP-FlanT5's configuration holds, a vocabulary that is rounded up beyond the tokenizer's too."""
+    return {
+        "architectures": ["CLIPT5ForConditionalGeneration"],
+        "model_type": "clip_t5",
+        "d_model": WIDTH,
+        "d_kv": 12,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "num_heads": 2,
+        "feed_forward_proj": "gated-gelu",
+        "dense_act_fn": "gelu_new",
+        "is_gated_act": True,
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": 0,
+        "vocab_size": len(pieces()) + 7,
+        "torch_dtype": "bfloat16",
+        "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+        "mm_hidden_size": WIDTH,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+        "use_cache": False,
+        "use_mm_proj": True,
+    }
+
+
+def write_clip_t5(folder: Path, sizes: Sizes) -> Path:
+    """A CLIP-FlanT5 in the published layout: in parts, with the tower and every copy of the table."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config, T5ForConditionalGeneration
+
+    folder.mkdir(exist_ok=True)
+    config = clip_t5_config()
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    state = dict(T5ForConditionalGeneration(T5Config.from_dict(dict(config))).state_dict())
+    state["embed_tokens.weight"] = state["shared.weight"]
+    # not the table of words, as in every Flan-T5, though later versions of transformers make them one
+    state["lm_head.weight"] = torch.randn(config["vocab_size"], WIDTH) / 4
+    # spread out, so that what a random tower sees counts among the words
+    wide = nn.init.orthogonal_(torch.empty(WIDTH, WIDTH), gain=3)
+    state |= {f"mm_projector.{place}.weight": wide.clone() for place in (0, 2)}
+    state |= {f"mm_projector.{place}.bias": torch.randn(WIDTH) for place in (0, 2)}
+    tower = CLIPVisionModel(CLIPVisionConfig.from_dict(vision_config(sizes))).state_dict()
+    prefix = "vision_tower.vision_tower.vision_model."
+    state |= {prefix + key.removeprefix("vision_model."): value for key, value in tower.items()}
+    state[f"{prefix}embeddings.position_ids"] = torch.arange(17)[None]
+    return save_parts({key: v.bfloat16() if v.is_floating_point() else v for key, v in state.items()}, folder)
+
+
+def save_parts(state: Mapping[str, Any], folder: Path) -> Path:
+    """Torch checkpoints of half of the keys each, and the index that says which key is where."""
+    names = [f"pytorch_model-0000{part}-of-00002.bin" for part in (1, 2)]
+    places = {key: names[2 * place // len(state)] for place, key in enumerate(sorted(state))}
+    for name in names:
+        torch.save({key: state[key] for key, place in places.items() if place == name}, folder / name)
+    index = json.dumps({"metadata": {}, "weight_map": places})
+    (folder / "pytorch_model.bin.index.json").write_text(index, encoding="utf-8")
+    return folder
+
+
+TOKENIZER_KINDS = {"vocab.json": "clip", "spiece.model": "siglip", "tokenizer.json": "siglip2"}
+VOCABULARIES: Mapping[str, Callable[[], Sized]] = {
+    "clip": bytes_vocabulary,
+    "siglip": unigram_pieces,
+    "siglip2": byte_pairs,
+}
+"""Tokenizers by the file that a reward's own one needs, and their pieces."""
+
 WRITERS: Mapping[str, Mapping[str, Writer]] = {
     "rewards.aesthetic:LaionAestheticV1": {"backbone": write_open_clip, "head": write_linear_head},
     "rewards.aesthetic:LaionAestheticV2": {
@@ -306,12 +513,23 @@ WRITERS: Mapping[str, Mapping[str, Writer]] = {
     "rewards.clipscore:ClipScore": {"backbone": write_open_clip, "tokenizer": write_clip_tokenizer},
     "rewards.clipiqa:ClipIqa": {"backbone": write_resnet_clip},
     "rewards.pickscore:PickScore": {"model": write_clip, "tokenizer": write_clip_tokenizer},
+    "rewards.mps:Mps": {
+        "checkpoint": write_mps,
+        "config": write_mps_config,
+        "tokenizer": write_clip_tokenizer,
+    },
     HPS: {"checkpoint": write_hps, "backbone": write_open_clip, "tokenizer": write_clip_tokenizer},
-    "rewards.siglip:SiglipScore": {"model": write_siglip, "tokenizer": write_clip_tokenizer},
+    "rewards.hpsv3:Hpsv3": {"checkpoint": write_hpsv3, "base": write_qwen_base},
+    "rewards.siglip:SiglipScore": {"model": write_siglip, "tokenizer": write_tokenizer},
     "rewards.imagereward:ImageReward": {
         "checkpoint": write_blip,
         "config": write_blip_config,
         "vocabulary": write_word_pieces,
+    },
+    "rewards.vqascore:VqaScore": {
+        "model": write_clip_t5,
+        "tower": write_vision_config,
+        "tokenizer": write_t5_tokenizer,
     },
 }
 """Who writes which of a reward's weights: class, key, writer."""

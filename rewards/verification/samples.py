@@ -29,7 +29,7 @@ ODD_PROMPTS = (
     "e\u0301 a\u030a n\u0303",  # letters with combining marks
     "\u200b\u202e\ufeff",  # no width, right to left, byte order
     "red\x00circle\x07\x1b[31m\x7f",
-    "<|endoftext|> [SEP] </s> <image>",
+    "<|endoftext|> [SEP] </s>",
     "100 % {} {0} %s &amp; \\n",
 )
 """What people and files do hold for prompts."""

@@ -115,6 +115,16 @@ def test_a_broken_plug_in_does_not_hide_the_other_rewards(monkeypatch: pytest.Mo
     assert states["world-clip"] == "ok"
 
 
+def test_weights_that_changed_are_a_problem_and_not_merely_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"not what was published")
+    monkeypatch.setenv("TCBENCH_WEIGHTS_HPSV2_1_CHECKPOINT", str(tmp_path / "checkpoint.pt"))
+    finding = of(list(reward_weights()), "hpsv2.1")
+    assert (finding.state, finding.text) == ("problem", "its weights cannot be trusted")
+    assert "checkpoint.pt is not the published HPS_v2.1_compressed.pt" in finding.mend
+
+
 def test_everything_is_examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TCBENCH_PROMPTS", "/somewhere")
     topics = {finding.topic for finding in examine(tmp_path)}

@@ -22,6 +22,13 @@ class Redness(Reward):
         return pixels[:, 0].mean(dim=(1, 2))
 
 
+class RednessAndLength(Redness):
+    """The same plus the prompt's number of letters."""
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return super()._score(pixels, prompts) + torch.tensor([len(prompt) for prompt in prompts])
+
+
 class Squeezed(Reward):
     """A mistake that is often made: at batch 1 the batch axis is lost."""
 
@@ -53,7 +60,6 @@ GREY = torch.full((2, 3, 8, 8), 0.5)
         ([np.zeros((8, 8, 3))] * 2, "got a list with a ndarray as images; expected a list of PIL images"),
         (list(GREY), "got a list with a Tensor as images; .*: torch.stack makes one tensor"),
         (Image.new("RGB", (8, 8)), r"got a Image as images; .*: one picture is \[picture\]"),
-        ([Image.new("RGB", (8, 8)), Image.new("RGB", (8, 9))], "this reward resizes none: resize them"),
         ([Image.new("F", (8, 8))] * 2, "an image of mode F, which has no known range; expected"),
         ([Image.new("La", (8, 8))] * 2, "an image of mode La, which PIL makes no RGB of; expected"),
     ],
@@ -81,6 +87,14 @@ def test_prompts_must_be_one_text_an_image(prompts: Any, message: str) -> None:
 
 def test_prompts_may_be_left_out_where_they_are_not_used() -> None:
     assert Redness(replace(INFO, uses_prompt=False)).score(GREY).tolist() == [0.5, 0.5]
+
+
+def test_images_of_several_sizes_keep_their_order_and_their_prompts() -> None:
+    levels, sizes = (10, 20, 30, 40), ((8, 8), (8, 8), (9, 8), (8, 8))
+    images = [Image.new("RGB", size, (level, 0, 0)) for level, size in zip(levels, sizes, strict=True)]
+    prompts = ["a", "bb", "ccc", "dddd"]
+    expected = torch.tensor(levels) / 255 + torch.tensor([1, 2, 3, 4])
+    torch.testing.assert_close(RednessAndLength(INFO).score(images, prompts), expected)
 
 
 def test_no_gradient_leaves_a_reward_that_says_it_has_none() -> None:

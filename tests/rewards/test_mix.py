@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import rewards
 from rewards import UnknownName, mix
+from rewards.base import score_id
+from rewards.calibration import WORLD, Calibration, Measured
 from rewards.mix import Mix, Part
 from rewards.panel import Panel
 from rewards.world import data
@@ -121,3 +125,39 @@ def test_a_mix_is_of_the_panels_rewards(panel: Panel) -> None:
     ):
         Mix(panel, {"world-clip": Part(1.0)})
     assert math.isinf(Part(1.0).cap)
+
+
+def test_a_calibration_makes_weights_count_deviations(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
+    measured = {name: Measured(1.5, 0.25, 100, panel[name].score_id) for name in NAMES}
+    calibration = Calibration(measured, "world", "5" * 64, "micro", "6" * 12)
+    parts = {name: Part(2.0) for name in NAMES}
+    mixed = Mix(panel, parts, calibration).score(*batch)
+    for name in NAMES:
+        torch.testing.assert_close(mixed.values[name], 2 * (mixed.scores[name] - 1.5) / 0.25)
+
+
+def test_a_calibration_of_another_version_or_without_a_reward_is_refused(panel: Panel) -> None:
+    parts = dict.fromkeys(NAMES, Part(1.0))
+    old = {name: Measured(0, 1, 100, "0" * 12) for name in NAMES}
+    with pytest.raises(ValueError, match="calibration of world-clip is of its version 0000"):
+        Mix(panel, parts, Calibration(old, "world", "5" * 64, "micro", "6" * 12))
+    with pytest.raises(ValueError, match="the calibration on world has no world-clip"):
+        Mix(panel, parts, Calibration({}, "world", "5" * 64, "micro", "6" * 12))
+
+
+def test_the_shipped_calibration_is_of_the_shipped_rewards() -> None:
+    calibration = Calibration.read(WORLD)
+    for name, measured in calibration.rewards.items():
+        assert measured.score_id == score_id(rewards.info(name)), f"{name}: calibrate again"
+        assert measured.count >= 400
+        assert measured.std > 0
+
+
+def test_a_calibration_is_written_and_read(tmp_path: Path) -> None:
+    made = Calibration({"a": Measured(1.0, 2.0, 100, "0" * 12)}, "world", "5" * 64, "micro", "6" * 12, ())
+    made.write(tmp_path / "made.json")
+    read = Calibration.read(tmp_path / "made.json")
+    assert read.rewards == made.rewards
+    (tmp_path / "made.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"made\.json is no calibration"):
+        Calibration.read(tmp_path / "made.json")

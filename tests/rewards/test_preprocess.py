@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from rewards.preprocess import CLIP_MEAN, CLIP_STD, PROFILES, preprocess, to_tensor
+from rewards.preprocess import CLIP_MEAN, CLIP_STD, PROFILES, preprocess, to_tensor, whole_blocks
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -58,6 +58,47 @@ def test_a_squash_is_a_resize_in_width_and_then_in_height(height: int, width: in
     expected = image.resize((64, height), BICUBIC).resize((64, 64), BICUBIC)
     ours = preprocess(to_tensor(image)[None], PROFILES["squash-64"])[0]
     assert torch.equal((ours * 255).round(), levels(expected))
+
+
+def test_qwen_reads_whole_blocks_in_the_shape_that_its_own_code_chooses() -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    area = 256 * 28 * 28
+    sides = np.random.default_rng(0).integers(28, 2500, (2000, 2)).tolist()
+    for height, width in [*sides, (1024, 1024), (448, 448), (512, 512), (28, 5600), (896, 1344)]:
+        assert whole_blocks(height, width, area) == smart_resize(height, width, 28, area, area)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((64, 64), (448, 448)), ((300, 451), (392, 560)), ((451, 300), (560, 392)), ((900, 700), (504, 392))],
+)
+def test_blocks_are_filled_as_pil_fills_them(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    image = noise(*size)
+    resized = image.resize(expected[::-1], BICUBIC)
+    normalised = TF.normalize(to_tensor(resized), list(CLIP_MEAN), list(CLIP_STD))
+    ours = preprocess(to_tensor(image)[None], PROFILES["qwen-448"])[0]
+    torch.testing.assert_close(ours, normalised, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(336, 336), (65, 90), (90, 65), (700, 401), (1, 9), (337, 336)]
+)
+def test_a_picture_is_padded_to_a_square_with_the_mean_colour(height: int, width: int) -> None:
+    image, side = noise(height, width), max(height, width)
+    canvas = Image.new("RGB", (side, side), (122, 116, 104))  # int(255 x CLIP's mean)
+    canvas.paste(image, ((side - width) // 2, (side - height) // 2))
+    ours = preprocess(to_tensor(image)[None], PROFILES["llava-336"])[0]
+    torch.testing.assert_close(ours, published(canvas, 336), rtol=0, atol=1e-6)
+
+
+def test_gradients_pass_the_padding() -> None:
+    image = torch.full((2, 3, 168, 336), 0.5, requires_grad=True)
+    preprocess(image, PROFILES["llava-336"]).sum().backward()
+    assert image.grad is not None
+    # nothing is resized, so that each pixel counts as it is normalised
+    expected = (1 / torch.tensor(CLIP_STD)).view(3, 1, 1).expand(2, 3, 168, 336)
+    torch.testing.assert_close(image.grad, expected)
 
 
 def test_an_odd_rest_is_cropped_where_each_library_crops_it() -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,8 @@ COMMIT = "abc1" * 10
 HEAD = WeightsFile("head", file="head.pth", hub="someone/something", revision=COMMIT, megabytes=4)
 FOLDER = WeightsFile("model", patterns=("config.json", "*.safetensors"), hub="someone/something")
 INFO = RewardInfo("my-reward.1", weights=(HEAD,))
+Fill = Callable[[Mapping[str, bytes], str], Path]
+
 VARIABLE = "TCBENCH_WEIGHTS_MY_REWARD_1_HEAD"
 
 
@@ -39,19 +41,6 @@ def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def fill_hub_cache(home: Path, files: dict[str, bytes], revision: str) -> None:
-    """Lay files out as the hub's client does: blobs by hash, a snapshot of links to them, a branch's head."""
-    repository = home / "hub/models--someone--something"
-    snapshot = repository / "snapshots" / ("0" * 40 if revision == "main" else revision)
-    for folder in (repository / "blobs", repository / "refs", snapshot):
-        folder.mkdir(parents=True, exist_ok=True)
-    (repository / "refs/main").write_text("0" * 40, encoding="utf-8")
-    for name, content in files.items():
-        blob = repository / "blobs" / hashlib.sha256(content).hexdigest()
-        blob.write_bytes(content)
-        (snapshot / name).symlink_to(os.path.relpath(blob, snapshot))
 
 
 def test_missing_weights_say_what_they_are_where_to_get_them_and_how_to_point_at_a_copy() -> None:
@@ -115,9 +104,9 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None
         check(record, {"head": path})
 
 
-def test_the_hub_clients_cache_is_used_without_a_line(tmp_path: Path) -> None:
-    fill_hub_cache(tmp_path, {"head.pth": b"head"}, COMMIT)
-    fill_hub_cache(tmp_path, {"config.json": b"{}", "model.safetensors": b"model"}, "main")
+def test_the_hub_clients_cache_is_used_without_a_line(fill_hub_cache: Fill, tmp_path: Path) -> None:
+    fill_hub_cache({"head.pth": b"head"}, COMMIT)
+    fill_hub_cache({"config.json": b"{}", "model.safetensors": b"model"}, "main")
     program = (
         "from rewards.info import RewardInfo, WeightsFile\n"
         "from rewards.weights import check\n"
@@ -133,8 +122,8 @@ def test_the_hub_clients_cache_is_used_without_a_line(tmp_path: Path) -> None:
     assert done.stdout.split() == ["head", "model"]
 
 
-def test_another_revision_in_the_cache_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    fill_hub_cache(tmp_path, {"head.pth": b"head"}, "d" * 40)
+def test_another_revision_in_the_cache_is_not_taken_for_this_one(fill_hub_cache: Fill) -> None:
+    fill_hub_cache({"head.pth": b"head"}, "d" * 40)
     with pytest.raises(MissingWeights):
         check(INFO)
 
@@ -220,11 +209,11 @@ def test_a_folders_id_covers_the_files_that_are_used_and_no_others(tmp_path: Pat
 
 
 def test_other_weights_have_another_score_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "head.pth"
-    monkeypatch.setenv(VARIABLE, str(path))
     ids = set()
     for content in (b"one", b"another"):
+        path = tmp_path / content.decode()
         path.write_bytes(content)
+        monkeypatch.setenv(VARIABLE, str(path))
         ids.add(score_id(INFO))
     assert len(ids) == 2
 
@@ -280,7 +269,7 @@ def test_a_transformers_folder_with_missing_tensors_is_refused(
     state = load_file(path)
     del state["visual_projection.weight"]
     save_file(state, path, {"format": "pt"})
-    with pytest.raises(WrongWeights, match=r"does not fit CLIPModel: it lacks visual_projection\.weight"):
+    with pytest.raises(WrongWeights, match=r"does not fit CLIPModel: visual_projection\.weight: missing"):
         rewards.load("world-pick", weights=files)
 
 

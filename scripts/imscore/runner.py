@@ -1,0 +1,100 @@
+"""Runs inside imscore's environment: python runner.py JOB.json ANSWER.json (see scripts/reward_speed.py).
+
+A job has "reward", the "files" that its own loader would fetch, "images" (a .safetensors file with the tensor
+"images", (B, 3, H, W) in [0, 1]), "prompts", "repeats" and "device". The answer has "scores", "seconds" of
+each repeat and "peak" MiB.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+
+def aesthetic(files: dict[str, str]) -> Any:
+    from imscore.aesthetic import model
+
+    folder = files["model"]
+    load = model.CLIPVisionModelWithProjection.from_pretrained
+    model.CLIPVisionModelWithProjection.from_pretrained = lambda _name: load(folder, dtype="float32")
+    made = model.LAIONAestheticScorer()
+    made.mlp.load_state_dict(torch.load(files["head"], weights_only=True))
+    return made
+
+
+def pickscore(files: dict[str, str]) -> Any:
+    from imscore.pickscore import model
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(files["tokenizer"])
+    model.AutoProcessor = type(
+        "Local", (), {"from_pretrained": lambda _name: lambda text, **rest: tokenizer(text, **rest)}
+    )
+    load = model.CLIPModel.from_pretrained
+    model.CLIPModel.from_pretrained = lambda folder: load(folder, dtype="float32")
+    return model.PickScorer(files["model"])
+
+
+def hpsv2(files: dict[str, str]) -> Any:
+    from imscore.hps import model
+
+    create = model.create_model_and_transforms
+    model.create_model_and_transforms = lambda name, _pretrained, **rest: create(name, None, **rest)
+    made = model.HPSv2()
+    made.model.load_state_dict(torch.load(files["checkpoint"], weights_only=True)["state_dict"])
+    return made
+
+
+def imagereward(files: dict[str, str]) -> Any:
+    from imscore.imreward import model
+
+    tokenizer = model.BertTokenizer(vocab=files["vocabulary"])
+    model.BertTokenizer = type("Local", (), {"from_pretrained": lambda _name: tokenizer})
+    made = model.ImageReward()
+    state = torch.load(files["checkpoint"], weights_only=True)
+    made.load_state_dict({key: value for key, value in state.items() if "_proj." not in key}, strict=False)
+    return made
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    makers = {
+        "aesthetic-v2": aesthetic,
+        "pickscore": pickscore,
+        "hpsv2-antialias": hpsv2,
+        "imagereward": imagereward,
+    }
+    device = job["device"]
+    reward = makers[job["reward"]](job["files"]).eval().to(device)
+    images = load_file(job["images"])["images"].to(device)
+    seconds = []
+    with torch.no_grad():
+        scores = reward.score(images, job["prompts"])
+        for _ in range(job["repeats"]):
+            started = time.perf_counter()
+            reward.score(images, job["prompts"])
+            if device != "cpu":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if device != "cpu":
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    answer = {
+        "scores": scores.flatten().tolist(),
+        "seconds": seconds,
+        "peak": peak,
+        "versions": {"imscore": version("imscore")},
+    }
+    Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

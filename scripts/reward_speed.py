@@ -1,0 +1,348 @@
+"""How fast and how large rewards are beside the official packages, imscore, and each other.
+
+    python scripts/reward_speed.py [--images 8] [--repeats 3] [--only official peers panels] [--device cpu]
+
+Every side reads the same random weights of the published sizes (7 GB of scratch files) and the same
+photographs, each in a process of its own. The first call of each is not timed. A ratio is of medians; beside
+it the range that the repeats allow. Peak memory is that of the process with its libraries, MiB. With --device
+cuda it is that of the device, and the official packages, which choose their device themselves, are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+IMSCORE = Path(__file__).parent / "imscore"
+DEFAULT_PANEL = ("aesthetic-v2", "clip", "pickscore", "hpsv2.1", "imagereward")
+SHARED_PANEL = ("aesthetic-v1", "aesthetic-v2", "clip")
+PEERS = ("aesthetic-v2", "pickscore", "hpsv2-antialias", "imagereward")
+"""What imscore has too and two cores can run; its VQAScore, MPS and HPSv3 are too large here."""
+
+SUBJECTS = (
+    "a horse", "an old town by the sea", "a bowl of fruit", "a robot that paints",
+    "two foxes at night", "a steam engine", "a portrait of a queen", "a mountain lake",
+)  # fmt: skip
+PROMPTS = [f"{subject}, highly detailed digital painting, warm light, soft colours" for subject in SUBJECTS]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each repeat, and the peak memory, MiB."""
+
+    seconds: Sequence[float]
+    peak: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One ratio, ``over`` / ``under``, and what it should be."""
+
+    what: str
+    bound: str
+    over: Timing
+    under: Timing
+
+    def cells(self) -> list[str]:
+        """As a row of the table."""
+        ratio = median(self.over.seconds) / median(self.under.seconds)
+        low = min(self.over.seconds) / max(self.under.seconds)
+        high = max(self.over.seconds) / min(self.under.seconds)
+        seconds = f"{median(self.over.seconds):.2f} / {median(self.under.seconds):.2f}"
+        peaks = f"{self.over.peak:.0f} / {self.under.peak:.0f}"
+        return [self.what, self.bound, f"{ratio:.2f} ({low:.2f}-{high:.2f})", seconds, peaks]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A reward's random weights, by key, and what other people's code needs of them."""
+
+    files: Mapping[str, Path]
+    peer: Mapping[str, Path] = field(default_factory=dict)
+    official: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prepare(folder: Path) -> dict[str, Subject]:
+    """Random weights of the published sizes, in the published layouts."""
+    import rewards
+    from rewards.verification.official import hpsv2_checkpoint, imagereward_checkpoint
+
+    backbone, eyes = write_vit_l_14(folder)
+    heads = {
+        name: write_head(folder / f"{name}.pth", linear=name == "aesthetic-v1") for name in SHARED_PANEL[:2]
+    }
+    model, tokenizer = write_pickscore(folder)
+    hps = hpsv2_checkpoint(rewards.info("hpsv2"), folder, full=True)
+    blip = imagereward_checkpoint(rewards.info("imagereward"), folder, full=True)
+    aesthetic = {"model": eyes, "head": heads["aesthetic-v2"]}
+    return {
+        "aesthetic-v1": Subject({"backbone": backbone, "head": heads["aesthetic-v1"]}),
+        "aesthetic-v2": Subject({"backbone": backbone, "head": heads["aesthetic-v2"]}, aesthetic),
+        "clip": Subject({"backbone": backbone}),
+        "pickscore": Subject(
+            {"model": model, "tokenizer": tokenizer}, {"model": model, "tokenizer": tokenizer}
+        ),
+        **dict.fromkeys(("hpsv2", "hpsv2-antialias", "hpsv2.1"), Subject(hps.files, hps.files, hps.job)),
+        "imagereward": Subject(blip.files, blip.files, blip.job),
+    }
+
+
+def write_vit_l_14(folder: Path) -> tuple[Path, Path]:
+    """OpenAI's ViT-L/14 in open_clip's layout, and of the same size its image half in transformers'."""
+    import open_clip
+    from open_clip.model import CLIP
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from rewards.verification.checkpoints import save_half
+
+    ours, theirs = folder / "vit-l-14", folder / "vit-l-14-transformers"
+    ours.mkdir()
+    config = open_clip.get_model_config("ViT-L-14-quickgelu")
+    written = json.dumps({"model_cfg": config, "preprocess_cfg": {}})
+    (ours / "open_clip_config.json").write_text(written, encoding="utf-8")
+    save_half(CLIP(**config).state_dict(), ours / "open_clip_model.safetensors")
+    size = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    }
+    vision = CLIPVisionConfig(**size, patch_size=14, projection_dim=768)
+    CLIPVisionModelWithProjection(vision).half().save_pretrained(theirs)
+    return ours, theirs
+
+
+def write_head(path: Path, *, linear: bool) -> Path:
+    """LAION's first or second head."""
+    import torch
+    from torch import nn
+
+    from rewards.head import ScoreHead
+
+    torch.save((nn.Linear(768, 1) if linear else ScoreHead(768)).state_dict(), path)
+    return path
+
+
+def write_pickscore(folder: Path) -> tuple[Path, Path]:
+    """A ViT-H/14 in transformers' layout, and a tokenizer that reads letter by letter."""
+    from transformers import CLIPConfig, CLIPModel
+
+    from rewards.verification.checkpoints import Sizes, write_clip_tokenizer
+
+    text = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    }
+    eyes = {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+    }
+    config = CLIPConfig(
+        text_config={**text, "projection_dim": 1024, "eos_token_id": 513},
+        vision_config={**eyes, "patch_size": 14, "projection_dim": 1024},
+        projection_dim=1024,
+    )
+    CLIPModel(config).half().save_pretrained(folder / "pickscore")
+    return folder / "pickscore", write_clip_tokenizer(folder / "tokenizer", Sizes(224, 77, 49408))
+
+
+class Bench:
+    """What is scored, and the processes that score it."""
+
+    def __init__(self, folder: Path, photographs: Path, options: argparse.Namespace) -> None:
+        from rewards.verification.pictures import pictures
+
+        self.folder, self.repeats, self.device = folder, options.repeats, options.device
+        self.paths = [photographs / name for name in pictures(photographs, options.images)]
+        self.prompts = PROMPTS[: options.images]
+        self.tensor = squares(self.paths, folder / "images.safetensors")
+        self.subjects = prepare(folder)
+
+    def ours(self, *names: str, as_tensor: bool = False, panel: bool = False) -> Timing:
+        """Our rewards, one after another or as a panel."""
+        job = {
+            "files": {name: self.subjects[name].files for name in names},
+            "images": self.tensor if as_tensor else self.paths,
+            "prompts": self.prompts,
+            "panel": panel,
+            "device": self.device,
+            "repeats": self.repeats,
+        }
+        ask, answer = self.folder / "job.json", self.folder / "answer.json"
+        ask.write_text(json.dumps(job, default=_plain), encoding="utf-8")
+        command = [sys.executable, "-W", "ignore", __file__, "--worker", str(ask), str(answer)]
+        subprocess.run(command, check=True)
+        return Timing(**json.loads(answer.read_text(encoding="utf-8")))
+
+    def official(self) -> Iterator[Figure]:
+        """HPSv2 and ImageReward against their packages."""
+        from rewards.official.environment import run
+
+        pairs = {"images": list(map(str, self.paths)), "prompts": self.prompts, "pairs": True}
+        for name in ("hpsv2", "imagereward"):
+            theirs = run({**self.subjects[name].official, **pairs, "repeats": self.repeats})
+            ours = self.ours(name)
+            if name == "hpsv2":
+                called = Timing(theirs["seconds"], theirs["peak"])
+                yield Figure("hpsv2: its package as called / ours", ">= 5", called, ours)
+            hoisted = Timing(theirs["hoisted"], theirs["peak"])
+            yield Figure(f"{name}: its package, loaded before / ours", ">= 1", hoisted, ours)
+
+    def peers(self) -> Iterator[Figure]:
+        """Each reward that imscore has too, on one tensor of pictures."""
+        from rewards.official.environment import run
+
+        for name in PEERS:
+            files = {key: str(path) for key, path in self.subjects[name].peer.items()}
+            job = {"reward": name, "files": files, "images": str(self.tensor), "prompts": self.prompts}
+            job |= {"repeats": self.repeats, "device": self.device}
+            theirs = run(job, IMSCORE / "runner.py", IMSCORE / "requirements.lock")
+            yield Figure(
+                f"{name}: imscore / ours",
+                ">= 1",
+                Timing(theirs["seconds"], theirs["peak"]),
+                self.ours(name, as_tensor=True),
+            )
+
+    def panels(self) -> Iterator[Figure]:
+        """Rewards together against one, and against each by itself."""
+        one = self.ours("aesthetic-v2")
+        shared = self.ours(*SHARED_PANEL, panel=True)
+        yield Figure(f"panel of {', '.join(SHARED_PANEL)} / aesthetic-v2", "<= 1.15", shared, one)
+        members = self.ours(*DEFAULT_PANEL)
+        together = self.ours(*DEFAULT_PANEL, panel=True)
+        yield Figure(f"panel of {', '.join(DEFAULT_PANEL)} / its members", "<= 0.85", together, members)
+
+
+def squares(paths: Sequence[Path], out: Path) -> Path:
+    """The pictures as one tensor, for zoos that take nothing else: (B, 3, 512, 512) in [0, 1]."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    arrays = [np.asarray(Image.open(path).convert("RGB").resize((512, 512))) for path in paths]
+    save_file({"images": torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous() / 255}, out)
+    return out
+
+
+def worker(ask: Path, answer: Path) -> None:
+    """Time our rewards as a job says, in this process."""
+    import torch
+    from PIL import Image
+    from safetensors.torch import load_file
+
+    import rewards
+    from rewards.panel import Panel
+
+    job = json.loads(ask.read_text(encoding="utf-8"))
+    records = []
+    for name in job["files"]:
+        record = rewards.info(name)
+        extra = (rewards.WeightsFile("config", file="config.json"),) if name == "imagereward" else ()
+        weights = (*(replace(file, sha256="") for file in record.weights), *extra)
+        records.append(replace(record, weights=weights))
+    device = job["device"]
+    images: Any = (
+        load_file(job["images"])["images"].to(device)
+        if isinstance(job["images"], str)
+        else [Image.open(path).convert("RGB") for path in job["images"]]
+    )
+    score: Callable[[], Any]
+    if job["panel"]:
+        panel = Panel(records, weights=job["files"], device=device)
+
+        def score() -> Any:
+            return panel.score(images, job["prompts"])
+
+    else:
+        loaded = [
+            rewards.load(record, weights=job["files"][record.name], device=device) for record in records
+        ]
+
+        def score() -> Any:
+            return [reward.score(images, job["prompts"]) for reward in loaded]
+
+    seconds = []
+    with torch.no_grad():
+        score()
+        for _ in range(job["repeats"]):
+            started = time.perf_counter()
+            score()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if device != "cpu":
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    answer.write_text(json.dumps({"seconds": seconds, "peak": peak}), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def photographs() -> Path | None:
+    """Real ones, where they are."""
+    folder = Path(os.environ.get("TCBENCH_SHARED", ROOT.parent / "shared" / "data")) / "photos"
+    return folder if folder.is_dir() else None
+
+
+def main() -> None:
+    """Run the asked-for comparisons and print their table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=8, choices=range(1, 9))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=["official", "peers", "panels"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--worker", nargs=2, type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(*options.worker)
+        return
+    from rewards.verification.pictures import write_renders
+
+    lines = ["| ratio of seconds | should be | is (range) | seconds | peak MiB |", "|---|---|---|---|---|"]
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        shown = photographs() or write_renders(folder / "renders", options.images)
+        bench = Bench(folder, shown, options)
+        for part in options.only:
+            if part == "official" and options.device != "cpu":
+                continue
+            for figure in getattr(bench, part)():
+                lines.append("| " + " | ".join(figure.cells()) + " |")
+                print(lines[-1], file=sys.stderr, flush=True)
+    import torch
+
+    where = options.device if options.device == "cpu" else torch.cuda.get_device_name()
+    note = f"{options.images} photographs, {options.repeats} repeats, torch {torch.__version__}, {where}, "
+    note += f"{torch.get_num_threads()} threads."
+    print(*lines, "", note, sep="\n")
+    if options.out:
+        options.out.write_text("\n".join([*lines, "", note]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

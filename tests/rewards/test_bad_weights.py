@@ -1,0 +1,226 @@
+"""Weights that are not what they should be are one line that names the file or the key, in every layout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import rewards
+from rewards.base import Reward
+from rewards.verification.checkpoints import tiny_record
+from rewards.weights import MissingWeights, WrongWeights
+
+State = dict[str, Any]
+
+
+class Layout(NamedTuple):
+    """A reward, one of its weights, and in a folder the file that holds the tensors."""
+
+    reward: str
+    key: str
+    inside: str = ""
+
+
+LAYOUTS = {
+    "open_clip": Layout("clip", "backbone", "open_clip_model.safetensors"),
+    "transformers": Layout("pickscore", "model", "model.safetensors"),
+    "half of a SigLIP": Layout("aesthetic-v2.5", "model", "model.safetensors"),
+    "checkpoint": Layout("hpsv2", "checkpoint"),
+    "flat checkpoint": Layout("imagereward", "checkpoint"),
+    "head": Layout("aesthetic-v2", "head"),
+    "linear head": Layout("aesthetic-v1", "head"),
+    "SigLIP's head": Layout("aesthetic-v2.5", "head"),
+}
+
+
+class Harmful:
+    """What a checkpoint must not be able to do: run code when it is read."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch ran-code",)
+
+
+class Case:
+    """The tiny weights of a layout, to be damaged and loaded."""
+
+    def __init__(self, layout: Layout, files: dict[str, Path], folder: Path) -> None:
+        self.layout, self.folder = layout, folder
+        self.record = tiny_record(rewards.info(layout.reward))
+        self.files = dict(files)
+        self.given = self.files[layout.key] = folder / files[layout.key].name
+        copy = shutil.copytree if layout.inside else shutil.copy
+        copy(files[layout.key], self.given)
+        self.path = self.given / layout.inside if layout.inside else self.given
+
+    def load(self) -> Reward:
+        return rewards.load(self.record, weights=self.files)
+
+    def edit(self, change: Callable[[State, str], None]) -> str:
+        """Change the tensors by key, of which one that is needed is named and given back."""
+        safe = self.path.suffix == ".safetensors"
+        content = load_file(self.path) if safe else torch.load(self.path, weights_only=True)
+        state = content.get("state_dict", content)
+        image_side = [key for key in state if "vis" in key and "_proj." not in key and "position" not in key]
+        key = sorted(
+            key for key in image_side or state if state[key].ndim and state[key].is_floating_point()
+        )[0]
+        change(state, key)
+        if safe:
+            save_file(content, self.path, {"format": "pt"})
+        else:
+            torch.save(content, self.path)
+        return key
+
+    def error(self, kind: type[Exception] = WrongWeights) -> str:
+        with pytest.raises(kind) as error:
+            self.load()
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+
+FOLDERS = [name for name, layout in LAYOUTS.items() if layout.inside]
+FILES = [name for name, layout in LAYOUTS.items() if not layout.inside]
+
+
+@pytest.fixture(params=LAYOUTS)
+def case(
+    request: pytest.FixtureRequest, tiny_files: Callable[[str], dict[str, Path]], tmp_path: Path
+) -> Case:
+    layout = LAYOUTS[request.param]
+    return Case(layout, tiny_files(layout.reward), tmp_path)
+
+
+def test_keys_and_shapes_that_do_not_fit_are_named(case: Case) -> None:
+    case.load()
+    whole = case.path.read_bytes()
+
+    def shape(state: State, key: str) -> None:
+        state[key] = torch.cat([state[key], state[key]])
+
+    damages: list[tuple[Callable[[State, str], Any], str]] = [
+        (lambda state, key: state.pop(key), "{key}: missing"),
+        (lambda state, key: state.update({f"{key}.more": torch.ones(2)}), "{key}.more: not expected"),
+        (shape, "{key}: shape ("),
+    ]
+    for damage, expected in damages:
+        case.path.write_bytes(whole)
+        _as_if_never_used(case)
+        key = case.edit(damage).removeprefix("vision_model.")  # transformers calls the half by its own names
+        message = expected.format(key=key)
+        assert message in (said := case.error()), said
+        assert str(case.path if case.layout.inside else case.given) in said
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_torn_or_empty_file_is_named(case: Case, share: float) -> None:
+    content = case.path.read_bytes()
+    case.path.write_bytes(content[: int(len(content) * share)])
+    assert str(case.path) in case.error()
+
+
+def test_code_in_a_file_is_not_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(case.folder)
+    torch.save({"state_dict": {"weight": Harmful()}, "weight": Harmful()}, case.path)
+    message = case.error()
+    assert str(case.path) in message
+    assert case.layout.inside or "asks to run posix.system, which weights must not" in message
+    assert not (case.folder / "ran-code").exists()
+
+
+def test_another_file_than_the_published_one_names_both_hashes(case: Case) -> None:
+    sha256 = "0" * 64
+    files = [replace(f, sha256=sha256) if f.key == case.layout.key else f for f in case.record.weights]
+    case.record = replace(case.record, weights=tuple(files))
+    message = case.error()
+    assert str(case.given) in message
+    assert f"expected {sha256}" in message
+
+
+def test_a_file_is_no_folder_and_a_folder_no_file(case: Case) -> None:
+    other = case.folder / "other"
+    if case.layout.inside:
+        other.write_bytes(case.path.read_bytes())
+    else:
+        other.mkdir()
+    case.files[case.layout.key] = other
+    assert f"{other} is not a {'folder' if case.layout.inside else 'file'}" in case.error(MissingWeights)
+
+
+@pytest.mark.parametrize("case", FOLDERS, indirect=True)
+def test_a_folder_without_its_configuration_is_no_model(case: Case) -> None:
+    (configuration,) = case.given.glob("*config.json")
+    for text in ("", "[]", '{"model_cfg": 3, "text_config": 3}', "{"):
+        configuration.write_text(text, encoding="utf-8")
+        _as_if_never_used(case)
+        assert str(case.given) in case.error()
+    configuration.unlink()
+    assert f"{case.given} lacks {configuration.name}" in case.error(MissingWeights)
+
+
+@pytest.mark.parametrize("case", FILES, indirect=True)
+def test_a_checkpoint_holds_tensors_by_name(case: Case) -> None:
+    torch.save([torch.ones(2)], case.path)
+    assert f"{case.path} holds a list; expected tensors by name" in case.error()
+    _as_if_never_used(case)
+    torch.save({"state_dict": torch.ones(2)}, case.path)
+    assert str(case.path) in case.error()
+
+
+def test_a_number_among_the_tensors_is_named(
+    tiny_files: Callable[[str], dict[str, Path]], tmp_path: Path
+) -> None:
+    layout = LAYOUTS["linear head"]
+    case = Case(layout, tiny_files(layout.reward), tmp_path)
+    case.edit(lambda state, key: state.update({key: 3}))
+    assert "bias: a int, not a tensor" in case.error()
+
+
+def test_what_a_model_does_not_read_may_be_left_over(
+    tiny_files: Callable[[str], dict[str, Path]], tmp_path: Path
+) -> None:
+    """The text half where only the image half is made, and the position numbers that old versions stored."""
+    for name, keys in {
+        "half of a SigLIP": ["text_model.more"],
+        "transformers": [f"{half}_model.embeddings.position_ids" for half in ("text", "vision")],
+    }.items():
+        layout = LAYOUTS[name]
+        case = Case(layout, tiny_files(layout.reward), tmp_path / layout.reward)
+        case.edit(lambda state, _, keys=keys: state.update({key: torch.arange(2)[None] for key in keys}))
+        case.load()
+
+
+@pytest.mark.parametrize(
+    ("reward", "key", "inside"),
+    [
+        ("pickscore", "tokenizer", "vocab.json"),
+        ("pickscore", "tokenizer", "tokenizer_config.json"),
+        ("imagereward", "vocabulary", ""),
+        ("imagereward", "config", ""),
+    ],
+)
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00"])
+def test_a_torn_tokenizer_or_configuration_is_named(
+    tiny_files: Callable[[str], dict[str, Path]],
+    tmp_path: Path,
+    reward: str,
+    key: str,
+    inside: str,
+    content: bytes,
+) -> None:
+    case = Case(Layout(reward, key, inside), tiny_files(reward), tmp_path)
+    case.path.write_bytes(content)
+    assert str(case.given) in case.error()
+
+
+def _as_if_never_used(case: Case) -> None:
+    from rewards import lock
+
+    lock.place().unlink(missing_ok=True)

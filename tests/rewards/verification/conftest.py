@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rewards.verification.pictures import pictures
+
+
+@pytest.fixture(scope="session")
+def photographs(shared_data: Path) -> dict[str, Image.Image]:
+    """Real photographs: three that are not square, and one that is."""
+    return pictures(shared_data / "photos", 4)
