@@ -107,7 +107,7 @@ class Reward(nn.Module, ABC):
 
     def truncated(self, prompts: Sequence[str]) -> int:
         """How many of the prompts are longer than the text encoder reads."""
-        if self.tokenizer is None:
+        if self.tokenizer is None or not prompts:  # of none, tokenizers make an error
             return 0
         limit = self.tokenizer.limit
         return sum(length > limit for length in self.tokenizer.lengths(prompts))

@@ -86,8 +86,6 @@ class TransformersTokenizer:
         return Tokens(batch["input_ids"], batch["attention_mask"])
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
-        if not prompts:  # of which the library makes no empty list
-            return []
         # not verbose: it warns of texts that are too long, and counting those is what this is for
         texts = [self._clean(prompt) for prompt in prompts]
         return [len(ids) for ids in self._tokenizer(texts, verbose=False)["input_ids"]]

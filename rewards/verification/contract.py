@@ -59,7 +59,7 @@ class Case:
     @cached_property
     def scores(self) -> Tensor:
         """Scores (B,) of the images for their prompts."""
-        return self.score(self.images, self.prompts)
+        return self.grid.diagonal()
 
     @cached_property
     def grid(self) -> Tensor:
