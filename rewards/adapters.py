@@ -170,6 +170,6 @@ def _judged(name: str, scores: Tensor, prompts: Sequence[str]) -> NDArray[np.flo
     for prompt, score in zip(prompts, found, strict=True):
         if np.isnan(score):
             raise ValueError(
-                f"{name} cannot judge the prompt {prompt[:60]!r}; leave such prompts out or take another reward"
+                f"{name} cannot judge the prompt {prompt[:60]!r}; leave it out or take another reward"
             )
     return found

@@ -192,7 +192,7 @@ def test_loops_train_only_on_what_may_be_trained_on(
     rewards.flow_grpo_fn(mix(parts), use="selection")
     report = rewards.ddpo_fn(judge, use=None)
     assert np.isfinite(report(images, PROMPTS)[0]).all()
-    with pytest.raises(ValueError, match="world-oracle cannot judge the prompt 'what a day'; leave such"):
+    with pytest.raises(ValueError, match="world-oracle cannot judge the prompt 'what a day'; leave it"):
         report(images[:1], ["what a day"])
 
 
