@@ -107,7 +107,8 @@ class Hpsv3(Reward):
         inputs = torch.cat([embed(before), seen, embed(after)], dim=1)  # (B, T + N + T', D)
         states = self.qwen.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
         last = before.shape[1] + seen.shape[1] + ends - 1
-        mean: Tensor = self.rm_head(states[torch.arange(len(prompts)), last].float())[:, 0]
+        images = torch.arange(len(prompts), device=last.device)
+        mean: Tensor = self.rm_head(states[images, last].float())[:, 0]
         return mean
 
     def _see(self, pixels: Tensor) -> Tensor:

@@ -92,10 +92,7 @@ CLIPSCORES = {"torchmetrics": "score", "hessel": "hessel", "logits": "logits", "
 
 References = Mapping[str, tuple[str, Callable[[RewardInfo], Score]]]
 
-REFERENCES: CLIPSCORES = {"torchmetrics": "score", "hessel": "hessel", "logits": "logits", "cosine": "cosine"}
-"""The reference of each convention of CLIPScore."""
-
-References = MappingProxyType(
+REFERENCES: References = MappingProxyType(
     {
         "rewards.aesthetic:LaionAestheticV1": (
             "open_clip, PIL, and the head's matrices one by one",

@@ -55,7 +55,7 @@ def qwen_config() -> dict[str, Any]:
         "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
         "max_position_embeddings": 32768,
         "tie_word_embeddings": False,
-        "initializer_range": 0.2,
+        "initializer_range": 0.1,
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
         "vision_start_token_id": ids["<|vision_start|>"],
@@ -69,7 +69,7 @@ def qwen_config() -> dict[str, Any]:
             "hidden_size": WIDTH,
             "num_heads": 2,
             "mlp_ratio": 2,
-            "initializer_range": 0.2,
+            "initializer_range": 0.05,
         },
     }
 
