@@ -11,6 +11,7 @@ Importing the package, and listing what is in it, imports neither torch nor a mo
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Both are free of torch. They are imported at once, not on first use, so that `rewards.info` is the function
@@ -19,6 +20,7 @@ from rewards.info import RewardInfo, WeightsFile, WrongRole, check_role
 from rewards.registry import UnknownName, info, load, names, register, score
 
 if TYPE_CHECKING:
+    from rewards.adapters import ddpo_fn, flow_grpo_fn, pil_fn, tensor_fn
     from rewards.base import Reward
 
 __all__ = [
@@ -28,20 +30,31 @@ __all__ = [
     "WeightsFile",
     "WrongRole",
     "check_role",
+    "ddpo_fn",
+    "flow_grpo_fn",
     "info",
     "load",
     "names",
+    "pil_fn",
     "register",
     "score",
+    "tensor_fn",
 ]
+
+_ON_USE = {
+    "Reward": "rewards.base",
+    "ddpo_fn": "rewards.adapters",
+    "flow_grpo_fn": "rewards.adapters",
+    "pil_fn": "rewards.adapters",
+    "tensor_fn": "rewards.adapters",
+}
+"""What imports torch, and where it is."""
 
 
 def __getattr__(name: str) -> Any:
-    if name != "Reward":
+    if name not in _ON_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from rewards.base import Reward
-
-    return Reward
+    return getattr(import_module(_ON_USE[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from rewards.tokens import Tokenizer
+
+WANTED = "a list of PIL images or one float tensor (B, 3, H, W) in [0, 1]"
+"""What images are, in messages."""
 
 TOLERANCE = 1e-4
 """How far outside [0, 1] a pixel may be: the rounding of a cast, not a missing clamp."""
@@ -104,7 +107,7 @@ class Reward(nn.Module, ABC):
 
     def truncated(self, prompts: Sequence[str]) -> int:
         """How many of the prompts are longer than the text encoder reads."""
-        if self.tokenizer is None:
+        if self.tokenizer is None or not prompts:  # of none, tokenizers make an error
             return 0
         limit = self.tokenizer.limit
         return sum(length > limit for length in self.tokenizer.lengths(prompts))
@@ -131,11 +134,16 @@ class Reward(nn.Module, ABC):
         """The prompts of ``count`` images; raises ValueError for what is not one text an image."""
         if prompts is None and not self.info.uses_prompt:
             return [""] * count
-        if prompts is None or isinstance(prompts, str) or not all(isinstance(text, str) for text in prompts):
-            raise ValueError(f"{self.info.name} needs a list of texts as prompts, one an image")
-        if len(prompts) != count:
-            raise ValueError(f"{count} images came with {len(prompts)} prompts; give one prompt an image")
-        return list(prompts)
+        got = _not_texts(prompts)
+        if got:
+            raise ValueError(f"{self.info.name} got {got}; expected a list of {count} texts, one an image")
+        texts = list(prompts or ())
+        if len(texts) != count:
+            raise ValueError(
+                f"{self.info.name} got {len(texts)} prompts for {count} images; expected one an image: "
+                "repeat a prompt for each of its images"
+            )
+        return texts
 
 
 def score_id(info: RewardInfo, dtype: str = "float32", files: Mapping[str, Path] | None = None) -> str:
@@ -158,9 +166,16 @@ def score_id(info: RewardInfo, dtype: str = "float32", files: Mapping[str, Path]
 
 def as_batch(images: Tensor | Sequence[Image]) -> list[Tensor]:
     """Checked images as tensors (B, 3, H, W): one of a tensor, one each of PIL images. Raises ValueError."""
-    batch = [images] if isinstance(images, Tensor) else [_from_pil(image)[None] for image in images]
+    if isinstance(images, Tensor):
+        batch = [images]
+    elif isinstance(images, Iterable):
+        batch = [_from_pil(image)[None] for image in images]
+    else:
+        raise ValueError(
+            f"got a {type(images).__name__} as images; expected {WANTED}: one picture is [picture]"
+        )
     if not batch:
-        raise ValueError("there are no images; give at least one")
+        raise ValueError(f"got no images; expected {WANTED}: give at least one")
     for part in batch:
         _check_images(part)
     return batch
@@ -169,8 +184,8 @@ def as_batch(images: Tensor | Sequence[Image]) -> list[Tensor]:
 def _from_pil(image: Image) -> Tensor:
     if not hasattr(image, "convert"):
         raise ValueError(
-            f"images hold a {type(image).__name__}; "
-            "give PIL images, or one float tensor (B, 3, H, W) in [0, 1]"
+            f"got a list with a {type(image).__name__} as images; expected {WANTED}: torch.stack makes one "
+            "tensor of several"
         )
     return to_tensor(image)
 
@@ -178,12 +193,43 @@ def _from_pil(image: Image) -> Tensor:
 def _check_images(images: Tensor) -> None:
     shape = tuple(images.shape)
     if images.ndim != 4 or shape[1] != 3 or 0 in shape:
-        raise ValueError(f"images have the shape {shape}; expected (B, 3, H, W), RGB, none of them 0")
+        raise ValueError(
+            f"got images of shape {shape}; expected (B, 3, H, W), RGB, none of them 0{_mend(shape)}"
+        )
     if not images.is_floating_point():
-        raise ValueError(f"images are {images.dtype}; expected floats in [0, 1]: divide 8-bit images by 255")
+        raise ValueError(
+            f"got images of {images.dtype}; expected floats in [0, 1]: divide 8-bit images by 255"
+        )
     low, high = (bound.item() for bound in images.detach().aminmax())
     if not -TOLERANCE <= low <= high <= 1 + TOLERANCE:  # false for NaN too
         raise ValueError(
-            f"images have values from {low:g} to {high:g}; expected [0, 1]: "
+            f"got images with values from {low:g} to {high:g}; expected [0, 1]: "
             "a decoder's output in [-1, 1] becomes (x / 2 + 0.5).clamp(0, 1)"
         )
+
+
+def _mend(shape: tuple[int, ...]) -> str:
+    """What makes images of a wrong shape right, as the end of a message; empty where that is not known."""
+    if len(shape) == 3 and shape[0] == 3:
+        return ": images[None] is a batch of one"
+    if len(shape) == 4 and shape[3] == 3:
+        return ": images.permute(0, 3, 1, 2) puts the channels first"
+    if len(shape) == 4 and shape[1] == 1:
+        return ": images.expand(-1, 3, -1, -1) makes grey RGB"
+    return ": images[:, :3] drops the transparency" if len(shape) == 4 and shape[1] == 4 else ""
+
+
+def _not_texts(prompts: Sequence[str] | None) -> str:
+    """What was given instead of a list of texts, as a part of a message; empty if it is one."""
+    if prompts is None:
+        return "no prompts"
+    if isinstance(prompts, str):
+        return f"one text, {prompts[:40]!r}, as prompts"
+    if not isinstance(prompts, Sequence):
+        return f"a {type(prompts).__name__} as prompts"
+    for place, text in enumerate(prompts):
+        if not isinstance(text, str):
+            return f"a {type(text).__name__} as prompt {place}"
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            return f"half of a surrogate pair, which is no character, in prompt {place}"
+    return ""

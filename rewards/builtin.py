@@ -81,6 +81,7 @@ IMAGE_REWARD = "https://arxiv.org/abs/2304.05977"
 MPS_PAPER = "https://arxiv.org/abs/2405.14705"
 HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 WORLD_LICENCE = "Apache-2.0"
+WORLD_REPORT = "docs/world/report.md"
 
 HPS_CITATION = "Wu et al. 2023, Human Preference Score v2"
 CLIPSCORE_CITATION = "Hessel et al. 2021, CLIPScore: A Reference-free Evaluation Metric for Image Captioning"
@@ -531,6 +532,8 @@ WORLD_REWARDS = (
         scale="the world's aesthetic rule: colour, sharpness, glow, composition, less noise and clipping",
         code=("world/aesthetics.py", *ORACLE_EYES),
         typical_range=(1, 10),
+        paper=WORLD_REPORT,
+        citation="the embedded world of this package",
         licence=WORLD_LICENCE,
     ),
     RewardInfo(
@@ -543,6 +546,8 @@ WORLD_REWARDS = (
         scale="share of the prompt's claims that image analysis finds true",
         code=("world/claims.py", "world/captions.py", *ORACLE_EYES),
         typical_range=(0, 1),
+        paper=WORLD_REPORT,
+        citation="the embedded world of this package",
         licence=WORLD_LICENCE,
     ),
 )

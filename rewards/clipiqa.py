@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.base import Reward
-from rewards.towers import OpenClip
+from rewards.towers import OpenClip, wide
 from rewards.weights import WrongWeights
 
 ANTONYMS = ("Good photo.", "Bad photo.")
@@ -49,5 +49,5 @@ class ClipIqa(Reward):
                 f"{self.info.name} reads images of at least {SMALLEST_PX} pixels a side, got "
                 f"{height} x {width}; enlarge them first"
             )
-        logits = F.normalize(self.eyes(pixels), dim=-1) @ self.texts.T
+        logits = F.normalize(wide(self.eyes(pixels)), dim=-1) @ wide(self.texts).T
         return logits.softmax(dim=-1)[:, 0]

@@ -88,12 +88,13 @@ PROFILES = {
 
 
 def preprocess(images: Tensor, profile: Profile) -> Tensor:
-    """``images`` (B, 3, H, W), RGB in [0, 1], to the model's input (B, 3, H', W'), float32.
+    """``images`` (B, 3, H, W), RGB in [0, 1], to the model's input (B, 3, H', W').
 
-    H' and W' are the profile's ``size`` unless it keeps the image's shape. Raises ValueError for an image
-    that is too oblong for "area".
+    H' and W' are the profile's ``size`` unless it keeps the image's shape. It is float32, or float64 of
+    float64 images where no pixels of PIL's are emulated. Raises ValueError for an image that is too oblong
+    for "area".
     """
-    images = images.float()
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
     if profile.resize != "none":
         images = _fit(images, profile)
     if profile.mean is None or profile.std is None:
@@ -105,13 +106,28 @@ def preprocess(images: Tensor, profile: Profile) -> Tensor:
 def to_tensor(image: Image) -> Tensor:
     """A PIL image of any 8-bit mode or 16-bit grey, as (3, H, W) RGB in [0, 1]; transparency is dropped."""
     if image.mode in ("I", "F"):
-        raise ValueError(f"an image of mode {image.mode} has no known range; convert it to mode RGB first")
+        raise ValueError(
+            f"got an image of mode {image.mode}, which has no known range; expected an 8-bit mode or 16-bit "
+            "grey: convert it to RGB first"
+        )
     if image.mode.startswith("I;16"):
         levels = np.asarray(image).astype(np.uint16) >> 8
         array = np.repeat(levels.astype(np.uint8)[:, :, None], 3, axis=2)
     else:
-        array = np.array(image.convert("RGB"))
+        array = np.array(_rgb(image))
     return torch.from_numpy(array).permute(2, 0, 1).float() / 255
+
+
+def _rgb(image: Image) -> Image:
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, PIL warns of the transparency that it drops
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(
+            f"got an image of mode {image.mode}, which PIL makes no RGB of; expected an 8-bit mode: "
+            "convert it to LA, RGBA or RGB first"
+        ) from error
 
 
 def _fit(images: Tensor, profile: Profile) -> Tensor:
@@ -208,6 +224,7 @@ def _to_levels(values: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept from call to call: an inference tensor would bar gradients ever after
 def _weights(inputs: int, outputs: int, kernel: Literal["bicubic", "bilinear"]) -> Tensor:
     """PIL's antialiased weights in fixed point, (outputs, inputs) float64 (Resample.c)."""
     support, weigh = (2, _bicubic) if kernel == "bicubic" else (1, _triangle)

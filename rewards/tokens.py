@@ -59,6 +59,9 @@ class OpenClipTokenizer:
             clean, uncut = self._tokenizer.clean_fn, self._tokenizer.tokenizer
             self._length = lambda prompt: len(uncut(clean(prompt), verbose=False)["input_ids"])
 
+    def __deepcopy__(self, _: object) -> OpenClipTokenizer:
+        return self  # it never changes, and its tables are long
+
     def __call__(self, prompts: Sequence[str]) -> Tokens:
         ids = self._tokenizer(list(prompts))
         kept = torch.tensor([min(length, self.limit) for length in self.lengths(prompts)])

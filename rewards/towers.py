@@ -51,8 +51,7 @@ class Towers(nn.Module, ABC):
     @property
     def logit_scale(self) -> Tensor:
         """The learnt factor of the cosine."""
-        scale: Tensor = self.model.logit_scale.exp()
-        return scale
+        return wide(self.model.logit_scale).exp()
 
     def logits(self, cosines: Tensor) -> Tensor:
         """The model's own logits (B,) of ``cosines`` (B,): scaled, and moved where it learnt a bias."""
@@ -283,6 +282,13 @@ def from_pretrained(architecture: type[Any], folder: Path, ignore: Iterable[str]
     return model
 
 
+def wide(values: Tensor) -> Tensor:
+    """At least float32. A model in half precision gives embeddings; what is made of them needs more digits,
+    or pictures tie: between 16 and 32, where PickScore lies, bfloat16 has steps of 1/8.
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def cosine(images: Tensor, texts: Tensor) -> Tensor:
     """Cosine (B,) of each unit image embedding with its own unit text embedding, both (B, D)."""
-    return (images * texts).sum(dim=-1)
+    return (wide(images) * wide(texts)).sum(dim=-1)

@@ -43,15 +43,25 @@ GREY = torch.full((2, 3, 8, 8), 0.5)
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (GREY[0], r"shape \(3, 8, 8\); expected \(B, 3, H, W\)"),
-        (GREY[:, :1], r"shape \(2, 1, 8, 8\)"),
+        (GREY[0], r"got images of shape \(3, 8, 8\); expected \(B, 3, H, W\).*: images\[None\] is a batch"),
+        (GREY[:, :1], r"shape \(2, 1, 8, 8\).*: images.expand\(-1, 3, -1, -1\) makes grey RGB"),
+        (torch.cat([GREY, GREY[:, :1]], dim=1), r"shape \(2, 4, 8, 8\).*: images\[:, :3\] drops"),
+        (GREY.permute(0, 2, 3, 1), r"shape \(2, 8, 8, 3\).*: images.permute\(0, 3, 1, 2\) puts"),
+        (GREY[:, 0, 0], r"shape \(2, 8\); expected .* none of them 0$"),
         (GREY[:0], r"shape \(0, 3, 8, 8\)"),
-        ((GREY * 255).to(torch.uint8), "uint8; expected floats .* divide 8-bit images by 255"),
+        (
+            (GREY * 255).to(torch.uint8),
+            "got images of torch.uint8; expected floats .*: divide 8-bit images by",
+        ),
         (GREY * 255, r"values from 127.5 to 127.5; expected \[0, 1\]"),
         (GREY - 1, r"values from -0.5 to -0.5; .*x / 2 \+ 0.5"),
         (GREY * float("nan"), "values from nan to nan"),
-        ([], "no images"),
-        ([np.zeros((8, 8, 3))] * 2, "images hold a ndarray; give PIL images"),
+        ([], "got no images; expected a list of PIL images or one float tensor .*: give at least one"),
+        ([np.zeros((8, 8, 3))] * 2, "got a list with a ndarray as images; expected a list of PIL images"),
+        (list(GREY), "got a list with a Tensor as images; .*: torch.stack makes one tensor"),
+        (Image.new("RGB", (8, 8)), r"got a Image as images; .*: one picture is \[picture\]"),
+        ([Image.new("F", (8, 8))] * 2, "an image of mode F, which has no known range; expected"),
+        ([Image.new("La", (8, 8))] * 2, "an image of mode La, which PIL makes no RGB of; expected"),
     ],
 )
 def test_images_that_cannot_be_scored_are_refused_with_a_way_to_mend_them(images: Any, message: str) -> None:
@@ -62,10 +72,12 @@ def test_images_that_cannot_be_scored_are_refused_with_a_way_to_mend_them(images
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ("a cat", "needs a list of texts"),
-        (None, "needs a list of texts"),
-        (["a", 1], "needs a list of texts"),
-        (["a"], "2 images came with 1 prompts"),
+        ("a cat", "redness got one text, 'a cat', as prompts; expected a list of 2 texts, one an image"),
+        (None, "got no prompts; expected a list of 2 texts"),
+        (["a", 1], "got a int as prompt 1; expected"),
+        ({"a": 1}, "got a dict as prompts; expected"),
+        (["a", "b\ud83d"], "got half of a surrogate pair, which is no character, in prompt 1; expected"),
+        (["a"], "got 1 prompts for 2 images; expected one an image: repeat"),
     ],
 )
 def test_prompts_must_be_one_text_an_image(prompts: Any, message: str) -> None:

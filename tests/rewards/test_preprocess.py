@@ -153,11 +153,30 @@ def test_gradients_pass_the_rounding_but_not_the_clipping() -> None:
     assert image.grad[..., 8:56, 64:72].sum() < 0.24 * 3 * 48 * 8
 
 
+def test_gradients_come_after_a_call_in_inference_mode() -> None:
+    image = torch.rand(1, 3, 37, 53)  # a size of its own, whose weights are made here
+    with torch.inference_mode():
+        inferred = preprocess(image, PROFILES["squash-64"])
+    leaf = image.clone().requires_grad_()
+    made = preprocess(leaf, PROFILES["squash-64"])
+    assert torch.equal(made, inferred)
+    made.sum().backward()
+    assert leaf.grad is not None
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
 def test_every_8_bit_mode_becomes_rgb(mode: str) -> None:
     converted = noise(8, 9).convert(mode)
     expected = np.asarray(converted.convert("RGB"), dtype=np.float32) / 255
     assert np.array_equal(to_tensor(converted).permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("transparency", [1, bytes([255, 0, 128])])
+def test_transparency_of_a_palette_is_dropped_without_a_warning(transparency: int | bytes) -> None:
+    palette = noise(8, 9).quantize(8)
+    expected = to_tensor(palette)
+    palette.info["transparency"] = transparency
+    assert torch.equal(to_tensor(palette), expected)
 
 
 def test_16_bit_grey_keeps_its_high_byte() -> None:
@@ -166,5 +185,5 @@ def test_16_bit_grey_keeps_its_high_byte() -> None:
 
 
 def test_a_mode_without_a_range_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"mode F .* convert it to mode RGB"):
+    with pytest.raises(ValueError, match=r"mode F, .*: convert it to RGB first"):
         to_tensor(Image.new("F", (4, 4)))
