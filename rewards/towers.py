@@ -70,9 +70,10 @@ class Towers(nn.Module, ABC):
         return self._seen[-1][1]
 
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Unit embeddings (B, D)."""
+        """Unit embeddings (B, D); a prompt that comes several times is read once."""
         if self._read is None:
-            return self._embed_prompts(prompts)
+            places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+            return self._embed_prompts(list(places))[[places[prompt] for prompt in prompts]]
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._read]
         if new:
             # never inference tensors, which a later call with gradients could not use
@@ -243,9 +244,12 @@ class TransformersTowers(Towers):
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
     def _embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        # No mask is given: CLIP's text tower is causal and pools at the first end token, before the padding,
-        # and SigLIP was trained to read its padding.
-        ids = self.tokenizer(prompts).ids.to(self.model.logit_scale.device)
+        # No mask is given. CLIP's text tower is causal and pools at the first end token, so the padding after
+        # the longest prompt changes nothing and is left out; SigLIP was trained to read its padding.
+        ids, mask = self.tokenizer(prompts)
+        if self.model.config.model_type == "clip":
+            ids = ids[:, : int(mask.sum(dim=1).max())]
+        ids = ids.to(self.model.logit_scale.device)
         return F.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=-1)
 
 
