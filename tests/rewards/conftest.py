@@ -31,3 +31,11 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict
 
     folder = tmp_path_factory.mktemp("files")
     return lambda name: write(rewards.info(name), folder / name)
+
+
+@pytest.fixture
+def changed_on_purpose() -> Callable[[], None]:
+    """Forgets what weights were at their first use, for a test that changes them where they are."""
+    from rewards import lock
+
+    return lambda: lock.place().unlink(missing_ok=True)

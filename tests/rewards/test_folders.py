@@ -132,7 +132,9 @@ def test_a_siglip_is_scored_too_and_its_logit_has_its_bias(siglip_folder: Path) 
     torch.testing.assert_close(logits, cosines * scale - 3, rtol=0, atol=1e-5)  # the bias that was written
 
 
-def test_a_siglip_of_open_clip_is_read_with_its_own_tokenizer(siglip_folder: Path, tmp_path: Path) -> None:
+def test_a_siglip_of_open_clip_is_read_with_its_own_tokenizer(
+    siglip_folder: Path, tmp_path: Path, changed_on_purpose: Callable[[], None]
+) -> None:
     from open_clip.model import CustomTextCLIP
     from transformers import T5TokenizerFast
 
@@ -173,6 +175,7 @@ def test_a_siglip_of_open_clip_is_read_with_its_own_tokenizer(siglip_folder: Pat
             logits, _ = theirs.eval().get_logits(transform(image)[None], tokens([prompt]))
         assert reward.score([image], [prompt]).item() == pytest.approx(logits.item(), abs=1e-5)
     (tmp_path / "tokenizer_config.json").unlink()
+    changed_on_purpose()
     with pytest.raises(WrongWeights, match="lacks the tokenizer it names: put the files of someone/words"):
         rewards.load(f"clip:{tmp_path}")
 
@@ -251,13 +254,16 @@ def test_a_folder_that_is_neither_is_one_clear_error(tmp_path: Path) -> None:
         rewards.load(f"clip:{tmp_path / 'gone'}")
 
 
-def test_another_model_of_either_library_is_refused(twins: tuple[Path, Path], tmp_path: Path) -> None:
+def test_another_model_of_either_library_is_refused(
+    twins: tuple[Path, Path], tmp_path: Path, changed_on_purpose: Callable[[], None]
+) -> None:
     for file in twins[1].iterdir():
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "config.json").unlink()
     write_json(tmp_path / "config.json", {"model_type": "blip"})
     with pytest.raises(WrongWeights, match="describes a blip, expected one of clip, siglip"):
         rewards.load(f"clip:{tmp_path}")
+    changed_on_purpose()
     write_json(
         tmp_path / "open_clip_config.json",
         {"model_cfg": {"vision_cfg": {}, "text_cfg": {"hf_model_name": "xlm-roberta-base"}}},
@@ -268,13 +274,14 @@ def test_another_model_of_either_library_is_refused(twins: tuple[Path, Path], tm
 
 
 def test_the_score_id_changes_with_the_way_images_are_prepared_and_not_with_the_folders_name(
-    twins: tuple[Path, Path], tmp_path: Path
+    twins: tuple[Path, Path], tmp_path: Path, changed_on_purpose: Callable[[], None]
 ) -> None:
     first = score_id(rewards.info(f"clip:{twins[1]}"))
     for file in twins[1].iterdir():
         (tmp_path / file.name).symlink_to(file)
     assert score_id(rewards.info(f"clip:{tmp_path}")) == first
     assert score_id(rewards.info(f"clip-cosine:{tmp_path}")) != first
+    changed_on_purpose()
     (tmp_path / "preprocessor_config.json").unlink()
     write_json(tmp_path / "preprocessor_config.json", CLIPImageProcessorPil(resample=2).to_dict())
     assert score_id(rewards.info(f"clip:{tmp_path}")) != first
@@ -321,13 +328,14 @@ def test_only_one_layout_of_a_repository_is_fetched(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["clip", "clip-hessel", "aesthetic-v1", "aesthetic-v2", "clip-iqa"])
 def test_openais_weights_are_refused_without_their_activation(
-    tiny_files: Files, tmp_path: Path, name: str
+    tiny_files: Files, tmp_path: Path, name: str, changed_on_purpose: Callable[[], None]
 ) -> None:
     files = dict(tiny_files(name))
     for file in files["backbone"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     record, weights = tiny_record(rewards.info(name)), files | {"backbone": tmp_path}
     rewards.load(record, weights=weights)
+    changed_on_purpose()
     config = json.loads((tmp_path / "open_clip_config.json").read_text(encoding="utf-8"))
     del config["model_cfg"]["quick_gelu"]
     write_json(tmp_path / "open_clip_config.json", config)
@@ -336,7 +344,7 @@ def test_openais_weights_are_refused_without_their_activation(
 
 
 def test_so_are_openais_weights_by_a_hub_id_or_a_folders_name(
-    twins: tuple[Path, Path], tmp_path: Path
+    twins: tuple[Path, Path], tmp_path: Path, changed_on_purpose: Callable[[], None]
 ) -> None:
     assert rewards.info("clip:timm/vit_base_patch16_clip_224.openai@abc").weights[0].quick_gelu
     assert not rewards.info("clip:timm/vit_base_patch16_clip_224.datacompxl").weights[0].quick_gelu
@@ -345,6 +353,7 @@ def test_so_are_openais_weights_by_a_hub_id_or_a_folders_name(
     for file in twins[1].iterdir():
         (folder / file.name).symlink_to(file)
     rewards.load(f"clip:{folder}")
+    changed_on_purpose()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["vision_config"]["hidden_act"] = "gelu"
     (folder / "config.json").unlink()

@@ -118,13 +118,16 @@ def test_one_file_loads_as_parts_do(tiny: Tiny, tiny_files: Files, tmp_path: Pat
         assert torch.equal(reward.score([image], ["a cat"]), expected)
 
 
-def test_a_key_too_few_or_too_many_is_refused(tiny_files: Files, tmp_path: Path) -> None:
+def test_a_key_too_few_or_too_many_is_refused(
+    tiny_files: Files, tmp_path: Path, changed_on_purpose: Callable[[], None]
+) -> None:
     folder = copy(tiny_files(NAME), tmp_path)
     part = folder / "pytorch_model-00001-of-00002.bin"
     state = torch.load(part, weights_only=True)
     torch.save({**state, "extra.weight": torch.ones(1)}, part)
     with pytest.raises(WrongWeights, match=r"t5\.extra\.weight: not expected"):
         load(tiny_files(NAME), model=folder)
+    changed_on_purpose()
     state.pop("decoder.final_layer_norm.weight")
     torch.save(state, part)
     with pytest.raises(WrongWeights, match=r"t5\.decoder\.final_layer_norm\.weight: missing"):

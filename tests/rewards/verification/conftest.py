@@ -10,5 +10,5 @@ from rewards.verification.pictures import pictures
 
 @pytest.fixture(scope="session")
 def photographs(shared_data: Path) -> dict[str, Image.Image]:
-    """Real photographs: three that are not square, and one that is."""
-    return pictures(shared_data / "photos", 4)
+    """Real photographs: two that are not square, and one that is."""
+    return pictures(shared_data / "photos", 3)

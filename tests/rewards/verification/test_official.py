@@ -13,7 +13,7 @@ from rewards.official.environment import OfficialFailed
 from rewards.verification.parity import BOUND, compare_official
 from rewards.verification.pictures import PROMPTS, pictures
 
-NAMES = ["hpsv2", "hpsv2-antialias", "hpsv2.1", "imagereward"]
+NAMES = ["hpsv2", "hpsv2-antialias", "imagereward"]
 
 
 @pytest.fixture
