@@ -479,7 +479,7 @@ WORLD_REWARDS = (
         PICKSCORE,
         name="world-pick",
         family="world-clip",
-        profile="clip-64",
+        profile="clip-64-floor",
         scale="cosine x logit scale",
         typical_range=(-20, 100),
         weights=(_world("world-pick", "model", TRANSFORMERS_FILES), WORLD_TOKENIZER),

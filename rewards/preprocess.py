@@ -72,6 +72,7 @@ PROFILES = {
         _clip(224),
         _clip(224, "floor"),
         _clip(64),
+        _clip(64, "floor"),
         _hps(224, antialias=False),
         _hps(224, antialias=True),
         _hps(64, antialias=False),
