@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from rewards.base import Reward
 from rewards.info import Role
-from rewards.verification.case import Case, equal, hold, show
+from rewards.verification.case import SPREAD_SHARE, Case, equal, hold, show
 from rewards.verification.samples import ODD_PROMPTS, PROMPTS, blobs, in_modes
 
 SLOPE_SHARE = 0.02
@@ -53,8 +53,8 @@ def check(
     modes = {image.mode for image in case.images}
     if not 2 <= count == len(case.prompts) == different or len(sizes) > 1 or modes != {"RGB"}:
         raise ValueError(
-            f"got {count} images of mode {modes} and sizes {sizes}, and {len(case.prompts)} prompts, {different} "
-            "of them different; expected two or more RGB images of one size and a prompt of its own for each"
+            f"got {count} images of mode {modes}, sizes {sizes} and {len(case.prompts)} prompts, {different} of "
+            "them different; expected two or more, RGB, of one size, and a prompt of its own for each"
         )
     for one in CHECKS:
         one(case)
