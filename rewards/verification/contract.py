@@ -53,8 +53,9 @@ def check(
     modes = {image.mode for image in case.images}
     if not 2 <= count == len(case.prompts) == different or len(sizes) > 1 or modes != {"RGB"}:
         raise ValueError(
-            f"got {count} images of mode {modes}, sizes {sizes} and {len(case.prompts)} prompts, {different} of "
-            "them different; expected two or more, RGB, of one size, and a prompt of its own for each"
+            f"got {count} images of mode {modes}, sizes {sizes} and {len(case.prompts)} prompts, "
+            f"{different} of them different; expected two or more, RGB, of one size, and a prompt of its own "
+            "for each"
         )
     for one in CHECKS:
         one(case)
