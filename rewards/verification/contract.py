@@ -5,7 +5,7 @@
     contract.check(reward)  # raises AssertionError, which says what promise is broken
 
 The test of a reward of one's own is this one call. It takes seconds on a small model: some checks copy the
-reward, to change the copy's precision. Shapes: B images, N pixels of an image with its channels.
+reward, to change the copy's precision. B images.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import math
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import product
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -28,76 +26,15 @@ from torch.nn import functional as F
 
 from rewards.base import Reward
 from rewards.info import Role
-from rewards.verification.samples import ODD_PROMPTS, PROMPTS, in_modes, pictures, tensors
+from rewards.verification.case import SPREAD_SHARE, Case, equal, hold, show
+from rewards.verification.samples import ODD_PROMPTS, PROMPTS, blobs, in_modes
 
-SPREAD_SHARE = 1e-4
-"""How far two ways to one score may differ, of the spread of scores; plus `ROUNDING` of the score."""
-ROUNDING = 4e-6
-HALF_SHARE, HALF_ROUNDING = 0.25, 2**-7
-"""The same for bfloat16, which has 8 digits of mantissa; it must still tell pictures apart."""
 SLOPE_SHARE = 0.02
 """How far a slope may be from the gradient's, of the gradient's length."""
 STEPS = (1e-4, 1e-3, 1e-2)
 """Root mean square of finite steps: a short one drowns in rounding, a long one is bent. One has to agree."""
 WORDS_TRIED = 512
 """A reward that cuts no prompt of so many words is taken to read all."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A reward and what it is checked on: B >= 2 pictures of one size, and as many prompts, all different."""
-
-    reward: Reward
-    images: Sequence[Image]
-    prompts: Sequence[str]
-
-    @cached_property
-    def tensor(self) -> Tensor:
-        """The images (B, 3, H, W)."""
-        return tensors(self.images)
-
-    @cached_property
-    def scores(self) -> Tensor:
-        """Scores (B,) of the images for their prompts."""
-        return self.grid.diagonal()
-
-    @cached_property
-    def grid(self) -> Tensor:
-        """Scores (B, B) of every image, by rows, for every prompt."""
-        images, prompts = zip(*product(self.images, self.prompts), strict=True)
-        return self.score(images, prompts).view(len(self.images), len(self.prompts))
-
-    @cached_property
-    def spread(self) -> float:
-        """How much the scores of `grid` differ; those that are NaN are left out."""
-        known = self.grid[self.grid.isfinite()]
-        return (known.max() - known.min()).item() if len(known) else 0.0
-
-    @cached_property
-    def exact(self) -> Reward:
-        """A copy of the reward in float64 that leaves out the rounding of pixels to 8 bits."""
-        copy = deepcopy(self.reward).to(torch.float64)
-        copy.profile = replace(copy.profile, emulate_pil=False)
-        return copy
-
-    def score(self, images: Any, prompts: Sequence[str] | None) -> Tensor:
-        """Scores (B,) without gradients, on the CPU."""
-        with torch.no_grad():
-            return self.reward.score(images, prompts).cpu()
-
-    def near(self, found: Tensor, expected: Tensor, what: str) -> None:
-        """Raises AssertionError, which says ``what`` differs, unless both agree but for rounding."""
-        self._within(found, expected, SPREAD_SHARE, ROUNDING, what)
-
-    def nearly(self, found: Tensor, expected: Tensor, what: str) -> None:
-        """The same but for half precision's rounding."""
-        self._within(found, expected, HALF_SHARE, HALF_ROUNDING, what)
-
-    def _within(self, found: Tensor, expected: Tensor, share: float, rounding: float, what: str) -> None:
-        found, expected = found.detach().cpu(), expected.detach().cpu()
-        allowed = share * self.spread + rounding * expected.nan_to_num().abs().max().item()
-        same = torch.allclose(found, expected, rtol=0, atol=allowed, equal_nan=True)
-        _hold(same, f"{what}: {_show(found)} instead of {_show(expected)}, more than {allowed:.2g} apart")
 
 
 Check = Callable[[Case], None]
@@ -108,15 +45,17 @@ def check(
 ) -> None:
     """Raises AssertionError for the first promise that ``reward`` does not keep.
 
-    ``images`` and ``prompts``, at least two of each, are for a reward that cannot judge `pictures` and
+    ``images`` and ``prompts``, at least two of each, are for a reward that cannot judge `blobs` and
     `PROMPTS`. Raises ValueError if they are not as `Case` needs them.
     """
-    case = Case(reward, pictures(3) if images is None else images, PROMPTS if prompts is None else prompts)
-    count, different = len(case.images), len(set(case.prompts))
-    if not 2 <= count == len(case.prompts) == different:
+    case = Case(reward, blobs(3) if images is None else images, PROMPTS if prompts is None else prompts)
+    count, different, sizes = len(case.images), len(set(case.prompts)), {image.size for image in case.images}
+    modes = {image.mode for image in case.images}
+    if not 2 <= count == len(case.prompts) == different or len(sizes) > 1 or modes != {"RGB"}:
         raise ValueError(
-            f"got {count} images and {len(case.prompts)} prompts, {different} of them different; expected "
-            "two or more images and a prompt of its own for each"
+            f"got {count} images of mode {modes}, sizes {sizes} and {len(case.prompts)} prompts, "
+            f"{different} of them different; expected two or more, RGB, of one size, and a prompt of its own "
+            "for each"
         )
     for one in CHECKS:
         one(case)
@@ -127,18 +66,18 @@ def the_record_makes_sense(case: Case) -> None:
     record = case.reward.info
     low, high = record.typical_range
     keys = [file.key for file in record.weights]
-    _hold(record.name, "the reward has no name")
-    _hold(record.role in get_args(Role), f"the role is {record.role!r}, expected one of {get_args(Role)}")
-    _hold(-math.inf < low < high < math.inf, f"typical_range is {record.typical_range}, expected low < high")
-    _hold(len(keys) == len(set(keys)), f"two weights share a key: {keys}")
+    hold(record.name, "the reward has no name")
+    hold(record.role in get_args(Role), f"the role is {record.role!r}, expected one of {get_args(Role)}")
+    hold(-math.inf < low < high < math.inf, f"typical_range is {record.typical_range}, expected low < high")
+    hold(len(keys) == len(set(keys)), f"two weights share a key: {keys}")
 
 
 def one_float32_score_an_image(case: Case) -> None:
     """Any size, upright or not, alone or with others."""
     for images in (case.images, case.images[:1], [image.rotate(90, expand=True) for image in case.images]):
         scores = case.score(images, case.prompts[: len(images)])
-        _hold(scores.shape == (len(images),), f"{len(images)} images gave scores of {tuple(scores.shape)}")
-        _hold(scores.dtype == torch.float32, f"scores are {scores.dtype}, expected float32")
+        hold(scores.shape == (len(images),), f"{len(images)} images gave scores of {tuple(scores.shape)}")
+        hold(scores.dtype == torch.float32, f"scores are {scores.dtype}, expected float32")
         _usable(case, scores, "scores")
 
 
@@ -149,7 +88,7 @@ def small_pictures_are_scored_or_refused(case: Case) -> None:
         scores = case.score(small, case.prompts)
     except ValueError as error:
         text = str(error)
-        _hold("8" in text and "5" in text and "\n" not in text, f"a picture of 8 x 5 is refused by: {text}")
+        hold("8" in text and "5" in text and "\n" not in text, f"a picture of 8 x 5 is refused by: {text}")
     except Exception as error:  # whatever a model does with too few pixels, the message is about that
         raise AssertionError(f"a picture of 8 x 5 gives a {type(error).__name__}: {error}") from error
     else:
@@ -202,7 +141,7 @@ def every_mode_scores_as_its_rgb(case: Case) -> None:
     prompts = [case.prompts[0]] * len(modes)
     found, expected = (case.score(images, prompts) for images in zip(*modes.values(), strict=True))
     for mode, one, other in zip(modes, found, expected, strict=True):
-        _hold(_equal(one, other), f"mode {mode}: {one:.6g} instead of {other:.6g}, the score as RGB")
+        hold(equal(one, other), f"mode {mode}: {one:.6g} instead of {other:.6g}, the score as RGB")
 
 
 def a_score_is_of_its_image_alone(case: Case) -> None:
@@ -220,14 +159,14 @@ def a_score_is_of_its_image_alone(case: Case) -> None:
 
 def the_record_says_what_matters(case: Case) -> None:
     """The image does, and the prompt if and only if ``uses_prompt``."""
-    _hold(case.spread > 0, f"every image scores {_show(case.scores)}")
+    hold(case.spread > 0, f"every image scores {show(case.scores)}")
     by_image, by_prompt = (
         (case.grid - other).abs().nan_to_num().max() for other in (case.grid[:1], case.grid[:, :1])
     )
     noise = SPREAD_SHARE * case.spread
-    _hold(by_image > noise, "the images do not matter: each prompt gives all of them one score")
+    hold(by_image > noise, "the images do not matter: each prompt gives all of them one score")
     says, reads = case.reward.info.uses_prompt, bool(by_prompt > noise)
-    _hold(says == reads, f"uses_prompt is {says}, but prompts {'do' if reads else 'do not'} change scores")
+    hold(says == reads, f"uses_prompt is {says}, but prompts {'do' if reads else 'do not'} change scores")
 
 
 def any_text_is_a_prompt(case: Case) -> None:
@@ -239,29 +178,29 @@ def any_text_is_a_prompt(case: Case) -> None:
     for prompt, score in zip(ODD_PROMPTS, scores, strict=True):
         _usable(case, score, f"scores for the prompt {prompt[:30]!r}")
     count, each = case.reward.truncated(ODD_PROMPTS), [case.reward.truncated([one]) for one in ODD_PROMPTS]
-    _hold(count == sum(each), f"truncated counts {count} of all prompts, and {sum(each)} of them one by one")
-    _hold(case.reward.truncated([]) == 0, "truncated counts prompts where there are none")
+    hold(count == sum(each), f"truncated counts {count} of all prompts, and {sum(each)} of them one by one")
+    hold(case.reward.truncated([]) == 0, "truncated counts prompts where there are none")
 
 
 def what_is_cut_is_counted(case: Case) -> None:
     """`truncated` knows the first word that is not read: it changes nothing, and the one before does."""
     reward = case.reward
     if not reward.info.uses_prompt:
-        _hold(reward.truncated(ODD_PROMPTS) == 0, "truncated counts prompts of a reward that reads none")
+        hold(reward.truncated(ODD_PROMPTS) == 0, "truncated counts prompts of a reward that reads none")
         return
     if not reward.truncated([" ".join("a" * WORDS_TRIED)]):
         return
     fits = bisect(range(1, WORDS_TRIED), 0, key=lambda count: reward.truncated([" ".join("a" * count)]))
-    _hold(fits, "a prompt of one word is counted as cut")
+    hold(fits, "a prompt of one word is counted as cut")
 
     def score(words: Sequence[str]) -> Tensor:
         return case.score(case.images, [" ".join(words)] * len(case.images))
 
     read = ["a"] * fits
     scores = score(read)
-    flat = _equal(scores, scores[:1].expand(len(scores)))  # clipped, as CLIPScore's negative cosines are
-    changed = not _equal(score([*read[:-1], "b"]), scores)
-    _hold(changed or flat, f"word {fits} is counted as read, but changes nothing")
+    flat = equal(scores, scores[:1].expand(len(scores)))  # clipped, as CLIPScore's negative cosines are
+    changed = not equal(score([*read[:-1], "b"]), scores)
+    hold(changed or flat, f"word {fits} is counted as read, but changes nothing")
     text = f"word {fits + 1} is counted as cut, but changes the score"
     case.near(score([*read, "b"]), score([*read, "a"]), text)
     case.near(score(["a"] * (2 * fits + 2)), scores, "a prompt that is cut scores other than its beginning")
@@ -275,9 +214,9 @@ def nothing_in_it_is_trained(case: Case) -> None:
         if scores.requires_grad:
             torch.autograd.backward(scores.sum())
         trained = [name for name, module in reward.named_modules() if module.training]
-        _hold(not trained, f"in training mode: {', '.join(trained) or 'the reward itself'}")
+        hold(not trained, f"in training mode: {', '.join(trained) or 'the reward itself'}")
         loose = [n for n, p in reward.named_parameters() if p.requires_grad or p.grad is not None]
-        _hold(not loose, f"parameters that need or have gradients: {', '.join(loose)}")
+        hold(not loose, f"parameters that need or have gradients: {', '.join(loose)}")
 
 
 def gradients_reach_the_images(case: Case) -> None:
@@ -285,16 +224,16 @@ def gradients_reach_the_images(case: Case) -> None:
     images = case.tensor.clone().requires_grad_()
     scores = case.reward.score(images, case.prompts)
     says = case.reward.info.differentiable
-    _hold(
+    hold(
         scores.requires_grad == says,
         f"differentiable is {says}, but scores have {'no' if says else 'a'} gradient",
     )
     if not says:
         return
     (gradient,) = torch.autograd.grad(scores.sum(), images)
-    _hold(gradient.isfinite().all(), "gradients are not finite")
+    hold(gradient.isfinite().all(), "gradients are not finite")
     lengths = gradient.flatten(1).norm(dim=1)
-    _hold((lengths > 0).all(), f"the gradients at the images have the lengths {_show(lengths)}")
+    hold((lengths > 0).all(), f"the gradients at the images have the lengths {show(lengths)}")
 
 
 def gradients_are_slopes(case: Case) -> None:
@@ -325,8 +264,8 @@ def gradients_are_slopes(case: Case) -> None:
             up, down = score(start + steps.view(-1, 1, 1, 1) * direction).view(-1, 2).T
         found = (up - down) / (2 * torch.tensor(STEPS, dtype=torch.float64))
         allowed = SLOPE_SHARE * max(slope.abs().item(), gradient.norm().item())
-        text = f"along {name} direction the gradient is {slope:.4g}, finite steps give {_show(found)}"
-        _hold(((found - slope).abs() <= allowed).any(), text)
+        text = f"along {name} direction the gradient is {slope:.4g}, finite steps give {show(found)}"
+        hold(((found - slope).abs() <= allowed).any(), text)
 
 
 def the_same_again(case: Case) -> None:
@@ -343,7 +282,7 @@ def the_same_again(case: Case) -> None:
         ("in inference mode", inferred),
         ("with gradients enabled", plain),
     ):
-        _hold(_equal(scores, first), f"{what} the same images score {_show(scores)}, not {_show(first)}")
+        hold(equal(scores, first), f"{what} the same images score {show(scores)}, not {show(first)}")
     if case.reward.info.differentiable:
         try:
             scores = case.reward.score(odd.clone().requires_grad_(), case.prompts)
@@ -351,13 +290,13 @@ def the_same_again(case: Case) -> None:
         except RuntimeError as error:
             raise AssertionError(f"after a call in inference mode there are no gradients: {error}") from error
         case.near(scores, first, "images that need gradients score otherwise")
-    _hold(torch.equal(state, torch.get_rng_state()), "scoring draws random numbers")
+    hold(torch.equal(state, torch.get_rng_state()), "scoring draws random numbers")
 
 
 def half_precision_stays_near(case: Case) -> None:
     """In bfloat16 scores move by a part of their spread, and by what bfloat16 cannot hold of them."""
     half = replace(case, reward=deepcopy(case.reward).to(torch.bfloat16))
-    _hold(half.scores.dtype == torch.float32, f"in bfloat16 scores are {half.scores.dtype}, expected float32")
+    hold(half.scores.dtype == torch.float32, f"in bfloat16 scores are {half.scores.dtype}, expected float32")
     case.nearly(half.grid, case.grid, "scores in bfloat16")
 
 
@@ -371,7 +310,7 @@ def its_state_is_all_of_it(case: Case) -> None:
     file.seek(0)
     copy.load_state_dict(torch.load(file, weights_only=True))
     found = replace(case, reward=copy).scores
-    _hold(_equal(found, case.scores), f"a copy scores {_show(found)}, not {_show(case.scores)}")
+    hold(equal(found, case.scores), f"a copy scores {show(found)}, not {show(case.scores)}")
 
 
 CHECKS: tuple[Check, ...] = (
@@ -396,17 +335,12 @@ CHECKS: tuple[Check, ...] = (
 """All that is checked, from the plain to the subtle."""
 
 
-def _hold(truth: Any, text: str) -> None:
-    if not truth:
-        raise AssertionError(text)
-
-
 def _refused(case: Case, images: Any, prompts: Any, what: str) -> None:
     try:
         case.score(images, prompts)
     except ValueError as error:
         text = str(error)
-        _hold("expected" in text and "\n" not in text, f"{what} is refused by: {text}")
+        hold("expected" in text and "\n" not in text, f"{what} is refused by: {text}")
     except Exception as error:
         raise AssertionError(f"{what} gives a {type(error).__name__}: {error}") from error
     else:
@@ -416,12 +350,4 @@ def _refused(case: Case, images: Any, prompts: Any, what: str) -> None:
 def _usable(case: Case, scores: Tensor, what: str) -> None:
     """Finite; or NaN, which says that it cannot judge, of a reward that none can train on by gradients."""
     fine = scores.isfinite() | (scores.isnan() & (not case.reward.info.differentiable))
-    _hold(fine.all(), f"{what} are {_show(scores)}, expected finite ones")
-
-
-def _equal(found: Tensor, expected: Tensor) -> bool:
-    return torch.equal(found.nan_to_num(nan=math.pi), expected.nan_to_num(nan=math.pi))
-
-
-def _show(values: Tensor) -> str:
-    return f"[{', '.join(f'{value:.6g}' for value in values.detach().flatten().tolist())}]"
+    hold(fine.all(), f"{what} are {show(scores)}, expected finite ones")

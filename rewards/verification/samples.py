@@ -35,10 +35,10 @@ ODD_PROMPTS = (
 """What people and files do hold for prompts."""
 
 
-def pictures(count: int, height: int = 40, width: int = 56) -> list[Image.Image]:
+def blobs(count: int, height: int = 40, width: int = 56) -> list[Image.Image]:
     """Smooth blobs of all colours, so that scores differ after any resize; the same at every call."""
     coarse = np.random.default_rng(7).integers(0, 256, (count, 6, 8, 3), dtype=np.uint8)
-    return [Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC) for blobs in coarse]
+    return [Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC) for array in coarse]
 
 
 def tensors(images: Sequence[Image.Image]) -> Tensor:

@@ -21,7 +21,7 @@ from rewards.base import Reward
 from rewards.mix import Mix, Part, parse
 from rewards.panel import Panel
 from rewards.verification.checkpoints import tiny_record
-from rewards.verification.samples import PROMPTS, pictures, tensors
+from rewards.verification.samples import PROMPTS, blobs, tensors
 
 Tiny = Callable[[str], Reward]
 NAMES = ("pickscore", "world-aesthetic")
@@ -29,7 +29,7 @@ NAMES = ("pickscore", "world-aesthetic")
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return tensors(pictures(3))
+    return tensors(blobs(3))
 
 
 @pytest.fixture
@@ -91,10 +91,10 @@ def test_what_a_vae_decodes_is_brought_to_its_range_if_that_is_said(tiny: Tiny, 
 
 def test_pictures_come_with_plain_numbers(tiny: Tiny) -> None:
     reward = tiny("pickscore")
-    found = rewards.pil_fn(reward)(pictures(3), PROMPTS)
+    found = rewards.pil_fn(reward)(blobs(3), PROMPTS)
     assert all(type(score) is float for score in found)
-    assert found == reward.score(pictures(3), PROMPTS).tolist()
-    assert np.isnan(rewards.pil_fn(tiny("world-oracle"))(pictures(1), ["what a day"]))[0]
+    assert found == reward.score(blobs(3), PROMPTS).tolist()
+    assert np.isnan(rewards.pil_fn(tiny("world-oracle"))(blobs(1), ["what a day"]))[0]
 
 
 def ddpo_rewards(reward_fn: Any, batches: list[tuple[Any, ...]]) -> np.ndarray:

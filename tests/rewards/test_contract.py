@@ -11,8 +11,9 @@ from PIL import Image
 
 import rewards
 from rewards.base import Reward
-from rewards.verification.contract import CHECKS, Case, Check
-from rewards.verification.samples import PROMPTS, pictures
+from rewards.verification.case import Case
+from rewards.verification.contract import CHECKS, Check
+from rewards.verification.samples import PROMPTS, blobs
 from rewards.world.render import render
 from rewards.world.scenes import CLEAN, Item, Scene
 
@@ -25,14 +26,14 @@ Tiny = Callable[[str], Reward]
 @pytest.fixture(scope="module")
 def case(tiny: Tiny) -> Callable[[str], Case]:
     """A reward with the pictures and prompts of all checks, and what it scored them."""
-    return cache(lambda name: Case(tiny(name), drawn() if name == "world-oracle" else pictures(3), PROMPTS))
+    return cache(lambda name: Case(tiny(name), drawn() if name == "world-oracle" else blobs(3), PROMPTS))
 
 
 def drawn() -> list[Image.Image]:
     """What the oracle can judge: a picture for the first prompt and one for none, and blobs."""
     shown = (Item("circle", "red", "large", 32, 32, 20), Item("square", "green", "small", 20, 20, 8))
     images = [Image.fromarray(render(Scene((item,), "white", CLEAN))) for item in shown]
-    return [*images, *pictures(1, 64, 64)]
+    return [*images, *blobs(1, 64, 64)]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

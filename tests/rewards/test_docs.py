@@ -5,22 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import rewards
 from rewards import registry
 from rewards.base import Reward
+from rewards.calibration import WORLD
 from rewards.preprocess import PROFILES
+from rewards.verification import contract
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/rewards.md"
 
 
+Examples = dict[str, list[str]]
+
+
 @pytest.fixture
-def examples() -> list[str]:
-    found = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(found) == 2
+def examples() -> Examples:
+    """The Python examples below each heading."""
+    found = {}
+    for section in re.split("^#+ ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        blocks = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+        if blocks:
+            found[section.partition("\n")[0]] = blocks
     return found
 
 
@@ -31,24 +42,69 @@ def _forget_registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_first_example_scores_and_gives_gradients(
-    examples: list[str],
+    examples: Examples,
     tiny: Callable[[str], Reward],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(rewards, "load", tiny)  # the shipped weights have tests of their own
-    exec(examples[0], {})
+    exec(examples["Rewards"][0], {})
     assert capsys.readouterr().out == "torch.Size([2]) tensor(True)\n"
 
 
 @pytest.mark.usefixtures("_forget_registered")
-def test_the_example_of_a_reward_of_ones_own_works_from_its_file(examples: list[str], tmp_path: Path) -> None:
+def test_the_example_of_a_reward_of_ones_own_works_from_its_file(examples: Examples, tmp_path: Path) -> None:
     path = tmp_path / "sharpness.py"
-    path.write_text(examples[1], encoding="utf-8")
+    path.write_text(examples["Your own reward"][0], encoding="utf-8")
     reward = rewards.load(f"{path}:Sharpness")
     stripes = torch.tensor([0.0, 1.0]).repeat(4).expand(1, 3, 8, 8)
     assert reward.info.name == "sharpness"
     assert reward.score(torch.cat([stripes, stripes * 0]).contiguous()).tolist() == [1, 0]
+
+
+@pytest.mark.usefixtures("_forget_registered")
+def test_the_example_with_weights_of_its_own_keeps_the_contract(examples: Examples, tmp_path: Path) -> None:
+    path, head = tmp_path / "rated.py", tmp_path / "head.safetensors"
+    path.write_text(examples["Your own reward"][1], encoding="utf-8")
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(192, 1)
+    save_file(layer.state_dict(), head)
+    reward = rewards.load(f"{path}:Rated", weights={"head": head})
+    contract.check(reward)
+    grey = reward.score(torch.full((1, 3, 80, 90), 0.5)).item()
+    level = (128 / 255 * layer.weight.sum() + layer.bias).item()  # 0.5 is no level of 8 bits
+    assert grey == pytest.approx(level, abs=1e-5)
+    save_file({"weight": layer.weight.data}, half := tmp_path / "half.safetensors")
+    with pytest.raises(ValueError, match="bias: missing"):
+        rewards.load(f"{path}:Rated", weights={"head": half})
+
+
+@pytest.mark.parametrize(
+    ("heading", "place", "printed"),
+    [
+        ("Several at once", 0, "{'world-clip': torch.Size([2]), 'world-aesthetic': torch.Size([2]), "),
+        pytest.param(
+            "Several at once",
+            1,
+            "tensor([",
+            marks=pytest.mark.skipif(not WORLD.is_file(), reason="no calibration of the world is shipped"),
+        ),
+        ("In your own loop", 0, "(2,) ['world-pick', 'world-aesthetic', 'avg']\n"),
+    ],
+)
+def test_examples_print_what_they_say(
+    examples: Examples, heading: str, place: int, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {}
+    exec(examples[heading][place], names)
+    assert capsys.readouterr().out.startswith(printed)
+    if "decoded" in names:
+        assert (names["decoded"].grad.abs().amax(dim=(1, 2, 3)) > 0).all()
+
+
+def test_every_example_is_run(examples: Examples) -> None:
+    counts = {heading: len(blocks) for heading, blocks in examples.items()}
+    assert counts == {"Rewards": 1, "Several at once": 2, "Your own reward": 2, "In your own loop": 1}
 
 
 def test_names_on_the_page_exist() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from rewards.base import Reward
 from rewards.towers import cosine
-from rewards.verification.samples import PROMPTS, pictures
+from rewards.verification.samples import PROMPTS, blobs
 
 
 def test_a_cosine_of_half_precision_embeddings_has_all_digits() -> None:
@@ -29,5 +29,5 @@ def test_scores_in_half_precision_do_not_tie(tiny: Callable[[str], Reward]) -> N
     from copy import deepcopy
 
     reward = deepcopy(tiny("pickscore")).to(torch.bfloat16)
-    scores = reward.score(pictures(40), [PROMPTS[0]] * 40)
+    scores = reward.score(blobs(40), [PROMPTS[0]] * 40)
     assert len(scores.unique()) == 40

@@ -15,7 +15,8 @@ import rewards
 from rewards.base import Reward
 from rewards.tokens import Tokens
 from rewards.verification import contract
-from rewards.verification.samples import PROMPTS, pictures
+from rewards.verification.case import Case
+from rewards.verification.samples import PROMPTS, blobs
 
 INFO = rewards.RewardInfo("mine")
 
@@ -193,8 +194,8 @@ BROKEN: dict[type[Reward], tuple[str, str]] = {
 
 
 @pytest.fixture(scope="module")
-def case() -> Callable[[type[Reward]], contract.Case]:
-    return lambda cls: contract.Case(cls(INFO), pictures(3), PROMPTS)
+def case() -> Callable[[type[Reward]], Case]:
+    return lambda cls: Case(cls(INFO), blobs(3), PROMPTS)
 
 
 def test_an_honest_reward_keeps_every_promise() -> None:
@@ -202,7 +203,7 @@ def test_an_honest_reward_keeps_every_promise() -> None:
 
 
 @pytest.mark.parametrize("cls", BROKEN, ids=lambda cls: cls.__name__)
-def test_a_broken_promise_is_found(case: Callable[[type[Reward]], contract.Case], cls: type[Reward]) -> None:
+def test_a_broken_promise_is_found(case: Callable[[type[Reward]], Case], cls: type[Reward]) -> None:
     name, message = BROKEN[cls]
     with pytest.raises(AssertionError, match=message):
         getattr(contract, name)(case(cls))
@@ -229,9 +230,10 @@ def test_a_record_that_is_wrong_is_found(change: dict[str, Any], message: str) -
 
 
 def test_it_takes_a_prompt_of_its_own_for_each_of_two_images_or_more() -> None:
-    one = pictures(1)
-    for images, prompts in ((one, ["a"]), (one * 2, ["a", "a"]), (one * 2, ["a", "b", "c"])):
-        with pytest.raises(ValueError, match=r"got \d images and \d prompts.*expected two or more images"):
+    one, grey = blobs(1), [image.convert("L") for image in blobs(2)]
+    two = [*one, *blobs(1, 8, 8)]
+    for images, prompts in ((one, "a"), (one * 2, "aa"), (one * 2, "abc"), (two, "ab"), (grey, "ab")):
+        with pytest.raises(ValueError, match=r"got \d images of .* prompts, .*; expected two or more, RGB"):
             contract.check(Honest(INFO), images, prompts)
 
 
