@@ -10,6 +10,9 @@ from rewards.calibration import Calibration, Measured
 FEWEST = 100
 """Pictures, below which a mean and a deviation say little."""
 
+KEPT = ("versions", "python", "device_name", "threads", "commit")
+"""Of the environments that drew and scored: what can change a score."""
+
 
 def calibrate(run: RunFolder) -> Calibration:
     """The mean and deviation of each reward that scored the run.
@@ -27,7 +30,7 @@ def calibrate(run: RunFolder) -> Calibration:
         suite_sha256=header.suite_sha256,
         system=header.system,
         generation_id=header.generation_id,
-        provenance=header.provenance,
+        provenance=tuple({key: made[key] for key in KEPT if key in made} for made in header.provenance),
     )
 
 

@@ -58,11 +58,12 @@ def verify(
     """
     from benchmarks.provenance import environment
     from rewards import registry
+    from rewards.quiet import quiet
     from rewards.verification import published
 
     records = [registry.info(name) for name in names or registry.names()]
     rows = []
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch, quiet("transformers"):
         for row in _rows(records, images, Path(scratch), official=official or full, full=full):
             print(f"{row.reward}: {_verdict(row)}", file=sys.stderr)
             rows.append(row)
