@@ -354,6 +354,7 @@ MPS = RewardInfo(
     ),
     paper=MPS_PAPER,
     citation="Zhang et al. 2024, Learning Multi-dimensional Human Preference for Text-to-Image Generation",
+    licence="none stated",
 )
 
 HPSV3 = RewardInfo(
