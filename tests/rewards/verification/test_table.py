@@ -23,5 +23,5 @@ def test_a_row_says_error_mutants_speed_licence_and_who_confirmed_it() -> None:
     text = page([ROW], [report, missing], {"torch": "2.13.0"})
     row = next(line for line in text.splitlines() if line.startswith("| hpsv2 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[4:] == ["1.0e-06", "1.0000", "1 of 2", "1.50", "yes", "Apache-2.0", "NVIDIA A"]
+    assert cells[4:] == ["1.0e-07", "1.0e-06", "1.0000", "1 of 2", "1.50", "yes", "Apache-2.0", "NVIDIA A"]
     assert "Checked on: torch 2.13.0." in text
