@@ -97,7 +97,11 @@ class Reward(nn.Module, ABC):
 
     def _score_run(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B,), float32, of ``pixels`` (B, 3, H, W)."""
-        scores, count = self._score(pixels, prompts), len(pixels)
+        count = len(pixels)
+        with torch.autocast(
+            pixels.device.type, enabled=False
+        ):  # of whoever calls: a reward has its own dtype
+            scores = self._score(pixels, prompts)
         if scores.shape != (count,):
             shape = tuple(scores.shape)
             raise ValueError(

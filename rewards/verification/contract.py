@@ -300,6 +300,13 @@ def half_precision_stays_near(case: Case) -> None:
     case.nearly(half.grid, case.grid, "scores in bfloat16")
 
 
+def autocast_changes_nothing(case: Case) -> None:
+    """In a training loop's autocast the reward keeps its own precision."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = case.score(case.tensor, case.prompts)
+    case.near(scores, case.scores, "scores inside autocast")
+
+
 def its_state_is_all_of_it(case: Case) -> None:
     """A copy whose tensors were lost scores the same once they are read back, without running code."""
     copy, file = deepcopy(case.reward), io.BytesIO()
@@ -330,6 +337,7 @@ CHECKS: tuple[Check, ...] = (
     gradients_are_slopes,
     the_same_again,
     half_precision_stays_near,
+    autocast_changes_nothing,
     its_state_is_all_of_it,
 )
 """All that is checked, from the plain to the subtle."""
