@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import rewards
+from rewards.builtin import BUILTIN
 from rewards.verification.parity import BOUND, OWN, REFERENCES, Parity, compare
 from rewards.verification.pictures import PROMPTS, pictures, write_renders
 
@@ -26,7 +27,7 @@ MET = {
 
 RECIPES = {
     (record.entry, record.profile, str(record.options.get("convention", ""))): record.name
-    for record in map(rewards.info, reversed(rewards.names()))
+    for record in reversed(BUILTIN.values())
 }
 """A reward of each recipe: others differ in their weights alone, which are random here."""
 
@@ -47,7 +48,7 @@ def test_each_reward_is_its_second_computation_and_no_mutant_is(
 
 
 def test_every_class_of_a_built_in_reward_has_a_reference() -> None:
-    entries = {rewards.info(name).entry for name in rewards.names() if name not in OWN_DEFINITIONS}
+    entries = {record.entry for name, record in BUILTIN.items() if name not in OWN_DEFINITIONS}
     assert entries <= REFERENCES.keys()
 
 
