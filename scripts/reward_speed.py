@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 IMSCORE = Path(__file__).parent / "imscore"
 DEFAULT_PANEL = ("aesthetic-v2", "clip", "pickscore", "hpsv2.1", "imagereward")
 SHARED_PANEL = ("aesthetic-v1", "aesthetic-v2", "clip")
-PEERS = ("aesthetic-v2", "pickscore", "hpsv2-antialias", "imagereward")
+PEERS = ("pickscore", "hpsv2-antialias", "imagereward", "aesthetic-v2")
 """What imscore has too and two cores can run; its VQAScore, MPS and HPSv3 are too large here."""
 
 SUBJECTS = (
