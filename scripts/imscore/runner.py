@@ -56,7 +56,7 @@ def hpsv2(files: dict[str, str]) -> Any:
 def imagereward(files: dict[str, str]) -> Any:
     from imscore.imreward import model
 
-    tokenizer = model.BertTokenizer(vocab=files["vocabulary"])
+    tokenizer = model.BertTokenizer(files["vocabulary"])
     model.BertTokenizer = type("Local", (), {"from_pretrained": lambda _name: tokenizer})
     made = model.ImageReward()
     state = torch.load(files["checkpoint"], weights_only=True)
