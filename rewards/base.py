@@ -98,9 +98,8 @@ class Reward(nn.Module, ABC):
     def _score_run(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (B,), float32, of ``pixels`` (B, 3, H, W)."""
         count = len(pixels)
-        with torch.autocast(
-            pixels.device.type, enabled=False
-        ):  # of whoever calls: a reward has its own dtype
+        # a reward has a precision of its own, also inside the autocast of a loop that calls it
+        with torch.autocast(pixels.device.type, enabled=False):
             scores = self._score(pixels, prompts)
         if scores.shape != (count,):
             shape = tuple(scores.shape)

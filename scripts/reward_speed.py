@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 import subprocess
 import sys
 import time
@@ -141,7 +139,8 @@ def write_pickscore(folder: Path) -> tuple[Path, Path]:
     """A ViT-H/14 in transformers' layout, and a tokenizer that reads letter by letter."""
     from transformers import CLIPConfig, CLIPModel
 
-    from rewards.verification.checkpoints import Sizes, write_clip_tokenizer
+    from rewards.verification.checkpoints import Sizes
+    from rewards.verification.vocabularies import write_clip_tokenizer
 
     text = {
         "hidden_size": 1024,
@@ -244,12 +243,6 @@ def squares(paths: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def peak_mib() -> float:
-    """The most memory that this process had; getrusage would count that of the process that started it."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
-
-
 def worker(ask: Path, answer: Path) -> None:
     """Time our rewards as a job says, in this process."""
     import torch
@@ -257,6 +250,7 @@ def worker(ask: Path, answer: Path) -> None:
     from safetensors.torch import load_file
 
     import rewards
+    from rewards.official.runner import peak_mib
     from rewards.panel import Panel
 
     job = json.loads(ask.read_text(encoding="utf-8"))
@@ -306,12 +300,6 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else str(value)
 
 
-def photographs() -> Path | None:
-    """Real ones, where they are."""
-    folder = Path(os.environ.get("TCBENCH_SHARED", ROOT.parent / "shared" / "data")) / "photos"
-    return folder if folder.is_dir() else None
-
-
 def main() -> None:
     """Run the asked-for comparisons and print their table."""
     parser = argparse.ArgumentParser(
@@ -327,12 +315,12 @@ def main() -> None:
     if options.worker:
         worker(*options.worker)
         return
-    from rewards.verification.pictures import write_renders
+    from rewards.verification.pictures import photographs
 
     lines = ["| ratio of seconds | should be | is (range) | seconds | peak MiB |", "|---|---|---|---|---|"]
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        shown = photographs() or write_renders(folder / "renders", options.images)
+        shown = photographs(folder, options.images)
         bench = Bench(folder, shown, options)
         for part in options.only:
             if part == "official" and options.device != "cpu":

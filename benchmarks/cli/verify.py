@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -60,6 +59,7 @@ def verify(
     from rewards import registry
     from rewards.quiet import quiet
     from rewards.verification import published
+    from rewards.verification.pictures import reference_data
 
     records = [registry.info(name) for name in names or registry.names()]
     rows = []
@@ -68,7 +68,7 @@ def verify(
             print(f"{row.reward}: {_verdict(row)}", file=sys.stderr)
             rows.append(row)
     checked = [
-        published.check_published(record.name, _data())
+        published.check_published(record.name, reference_data())
         for record in records
         if record.name in published.PUBLISHED
     ]
@@ -92,10 +92,9 @@ def _rows(
 ) -> Iterator[Parity]:
     from rewards.verification.official import OFFICIAL
     from rewards.verification.parity import compare, compare_official
-    from rewards.verification.pictures import PROMPTS, pictures, write_renders
+    from rewards.verification.pictures import PROMPTS, photographs, pictures
 
-    data = _data()
-    folder = images or (data / "photos" if data else write_renders(scratch / "renders", COUNT))
+    folder = images or photographs(scratch, COUNT)
     shown = pictures(folder, COUNT)
     for record in records:
         place = scratch / record.name
@@ -105,13 +104,6 @@ def _rows(
             yield compare_official(record, folder, list(shown)[:count], texts, place, full=full)
         else:
             yield compare(record, shown, PROMPTS, place)
-
-
-def _data() -> Path | None:
-    """Real photographs and published pictures: $TCBENCH_SHARED, or shared/data beside the checkout."""
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("TCBENCH_SHARED", beside))
-    return folder if folder.is_dir() else None
 
 
 def _verdict(row: Parity) -> str:

@@ -21,7 +21,7 @@ from rewards.imagereward import PUBLISHED
 from rewards.info import RewardInfo, WeightsFile
 from rewards.official.environment import run
 from rewards.tokens import OpenClipTokenizer, bert_tokenizer
-from rewards.verification.checkpoints import word_pieces
+from rewards.verification.vocabularies import word_pieces
 from rewards.weights import MissingWeights, check
 
 SMALL_CLIP = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from PIL import Image
@@ -21,6 +22,19 @@ SIZES = ((512, 512), (640, 427), (451, 300), (300, 451))
 """Width and height of pictures of the embedded world, in turn."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def reference_data() -> Path | None:
+    """Photographs and published pictures: $TCBENCH_SHARED, or shared/data beside the checkout; else None."""
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("TCBENCH_SHARED", beside))
+    return folder if folder.is_dir() else None
+
+
+def photographs(scratch: Path, count: int) -> Path:
+    """The folder of real photographs, else of ``count`` pictures of the embedded world below ``scratch``."""
+    data = reference_data()
+    return data / "photos" if data else write_renders(scratch / "renders", count)
 
 
 def pictures(folder: Path, count: int) -> dict[str, Image.Image]:

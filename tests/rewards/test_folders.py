@@ -21,8 +21,9 @@ import rewards
 from rewards.base import Reward, score_id
 from rewards.folders import read_profile
 from rewards.preprocess import PROFILES, preprocess, to_tensor
-from rewards.verification.checkpoints import sizes_of, tiny_record, write_siglip, write_unigrams
+from rewards.verification.checkpoints import sizes_of, tiny_record, write_siglip
 from rewards.verification.references import clip as reference
+from rewards.verification.vocabularies import write_unigrams
 from rewards.weights import MissingWeights, WrongWeights
 
 Files = Callable[[str], Mapping[str, Path]]
