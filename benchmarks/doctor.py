@@ -12,7 +12,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Literal
 
-from benchmarks import provenance
+from textcraftor import provenance
 from textcraftor.launch import PACKAGES, ROOT, imported_from
 
 SHADOWED: dict[str, Path | None] = {}
@@ -96,7 +96,7 @@ def device() -> Iterator[Finding]:
     """What the work would run on."""
     import torch
 
-    from benchmarks.devices import find_device
+    from textcraftor.devices import find_device
 
     chosen = find_device("auto")
     name = torch.cuda.get_device_name() if chosen == "cuda" else platform.processor() or platform.machine()

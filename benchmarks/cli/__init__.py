@@ -26,6 +26,10 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "generate": ("benchmarks.cli.generate", "Only generate a run's images."),
         "score": ("benchmarks.cli.score", "Score a run's images, or any folder of images with prompts."),
+        "train": (
+            "benchmarks.cli.train",
+            "Tune a model's text encoder by the gradients of rewards (TextCraftor). Resumable.",
+        ),
         "leaderboard": ("benchmarks.cli.leaderboard", "Compare runs: means, intervals, paired differences."),
         "ls": ("benchmarks.cli.ls", "List models, rewards, suites or runs."),
         "calibrate": (
@@ -46,7 +50,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """A verb's module defines a function of the verb's name, or `app`, a Typer app of sub-commands."""
 
-RESUMABLE = ("run", "generate", "score", "world")
+RESUMABLE = ("run", "generate", "score", "train", "world")
 
 
 class Verbs(TyperGroup):

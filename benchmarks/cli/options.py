@@ -38,6 +38,12 @@ Steps = Annotated[
 Guidance = Annotated[
     float | None, typer.Option("--guidance", min=0.0, help="Guidance scale; the model's own by default.")
 ]
+SwitchStep = Annotated[
+    int | None,
+    typer.Option(
+        "--switch-step", min=1, help="The last N steps are the tuned encoder's; its own by default."
+    ),
+]
 BatchSize = Annotated[str, typer.Option("--batch-size", help="auto, or a number.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]

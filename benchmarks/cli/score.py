@@ -37,8 +37,8 @@ def score(
     from benchmarks.cli import report
     from benchmarks.cli.progress import progress
     from benchmarks.columns import find_columns
-    from benchmarks.devices import find_device
     from benchmarks.run import score_run
+    from textcraftor.devices import find_device
 
     names = _rewards(folder, prompts, rewards)
     columns = find_columns(names)

@@ -55,11 +55,11 @@ def verify(
 
     Exit code 4 if one differs, or if the comparison does not notice a reward that is broken on purpose.
     """
-    from benchmarks.provenance import environment
     from rewards import registry
     from rewards.quiet import quiet
     from rewards.verification import published
     from rewards.verification.pictures import reference_data
+    from textcraftor.provenance import environment
 
     records = [registry.info(name) for name in names or registry.names()]
     rows = []

@@ -19,6 +19,7 @@ SUITES: Mapping[str, str] = MappingProxyType(
     {
         "world": "benchmarks.suites.world:SUITE",
         "world-validation": "benchmarks.suites.world:VALIDATION",
+        "world-train": "benchmarks.suites.world:TRAIN",
         "parti": "benchmarks.suites.parti:SUITE",
         "hpsv2": "benchmarks.suites.hpsv2:SUITE",
         "drawbench": "benchmarks.suites.drawbench:SUITE",

@@ -1,13 +1,16 @@
 """The world's own prompt sets: what the suite `world` asks for, drawn once from a seed.
 
 Every prompt of the test split names a reserved combination (shape, colour, background), so no training
-caption says what it says; the validation split, for choosing settings and checkpoints, names none. No
-prompt speaks of style: that is what prompt engineering and tuning are to bring.
+caption says what it says; the others name none: on "train" encoders are tuned and rewards calibrated, on
+"validation" settings and checkpoints are chosen. No prompt is in two splits, and none speaks of style: that
+is what prompt engineering and tuning are to bring.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -15,8 +18,12 @@ import numpy as np
 from rewards.world.captions import caption, read
 from rewards.world.scenes import Scene, random_scene
 
-COUNTS = {"test": 500, "validation": 200}
-SEEDS = {"test": 41, "validation": 42}
+Split = Literal["test", "validation", "train"]
+
+DRAWS: Mapping[Split, tuple[tuple[int, int], ...]] = MappingProxyType(
+    {"test": ((41, 500), (44, 500)), "validation": ((42, 200),), "train": ((43, 2000),)}
+)
+"""(seed, prompts) of each draw that a split is made of; a later draw leaves the earlier ones as they are."""
 
 CATEGORIES = {"object": 0.2, "size": 0.2, "place": 0.2, "full": 0.2, "relation": 0.2}
 """Category -> share. Each names shape, colour and background; then size, place, both, or a second object."""
@@ -31,17 +38,25 @@ class WorldPrompt:
     split: str
 
 
-def world_prompts(split: Literal["test", "validation"]) -> list[WorldPrompt]:
+def world_prompts(split: Split) -> list[WorldPrompt]:
     """The prompts of a split, in order, no two alike."""
-    rng = np.random.default_rng(SEEDS[split])
-    count, texts = COUNTS[split], set[str]()
+    taken = {prompt.text for prompt in world_prompts("validation")} if split == "train" else set[str]()
+    prompts: list[WorldPrompt] = []
+    for seed, count in DRAWS[split]:
+        prompts += _drawn(split, seed, count, taken)
+    return prompts
+
+
+def _drawn(split: Split, seed: int, count: int, taken: set[str]) -> list[WorldPrompt]:
+    """One draw, in random order; its texts are put among those that are ``taken``."""
+    rng = np.random.default_rng(seed)
     prompts: list[WorldPrompt] = []
     for category, share in CATEGORIES.items():
         wanted = len(prompts) + round(share * count)
         while len(prompts) < wanted:
             text = _text(rng, category, "reserved" if split == "test" else "train")
-            if text not in texts and read(text).reserved() == (split == "test"):
-                texts.add(text)
+            if text not in taken and read(text).reserved() == (split == "test"):
+                taken.add(text)
                 prompts.append(WorldPrompt(text, category, split))
     order = rng.permutation(count)
     return [prompts[index] for index in order]

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import generate
-from benchmarks.progress import Silent
 from benchmarks.run import Outcome, Plan, Request, execute, plan
 from benchmarks.systems import SYSTEMS
 from leaderboards.journal import MixedIds, RunFolderError, exclusive
 from leaderboards.records import RunFolder, frame
 from rewards.registry import UnknownName
 from textcraftor.pipeline import MissingPipeline
+from textcraftor.progress import Silent
 
 Requests = Callable[..., Request]
 

@@ -11,17 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from textcraftor.drawing import Drawing
 from textcraftor.pipeline import (
     MissingPipeline,
     Schedule,
     Source,
-    draw,
     find_pipeline,
-    image_size,
-    latent_shape,
     load,
     pipeline_sha256,
-    truncated,
 )
 from textcraftor.prompts import initial_latents
 
@@ -99,8 +96,8 @@ def test_the_hash_sees_every_weight(tiny_pipeline: Path, copy: Path) -> None:
 
 
 def test_images_are_as_the_pipeline_draws_them(pipe: Any) -> None:
-    latents = initial_latents([1, 2], latent_shape(pipe, TWO_STEPS))
-    images = draw(pipe, ["a cat", "a dog"], latents, TWO_STEPS)
+    latents = initial_latents([1, 2], Drawing(pipe, TWO_STEPS).latent_shape)
+    images = Drawing(pipe, TWO_STEPS).draw(["a cat", "a dog"], latents)
     assert images.shape == (2, 16, 16, 3)
     assert images.dtype.name == "float32"
     assert 0 <= images.min() < images.max() <= 1
@@ -115,22 +112,22 @@ def test_images_are_as_the_pipeline_draws_them(pipe: Any) -> None:
 
 
 def test_noise_and_prompt_both_matter(pipe: Any) -> None:
-    shape = latent_shape(pipe, TWO_STEPS)
-    base = draw(pipe, ["a cat"], initial_latents([1], shape), TWO_STEPS)
-    assert (base != draw(pipe, ["a cat"], initial_latents([2], shape), TWO_STEPS)).any()
-    assert (base != draw(pipe, ["zz ??"], initial_latents([1], shape), TWO_STEPS)).any()
+    shape = Drawing(pipe, TWO_STEPS).latent_shape
+    base = Drawing(pipe, TWO_STEPS).draw(["a cat"], initial_latents([1], shape))
+    assert (base != Drawing(pipe, TWO_STEPS).draw(["a cat"], initial_latents([2], shape))).any()
+    assert (base != Drawing(pipe, TWO_STEPS).draw(["zz ??"], initial_latents([1], shape))).any()
 
 
 def test_sizes_follow_the_schedule(pipe: Any) -> None:
-    assert image_size(pipe, TWO_STEPS) == (16, 16)
+    assert Drawing(pipe, TWO_STEPS).size == (16, 16)
     wide = Schedule("ddim", 2, 3.0, size=(16, 32))
-    assert latent_shape(pipe, wide) == (4, 8, 16)
+    assert Drawing(pipe, wide).latent_shape == (4, 8, 16)
     with pytest.raises(ValueError, match="15x16 is no multiple"):
-        latent_shape(pipe, Schedule("ddim", 2, 3.0, size=(15, 16)))
+        Drawing(pipe, Schedule("ddim", 2, 3.0, size=(15, 16))).latent_shape
 
 
 def test_truncation_is_counted_in_silence(pipe: Any, caplog: pytest.LogCaptureFixture) -> None:
-    assert truncated(pipe, ["a cat", "a cat that is far too long for it"]) == [False, True]
+    assert Drawing(pipe, TWO_STEPS).truncated(["a cat", "a cat that is far too long for it"]) == [False, True]
     assert not caplog.records
 
 
@@ -140,7 +137,9 @@ def test_another_text_encoder_changes_the_images(tiny_pipeline: Path, tmp_path: 
     folder = Path(shutil.copytree(tiny_pipeline / "text_encoder", tmp_path / "encoder"))
     weights = {name: -tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    swapped = load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim", text_encoder=folder)
+    swapped = load(
+        tiny_pipeline, device="cpu", dtype="float32", sampler="ddim", replaced={"text_encoder": folder}
+    )
     own = load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
     tokens = torch.tensor([[188, 1, 2, 189]])
     assert not torch.equal(swapped.text_encoder(tokens)[0], own.text_encoder(tokens)[0])
@@ -153,7 +152,7 @@ def test_a_text_encoder_that_lacks_weights_is_refused(tiny_pipeline: Path, tmp_p
     weights = {f"wrong.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks weights that the pipeline needs"):
-        load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim", text_encoder=folder)
+        load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim", replaced={"text_encoder": folder})
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "unet", "vae"])
@@ -174,8 +173,10 @@ def test_a_pipeline_that_lacks_weights_is_refused(copy: Path, component: str) ->
 def test_every_sampler_draws_the_same_twice(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     schedule = Schedule(sampler, 2, 3.0)
-    latents = initial_latents([1], latent_shape(pipe, schedule))
-    assert (draw(pipe, ["a cat"], latents, schedule) == draw(pipe, ["a cat"], latents, schedule)).all()
+    latents = initial_latents([1], Drawing(pipe, schedule).latent_shape)
+    assert (
+        Drawing(pipe, schedule).draw(["a cat"], latents) == Drawing(pipe, schedule).draw(["a cat"], latents)
+    ).all()
 
 
 def test_half_precision_files_are_taken_where_there_are_no_others(copy: Path) -> None:

@@ -18,7 +18,8 @@ from rewards.world.claims import answers
 from rewards.world.pixels import to_bytes
 from rewards.world.prompts import WorldPrompt
 from rewards.world.vision import look
-from textcraftor.pipeline import Schedule, draw, latent_shape, load
+from textcraftor.drawing import Drawing
+from textcraftor.pipeline import Schedule, load
 from textcraftor.prompts import initial_latents, noise_seed
 
 STEPS = 25
@@ -67,12 +68,12 @@ def render_prompts(
     """Draw every prompt with ``words`` appended, DDIM 25 steps, noise as the runner's first sample has it."""
     pipe = load(pipeline, device="cpu", dtype="float32", sampler="ddim")
     schedule = Schedule("ddim", STEPS, guidance)
-    shape = latent_shape(pipe, schedule)
+    shape = Drawing(pipe, schedule).latent_shape
     parts = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         noise = initial_latents([noise_seed(0, start + row, 0) for row in range(len(batch))], shape)
-        drawn = draw(pipe, [prompt.text + words for prompt in batch], noise, schedule)
+        drawn = Drawing(pipe, schedule).draw([prompt.text + words for prompt in batch], noise)
         parts.append(to_bytes(torch.from_numpy(drawn).permute(0, 3, 1, 2)))
         advance(len(batch))
     return Drawn(prompts, np.concatenate(parts), guidance, words)

@@ -5,30 +5,32 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict
-from typing import Literal
+from typing import get_args
 
 import pytest
 
 from benchmarks.suites.world import SHIPPED
 from rewards.world.captions import STYLE_WORDS, read
-from rewards.world.prompts import CATEGORIES, world_prompts
+from rewards.world.prompts import CATEGORIES, Split, world_prompts
 
-Split = Literal["test", "validation"]
+SPLITS = get_args(Split)
 
 
 def test_the_shipped_file_is_what_the_generator_draws() -> None:
     assert SHIPPED.shipped is not None
     lines = SHIPPED.shipped.read_text(encoding="utf-8").splitlines()
-    drawn = [asdict(prompt) for split in ("test", "validation") for prompt in world_prompts(split)]
+    drawn = [asdict(prompt) for split in SPLITS for prompt in world_prompts(split)]
     assert [json.loads(line) for line in lines] == drawn
 
 
-def test_no_two_prompts_are_alike_across_both_splits() -> None:
-    texts = [prompt.text for split in ("test", "validation") for prompt in world_prompts(split)]
-    assert len(texts) == len(set(texts)) == 700
+def test_no_two_prompts_are_alike_across_splits() -> None:
+    texts = [prompt.text for split in SPLITS for prompt in world_prompts(split)]
+    assert len(texts) == len(set(texts)) == 3200
 
 
-@pytest.mark.parametrize(("split", "count", "reserved"), [("test", 500, True), ("validation", 200, False)])
+@pytest.mark.parametrize(
+    ("split", "count", "reserved"), [("test", 1000, True), ("validation", 200, False), ("train", 2000, False)]
+)
 def test_only_test_prompts_name_reserved_combinations(split: Split, count: int, reserved: bool) -> None:
     prompts = world_prompts(split)
     assert len(prompts) == count
@@ -39,7 +41,7 @@ def test_only_test_prompts_name_reserved_combinations(split: Split, count: int, 
     assert [p.category for p in prompts[:10]] != [prompts[0].category] * 10  # kinds are mixed
 
 
-@pytest.mark.parametrize("split", ["test", "validation"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_a_category_says_what_is_claimed(split: Split) -> None:
     for prompt in world_prompts(split):
         spec = read(prompt.text)
@@ -52,7 +54,7 @@ def test_a_category_says_what_is_claimed(split: Split) -> None:
         assert all(item.colour for item in spec.items)
 
 
-@pytest.mark.parametrize("split", ["test", "validation"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_no_prompt_speaks_of_style(split: Split) -> None:
     style = {word for kinds in STYLE_WORDS.values() for words in kinds for word in words}
     words = {word.strip(",.") for prompt in world_prompts(split) for word in prompt.text.split()}

@@ -14,9 +14,10 @@ from transformers import CLIPTextModel
 
 from rewards.world.clip import Tokens
 from rewards.world.tokenizer import caption_corpus, write_tokenizer
+from textcraftor.drawing import Drawing
 from textcraftor.micro import unet, vae
 from textcraftor.micro.folder import write_pipeline, write_text_encoder
-from textcraftor.pipeline import Schedule, draw, latent_shape, load
+from textcraftor.pipeline import Schedule, load
 from textcraftor.prompts import initial_latents
 
 PROMPT = "a small red circle in the centre"
@@ -67,8 +68,8 @@ def test_plain_diffusers_draws_what_is_drawn_here(tokenizer: Path, tmp_path: Pat
     write_pipeline(tmp_path / "pipeline", tokenizer, *parts)
     schedule = Schedule("ddim", 3, 3.0)
     pipe = load(tmp_path / "pipeline", device="cpu", dtype="float32", sampler="ddim")
-    noise = initial_latents([5], latent_shape(pipe, schedule))
-    here = draw(pipe, [PROMPT], noise, schedule)
+    noise = initial_latents([5], Drawing(pipe, schedule).latent_shape)
+    here = Drawing(pipe, schedule).draw([PROMPT], noise)
     plain = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
     plain.set_progress_bar_config(disable=True)
     there = plain(PROMPT, latents=noise, num_inference_steps=3, guidance_scale=3.0, output_type="np").images

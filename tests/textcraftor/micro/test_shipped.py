@@ -14,8 +14,9 @@ from safetensors import safe_open
 import rewards
 from benchmarks.systems import SYSTEMS
 from rewards.world.prompts import world_prompts
+from textcraftor.drawing import Drawing
 from textcraftor.micro.measure import render_prompts
-from textcraftor.pipeline import MICRO, Schedule, draw, latent_shape, load
+from textcraftor.pipeline import MICRO, Schedule, load
 from textcraftor.prompts import initial_latents
 
 MEGABYTES = 30
@@ -46,11 +47,11 @@ def test_no_shipped_file_names_a_folder_of_a_machine() -> None:
 
 def test_plain_diffusers_draws_what_is_drawn_here(pipe: Any) -> None:
     schedule, text = Schedule("ddim", 5, GUIDANCE), "a large red star on a white background"
-    noise = initial_latents([3], latent_shape(pipe, schedule))
+    noise = initial_latents([3], Drawing(pipe, schedule).latent_shape)
     plain = StableDiffusionPipeline.from_pretrained(MICRO)
     plain.set_progress_bar_config(disable=True)
     there = plain(text, latents=noise, num_inference_steps=5, guidance_scale=GUIDANCE, output_type="np")
-    np.testing.assert_array_equal(draw(pipe, [text], noise, schedule), there.images)
+    np.testing.assert_array_equal(Drawing(pipe, schedule).draw([text], noise), there.images)
 
 
 def test_its_text_encoder_has_the_keys_that_older_versions_read() -> None:
@@ -61,7 +62,7 @@ def test_its_text_encoder_has_the_keys_that_older_versions_read() -> None:
 @pytest.mark.parametrize("text", ["", "naïve café 😀 漢字", "x" * 500, "a RED circle\n\tplease"])
 def test_any_text_can_be_drawn(pipe: Any, text: str) -> None:
     schedule = Schedule("ddim", 2, GUIDANCE)
-    image = draw(pipe, [text], initial_latents([1], latent_shape(pipe, schedule)), schedule)
+    image = Drawing(pipe, schedule).draw([text], initial_latents([1], Drawing(pipe, schedule).latent_shape))
     assert np.isfinite(image).all()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.devices import batch_size_for, find_device, find_dtype
 from rewards.registry import UnknownName
+from textcraftor.devices import batch_size_for, find_device, find_dtype
 
 
 def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from benchmarks import provenance
-from benchmarks.provenance import commit, differences, environment, versions
+from textcraftor import provenance
+from textcraftor.provenance import commit, differences, environment, versions
 
 
 def test_the_environment_is_json_and_names_versions_and_device() -> None:

@@ -1,0 +1,81 @@
+"""`tcbench train`: tune a model's text encoder with rewards."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.cli import options
+
+
+def train(
+    model: options.Model,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of this run; the same command goes on in it.")
+    ],
+    rewards: Annotated[
+        str | None, typer.Option("--rewards", "-r", help="What is maximised: name=weight,name=weight@cap.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", help="A prompt file, a suite, or hub:ID[@revision][:column].")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option("--profile", help="default, paper, official-code or quick.")
+    ] = "default",
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="TOML file with fields of TrainConfig.")
+    ] = None,
+    updates: Annotated[int | None, typer.Option("--updates", min=1, help="Optimiser steps.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of prompts' order and noise.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any field of TrainConfig: name=value.", metavar="NAME=VALUE"),
+    ] = None,
+    device: options.Device = "auto",
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Tune a text encoder end to end by the gradients of rewards (TextCraftor).
+
+    The folder it makes is a model for `tcbench run --model`. Killed at any moment, the same command ends with
+    the very weights it would have had. Several GPUs: accelerate launch --module textcraftor.launch train ...
+    """
+    from dataclasses import asdict
+    from json import dumps
+
+    from benchmarks.cli.progress import progress
+    from benchmarks.suites import SUITES, prompt_set
+    from textcraftor.config import make_config
+    from textcraftor.sources import of_texts
+
+    source = None
+    if prompts in SUITES:
+        source = of_texts(prompts, [prompt.text for prompt in prompt_set(prompts).prompts])
+    made = make_config(
+        model,
+        profile=profile,
+        file=config,
+        settings=settings or (),
+        rewards=rewards,
+        prompts=prompts,
+        updates=updates,
+        seed=seed,
+    )
+    if dry_run:
+        values = asdict(made)
+        print(dumps(values, indent=1) if json else "\n".join(f"{k:<20} {v}" for k, v in values.items()))
+        return
+    from textcraftor.train import train as run
+
+    with progress() as shown:
+        trained = run(made, out, device=device, progress=shown, prompts=source)
+    if json:
+        print(dumps({"path": str(trained.path), "updates": trained.updates, "best": trained.best}))
+    else:
+        print(
+            f"trained: {trained.path}  {trained.updates} updates, the checkpoint after {trained.best} is used"
+        )
+        print(f"next: {shlex.join(['tcbench', 'run', '--model', str(trained.path)])}")

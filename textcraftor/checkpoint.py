@@ -1,0 +1,185 @@
+"""The folder of a training run: its record, its logs, its checkpoints, each whole or not there at all.
+
+train.json          configuration, what it was trained on, environments
+log.jsonl           a line an update
+validation.jsonl    a line a validation
+samples/            pictures of validation prompts
+checkpoints/000050/ state.safetensors (to go on from), text_encoder/ ... (to draw with), checkpoint.json
+best/               the checkpoint that was chosen
+system.toml         what `tcbench run --model FOLDER` draws with
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leaderboards.journal import append_lines, read_lines, write_atomically
+from textcraftor.config import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RECORD, STATE, CHECKPOINT, SYSTEM = "train.json", "state.safetensors", "checkpoint.json", "system.toml"
+LOG, VALIDATION = "log.jsonl", "validation.jsonl"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint."""
+
+    path: Path
+    update: int
+    """Updates that were made."""
+    record: Mapping[str, Any]
+
+    def tensors(self, device: str) -> dict[str, Tensor]:
+        """What training goes on from."""
+        from safetensors.torch import load_file
+
+        return load_file(self.path / STATE, device=device)
+
+
+class TrainFolder:
+    """A training run on disk. One process writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, record: Mapping[str, Any]) -> None:
+        """Write what is trained, or check that the folder is of the very same.
+
+        ``record`` has the configuration with its "id", and an "environment" that is added to those of
+        earlier starts. Raises ConfigError for a folder of another run.
+        """
+        _mend(self.path / "best")
+        file = self.path / RECORD
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        if known is None and self.path.is_dir() and any(self.path.iterdir()):
+            raise ConfigError(f"{self.path} holds other things than a training run: choose another --out")
+        if known is not None and known["id"] != record["id"]:
+            raise ConfigError(
+                f"{self.path} is of another training run ({_difference(known, record)}): choose another "
+                "--out, or remove it"
+            )
+        environments = list(known["environments"]) if known else []
+        if record["environment"] not in environments:
+            environments.append(record["environment"])
+        merged = {k: v for k, v in record.items() if k != "environment"} | {"environments": environments}
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, (json.dumps(merged, indent=1) + "\n").encode())
+
+    def newest(self) -> Checkpoint | None:
+        """The checkpoint to go on from."""
+        found = sorted((self.path / "checkpoints").glob("[0-9]*"))
+        return read_checkpoint(found[-1]) if found else None
+
+    def save(
+        self,
+        update: int,
+        tensors: Mapping[str, Tensor],
+        record: Mapping[str, Any],
+        write: Callable[[Path], None],
+        keep: int,
+    ) -> Path:
+        """A checkpoint after ``update`` updates; ``write`` adds what is drawn with. Keeps the newest few."""
+        path = self.path / "checkpoints" / f"{update:06d}"
+        with _whole(path) as temporary:
+            from safetensors.torch import save_file
+
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / STATE)
+            write(temporary)
+            (temporary / CHECKPOINT).write_text(
+                json.dumps({"update": update, **record}, indent=1) + "\n", encoding="utf-8"
+            )
+        for old in sorted(path.parent.glob("[0-9]*"))[:-keep]:
+            shutil.rmtree(old)
+        return path
+
+    def choose(self, checkpoint: Path) -> None:
+        """Make a checkpoint the run's best, without what only going on needs."""
+        with _whole(self.path / "best") as temporary:
+            shutil.copytree(checkpoint, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE))
+
+    def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines to a log."""
+        append_lines(self.path / name, rows)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a log."""
+        return list(read_lines(self.path / name))
+
+    def forget_after(self, update: int) -> None:
+        """Drop the lines of what comes after ``update`` updates: it is lost and done again."""
+        for name, last in ((LOG, update - 1), (VALIDATION, update)):
+            rows = self.rows(name)
+            kept = [row for row in rows if row["update"] <= last]
+            if len(kept) < len(rows):
+                content = "".join(json.dumps(row) + "\n" for row in kept)
+                write_atomically(self.path / name, content.encode())
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a folder. Raises ConfigError for a damaged one."""
+    try:
+        record = json.loads((path / CHECKPOINT).read_text(encoding="utf-8"))
+        return Checkpoint(path, int(record["update"]), record)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{path} is no checkpoint ({error}); remove it to go on from an earlier one"
+        ) from error
+
+
+class _whole:
+    """A new folder that appears under its name when the block ends well, in place of an old one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._temporary = path, path.with_name(f".{path.name}.part")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir(parents=True)
+        return self._temporary
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            return
+        for file in self._temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        old = self._path.with_name(f".{self._path.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self._path.exists():
+            os.rename(self._path, old)
+        os.rename(self._temporary, self._path)
+        _sync(self._path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _mend(path: Path) -> None:
+    """Put back the old folder where a process ended between the two renames of `_whole`."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        os.rename(old, path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _difference(known: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """The settings in which two runs differ, as words."""
+    was, now = known["config"], record["config"]
+    found = [f"{name} {was.get(name)!r}, now {now[name]!r}" for name in now if was.get(name) != now[name]]
+    other = [name for name in ("pipeline_sha256", "prompts_sha256") if known.get(name) != record.get(name)]
+    return "; ".join([*found, *(f"another {name.removesuffix('_sha256')}" for name in other)][:3])

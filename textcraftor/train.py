@@ -1,0 +1,514 @@
+"""TextCraftor's loop: draw, reward, pull the text encoder (Li et al. 2024, algorithm 1).
+
+    from textcraftor.train import TrainConfig, train
+
+    train(make_config("micro", updates=100), "out")
+
+An update's samples and noises follow from (seed, update) alone, and all else is in its checkpoint: a run that
+was killed ends with the very weights of one that was not (CPU, same batches).
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leaderboards.journal import exclusive
+from rewards.base import Reward
+from rewards.calibration import WORLD, Calibration
+from rewards.info import RewardInfo, check_role
+from rewards.mix import Mix, parse
+from rewards.panel import Panel
+from rewards.registry import info, load
+from textcraftor import pipeline as pipelines
+from textcraftor.checkpoint import LOG, VALIDATION, TrainFolder
+from textcraftor.config import ConfigError, TrainConfig
+from textcraftor.devices import find_device
+from textcraftor.drawing import Drawing
+from textcraftor.goal import NotFinite
+from textcraftor.models import MODELS, Model, find_model
+from textcraftor.objective import Objective, Outcome
+from textcraftor.pairs import read_pairs
+from textcraftor.pipeline import Schedule
+from textcraftor.prefix import PrefixCache
+from textcraftor.progress import Progress, Silent
+from textcraftor.provenance import environment
+from textcraftor.sampling import Denoiser
+from textcraftor.sources import Order, PromptSource, Sample, find_prompts
+from textcraftor.system import write_system
+from textcraftor.tuned import Tuned
+from textcraftor.validation import TRAINED, Validation, Validator, alarm, save_grid
+
+__all__ = ["TrainConfig", "Trained", "train"]
+
+SKIPPED_LIMIT = 20
+"""Samples in a row without finite rewards or gradients after which a run ends."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a run ended: its folder, the updates made, the best checkpoint's, and why it ended early."""
+
+    path: Path
+    updates: int
+    best: int
+    alarm: str = ""
+
+
+@dataclass
+class Ledger:
+    """What training has cost so far, over all processes and starts."""
+
+    samples: int = 0
+    unet_forwards: int = 0
+    """Rows through the UNet without a gradient to follow, or with."""
+    unet_backwards: int = 0
+    """In forward equivalents: one a row for gradients at the inputs, two where weights have them too."""
+    reward_calls: int = 0
+    decodes: int = 0
+    seconds: float = 0.0
+    device: str = ""
+    skipped: int = 0
+
+    @property
+    def unet(self) -> int:
+        """UNet-forward equivalents."""
+        return self.unet_forwards + self.unet_backwards
+
+
+def train(
+    config: TrainConfig,
+    out: Path | str,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    prompts: PromptSource | None = None,
+    validation: PromptSource | None = None,
+) -> Trained:
+    """Tune as ``config`` says and keep everything in the folder ``out``; the same call again goes on.
+
+    ``prompts`` and ``validation`` take the place of the sources that the configuration names. Under
+    ``accelerate launch`` every process calls it. Raises ValueError, in one line, for what cannot be done.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    accelerator = Accelerator(
+        cpu=find_device(device) == "cpu",
+        mixed_precision="bf16" if config.precision == "bfloat16" else "no",
+        log_with=list(config.trackers) or None,
+        project_dir=str(out),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    holds = exclusive(Path(out)) if accelerator.is_main_process else nullcontext()
+    with holds:
+        try:
+            return _Run(config, Path(out), accelerator, progress or Silent(), prompts, validation).go()
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"out of memory on {accelerator.device} ({str(error).splitlines()[0]}): lower micro_batch, "
+                "set checkpointing = true, decode_slice = 1, precision = bfloat16 or offload = true; the "
+                "last checkpoint is whole"
+            ) from error
+
+
+class _Run:
+    """One process's part of a training run."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        accelerator: Any,
+        progress: Progress,
+        prompts: PromptSource | None,
+        validation: PromptSource | None,
+    ) -> None:
+        self.accelerator, self.progress, self.folder = accelerator, progress, TrainFolder(out)
+        self.device = str(accelerator.device)
+        model = find_model(config.model)
+        self.config = config = _completed(config, model)
+        self.pipeline = pipelines.find_pipeline(model.source)
+        self.infos = _check_rewards(config)
+        pipe = self._load()
+        drawing = Drawing(pipe, Schedule(config.sampler, config.steps, config.guidance or 0.0, config.size))
+        self.pairs = read_pairs(Path(config.pairs), drawing.size) if config.pairs else None
+        self.source = prompts or (self.pairs.source if self.pairs else find_prompts(config.prompts))
+        self.held = validation or (find_prompts(config.validation) if config.validate_every else None)
+        self.tuned = Tuned(pipe, config, drawing.guided)
+        if config.start:
+            self.tuned.start_from(Path(config.start))
+        self.mix, self.selection = _load_rewards(config, self.device)
+        self.denoiser = Denoiser(pipe.unet, config.guidance or 0.0, _time_ids(pipe, drawing))
+        if config.compile:
+            self.denoiser.unet = torch.compile(pipe.unet)
+        self.objective = Objective(
+            self.tuned, config, self.mix, self.denoiser, drawing.latent_shape, self._cache(), self.pairs
+        )
+        self.validator = self.held and Validator(
+            self.tuned, config, self.mix, self.selection, self.denoiser, drawing.latent_shape, self.held
+        )
+        self.order = Order(self.source, config.seed, config.noises)
+        self.parameters = self.tuned.trained()
+        self.optimiser = torch.optim.AdamW(
+            list(self.parameters.values()), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+        self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if config.ema else {}
+        self.ledger = Ledger(device=_device_name(self.device))
+        self.in_a_row = 0
+
+    def go(self) -> Trained:
+        """From the newest checkpoint, or the beginning, to the end."""
+        config, main = self.config, self.accelerator.is_main_process
+        if main:
+            self.folder.begin(self._record())
+        self.accelerator.wait_for_everyone()
+        update = self._restore()
+        objective = self.accelerator.prepare(self.objective)
+        self.accelerator.init_trackers("tcbench")
+        rate = _learning_rate(config)
+        validations = [Validation.of(row) for row in self.folder.rows(VALIDATION)] if main else []
+        self.progress.stage("training", config.updates, update)
+        self._validate(update, validations)
+        warned, began = "", time.monotonic()
+        while update < config.updates:
+            for group in self.optimiser.param_groups:
+                group["lr"] = config.lr * rate(update)
+            row = self._update(objective, update)
+            update += 1
+            self.ledger.seconds += time.monotonic() - began
+            began = time.monotonic()
+            if main:
+                row |= {"seconds": round(self.ledger.seconds, 3), "lr": self.optimiser.param_groups[0]["lr"]}
+                self.folder.append(LOG, [row])
+            self.accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=update)
+            self.progress.advance()
+            last = update == config.updates
+            if last or (config.validate_every and update % config.validate_every == 0):
+                warned = self._validate(update, validations)
+                last |= bool(warned) and config.stop_on_alarm
+            if last or update % config.save_every == 0:
+                self._save(update, validations)
+            if last:
+                break
+        self.accelerator.end_training()
+        return Trained(self.folder.path, update, self._best(update, validations), warned)
+
+    # one update
+
+    def _update(self, objective: Any, update: int) -> dict[str, Any]:
+        """Gradients of the update's samples, and one step of the optimiser. Returns its line of the log."""
+        config, accelerator = self.config, self.accelerator
+        mine = _share(self.order.batch(update, config.batch), accelerator)
+        size = config.micro_batch or len(mine)
+        outcomes: list[tuple[Sequence[Sample], Outcome]] = []
+        self.optimiser.zero_grad(set_to_none=True)
+        for start in range(0, len(mine), size):
+            samples = mine[start : start + size]
+            last = start + size >= len(mine)
+            with nullcontext() if last else accelerator.no_sync(objective):
+                loss, outcome = objective(samples, update)
+                accelerator.backward(loss * (len(samples) / len(mine)))
+            outcomes.append((samples, outcome))
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.parameters.values(), config.clip if config.clip else float("inf")
+        )
+        if norm.isfinite():
+            self.optimiser.step()
+            self._follow()
+        self._count(outcomes, finite=bool(norm.isfinite()))
+        return self._line(update, outcomes, float(norm))
+
+    def _follow(self) -> None:
+        """The averaged weights follow the trained ones."""
+        for name, value in self.average.items():
+            value.lerp_(self.parameters[name].detach(), 1 - self.config.ema)
+
+    def _count(self, outcomes: Sequence[tuple[Sequence[Sample], Outcome]], *, finite: bool) -> None:
+        """Keep the ledger; end the run when nothing is finite any more. Raises NotFinite."""
+        ledger, denoiser = self.ledger, self.denoiser
+        skipped = [
+            s for samples, outcome in outcomes for s in map(samples.__getitem__, outcome.graded.skipped)
+        ]
+        if not finite:
+            skipped = [sample for samples, _ in outcomes for sample in samples]
+        count = sum(len(samples) for samples, _ in outcomes)
+        rows = [count, denoiser.calls, denoiser.graphs, len(skipped)]
+        totals = self.accelerator.reduce(torch.tensor(rows, device=self.device), "sum").tolist()
+        denoiser.calls = denoiser.graphs = 0
+        made = totals[2] // 2 if self.config.checkpointing else totals[2]
+        ledger.samples += totals[0]
+        ledger.unet_forwards += totals[1]
+        ledger.unet_backwards += made * (2 if "unet" in self.config.trains else 1)
+        ledger.reward_calls += totals[0] * len(self.infos)
+        ledger.decodes += totals[0]
+        ledger.skipped += totals[3]
+        self.in_a_row = self.in_a_row + totals[3] if totals[3] == totals[0] else 0
+        for sample in skipped[:1]:
+            self.progress.note(
+                f"a reward or gradient of {sample.text!r} is not finite: left out ({ledger.skipped} so far)"
+            )
+        if self.in_a_row >= SKIPPED_LIMIT:
+            raise NotFinite(
+                f"the last {self.in_a_row} samples gave rewards or gradients that are not finite, such as "
+                f"{(skipped or [Sample(0, 0, '', 0)])[0].text!r}: lower lr, or set precision = float32; "
+                f"{self.folder.path} keeps the last checkpoint"
+            )
+
+    def _line(
+        self, update: int, outcomes: Sequence[tuple[Sequence[Sample], Outcome]], norm: float
+    ) -> dict[str, Any]:
+        """The update's line of the log: means over this process's finite samples."""
+        good = torch.cat([_kept(outcome) for _, outcome in outcomes])
+
+        def mean(values: Iterable[Tensor]) -> float | None:
+            found = torch.cat(list(values))[good.to(good.device)]
+            return float(found.float().mean()) if len(found) else None
+
+        graded = [outcome.graded for _, outcome in outcomes]
+        row: dict[str, Any] = {
+            "update": update,
+            TRAINED: mean(part.total for part in graded),
+            "grad_norm": norm if norm == norm and abs(norm) != float("inf") else None,
+            "drift": sum(outcome.drift * len(samples) for samples, outcome in outcomes) / len(good),
+            "samples": self.ledger.samples,
+            "skipped": self.ledger.skipped,
+            "unet": self.ledger.unet,
+            "peak_mib": round(peak_mib(self.device), 1),
+        }
+        for name in graded[0].scores:
+            row[f"reward/{name}"] = mean(part.scores[name] for part in graded)
+            row[f"pull/{name}"] = mean(part.norms[name] for part in graded)
+        return row
+
+    # validation and checkpoints
+
+    def _validate(self, update: int, validations: list[Validation]) -> str:
+        """Validate unless that was done. Returns the alarm, the same in every process."""
+        warned = ""
+        due = self.validator is not None and self.accelerator.is_main_process
+        if due and update not in {found.update for found in validations}:
+            assert self.validator
+            calls = self.denoiser.calls, self.denoiser.graphs
+            found, images = self.validator.measure(update, validations)
+            self.denoiser.calls, self.denoiser.graphs = calls  # watching is no cost of training
+            if self.config.selection:
+                warned = alarm(found, validations, self.config.selection)
+            validations.append(found)
+            self.folder.append(VALIDATION, [found.record()])
+            save_grid(images, self.folder.path / "samples" / f"{update:06d}.png")
+            self.progress.note(_summary(found))
+            if warned:
+                self.progress.note(warned)
+        flag = torch.tensor([float(bool(warned))], device=self.device)
+        return warned or ("alarm" if float(self.accelerator.reduce(flag, "sum")[0]) else "")
+
+    def _save(self, update: int, validations: Sequence[Validation]) -> None:
+        if self.accelerator.is_main_process:
+            values = self.average or {name: p.detach() for name, p in self.parameters.items()}
+
+            def write(folder: Path) -> None:
+                self.tuned.save(folder, values)
+                write_system(folder, folder, self.config, self.config.model in MODELS)
+
+            record = {"id": self.config.id, "ledger": asdict(self.ledger), "trains": list(self.config.trains)}
+            path = self.folder.save(update, self._tensors(), record, write, self.config.keep)
+            if self._best(update, validations) == update:
+                self.folder.choose(path)
+                write_system(
+                    self.folder.path, self.folder.path / "best", self.config, self.config.model in MODELS
+                )
+        self.accelerator.wait_for_everyone()
+
+    def _best(self, update: int, validations: Sequence[Validation]) -> int:
+        """The update of the checkpoint to use: the best by the selection reward, else the newest."""
+        tuned = [found for found in validations if found.update > 0]
+        if not self.config.selection or not tuned:
+            return update
+        return max(tuned, key=lambda found: found.means[self.config.selection]).update
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that training goes on from."""
+        tensors = {f"trained.{name}": p.detach() for name, p in self.parameters.items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        return tensors
+
+    def _restore(self) -> int:
+        """Take up the newest checkpoint; returns the updates that were made."""
+        newest = self.folder.newest()
+        if newest is None:
+            if self.accelerator.is_main_process:
+                self.folder.forget_after(0)
+            return 0
+        tensors = newest.tensors(self.device)
+        self.tuned.restore(_under("trained.", tensors))
+        for name, value in _under("average.", tensors).items():
+            self.average[name].copy_(value)
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in _under("optimiser.", tensors).items():
+            index, name = key.split(".", 1)
+            states.setdefault(int(index), {})[name] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": states, "param_groups": groups})
+        self.ledger = Ledger(**newest.record["ledger"])
+        if self.accelerator.is_main_process:
+            self.folder.forget_after(newest.update)
+        return newest.update
+
+    # what a run is made of
+
+    def _load(self) -> Any:
+        config = self.config
+        pipe = pipelines.load(
+            self.pipeline,
+            device=self.device,
+            dtype=config.precision,
+            sampler=config.sampler,
+            spacing=config.spacing,
+        )
+        if self.device != "cpu":
+            pipe.unet.to(memory_format=torch.channels_last)
+            pipe.vae.to(memory_format=torch.channels_last)
+        return pipe
+
+    def _cache(self) -> PrefixCache | None:
+        config = self.config
+        if not config.prefix_cache:
+            return None
+        if "unet" in config.trains or config.pairs:
+            raise ConfigError(
+                "there is no frozen prefix to keep when the UNet is trained or pairs are used: set "
+                'prefix_cache = ""'
+            )
+        settings = {
+            "pipeline": pipelines.pipeline_sha256(self.pipeline),
+            "before": config.steps - config.tuned_steps,
+            **{
+                name: getattr(config, name)
+                for name in ("steps", "sampler", "spacing", "guidance", "size", "precision")
+            },
+        }
+        return PrefixCache(Path(config.prefix_cache).expanduser(), settings, config.prefix_gigabytes)
+
+    def _record(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "id": config.id,
+            "config": asdict(config),
+            "pipeline_sha256": pipelines.pipeline_sha256(self.pipeline),
+            "prompts": self.source.name,
+            "prompt_count": len(self.source),
+            "prompts_sha256": self.source.sha256,
+            "rewards": {name: self.mix.panel[name].score_id for name in self.mix.panel.names},
+            "processes": self.accelerator.num_processes,
+            "environment": environment(self.device),
+        }
+
+
+def _completed(config: TrainConfig, model: Model) -> TrainConfig:
+    """With the model's own values where the configuration leaves them open."""
+    if not config.rewards:
+        raise ConfigError(
+            "no rewards to maximise: give a mix such as pickscore=1,hpsv2=100,clip=100 (--rewards)"
+        )
+    guidance = model.guidance if config.guidance is None else config.guidance
+    return replace(config, guidance=float(guidance))
+
+
+def _check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
+    """Records of the trained rewards. Raises WrongRole for a judge, ConfigError for one without gradients."""
+    found = {name: info(name) for name in parse(config.rewards)}
+    for record in found.values():
+        check_role(record, "training")
+        if not record.differentiable:
+            raise ConfigError(
+                f"{record.name} has no gradient; take a differentiable reward (`tcbench ls rewards`), or "
+                "reinforcement learning"
+            )
+    if config.selection:
+        check_role(info(config.selection), "selection")
+        if config.selection in found:
+            raise ConfigError(
+                f"{config.selection} is trained on: checkpoints must be chosen by another reward (selection)"
+            )
+    return found
+
+
+def _load_rewards(config: TrainConfig, device: str) -> tuple[Mix, Reward | None]:
+    parts = parse(config.rewards)
+    panel = Panel(list(parts), device=device, offload=config.offload)
+    scale = {"": None, "world": WORLD}.get(config.calibration, Path(config.calibration))
+    mix = Mix(panel, parts, Calibration.read(scale) if scale else None)
+    return mix, load(config.selection, device=device) if config.selection else None
+
+
+def _time_ids(pipe: Any, drawing: Drawing) -> Tensor | None:
+    """What SDXL is told of sizes: (1, 6) original size, crop, target size; None for other models."""
+    if getattr(pipe, "text_encoder_2", None) is None:
+        return None
+    height, width = drawing.size
+    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=pipe.device)
+
+
+def _learning_rate(config: TrainConfig) -> Any:
+    """Factor of the learning rate by update, as diffusers' schedules have it."""
+    from diffusers.optimization import get_scheduler
+
+    spare = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = get_scheduler(
+        config.lr_schedule, spare, num_warmup_steps=config.warmup, num_training_steps=config.updates
+    )
+    return schedule.lr_lambdas[0]
+
+
+def _share(samples: Sequence[Sample], accelerator: Any) -> Sequence[Sample]:
+    """This process's samples of an update. Raises ConfigError if they cannot be shared equally."""
+    count = accelerator.num_processes
+    if len(samples) % count:
+        raise ConfigError(f"batch is {len(samples)}, which {count} processes cannot share; take a multiple")
+    return samples[accelerator.process_index :: count]
+
+
+def _kept(outcome: Outcome) -> Tensor:
+    graded = outcome.graded
+    kept = torch.ones(len(graded.total), dtype=torch.bool, device=graded.total.device)
+    kept[list(graded.skipped)] = False
+    return kept
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _summary(found: Validation) -> str:
+    """A validation in a line: changes since the first, diversity and drift."""
+    if found.update == 0:
+        parts = [f"{name} {mean:.4g}" for name, mean in found.means.items()]
+    else:
+        parts = [f"{name} {mean:+.3g} ± {half:.2g}" for name, (mean, half) in found.changes.items()]
+    diversity = "" if found.diversity is None else f", diversity {found.diversity:.3f}"
+    return f"validation at {found.update}: {', '.join(parts)}{diversity}, drift {found.drift:.3g}"
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
+
+
+def peak_mib(device: str) -> float:
+    """Most memory used so far: of the device, or of this process on the CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,0 +1,192 @@
+"""Watching a training run from outside: fixed prompts and noises, drawn as they will be drawn afterwards."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rewards.base import Reward
+from rewards.mix import Mix
+from rewards.towers import Towers
+from textcraftor.config import TrainConfig
+from textcraftor.goal import decode
+from textcraftor.objective import drifted
+from textcraftor.prompts import initial_latents, noise_seed
+from textcraftor.sampling import Denoiser, Rollout, fresh
+from textcraftor.sources import PromptSource
+from textcraftor.tuned import Tuned
+
+NOISES = 2
+"""Images of each prompt: the least that has a diversity."""
+
+VALIDATION_SEED = 7
+"""Of the noises: no training run's."""
+
+TRAINED = "trained"
+"""The mix of trained rewards, among the scores of a validation."""
+
+HALF = 1.96
+"""Standard errors on either side of a mean in an interval of 95 %."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One validation. ``scores`` are means over a prompt's images, by reward, and of the trained mix."""
+
+    update: int
+    scores: Mapping[str, Sequence[float]]
+    diversity: float | None
+    """1 - mean cosine of the selection reward's embeddings of one prompt's images; None: it has none."""
+    drift: float
+    changes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Mean change against the first validation, paired by prompt, and its half-width (95 %)."""
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {name: math.fsum(values) / len(values) for name, values in self.scores.items()}
+
+    def record(self) -> dict[str, Any]:
+        """As a line of the log."""
+        return asdict(self) | {"means": self.means}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Validation:
+        """From a line of the log."""
+        changes = {name: (change[0], change[1]) for name, change in row["changes"].items()}
+        return cls(row["update"], row["scores"], row["diversity"], row["drift"], changes)
+
+
+def change(now: Validation, then: Validation, name: str) -> tuple[float, float]:
+    """Mean paired change of a score since another validation, and the half-width of its 95 % interval."""
+    pairs = zip(now.scores[name], then.scores[name], strict=True)
+    differences = torch.tensor([new - old for new, old in pairs], dtype=torch.float64)
+    return float(differences.mean()), HALF * float(differences.std()) / math.sqrt(len(differences))
+
+
+def alarm(now: Validation, earlier: Sequence[Validation], selection: str) -> str:
+    """What is wrong, in a line, if the selection reward fell significantly below its best while the trained
+    rewards rose; "" if nothing is.
+    """
+    if not earlier:
+        return ""
+    best = max(earlier, key=lambda found: found.means[selection])
+    fell, half = change(now, best, selection)
+    rose, _ = change(now, best, TRAINED)
+    if fell + half >= 0 or rose <= 0:
+        return ""
+    return (
+        f"over-optimisation: since update {best.update} the selection reward {selection} fell by "
+        f"{-fell:.3g} ± {half:.2g} while the trained ones rose by {rose:.3g}; a lower lr, fewer "
+        "updates or more weight on the CLIP constraint mend it"
+    )
+
+
+class Validator:
+    """The images of fixed prompts and noises under the tuned encoder, and what rewards say of them.
+
+    Steps before the tuned ones are run once and kept, unless the UNet itself is trained.
+    """
+
+    def __init__(
+        self,
+        tuned: Tuned,
+        config: TrainConfig,
+        mix: Mix,
+        selection: Reward | None,
+        denoiser: Denoiser,
+        latent_shape: tuple[int, int, int],
+        source: PromptSource,
+    ) -> None:
+        self.tuned, self.config, self.mix, self.selection = tuned, config, mix, selection
+        self.denoiser, self.latent_shape = denoiser, latent_shape
+        count = min(config.validation_prompts, len(source))
+        self.prompts = [source.texts[number] for number in range(count)]
+        self._kept: list[tuple[Any, Tensor]] | None = None
+
+    @torch.no_grad()
+    def measure(self, update: int, earlier: Sequence[Validation]) -> tuple[Validation, Tensor]:
+        """The validation after ``update`` updates, and its images (N, 3, H, W), a prompt's together."""
+        images = torch.cat(list(self._draw()))
+        texts = [prompt for prompt in self.prompts for _ in range(NOISES)]
+        scores: dict[str, list[Tensor]] = {}
+        embeddings = []
+        for start in range(0, len(images), self.config.batch):
+            part, said = images[start : start + self.config.batch], texts[start : start + self.config.batch]
+            mixed = self.mix.score(part, said)
+            found = {**mixed.scores, TRAINED: mixed.total}
+            if self.selection is not None:
+                found[self.selection.info.name] = self.selection.score(part, said)
+                embeddings.append(_embed(self.selection, part))
+            for name, values in found.items():
+                scores.setdefault(name, []).append(values)
+        by_prompt = {
+            name: torch.cat(values).view(-1, NOISES).mean(dim=1).tolist() for name, values in scores.items()
+        }
+        now = Validation(update, by_prompt, _diversity(embeddings), self._drift())
+        first = earlier[0] if earlier else now
+        changes = {name: change(now, first, name) for name in by_prompt}
+        return Validation(update, by_prompt, now.diversity, now.drift, changes), images
+
+    def _draw(self) -> Iterator[Tensor]:
+        pipe = self.tuned.original
+        if self._kept is None or "unet" in self.config.trains:
+            self._kept = list(self._begin())
+        size = max(1, self.config.batch // NOISES)
+        for place, (scheduler, z) in enumerate(self._kept):
+            texts = self.prompts[place * size : (place + 1) * size]
+            c = self.tuned.encode([text for text in texts for _ in range(NOISES)])
+            running = copy.deepcopy(scheduler)
+            last = running.timesteps[-self.config.drawn_tuned_steps :]
+            yield decode(pipe.vae, Rollout(self.denoiser, running, last).run(z, c))
+
+    def _begin(self) -> Iterator[tuple[Any, Tensor]]:
+        """Batches of latents before the tuned steps, with their schedulers."""
+        pipe, size = self.tuned.original, max(1, self.config.batch // NOISES)
+        for start in range(0, len(self.prompts), size):
+            numbers = range(start, min(start + size, len(self.prompts)))
+            texts = [self.prompts[number] for number in numbers for _ in range(NOISES)]
+            seeds = [noise_seed(VALIDATION_SEED, number, k) for number in numbers for k in range(NOISES)]
+            scheduler = fresh(pipe.scheduler, self.config.steps, device=pipe.device)
+            z = initial_latents(seeds, self.latent_shape).to(pipe.device) * scheduler.init_noise_sigma
+            first = scheduler.timesteps[: -self.config.drawn_tuned_steps]
+            c = self.tuned.encode_original(texts)
+            yield scheduler, Rollout(self.denoiser, scheduler, first).run(z, c)
+
+    def _drift(self) -> float:
+        return float(drifted(self.tuned.encode(self.prompts), self.tuned.encode_original(self.prompts)))
+
+
+def _embed(reward: Reward, images: Tensor) -> Tensor | None:
+    """Unit embeddings (B, D) of images by a reward's towers, or None if it has none."""
+    towers = [module for module in reward.modules() if isinstance(module, Towers)]
+    if not towers:
+        return None
+    return torch.cat([towers[0].embed_images(part) for part in reward.pixels([images])])
+
+
+def _diversity(embeddings: Sequence[Tensor | None]) -> float | None:
+    known = [part for part in embeddings if part is not None]
+    if not known:
+        return None
+    pairs = nn.functional.normalize(torch.cat(known).float(), dim=1).view(-1, NOISES, known[0].shape[1])
+    return float(1 - (pairs[:, 0] * pairs[:, 1]).sum(dim=1).mean())
+
+
+def save_grid(images: Tensor, path: Path, columns: int = 8, limit: int = 32) -> None:
+    """The first images (N, 3, H, W) as one PNG."""
+    from PIL import Image
+
+    shown = (images[:limit].float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    height, width = shown.shape[1:3]
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(shown) / columns) * height))
+    for place, image in enumerate(shown):
+        sheet.paste(Image.fromarray(image), (place % columns * width, place // columns * height))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
