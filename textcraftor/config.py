@@ -241,9 +241,9 @@ def _typed(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
 _LOWEST: Mapping[str, float] = MappingProxyType(
     {
         "steps": 1, "tuned_steps": 1, "drawn_tuned_steps": 1, "updates": 1, "batch": 1,
-        "validation_prompts": 2, "save_every": 1, "keep": 1, "lora_rank": 0, "reward_pool": 0, "micro_batch": 0, "noises": 0, "lr": 0,
-        "warmup": 0, "weight_decay": 0, "clip": 0, "ema": 0, "drift_penalty": 0, "validate_every": 0,
-        "decode_slice": 0, "prefix_gigabytes": 0,
+        "validation_prompts": 2, "save_every": 1, "keep": 1, "lora_rank": 0, "reward_pool": 0,
+        "micro_batch": 0, "noises": 0, "lr": 0, "warmup": 0, "weight_decay": 0, "clip": 0, "ema": 0,
+        "drift_penalty": 0, "validate_every": 0, "decode_slice": 0, "prefix_gigabytes": 0,
     }
 )  # fmt: skip
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from textcraftor.config import ConfigError
+from textcraftor.pipeline import ENCODERS, pipeline_files
+
+ADAPTERS = "pytorch_lora_weights.safetensors"
+"""The name under which diffusers' `load_lora_weights` looks for adapters."""
 
 PREFIX = "text_model."
 
@@ -48,3 +56,62 @@ def forget_origin(path: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def save_adapters(pipe: Any, adapters: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Adapters by component as one file of diffusers' layout, for ``pipe.load_lora_weights(folder)``."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+
+    layers = {
+        f"{name}_lora_layers": convert_state_dict_to_diffusers(dict(state))
+        for name, state in adapters.items()
+    }
+    type(pipe).save_lora_weights(folder, **layers, weight_name=ADAPTERS)
+
+
+def export_diffusers(base: Path, tuned: Path, out: Path) -> None:
+    """The whole pipeline of ``base`` with the tuned parts of ``tuned`` in place of its own, in ``out``."""
+    _refuse(out)
+    for file in pipeline_files(base):
+        place = out / file.relative_to(base)
+        if file.relative_to(base).parts[0] not in _parts(tuned):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)  # the content: a hub cache holds links
+    for name in _parts(tuned):
+        shutil.copytree(tuned / name, out / name)
+
+
+def export_adapters(tuned: Path, out: Path) -> None:
+    """The adapters of ``tuned`` alone. Raises ConfigError if all weights were trained."""
+    if not (tuned / ADAPTERS).is_file():
+        raise ConfigError(f"{tuned} was trained without adapters (lora_rank = 0): export it --to diffusers")
+    _refuse(out)
+    out.mkdir(parents=True)
+    shutil.copyfile(tuned / ADAPTERS, out / ADAPTERS)
+
+
+def export_single_file(tuned: Path, out: Path) -> None:
+    """Each text encoder as one half-precision file with the keys that ComfyUI's and Forge's loaders know."""
+    from safetensors.torch import load_file, save_file
+
+    _refuse(out)
+    out.mkdir(parents=True)
+    for name in _parts(tuned):
+        if name in ENCODERS:
+            weights = load_file(tuned / name / "model.safetensors")
+            save_file(
+                {key: value.half() for key, value in weights.items()},
+                out / f"{name}.safetensors",
+                {"format": "pt"},
+            )
+
+
+def _parts(tuned: Path) -> list[str]:
+    return [name for name in (*ENCODERS, "unet") if (tuned / name).is_dir()]
+
+
+def _refuse(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists already: choose another --out")
+    if out.is_dir():
+        out.rmdir()

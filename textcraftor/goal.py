@@ -82,7 +82,8 @@ def _grade(latents: Tensor, prompts: Sequence[str], vae: Any, mix: Mix, pool: in
         images = decode(vae, leaf)
         seen = F.adaptive_avg_pool2d(images, pool) if pool else images
     broken = ~seen.detach().flatten(1).isfinite().all(dim=1)
-    graded = mix.gradient(seen.detach().nan_to_num(0.5), prompts)
+    with torch.autocast(images.device.type, enabled=False):
+        graded = mix.gradient(seen.detach().nan_to_num(0.5), prompts)
     pull = graded.images
     broken |= ~graded.total.isfinite() | ~pull.flatten(1).isfinite().all(dim=1)
     (gradient,) = torch.autograd.grad(seen, leaf, torch.where(_rows(broken, pull), 0.0, pull))

@@ -82,6 +82,12 @@ class Objective(nn.Module):
 
     def forward(self, samples: Sequence[Sample], update: int) -> tuple[Tensor, Outcome]:
         """The mean loss of ``samples`` (a scalar with the estimated gradient), and what they came to."""
+        kind = self.tuned.original.device.type
+        # the rewards have a precision of their own (`rewards.base`)
+        with torch.autocast(kind, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            return self._loss(samples, update)
+
+    def _loss(self, samples: Sequence[Sample], update: int) -> tuple[Tensor, Outcome]:
         config, texts = self.config, [sample.text for sample in samples]
         rollout, z = self.start(samples)
         c = self.tuned.encode(texts)

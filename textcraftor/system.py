@@ -9,6 +9,7 @@ from typing import Any
 
 from leaderboards.journal import write_atomically
 from rewards.mix import parse
+from rewards.registry import info
 from textcraftor.checkpoint import SYSTEM
 from textcraftor.config import TrainConfig
 
@@ -21,7 +22,7 @@ def write_system(folder: Path, weights: Path, config: TrainConfig, named: bool) 
         "sampler": config.sampler,
         "steps": config.steps,
         "guidance": config.guidance,
-        "trained_on": list(parse(config.rewards)),
+        "trained_on": [info(name).name for name in parse(config.rewards)],
     }
     if config.spacing:
         values["spacing"] = config.spacing

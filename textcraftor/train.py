@@ -105,7 +105,6 @@ def train(
 
     accelerator = Accelerator(
         cpu=find_device(device) == "cpu",
-        mixed_precision="bf16" if config.precision == "bfloat16" else "no",
         log_with=list(config.trackers) or None,
         project_dir=str(out),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -174,10 +173,13 @@ class _Run:
             self.folder.begin(self._record())
         self.accelerator.wait_for_everyone()
         update = self._restore()
+        validations = [Validation.of(row) for row in self.folder.rows(VALIDATION)] if main else []
+        newest = self.folder.newest()
+        if main and newest is not None:
+            self._choose(newest.path, update, validations)  # it may have been killed before it did
         objective = self.accelerator.prepare(self.objective)
         self.accelerator.init_trackers("tcbench")
         rate = _learning_rate(config)
-        validations = [Validation.of(row) for row in self.folder.rows(VALIDATION)] if main else []
         self.progress.stage("training", config.updates, update)
         self._validate(update, validations)
         warned, began = "", time.monotonic()
@@ -194,10 +196,11 @@ class _Run:
             self.accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=update)
             self.progress.advance()
             last = update == config.updates
-            if last or (config.validate_every and update % config.validate_every == 0):
+            due = last or bool(config.validate_every and update % config.validate_every == 0)
+            if due:
                 warned = self._validate(update, validations)
                 last |= bool(warned) and config.stop_on_alarm
-            if last or update % config.save_every == 0:
+            if due or update % config.save_every == 0:
                 self._save(update, validations)
             if last:
                 break
@@ -272,7 +275,7 @@ class _Run:
         good = torch.cat([_kept(outcome) for _, outcome in outcomes])
 
         def mean(values: Iterable[Tensor]) -> float | None:
-            found = torch.cat(list(values))[good.to(good.device)]
+            found = torch.cat(list(values))[good]
             return float(found.float().mean()) if len(found) else None
 
         graded = [outcome.graded for _, outcome in outcomes]
@@ -287,8 +290,9 @@ class _Run:
             "peak_mib": round(peak_mib(self.device), 1),
         }
         for name in graded[0].scores:
-            row[f"reward/{name}"] = mean(part.scores[name] for part in graded)
-            row[f"pull/{name}"] = mean(part.norms[name] for part in graded)
+            known = self.infos[name].name
+            row[f"reward/{known}"] = mean(part.scores[name] for part in graded)
+            row[f"pull/{known}"] = mean(part.norms[name] for part in graded)
         return row
 
     # validation and checkpoints
@@ -323,12 +327,16 @@ class _Run:
 
             record = {"id": self.config.id, "ledger": asdict(self.ledger), "trains": list(self.config.trains)}
             path = self.folder.save(update, self._tensors(), record, write, self.config.keep)
-            if self._best(update, validations) == update:
-                self.folder.choose(path)
-                write_system(
-                    self.folder.path, self.folder.path / "best", self.config, self.config.model in MODELS
-                )
+            self._choose(path, update, validations)
         self.accelerator.wait_for_everyone()
+
+    def _choose(self, path: Path, update: int, validations: Sequence[Validation]) -> None:
+        """Make this checkpoint the run's best, if it is."""
+        if self._best(update, validations) == update:
+            self.folder.choose(path)
+            write_system(
+                self.folder.path, self.folder.path / "best", self.config, self.config.model in MODELS
+            )
 
     def _best(self, update: int, validations: Sequence[Validation]) -> int:
         """The update of the checkpoint to use: the best by the selection reward, else the newest."""
@@ -439,7 +447,7 @@ def _check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
             )
     if config.selection:
         check_role(info(config.selection), "selection")
-        if config.selection in found:
+        if info(config.selection).name in {record.name for record in found.values()}:
             raise ConfigError(
                 f"{config.selection} is trained on: checkpoints must be chosen by another reward (selection)"
             )
@@ -497,7 +505,10 @@ def _summary(found: Validation) -> str:
     if found.update == 0:
         parts = [f"{name} {mean:.4g}" for name, mean in found.means.items()]
     else:
-        parts = [f"{name} {mean:+.3g} ± {half:.2g}" for name, (mean, half) in found.changes.items()]
+        parts = [
+            f"{name} {mean:+.3g} ({low:+.2g} to {high:+.2g})"
+            for name, (mean, low, high) in found.changes.items()
+        ]
     diversity = "" if found.diversity is None else f", diversity {found.diversity:.3f}"
     return f"validation at {found.update}: {', '.join(parts)}{diversity}, drift {found.drift:.3g}"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from textcraftor.conditioning import Conditioning, encode, with_encoders
 from textcraftor.config import ConfigError, TrainConfig
-from textcraftor.export import save_text_encoder, save_unet
+from textcraftor.export import save_adapters, save_text_encoder, save_unet
 from textcraftor.pipeline import ENCODERS
 
 ATTENTION = {
@@ -123,21 +123,17 @@ class Tuned(nn.Module):
     def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
         """Write what was tuned as folders that transformers and diffusers read, adapters merged.
 
-        ``values`` take the place of the trained parameters, such as averaged ones.
+        ``values`` take the place of the trained parameters, such as averaged ones. Adapters are written
+        beside them too, in diffusers' layout.
         """
+        adapters: dict[str, dict[str, Tensor]] = {}
         for name, part in self.parts.items():
-            plain = _merged(copy.deepcopy(part), _own(values or {}, f"parts.{name}."))
-            (save_unet if name == "unet" else save_text_encoder)(plain, folder / name)
-
-    def adapters(self) -> dict[str, dict[str, Tensor]]:
-        """Adapter weights by component, named as peft names them; empty without adapters."""
-        from peft import get_peft_model_state_dict
-
-        return {
-            name: get_peft_model_state_dict(part)
-            for name, part in self.parts.items()
-            if getattr(part, "peft_config", None)
-        }
+            plain = _valued(copy.deepcopy(part), _own(values or {}, f"parts.{name}."))
+            if getattr(plain, "peft_config", None):
+                adapters[name] = _adapter(plain)
+            (save_unet if name == "unet" else save_text_encoder)(_merged(plain), folder / name)
+        if adapters:
+            save_adapters(self.original, adapters, folder)
 
 
 class _Frozen:
@@ -157,12 +153,25 @@ def _adopt(part: Any, state: Mapping[str, Tensor]) -> None:
             targets[name].copy_(value)
 
 
-def _merged(part: Any, values: Mapping[str, Tensor]) -> Any:
-    """``part`` with ``values`` in it and adapters merged into the layers they are on."""
+def _valued(part: Any, values: Mapping[str, Tensor]) -> Any:
+    """``part`` with ``values`` in it."""
     with torch.no_grad():
         for name, parameter in part.named_parameters():
             if name in values:
                 parameter.copy_(values[name])
+    return part
+
+
+def _adapter(part: Any) -> dict[str, Tensor]:
+    """The adapters' weights, named as peft names them."""
+    from peft import get_peft_model_state_dict
+
+    found: dict[str, Tensor] = get_peft_model_state_dict(part)
+    return found
+
+
+def _merged(part: Any) -> Any:
+    """``part`` with adapters merged into the layers they are on."""
     for owner, name, layer in list(_adapted(part)):
         layer.merge()
         setattr(owner, name, layer.get_base_layer())

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from leaderboards.stats import Estimate, mean_interval
 from rewards.base import Reward
 from rewards.mix import Mix
 from rewards.towers import Towers
@@ -26,14 +28,14 @@ from textcraftor.tuned import Tuned
 NOISES = 2
 """Images of each prompt: the least that has a diversity."""
 
+BATCH = 8
+"""Images drawn and scored at a time."""
+
 VALIDATION_SEED = 7
 """Of the noises: no training run's."""
 
 TRAINED = "trained"
 """The mix of trained rewards, among the scores of a validation."""
-
-HALF = 1.96
-"""Standard errors on either side of a mean in an interval of 95 %."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Validation:
     diversity: float | None
     """1 - mean cosine of the selection reward's embeddings of one prompt's images; None: it has none."""
     drift: float
-    changes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Mean change against the first validation, paired by prompt, and its half-width (95 %)."""
+    changes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Mean change against the first validation, paired by prompt, and the ends of its 95 % interval."""
 
     @property
     def means(self) -> dict[str, float]:
@@ -59,15 +61,12 @@ class Validation:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Validation:
         """From a line of the log."""
-        changes = {name: (change[0], change[1]) for name, change in row["changes"].items()}
-        return cls(row["update"], row["scores"], row["diversity"], row["drift"], changes)
+        return cls(**{name: value for name, value in row.items() if name != "means"})
 
 
-def change(now: Validation, then: Validation, name: str) -> tuple[float, float]:
-    """Mean paired change of a score since another validation, and the half-width of its 95 % interval."""
-    pairs = zip(now.scores[name], then.scores[name], strict=True)
-    differences = torch.tensor([new - old for new, old in pairs], dtype=torch.float64)
-    return float(differences.mean()), HALF * float(differences.std()) / math.sqrt(len(differences))
+def change(now: Validation, then: Validation, name: str) -> Estimate:
+    """Mean paired change of a score since another validation, with its 95 % interval."""
+    return mean_interval(np.subtract(now.scores[name], then.scores[name]))
 
 
 def alarm(now: Validation, earlier: Sequence[Validation], selection: str) -> str:
@@ -77,14 +76,13 @@ def alarm(now: Validation, earlier: Sequence[Validation], selection: str) -> str
     if not earlier:
         return ""
     best = max(earlier, key=lambda found: found.means[selection])
-    fell, half = change(now, best, selection)
-    rose, _ = change(now, best, TRAINED)
-    if fell + half >= 0 or rose <= 0:
+    fell, rose = change(now, best, selection), change(now, best, TRAINED)
+    if fell.high >= 0 or rose.value <= 0:
         return ""
     return (
         f"over-optimisation: since update {best.update} the selection reward {selection} fell by "
-        f"{-fell:.3g} ± {half:.2g} while the trained ones rose by {rose:.3g}; a lower lr, fewer "
-        "updates or more weight on the CLIP constraint mend it"
+        f"{-fell.value:.3g} (95 %: {-fell.high:.3g} to {-fell.low:.3g}) while the trained ones rose by "
+        f"{rose.value:.3g}; a lower lr, fewer updates or more weight on the CLIP constraint mend it"
     )
 
 
@@ -117,8 +115,8 @@ class Validator:
         texts = [prompt for prompt in self.prompts for _ in range(NOISES)]
         scores: dict[str, list[Tensor]] = {}
         embeddings = []
-        for start in range(0, len(images), self.config.batch):
-            part, said = images[start : start + self.config.batch], texts[start : start + self.config.batch]
+        for start in range(0, len(images), BATCH):
+            part, said = images[start : start + BATCH], texts[start : start + BATCH]
             mixed = self.mix.score(part, said)
             found = {**mixed.scores, TRAINED: mixed.total}
             if self.selection is not None:
@@ -131,14 +129,15 @@ class Validator:
         }
         now = Validation(update, by_prompt, _diversity(embeddings), self._drift())
         first = earlier[0] if earlier else now
-        changes = {name: change(now, first, name) for name in by_prompt}
+        estimates = {name: change(now, first, name) for name in by_prompt}
+        changes = {name: (found.value, found.low, found.high) for name, found in estimates.items()}
         return Validation(update, by_prompt, now.diversity, now.drift, changes), images
 
     def _draw(self) -> Iterator[Tensor]:
         pipe = self.tuned.original
         if self._kept is None or "unet" in self.config.trains:
             self._kept = list(self._begin())
-        size = max(1, self.config.batch // NOISES)
+        size = BATCH // NOISES
         for place, (scheduler, z) in enumerate(self._kept):
             texts = self.prompts[place * size : (place + 1) * size]
             c = self.tuned.encode([text for text in texts for _ in range(NOISES)])
@@ -148,7 +147,7 @@ class Validator:
 
     def _begin(self) -> Iterator[tuple[Any, Tensor]]:
         """Batches of latents before the tuned steps, with their schedulers."""
-        pipe, size = self.tuned.original, max(1, self.config.batch // NOISES)
+        pipe, size = self.tuned.original, BATCH // NOISES
         for start in range(0, len(self.prompts), size):
             numbers = range(start, min(start + size, len(self.prompts)))
             texts = [self.prompts[number] for number in numbers for _ in range(NOISES)]

@@ -30,6 +30,12 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "benchmarks.cli.train",
             "Tune a model's text encoder by the gradients of rewards (TextCraftor). Resumable.",
         ),
+        "mix": ("benchmarks.cli.mix", "Interpolate tuned text encoders, or mix their styles."),
+        "sweep": (
+            "benchmarks.cli.sweep",
+            "Draw and score over strengths of a tuned encoder and switch steps.",
+        ),
+        "export": ("benchmarks.cli.export", "Write tuned weights as diffusers, peft and ComfyUI read them."),
         "leaderboard": ("benchmarks.cli.leaderboard", "Compare runs: means, intervals, paired differences."),
         "ls": ("benchmarks.cli.ls", "List models, rewards, suites or runs."),
         "calibrate": (
@@ -50,7 +56,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """A verb's module defines a function of the verb's name, or `app`, a Typer app of sub-commands."""
 
-RESUMABLE = ("run", "generate", "score", "train", "world")
+RESUMABLE = ("run", "generate", "score", "train", "sweep", "world")
 
 
 class Verbs(TyperGroup):

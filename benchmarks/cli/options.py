@@ -69,3 +69,13 @@ def batch_size(given: str) -> int | None:
     if not given.isdecimal() or int(given) == 0:
         raise typer.BadParameter(f"--batch-size is {given!r}; expected auto or a whole number of at least 1")
     return int(given)
+
+
+def numbers(option: str, given: str) -> list[float]:
+    """Comma-separated numbers. Raises BadParameter for what is none."""
+    try:
+        return [float(number) for number in given.split(",") if number.strip()]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"--{option} {given!r}: {error}; write numbers with commas between them"
+        ) from error

@@ -15,8 +15,9 @@ from transformers import CLIPTextModel
 from rewards.world.clip import Tokens
 from rewards.world.tokenizer import caption_corpus, write_tokenizer
 from textcraftor.drawing import Drawing
+from textcraftor.export import save_text_encoder
 from textcraftor.micro import unet, vae
-from textcraftor.micro.folder import write_pipeline, write_text_encoder
+from textcraftor.micro.folder import write_pipeline
 from textcraftor.pipeline import Schedule, load
 from textcraftor.prompts import initial_latents
 
@@ -39,7 +40,7 @@ def test_a_text_encoder_is_read_back_whole(tokenizer: Path, tmp_path: Path) -> N
     tokens = Tokens(tokenizer)
     torch.manual_seed(0)
     written = unet.build_text_encoder(tokens).eval()
-    write_text_encoder(written, tmp_path)
+    save_text_encoder(written, tmp_path, half=True)
     assert all(key.startswith("text_model.") for key in keys_of(tmp_path))
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["dtype"], config["torch_dtype"]) == ("float32", "float32")

@@ -1,0 +1,132 @@
+"""Systems made of systems: mixes of tuned encoders, and sweeps over how much of one is used for how long."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.systems import SYSTEM_FILE, SYSTEMS, System, SystemFileError, find_system
+from textcraftor.drawing import ORIGINAL, Window
+from textcraftor.pipeline import find_pipeline
+from textcraftor.system import toml
+
+
+def mix(
+    weights: Mapping[str, float], out: Path, *, last: int | None = None, in_weights: bool = False
+) -> System:
+    """Write the mix of tuned systems (and "original") as the system in the folder ``out``.
+
+    In embedding space, or ``in_weights``: an encoder of averaged weights. ``last`` steps are the mix's; by
+    default as many as the first tuned system's. Raises ValueError for systems that do not fit together.
+    """
+    tuned = {name: find_system(name) for name in weights if name != ORIGINAL}
+    if not tuned:
+        raise SystemFileError(f"a mix needs at least one tuned system, such as ckpt/tc=0.7 {ORIGINAL}=0.3")
+    first = next(iter(tuned.values()))
+    for name, system in tuned.items():
+        if not system.windows:
+            raise SystemFileError(
+                f"{name} is no tuned checkpoint: there is no other text encoder in it to mix"
+            )
+        if _base(system) != _base(first):
+            raise SystemFileError(
+                f"{name} was made for another base model than {next(iter(tuned))}: mix alike ones"
+            )
+    parts = _parts(weights, tuned)
+    share = first.windows[-1].share if last is None else last / first.steps
+    if out.exists() and any(out.iterdir()):
+        raise SystemFileError(f"{out} exists already: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    if in_weights:
+        from textcraftor.mixing import average_weights
+
+        own = find_pipeline(first.source)
+        average_weights({own if n == ORIGINAL else Path(n): w for n, w in parts.items()}, out)
+        parts = {str(out): 1.0}
+    trained_on = tuple(dict.fromkeys(name for system in tuned.values() for name in system.trained_on))
+    made = replace(first, name=out.name, windows=(Window(share, parts),), trained_on=trained_on)
+    write(made, out)
+    return made
+
+
+def _base(system: System) -> tuple[str, str | None, str | None]:
+    return system.pipeline, system.revision, system.unet
+
+
+def _parts(weights: Mapping[str, float], tuned: Mapping[str, System]) -> dict[str, float]:
+    """Folders of encoders and their weights: a system that is a mix itself gives its parts."""
+    total: dict[str, float] = {}
+    for name, weight in weights.items():
+        own = {ORIGINAL: 1.0} if name == ORIGINAL else tuned[name].windows[-1].weights
+        for place, share in own.items():
+            total[place] = total.get(place, 0.0) + weight * share
+    return total
+
+
+def write(system: System, folder: Path) -> None:
+    """The system as ``folder/system.toml``; places below the working folder are written relative to it."""
+    known = next((name for name, other in SYSTEMS.items() if other.pipeline == system.pipeline), None)
+    values: dict[str, object] = {"base": known} if known else {"pipeline": system.pipeline}
+    if not known and system.revision:
+        values["revision"] = system.revision
+    for key in ("append", "sampler", "spacing", "steps", "guidance", "unet"):
+        if getattr(system, key) not in (None, ""):
+            values[key] = getattr(system, key)
+    if system.size:
+        values["size"] = list(system.size)
+    values["trained_on"] = list(system.trained_on)
+    values["windows"] = [
+        {"share": window.share, "weights": {_place(name, folder): w for name, w in window.weights.items()}}
+        for window in system.windows
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SYSTEM_FILE).write_text(toml(values), encoding="utf-8")
+
+
+def _place(name: str, folder: Path) -> str:
+    return name if name == ORIGINAL else os.path.relpath(Path(name).resolve(), folder.resolve())
+
+
+@dataclass(frozen=True)
+class Point:
+    """One system of a sweep."""
+
+    strength: float
+    last: int
+    folder: Path
+
+
+def sweep(model: str, strengths: Sequence[float], lasts: Iterable[int], out: Path) -> list[Point]:
+    """Write a system for each strength of a tuned encoder and each number of last steps it runs."""
+    points = []
+    system = find_system(model)
+    for last in lasts:
+        system.switched(last)  # refuses what is impossible before anything is written
+        for strength in strengths:
+            folder = out / "systems" / f"{system.name}-{strength:g}-last-{last}"
+            weights = {model: strength, ORIGINAL: 1 - strength}
+            if not (folder / SYSTEM_FILE).exists():
+                mix(weights, folder, last=last)
+            points.append(Point(strength, last, folder))
+    return points
+
+
+def export(model: str, kind: str, out: Path) -> None:
+    """Write a tuned system for other tools: "diffusers", "lora" or "single-file". Raises ValueError."""
+    from textcraftor import export as exports
+
+    system = find_system(model)
+    places = [name for window in system.windows[-1:] for name in window.weights]
+    if len(places) != 1 or places == [ORIGINAL]:
+        raise SystemFileError(
+            f"{model} is not one tuned encoder: export a checkpoint, or a mix made with --space weights"
+        )
+    tuned = Path(places[0])
+    if kind == "diffusers":
+        exports.export_diffusers(find_pipeline(system.source), tuned, out)
+    elif kind == "lora":
+        exports.export_adapters(tuned, out)
+    else:
+        exports.export_single_file(tuned, out)

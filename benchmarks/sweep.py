@@ -1,0 +1,185 @@
+"""Curves over how much of a tuned encoder is used, and for how many of the last steps.
+
+Each point is a system of its own with its own run folder, so that it can be scored, compared and shown like
+any other; a table and two pictures are made of them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.mixes import Point, sweep
+from benchmarks.run import Request, execute, plan
+from benchmarks.systems import find_system
+from leaderboards.journal import write_atomically
+from leaderboards.pictures import png
+from leaderboards.records import RunFolder
+from leaderboards.stats import Estimate, mean_interval, per_prompt
+from textcraftor.progress import Progress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SHOWN = 4
+"""Prompts in the grid, below each other for each number of last steps."""
+
+HEAD = "strength,last_steps,reward,mean,change,change_low,change_high,step,step_low,step_high"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is drawn. Without `lasts`, the checkpoint's own number of last steps."""
+
+    model: str
+    out: Path
+    strengths: tuple[float, ...]
+    lasts: tuple[int, ...] = ()
+    suite: str | None = None
+    rewards: Sequence[str] | None = None
+    prompts: Path | None = None
+    limit: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One reward at one point. ``change`` is paired with the least strength, ``step`` with the one before."""
+
+    point: Point
+    reward: str
+    mean: float
+    change: Estimate
+    step: Estimate
+
+
+def run(asked: Sweep, progress: Progress) -> Iterator[Path]:
+    """Draw and score every point; yields the files that show them."""
+    system = find_system(asked.model)
+    lasts = asked.lasts or tuple(window.steps(system.steps) for window in system.windows[-1:])
+    strengths = sorted(asked.strengths)
+    points = sweep(asked.model, strengths, lasts, asked.out)
+    runs: dict[Point, RunFolder] = {}
+    for number, point in enumerate(points, 1):
+        progress.note(f"{number} of {len(points)}: strength {point.strength:g}, last {point.last} steps")
+        request = Request(
+            model=str(point.folder),
+            suite=asked.suite,
+            rewards=asked.rewards,
+            prompts=asked.prompts,
+            limit=asked.limit,
+            device=asked.device,
+            out=asked.out / "runs",
+        )
+        runs[point] = RunFolder(execute(plan(request), progress).path)
+    rows = list(table(runs))
+    yield _write(asked.out / "sweep.csv", "\n".join([HEAD, *map(_line, rows)]).encode() + b"\n")
+    yield _write(asked.out / "curves.png", curves(rows))
+    yield _write(asked.out / "grid.png", grid(runs))
+
+
+def table(runs: Mapping[Point, RunFolder]) -> Iterator[Row]:
+    """Every reward at every point, paired by prompt."""
+    scores = {point: _scores(run) for point, run in runs.items()}
+    for last in dict.fromkeys(point.last for point in runs):
+        line = [point for point in runs if point.last == last]
+        for reward in scores[line[0]]:
+            for place, point in enumerate(line):
+                values = scores[point][reward]
+                before = scores[line[max(0, place - 1)]][reward]
+                yield Row(
+                    point,
+                    reward,
+                    float(np.mean(list(values.values()))),
+                    _paired(values, scores[line[0]][reward]),
+                    _paired(values, before),
+                )
+
+
+def _scores(run: RunFolder) -> dict[str, dict[int, float]]:
+    """Mean scores by reward and prompt."""
+    found: dict[str, dict[int, float]] = {}
+    for column in run.score_sets():
+        good = [
+            s for key, s in run.scores(column).items() if key in run.header.planned and s.score is not None
+        ]
+        prompts, means = per_prompt([s.prompt_id for s in good], [s.score or 0.0 for s in good])
+        found[column.reward] = dict(zip(prompts.tolist(), means.tolist(), strict=True))
+    return found
+
+
+def _paired(now: Mapping[int, float], then: Mapping[int, float]) -> Estimate:
+    both = sorted(now.keys() & then.keys())
+    return mean_interval([now[prompt] - then[prompt] for prompt in both])
+
+
+def _line(row: Row) -> str:
+    numbers = [row.mean, *(v for e in (row.change, row.step) for v in (e.value, e.low, e.high))]
+    return ",".join(
+        [f"{row.point.strength:g}", str(row.point.last), row.reward, *(f"{number:.6g}" for number in numbers)]
+    )
+
+
+def curves(rows: Sequence[Row]) -> bytes:
+    """A panel a reward: change against strength, a line for each number of last steps. PNG."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row.reward for row in rows))
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.6 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    for axis, name in zip(axes.flat, names, strict=False):
+        for last in dict.fromkeys(row.point.last for row in rows):
+            line = [row for row in rows if row.reward == name and row.point.last == last]
+            strengths = [row.point.strength for row in line]
+            axis.plot(strengths, [row.change.value for row in line], marker="o", label=f"last {last} steps")
+            axis.fill_between(
+                strengths, [row.change.low for row in line], [row.change.high for row in line], alpha=0.2
+            )
+        axis.set_title(name, fontsize=10)
+        axis.axhline(0, linestyle="--", linewidth=0.8, color="grey")
+    figure.supxlabel("strength of the tuned encoder", fontsize=9)
+    figure.supylabel("paired change, 95 % interval", fontsize=9)
+    axes.flat[0].legend(fontsize=8)
+    return png(figure)
+
+
+def grid(runs: Mapping[Point, RunFolder]) -> bytes:
+    """Images of the first prompts: a column a strength, rows of one prompt for each number of last steps."""
+    from PIL import Image
+
+    lasts = list(dict.fromkeys(point.last for point in runs))
+    strengths = list(dict.fromkeys(point.strength for point in runs))
+    prompts = next(iter(runs.values())).header.planned.prompt_ids[:SHOWN]
+    by_place = {(point.strength, point.last): _images(run, prompts) for point, run in runs.items()}
+    cells = [
+        [by_place[strength, last][prompt] for strength in strengths] for prompt in prompts for last in lasts
+    ]
+    buffer = io.BytesIO()
+    sheet = np.concatenate([np.concatenate(row, axis=1) for row in cells])
+    Image.fromarray(sheet).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _images(run: RunFolder, prompts: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    from PIL import Image
+
+    samples = run.samples()
+    return {
+        prompt: np.asarray(Image.open(run.image_path(samples[prompt, 0])).convert("RGB"))
+        for prompt in prompts
+    }
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+    return path

@@ -1,0 +1,195 @@
+"""Checkpoints as systems: their switch, mixes of them, sweeps, exports."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.mixes import export, mix
+from benchmarks.run import Request, execute, plan
+from benchmarks.sweep import Sweep, run
+from benchmarks.systems import SystemFileError, find_system
+from leaderboards.records import RunFolder
+from textcraftor.config import ConfigError, TrainConfig
+from textcraftor.mixing import parse_weights
+from textcraftor.progress import Silent
+from textcraftor.train import train
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two training runs, a and b."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    (folder / "toys.py").write_text(
+        "from rewards import Reward, RewardInfo, register\n"
+        '@register(RewardInfo("mix-red", uses_prompt=False))\n'
+        "class Red(Reward):\n"
+        "    def _score(self, pixels, prompts):\n"
+        "        return pixels[:, 0].mean((1, 2)) - pixels[:, 1:].mean((1, 2, 3))\n"
+        '@register(RewardInfo("mix-dark", uses_prompt=False))\n'
+        "class Dark(Reward):\n"
+        "    def _score(self, pixels, prompts):\n"
+        "        return -pixels.mean((1, 2, 3))\n"
+    )
+    (folder / "prompts.txt").write_text("a cat\na dog\n")
+    for name, reward in (("a", "Red"), ("b", "Dark")):
+        config = TrainConfig(
+            str(tiny_pipeline),
+            rewards=f"{folder / 'toys.py'}:{reward}=1",
+            prompts=str(folder / "prompts.txt"),
+            steps=4,
+            tuned_steps=2,
+            drawn_tuned_steps=2,
+            guidance=3.0,
+            batch=2,
+            updates=3,
+            lr=1e-2,
+            validate_every=0,
+        )
+        train(config, folder / name, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def asked(toy_rewards: Path, prompt_file: Path, tmp_path: Path) -> Callable[..., RunFolder]:
+    """Runs a model on eight prompts."""
+
+    def go(model: Path, **changes: int) -> RunFolder:
+        request = Request(
+            model=str(model),
+            prompts=prompt_file,
+            rewards=[f"{toy_rewards}:Brightness"],
+            device="cpu",
+            batch_size=8,
+            out=tmp_path / "runs",
+            **changes,  # type: ignore[arg-type]
+        )
+        return RunFolder(execute(plan(request), Silent()).path)
+
+    return go
+
+
+def hashes(run: RunFolder) -> list[str | None]:
+    return [sample.sha256 for _, sample in sorted(run.samples().items())]
+
+
+def test_a_checkpoint_is_a_system_that_says_what_it_was_trained_on(
+    checkpoints: Path, asked: Callable[..., RunFolder]
+) -> None:
+    system = find_system(str(checkpoints / "a"))
+    assert (system.name, system.steps, system.guidance) == ("a", 4, 3.0)
+    assert len(system.trained_on) == 1
+    found = asked(checkpoints / "a")
+    assert found.header.details["trained_on"] == list(system.trained_on)
+    assert found.header.generation["windows"][0][0] == 2
+    newest = sorted((checkpoints / "a" / "checkpoints").iterdir())[-1]
+    assert hashes(asked(newest)) == hashes(found)  # each checkpoint is one too
+
+
+def test_a_moved_checkpoint_draws_the_same(
+    checkpoints: Path, asked: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(checkpoints / "a", tmp_path / "moved" / "a"))
+    assert asked(moved).header.generation_id == asked(checkpoints / "a").header.generation_id
+
+
+def test_the_switch_step_is_part_of_what_is_drawn(checkpoints: Path, asked: Callable[..., RunFolder]) -> None:
+    own, longer = asked(checkpoints / "a"), asked(checkpoints / "a", switch_step=4)
+    assert own.header.generation_id != longer.header.generation_id
+    assert hashes(own) != hashes(longer)
+    assert asked(checkpoints / "a", switch_step=2).header.generation_id == own.header.generation_id
+    with pytest.raises(ValueError, match="switch-step is 5; expected 1 to 4"):
+        asked(checkpoints / "a", switch_step=5)
+    with pytest.raises(ValueError, match="has one text encoder in all steps"):
+        find_system("micro").switched(3)
+
+
+def test_other_numbers_of_steps_keep_the_share(checkpoints: Path, asked: Callable[..., RunFolder]) -> None:
+    assert asked(checkpoints / "a", steps=6).header.generation["windows"][0][0] == 3
+
+
+def test_mixes_in_embedding_space(checkpoints: Path, asked: Callable[..., RunFolder], tmp_path: Path) -> None:
+    a, b = str(checkpoints / "a"), str(checkpoints / "b")
+    mix({a: 0.5, "original": 0.5}, tmp_path / "half")
+    mix({a: 1.0}, tmp_path / "whole")
+    mix({a: 0.4, b: 0.4, "original": 0.2}, tmp_path / "style")
+    assert hashes(asked(tmp_path / "whole")) == hashes(asked(checkpoints / "a"))
+    assert hashes(asked(tmp_path / "half")) != hashes(asked(checkpoints / "a"))
+    style = find_system(str(tmp_path / "style"))
+    assert len(style.trained_on) == 2
+    mix({str(tmp_path / "half"): 0.5, b: 0.5}, tmp_path / "nested")
+    (window,) = find_system(str(tmp_path / "nested")).windows
+    assert sorted(window.weights.values()) == [0.25, 0.25, 0.5]
+
+
+def test_mixes_in_weight_space(checkpoints: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+    mix({str(checkpoints / "a"): 0.25, "original": 0.75}, tmp_path / "mixed", in_weights=True)
+    name = "text_encoder/model.safetensors"
+    mixed, tuned = load_file(tmp_path / "mixed" / name), load_file(checkpoints / "a" / "best" / name)
+    plain = load_file(tiny_pipeline / name)
+    key = "text_model.encoder.layers.0.self_attn.q_proj.weight"
+    own = plain.get(key, plain.get(key.removeprefix("text_model.")))
+    assert own is not None
+    torch.testing.assert_close(mixed[key], 0.25 * tuned[key] + 0.75 * own)
+    assert find_system(str(tmp_path / "mixed")).windows[0].weights == {str(tmp_path / "mixed"): 1.0}
+
+
+def test_mixes_that_cannot_be_are_refused(checkpoints: Path, tmp_path: Path) -> None:
+    a = str(checkpoints / "a")
+    with pytest.raises(SystemFileError, match="needs at least one tuned system"):
+        mix({"original": 1.0}, tmp_path / "x")
+    with pytest.raises(SystemFileError, match="micro is no tuned checkpoint"):
+        mix({"micro": 1.0}, tmp_path / "x")
+    mix({a: 1.0}, tmp_path / "x")
+    with pytest.raises(SystemFileError, match="exists already"):
+        mix({a: 1.0}, tmp_path / "x")
+    for terms, message in (
+        (["a"], "is no share"), (["a=x"], "is no share"), (["a=1", "a=2"], "twice"), (["a=0"], "not 0"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            parse_weights(terms)
+
+
+def test_a_sweep_writes_a_table_and_pictures(
+    checkpoints: Path, toy_rewards: Path, prompt_file: Path, tmp_path: Path
+) -> None:
+    asked = Sweep(
+        model=str(checkpoints / "a"),
+        out=tmp_path / "sweep",
+        strengths=(1.0, 0.0, 0.5),
+        lasts=(1, 2),
+        prompts=prompt_file,
+        rewards=[f"{toy_rewards}:Brightness"],
+        device="cpu",
+    )
+    files = list(run(asked, Silent()))
+    assert [file.name for file in files] == ["sweep.csv", "curves.png", "grid.png"]
+    rows = list(csv.DictReader(files[0].read_text().splitlines()))
+    assert [(row["strength"], row["last_steps"]) for row in rows] == [
+        ("0", "1"), ("0.5", "1"), ("1", "1"), ("0", "2"), ("0.5", "2"), ("1", "2"),
+    ]  # fmt: skip
+    first, half, whole = (float(row["mean"]) for row in rows[3:])
+    assert float(rows[5]["change"]) == pytest.approx(whole - first, abs=1e-5)
+    assert float(rows[5]["step"]) == pytest.approx(whole - half, abs=1e-5)
+    assert float(rows[3]["change"]) == 0
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep" / "runs").rglob("*.png")}
+    list(run(asked, Silent()))  # again: nothing is drawn anew
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep" / "runs").rglob("*.png")}
+
+
+def test_exports_of_systems(checkpoints: Path, tmp_path: Path) -> None:
+    a = str(checkpoints / "a")
+    export(a, "diffusers", tmp_path / "diffusers")
+    assert (tmp_path / "diffusers" / "model_index.json").is_file()
+    export(a, "single-file", tmp_path / "single")
+    with pytest.raises(ConfigError, match="without adapters"):
+        export(a, "lora", tmp_path / "lora")
+    mix({a: 0.5, "original": 0.5}, tmp_path / "half")
+    with pytest.raises(SystemFileError, match="not one tuned encoder"):
+        export(str(tmp_path / "half"), "diffusers", tmp_path / "none")

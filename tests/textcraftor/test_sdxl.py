@@ -1,0 +1,113 @@
+"""SDXL: two text encoders, pooled text and sizes go the same way as one encoder does."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file
+
+from textcraftor.checkpoint import VALIDATION, TrainFolder
+from textcraftor.conditioning import encode, with_encoders
+from textcraftor.config import TrainConfig
+from textcraftor.drawing import Drawing, Window, switch_encoder
+from textcraftor.export import export_diffusers
+from textcraftor.goal import decode
+from textcraftor.pipeline import Schedule, load
+from textcraftor.prompts import initial_latents
+from textcraftor.sampling import Denoiser, Rollout, fresh
+from textcraftor.train import train
+
+SCHEDULE = Schedule("ddim", 4, 3.0)
+TEXTS = ["a cat", "a dog"]
+
+
+@pytest.fixture
+def pipe(tiny_sdxl: Path) -> Any:
+    return load(tiny_sdxl, device="cpu", dtype="float32", sampler="ddim")
+
+
+def test_a_rollout_ends_with_the_pipelines_own_image(pipe: Any) -> None:
+    drawing = Drawing(pipe, SCHEDULE)
+    noise = initial_latents([1, 2], drawing.latent_shape)
+    theirs = pipe(TEXTS, latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np").images
+    assert (drawing.draw(TEXTS, noise) == theirs).all()
+    height, width = drawing.size
+    ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+    scheduler = fresh(pipe.scheduler, 4)
+    steps = Rollout(Denoiser(pipe.unet, 3.0, ids), scheduler, scheduler.timesteps)
+    with torch.no_grad():
+        z = steps.run(noise * scheduler.init_noise_sigma, encode(pipe, TEXTS, guided=True))
+        mine = decode(pipe.vae, z).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(mine, theirs, atol=2e-6)
+
+
+def test_both_encoders_switch_in_anybodys_pipeline(pipe: Any, tiny_sdxl: Path) -> None:
+    others = {name: copy.deepcopy(getattr(pipe, name)) for name in ("text_encoder", "text_encoder_2")}
+    with torch.no_grad():
+        for parameter in (p for other in others.values() for p in other.parameters()):
+            parameter.mul_(1.3)
+    theirs = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl, add_watermarker=False)
+    theirs.set_progress_bar_config(disable=True)
+    told = switch_encoder(theirs, TEXTS, last=2, steps=4, guidance=3.0, **others)
+    noise = initial_latents([1, 2], (4, 8, 8))
+    image = theirs(latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np", **told).images
+    tuned = {"tuned": with_encoders(pipe, others)}
+    ours = Drawing(pipe, SCHEDULE, tuned, (Window(0.5, {"tuned": 1.0}),)).draw(TEXTS, noise)
+    assert (image == ours).all()
+    assert (ours != Drawing(pipe, SCHEDULE).draw(TEXTS, noise)).any()
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"estimator": "conditioning"}], ids=str)
+def test_both_encoders_are_trained_and_exported(
+    tiny_sdxl: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    (tmp_path / "toys.py").write_text(
+        "from rewards import Reward, RewardInfo, register\n"
+        f'@register(RewardInfo("xl-red-{len(str(changes))}", uses_prompt=False))\n'
+        "class Red(Reward):\n"
+        "    def _score(self, pixels, prompts):\n"
+        "        return pixels[:, 0].mean((1, 2)) - pixels[:, 1:].mean((1, 2, 3))\n"
+    )
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\na hen\n")
+    config = TrainConfig(
+        str(tiny_sdxl),
+        rewards=f"{tmp_path / 'toys.py'}:Red=1",
+        prompts=str(tmp_path / "prompts.txt"),
+        validation=str(tmp_path / "prompts.txt"),
+        trains=("text_encoder", "text_encoder_2"),
+        steps=4,
+        tuned_steps=2,
+        drawn_tuned_steps=4,
+        guidance=3.0,
+        batch=3,
+        updates=6,
+        lr=3e-3,
+        validate_every=6,
+        **changes,
+    )
+    train(config, tmp_path / "out", device="cpu")
+    last = TrainFolder(tmp_path / "out").rows(VALIDATION)[-1]
+    assert last["changes"]["trained"][0] > 0
+    best = tmp_path / "out" / "best"
+    for name in config.trains:
+        before = load_file(tiny_sdxl / name / "model.safetensors")
+        after = load_file(best / name / "model.safetensors")
+        key = "encoder.layers.0.self_attn.q_proj.weight"
+        own = next(value for stored, value in before.items() if stored.endswith(key))
+        assert not torch.equal(after[f"text_model.{key}"], own)
+    export_diffusers(tiny_sdxl, best, tmp_path / "exported")
+    theirs = StableDiffusionXLPipeline.from_pretrained(tmp_path / "exported", add_watermarker=False)
+    theirs.set_progress_bar_config(disable=True)
+    noise = initial_latents([1, 2], (4, 8, 8))
+    image = theirs(TEXTS, latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np").images
+    from textcraftor.pipeline import load_encoders
+
+    pipe = load(tiny_sdxl, device="cpu", dtype="float32", sampler="ddim")
+    whole = Drawing(pipe, SCHEDULE, {"best": load_encoders(pipe, best)}, (Window(1.0, {"best": 1.0}),))
+    assert (image == whole.draw(TEXTS, noise)).all()

@@ -1,0 +1,396 @@
+"""The training loop on the tiny pipeline: it learns, resumes to the bit, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import rewards
+from rewards import Reward, RewardInfo, WrongRole
+from textcraftor.checkpoint import LOG, VALIDATION, TrainFolder
+from textcraftor.config import ConfigError, TrainConfig, make_config
+from textcraftor.goal import NotFinite
+from textcraftor.train import train
+
+REWARDS = '''
+from rewards import Reward, RewardInfo, register
+
+@register(RewardInfo("train-red", uses_prompt=False))
+class Red(Reward):
+    """How red a picture is."""
+    def _score(self, pixels, prompts):
+        return pixels[:, 0].mean((1, 2)) - pixels[:, 1:].mean((1, 2, 3))
+
+@register(RewardInfo("train-bright", uses_prompt=False))
+class Bright(Reward):
+    def _score(self, pixels, prompts):
+        return pixels.mean((1, 2, 3))
+
+@register(RewardInfo("train-broken"))
+class Broken(Reward):
+    """No number for dogs."""
+    def _score(self, pixels, prompts):
+        scores = pixels.mean((1, 2, 3))
+        return scores * pixels.new_tensor([float("nan") if "dog" in p else 1.0 for p in prompts])
+'''
+
+PROMPTS = ["a cat", "a dog", "a hen", "a cow", "a pig", "a fox"]
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the toy rewards."""
+    file = tmp_path_factory.mktemp("rewards") / "toys.py"
+    file.write_text(REWARDS)
+    return file
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(PROMPTS) + "\n")
+    return file
+
+
+@pytest.fixture
+def config_for(tiny_pipeline: Path, toys: Path, prompts: Path) -> Callable[..., TrainConfig]:
+    """Makes small configurations; keywords change them."""
+
+    def make(**changes: Any) -> TrainConfig:
+        values: dict[str, Any] = {
+            "rewards": f"{toys}:Red=1",
+            "prompts": str(prompts),
+            "validation": str(prompts),
+            "steps": 4,
+            "tuned_steps": 2,
+            "drawn_tuned_steps": 3,
+            "guidance": 3.0,
+            "batch": 4,
+            "updates": 4,
+            "lr": 1e-3,
+            "validate_every": 2,
+            "validation_prompts": 4,
+            "save_every": 1,
+        }
+        return TrainConfig(str(tiny_pipeline), **values | changes)
+
+    return make
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tuned encoder that a run ended with."""
+    newest = TrainFolder(folder).newest()
+    assert newest is not None
+    return load_file(newest.path / "text_encoder" / "model.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_the_reward_rises_and_everything_is_written_down(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = train(config_for(updates=12, validate_every=12), out, device="cpu")
+    assert (done.updates, done.best) == (12, 12)
+    folder = TrainFolder(out)
+    lines = folder.rows(LOG)
+    assert [line["update"] for line in lines] == list(range(12))
+    assert lines[-1]["samples"] == 48
+    name = next(key for key in lines[0] if key.startswith("reward/"))
+    assert {"grad_norm", "seconds", "peak_mib", "lr", name, name.replace("reward", "pull")} <= set(lines[0])
+    first, last = folder.rows(VALIDATION)
+    assert (first["update"], last["update"]) == (0, 12)
+    _, low, _ = last["changes"]["trained"]
+    assert low > 0  # what was trained for is there, on fixed prompts and noises
+    assert last["drift"] > 0 == first["drift"]
+    assert sorted(path.name for path in (out / "samples").iterdir()) == ["000000.png", "000012.png"]
+    record = json.loads((out / "train.json").read_text())
+    assert record["config"]["lr"] == 1e-3
+    assert len(record["environments"]) == 1
+    checkpoint = folder.newest()
+    assert checkpoint is not None
+    ledger = checkpoint.record["ledger"]
+    # a sample: two branches x (2 prefix + 2 tuned) steps, and a backward pass of the tuned ones
+    assert ledger["unet_forwards"] == 48 * 2 * 4
+    assert ledger["unet_backwards"] == 48 * 2 * 2
+    assert (ledger["reward_calls"], ledger["decodes"], ledger["skipped"]) == (48, 48, 0)
+
+
+def test_nothing_but_the_text_encoder_has_changed(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, tiny_pipeline: Path
+) -> None:
+    train(config_for(updates=1), tmp_path / "out", device="cpu")
+    before = load_file(tiny_pipeline / "text_encoder" / "model.safetensors")
+    after = weights(tmp_path / "out")
+    assert any(
+        not torch.equal(after[k if k in after else f"text_model.{k}"], value) for k, value in before.items()
+    )
+    assert not (tmp_path / "out" / "best" / "unet").exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "lr_schedule": "cosine"}, {"lora_rank": 2}])
+def test_stopping_and_going_on_ends_with_the_same_weights(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(config_for(**changes), whole, device="cpu")
+
+    class Stop(Exception):
+        pass
+
+    class Stopping:
+        """Ends the run during its third update."""
+
+        updates = 0
+
+        def stage(self, title: str, total: int, done: int = 0) -> None:
+            self.updates = done
+
+        def advance(self, count: int = 1) -> None:
+            self.updates += count
+            if self.updates == 3:
+                raise Stop
+
+        def note(self, message: str) -> None: ...
+
+    with pytest.raises(Stop):
+        train(config_for(**changes), parts, device="cpu", progress=Stopping())
+    train(config_for(**changes), parts, device="cpu")
+    assert same(whole, parts)
+    assert [row["update"] for row in TrainFolder(parts).rows(LOG)] == [0, 1, 2, 3]
+    shown = [row["trained"] for row in TrainFolder(parts).rows(LOG)]
+    assert shown == [row["trained"] for row in TrainFolder(whole).rows(LOG)]
+    assert TrainFolder(parts).rows(VALIDATION) == TrainFolder(whole).rows(VALIDATION)
+
+
+def test_a_warm_prefix_cache_changes_nothing(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    settings = {"noises": 1, "prefix_cache": str(tmp_path / "cache"), "batch": 6}
+    for name in ("cold", "warm"):
+        train(config_for(**settings), tmp_path / name, device="cpu")
+    train(config_for(noises=1, batch=6), tmp_path / "none", device="cpu")
+    assert same(tmp_path / "cold", tmp_path / "warm")
+    last = [TrainFolder(tmp_path / name).newest() for name in ("cold", "warm", "none")]
+    spent = [found.record["ledger"]["unet_forwards"] for found in last if found]
+    # four epochs: the prefix is run in all, in the first, in none
+    assert spent == [2 * (6 * 2 + 24 * 2), 2 * 24 * 2, 2 * 24 * 4]
+
+
+def test_gradients_are_accumulated_to_those_of_the_whole_batch(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    train(config_for(updates=1, clip=0.0), tmp_path / "whole", device="cpu")
+    train(config_for(updates=1, clip=0.0, micro_batch=2), tmp_path / "parts", device="cpu")
+    norms = [TrainFolder(tmp_path / name).rows(LOG)[0]["grad_norm"] for name in ("whole", "parts")]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"estimator": "truncation"},
+        {"estimator": "one-step"},
+        {"estimator": "low-variance"},
+        {"estimator": "conditioning"},
+        {"checkpointing": True},
+        {"sampler": "dpm++2m"},
+        {"reward_pool": 8},
+        {"decode_slice": 1},
+        {"tune_null": False},
+        {"drift_penalty": 1.0},
+        {"precision": "bfloat16"},
+        {"trains": ("unet",), "estimator": "detached-chain"},
+        {"trains": ("text_encoder", "unet"), "lora_rank": 2},
+        {"offload": True},
+    ],
+    ids=str,
+)
+def test_every_way_of_training_raises_the_reward(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    train(config_for(updates=8, validate_every=8, **changes), tmp_path / "out", device="cpu")
+    assert TrainFolder(tmp_path / "out").rows(VALIDATION)[-1]["changes"]["trained"][0] > 0
+
+
+def test_direct_fine_tuning_learns_from_pairs(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    lines = []
+    for number, text in enumerate(PROMPTS):
+        Image.new("RGB", (20, 24), (40 * number, 100, 90)).save(folder / f"{number}.png")
+        lines.append(json.dumps({"file_name": f"{number}.png", "text": text}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    made = config_for(estimator="direct", pairs=str(folder), prompts="", updates=8, validate_every=8)
+    train(made, tmp_path / "out", device="cpu")
+    rows = TrainFolder(tmp_path / "out").rows(LOG)
+    assert rows[-1]["unet"] == 8 * 4 * 2 * 2  # one guided call a sample, and its way back
+    (folder / "0.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"cannot read .*0\.png"):
+        train(made, tmp_path / "again", device="cpu")
+
+
+def test_the_second_stage_begins_with_the_tuned_encoder(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    train(config_for(), tmp_path / "first", device="cpu")
+    second = config_for(trains=("unet",), start=str(tmp_path / "first" / "best"), updates=1)
+    train(second, tmp_path / "second", device="cpu")
+    tuned = load_file(tmp_path / "first" / "best" / "text_encoder" / "model.safetensors")
+    kept = weights(tmp_path / "second")
+    assert all(torch.equal(tuned[k], kept[k]) for k in tuned)
+    assert (tmp_path / "second" / "best" / "unet" / "config.json").is_file()
+
+
+# what goes wrong
+
+
+def test_what_is_not_finite_is_left_out_and_named(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
+) -> None:
+    notes: list[str] = []
+
+    class Notes:
+        def stage(self, title: str, total: int, done: int = 0) -> None: ...
+        def advance(self, count: int = 1) -> None: ...
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    made = config_for(rewards=f"{toys}:Broken=1", validate_every=0, batch=6, updates=2)
+    train(made, tmp_path / "out", device="cpu", progress=Notes())
+    rows = TrainFolder(tmp_path / "out").rows(LOG)
+    assert rows[-1]["skipped"] == 2  # the dog, in each epoch
+    assert rows[-1]["trained"] is not None
+    assert any("'a dog' is not finite" in note for note in notes)
+    assert all(bool(value.isfinite().all()) for value in weights(tmp_path / "out").values())
+
+
+def test_a_run_of_nothing_but_nans_ends(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
+) -> None:
+    (tmp_path / "dogs.txt").write_text("a dog\n")
+    made = config_for(
+        rewards=f"{toys}:Broken=1", prompts=str(tmp_path / "dogs.txt"), validate_every=0, updates=50
+    )
+    with pytest.raises(NotFinite, match=r"the last 20 samples .* such as 'a dog'"):
+        train(made, tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"rewards": "world-oracle=1"}, WrongRole, "world-oracle has the role 'judge'"),
+        ({"rewards": "jpeg-compressibility=1"}, ConfigError, "jpeg-compressibility has no gradient"),
+        ({"rewards": ""}, ConfigError, "no rewards to maximise"),
+        ({"selection": "world-oracle"}, WrongRole, "role 'judge'"),
+        ({"trains": ("text_encoder_2",)}, ConfigError, "has no text_encoder_2 to train"),
+        ({"sampler": "dpm++2m", "prefix_cache": "cache"}, ConfigError, "remembers earlier steps"),
+        ({"trains": ("unet",), "prefix_cache": "cache"}, ConfigError, "no frozen prefix to keep"),
+        ({"calibration": "none.json"}, ValueError, "is no calibration"),
+        ({"sampler": "euler", "estimator": "one-step"}, ValueError, "need the sampler ddim"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(
+    config_for: Callable[..., TrainConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        train(config_for(validate_every=0, **changes), tmp_path / "out", device="cpu")
+
+
+def test_a_reward_cannot_choose_its_own_checkpoints(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
+) -> None:
+    with pytest.raises(ConfigError, match="is trained on"):
+        train(config_for(selection=f"{toys}:Red"), tmp_path / "out", device="cpu")
+
+
+def test_a_folder_of_another_run_is_left_alone(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    train(config_for(updates=1), out, device="cpu")
+    before = weights(out)
+    with pytest.raises(ConfigError, match=r"another training run \(lr 0.001, now 0.1\)"):
+        train(config_for(updates=1, lr=0.1), out, device="cpu")
+    assert all(torch.equal(value, before[name]) for name, value in weights(out).items())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match="holds other things"):
+        train(config_for(), tmp_path / "other", device="cpu")
+
+
+def test_out_of_memory_says_which_knob(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("textcraftor.objective.Objective.forward", fail)
+    with pytest.raises(
+        ConfigError, match=r"lower micro_batch.*checkpointing = true.*the last checkpoint is whole"
+    ):
+        train(config_for(validate_every=0), tmp_path / "out", device="cpu")
+
+
+def test_a_damaged_checkpoint_is_named(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train(config_for(updates=2), out, device="cpu")
+    (out / "checkpoints" / "000002" / "checkpoint.json").write_text("{")
+    with pytest.raises(ConfigError, match="000002 is no checkpoint"):
+        train(config_for(updates=3), out, device="cpu")
+
+
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path, prompts: Path, tiny_pipeline: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(config_for(updates=6), whole, device="cpu")
+    made = config_for(updates=6)
+    script = (
+        "import json, sys; from textcraftor.train import TrainConfig, train;"
+        "v = json.loads(sys.argv[1]); v['trains'] = tuple(v['trains']); v['trackers'] = ();"
+        "train(TrainConfig(**v), sys.argv[2], device='cpu')"
+    )
+    from dataclasses import asdict
+
+    command = [sys.executable, "-W", "ignore", "-c", script, json.dumps(asdict(made)), str(killed)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for updates in (1, 4):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while len(TrainFolder(killed).rows(LOG)) < updates and time.monotonic() < deadline:
+            assert process.poll() is None, "it ended by itself before it could be killed"
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert same(whole, killed)
+
+
+def test_profiles_of_the_embedded_pipeline_are_ready_to_run() -> None:
+    made = make_config("micro")
+    assert made.selection == "world-siglip"
+    assert rewards.info(made.selection).role == "selection"
+
+
+_ = Reward, RewardInfo  # what the file of toy rewards uses

@@ -1,0 +1,87 @@
+"""Validation: the images that a run will draw, paired changes, the alarm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rewards.mix import Mix, Part
+from rewards.panel import Panel
+from rewards.registry import load as load_reward
+from textcraftor.config import TrainConfig
+from textcraftor.drawing import Drawing, Window
+from textcraftor.pipeline import SAMPLERS, Schedule, load
+from textcraftor.prompts import initial_latents, noise_seed
+from textcraftor.sampling import Denoiser
+from textcraftor.sources import of_texts
+from textcraftor.tuned import Tuned
+from textcraftor.validation import NOISES, VALIDATION_SEED, Validation, Validator, alarm, change
+
+PROMPTS = ["a cat", "a dog", "a hen", "a cow", "a pig"]
+
+
+def validation(update: int, selection: list[float], trained: list[float]) -> Validation:
+    return Validation(update, {"chosen": selection, "trained": trained}, None, 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_it_sees_the_images_that_a_run_draws(tiny_pipeline: Path, sampler: str) -> None:
+    pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
+    config = TrainConfig("tiny", sampler=sampler, steps=5, tuned_steps=2, drawn_tuned_steps=3)
+    tuned = Tuned(pipe, config, guided=True)
+    with torch.no_grad():
+        for parameter in tuned.trained().values():
+            parameter.mul_(1.4)
+    mix = Mix(Panel(["world-rule"]), {"world-rule": Part(2.0)})
+    selection: Any = load_reward("world-siglip")
+    source = of_texts("held", PROMPTS)
+    validator = Validator(tuned, config, mix, selection, Denoiser(pipe.unet, 3.0), (4, 8, 8), source)
+    found, images = validator.measure(0, [])
+    again, same = validator.measure(1, [found])  # from the kept prefix
+
+    others = {"tuned": tuned.pipeline}
+    drawing = Drawing(pipe, Schedule(sampler, 5, 3.0), others, (Window(0.6, {"tuned": 1.0}),))
+    texts = [prompt for prompt in PROMPTS for _ in range(NOISES)]
+    seeds = [noise_seed(VALIDATION_SEED, n, k) for n in range(len(PROMPTS)) for k in range(NOISES)]
+    theirs = drawing.draw(texts, initial_latents(seeds, (4, 8, 8)))
+    np.testing.assert_allclose(images.permute(0, 2, 3, 1).numpy(), theirs, atol=5e-6)
+    assert torch.equal(images, same)
+    assert again.changes["trained"][0] == 0
+    expected = load_reward("world-rule").score(images, texts).view(-1, NOISES).mean(dim=1)
+    np.testing.assert_allclose(found.scores["world-rule"], expected, rtol=1e-5)
+    np.testing.assert_allclose(found.scores["trained"], 2 * expected, rtol=1e-5)
+    assert found.diversity is not None
+    assert found.diversity > 0
+    assert found.drift > 0
+    assert Validation.of({**found.record()}) == found
+
+
+def test_the_alarm_is_for_a_fall_beyond_chance_while_training_rewards_rise() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(0, 1, 40)
+    noise = rng.normal(0, 0.05, 40)
+    start = validation(0, base.tolist(), base.tolist())
+    fell = validation(50, (base - 0.3 + noise).tolist(), (base + 1).tolist())
+    assert "since update 0 the selection reward chosen fell by 0.3" in alarm(fell, [start], "chosen")
+    both = validation(50, (base - 0.3 + noise).tolist(), (base - 1).tolist())
+    assert not alarm(both, [start], "chosen")
+    chance = validation(50, (base + noise - noise.mean()).tolist(), (base + 1).tolist())
+    assert not alarm(chance, [start], "chosen")
+    assert not alarm(fell, [], "chosen")
+    rose = validation(25, (base + 0.5).tolist(), (base + 0.5).tolist())
+    later = validation(50, (base + noise).tolist(), (base + 2).tolist())
+    assert "since update 25" in alarm(later, [start, rose], "chosen")  # against the best, not the first
+
+
+def test_changes_are_paired() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.normal(0, 10, 50)
+    now = validation(1, (base + 0.1 + rng.normal(0, 0.01, 50)).tolist(), base.tolist())
+    found = change(now, validation(0, base.tolist(), base.tolist()), "chosen")
+    assert found.low > 0  # far below the spread between prompts
+    assert found.value == pytest.approx(0.1, abs=0.01)

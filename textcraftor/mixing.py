@@ -1,0 +1,79 @@
+"""Interpolating and mixing tuned text encoders (Li et al. 2024, section 3.4).
+
+In embedding space, as the paper does it, the mix is a window of a system's steps and is made while drawing
+(`textcraftor.drawing.Window`). In weight space it is one encoder more, made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from textcraftor.config import ConfigError
+from textcraftor.drawing import ORIGINAL
+from textcraftor.pipeline import ENCODERS
+
+
+def parse_weights(terms: list[str]) -> dict[str, float]:
+    """``ckpt/tc=0.7 original=0.3``: encoders and weights. Raises ConfigError for what is no such term."""
+    found: dict[str, float] = {}
+    for term in terms:
+        name, equals, weight = term.rpartition("=")
+        try:
+            value = float(weight)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise ConfigError(f"{term!r} is no share of a mix; write FOLDER=0.7, or {ORIGINAL}=0.3")
+        if name in found:
+            raise ConfigError(f"the mix names {name} twice; give it one weight")
+        found[name] = value
+    if not any(found.values()):
+        raise ConfigError(f"a mix needs a weight that is not 0, such as ckpt/tc=0.7 {ORIGINAL}=0.3")
+    return found
+
+
+def average_weights(weights: Mapping[Path, float], out: Path) -> None:
+    """Write text encoders whose every weight is the weighted sum of those in the folders (text_encoder/ ...).
+
+    Raises ConfigError for encoders that are not of one architecture.
+    """
+    from safetensors.torch import load_file, save_file
+
+    first = next(iter(weights))
+    for name in ENCODERS:
+        if not (first / name).is_dir():
+            continue
+        states = {folder: _plain(load_file(_file(folder / name))) for folder in weights}
+        shapes = {folder: {k: tuple(v.shape) for k, v in state.items()} for folder, state in states.items()}
+        other = next((folder for folder in weights if shapes[folder] != shapes[first]), None)
+        if other is not None:
+            raise ConfigError(
+                f"{other / name} and {first / name} are of different architectures: mix alike ones"
+            )
+        total = {
+            key: sum(weight * states[folder][key].float() for folder, weight in weights.items()).contiguous()
+            for key in states[first]
+        }
+        (out / name).mkdir(parents=True, exist_ok=True)
+        config = (first / name / "config.json").read_bytes()
+        (out / name / "config.json").write_bytes(config)
+        save_file(total, out / name / "model.safetensors", {"format": "pt"})
+
+
+def _file(folder: Path) -> Path:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ConfigError(f"{folder} holds no weights (*.safetensors)")
+    return next((file for file in files if ".fp16" not in file.name), files[0])
+
+
+def _plain(state: Mapping[str, object]) -> dict[str, object]:
+    """Keys with the prefix that transformers 4 needs and 5 leaves out, so that they are comparable."""
+    from textcraftor.export import PREFIX
+
+    return {
+        k if k.startswith((PREFIX, "text_projection.")) else PREFIX + k: v
+        for k, v in state.items()
+        if not k.endswith("position_ids")
+    }
