@@ -47,10 +47,13 @@ class UpdateDraw:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an update's samples came to. ``drift`` is the embedding's distance from the original's."""
+    """What an update's samples came to."""
 
     graded: Graded
     drift: float
+    """Distance of the embedding from the original's (`drifted`)."""
+    looks: int
+    """How often each sample was decoded and scored."""
 
 
 class Objective(nn.Module):
@@ -99,7 +102,7 @@ class Objective(nn.Module):
         estimate = ESTIMATORS[config.estimator](rollout, z, c, goal, draw)
         drift = drifted(c, self.tuned.encode_original(texts))
         loss = config.drift_penalty * drift - estimate.surrogate / len(samples)
-        return loss, Outcome(estimate.graded[-1], float(drift.detach()))
+        return loss, Outcome(estimate.graded[-1], float(drift.detach()), len(estimate.graded))
 
     def start(self, samples: Sequence[Sample]) -> tuple[Rollout, Tensor]:
         """The steps that carry gradients, and the latents before them (B, C, h, w)."""

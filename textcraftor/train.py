@@ -31,7 +31,7 @@ from rewards.mix import Mix, parse
 from rewards.panel import Panel
 from rewards.registry import info, load
 from textcraftor import pipeline as pipelines
-from textcraftor.checkpoint import LOG, VALIDATION, TrainFolder
+from textcraftor.checkpoint import LOG, VALIDATION, Checkpoint, TrainFolder
 from textcraftor.config import ConfigError, TrainConfig
 from textcraftor.devices import find_device
 from textcraftor.drawing import Drawing
@@ -181,29 +181,25 @@ class _Run:
         self.accelerator.init_trackers("tcbench")
         rate = _learning_rate(config)
         self.progress.stage("training", config.updates, update)
-        self._validate(update, validations)
-        warned, began = "", time.monotonic()
-        while update < config.updates:
+        warned = self._validate(0, validations) if update == 0 else self._stopped(newest)
+        while update < config.updates and not (warned and config.stop_on_alarm):
+            began = time.monotonic()
             for group in self.optimiser.param_groups:
                 group["lr"] = config.lr * rate(update)
             row = self._update(objective, update)
             update += 1
             self.ledger.seconds += time.monotonic() - began
-            began = time.monotonic()
             if main:
                 row |= {"seconds": round(self.ledger.seconds, 3), "lr": self.optimiser.param_groups[0]["lr"]}
                 self.folder.append(LOG, [row])
             self.accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=update)
             self.progress.advance()
-            last = update == config.updates
-            due = last or bool(config.validate_every and update % config.validate_every == 0)
+            every = config.validate_every
+            due = update == config.updates or bool(every and update % every == 0)
             if due:
                 warned = self._validate(update, validations)
-                last |= bool(warned) and config.stop_on_alarm
             if due or update % config.save_every == 0:
-                self._save(update, validations)
-            if last:
-                break
+                self._save(update, validations, warned)
         self.accelerator.end_training()
         return Trained(self.folder.path, update, self._best(update, validations), warned)
 
@@ -246,15 +242,16 @@ class _Run:
         if not finite:
             skipped = [sample for samples, _ in outcomes for sample in samples]
         count = sum(len(samples) for samples, _ in outcomes)
-        rows = [count, denoiser.calls, denoiser.graphs, len(skipped)]
+        looks = sum(len(samples) * outcome.looks for samples, outcome in outcomes)
+        rows = [count, denoiser.calls, denoiser.graphs, len(skipped), looks]
         totals = self.accelerator.reduce(torch.tensor(rows, device=self.device), "sum").tolist()
         denoiser.calls = denoiser.graphs = 0
         made = totals[2] // 2 if self.config.checkpointing else totals[2]
         ledger.samples += totals[0]
         ledger.unet_forwards += totals[1]
         ledger.unet_backwards += made * (2 if "unet" in self.config.trains else 1)
-        ledger.reward_calls += totals[0] * len(self.infos)
-        ledger.decodes += totals[0]
+        ledger.reward_calls += totals[4] * len(self.infos)
+        ledger.decodes += totals[4]
         ledger.skipped += totals[3]
         self.in_a_row = self.in_a_row + totals[3] if totals[3] == totals[0] else 0
         for sample in skipped[:1]:
@@ -297,17 +294,19 @@ class _Run:
 
     # validation and checkpoints
 
+    def _stopped(self, newest: Checkpoint | None) -> str:
+        """The alarm that the run had ended with."""
+        return str(newest.record.get("alarm", "")) if newest else ""
+
     def _validate(self, update: int, validations: list[Validation]) -> str:
-        """Validate unless that was done. Returns the alarm, the same in every process."""
+        """Validate. Returns the alarm, if there is one; in every process."""
         warned = ""
-        due = self.validator is not None and self.accelerator.is_main_process
-        if due and update not in {found.update for found in validations}:
-            assert self.validator
+        if self.validator is not None and self.accelerator.is_main_process:
             calls = self.denoiser.calls, self.denoiser.graphs
             found, images = self.validator.measure(update, validations)
             self.denoiser.calls, self.denoiser.graphs = calls  # watching is no cost of training
-            if self.config.selection:
-                warned = alarm(found, validations, self.config.selection)
+            if self.selection is not None:
+                warned = alarm(found, validations, self.selection.info.name)
             validations.append(found)
             self.folder.append(VALIDATION, [found.record()])
             save_grid(images, self.folder.path / "samples" / f"{update:06d}.png")
@@ -317,7 +316,7 @@ class _Run:
         flag = torch.tensor([float(bool(warned))], device=self.device)
         return warned or ("alarm" if float(self.accelerator.reduce(flag, "sum")[0]) else "")
 
-    def _save(self, update: int, validations: Sequence[Validation]) -> None:
+    def _save(self, update: int, validations: Sequence[Validation], warned: str) -> None:
         if self.accelerator.is_main_process:
             values = self.average or {name: p.detach() for name, p in self.parameters.items()}
 
@@ -325,7 +324,7 @@ class _Run:
                 self.tuned.save(folder, values)
                 write_system(folder, folder, self.config, self.config.model in MODELS)
 
-            record = {"id": self.config.id, "ledger": asdict(self.ledger), "trains": list(self.config.trains)}
+            record = {"id": self.config.id, "ledger": asdict(self.ledger), "alarm": warned}
             path = self.folder.save(update, self._tensors(), record, write, self.config.keep)
             self._choose(path, update, validations)
         self.accelerator.wait_for_everyone()
@@ -341,9 +340,10 @@ class _Run:
     def _best(self, update: int, validations: Sequence[Validation]) -> int:
         """The update of the checkpoint to use: the best by the selection reward, else the newest."""
         tuned = [found for found in validations if found.update > 0]
-        if not self.config.selection or not tuned:
+        if self.selection is None or not tuned:
             return update
-        return max(tuned, key=lambda found: found.means[self.config.selection]).update
+        name = self.selection.info.name
+        return max(tuned, key=lambda found: found.means[name]).update
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that training goes on from."""
