@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -262,6 +262,19 @@ def squares(paths: Sequence[Path], out: Path) -> Path:
     return out
 
 
+def plain_records(names: Iterable[str]) -> list[Any]:
+    """The rewards' records, free of what only the published weights satisfy."""
+    import rewards
+
+    records = []
+    for name in names:
+        record = rewards.info(name)
+        extra = (rewards.WeightsFile("config", file="config.json"),) if name == "imagereward" else ()
+        weights = (*(replace(file, sha256="") for file in record.weights), *extra)
+        records.append(replace(record, weights=weights))
+    return records
+
+
 def worker(ask: Path, answer: Path) -> None:
     """Time our rewards as a job says, in this process."""
     import torch
@@ -273,12 +286,7 @@ def worker(ask: Path, answer: Path) -> None:
     from rewards.panel import Panel
 
     job = json.loads(ask.read_text(encoding="utf-8"))
-    records = []
-    for name in job["files"]:
-        record = rewards.info(name)
-        extra = (rewards.WeightsFile("config", file="config.json"),) if name == "imagereward" else ()
-        weights = (*(replace(file, sha256="") for file in record.weights), *extra)
-        records.append(replace(record, weights=weights))
+    records = plain_records(job["files"])
     device = job["device"]
     images: Any = (
         load_file(job["images"])["images"].to(device)
