@@ -1,12 +1,12 @@
 """Seconds and peak memory a sample of every estimator on Stable Diffusion 1.5's architecture.
 
-    python scripts/training_memory.py --device cuda [--size 512] [--batches 1 4 16] [--out docs/training-memory.md]
-    python scripts/training_memory.py --device cpu --size 64 --batches 1 --steps 3 --tuned-steps 2   # that it works
+    python scripts/training_memory.py --device cuda [--size 512] [--batches 1 4 16] [--out docs/memory.md]
+    python scripts/training_memory.py --device cpu --size 64 --batches 1 --steps 3 --tuned-steps 2   # it works
 
 Weights are random, in the published sizes: UNet, decoder and text encoder, and a panel of aesthetic-v2, clip,
-pickscore and hpsv2 (5 GB of scratch files). An update is timed after one that is not. The reference is the
-same chain as the official code runs it: float32 with TF32, gradients switched on everywhere, each step's graph
-made again. Peak memory is the device's; on the CPU, where it cannot be set back, it is left out.
+pickscore and hpsv2 (7 GB of scratch files). An update is timed after one that is not. The reference is the
+same chain as the official code runs it: float32 with TF32, gradients switched on everywhere, each step's
+graph made again. Peak memory is the device's; on the CPU, where it cannot be set back, it is left out.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def test_sizes_follow_the_schedule(pipe: Any) -> None:
     wide = Schedule("ddim", 2, 3.0, size=(16, 32))
     assert Drawing(pipe, wide).latent_shape == (4, 8, 16)
     with pytest.raises(ValueError, match="15x16 is no multiple"):
-        Drawing(pipe, Schedule("ddim", 2, 3.0, size=(15, 16))).latent_shape
+        _ = Drawing(pipe, Schedule("ddim", 2, 3.0, size=(15, 16))).latent_shape
 
 
 def test_truncation_is_counted_in_silence(pipe: Any, caplog: pytest.LogCaptureFixture) -> None:
