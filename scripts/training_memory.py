@@ -1,7 +1,7 @@
 """Seconds and peak memory a sample of every estimator on Stable Diffusion 1.5's architecture.
 
     python scripts/training_memory.py --device cuda [--size 512] [--batches 1 4 16] [--out docs/memory.md]
-    python scripts/training_memory.py --device cpu --size 64 --batches 1 --steps 3 --tuned-steps 2   # it works
+    python scripts/training_memory.py --device cpu --size 64 --batches 1 --steps 3 --tuned-steps 2  # works
 
 Weights are random, in the published sizes: UNet, decoder and text encoder, and a panel of aesthetic-v2, clip,
 pickscore and hpsv2 (7 GB of scratch files). An update is timed after one that is not. The reference is the

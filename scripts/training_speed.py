@@ -32,7 +32,8 @@ HEAD = ("| ratio | should be | is (range) | samples a second | peak MiB |", "|--
 INTRODUCTION = """# How fast the training loop is
 
 Made by `scripts/training_speed.py --out docs/performance.md`; not typed. The embedded pipeline, {steps}
-steps, the last {last} tuned, four rewards. Samples a second and memory are those of the first side and of the other.
+steps, the last {last} tuned, four rewards. Samples a second and memory are those of the first side and of the
+other.
 """
 
 
