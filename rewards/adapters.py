@@ -53,14 +53,19 @@ class FlowGrpoFn(Protocol):
         ...
 
 
-def tensor_fn(reward: Reward, *, vae_range: bool = False) -> Callable[[Tensor, Sequence[str]], Tensor]:
-    """Images (B, 3, H, W) in [0, 1] and B prompts to scores (B,), with gradients to the images.
+def tensor_fn(
+    reward: Reward, *, vae_range: bool = False, use: Use | None = "training"
+) -> Callable[[Tensor, Sequence[str]], Tensor]:
+    """Images (B, 3, H, W) in [0, 1] and B prompts to rewards (B,), with gradients to the images.
 
     For loops that maximise a reward by its gradient, such as DRaFT's, AlignProp's and ReFL's. With
     ``vae_range`` images are what a diffusers VAE decodes, about [-1, 1]; they are cut to it, as diffusers'
-    own VaeImageProcessor does, and where that cuts a pixel it has no gradient. Raises ValueError for a reward
-    that has no gradient.
+    own VaeImageProcessor does, and where that cuts a pixel it has no gradient. The rewards of one whose lower
+    scores are better come negated. Raises ValueError for a reward that has no gradient, and `WrongRole` as
+    `ddpo_fn` does.
     """
+    _allow(reward.info, use)
+    sign = 1 if reward.info.higher_is_better else -1
     if not reward.info.differentiable:
         raise ValueError(
             f"{reward.info.name} has no gradient; use it in reinforcement learning (ddpo_fn, flow_grpo_fn)"
@@ -69,7 +74,7 @@ def tensor_fn(reward: Reward, *, vae_range: bool = False) -> Callable[[Tensor, S
     def score(images: Tensor, prompts: Sequence[str]) -> Tensor:
         if vae_range and images.is_floating_point():  # other images are refused below
             images = (images / 2 + 0.5).clamp(0, 1)
-        return reward.score(images, prompts)
+        return sign * reward.score(images, prompts)
 
     return score
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.base import Reward
-from rewards.head import WIDTHS, ScoreHead
-from rewards.towers import OpenClip, from_pretrained
+from rewards.head import WIDTHS, ScoreHead, WideDict, WideLinear
+from rewards.towers import OpenClip, from_pretrained, wide
 from rewards.weights import load_state, read_tensors
 
 
@@ -26,11 +26,11 @@ class LaionAestheticV1(Reward):
     def _build(self, files: Mapping[str, Path]) -> None:
         self.towers = image_tower(files)
         state = read_tensors(files["head"])
-        self.head = nn.Linear(embedding_width(self.towers), 1)
+        self.head = WideLinear(embedding_width(self.towers), 1)
         load_state(self.head, state, files["head"])
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        score: Tensor = self.head(self.towers.embed_images(pixels))
+        score: Tensor = self.head(wide(self.towers.embed_images(pixels)))
         return score[:, 0]
 
 
@@ -65,13 +65,13 @@ class AestheticV25(Reward):
         sizes = (width, *WIDTHS, 1)
         layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
         # every second place was a dropout in training: the published keys are scoring_head.{0,2,4,6,8}
-        self.head = nn.ModuleDict({"scoring_head": nn.Sequential()})
+        self.head = WideDict({"scoring_head": nn.Sequential()})
         for place, layer in enumerate(layers):
             self.head["scoring_head"].add_module(str(2 * place), layer)
         load_state(self.head, read_tensors(files["head"]), files["head"])
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        embedding = F.normalize(self.eyes(pixel_values=pixels).pooler_output, dim=-1)
+        embedding = wide(F.normalize(self.eyes(pixel_values=pixels).pooler_output, dim=-1))
         score: Tensor = self.head["scoring_head"](embedding)
         return score[:, 0]
 

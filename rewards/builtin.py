@@ -40,7 +40,6 @@ TRANSFORMERS_MODELS = tuple(
     for weights in (
         ("model.safetensors",),
         ("model.safetensors.index.json", "model-*.safetensors"),
-        ("pytorch_model.bin",),
     )
 )
 TRANSFORMERS_TOKENIZERS = (("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.json",))
@@ -170,7 +169,7 @@ BUILTIN = {record.name: record for record in (*PUBLISHED_REWARDS, *WORLD_REWARDS
 
 
 def by_another_model(record: RewardInfo, model: str) -> RewardInfo:
-    """A CLIPScore of `CLIPSCORES` by any CLIP or SigLIP that open_clip or transformers saved.
+    """A CLIPScore of `CLIPSCORES` by any CLIP or SigLIP that open_clip or transformers (safetensors) saved.
 
     ``model`` is a folder on this machine or "owner/name" on the hub, "owner/name@revision" to pin it. Images
     become its input as its files say. OpenAI's weights, "owner/name.openai", must ask for their quick GELU.

@@ -6,14 +6,15 @@ N image tokens, T text tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rewards.base import Reward
+from rewards.head import Wide
 from rewards.weights import load_state, read_tensors
 
 REWARD = "<|Reward|>"
@@ -92,9 +93,12 @@ class Hpsv3(Reward):
         config.text_config.vocab_size = len(self.words)  # Qwen's has rows that no token uses
         with no_init_weights():  # of eight billion, all of which are loaded
             self.qwen: Any = Qwen2VLModel(config)
-        self.rm_head = Float32Head(config.text_config.hidden_size)
+        self.rm_head = Head(config.text_config.hidden_size)
         state = renamed(read_tensors(files["checkpoint"]))
         load_state(self, state, files["checkpoint"], ignore=("lm_head.weight",))
+        for name, buffer in self.qwen.named_buffers():
+            if name.endswith("inv_freq"):  # the official code rounds them with the weights, in training too
+                buffer.copy_(buffer.bfloat16())
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         embed = self.qwen.language_model.embed_tokens
@@ -108,7 +112,7 @@ class Hpsv3(Reward):
         states = self.qwen.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
         last = before.shape[1] + seen.shape[1] + ends - 1
         images = torch.arange(len(prompts), device=last.device)
-        mean: Tensor = self.rm_head(states[images, last].float())[:, 0]
+        mean: Tensor = self.rm_head(states[images, last].to(self.rm_head[0].weight.dtype))[:, 0]
         return mean
 
     def _see(self, pixels: Tensor) -> Tensor:
@@ -130,20 +134,13 @@ class Hpsv3(Reward):
         return [torch.tensor(ids) for ids in self.words(list(texts), verbose=False)["input_ids"]]
 
 
-class Float32Head(nn.Sequential):
-    """States (B, D) to means and deviations (B, 2), in float32 whatever the rest is in, as officially.
-
-    Half precision would leave steps of 1/16 in scores of about 10.
-    """
+class Head(Wide, nn.Sequential):
+    """States (B, D) to means and deviations (B, 2), in float32 whatever the rest is in, as officially."""
 
     def __init__(self, width: int) -> None:
         linear = nn.Linear
         dropout = nn.Dropout(0.05)  # nothing at evaluation: it keeps the published numbers of the layers
         super().__init__(linear(width, 1024), nn.ReLU(), dropout, linear(1024, 16), nn.ReLU(), linear(16, 2))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
-        return self
 
 
 def patchify(pixels: Tensor, config: Any) -> tuple[Tensor, Tensor]:

@@ -64,12 +64,12 @@ def parse(text: str) -> dict[str, Part]:
     parts: dict[str, Part] = {}
     for term in filter(None, (term.strip() for term in text.split(","))):
         name, equals, amount = term.rpartition("=")
-        weight, _, cap = amount.partition("@")
+        weight, at, cap = amount.partition("@")
         try:
-            part = Part(float(weight), float(cap) if cap else math.inf)
+            part = Part(float(weight), float(cap) if at else math.inf)
         except ValueError:
             equals = ""
-        if not equals or not name or not math.isfinite(part.weight):
+        if not equals or not name or not math.isfinite(part.weight) or math.isnan(part.cap):
             raise ValueError(f"{term!r} is no reward's share of a mix; write name=weight or name=weight@cap")
         if name in parts:
             raise ValueError(f"the mix names {name} twice; give it one weight")
@@ -121,6 +121,7 @@ class Mix:
                 total += own
                 norms[name] = own.flatten(1).norm(dim=1)
                 scores[name], values[name] = found.detach(), value.detach()
+                del found, value  # with their graph, before the next reward makes its own
         return Gradient(torch.stack(list(values.values())).sum(dim=0), scores, values, total, norms)
 
     def _standardised(self, name: str, calibration: Calibration) -> Part:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from rewards.base import Reward
+from rewards.head import Wide
 from rewards.tokens import clip_tokenizer
 from rewards.towers import cosine
 from rewards.weights import WrongWeights, load_state, read_tensors
@@ -182,7 +183,7 @@ class SelfAttention(nn.Module):
         return out
 
 
-class Rotary(nn.Module):
+class Rotary(Wide):
     """Turns pairs of channels by angles that grow with the position (Su et al. 2021).
 
     The frequencies are loaded like weights: a checkpoint in half precision was trained with rounded ones.
@@ -197,7 +198,7 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` (..., N, D / H), of which channel i is paired with the one half the width further."""
         angles = torch.arange(x.shape[-2], device=x.device).to(self.inv_freq)[:, None] * self.inv_freq
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos().to(x), angles.sin().to(x)
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 

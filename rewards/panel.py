@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -87,7 +88,7 @@ class Panel(nn.Module):
         made: dict[tuple[Profile, torch.dtype, bool], tuple[Tensor, ...]] = {}
         with ExitStack() as stack:
             if not self.offload:
-                for towers in self._towers():
+                for towers in self._shared():
                     stack.enter_context(towers.one_pass())
             for name, reward in self._rewards.items():
                 texts = reward.check_prompts(prompts, count)
@@ -106,6 +107,16 @@ class Panel(nn.Module):
         finally:
             if self.offload:
                 reward.to("cpu")
+
+    def _shared(self) -> list[Towers]:
+        """Towers that several rewards look with; what others see need not be kept."""
+        users = Counter(
+            module
+            for reward in self._rewards.values()
+            for module in reward.modules()
+            if isinstance(module, Towers)
+        )
+        return [towers for towers, count in users.items() if count > 1]
 
     def _towers(self) -> list[Towers]:
         return [module for module in self.modules() if isinstance(module, Towers)]

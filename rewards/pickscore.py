@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rewards.base import Reward
-from rewards.towers import TransformersTowers, cosine, from_pretrained
+from rewards.towers import TransformersTowers, cosine
 
 
 class PickScore(Reward):
@@ -20,7 +20,7 @@ class PickScore(Reward):
     def _build(self, files: Mapping[str, Path]) -> None:
         from transformers import CLIPModel
 
-        self.towers = TransformersTowers(from_pretrained(CLIPModel, files["model"]), files["tokenizer"])
+        self.towers = TransformersTowers.of(CLIPModel, files["model"], files["tokenizer"])
         self.tokenizer = self.towers.tokenizer
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -209,18 +209,32 @@ def _resize_like_pil(images: Tensor, size: tuple[int, int], profile: Profile) ->
     """
     height, width = images.shape[-2:]
     exact = torch.float32 if images.device.type == "mps" else torch.float64
-    levels = _to_levels(images.to(exact) * 255)
+    levels = _levels(images.to(exact) * 255)
     if size[1] != width:
-        levels = _to_levels(levels @ _weights(width, size[1], profile.kernel).to(levels).T)
+        levels = _levels(levels @ _weights(width, size[1], profile.kernel).to(levels).T)
     if size[0] != height:
-        levels = _to_levels(_weights(height, size[0], profile.kernel).to(levels) @ levels)
+        levels = _levels(_weights(height, size[0], profile.kernel).to(levels) @ levels)
     return (levels / 255).float()
 
 
-def _to_levels(values: Tensor) -> Tensor:
-    """``values`` clipped to [0, 255] and rounded half up; the gradient passes where nothing is clipped."""
-    clipped = values.clamp(0, 255)
-    return clipped + ((clipped + 0.5).floor() - clipped).detach()
+class _Levels(torch.autograd.Function):
+    """Values clipped to [0, 255] and rounded half up; the gradient passes where nothing is clipped."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward((values >= 0) & (values <= 255))
+        return (values + 0.5).floor_().clamp_(0, 255)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (inside,) = ctx.saved_tensors
+        return gradient * inside
+
+
+def _levels(values: Tensor) -> Tensor:
+    found: Tensor = _Levels.apply(values)
+    return found
 
 
 @lru_cache(maxsize=64)

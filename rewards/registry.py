@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 GROUP = "tcbench.rewards"
 """Entry points of this group are rewards: each names a `Reward` class or, to list fast, a `RewardInfo`."""
 
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+"""Precisions that a reward can be loaded in."""
+
 Class = TypeVar("Class", bound="type[Reward]")
 
 _registered: dict[str, RewardInfo] = {}
@@ -83,9 +86,11 @@ def load(
 ) -> Reward:
     """A reward ready to score on ``device`` in ``dtype`` ("float32" unless there is a reason).
 
-    ``weights`` maps keys of the record's weights to local copies. Raises `UnknownName`, or `MissingWeights`
-    with what to fetch and from where.
+    ``weights`` maps keys of the record's weights to local copies. Raises `UnknownName` for a reward or a
+    precision that there is not, or `MissingWeights` with what to fetch and from where.
     """
+    if dtype not in DTYPES:
+        raise UnknownName("precision", dtype, DTYPES)
     import torch
 
     from rewards.weights import check

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rewards.base import Reward
-from rewards.towers import TransformersTowers, cosine, from_pretrained
+from rewards.towers import TransformersTowers, cosine
 
 
 class SiglipScore(Reward):
@@ -20,7 +20,7 @@ class SiglipScore(Reward):
     def _build(self, files: Mapping[str, Path]) -> None:
         from transformers import SiglipModel
 
-        self.towers = TransformersTowers(from_pretrained(SiglipModel, files["model"]), files["tokenizer"])
+        self.towers = TransformersTowers.of(SiglipModel, files["model"], files["tokenizer"])
         self.tokenizer = self.towers.tokenizer
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -100,9 +100,13 @@ class Towers(nn.Module, ABC):
             self._seen = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        if self._read:  # they were made on another device or in another precision
-            self._read.clear()
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        before = self.model.logit_scale.dtype
+        moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._read and self.model.logit_scale.dtype != before:
+            self._read.clear()  # they were made in another precision
+        elif self._read:
+            self._read = OrderedDict((prompt, fn(embedding)) for prompt, embedding in self._read.items())
+        return moved
 
     @abstractmethod
     def _embed_images(self, pixels: Tensor) -> Tensor: ...
@@ -185,6 +189,11 @@ class OpenClip(Towers):
     @classmethod
     def from_checkpoint(cls, architecture: str, checkpoint: Path) -> OpenClip:
         """A model that open_clip knows by name, with the weights under a checkpoint's "state_dict"."""
+        key = (cls, architecture, checkpoint.resolve())
+        return _share(key, lambda: cls._from_checkpoint(architecture, checkpoint))
+
+    @classmethod
+    def _from_checkpoint(cls, architecture: str, checkpoint: Path) -> OpenClip:
         from open_clip import get_model_config
 
         tensors = read_tensors(checkpoint)
@@ -236,9 +245,13 @@ class TransformersTowers(Towers):
         kind = read_json(path).get("model_type")
         if kind not in ARCHITECTURES:
             raise WrongWeights(f"{path} describes a {kind}, expected one of {', '.join(ARCHITECTURES)}")
-        architecture = getattr(transformers, ARCHITECTURES[kind])
-        key = (cls, folder.resolve(), words.resolve())
-        return _share(key, lambda: cls(from_pretrained(architecture, folder), words))
+        return cls.of(getattr(transformers, ARCHITECTURES[kind]), folder, words)
+
+    @classmethod
+    def of(cls, architecture: type[Any], folder: Path, tokenizer: Path) -> TransformersTowers:
+        """A model of that class of transformers (see `shared_towers`)."""
+        key = (cls, folder.resolve(), tokenizer.resolve())
+        return _share(key, lambda: cls(from_pretrained(architecture, folder), tokenizer))
 
     def _embed_images(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)

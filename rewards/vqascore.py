@@ -7,7 +7,6 @@ clip_t5_model.py and mm_utils.py). Shapes: B batch, T tokens, D width, A tokens 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rewards.base import Reward
+from rewards.folders import read_json
 from rewards.tokens import Tokens
 from rewards.weights import WrongWeights, load_state, read_folder
 
@@ -128,7 +128,7 @@ class ClipFlanT5(nn.Module):
         """The model in a folder as published, with CLIP's own configuration file. Raises `WrongWeights`."""
         from huggingface_hub.errors import StrictDataclassError
 
-        config, vision = _read_json(folder / "config.json"), _read_json(tower)
+        config, vision = read_json(folder / "config.json"), read_json(tower)
         other = {key: config[key] for key, value in TRAINED.items() if config.get(key, value) != value}
         if other:
             raise WrongWeights(f"{folder / 'config.json'} has {other}; expected {TRAINED}")
@@ -182,10 +182,3 @@ def _empty_t5(config: Mapping[str, Any]) -> Any:
     t5.to_empty(device="cpu")
     t5.set_input_embeddings(t5.shared)
     return t5
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise WrongWeights(f"{path} cannot be read as a configuration ({error}); fetch it again") from error

@@ -34,6 +34,8 @@ def run(job: Mapping[str, Any], runner: Path = RUNNER, lock: Path = LOCK) -> dic
         ask, answer = Path(folder, "job.json"), Path(folder, "answer.json")
         ask.write_text(json.dumps(job), encoding="utf-8")
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONPATH": ""}
+        if job.get("device", "cpu") == "cpu":
+            offline["CUDA_VISIBLE_DEVICES"] = ""  # where it sees one, hpsv2 scores on it in half precision
         _call([str(interpreter(lock)), "-W", "ignore", str(runner), str(ask), str(answer)], offline)
         found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
         return found
@@ -42,7 +44,7 @@ def run(job: Mapping[str, Any], runner: Path = RUNNER, lock: Path = LOCK) -> dic
 def interpreter(lock: Path = LOCK) -> Path:
     """The python of the lock's environment, built if it is not there. Raises `OfficialFailed`."""
     home = home_of(lock)
-    python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = home / "bin" / "python"
     if not (home / READY).is_file():
         shutil.rmtree(home, ignore_errors=True)  # half of one, of a build that was interrupted
         _build(lock, home, python)

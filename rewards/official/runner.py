@@ -111,8 +111,10 @@ def timed(score: Score, repeats: int) -> list[float]:
 
 def peak_mib() -> float:
     """The most memory that this process had; getrusage would count that of the process that started it."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+    status = Path("/proc/self/status")
+    if not status.exists():  # not Linux
+        return float("nan")
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[0]) / 1024
 
 
 def main() -> None:

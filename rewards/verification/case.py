@@ -32,6 +32,11 @@ class Case:
     images: Sequence[Image]
     prompts: Sequence[str]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the reward is."""
+        return next((p.device for p in self.reward.parameters()), torch.device("cpu"))
+
     @cached_property
     def tensor(self) -> Tensor:
         """The images (B, 3, H, W)."""

@@ -302,18 +302,23 @@ def half_precision_stays_near(case: Case) -> None:
 
 def autocast_changes_nothing(case: Case) -> None:
     """In a training loop's autocast the reward keeps its own precision."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(case.device.type, dtype=torch.bfloat16):
         scores = case.score(case.tensor, case.prompts)
     case.near(scores, case.scores, "scores inside autocast")
 
 
 def its_state_is_all_of_it(case: Case) -> None:
     """A copy whose tensors were lost scores the same once they are read back, without running code."""
+    for name, module in case.reward.named_modules():
+        loose = [key for key, value in vars(module).items() if isinstance(value, Tensor)]
+        hold(
+            not loose, f"{name or 'the reward'} keeps {', '.join(loose)} outside its state: register a buffer"
+        )
     copy, file = deepcopy(case.reward), io.BytesIO()
     torch.save(case.reward.state_dict(), file)
     with torch.no_grad():
-        for parameter in copy.parameters():
-            parameter.zero_()
+        for tensor in copy.state_dict().values():
+            tensor.zero_()
     file.seek(0)
     copy.load_state_dict(torch.load(file, weights_only=True))
     found = replace(case, reward=copy).scores

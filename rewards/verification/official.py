@@ -21,7 +21,7 @@ from rewards.imagereward import PUBLISHED
 from rewards.info import RewardInfo, WeightsFile
 from rewards.official.environment import run
 from rewards.tokens import OpenClipTokenizer, bert_tokenizer
-from rewards.verification.vocabularies import word_pieces
+from rewards.verification.vocabularies import write_word_pieces
 from rewards.weights import MissingWeights, check
 
 SMALL_CLIP = {
@@ -86,7 +86,7 @@ def imagereward_checkpoint(record: RewardInfo, folder: Path, *, full: bool) -> C
     A text is read letter by letter where BERT's own vocabulary is not on this machine.
     """
     config = PUBLISHED if full else SMALL_BLIP
-    vocabulary = _vocabulary(record) or _letters(folder / "vocab.txt")
+    vocabulary = _vocabulary(record) or write_word_pieces(folder / "vocab.txt")
     torch.manual_seed(0)
     ranker = BlipRanker(config).eval()
     with torch.no_grad():
@@ -155,11 +155,6 @@ def _vocabulary(record: RewardInfo) -> Path | None:
         return check(replace(record, weights=(file,)), fetch=False)["vocabulary"]
     except MissingWeights:
         return None
-
-
-def _letters(path: Path) -> Path:
-    path.write_text("\n".join(word_pieces()) + "\n", encoding="utf-8")
-    return path
 
 
 def _strengthen(model: nn.Module) -> None:

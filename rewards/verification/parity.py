@@ -6,6 +6,7 @@ the same comparison must refuse the reward's mutants.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,9 @@ class Parity:
     @property
     def error(self) -> float:
         """The largest difference as a share of the spread."""
-        return self.difference / self.spread if self.spread else 0.0
+        if not self.spread:  # scores that are all alike compare nothing
+            return math.inf if self.pairs else 0.0
+        return self.difference / self.spread
 
     @property
     def missed(self) -> list[str]:

@@ -114,7 +114,7 @@ def word_pieces() -> tuple[str, ...]:
     return ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters))
 
 
-def write_word_pieces(path: Path, _: Sizes) -> Path:
+def write_word_pieces(path: Path, _: Sizes | None = None) -> Path:
     """A vocabulary of BERT's, one piece a line."""
     path.with_suffix(".txt").write_text("\n".join(word_pieces()) + "\n", encoding="utf-8")
     return path.with_suffix(".txt")

@@ -72,6 +72,13 @@ def test_tensors_come_with_gradients(tiny: Tiny, images: Tensor) -> None:
     assert torch.equal(found.grad, expected.grad)
 
 
+def test_a_judge_is_no_reward_for_gradients_either() -> None:
+    judge = rewards.load("world-blip")
+    with pytest.raises(rewards.WrongRole, match="world-blip has the role 'judge'"):
+        rewards.tensor_fn(judge)
+    assert callable(rewards.tensor_fn(judge, use=None))
+
+
 def test_what_a_vae_decodes_is_brought_to_its_range_if_that_is_said(tiny: Tiny, images: Tensor) -> None:
     reward = tiny("world-aesthetic")
     score, decoded = rewards.tensor_fn(reward, vae_range=True), images * 2 - 1

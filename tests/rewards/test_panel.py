@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,36 @@ def test_offloaded_rewards_give_no_gradient_by_backward(
         panel.score(images.clone().requires_grad_(), PROMPTS)
     with torch.no_grad():
         assert panel.score(images.clone().requires_grad_(), PROMPTS)["clip"].shape == (3,)
+
+
+def test_towers_of_one_checkpoint_are_one_module(tiny_files: Files) -> None:
+    """Whatever layout it has."""
+    for pair in (("hpsv2", "hpsv2-antialias"), ("siglip", "siglip-again"), ("pickscore", "pickscore-again")):
+        records = [replace(tiny_record(rewards.info(pair[0])), name=name) for name in pair]
+        panel = Panel(records, weights=dict.fromkeys(pair, tiny_files(pair[0])))
+        first, second = (panel[name].towers for name in pair)
+        assert first is second
+
+
+def test_an_offloaded_panel_keeps_prompts_too(
+    panel_of: Callable[..., Panel], images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = panel_of("pickscore", offload=True)
+    calls = counted(panel, monkeypatch)
+    with torch.no_grad():
+        first = panel.score(images, PROMPTS)
+        second = panel.score(images, PROMPTS)
+    assert calls["prompts"] == [2]
+    assert torch.equal(first["pickscore"], second["pickscore"])
+
+
+def test_another_precision_forgets_prompts(panel_of: Callable[..., Panel], images: Tensor) -> None:
+    panel = panel_of("pickscore")
+    with torch.no_grad():
+        panel.score(images, PROMPTS)
+        half = panel.to(torch.bfloat16).score(images, PROMPTS)
+        fresh = panel_of("pickscore").to(torch.bfloat16).score(images, PROMPTS)
+    assert torch.equal(half["pickscore"], fresh["pickscore"])
 
 
 def test_a_panel_is_of_different_rewards() -> None:

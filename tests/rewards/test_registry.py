@@ -195,3 +195,8 @@ def test_a_plug_in_cannot_take_a_built_in_name(tmp_path: Path, monkeypatch: pyte
     plug_in(tmp_path, monkeypatch, "clip = plugged_e:Clip", plugged_e="")
     with pytest.raises(ValueError, match="plugged_e:Clip takes the name of the built-in reward 'clip'"):
         rewards.names()
+
+
+def test_an_unknown_precision_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(rewards.UnknownName, match="did you mean bfloat16"):
+        rewards.load("hpsv3", dtype="bfloat")

@@ -103,6 +103,9 @@ def _model(files: Mapping[str, Path], vocabulary: int) -> tuple[Qwen2VLForCondit
     for key in model.state_dict():  # transformers 5 moved both halves into one
         names[key] = key.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
     model.load_state_dict({key: state[name] for key, name in names.items()})
+    for name, buffer in model.named_buffers():
+        if "inv_freq" in name:  # train.py: model.to(torch.bfloat16) rounds what is not trained as well
+            buffer.data = buffer.to(torch.bfloat16).to(torch.float32)
     width = config.text_config.hidden_size
     head = nn.Sequential(
         nn.Linear(width, 1024), nn.ReLU(), nn.Dropout(0.05), nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 2)

@@ -162,14 +162,10 @@ class Hidden(Honest):
 
     def _build(self, files: Any) -> None:
         super()._build(files)
-        self.seen: list[int] = []
+        self.offset = torch.ones(())
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        fresh = not bool(self.state_dict())
-        return super()._score(pixels, prompts) + fresh
-
-    def load_state_dict(self, *args: Any, **options: Any) -> Any:
-        return None
+        return super()._score(pixels, prompts) + self.offset.to(pixels)
 
 
 BROKEN: dict[type[Reward], tuple[str, str]] = {

@@ -55,6 +55,9 @@ def test_every_class_of_a_built_in_reward_has_a_reference() -> None:
 def test_a_difference_or_an_unnoticed_mutant_is_no_pass() -> None:
     fine = Parity("clip", "clip-224", "it", "random", 4, spread=2.0, difference=0.001)
     assert fine.ok
+    assert not Parity(
+        "clip", "clip-224", "it", "random", 4, spread=0.0, difference=0.0
+    ).ok  # nothing was told
     assert not Parity("clip", "clip-224", "it", "random", 4, spread=2.0, difference=0.1).ok
     unnoticed = Parity("clip", "clip-224", "it", "random", 4, 2.0, 0.001, mutants={"a": 0.001, "b": 1.0})
     assert unnoticed.missed == ["a"]
