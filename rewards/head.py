@@ -58,5 +58,5 @@ class ScoreHead(Wide):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """``embedding`` (B, width) to scores (B,)."""
-        score: Tensor = self.layers(embedding.to(self.layers[0].weight.dtype))
+        score: Tensor = self.layers(embedding.to(next(self.parameters()).dtype))
         return score[:, 0]

@@ -112,7 +112,7 @@ class Hpsv3(Reward):
         states = self.qwen.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
         last = before.shape[1] + seen.shape[1] + ends - 1
         images = torch.arange(len(prompts), device=last.device)
-        mean: Tensor = self.rm_head(states[images, last].to(self.rm_head[0].weight.dtype))[:, 0]
+        mean: Tensor = self.rm_head(states[images, last].to(next(self.rm_head.parameters()).dtype))[:, 0]
         return mean
 
     def _see(self, pixels: Tensor) -> Tensor:

@@ -227,13 +227,13 @@ class _Levels(torch.autograd.Function):
         return (values + 0.5).floor_().clamp_(0, 255)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        (inside,) = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        inside: Tensor = ctx.saved_tensors[0]
         return gradient * inside
 
 
 def _levels(values: Tensor) -> Tensor:
-    found: Tensor = _Levels.apply(values)
+    found: Tensor = _Levels.apply(values)  # type: ignore[no-untyped-call]
     return found
 
 
