@@ -176,7 +176,7 @@ def generation_settings(
 ) -> dict[str, Any]:
     """What changes images, and nothing else: limit, seeds, batch size, device and names are left out."""
     hashes = {name: pipelines.component_sha256(place) for name, place in system.replaced.items()}
-    settings = {
+    settings: dict[str, Any] = {
         "pipeline_sha256": pipelines.pipeline_sha256(folder),
         "text_encoder_sha256": hashes.get("text_encoder"),
         "append": system.append,

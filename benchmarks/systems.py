@@ -196,7 +196,7 @@ def _beside(path: Path, place: str) -> str:
 
 
 def _window(path: Path, entry: Mapping[str, Any]) -> Window:
-    share, weights = entry.get("share", 1.0), entry.get("weights")
+    share, weights = entry.get("share", 1.0), entry.get("weights") or {}
     numbers = isinstance(share, (int, float)) and 0 < share <= 1 and isinstance(weights, dict) and weights
     if not numbers or set(entry) > {"share", "weights"} or not all(
         isinstance(weight, (int, float)) and not isinstance(weight, bool) for weight in weights.values()

@@ -218,7 +218,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = MappingProxyType(
 def _typed(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values in their fields' types; a TOML list becomes a tuple."""
     annotations = {field.name: str(field.type) for field in fields(TrainConfig)}
-    typed = {}
+    typed: dict[str, Any] = {}
     for name, value in values.items():
         if name not in annotations:
             raise UnknownName(f"field in {where}", name, annotations)

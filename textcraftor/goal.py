@@ -37,14 +37,14 @@ class Graded:
 def decode(vae: Any, latents: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] of clean latents, with gradients where pixels are not clipped."""
     scaled = latents / vae.config.scaling_factor
-    pixels = vae.decode(scaled.to(vae.dtype)).sample.float()
+    pixels: Tensor = vae.decode(scaled.to(vae.dtype)).sample.float()
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 
 def encode_images(vae: Any, images: Tensor) -> Tensor:
     """Clean latents of images (B, 3, H, W) in [0, 1]: the mean of the encoder's distribution, scaled."""
     found: Tensor = vae.encode((images * 2 - 1).to(vae.dtype)).latent_dist.mode()
-    return found.float() * vae.config.scaling_factor
+    return found.float() * float(vae.config.scaling_factor)
 
 
 def grade(

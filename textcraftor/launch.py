@@ -39,3 +39,7 @@ def main() -> None:
         sys.path.insert(0, str(ROOT))
         import_module("benchmarks.doctor").SHADOWED.update(hidden)
     import_module("benchmarks.cli").main()
+
+
+if __name__ == "__main__":  # accelerate launch --module textcraftor.launch train ...
+    main()

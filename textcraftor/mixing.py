@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textcraftor.config import ConfigError
 from textcraftor.drawing import ORIGINAL
 from textcraftor.pipeline import ENCODERS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def parse_weights(terms: list[str]) -> dict[str, float]:
@@ -38,6 +42,7 @@ def average_weights(weights: Mapping[Path, float], out: Path) -> None:
 
     Raises ConfigError for encoders that are not of one architecture.
     """
+    import torch
     from safetensors.torch import load_file, save_file
 
     first = next(iter(weights))
@@ -52,7 +57,7 @@ def average_weights(weights: Mapping[Path, float], out: Path) -> None:
                 f"{other / name} and {first / name} are of different architectures: mix alike ones"
             )
         total = {
-            key: sum(weight * states[folder][key].float() for folder, weight in weights.items()).contiguous()
+            key: torch.stack([w * states[folder][key].float() for folder, w in weights.items()]).sum(dim=0)
             for key in states[first]
         }
         (out / name).mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,7 @@ def _file(folder: Path) -> Path:
     return next((file for file in files if ".fp16" not in file.name), files[0])
 
 
-def _plain(state: Mapping[str, object]) -> dict[str, object]:
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keys with the prefix that transformers 4 needs and 5 leaves out, so that they are comparable."""
     from textcraftor.export import PREFIX
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,7 @@ class Model:
     dtype: str = "float32"
     domain: str = "open"
     """What it can draw: "open", or the name of the one world it was made for."""
-    training: Mapping[str, Any] = MappingProxyType({})
+    training: Mapping[str, Any] = field(default_factory=dict)
     """Fields of TrainConfig in which it differs from the usual."""
 
 

@@ -46,9 +46,8 @@ class Denoiser:
             added = {"text_embeds": c.pooled, "time_ids": self.time_ids.expand(len(c.embeds), -1)}
         inputs = torch.cat([z] * copies).to(self.unet.dtype)
         hidden = c.embeds.to(self.unet.dtype)
-        output = self.unet(inputs, t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample.to(
-            z.dtype
-        )
+        told = {"encoder_hidden_states": hidden, "added_cond_kwargs": added}
+        output: Tensor = self.unet(inputs, t, **told).sample.to(z.dtype)
         if copies == 1:
             return output
         without, with_text = output.chunk(2)

@@ -10,6 +10,7 @@ was killed ends with the very weights of one that was not (CPU, same batches).
 
 from __future__ import annotations
 
+import json
 import platform
 import resource
 import sys
@@ -143,7 +144,7 @@ class _Run:
         drawing = Drawing(pipe, Schedule(config.sampler, config.steps, config.guidance or 0.0, config.size))
         self.pairs = read_pairs(Path(config.pairs), drawing.size) if config.pairs else None
         self.source = prompts or (self.pairs.source if self.pairs else find_prompts(config.prompts))
-        self.held = validation or (find_prompts(config.validation) if config.validate_every else None)
+        held = validation or (find_prompts(config.validation) if config.validate_every else None)
         self.tuned = Tuned(pipe, config, drawing.guided)
         if config.start:
             self.tuned.start_from(Path(config.start))
@@ -154,9 +155,7 @@ class _Run:
         self.objective = Objective(
             self.tuned, config, self.mix, self.denoiser, drawing.latent_shape, self._cache(), self.pairs
         )
-        self.validator = self.held and Validator(
-            self.tuned, config, self.mix, self.selection, self.denoiser, drawing.latent_shape, self.held
-        )
+        self.validator = self._validator(drawing.latent_shape, held) if held else None
         self.order = Order(self.source, config.seed, config.noises)
         self.parameters = self.tuned.trained()
         self.optimiser = torch.optim.AdamW(
@@ -391,6 +390,11 @@ class _Run:
             pipe.vae.to(memory_format=torch.channels_last)
         return pipe
 
+    def _validator(self, latent_shape: tuple[int, int, int], source: PromptSource) -> Validator:
+        return Validator(
+            self.tuned, self.config, self.mix, self.selection, self.denoiser, latent_shape, source
+        )
+
     def _cache(self) -> PrefixCache | None:
         config = self.config
         if not config.prefix_cache:
@@ -414,7 +418,7 @@ class _Run:
         config = self.config
         return {
             "id": config.id,
-            "config": asdict(config),
+            "config": json.loads(json.dumps(asdict(config))),
             "pipeline_sha256": pipelines.pipeline_sha256(self.pipeline),
             "prompts": self.source.name,
             "prompt_count": len(self.source),

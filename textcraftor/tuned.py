@@ -115,10 +115,11 @@ class Tuned(nn.Module):
             if name in ENCODERS:
                 _adopt(self.parts[name], getattr(found, name).state_dict())
             elif (folder / name).is_dir():
-                other = type(self.parts[name]).from_pretrained(folder / name, local_files_only=True)
-                if other.config.block_out_channels != self.parts[name].config.block_out_channels:
+                own: Any = self.parts[name]
+                other = type(own).from_pretrained(folder / name, local_files_only=True)
+                if other.config.block_out_channels != own.config.block_out_channels:
                     raise MissingPipeline(f"{folder / name} is a UNet of another architecture")
-                _adopt(self.parts[name], other.state_dict())
+                _adopt(own, other.state_dict())
 
     def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
         """Write what was tuned as folders that transformers and diffusers read, adapters merged.

@@ -52,7 +52,7 @@ def train(
     from textcraftor.sources import of_texts
 
     source = None
-    if prompts in SUITES:
+    if prompts is not None and prompts in SUITES:
         source = of_texts(prompts, [prompt.text for prompt in prompt_set(prompts).prompts])
     made = make_config(
         model,

@@ -26,7 +26,9 @@ def vae(tiny_pipeline: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def mix() -> Mix:
-    return Mix(Panel(["world-rule", "world-clip"]), {"world-rule": Part(0.5), "world-clip": Part(0.1)})
+    return Mix(
+        Panel(["world-aesthetic", "world-clip"]), {"world-aesthetic": Part(0.5), "world-clip": Part(0.1)}
+    )
 
 
 @pytest.fixture
@@ -41,17 +43,17 @@ def test_it_is_the_gradient_of_the_decoded_images_rewards(vae: Any, mix: Mix, la
     total = mix.score(images, TEXTS).total
     (expected,) = torch.autograd.grad(total.sum(), leaf)
     assert float(expected.abs().max()) > 0
-    torch.testing.assert_close(found.gradient, expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.gradient, expected, rtol=1e-3, atol=2e-6)
     torch.testing.assert_close(found.total, total)
     torch.testing.assert_close(found.images, images.detach())
-    assert set(found.norms) == set(found.scores) == {"world-rule", "world-clip"}
+    assert set(found.norms) == set(found.scores) == {"world-aesthetic", "world-clip"}
     assert not found.skipped
 
 
 def test_slices_change_nothing(vae: Any, mix: Mix, latents: Tensor) -> None:
     whole = grade(latents, TEXTS, vae=vae, mix=mix)
     parts = grade(latents, TEXTS, vae=vae, mix=mix, slices=2)
-    torch.testing.assert_close(parts.gradient, whole.gradient, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(parts.gradient, whole.gradient, rtol=1e-3, atol=2e-6)
     torch.testing.assert_close(parts.total, whole.total)
 
 
@@ -69,7 +71,7 @@ def test_a_row_that_is_not_finite_is_left_out_alone(vae: Any, mix: Mix, latents:
     found = grade(broken, TEXTS, vae=vae, mix=mix, slices=2)
     assert found.skipped == (1,)
     assert not found.gradient[1].any()
-    torch.testing.assert_close(found.gradient[[0, 2]], whole.gradient[[0, 2]], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.gradient[[0, 2]], whole.gradient[[0, 2]], rtol=1e-3, atol=2e-6)
 
 
 def test_clipped_pixels_pass_no_gradient(mix: Mix) -> None:

@@ -23,6 +23,9 @@ from textcraftor.config import ConfigError, TrainConfig, make_config
 from textcraftor.goal import NotFinite
 from textcraftor.train import train
 
+# inside diffusers
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 REWARDS = '''
 from rewards import Reward, RewardInfo, register
 

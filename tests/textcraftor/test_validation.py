@@ -21,6 +21,9 @@ from textcraftor.sources import of_texts
 from textcraftor.tuned import Tuned
 from textcraftor.validation import NOISES, VALIDATION_SEED, Validation, Validator, alarm, change
 
+# inside diffusers
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 PROMPTS = ["a cat", "a dog", "a hen", "a cow", "a pig"]
 
 
@@ -28,7 +31,6 @@ def validation(update: int, selection: list[float], trained: list[float]) -> Val
     return Validation(update, {"chosen": selection, "trained": trained}, None, 0.0)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_it_sees_the_images_that_a_run_draws(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
