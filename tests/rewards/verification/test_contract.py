@@ -185,7 +185,7 @@ BROKEN: dict[type[Reward], tuple[str, str]] = {
     Dice: ("the_same_again", "scoring draws random numbers"),
     Keeps: ("the_same_again", "after a call in inference mode there are no gradients"),
     Coarse: ("half_precision_stays_near", "scores in bfloat16: "),
-    Hidden: ("its_state_is_all_of_it", "a copy scores"),
+    Hidden: ("its_state_is_all_of_it", "the reward keeps offset outside its state"),
 }
 
 
