@@ -19,7 +19,7 @@ from textcraftor.conditioning import with_encoders
 from textcraftor.config import ConfigError, TrainConfig
 from textcraftor.drawing import Drawing
 from textcraftor.export import ADAPTERS, export_adapters, export_diffusers, export_single_file
-from textcraftor.pipeline import Schedule, load
+from textcraftor.pipeline import MICRO, Schedule, load
 from textcraftor.prompts import initial_latents
 from textcraftor.tuned import Tuned
 
@@ -45,13 +45,13 @@ def pipe(tiny_pipeline: Path) -> Any:
     return load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
 
 
-def tune(pipe: Any, folder: Path, **settings: Any) -> Tuned:
+def tune(pipe: Any, folder: Path, change: float = 0.3, **settings: Any) -> Tuned:
     """As if it had been trained: every trained weight is moved, and the result saved."""
     tuned = Tuned(pipe, TrainConfig("tiny", rewards="world-pick=1", **settings), guided=True)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in tuned.trained().values():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(change * torch.randn(parameter.shape, generator=generator))
     tuned.save(folder)
     return tuned
 
@@ -70,15 +70,17 @@ def test_an_unmodified_pipeline_draws_the_same(pipe: Any, tiny_pipeline: Path, t
         TEXTS, latents=initial_latents([1, 2], (4, 8, 8)), num_inference_steps=3, guidance_scale=3.0,
         output_type="np",
     ).images  # fmt: skip
-    assert (image == drawn(tuned.pipeline)).all()
-    assert (image != drawn(pipe)).any()
+    np.testing.assert_allclose(image, drawn(tuned.pipeline), atol=1e-5)
+    assert np.abs(image - drawn(pipe)).max() > 1e-2
 
 
-def test_a_pipeline_of_2024_draws_the_same(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_a_pipeline_of_2024_draws_the_same(tmp_path: Path) -> None:
     """Under transformers 4.46 and diffusers 0.30, in whose environment the official rewards run."""
-    tuned = tune(pipe, tmp_path / "tuned")
-    export_diffusers(tiny_pipeline, tmp_path / "tuned", tmp_path / "out")
-    np.save(tmp_path / "latents.npy", initial_latents([1, 2], (4, 8, 8)).numpy())
+    micro = load(MICRO, device="cpu", dtype="float32", sampler="ddim")
+    tuned = tune(micro, tmp_path / "tuned", 0.02)
+    export_diffusers(MICRO, tmp_path / "tuned", tmp_path / "out")
+    noise = initial_latents([1, 2], Drawing(micro, SCHEDULE).latent_shape)
+    np.save(tmp_path / "latents.npy", noise.numpy())
     command = [
         str(interpreter()), "-W", "ignore", "-c", OLD, str(tmp_path / "out"), str(tmp_path / "latents.npy"),
         json.dumps(TEXTS), str(tmp_path / "images.npy"),
@@ -86,8 +88,8 @@ def test_a_pipeline_of_2024_draws_the_same(pipe: Any, tiny_pipeline: Path, tmp_p
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     images = np.load(tmp_path / "images.npy")
-    np.testing.assert_allclose(images, drawn(tuned.pipeline), atol=1e-4)
-    assert np.abs(images - drawn(pipe)).max() > 1e-2
+    np.testing.assert_allclose(images, drawn(tuned.pipeline), atol=1e-3)
+    assert np.abs(images - drawn(micro)).max() > 0.1
 
 
 @pytest.mark.parametrize("trains", [("text_encoder",), ("text_encoder", "unet")])
