@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import generate
 from benchmarks.run import Outcome, Plan, Request, execute, plan
 from benchmarks.systems import SYSTEMS
 from leaderboards.journal import MixedIds, RunFolderError, exclusive
 from leaderboards.records import RunFolder, frame
 from rewards.registry import UnknownName
+from textcraftor.drawing import Drawing
 from textcraftor.pipeline import MissingPipeline
 from textcraftor.progress import Silent
 
@@ -166,8 +166,8 @@ def test_an_image_drawn_again_with_other_pixels_is_scored_again(
 ) -> None:
     first = run(request_for())
     (first.path / "images" / "00003-0.png").unlink()
-    draw = generate.draw
-    monkeypatch.setattr(generate, "draw", lambda *arguments: 1 - draw(*arguments))
+    draw = Drawing.draw
+    monkeypatch.setattr(Drawing, "draw", lambda *arguments: 1 - draw(*arguments))
     again = run(request_for())
     assert again.made == 2  # the image and its score
     assert again.complete
@@ -292,15 +292,15 @@ def test_a_reward_that_breaks_on_one_prompt_fails_for_it_alone(
 def test_an_image_that_is_not_finite_is_missing_with_its_reason(
     request_for: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = generate.draw
+    draw = Drawing.draw
 
-    def broken(pipe: object, texts: list[str], latents: object, schedule: object) -> object:
-        images = draw(pipe, texts, latents, schedule)  # type: ignore[arg-type]
+    def broken(drawing: Drawing, texts: list[str], latents: object) -> object:
+        images = draw(drawing, texts, latents)  # type: ignore[arg-type]
         images[["a cat 1" in text for text in texts]] = float("nan")
         return images
 
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "draw", broken)
+        patch.setattr(Drawing, "draw", broken)
         outcome = run(request_for())
     assert list(outcome.missing.values()) == ["the pipeline gave pixels that are not finite"]
     assert (outcome.images, outcome.columns[0].scored, outcome.complete) == (7, 7, False)
@@ -310,14 +310,14 @@ def test_an_image_that_is_not_finite_is_missing_with_its_reason(
 def test_a_batch_that_does_not_fit_is_halved(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    draw = generate.draw
+    draw = Drawing.draw
 
-    def small_memory(pipe: object, texts: list[str], *rest: object) -> object:
+    def small_memory(drawing: Drawing, texts: list[str], *rest: object) -> object:
         if len(texts) > 2:
             raise torch.OutOfMemoryError
-        return draw(pipe, texts, *rest)  # type: ignore[arg-type]
+        return draw(drawing, texts, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(generate, "draw", small_memory)
+    monkeypatch.setattr(Drawing, "draw", small_memory)
     outcome = run(request_for(batch_size=8))
     assert outcome.complete
     assert [len(batch) for batch in RunFolder(outcome.path).batches()] == [2, 2, 2, 2]
@@ -330,15 +330,15 @@ def test_only_halves_that_lack_an_image_are_drawn(
 
     whole = run(request_for(batch_size=4))
     (whole.path / "images" / "00003-0.png").unlink()
-    draw, drawn = generate.draw, []
+    draw, drawn = Drawing.draw, []
 
-    def small_memory(pipe: object, texts: list[str], *rest: object) -> object:
+    def small_memory(drawing: Drawing, texts: list[str], *rest: object) -> object:
         if len(texts) > 2:
             raise torch.OutOfMemoryError
         drawn.extend(texts)
-        return draw(pipe, texts, *rest)  # type: ignore[arg-type]
+        return draw(drawing, texts, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(generate, "draw", small_memory)
+    monkeypatch.setattr(Drawing, "draw", small_memory)
     again = run(request_for(batch_size=4))
     assert again.complete
     assert len(drawn) == 2
@@ -440,7 +440,7 @@ def test_another_environment_is_noted(request_for: Requests, monkeypatch: pytest
             notes.append(message)
 
     run(request_for())
-    monkeypatch.setattr("benchmarks.provenance.versions", lambda: {"torch": "99"})
+    monkeypatch.setattr("textcraftor.provenance.versions", lambda: {"torch": "99"})
     execute(plan(request_for()), Notes())
     assert any("torch" in note and "now 99" in note for note in notes)
 
