@@ -45,12 +45,11 @@ MODELS: Mapping[str, Model] = MappingProxyType(
                 {
                     "prompts": "world",
                     "validation": "world-validation",
-                    "rewards": "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=1",
+                    "rewards": "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=3",
                     "calibration": "world",
                     "selection": "world-siglip",
-                    "lr": 1e-4,
-                    "batch": 8,
-                    "updates": 200,
+                    "lr": 5e-5,
+                    "updates": 150,
                     "validate_every": 25,
                     "save_every": 25,
                 }

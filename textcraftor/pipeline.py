@@ -27,6 +27,9 @@ INDEX = "model_index.json"
 NOT_DRAWING = ("safety_checker", "feature_extractor", "image_encoder")
 """Components that do not change what is drawn: neither loaded nor hashed."""
 
+SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
+"""What must be alike of two text encoders of which one takes the other's place."""
+
 ENCODERS = ("text_encoder", "text_encoder_2")
 NO_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
 HUB_PATTERNS = (INDEX, "*/config.json", "*/*.safetensors.index.json", "scheduler/*", "tokenizer*/*")
@@ -265,10 +268,11 @@ def load_encoders(pipe: Any, folder: Path) -> Any:
             own = getattr(pipe, name)
             kind = ("transformers", type(own).__name__)
             model = _load_component(kind, folder / name, str(own.dtype).removeprefix("torch."), None)
-            if model.config.hidden_size != own.config.hidden_size:
+            other = [key for key in SIZES if getattr(model.config, key) != getattr(own.config, key)]
+            if other:
                 raise MissingPipeline(
-                    f"{folder / name} is {model.config.hidden_size} wide, the pipeline's "
-                    f"{own.config.hidden_size}: it was made for another model"
+                    f"{folder / name} has {other[0]} {getattr(model.config, other[0])}, the pipeline's own "
+                    f"{getattr(own.config, other[0])}: it was made for another model"
                 )
             found[name] = model.to(pipe.device)
     if not found:

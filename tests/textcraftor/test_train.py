@@ -396,4 +396,50 @@ def test_profiles_of_the_embedded_pipeline_are_ready_to_run() -> None:
     assert rewards.info(made.selection).role == "selection"
 
 
+def test_an_encoder_of_another_architecture_is_refused(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    from textcraftor.pipeline import MICRO
+
+    with pytest.raises(ValueError, match=r"has hidden_size 128, the pipeline's own 16: .* another model"):
+        train(config_for(start=str(MICRO)), tmp_path / "out", device="cpu")
+
+
+def test_a_tracker_is_told_every_update(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(config_for(trackers=("tensorboard",), validate_every=0), tmp_path / "out", device="cpu")
+    events = EventAccumulator(str(tmp_path / "out" / "tcbench"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("grad_norm")] == [1, 2, 3, 4]
+    logged = [row["grad_norm"] for row in TrainFolder(tmp_path / "out").rows(LOG)]
+    assert [event.value for event in events.Scalars("grad_norm")] == pytest.approx(logged)
+
+
+def test_the_alarm_ends_a_run_for_good(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("textcraftor.train.alarm", lambda now, earlier, name: "too far" if earlier else "")
+    made = config_for(selection="world-siglip", stop_on_alarm=True, updates=6)
+    done = train(made, tmp_path / "out", device="cpu")
+    assert (done.updates, done.alarm) == (2, "too far")
+    again = train(made, tmp_path / "out", device="cpu")
+    assert (again.updates, again.alarm) == (2, "too far")
+    going_on = train(config_for(selection="world-siglip", updates=6), tmp_path / "free", device="cpu")
+    assert going_on.updates == 6
+
+
+def test_the_checkpoint_is_the_one_that_selection_likes_best(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    done = train(config_for(selection="world-siglip", updates=6), tmp_path / "out", device="cpu")
+    rows = TrainFolder(tmp_path / "out").rows(VALIDATION)
+    means = {row["update"]: row["means"]["world-siglip"] for row in rows if row["update"]}
+    assert done.best == max(means, key=means.__getitem__)
+    kept = json.loads((tmp_path / "out" / "best" / "checkpoint.json").read_text())
+    assert kept["update"] == done.best
+    assert not (tmp_path / "out" / "best" / "state.safetensors").exists()
+    assert len(list((tmp_path / "out" / "checkpoints").iterdir())) == 2  # `keep`
+
+
 _ = Reward, RewardInfo  # what the file of toy rewards uses

@@ -365,3 +365,34 @@ def test_bars_are_drawn_on_a_terminal() -> None:
     assert "images" in shown
     assert "4/4" in shown
     assert "note: a remark" in shown
+
+
+def test_training_on_the_command_line_ends_with_a_model_to_run(
+    tcbench: Command, tiny_pipeline: Path, prompt_file: Path, toy_rewards: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        "train", "--model", tiny_pipeline, "--out", tmp_path / "tuned", "--prompts", prompt_file,
+        "--device", "cpu", "--rewards", f"{toy_rewards}:Brightness=1", "--updates", "2", "--set", "batch=2", "--set", "steps=2",
+        "--set", "tuned_steps=1", "--set", "drawn_tuned_steps=1", "--set", "validate_every=0",
+    ]  # fmt: skip
+    code, out, err = tcbench(*arguments)
+    assert code == 0, err
+    assert re.search(r"trained: \S+/tuned  2 updates, the checkpoint after 2 is used", out)
+    assert "next: tcbench run --model" in out
+    code, out, _ = tcbench(*arguments, "--dry-run", "--json")
+    assert (code, json.loads(out)["batch"]) == (0, 2)
+    run = ["run", "--model", tmp_path / "tuned", "--prompts", prompt_file, "--limit", "2", "--device", "cpu",
+           "--rewards", f"{toy_rewards}:Brightness", "--out", tmp_path / "runs"]  # fmt: skip
+    code, out, err = tcbench(*run)
+    assert code == 0, err
+    code, out, err = tcbench("mix", f"{tmp_path / 'tuned'}=0.5", "original=0.5", "--out", tmp_path / "half")
+    assert code == 0, err
+    code, out, err = tcbench(
+        "export", tmp_path / "tuned", "--to", "single-file", "--out", tmp_path / "single"
+    )
+    assert code == 0, err
+    code, out, err = tcbench("export", tmp_path / "tuned", "--to", "lora", "--out", tmp_path / "lora")
+    assert (code, err.count("\n")) == (1, 1)
+    code, out, err = tcbench(*arguments, "--set", "learning_rate=1")
+    assert code == 2
+    assert "no field in --set is called 'learning_rate'" in err
