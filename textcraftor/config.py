@@ -162,7 +162,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "checkpointing": True,
         },
         "default": {},
-        "quick": {"updates": 40, "validate_every": 20, "validation_prompts": 16},
+        "quick": {"updates": 12, "batch": 4, "validate_every": 6, "validation_prompts": 8, "lr": 1e-4},
     }
 )
 

@@ -1,0 +1,34 @@
+"""TextCraftor on the shipped pipeline and rewards, for a minute: what is trained for rises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.run import Request, execute, plan
+from leaderboards.records import RunFolder
+from textcraftor.checkpoint import VALIDATION, TrainFolder
+from textcraftor.config import make_config
+from textcraftor.progress import Silent
+from textcraftor.train import train
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
+def test_a_minute_of_training_raises_what_it_is_for(tmp_path: Path) -> None:
+    config = make_config("micro", profile="quick", rewards="world-aesthetic=1,world-hps=1")
+    done = train(config, tmp_path / "tuned", device="cpu")
+    assert done.updates == 12
+    last = TrainFolder(tmp_path / "tuned").rows(VALIDATION)[-1]
+    assert last["changes"]["trained"][1] > 0  # the lower end of the interval
+    request = Request(
+        model=str(tmp_path / "tuned"),
+        limit=2,
+        rewards=["world-aesthetic"],
+        device="cpu",
+        out=tmp_path / "runs",
+    )
+    outcome = execute(plan(request), Silent())
+    assert outcome.complete
+    details = RunFolder(outcome.path).header.details
+    assert list(details["trained_on"]) == ["world-aesthetic", "world-hps"]
