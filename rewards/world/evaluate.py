@@ -76,13 +76,13 @@ def oracle(count: int, seed: int, clean: bool) -> OracleReport:
     )
 
 
-def alignment(reward: Reward, count: int, seed: int) -> dict[str, float]:
+def alignment(reward: Reward, count: int, seed: int, *, retrieved: int = 100) -> dict[str, float]:
     """Accuracy of an alignment reward on fresh renders with full captions.
 
     ``near_miss``: share where the right caption beats one with a single attribute swapped, and the same under
     each attribute's name; ``picture``: share where the right picture beats one with an attribute swapped, in
-    the same style, so that quality cannot decide; ``retrieval``: share of images whose own caption is the
-    best of 100.
+    the same style, so that quality cannot decide; ``retrieval``: share of the first images whose own caption
+    is the best of theirs, of ``retrieved`` (0: left out, for it needs their square of scores).
     """
     rng = np.random.default_rng(seed)
     scenes = data.random_scenes(rng, count)
@@ -92,12 +92,14 @@ def alignment(reward: Reward, count: int, seed: int) -> dict[str, float]:
     misses = [data.near_miss(rng, s, of=(name,)) for s, name in zip(scenes, swapped, strict=True)]
     wrong = data.captions(rng, misses, detail=1.0)
     better = _score(reward, images, right) > _score(reward, images, wrong)
-    first, texts = images[:100], right[:100]
-    table = np.stack([_score(reward, image.expand(100, -1, -1, -1), texts) for image in first])
     found = {str(name): float(better[swapped == name].mean()) for name in np.unique(swapped)}
     right_picture = _score(reward, images, right) > _score(reward, data.pictures(rng, misses), right)
     found |= {"near_miss": float(better.mean()), "picture": float(right_picture.mean())}
-    return found | {"retrieval": float((table.argmax(1) == np.arange(100)).mean())}
+    if retrieved:
+        first, texts = images[:retrieved], right[:retrieved]
+        table = np.stack([_score(reward, image.expand(retrieved, -1, -1, -1), texts) for image in first])
+        found["retrieval"] = float((table.argmax(1) == np.arange(retrieved)).mean())
+    return found
 
 
 def preference(reward: Reward, rater: Rater, count: int, seed: int) -> dict[str, float]:
