@@ -372,8 +372,9 @@ def test_training_on_the_command_line_ends_with_a_model_to_run(
 ) -> None:
     arguments = [
         "train", "--model", tiny_pipeline, "--out", tmp_path / "tuned", "--prompts", prompt_file,
-        "--device", "cpu", "--rewards", f"{toy_rewards}:Brightness=1", "--updates", "2", "--set", "batch=2", "--set", "steps=2",
-        "--set", "tuned_steps=1", "--set", "drawn_tuned_steps=1", "--set", "validate_every=0",
+        "--device", "cpu", "--rewards", f"{toy_rewards}:Brightness=1", "--updates", "2",
+        "--set", "batch=2", "--set", "steps=2", "--set", "tuned_steps=1", "--set", "drawn_tuned_steps=1",
+        "--set", "validate_every=0",
     ]  # fmt: skip
     code, out, err = tcbench(*arguments)
     assert code == 0, err
