@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RECORD, STATE, CHECKPOINT, SYSTEM = "train.json", "state.safetensors", "checkpoint.json", "system.toml"
+DECIDE = ("id", "pipeline_sha256", "prompts_sha256", "start_sha256", "rewards")
+"""Entries of the record in which a run that is gone on with must be as it was."""
+
 LOG, VALIDATION = "log.jsonl", "validation.jsonl"
 
 
@@ -40,9 +43,15 @@ class Checkpoint:
 
     def tensors(self, device: str) -> dict[str, Tensor]:
         """What training goes on from."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(self.path / STATE, device=device)
+        try:
+            return load_file(self.path / STATE, device=device)
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(
+                f"{self.path / STATE} is damaged ({error}); remove {self.path} to go on from an earlier one"
+            ) from error
 
 
 class TrainFolder:
@@ -62,7 +71,7 @@ class TrainFolder:
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
         if known is None and self.path.is_dir() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path} holds other things than a training run: choose another --out")
-        if known is not None and known["id"] != record["id"]:
+        if known is not None and any(known.get(key) != record.get(key) for key in DECIDE):
             raise ConfigError(
                 f"{self.path} is of another training run ({_difference(known, record)}): choose another "
                 "--out, or remove it"
@@ -90,10 +99,14 @@ class TrainFolder:
         """A checkpoint after ``update`` updates; ``write`` adds what is drawn with. Keeps the newest few."""
         path = self.path / "checkpoints" / f"{update:06d}"
         with _whole(path) as temporary:
+            from safetensors import SafetensorError
             from safetensors.torch import save_file
 
-            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / STATE)
-            write(temporary)
+            try:
+                save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / STATE)
+                write(temporary)
+            except SafetensorError as error:  # no OSError, also where the disk is full
+                raise ConfigError(f"cannot write {path} ({error}); earlier checkpoints are whole") from error
             (temporary / CHECKPOINT).write_text(
                 json.dumps({"update": update, **record}, indent=1) + "\n", encoding="utf-8"
             )
@@ -181,5 +194,5 @@ def _difference(known: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     """The settings in which two runs differ, as words."""
     was, now = known["config"], record["config"]
     found = [f"{name} {was.get(name)!r}, now {now[name]!r}" for name in now if was.get(name) != now[name]]
-    other = [name for name in ("pipeline_sha256", "prompts_sha256") if known.get(name) != record.get(name)]
+    other = [name for name in DECIDE[1:] if known.get(name) != record.get(name)]
     return "; ".join([*found, *(f"another {name.removesuffix('_sha256')}" for name in other)][:3])

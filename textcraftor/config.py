@@ -18,7 +18,7 @@ from textcraftor.pipeline import SAMPLERS, SPACINGS
 ESTIMATORS = ("chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", "direct")
 TRAINABLE = ("text_encoder", "text_encoder_2", "unet")
 PRECISIONS = ("float32", "bfloat16")
-LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
+LR_SCHEDULES = ("constant", "linear", "cosine")
 
 
 class ConfigError(ValueError):
@@ -143,7 +143,8 @@ FREE = ("updates", "keep", "save_every", "trackers", "prefix_gigabytes", "prefix
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "paper": {
-            "rewards": "clip=100,aesthetic-v2=1,pickscore=1,hpsv2=100",
+            "rewards": "clip-cosine=100,aesthetic-v2=1,pickscore=1,hpsv2=100",
+            "calibration": "",
             "lr": 1e-6,
             "updates": 10_000,
             "batch": 256,
@@ -151,7 +152,8 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "guidance": 7.5,
         },
         "official-code": {
-            "rewards": "clip=50,aesthetic-v2=3,pickscore=1,hpsv2=100",
+            "rewards": "clip-cosine=50,aesthetic-v2=3,pickscore=1,hpsv2=100",
+            "calibration": "",
             "lr": 1e-6,
             "updates": 10_000,
             "batch": 32,
@@ -277,6 +279,8 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError(f"trains names nothing; expected some of {', '.join(TRAINABLE)}")
     if (config.estimator == "direct") != bool(config.pairs):
         raise ConfigError('the estimator "direct" and a folder of pairs need each other; set both or none')
+    if config.pairs and config.prompts:
+        raise ConfigError('pairs have texts of their own: set prompts to ""')
     if config.estimator == "conditioning" and "unet" in config.trains:
         raise ConfigError('the estimator "conditioning" gives the UNet no gradients; take "detached-chain"')
     if not config.ema < 1:

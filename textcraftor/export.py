@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from textcraftor.config import ConfigError
-from textcraftor.pipeline import ENCODERS, pipeline_files
+from textcraftor.pipeline import ENCODERS, INDEX, NOT_DRAWING, pipeline_files
 
 ADAPTERS = "pytorch_lora_weights.safetensors"
 """The name under which diffusers' `load_lora_weights` looks for adapters."""
@@ -73,18 +73,24 @@ def export_diffusers(base: Path, tuned: Path, out: Path) -> None:
     """The whole pipeline of ``base`` with the tuned parts of ``tuned`` in place of its own, in ``out``."""
     _refuse(out)
     for file in pipeline_files(base):
-        place = out / file.relative_to(base)
+        place = out / str(file.relative_to(base)).replace(".fp16", "")  # else it would want variant="fp16"
         if file.relative_to(base).parts[0] not in _parts(tuned):
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)  # the content: a hub cache holds links
+            if file.name.endswith(".index.fp16.json"):
+                place.write_text(file.read_text(encoding="utf-8").replace(".fp16", ""), encoding="utf-8")
+            else:
+                shutil.copyfile(file, place)  # the content: a hub cache holds links
     for name in _parts(tuned):
         shutil.copytree(tuned / name, out / name)
+    _leave_out(out / INDEX, NOT_DRAWING)
 
 
 def export_adapters(tuned: Path, out: Path) -> None:
     """The adapters of ``tuned`` alone. Raises ConfigError if all weights were trained."""
     if not (tuned / ADAPTERS).is_file():
-        raise ConfigError(f"{tuned} was trained without adapters (lora_rank = 0): export it --to diffusers")
+        raise ConfigError(
+            f"{tuned} holds no adapters of the base model (lora_rank = 0, or a start): take --to diffusers"
+        )
     _refuse(out)
     out.mkdir(parents=True)
     shutil.copyfile(tuned / ADAPTERS, out / ADAPTERS)
@@ -104,6 +110,15 @@ def export_single_file(tuned: Path, out: Path) -> None:
                 out / f"{name}.safetensors",
                 {"format": "pt"},
             )
+
+
+def _leave_out(index: Path, names: Iterable[str]) -> None:
+    """Say in a pipeline's index that it has none of these components."""
+    entries = json.loads(index.read_text(encoding="utf-8"))
+    entries |= {name: [None, None] for name in names if name in entries}
+    if "requires_safety_checker" in entries:
+        entries["requires_safety_checker"] = False
+    index.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
 def _parts(tuned: Path) -> list[str]:

@@ -45,7 +45,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
                 {
                     "prompts": "world",
                     "validation": "world-validation",
-                    "rewards": "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=3",
+                    "rewards": "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.75",
                     "calibration": "world",
                     "selection": "world-siglip",
                     "lr": 5e-5,

@@ -54,6 +54,8 @@ class Outcome:
     """Distance of the embedding from the original's (`drifted`)."""
     looks: int
     """How often each sample was decoded and scored."""
+    skipped: tuple[int, ...]
+    """Rows that were left out in any of these."""
 
 
 class Objective(nn.Module):
@@ -102,7 +104,9 @@ class Objective(nn.Module):
         estimate = ESTIMATORS[config.estimator](rollout, z, c, goal, draw)
         drift = drifted(c, self.tuned.encode_original(texts))
         loss = config.drift_penalty * drift - estimate.surrogate / len(samples)
-        return loss, Outcome(estimate.graded[-1], float(drift.detach()), len(estimate.graded))
+        skipped = sorted({row for graded in estimate.graded for row in graded.skipped})
+        looks = len(estimate.graded)
+        return loss, Outcome(estimate.graded[-1], float(drift.detach()), looks, tuple(skipped))
 
     def start(self, samples: Sequence[Sample]) -> tuple[Rollout, Tensor]:
         """The steps that carry gradients, and the latents before them (B, C, h, w)."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -93,4 +94,7 @@ def _read(path: Path) -> Tensor | None:
         os.utime(path)  # it was used now
         return load_file(path)["latents"]
     except FileNotFoundError:
+        return None
+    except SafetensorError:  # torn by a power cut: it is made again
+        path.unlink(missing_ok=True)
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -35,11 +36,11 @@ class Denoiser:
         self.unet, self.guidance, self.time_ids = unet, guidance, time_ids
         self.calls = self.graphs = 0
 
-    def __call__(self, z: Tensor, t: Tensor, c: Conditioning) -> Tensor:
-        """Outputs (B, C, h, w) in z's precision."""
+    def __call__(self, z: Tensor, t: Tensor, c: Conditioning, *, again: bool = False) -> Tensor:
+        """Outputs (B, C, h, w) in z's precision; ``again`` if their graph was made before, and let go."""
         copies = len(c.embeds) // len(z)
         self.calls += len(c.embeds)
-        self.graphs += len(c.embeds) * torch.is_grad_enabled()
+        self.graphs += len(c.embeds) * (torch.is_grad_enabled() and not again)
         added = None
         if c.pooled is not None:
             assert self.time_ids is not None  # what pools its text is told sizes
@@ -60,7 +61,7 @@ class Rollout:
     its gradient is due, so memory grows by latents alone.
     """
 
-    denoise: Callable[[Tensor, Tensor, Conditioning], Tensor]
+    denoise: Denoiser
     scheduler: Any
     timesteps: Tensor
     checkpointed: bool = False
@@ -70,12 +71,12 @@ class Rollout:
         scaled = self.scheduler.scale_model_input(z, t)
         if not self.checkpointed or not torch.is_grad_enabled():
             return self.denoise(scaled, t, c)
-        tensors = c.tensors
+        times = count()
 
-        def again(scaled: Tensor, *parts: Tensor) -> Tensor:
-            return self.denoise(scaled, t, Conditioning(*parts))
+        def denoise(scaled: Tensor, *parts: Tensor) -> Tensor:
+            return self.denoise(scaled, t, Conditioning(*parts), again=next(times) > 0)
 
-        found: Tensor = checkpoint(again, scaled, *tensors, use_reentrant=False)
+        found: Tensor = checkpoint(denoise, scaled, *c.tensors, use_reentrant=False)
         return found
 
     def step(self, e: Tensor, t: Tensor, z: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ from textcraftor.validation import TRAINED, Validation, Validator, alarm, save_g
 
 __all__ = ["TrainConfig", "Trained", "train"]
 
+VALIDATION_PATIENCE = timedelta(hours=6)
+"""How long processes wait for the first one, which validates."""
+
 SKIPPED_LIMIT = 20
 """Samples in a row without finite rewards or gradients after which a run ends."""
 
@@ -64,6 +68,8 @@ class Trained:
     updates: int
     best: int
     alarm: str = ""
+    main: bool = True
+    """Whether this is the process that writes and reports."""
 
 
 @dataclass
@@ -102,13 +108,21 @@ def train(
     ``accelerate launch`` every process calls it. Raises ValueError, in one line, for what cannot be done.
     """
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+    found = find_device(device)
+    if ":" in found:
+        torch.cuda.set_device(found)  # accelerate takes the current one
     accelerator = Accelerator(
-        cpu=find_device(device) == "cpu",
+        cpu=found == "cpu",
+        mixed_precision="no",  # precision is this loop's own, whatever accelerate is configured to
+        gradient_accumulation_steps=1,
         log_with=list(config.trackers) or None,
         project_dir=str(out),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            InitProcessGroupKwargs(timeout=VALIDATION_PATIENCE),
+        ],
     )
     holds = exclusive(Path(out)) if accelerator.is_main_process else nullcontext()
     with holds:
@@ -144,10 +158,14 @@ class _Run:
         drawing = Drawing(pipe, Schedule(config.sampler, config.steps, config.guidance or 0.0, config.size))
         self.pairs = read_pairs(Path(config.pairs), drawing.size) if config.pairs else None
         self.source = prompts or (self.pairs.source if self.pairs else find_prompts(config.prompts))
-        held = validation or (find_prompts(config.validation) if config.validate_every else None)
+        held = validation or self._held()
         self.tuned = Tuned(pipe, config, drawing.guided)
         if config.start:
             self.tuned.start_from(Path(config.start))
+        if config.precision != "float32":  # of what is frozen; text encoders are small, and stay as they are
+            pipe.vae.to(getattr(torch, config.precision))
+            if "unet" not in config.trains:
+                pipe.unet.to(getattr(torch, config.precision))
         self.mix, self.selection = _load_rewards(config, self.device)
         self.denoiser = Denoiser(pipe.unet, config.guidance or 0.0, _time_ids(pipe, drawing))
         if config.compile:
@@ -200,7 +218,7 @@ class _Run:
             if due or update % config.save_every == 0:
                 self._save(update, validations, warned)
         self.accelerator.end_training()
-        return Trained(self.folder.path, update, self._best(update, validations), warned)
+        return Trained(self.folder.path, update, self._best(update, validations), warned, main)
 
     # one update
 
@@ -223,21 +241,20 @@ class _Run:
         )
         if norm.isfinite():
             self.optimiser.step()
-            self._follow()
+            self._follow(update)
         self._count(outcomes, finite=bool(norm.isfinite()))
         return self._line(update, outcomes, float(norm))
 
-    def _follow(self) -> None:
-        """The averaged weights follow the trained ones."""
+    def _follow(self, update: int) -> None:
+        """The averaged weights follow the trained ones, faster at first: they begin as the original's."""
+        decay = min(self.config.ema, (1 + update) / (10 + update))
         for name, value in self.average.items():
-            value.lerp_(self.parameters[name].detach(), 1 - self.config.ema)
+            value.lerp_(self.parameters[name].detach(), 1 - decay)
 
     def _count(self, outcomes: Sequence[tuple[Sequence[Sample], Outcome]], *, finite: bool) -> None:
         """Keep the ledger; end the run when nothing is finite any more. Raises NotFinite."""
         ledger, denoiser = self.ledger, self.denoiser
-        skipped = [
-            s for samples, outcome in outcomes for s in map(samples.__getitem__, outcome.graded.skipped)
-        ]
+        skipped = [s for samples, outcome in outcomes for s in map(samples.__getitem__, outcome.skipped)]
         if not finite:
             skipped = [sample for samples, _ in outcomes for sample in samples]
         count = sum(len(samples) for samples, _ in outcomes)
@@ -245,10 +262,9 @@ class _Run:
         rows = [count, denoiser.calls, denoiser.graphs, len(skipped), looks]
         totals = self.accelerator.reduce(torch.tensor(rows, device=self.device), "sum").tolist()
         denoiser.calls = denoiser.graphs = 0
-        made = totals[2] // 2 if self.config.checkpointing else totals[2]
         ledger.samples += totals[0]
         ledger.unet_forwards += totals[1]
-        ledger.unet_backwards += made * (2 if "unet" in self.config.trains else 1)
+        ledger.unet_backwards += totals[2] * (2 if "unet" in self.config.trains else 1)
         ledger.reward_calls += totals[4] * len(self.infos)
         ledger.decodes += totals[4]
         ledger.skipped += totals[3]
@@ -302,7 +318,8 @@ class _Run:
         warned = ""
         if self.validator is not None and self.accelerator.is_main_process:
             calls = self.denoiser.calls, self.denoiser.graphs
-            found, images = self.validator.measure(update, validations)
+            with self._averaged():
+                found, images = self.validator.measure(update, validations)
             self.denoiser.calls, self.denoiser.graphs = calls  # watching is no cost of training
             if self.selection is not None:
                 warned = alarm(found, validations, self.selection.info.name)
@@ -314,6 +331,18 @@ class _Run:
                 self.progress.note(warned)
         flag = torch.tensor([float(bool(warned))], device=self.device)
         return warned or ("alarm" if float(self.accelerator.reduce(flag, "sum")[0]) else "")
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within it, the averaged weights are in place of the trained ones, if there are any."""
+        kept = {name: self.parameters[name].detach().clone() for name in self.average}
+        if self.average:
+            self.tuned.restore(self.average)
+        try:
+            yield
+        finally:
+            if self.average:
+                self.tuned.restore(kept)
 
     def _save(self, update: int, validations: Sequence[Validation], warned: str) -> None:
         if self.accelerator.is_main_process:
@@ -342,7 +371,7 @@ class _Run:
         if self.selection is None or not tuned:
             return update
         name = self.selection.info.name
-        return max(tuned, key=lambda found: found.means[name]).update
+        return max(tuned, key=lambda found: found.rank(name)).update
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that training goes on from."""
@@ -357,16 +386,19 @@ class _Run:
         newest = self.folder.newest()
         if newest is None:
             if self.accelerator.is_main_process:
-                self.folder.forget_after(0)
+                self.folder.forget_after(-1)
             return 0
         tensors = newest.tensors(self.device)
         self.tuned.restore(_under("trained.", tensors))
         for name, value in _under("average.", tensors).items():
             self.average[name].copy_(value)
         states: dict[int, dict[str, Tensor]] = {}
+        trained = list(self.parameters.values())
         for key, value in _under("optimiser.", tensors).items():
             index, name = key.split(".", 1)
-            states.setdefault(int(index), {})[name] = value
+            like = trained[int(index)]  # whose memory format the fused optimiser wants
+            kept = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            states.setdefault(int(index), {})[name] = kept
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": states, "param_groups": groups})
         self.ledger = Ledger(**newest.record["ledger"])
@@ -381,7 +413,7 @@ class _Run:
         pipe = pipelines.load(
             self.pipeline,
             device=self.device,
-            dtype=config.precision,
+            dtype="float32",
             sampler=config.sampler,
             spacing=config.spacing,
         )
@@ -389,6 +421,20 @@ class _Run:
             pipe.unet.to(memory_format=torch.channels_last)
             pipe.vae.to(memory_format=torch.channels_last)
         return pipe
+
+    def _held(self) -> PromptSource | None:
+        """Validation prompts. Raises ConfigError if checkpoints are to be chosen without any."""
+        config = self.config
+        if config.validate_every and config.validation:
+            return find_prompts(config.validation)
+        if config.selection:
+            raise ConfigError(
+                f"there is nothing to choose checkpoints on by {config.selection}: set validation to a "
+                "prompt file, and validate_every"
+            )
+        if config.validate_every:
+            self.progress.note("no validation prompts (validation = FILE): the newest checkpoint is kept")
+        return None
 
     def _validator(self, latent_shape: tuple[int, int, int], source: PromptSource) -> Validator:
         return Validator(
@@ -424,6 +470,7 @@ class _Run:
             "prompt_count": len(self.source),
             "prompts_sha256": self.source.sha256,
             "rewards": {name: self.mix.panel[name].score_id for name in self.mix.panel.names},
+            "start_sha256": pipelines.encoders_sha256(Path(config.start)) if config.start else None,
             "processes": self.accelerator.num_processes,
             "environment": environment(self.device),
         }
@@ -479,8 +526,12 @@ def _learning_rate(config: TrainConfig) -> Any:
     from diffusers.optimization import get_scheduler
 
     spare = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    rising = config.lr_schedule == "constant" and config.warmup
     schedule = get_scheduler(
-        config.lr_schedule, spare, num_warmup_steps=config.warmup, num_training_steps=config.updates
+        "constant_with_warmup" if rising else config.lr_schedule,
+        spare,
+        num_warmup_steps=config.warmup,
+        num_training_steps=config.updates,
     )
     return schedule.lr_lambdas[0]
 
@@ -496,7 +547,7 @@ def _share(samples: Sequence[Sample], accelerator: Any) -> Sequence[Sample]:
 def _kept(outcome: Outcome) -> Tensor:
     graded = outcome.graded
     kept = torch.ones(len(graded.total), dtype=torch.bool, device=graded.total.device)
-    kept[list(graded.skipped)] = False
+    kept[list(outcome.skipped)] = False
     return kept
 
 
@@ -507,11 +558,12 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _summary(found: Validation) -> str:
     """A validation in a line: changes since the first, diversity and drift."""
     if found.update == 0:
-        parts = [f"{name} {mean:.4g}" for name, mean in found.means.items()]
+        parts = [f"{name} {mean:.4g}" for name, mean in found.means.items() if mean is not None]
     else:
         parts = [
             f"{name} {mean:+.3g} ({low:+.2g} to {high:+.2g})"
             for name, (mean, low, high) in found.changes.items()
+            if mean is not None and low is not None and high is not None
         ]
     diversity = "" if found.diversity is None else f", diversity {found.diversity:.3f}"
     return f"validation at {found.update}: {', '.join(parts)}{diversity}, drift {found.drift:.3g}"

@@ -31,7 +31,7 @@ class Tuned(nn.Module):
 
     def __init__(self, pipe: Any, config: TrainConfig, guided: bool) -> None:
         super().__init__()
-        self.guided, self.tune_null = guided, config.tune_null
+        self.guided, self.tune_null, self.started = guided, config.tune_null, bool(config.start)
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False)
@@ -110,6 +110,11 @@ class Tuned(nn.Module):
         """Take over the text encoders, and the UNet if it is trained, of a checkpoint's folder."""
         from textcraftor.pipeline import MissingPipeline, load_encoders
 
+        if (folder / "unet").is_dir() and "unet" not in self.parts:
+            raise MissingPipeline(
+                f"{folder} has a tuned UNet, which would be lost: add unet to trains, or start from a "
+                "checkpoint without one"
+            )
         found = load_encoders(self.original, folder)
         for name in self.parts:
             if name in ENCODERS:
@@ -133,7 +138,7 @@ class Tuned(nn.Module):
             if getattr(plain, "peft_config", None):
                 adapters[name] = _adapter(plain)
             (save_unet if name == "unet" else save_text_encoder)(_merged(plain), folder / name)
-        if adapters:
+        if adapters and not self.started:  # they would be of that start, not of the base model
             save_adapters(self.original, adapters, folder)
 
 

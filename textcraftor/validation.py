@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,16 +42,22 @@ class Validation:
     """One validation. ``scores`` are means over a prompt's images, by reward, and of the trained mix."""
 
     update: int
-    scores: Mapping[str, Sequence[float]]
+    scores: Mapping[str, Sequence[float | None]]
     diversity: float | None
     """1 - mean cosine of the selection reward's embeddings of one prompt's images; None: it has none."""
     drift: float
-    changes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    changes: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     """Mean change against the first validation, paired by prompt, and the ends of its 95 % interval."""
 
     @property
-    def means(self) -> dict[str, float]:
-        return {name: math.fsum(values) / len(values) for name, values in self.scores.items()}
+    def means(self) -> dict[str, float | None]:
+        """Of the prompts that a reward could judge; None if there is none."""
+        return {name: _mean([v for v in values if v is not None]) for name, values in self.scores.items()}
+
+    def rank(self, name: str) -> float:
+        """The mean, to choose by; of what could not be judged, the least."""
+        mean = self.means[name]
+        return -math.inf if mean is None else mean
 
     def record(self) -> dict[str, Any]:
         """As a line of the log."""
@@ -66,7 +71,8 @@ class Validation:
 
 def change(now: Validation, then: Validation, name: str) -> Estimate:
     """Mean paired change of a score since another validation, with its 95 % interval."""
-    return mean_interval(np.subtract(now.scores[name], then.scores[name]))
+    pairs = zip(now.scores[name], then.scores[name], strict=True)
+    return mean_interval([a - b for a, b in pairs if a is not None and b is not None])
 
 
 def alarm(now: Validation, earlier: Sequence[Validation], selection: str) -> str:
@@ -75,9 +81,9 @@ def alarm(now: Validation, earlier: Sequence[Validation], selection: str) -> str
     """
     if not earlier:
         return ""
-    best = max(earlier, key=lambda found: found.means[selection])
+    best = max(earlier, key=lambda found: found.rank(selection))
     fell, rose = change(now, best, selection), change(now, best, TRAINED)
-    if fell.high >= 0 or rose.value <= 0:
+    if not fell.high < 0 or not rose.value > 0:  # NaN is neither
         return ""
     return (
         f"over-optimisation: since update {best.update} the selection reward {selection} fell by "
@@ -107,11 +113,14 @@ class Validator:
         count = min(config.validation_prompts, len(source))
         self.prompts = [source.texts[number] for number in range(count)]
         self._kept: list[tuple[Any, Tensor]] | None = None
+        self.prompts_at_once = max(1, min(BATCH, config.micro_batch or BATCH) // NOISES)
 
     @torch.no_grad()
     def measure(self, update: int, earlier: Sequence[Validation]) -> tuple[Validation, Tensor]:
         """The validation after ``update`` updates, and its images (N, 3, H, W), a prompt's together."""
-        images = torch.cat(list(self._draw()))
+        kind = self.tuned.original.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            images = torch.cat(list(self._draw())).nan_to_num(0.5)
         texts = [prompt for prompt in self.prompts for _ in range(NOISES)]
         scores: dict[str, list[Tensor]] = {}
         embeddings = []
@@ -125,29 +134,36 @@ class Validator:
             for name, values in found.items():
                 scores.setdefault(name, []).append(values)
         by_prompt = {
-            name: torch.cat(values).view(-1, NOISES).mean(dim=1).tolist() for name, values in scores.items()
+            name: [_known(value) for value in torch.cat(values).view(-1, NOISES).mean(dim=1).tolist()]
+            for name, values in scores.items()
         }
         now = Validation(update, by_prompt, _diversity(embeddings), self._drift())
         first = earlier[0] if earlier else now
         estimates = {name: change(now, first, name) for name in by_prompt}
-        changes = {name: (found.value, found.low, found.high) for name, found in estimates.items()}
+        changes = {
+            name: [_known(number) for number in (found.value, found.low, found.high)]
+            for name, found in estimates.items()
+        }
         return Validation(update, by_prompt, now.diversity, now.drift, changes), images
 
     def _draw(self) -> Iterator[Tensor]:
         pipe = self.tuned.original
         if self._kept is None or "unet" in self.config.trains:
             self._kept = list(self._begin())
-        size = BATCH // NOISES
+        size = self.prompts_at_once
         for place, (scheduler, z) in enumerate(self._kept):
             texts = self.prompts[place * size : (place + 1) * size]
             c = self.tuned.encode([text for text in texts for _ in range(NOISES)])
             running = copy.deepcopy(scheduler)
             last = running.timesteps[-self.config.drawn_tuned_steps :]
-            yield decode(pipe.vae, Rollout(self.denoiser, running, last).run(z, c))
+            clean = Rollout(self.denoiser, running, last).run(z, c)
+            yield from (
+                decode(pipe.vae, part) for part in torch.split(clean, self.config.decode_slice or len(clean))
+            )
 
     def _begin(self) -> Iterator[tuple[Any, Tensor]]:
         """Batches of latents before the tuned steps, with their schedulers."""
-        pipe, size = self.tuned.original, BATCH // NOISES
+        pipe, size = self.tuned.original, self.prompts_at_once
         for start in range(0, len(self.prompts), size):
             numbers = range(start, min(start + size, len(self.prompts)))
             texts = [self.prompts[number] for number in numbers for _ in range(NOISES)]
@@ -160,6 +176,15 @@ class Validator:
 
     def _drift(self) -> float:
         return float(drifted(self.tuned.encode(self.prompts), self.tuned.encode_original(self.prompts)))
+
+
+def _known(value: float) -> float | None:
+    """The value, or None where it is no number, as JSON has it."""
+    return value if math.isfinite(value) else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 def _embed(reward: Reward, images: Tensor) -> Tensor | None:

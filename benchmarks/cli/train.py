@@ -10,6 +10,9 @@ import typer
 
 from benchmarks.cli import options
 
+SUITE = "suite:"
+"""What a suite's name begins with: "world" alone is the world's training prompts, not its held-out suite."""
+
 
 def train(
     model: options.Model,
@@ -20,7 +23,8 @@ def train(
         str | None, typer.Option("--rewards", "-r", help="What is maximised: name=weight,name=weight@cap.")
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option("--prompts", help="A prompt file, a suite, or hub:ID[@revision][:column].")
+        str | None,
+        typer.Option("--prompts", help="A prompt file, suite:NAME, or hub:ID[@revision][:column]."),
     ] = None,
     profile: Annotated[
         str, typer.Option("--profile", help="default, paper, official-code or quick.")
@@ -47,13 +51,14 @@ def train(
     from json import dumps
 
     from benchmarks.cli.progress import progress
-    from benchmarks.suites import SUITES, prompt_set
+    from benchmarks.suites import prompt_set
     from textcraftor.config import make_config
     from textcraftor.sources import of_texts
 
     source = None
-    if prompts is not None and prompts in SUITES:
-        source = of_texts(prompts, [prompt.text for prompt in prompt_set(prompts).prompts])
+    if prompts is not None and prompts.startswith(SUITE):
+        name = prompts.removeprefix(SUITE)
+        source = of_texts(prompts, [prompt.text for prompt in prompt_set(name).prompts])
     made = make_config(
         model,
         profile=profile,
@@ -72,6 +77,8 @@ def train(
 
     with progress() as shown:
         trained = run(made, out, device=device, progress=shown, prompts=source)
+    if not trained.main:
+        return
     if json:
         print(dumps({"path": str(trained.path), "updates": trained.updates, "best": trained.best}))
     else:

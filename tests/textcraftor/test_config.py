@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rewards.registry import UnknownName
+from rewards.mix import parse
+from rewards.registry import UnknownName, info
 from textcraftor.config import FREE, PROFILES, ConfigError, TrainConfig, make_config
 
 
@@ -22,18 +23,23 @@ def test_later_sources_win(tmp_path: Path) -> None:
 
 def test_the_papers_profile_has_the_papers_numbers() -> None:
     made = make_config("sd15", profile="paper")
-    assert made.rewards == "clip=100,aesthetic-v2=1,pickscore=1,hpsv2=100"
+    assert made.rewards == "clip-cosine=100,aesthetic-v2=1,pickscore=1,hpsv2=100"  # bare cosines, both
     assert (made.lr, made.batch, made.updates, made.guidance) == (1e-6, 256, 10_000, 7.5)
     assert (made.steps, made.tuned_steps, made.drawn_tuned_steps) == (25, 5, 15)
     code = make_config("sd15", profile="official-code")
-    assert code.rewards == "clip=50,aesthetic-v2=3,pickscore=1,hpsv2=100"
+    assert code.rewards == "clip-cosine=50,aesthetic-v2=3,pickscore=1,hpsv2=100"
     assert (code.spacing, code.reward_pool, code.tune_null, code.clip) == ("trailing", 224, True, 0.0)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("model", ["micro", "sd15", "someone/model"])
 def test_every_profile_makes_a_configuration(model: str, profile: str) -> None:
-    assert make_config(model, profile=profile).model == model
+    made = make_config(model, profile=profile)
+    assert made.model == model
+    if made.rewards:
+        assert all(info(name).differentiable for name in parse(made.rewards))
+    shipped = all(name.startswith("world-") for name in parse(made.rewards)) if made.rewards else False
+    assert made.calibration == ("world" if shipped else "")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +53,7 @@ def test_every_profile_makes_a_configuration(model: str, profile: str) -> None:
         ("size=[64]", "expected a list of two whole numbers"),
         ("batch=0", "batch is 0; expected at least 1"),
         ("lr=nan", "lr is nan; expected at least 0"),
+        ("warmup=-1", "warmup is -1; expected at least 0"),
         ("ema=1.0", "ema is 1.0; expected a decay below 1"),
         ("tuned_steps=26", "tuned_steps is 26, more than the 25 steps"),
         ("trains=[]", "trains names nothing"),

@@ -77,7 +77,11 @@ def config(tiny_pipeline: Path, tmp_path: Path) -> dict[str, Any]:
         "updates": 3,
         "lr": 10.0,
         "clip": 0.0,
-        "validate_every": 0,
+        "micro_batch": 1,
+        "validate_every": 2,
+        "validation": str(prompts),
+        "validation_prompts": 2,
+        "selection": "world-siglip",
         "trains": ["text_encoder"],
     }
 

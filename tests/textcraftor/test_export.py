@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,24 @@ def test_an_unmodified_pipeline_draws_the_same(pipe: Any, tiny_pipeline: Path, t
     ).images  # fmt: skip
     np.testing.assert_allclose(image, drawn(tuned.pipeline), atol=1e-5)
     assert np.abs(image - drawn(pipe)).max() > 1e-2
+
+
+def test_what_is_not_drawn_with_is_not_asked_for(tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Stable Diffusion 1.5's folder names a safety checker, and may hold half-precision files alone."""
+    base = Path(shutil.copytree(tiny_pipeline, tmp_path / "base"))
+    index = base / "model_index.json"
+    entries = json.loads(index.read_text())
+    entries["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    entries["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    entries["requires_safety_checker"] = True
+    index.write_text(json.dumps(entries))
+    for file in list(base.glob("*/*.safetensors")):
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    tune(load(base, device="cpu", dtype="float32", sampler="ddim"), tmp_path / "tuned")
+    export_diffusers(base, tmp_path / "tuned", tmp_path / "out")
+    theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert theirs.safety_checker is None
+    assert theirs.unet is not None
 
 
 def test_a_pipeline_of_2024_draws_the_same(tmp_path: Path) -> None:

@@ -276,3 +276,8 @@ def test_the_denoiser_counts_its_work(pipe: Any, start: Tensor) -> None:
     assert (denoise.calls, denoise.graphs) == (2 * 2 * LAST, 0)
     steps.run(start, encode(pipe, TEXTS, guided=True))
     assert (denoise.calls, denoise.graphs) == (4 * 2 * LAST, 2 * 2 * LAST)
+    again = rollout(pipe, checkpointed=True)
+    c = encode(pipe, TEXTS, guided=True).leaf()
+    torch.autograd.grad(again.run(start, c).sum(), c.tensors)
+    counted: Any = again.denoise
+    assert (counted.calls, counted.graphs) == (2 * 4 * LAST, 4 * LAST)  # made twice, walked back once

@@ -259,7 +259,82 @@ def test_the_second_stage_begins_with_the_tuned_encoder(
     assert (tmp_path / "second" / "best" / "unet" / "config.json").is_file()
 
 
+def test_with_averaging_what_is_validated_is_what_is_saved(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, tiny_pipeline: Path
+) -> None:
+    train(config_for(ema=0.9, lr=1e-2), tmp_path / "out", device="cpu")
+    (row,) = [row for row in TrainFolder(tmp_path / "out").rows(VALIDATION) if row["update"] == 4]
+    start = config_for(start=str(tmp_path / "out" / "best"), updates=1, lr=0.0)
+    train(start, tmp_path / "again", device="cpu")
+    again = TrainFolder(tmp_path / "again").rows(VALIDATION)[0]
+    assert again["scores"]["trained"] == pytest.approx(row["scores"]["trained"], abs=1e-5)
+    assert again["drift"] == pytest.approx(row["drift"], rel=1e-3)
+
+
+def test_half_precision_leaves_what_is_not_yet_trained_as_it_was(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, tiny_pipeline: Path
+) -> None:
+    made = config_for(precision="bfloat16", lr=0.0, updates=1, weight_decay=0.0, validate_every=0)
+    train(made, tmp_path / "out", device="cpu")
+    before = load_file(tiny_pipeline / "text_encoder" / "model.safetensors")
+    after = weights(tmp_path / "out")
+    for name, value in before.items():
+        if not name.endswith("position_ids"):
+            assert torch.equal(after[name if name in after else f"text_model.{name}"], value)
+
+
+def test_warmup_raises_the_learning_rate(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    train(config_for(warmup=4, validate_every=0), tmp_path / "out", device="cpu")
+    rates = [row["lr"] for row in TrainFolder(tmp_path / "out").rows(LOG)]
+    assert rates == pytest.approx([0, 0.25e-3, 0.5e-3, 0.75e-3])
+
+
+def test_without_validation_prompts_the_newest_checkpoint_is_kept(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    assert train(config_for(validation=""), tmp_path / "out", device="cpu").best == 4
+    with pytest.raises(ConfigError, match="nothing to choose checkpoints on by world-siglip"):
+        train(config_for(validation="", selection="world-siglip"), tmp_path / "chosen", device="cpu")
+
+
 # what goes wrong
+
+
+def test_a_score_that_is_no_number_is_left_out_of_validation(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
+) -> None:
+    train(config_for(rewards=f"{toys}:Broken=1", batch=6), tmp_path / "out", device="cpu")
+    row = TrainFolder(tmp_path / "out").rows(VALIDATION)[-1]
+    assert [value is None for value in row["scores"]["trained"]] == [False, True, False, False]  # the dog
+    assert row["means"]["trained"] is not None
+    (tmp_path / "dogs.txt").write_text("a dog\n")
+    made = config_for(rewards=f"{toys}:Broken=1", validation=str(tmp_path / "dogs.txt"))
+    train(made, tmp_path / "dogs", device="cpu")
+    assert TrainFolder(tmp_path / "dogs").rows(VALIDATION)[-1]["changes"]["trained"] == [None] * 3
+
+
+def test_other_prompts_are_another_run(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, prompts: Path
+) -> None:
+    train(config_for(updates=1, validate_every=0), tmp_path / "out", device="cpu")
+    prompts.write_text("a cat\n")
+    with pytest.raises(ConfigError, match=r"another training run \(another prompts\)"):
+        train(config_for(updates=2, validate_every=0), tmp_path / "out", device="cpu")
+
+
+def test_a_damaged_state_is_named(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    train(config_for(updates=1, validate_every=0), tmp_path / "out", device="cpu")
+    state = tmp_path / "out" / "checkpoints" / "000001" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:50])
+    with pytest.raises(ConfigError, match=r"state\.safetensors is damaged .* remove"):
+        train(config_for(updates=2, validate_every=0), tmp_path / "out", device="cpu")
+
+
+def test_a_tuned_unet_is_not_lost(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    train(config_for(trains=("unet",), updates=1, validate_every=0), tmp_path / "unet", device="cpu")
+    start = str(tmp_path / "unet" / "best")
+    with pytest.raises(ValueError, match="has a tuned UNet, which would be lost"):
+        train(config_for(start=start), tmp_path / "out", device="cpu")
 
 
 def test_what_is_not_finite_is_left_out_and_named(
