@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leaderboards.journal import append_lines, read_lines, write_atomically
-from textcraftor.config import ConfigError
+from textcraftor.config import FREE, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -193,6 +193,7 @@ def _sync(path: Path) -> None:
 def _difference(known: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     """The settings in which two runs differ, as words."""
     was, now = known["config"], record["config"]
-    found = [f"{name} {was.get(name)!r}, now {now[name]!r}" for name in now if was.get(name) != now[name]]
+    changed = [name for name in now if was.get(name) != now[name] and name not in FREE]
+    found = [f"{name} {was.get(name)!r}, now {now[name]!r}" for name in changed]
     other = [name for name in DECIDE[1:] if known.get(name) != record.get(name)]
     return "; ".join([*found, *(f"another {name.removesuffix('_sha256')}" for name in other)][:3])

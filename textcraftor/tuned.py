@@ -110,12 +110,12 @@ class Tuned(nn.Module):
         """Take over the text encoders, and the UNet if it is trained, of a checkpoint's folder."""
         from textcraftor.pipeline import MissingPipeline, load_encoders
 
+        found = load_encoders(self.original, folder)
         if (folder / "unet").is_dir() and "unet" not in self.parts:
             raise MissingPipeline(
                 f"{folder} has a tuned UNet, which would be lost: add unet to trains, or start from a "
                 "checkpoint without one"
             )
-        found = load_encoders(self.original, folder)
         for name in self.parts:
             if name in ENCODERS:
                 _adopt(self.parts[name], getattr(found, name).state_dict())
