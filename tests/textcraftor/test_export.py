@@ -158,7 +158,7 @@ def test_what_exists_is_not_overwritten(pipe: Any, tiny_pipeline: Path, tmp_path
     ):
         with pytest.raises(ConfigError, match="exists already"):
             write(tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"without adapters.*--to diffusers"):
+    with pytest.raises(ConfigError, match=r"no adapters of the base.*--to diffusers"):
         export_adapters(tmp_path / "tuned", tmp_path / "lora")
 
 
