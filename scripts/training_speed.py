@@ -209,6 +209,8 @@ def main() -> None:
         found = (plain if job["kind"] == "plain" else ours)(job)
         options.worker[1].write_text(json.dumps(found), encoding="utf-8")
         return
+    if options.updates < 2:
+        parser.error("--updates needs at least 2: the first of an epoch, which loads and warms, is not timed")
     import torch
 
     rows: list[str] = []

@@ -45,13 +45,14 @@ MODELS: Mapping[str, Model] = MappingProxyType(
                 {
                     "prompts": "world",
                     "validation": "world-validation",
-                    "rewards": "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.75",
+                    "rewards": "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.6",
                     "calibration": "world",
                     "selection": "world-siglip",
                     "lr": 5e-5,
+                    "lr_schedule": "cosine",
+                    "ema": 0.97,
                     "updates": 150,
-                    "validate_every": 25,
-                    "save_every": 25,
+                    "validate_every": 50,
                 }
             ),
         ),
