@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.systems import SYSTEM_FILE, SYSTEMS, System, SystemFileError, find_system
+from benchmarks.systems import System, SystemFileError, find_system
 from textcraftor.drawing import ORIGINAL, Window
 from textcraftor.pipeline import find_pipeline
-from textcraftor.system import toml
+from textcraftor.system import SYSTEM_FILE, base_of, write_system
 
 
 def mix(
@@ -51,8 +50,8 @@ def mix(
     return made
 
 
-def _base(system: System) -> tuple[str, str | None, str | None]:
-    return system.pipeline, system.revision, system.unet
+def _base(system: System) -> tuple[str, str | None, dict[str, Path]]:
+    return system.pipeline, system.revision, system.replaced
 
 
 def _parts(weights: Mapping[str, float], tuned: Mapping[str, System]) -> dict[str, float]:
@@ -66,27 +65,22 @@ def _parts(weights: Mapping[str, float], tuned: Mapping[str, System]) -> dict[st
 
 
 def write(system: System, folder: Path) -> None:
-    """The system as ``folder/system.toml``; places below the working folder are written relative to it."""
-    known = next((name for name, other in SYSTEMS.items() if other.pipeline == system.pipeline), None)
-    values: dict[str, object] = {"base": known} if known else {"pipeline": system.pipeline}
-    if not known and system.revision:
-        values["revision"] = system.revision
-    for key in ("append", "sampler", "spacing", "steps", "guidance", "unet"):
-        if getattr(system, key) not in (None, ""):
-            values[key] = getattr(system, key)
-    if system.size:
-        values["size"] = list(system.size)
-    values["trained_on"] = list(system.trained_on)
-    values["windows"] = [
-        {"share": window.share, "weights": {_place(name, folder): w for name, w in window.weights.items()}}
-        for window in system.windows
-    ]
+    """The system as ``folder/system.toml``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SYSTEM_FILE).write_text(toml(values), encoding="utf-8")
-
-
-def _place(name: str, folder: Path) -> str:
-    return name if name == ORIGINAL else os.path.relpath(Path(name).resolve(), folder.resolve())
+    write_system(
+        folder,
+        base_of(system.pipeline, system.revision),
+        windows=system.windows,
+        trained_on=system.trained_on,
+        folders=system.replaced,
+        append=system.append,
+        sampler=system.sampler,
+        spacing=system.spacing,
+        steps=system.steps,
+        guidance=system.guidance,
+        size=system.size,
+        dtype=system.dtype,
+    )
 
 
 @dataclass(frozen=True)

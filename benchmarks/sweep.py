@@ -85,7 +85,7 @@ def run(asked: Sweep, progress: Progress) -> Iterator[Path]:
 
 def table(runs: Mapping[Point, RunFolder]) -> Iterator[Row]:
     """Every reward at every point, paired by prompt."""
-    scores = {point: _scores(run) for point, run in runs.items()}
+    scores = {point: prompt_scores(run) for point, run in runs.items()}
     for last in dict.fromkeys(point.last for point in runs):
         line = [point for point in runs if point.last == last]
         for reward in scores[line[0]]:
@@ -96,12 +96,12 @@ def table(runs: Mapping[Point, RunFolder]) -> Iterator[Row]:
                     point,
                     reward,
                     float(np.mean(list(values.values()))),
-                    _paired(values, scores[line[0]][reward]),
-                    _paired(values, before),
+                    paired_change(values, scores[line[0]][reward]),
+                    paired_change(values, before),
                 )
 
 
-def _scores(run: RunFolder) -> dict[str, dict[int, float]]:
+def prompt_scores(run: RunFolder) -> dict[str, dict[int, float]]:
     """Mean scores by reward and prompt."""
     found: dict[str, dict[int, float]] = {}
     for column in run.score_sets():
@@ -113,7 +113,8 @@ def _scores(run: RunFolder) -> dict[str, dict[int, float]]:
     return found
 
 
-def _paired(now: Mapping[int, float], then: Mapping[int, float]) -> Estimate:
+def paired_change(now: Mapping[int, float], then: Mapping[int, float]) -> Estimate:
+    """Mean change over the prompts that both have, with its interval."""
     both = sorted(now.keys() & then.keys())
     return mean_interval([now[prompt] - then[prompt] for prompt in both])
 

@@ -17,12 +17,10 @@ from textcraftor.devices import DTYPES
 from textcraftor.drawing import ORIGINAL, Window
 from textcraftor.models import MODELS, Model
 from textcraftor.pipeline import SAMPLERS, SPACINGS, Schedule, Source
+from textcraftor.system import SYSTEM_FILE
 
 STYLE_WORDS = ", vivid, crisp, glowing, clean"
 """Prompt engineering in the embedded world: the words that its captions use for good quality."""
-
-SYSTEM_FILE = "system.toml"
-"""What makes a folder a system: a trained checkpoint's, or a mix's, description."""
 
 WORLD_REWARDS = (
     "world-clip", "world-aesthetic", "world-pick", "world-hps",

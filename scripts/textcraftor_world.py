@@ -16,7 +16,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,23 +120,6 @@ def find_run(folder: Path, system: str) -> Any:
     return RunFolder(found[0])
 
 
-def scores(run: Any) -> dict[str, dict[int, float]]:
-    """Scores by reward and prompt."""
-    found: dict[str, dict[int, float]] = {}
-    for column in run.score_sets():
-        good = [s for s in run.scores(column).values() if s.score is not None]
-        found[column.reward] = {s.prompt_id: s.score for s in good}
-    return found
-
-
-def change(now: Mapping[int, float], then: Mapping[int, float]) -> Any:
-    """Mean paired change with its interval."""
-    from leaderboards.stats import mean_interval
-
-    both = sorted(now.keys() & then.keys())
-    return mean_interval([now[prompt] - then[prompt] for prompt in both])
-
-
 def diversity(run: Any) -> float:
     """1 - mean pairwise cosine of world-siglip's embeddings over one prompt's images, mean over prompts."""
     import torch
@@ -164,10 +147,11 @@ def report(folder: Path, docs: Path) -> Iterator[str]:
     """The page, line by line."""
     import statistics
 
+    from benchmarks.sweep import paired_change, prompt_scores
     from textcraftor.checkpoint import LOG, TrainFolder, read_checkpoint
     from textcraftor.config import make_config
 
-    base = scores(find_run(folder / "runs", "micro"))
+    base = prompt_scores(find_run(folder / "runs", "micro"))
     spread = statistics.stdev(base["world-blip"].values())
     own = diversity(find_run(folder / "diversity", "micro"))
     names = list(base)
@@ -188,8 +172,8 @@ def report(folder: Path, docs: Path) -> Iterator[str]:
     yield "| as it is (mean) | | " + " | ".join(means) + f" | {own:.4f} |"
     verdicts, costs = [], []
     for variant in variants():
-        found = scores(find_run(folder / "runs", variant.name))
-        changes = {name: change(found[name], base[name]) for name in names}
+        found = prompt_scores(find_run(folder / "runs", variant.name))
+        changes = {name: paired_change(found[name], base[name]) for name in names}
         best = read_checkpoint(folder / variant.name / "best")
         spread_now = diversity(find_run(folder / "diversity", variant.name))
         cells = [f"{c.value:+.3f} ({c.low:+.3f} to {c.high:+.3f})" for c in changes.values()]
@@ -199,19 +183,7 @@ def report(folder: Path, docs: Path) -> Iterator[str]:
         last = TrainFolder(folder / variant.name).rows(LOG)[-1]
         costs.append(f"| {variant.title} | {last['samples']:,} | {last['unet']:,} | {last['seconds']:.0f} |")
     yield ""
-    yield "| what should hold | " + " | ".join(v.title for v, *_ in verdicts) + " |"
-    yield "|---" * (len(verdicts) + 1) + "|"
-    yield _line("every trained reward rises", [all(c[n].low > 0 for n in t) for _, c, t, _ in verdicts])
-    yield _line(
-        f"world-oracle's lower end above {ORACLE_FLOOR}",
-        [c["world-oracle"].low > ORACLE_FLOOR for _, c, _, _ in verdicts],
-    )
-    yield _line(
-        f"world-blip's lower end above {BLIP_FLOOR} deviations",
-        [c["world-blip"].low > BLIP_FLOOR * spread for _, c, _, _ in verdicts],
-    )
-    yield _line(f"diversity at least {DIVERSITY_FLOOR:.0%}", [d >= DIVERSITY_FLOOR for *_, d in verdicts])
-    yield ""
+    yield from verdict_lines(verdicts, spread)
     yield "| encoder | samples seen | UNet forwards (equivalents) | seconds of training, one core |"
     yield "|---|---|---|---|"
     yield from costs
@@ -225,8 +197,26 @@ def report(folder: Path, docs: Path) -> Iterator[str]:
     yield "![Strength 0, 0.25, 0.5, 0.75, 1 from left to right](grid.png)"
 
 
+def verdict_lines(verdicts: Sequence[tuple[Variant, Any, list[str], float]], spread: float) -> Iterator[str]:
+    """What should hold of each variant, by its changes, its trained rewards, its share of diversity."""
+    yield "| what should hold | " + " | ".join(v.title for v, *_ in verdicts) + " |"
+    yield "|---" * (len(verdicts) + 1) + "|"
+    yield _line("every trained reward rises", [all(c[n].low > 0 for n in t) for _, c, t, _ in verdicts])
+    yield _line(
+        f"world-oracle's lower end above {ORACLE_FLOOR}",
+        [c["world-oracle"].low > ORACLE_FLOOR for _, c, _, _ in verdicts],
+    )
+    yield _line(
+        f"world-blip's lower end above {BLIP_FLOOR} deviations",
+        [c["world-blip"].low > BLIP_FLOOR * spread for _, c, _, _ in verdicts],
+    )
+    yield _line(f"diversity at least {DIVERSITY_FLOOR:.0%}", [d >= DIVERSITY_FLOOR for *_, d in verdicts])
+    yield ""
+
+
 def interpolation(folder: Path) -> Iterator[str]:
     """The mix of trained rewards at each strength, against the one before."""
+    from benchmarks.sweep import paired_change, prompt_scores
     from rewards.calibration import WORLD, Calibration
     from rewards.mix import parse
     from textcraftor.config import make_config
@@ -235,7 +225,7 @@ def interpolation(folder: Path) -> Iterator[str]:
     calibration = Calibration.read(WORLD)
     points = []
     for strength in STRENGTHS:
-        found = scores(find_run(folder / "sweep" / "runs", f"seed-0-{strength:g}-last-*"))
+        found = prompt_scores(find_run(folder / "sweep" / "runs", f"seed-0-{strength:g}-last-*"))
         totals: dict[int, float] = {}
         for name, part in parts.items():
             deviation = calibration.rewards[name].std
@@ -248,7 +238,7 @@ def interpolation(folder: Path) -> Iterator[str]:
     yield "| strength | change against the one before | change against 0 | rises |"
     yield "|---|---|---|---|"
     for place, strength in enumerate(STRENGTHS[1:], 1):
-        step, whole = change(points[place], points[place - 1]), change(points[place], points[0])
+        step, whole = paired_change(points[place], points[place - 1]), paired_change(points[place], points[0])
         rises = "yes" if step.low > 0 else "no"
         yield f"| {strength:g} | {_interval(step)} | {_interval(whole)} | {rises} |"
 

@@ -38,6 +38,7 @@ def pipeline(device: str, dtype: Any, scratch: Path) -> Any:
 
     from rewards.verification.checkpoints import Sizes
     from rewards.verification.vocabularies import write_clip_tokenizer
+    from textcraftor.micro.unet import scheduler
 
     text = CLIPTextConfig(
         vocab_size=49408,
@@ -64,13 +65,8 @@ def pipeline(device: str, dtype: Any, scratch: Path) -> Any:
             write_clip_tokenizer(scratch / "words", Sizes(224, 77, 49408)), model_max_length=77
         ),
         unet=unet,
-        scheduler=DDIMScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
+        scheduler=DDIMScheduler.from_config(
+            scheduler().config, prediction_type="epsilon", timestep_spacing="leading"
         ),
         safety_checker=None,
         feature_extractor=None,

@@ -25,7 +25,7 @@ from textcraftor.config import FREE, ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-RECORD, STATE, CHECKPOINT, SYSTEM = "train.json", "state.safetensors", "checkpoint.json", "system.toml"
+RECORD, STATE, CHECKPOINT = "train.json", "state.safetensors", "checkpoint.json"
 DECIDE = ("id", "pipeline_sha256", "prompts_sha256", "start_sha256", "rewards")
 """Entries of the record in which a run that is gone on with must be as it was."""
 

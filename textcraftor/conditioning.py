@@ -27,10 +27,6 @@ class Conditioning:
         """Its one or two tensors; ``Conditioning(*tensors)`` is it again."""
         return (self.embeds,) if self.pooled is None else (self.embeds, self.pooled)
 
-    def detach(self) -> Conditioning:
-        """Without gradients."""
-        return Conditioning(*(part.detach() for part in self.tensors))
-
     def leaf(self) -> Conditioning:
         """A copy at which gradients can be asked for."""
         return Conditioning(*(part.detach().requires_grad_() for part in self.tensors))

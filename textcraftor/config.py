@@ -130,9 +130,7 @@ class TrainConfig:
     @property
     def id(self) -> str:
         """12 hex digits of all that decides the weights: a checkpoint of another id is not gone on from."""
-        free = (
-            FREE if self.lr_schedule.startswith("constant") else [name for name in FREE if name != "updates"]
-        )
+        free = set(FREE) - (set() if self.lr_schedule == "constant" else {"updates"})
         record = {name: value for name, value in asdict(self).items() if name not in free}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -36,13 +36,19 @@ def save_text_encoder(model: Any, folder: Path, *, half: bool = False) -> None:
     config.pop("_name_or_path", None)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     weights = {
-        key if key.startswith((PREFIX, "text_projection.")) else PREFIX + key: (
-            value.half() if half else value.float()
-        ).contiguous()
-        for key, value in model.state_dict().items()
-        if not key.endswith("position_ids")
+        key: (value.half() if half else value.float()).contiguous()
+        for key, value in prefixed(model.state_dict()).items()
     }
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def prefixed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A text encoder's weights under the keys of transformers 4, of a state dict of either version."""
+    return {
+        key if key.startswith((PREFIX, "text_projection.")) else PREFIX + key: value
+        for key, value in state.items()
+        if not key.endswith("position_ids")
+    }
 
 
 def save_unet(model: Any, folder: Path) -> None:

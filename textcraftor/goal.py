@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -100,8 +99,3 @@ def _grade(latents: Tensor, prompts: Sequence[str], vae: Any, mix: Mix, pool: in
 
 def _rows(broken: Tensor, like: Tensor) -> Tensor:
     return broken[(...,) + (None,) * (like.ndim - 1)]
-
-
-def goal_for(prompts: Sequence[str], *, vae: Any, mix: Mix, slices: int = 0, pool: int = 0) -> Any:
-    """`grade` for these prompts, as an estimator asks it."""
-    return partial(grade, prompts=prompts, vae=vae, mix=mix, slices=slices, pool=pool)

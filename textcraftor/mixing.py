@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from textcraftor.config import ConfigError
 from textcraftor.drawing import ORIGINAL
+from textcraftor.export import prefixed
 from textcraftor.pipeline import ENCODERS
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def parse_weights(terms: list[str]) -> dict[str, float]:
@@ -49,7 +46,7 @@ def average_weights(weights: Mapping[Path, float], out: Path) -> None:
     for name in ENCODERS:
         if not (first / name).is_dir():
             continue
-        states = {folder: _plain(load_file(_file(folder / name))) for folder in weights}
+        states = {folder: prefixed(load_file(_file(folder / name))) for folder in weights}
         shapes = {folder: {k: tuple(v.shape) for k, v in state.items()} for folder, state in states.items()}
         other = next((folder for folder in weights if shapes[folder] != shapes[first]), None)
         if other is not None:
@@ -71,14 +68,3 @@ def _file(folder: Path) -> Path:
     if not files:
         raise ConfigError(f"{folder} holds no weights (*.safetensors)")
     return next((file for file in files if ".fp16" not in file.name), files[0])
-
-
-def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys with the prefix that transformers 4 needs and 5 leaves out, so that they are comparable."""
-    from textcraftor.export import PREFIX
-
-    return {
-        k if k.startswith((PREFIX, "text_projection.")) else PREFIX + k: v
-        for k, v in state.items()
-        if not k.endswith("position_ids")
-    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from rewards.mix import Mix
 from textcraftor.conditioning import Conditioning
 from textcraftor.config import ConfigError, TrainConfig
-from textcraftor.goal import Graded, encode_images, goal_for
+from textcraftor.goal import Graded, encode_images, grade
 from textcraftor.pairs import Pairs
 from textcraftor.prefix import PrefixCache
 from textcraftor.prompts import initial_latents, noise_seed
@@ -94,22 +95,28 @@ class Objective(nn.Module):
 
     def _loss(self, samples: Sequence[Sample], update: int) -> tuple[Tensor, Outcome]:
         config, texts = self.config, [sample.text for sample in samples]
-        rollout, z = self.start(samples)
-        c = self.tuned.encode(texts)
-        vae = self.tuned.original.vae
-        goal = goal_for(
-            texts, vae=vae, mix=self._rest.mix, slices=config.decode_slice, pool=config.reward_pool
+        original, c = self.tuned.encode_original(texts), self.tuned.encode(texts)
+        rollout, z = self.start(samples, original)
+        goal = partial(
+            grade,
+            prompts=texts,
+            vae=self.tuned.original.vae,
+            mix=self._rest.mix,
+            slices=config.decode_slice,
+            pool=config.reward_pool,
         )
         draw = UpdateDraw(config.seed, update, samples)
         estimate = ESTIMATORS[config.estimator](rollout, z, c, goal, draw)
-        drift = drifted(c, self.tuned.encode_original(texts))
+        drift = drifted(c, original)
         loss = config.drift_penalty * drift - estimate.surrogate / len(samples)
         skipped = sorted({row for graded in estimate.graded for row in graded.skipped})
         looks = len(estimate.graded)
         return loss, Outcome(estimate.graded[-1], float(drift.detach()), looks, tuple(skipped))
 
-    def start(self, samples: Sequence[Sample]) -> tuple[Rollout, Tensor]:
-        """The steps that carry gradients, and the latents before them (B, C, h, w)."""
+    def start(self, samples: Sequence[Sample], original: Conditioning) -> tuple[Rollout, Tensor]:
+        """The steps that carry gradients, and the latents before them (B, C, h, w), which the ``original``
+        conditioning led to.
+        """
         config, pipe = self.config, self.tuned.original
         if self._rest.pairs is not None:
             images = self._rest.pairs.images([sample.prompt for sample in samples]).to(pipe.device)
@@ -118,16 +125,15 @@ class Objective(nn.Module):
             rollout = Rollout(self.denoiser, pipe.scheduler, torch.empty(0), config.checkpointing)
             return rollout, clean
         if self._rest.cache is None:
-            return self._prefix(samples)
-        latents = self._rest.cache.latents(samples, lambda: self._prefix(samples)[1])
-        whole = fresh(pipe.scheduler, config.steps, device=pipe.device)
-        before = len(whole.timesteps) - config.tuned_steps
+            return self._prefix(samples, original)
+        latents = self._rest.cache.latents(samples, lambda: self._prefix(samples, original)[1])
+        before = config.steps - config.tuned_steps
         begun = fresh(pipe.scheduler, config.steps, before, pipe.device)
         rollout = Rollout(self.denoiser, begun, begun.timesteps[before:], config.checkpointing)
         return rollout, latents.to(pipe.device)
 
-    def _prefix(self, samples: Sequence[Sample]) -> tuple[Rollout, Tensor]:
-        """Run the first T - K steps with the original encoder."""
+    def _prefix(self, samples: Sequence[Sample], original: Conditioning) -> tuple[Rollout, Tensor]:
+        """Run the first T - K steps with the original encoder's conditioning."""
         config, pipe = self.config, self.tuned.original
         scheduler = fresh(pipe.scheduler, config.steps, device=pipe.device)
         seeds = [sample.noise_seed for sample in samples]
@@ -135,8 +141,7 @@ class Objective(nn.Module):
         whole = Rollout(self.denoiser, scheduler, scheduler.timesteps, config.checkpointing)
         before, after = whole.split(len(scheduler.timesteps) - config.tuned_steps)
         with torch.no_grad():
-            c = self.tuned.encode_original([sample.text for sample in samples])
-            return after, before.run(noise * scheduler.init_noise_sigma, c)
+            return after, before.run(noise * scheduler.init_noise_sigma, original)
 
 
 @dataclass(frozen=True)

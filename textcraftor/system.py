@@ -1,44 +1,80 @@
-"""The description that makes a folder of tuned weights a system for `tcbench run`."""
+"""The description that makes a folder of tuned weights, or a mix of such, a system for `tcbench run`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from leaderboards.journal import write_atomically
 from rewards.mix import parse
 from rewards.registry import info
-from textcraftor.checkpoint import SYSTEM
 from textcraftor.config import TrainConfig
+from textcraftor.drawing import ORIGINAL, Window
+from textcraftor.models import MODELS, find_model
+
+SYSTEM_FILE = "system.toml"
+"""What makes a folder a system."""
 
 
-def write_system(folder: Path, weights: Path, config: TrainConfig, named: bool) -> None:
-    """``folder/system.toml``: the base model with the tuned weights of ``weights``, as trained and drawn."""
-    place = "." if weights == folder else weights.name
-    values: dict[str, Any] = {"base": config.model} if named else _pipeline(config.model)
-    values |= {
-        "sampler": config.sampler,
-        "steps": config.steps,
-        "guidance": config.guidance,
-        "trained_on": [info(name).name for name in parse(config.rewards)],
-    }
-    if config.spacing:
-        values["spacing"] = config.spacing
-    if config.size:
-        values["size"] = list(config.size)
-    if "unet" in config.trains:
-        values["unet"] = f"{place}/unet"
-    window = {"share": config.drawn_tuned_steps / config.steps, "weights": {place: 1.0}}
-    write_atomically(folder / SYSTEM, toml({**values, "windows": [window]}).encode())
+def write_system(
+    folder: Path,
+    base: Mapping[str, Any],
+    *,
+    windows: Sequence[Window],
+    trained_on: Iterable[str],
+    folders: Mapping[str, str | Path | None],
+    **settings: Any,
+) -> None:
+    """``folder/system.toml``: a base model (`base_of`), other text encoders in windows of its steps.
+
+    ``folders`` are components that replace the base's. Places are written relative to ``folder``, so that
+    what lies in it may move with it; what is None or "" is left out.
+    """
+    given = {**settings, **{name: _place(place, folder) for name, place in folders.items() if place}}
+    values = {key: value for key, value in given.items() if value not in (None, "")}
+    placed = [
+        replace(window, weights={_place(name, folder): w for name, w in window.weights.items()})
+        for window in windows
+    ]
+    tables = [{"share": window.share, "weights": window.weights} for window in placed]
+    text = toml({**base, **values, "trained_on": list(trained_on), "windows": tables})
+    write_atomically(folder / SYSTEM_FILE, text.encode())
 
 
-def _pipeline(model: str) -> dict[str, Any]:
-    if Path(model).expanduser().is_dir():
-        return {"pipeline": str(Path(model).expanduser().resolve())}
-    place, _, revision = model.partition("@")
-    return {"pipeline": place} | ({"revision": revision} if revision else {})
+def write_trained(folder: Path, weights: Path, config: TrainConfig) -> None:
+    """The system of a training run's weights, which lie in ``weights``, as it was trained."""
+    source = find_model(config.model).source
+    write_system(
+        folder,
+        base_of(source.place, source.revision),
+        windows=[Window(config.drawn_tuned_steps / config.steps, {str(weights): 1.0})],
+        trained_on=[info(name).name for name in parse(config.rewards)],
+        folders={"unet": weights / "unet" if "unet" in config.trains else None},
+        sampler=config.sampler,
+        spacing=config.spacing,
+        steps=config.steps,
+        guidance=config.guidance,
+        size=config.size,
+    )
+
+
+def base_of(place: str, revision: str | None) -> dict[str, str]:
+    """How a description names its base model: by name, else by folder or hub id."""
+    named = next((name for name, model in MODELS.items() if model.source.place == place), None)
+    if named:
+        return {"base": named}
+    folder = Path(place).expanduser()
+    return {"pipeline": str(folder.resolve()) if folder.is_dir() else place} | (
+        {"revision": revision} if revision else {}
+    )
+
+
+def _place(name: str | Path, folder: Path) -> str:
+    return ORIGINAL if name == ORIGINAL else os.path.relpath(Path(name).resolve(), folder.resolve())
 
 
 def toml(values: Mapping[str, Any]) -> str:

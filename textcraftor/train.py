@@ -1,6 +1,7 @@
 """TextCraftor's loop: draw, reward, pull the text encoder (Li et al. 2024, algorithm 1).
 
-    from textcraftor.train import TrainConfig, train
+    from textcraftor.config import make_config
+    from textcraftor.train import train
 
     train(make_config("micro", updates=100), "out")
 
@@ -11,13 +12,10 @@ was killed ends with the very weights of one that was not (CPU, same batches).
 from __future__ import annotations
 
 import json
-import platform
-import resource
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,28 +24,31 @@ import torch
 from torch import Tensor
 
 from leaderboards.journal import exclusive
-from rewards.base import Reward
-from rewards.calibration import WORLD, Calibration
-from rewards.info import RewardInfo, check_role
-from rewards.mix import Mix, parse
-from rewards.panel import Panel
-from rewards.registry import info, load
 from textcraftor import pipeline as pipelines
 from textcraftor.checkpoint import LOG, VALIDATION, Checkpoint, TrainFolder
 from textcraftor.config import ConfigError, TrainConfig
 from textcraftor.devices import find_device
 from textcraftor.drawing import Drawing
 from textcraftor.goal import NotFinite
-from textcraftor.models import MODELS, Model, find_model
+from textcraftor.ledger import Ledger, peak_mib
+from textcraftor.models import find_model
 from textcraftor.objective import Objective, Outcome
 from textcraftor.pairs import read_pairs
 from textcraftor.pipeline import Schedule
-from textcraftor.prefix import PrefixCache
+from textcraftor.prepare import (
+    check_rewards,
+    completed,
+    find_held,
+    learning_rate,
+    load_rewards,
+    prefix_cache,
+    time_ids,
+)
 from textcraftor.progress import Progress, Silent
 from textcraftor.provenance import environment
 from textcraftor.sampling import Denoiser
 from textcraftor.sources import Order, PromptSource, Sample, find_prompts
-from textcraftor.system import write_system
+from textcraftor.system import write_trained
 from textcraftor.tuned import Tuned
 from textcraftor.validation import TRAINED, Validation, Validator, alarm, save_grid
 
@@ -70,27 +71,6 @@ class Trained:
     alarm: str = ""
     main: bool = True
     """Whether this is the process that writes and reports."""
-
-
-@dataclass
-class Ledger:
-    """What training has cost so far, over all processes and starts."""
-
-    samples: int = 0
-    unet_forwards: int = 0
-    """Rows through the UNet without a gradient to follow, or with."""
-    unet_backwards: int = 0
-    """In forward equivalents: one a row for gradients at the inputs, two where weights have them too."""
-    reward_calls: int = 0
-    decodes: int = 0
-    seconds: float = 0.0
-    device: str = ""
-    skipped: int = 0
-
-    @property
-    def unet(self) -> int:
-        """UNet-forward equivalents."""
-        return self.unet_forwards + self.unet_backwards
 
 
 def train(
@@ -151,14 +131,14 @@ class _Run:
         self.accelerator, self.progress, self.folder = accelerator, progress, TrainFolder(out)
         self.device = str(accelerator.device)
         model = find_model(config.model)
-        self.config = config = _completed(config, model)
+        self.config = config = completed(config, model)
         self.pipeline = pipelines.find_pipeline(model.source)
-        self.infos = _check_rewards(config)
+        self.infos = check_rewards(config)
         pipe = self._load()
         drawing = Drawing(pipe, Schedule(config.sampler, config.steps, config.guidance or 0.0, config.size))
         self.pairs = read_pairs(Path(config.pairs), drawing.size) if config.pairs else None
         self.source = prompts or (self.pairs.source if self.pairs else find_prompts(config.prompts))
-        held = validation or self._held()
+        held = validation or find_held(config, progress)
         self.tuned = Tuned(pipe, config, drawing.guided)
         if config.start:
             self.tuned.start_from(Path(config.start))
@@ -166,12 +146,18 @@ class _Run:
             pipe.vae.to(getattr(torch, config.precision))
             if "unet" not in config.trains:
                 pipe.unet.to(getattr(torch, config.precision))
-        self.mix, self.selection = _load_rewards(config, self.device)
-        self.denoiser = Denoiser(pipe.unet, config.guidance or 0.0, _time_ids(pipe, drawing))
+        self.mix, self.selection = load_rewards(config, self.device)
+        self.denoiser = Denoiser(pipe.unet, config.guidance or 0.0, time_ids(pipe, drawing))
         if config.compile:
             self.denoiser.unet = torch.compile(pipe.unet)
         self.objective = Objective(
-            self.tuned, config, self.mix, self.denoiser, drawing.latent_shape, self._cache(), self.pairs
+            self.tuned,
+            config,
+            self.mix,
+            self.denoiser,
+            drawing.latent_shape,
+            prefix_cache(config, self.pipeline),
+            self.pairs,
         )
         self.validator = self._validator(drawing.latent_shape, held) if held else None
         self.order = Order(self.source, config.seed, config.noises)
@@ -180,7 +166,7 @@ class _Run:
             list(self.parameters.values()), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if config.ema else {}
-        self.ledger = Ledger(device=_device_name(self.device))
+        self.ledger = Ledger(device=environment(self.device)["device_name"])
         self.in_a_row = 0
 
     def go(self) -> Trained:
@@ -196,7 +182,7 @@ class _Run:
             self._choose(newest.path, update, validations)  # it may have been killed before it did
         objective = self.accelerator.prepare(self.objective)
         self.accelerator.init_trackers("tcbench")
-        rate = _learning_rate(config)
+        rate = learning_rate(config)
         self.progress.stage("training", config.updates, update)
         warned = self._validate(0, validations) if update == 0 else self._stopped(newest)
         while update < config.updates and not (warned and config.stop_on_alarm):
@@ -326,7 +312,7 @@ class _Run:
             validations.append(found)
             self.folder.append(VALIDATION, [found.record()])
             save_grid(images, self.folder.path / "samples" / f"{update:06d}.png")
-            self.progress.note(_summary(found))
+            self.progress.note(found.summary())
             if warned:
                 self.progress.note(warned)
         flag = torch.tensor([float(bool(warned))], device=self.device)
@@ -350,7 +336,7 @@ class _Run:
 
             def write(folder: Path) -> None:
                 self.tuned.save(folder, values)
-                write_system(folder, folder, self.config, self.config.model in MODELS)
+                write_trained(folder, folder, self.config)
 
             record = {"id": self.config.id, "ledger": asdict(self.ledger), "alarm": warned}
             path = self.folder.save(update, self._tensors(), record, write, self.config.keep)
@@ -361,9 +347,7 @@ class _Run:
         """Make this checkpoint the run's best, if it is."""
         if self._best(update, validations) == update:
             self.folder.choose(path)
-            write_system(
-                self.folder.path, self.folder.path / "best", self.config, self.config.model in MODELS
-            )
+            write_trained(self.folder.path, self.folder.path / "best", self.config)
 
     def _best(self, update: int, validations: Sequence[Validation]) -> int:
         """The update of the checkpoint to use: the best by the selection reward, else the newest."""
@@ -422,43 +406,10 @@ class _Run:
             pipe.vae.to(memory_format=torch.channels_last)
         return pipe
 
-    def _held(self) -> PromptSource | None:
-        """Validation prompts. Raises ConfigError if checkpoints are to be chosen without any."""
-        config = self.config
-        if config.validate_every and config.validation:
-            return find_prompts(config.validation)
-        if config.selection:
-            raise ConfigError(
-                f"there is nothing to choose checkpoints on by {config.selection}: set validation to a "
-                "prompt file, and validate_every"
-            )
-        if config.validate_every:
-            self.progress.note("no validation prompts (validation = FILE): the newest checkpoint is kept")
-        return None
-
     def _validator(self, latent_shape: tuple[int, int, int], source: PromptSource) -> Validator:
         return Validator(
             self.tuned, self.config, self.mix, self.selection, self.denoiser, latent_shape, source
         )
-
-    def _cache(self) -> PrefixCache | None:
-        config = self.config
-        if not config.prefix_cache:
-            return None
-        if "unet" in config.trains or config.pairs:
-            raise ConfigError(
-                "there is no frozen prefix to keep when the UNet is trained or pairs are used: set "
-                'prefix_cache = ""'
-            )
-        settings = {
-            "pipeline": pipelines.pipeline_sha256(self.pipeline),
-            "before": config.steps - config.tuned_steps,
-            **{
-                name: getattr(config, name)
-                for name in ("steps", "sampler", "spacing", "guidance", "size", "precision")
-            },
-        }
-        return PrefixCache(Path(config.prefix_cache).expanduser(), settings, config.prefix_gigabytes)
 
     def _record(self) -> dict[str, Any]:
         config = self.config
@@ -474,66 +425,6 @@ class _Run:
             "processes": self.accelerator.num_processes,
             "environment": environment(self.device),
         }
-
-
-def _completed(config: TrainConfig, model: Model) -> TrainConfig:
-    """With the model's own values where the configuration leaves them open."""
-    if not config.rewards:
-        raise ConfigError(
-            "no rewards to maximise: give a mix such as pickscore=1,hpsv2=100,clip=100 (--rewards)"
-        )
-    guidance = model.guidance if config.guidance is None else config.guidance
-    return replace(config, guidance=float(guidance))
-
-
-def _check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
-    """Records of the trained rewards. Raises WrongRole for a judge, ConfigError for one without gradients."""
-    found = {name: info(name) for name in parse(config.rewards)}
-    for record in found.values():
-        check_role(record, "training")
-        if not record.differentiable:
-            raise ConfigError(
-                f"{record.name} has no gradient; take a differentiable reward (`tcbench ls rewards`), or "
-                "reinforcement learning"
-            )
-    if config.selection:
-        check_role(info(config.selection), "selection")
-        if info(config.selection).name in {record.name for record in found.values()}:
-            raise ConfigError(
-                f"{config.selection} is trained on: checkpoints must be chosen by another reward (selection)"
-            )
-    return found
-
-
-def _load_rewards(config: TrainConfig, device: str) -> tuple[Mix, Reward | None]:
-    parts = parse(config.rewards)
-    panel = Panel(list(parts), device=device, offload=config.offload)
-    scale = {"": None, "world": WORLD}.get(config.calibration, Path(config.calibration))
-    mix = Mix(panel, parts, Calibration.read(scale) if scale else None)
-    return mix, load(config.selection, device=device) if config.selection else None
-
-
-def _time_ids(pipe: Any, drawing: Drawing) -> Tensor | None:
-    """What SDXL is told of sizes: (1, 6) original size, crop, target size; None for other models."""
-    if getattr(pipe, "text_encoder_2", None) is None:
-        return None
-    height, width = drawing.size
-    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=pipe.device)
-
-
-def _learning_rate(config: TrainConfig) -> Any:
-    """Factor of the learning rate by update, as diffusers' schedules have it."""
-    from diffusers.optimization import get_scheduler
-
-    spare = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    rising = config.lr_schedule == "constant" and config.warmup
-    schedule = get_scheduler(
-        "constant_with_warmup" if rising else config.lr_schedule,
-        spare,
-        num_warmup_steps=config.warmup,
-        num_training_steps=config.updates,
-    )
-    return schedule.lr_lambdas[0]
 
 
 def _share(samples: Sequence[Sample], accelerator: Any) -> Sequence[Sample]:
@@ -553,29 +444,3 @@ def _kept(outcome: Outcome) -> Tensor:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _summary(found: Validation) -> str:
-    """A validation in a line: changes since the first, diversity and drift."""
-    if found.update == 0:
-        parts = [f"{name} {mean:.4g}" for name, mean in found.means.items() if mean is not None]
-    else:
-        parts = [
-            f"{name} {mean:+.3g} ({low:+.2g} to {high:+.2g})"
-            for name, (mean, low, high) in found.changes.items()
-            if mean is not None and low is not None and high is not None
-        ]
-    diversity = "" if found.diversity is None else f", diversity {found.diversity:.3f}"
-    return f"validation at {found.update}: {', '.join(parts)}{diversity}, drift {found.drift:.3g}"
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
-
-
-def peak_mib(device: str) -> float:
-    """Most memory used so far: of the device, or of this process on the CPU."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

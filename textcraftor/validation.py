@@ -59,6 +59,19 @@ class Validation:
         mean = self.means[name]
         return -math.inf if mean is None else mean
 
+    def summary(self) -> str:
+        """In a line: means of the first one, changes since it of a later one, diversity and drift."""
+        if self.update == 0:
+            parts = [f"{name} {mean:.4g}" for name, mean in self.means.items() if mean is not None]
+        else:
+            parts = [
+                f"{name} {mean:+.3g} ({low:+.2g} to {high:+.2g})"
+                for name, (mean, low, high) in self.changes.items()
+                if mean is not None and low is not None and high is not None
+            ]
+        diversity = "" if self.diversity is None else f", diversity {self.diversity:.3f}"
+        return f"validation at {self.update}: {', '.join(parts)}{diversity}, drift {self.drift:.3g}"
+
     def record(self) -> dict[str, Any]:
         """As a line of the log."""
         return asdict(self) | {"means": self.means}

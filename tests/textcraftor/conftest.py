@@ -36,15 +36,8 @@ def tiny_sdxl(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         transformer_layers_per_block=1,
         use_linear_projection=True,
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        sample_size=16,
-    )
     pipeline = StableDiffusionXLPipeline(
-        vae=vae,
+        vae=AutoencoderKL.from_pretrained(tiny_pipeline / "vae"),
         text_encoder=CLIPTextModel(first),
         text_encoder_2=CLIPTextModelWithProjection(second),
         tokenizer=CLIPTokenizer.from_pretrained(tiny_pipeline / "tokenizer"),

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import rewards
-from rewards import Reward, RewardInfo, WrongRole
+from rewards import WrongRole
 from textcraftor.checkpoint import LOG, VALIDATION, TrainFolder
 from textcraftor.config import ConfigError, TrainConfig, make_config
 from textcraftor.goal import NotFinite
@@ -515,6 +515,3 @@ def test_the_checkpoint_is_the_one_that_selection_likes_best(
     assert kept["update"] == done.best
     assert not (tmp_path / "out" / "best" / "state.safetensors").exists()
     assert len(list((tmp_path / "out" / "checkpoints").iterdir())) == 2  # `keep`
-
-
-_ = Reward, RewardInfo  # what the file of toy rewards uses
