@@ -112,12 +112,13 @@ def sweep_command(folder: Path) -> list[str]:
 
 
 def find_run(folder: Path, system: str) -> Any:
-    """The run folder of a system."""
-    from leaderboards.records import RunFolder
+    """The run folder of the system of that name."""
+    from leaderboards.records import find_runs
 
-    found = [path for path in folder.glob(f"{SUITE}-{system}-*") if path.is_dir()]
-    assert len(found) == 1, found
-    return RunFolder(found[0])
+    found = [run for run in find_runs([folder]) if run.header.system == system]
+    if len(found) != 1:
+        sys.exit(f"{folder} has {len(found)} runs of {system}; expected one: move others away")
+    return found[0]
 
 
 def diversity(run: Any) -> float:
@@ -222,17 +223,17 @@ def interpolation(folder: Path) -> Iterator[str]:
     from textcraftor.config import make_config
 
     parts = parse(make_config("micro").rewards)
-    calibration = Calibration.read(WORLD)
+    calibration, last = Calibration.read(WORLD), make_config("micro").drawn_tuned_steps
     points = []
     for strength in STRENGTHS:
-        found = prompt_scores(find_run(folder / "sweep" / "runs", f"seed-0-{strength:g}-last-*"))
+        found = prompt_scores(find_run(folder / "sweep" / "runs", f"seed-0-{strength:g}-last-{last}"))
         totals: dict[int, float] = {}
         for name, part in parts.items():
             deviation = calibration.rewards[name].std
             for prompt, value in found[name].items():
                 totals[prompt] = totals.get(prompt, 0.0) + part.weight * value / deviation
         points.append(totals)
-    yield "The embedding is (1 - strength) x original + strength x tuned, in the last 15 of 25 steps. The mix"
+    yield f"The embedding is (1 - strength) x original + strength x tuned, in the last {last} steps. The mix"
     yield "of the trained rewards, each in its deviations:"
     yield ""
     yield "| strength | change against the one before | change against 0 | rises |"
