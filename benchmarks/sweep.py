@@ -6,11 +6,9 @@ any other; a table and two pictures are made of them.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,13 +16,10 @@ from benchmarks.mixes import Point, sweep
 from benchmarks.run import Request, execute, plan
 from benchmarks.systems import find_system
 from leaderboards.journal import write_atomically
-from leaderboards.pictures import png
+from leaderboards.pictures import image_table, png, shown_keys
 from leaderboards.records import RunFolder
 from leaderboards.stats import Estimate, mean_interval, per_prompt
 from textcraftor.progress import Progress
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 SHOWN = 4
 """Prompts in the grid, below each other for each number of last steps."""
@@ -155,29 +150,18 @@ def curves(rows: Sequence[Row]) -> bytes:
 
 def grid(runs: Mapping[Point, RunFolder]) -> bytes:
     """Images of the first prompts: a column a strength, rows of one prompt for each number of last steps."""
-    from PIL import Image
-
     lasts = list(dict.fromkeys(point.last for point in runs))
     strengths = list(dict.fromkeys(point.strength for point in runs))
-    prompts = next(iter(runs.values())).header.planned.prompt_ids[:SHOWN]
-    by_place = {(point.strength, point.last): _images(run, prompts) for point, run in runs.items()}
-    cells = [
-        [by_place[strength, last][prompt] for strength in strengths] for prompt in prompts for last in lasts
-    ]
-    buffer = io.BytesIO()
-    sheet = np.concatenate([np.concatenate(row, axis=1) for row in cells])
-    Image.fromarray(sheet).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _images(run: RunFolder, prompts: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
-    from PIL import Image
-
-    samples = run.samples()
-    return {
-        prompt: np.asarray(Image.open(run.image_path(samples[prompt, 0])).convert("RGB"))
-        for prompt in prompts
-    }
+    by_place = {(point.strength, point.last): run for point, run in runs.items()}
+    samples = {place: run.samples() for place, run in by_place.items()}
+    rows = []
+    for key in shown_keys(list(runs.values()), SHOWN):
+        text = samples[strengths[0], lasts[0]][key].prompt
+        for last in lasts:
+            label = text if len(lasts) == 1 else f"{text} [last {last}]"
+            places = [(strength, last) for strength in strengths]
+            rows.append((label, [by_place[place].image_path(samples[place][key]) for place in places]))
+    return png(image_table(rows, [f"{strength:g}" for strength in strengths]))
 
 
 def _write(path: Path, content: bytes) -> Path:

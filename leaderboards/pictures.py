@@ -10,7 +10,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leaderboards.board import Board, Column, Entry, Section
+from leaderboards.board import Board, Column, Section
 from leaderboards.records import Key, RunFolder, Sample
 from leaderboards.render import title, watermarks
 from leaderboards.stats import CLAIM_PROMPTS
@@ -64,7 +64,7 @@ def draw_samples(board: Board) -> Figure | None:
 
     None where no images lie on disk that all systems of a suite have.
     """
-    grids = [(s, keys) for s in board.sections if (keys := _shown_keys([e.run for e in s.entries]))]
+    grids = [(s, keys) for s in board.sections if (keys := shown_keys([e.run for e in s.entries]))]
     if not grids:
         return None
     parts, figure = _parts(1.75 * PROMPTS + 1.4, [1.2 + 1.75 * len(s.entries) for s, _ in grids])
@@ -72,7 +72,19 @@ def draw_samples(board: Board) -> Figure | None:
         part.suptitle(_heading(section, "same prompts, same seeds"), fontsize=10)
         axes = part.subplots(len(section.entries), PROMPTS, squeeze=False)
         for row, entry in zip(axes, section.entries, strict=True):
-            _image_row(row, entry, keys, captions=entry is section.entries[0])
+            samples = [entry.run.samples()[key] for key in keys]
+            _image_row(row, entry.label, [entry.run.image_path(sample) for sample in samples])
+        _captions(axes[0], [sample.prompt for sample in samples])
+    return figure
+
+
+def image_table(rows: Sequence[tuple[str, Sequence[Path]]], heads: Sequence[str]) -> Figure:
+    """Labelled rows of images, one below a head each."""
+    (part,), figure = _parts(1.4 * len(heads) + 1.4, [0.3 + 1.4 * len(rows)])
+    axes = part.subplots(len(rows), len(heads), squeeze=False)
+    for row, (label, images) in zip(axes, rows, strict=True):
+        _image_row(row, label, images)
+    _captions(axes[0], heads)
     return figure
 
 
@@ -111,8 +123,8 @@ def _forest(axis: Axes, section: Section, column: Column) -> None:
     axis.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _shown_keys(runs: Sequence[RunFolder]) -> list[Key]:
-    """Up to `PROMPTS` samples that every run has an image of: one a prompt, the categories in turn."""
+def shown_keys(runs: Sequence[RunFolder], limit: int = PROMPTS) -> list[Key]:
+    """Up to `limit` samples that every run has an image of: one a prompt, the categories in turn."""
     drawn = [{key: sample for key, sample in run.samples().items() if _is_drawn(run, sample)} for run in runs]
     first: dict[int, Key] = {}
     for key in sorted(set.intersection(*map(set, drawn))):
@@ -126,7 +138,7 @@ def _shown_keys(runs: Sequence[RunFolder]) -> list[Key]:
         for key in in_turn
         if all(_opens(run.image_path(samples[key])) for run, samples in zip(runs, drawn, strict=True))
     )
-    return list(islice(shown, PROMPTS))
+    return list(islice(shown, limit))
 
 
 def _is_drawn(run: RunFolder, sample: Sample) -> bool:
@@ -143,18 +155,20 @@ def _opens(path: Path) -> bool:
     return True
 
 
-def _image_row(axes: Sequence[Axes], entry: Entry, keys: Sequence[Key], *, captions: bool) -> None:
-    samples = entry.run.samples()
-    for axis, key in zip_longest(axes, keys):
+def _image_row(axes: Sequence[Axes], label: str, images: Sequence[Path]) -> None:
+    """Images beside each other, as many as there are, with a label before them."""
+    for axis, path in zip_longest(axes, images):
         axis.set_axis_off()
-        if key is None:
-            continue
-        axis.imshow(_pixels(entry.run.image_path(samples[key])))
-        if captions:
-            axis.set_title(_caption(samples[key].prompt), fontsize=7, parse_math=False)
+        if path is not None:
+            axis.imshow(_pixels(path))
     axes[0].annotate(
-        _caption(entry.label, 18), (-0.06, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=8
+        _caption(label, 18), (-0.06, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=8
     )
+
+
+def _captions(axes: Sequence[Axes], texts: Sequence[str]) -> None:
+    for axis, text in zip(axes, texts, strict=False):
+        axis.set_title(_caption(text), fontsize=7, parse_math=False)
 
 
 def _pixels(path: Path) -> Image:

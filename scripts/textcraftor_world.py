@@ -111,6 +111,11 @@ def sweep_command(folder: Path) -> list[str]:
             "--strengths", strengths]  # fmt: skip
 
 
+def board_command(folder: Path, docs: Path) -> list[str]:
+    """All against the pipeline as it is."""
+    return ["leaderboard", str(folder / "runs"), "--baseline", "micro", "--out", str(docs)]
+
+
 def find_run(folder: Path, system: str) -> Any:
     """The run folder of the system of that name."""
     from leaderboards.records import find_runs
@@ -196,6 +201,8 @@ def report(folder: Path, docs: Path) -> Iterator[str]:
     yield "![Curves over the strength](curves.png)"
     yield ""
     yield "![Strength 0, 0.25, 0.5, 0.75, 1 from left to right](grid.png)"
+    yield ""
+    yield "The whole leaderboard: [leaderboard.md](leaderboard.md)."
 
 
 def verdict_lines(verdicts: Sequence[tuple[Variant, Any, list[str], float]], spread: float) -> Iterator[str]:
@@ -269,9 +276,9 @@ def main() -> None:
     options = parser.parse_args()
     work = Work(options.folder, options.jobs)
     work.all(train_commands(options.folder))
-    work.all(run_commands(options.folder))
-    work.all([sweep_command(options.folder)])
+    work.all([sweep_command(options.folder), *run_commands(options.folder)])  # the longest first
     options.docs.mkdir(parents=True, exist_ok=True)
+    work.all([board_command(options.folder, options.docs)])
     page = "\n".join(report(options.folder, options.docs)) + "\n"
     (options.docs / "report.md").write_text(page, encoding="utf-8")
     for name in ("curves.png", "grid.png"):
