@@ -1,8 +1,8 @@
 """Seconds and peak memory a sample of every estimator on Stable Diffusion 1.5's architecture.
 
     python scripts/training_memory.py --device cuda [--size 512] [--batches 1 4 16] [--out docs/memory.md]
-    python scripts/training_memory.py --device cpu --precision float32 --size 64 --batches 1 --steps 3 \\
-        --tuned-steps 2 --rewards aesthetic-v2      # that it works, in 12 GB
+    python scripts/training_memory.py --device cpu --precision float32 --size 64 --batches 1 --steps 3
+        --tuned-steps 2 --rewards aesthetic-v2      # one command: that it works, in 12 GB
 
 Weights are random, in the published sizes: UNet, decoder and text encoder, and a panel of aesthetic-v2, clip,
 pickscore and hpsv2 (7 GB of scratch files). An update is timed after one that is not. The reference is the
@@ -199,8 +199,8 @@ def main() -> None:
     where = options.device if options.device == "cpu" else torch.cuda.get_device_name()
     note = (
         f"Stable Diffusion 1.5's architecture, {options.size} px, {options.steps} steps, the last "
-        f"{options.tuned_steps} tuned, guidance 7.5, {', '.join(options.rewards)}; {options.precision}, torch "
-        f"{torch.__version__}, {where}."
+        f"{options.tuned_steps} tuned, guidance 7.5, {', '.join(options.rewards)}; {options.precision}, "
+        f"torch {torch.__version__}, {where}."
     )
     found: list[str] = []
     with TemporaryDirectory() as scratch:
