@@ -30,7 +30,6 @@ SEEDS = (0, 1, 2)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DIVERSITY = {"limit": 100, "seeds": 4}
 SHOWN = ("micro", "seed-0", "no-constraint", "aesthetic-only")
-JUDGES = ("world-oracle", "world-blip")
 
 ORACLE_FLOOR = -0.015
 BLIP_FLOOR = -0.1
