@@ -89,7 +89,9 @@ class Bench:
         self.files = {name: subjects[name].files for name in options.rewards}
         self.records = plain_records(options.rewards)
 
-    def update(self, batch: int, *, reference: bool = False, **settings: Any) -> tuple[float, float] | None:
+    def update(
+        self, batch: int, *, reference: bool = False, **settings: Any
+    ) -> tuple[float, float | None] | None:
         """Seconds a sample and peak GiB of one update, or None if it does not fit."""
         import torch
 
@@ -107,7 +109,7 @@ class Bench:
                 if cuda:
                     torch.cuda.synchronize()
                 seconds.append(time.perf_counter() - started)
-            peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else float("nan")
+            peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
             return seconds[-1] / batch, peak
         except torch.OutOfMemoryError:
             return None
@@ -174,9 +176,11 @@ def rows(options: argparse.Namespace, scratch: Path) -> Iterator[str]:
     yield _row(f"for 24 GB: {lean}", options.batches[-1], bench.update(options.batches[-1], **LEAN))
 
 
-def _row(name: str, batch: int, found: tuple[float, float] | None) -> str:
-    cells = ["out of memory", ""] if found is None else [f"{found[0]:.2f}", f"{found[1]:.1f}"]
-    return f"| {name} | {batch} | {cells[0]} | {cells[1]} |"
+def _row(name: str, batch: int, found: tuple[float, float | None] | None) -> str:
+    if found is None:
+        return f"| {name} | {batch} | out of memory | |"
+    seconds, peak = found
+    return f"| {name} | {batch} | {seconds:.2f} | {'–' if peak is None else f'{peak:.1f}'} |"
 
 
 def main() -> None:
