@@ -120,7 +120,7 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
         generation=settings,
         planned=_planned(request, prompts),
         watermarks=_watermarks(request, system, prompts),
-        details=system.describe() | {"trained_on_families": families(system.trained_on)},
+        details=system.describe() | {"trained_on_families": families(system.trained_on or ())},
         provenance=(provenance.environment(device),),
     )
     path = request.out / folder_name(prompts.name, system.name, header.generation_id)

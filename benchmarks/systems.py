@@ -63,8 +63,8 @@ class System:
     """What its images can show: "open", or the name of the one suite's world it was made for."""
     suite: str = "parti"
     rewards: tuple[str, ...] = OPEN_REWARDS
-    trained_on: tuple[str, ...] = ()
-    """Rewards its weights were optimised for; a leaderboard marks their columns."""
+    trained_on: tuple[str, ...] | None = None
+    """Rewards its weights were optimised for; a leaderboard marks their columns. None: nobody says."""
     weights: tuple[str, ...] = ("*/*.safetensors",)
     """Weight files that are fetched of a hub id."""
     gigabytes: float | None = None
@@ -126,7 +126,7 @@ def of_model(name: str, model: Model, **changes: Any) -> System:
     own |= {
         "name": name, "pipeline": source.place, "revision": source.revision, "weights": source.weights,
         "gigabytes": source.gigabytes, "guidance": model.guidance, "dtype": model.dtype,
-        "domain": model.domain,
+        "domain": model.domain, "trained_on": (),
     }  # fmt: skip
     return System(**own | changes)
 
@@ -180,6 +180,8 @@ def read_system(path: Path) -> System:
     values: dict[str, Any] = {"name": path.stem} | {
         k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()
     }
+    if {"pipeline", "text_encoder", "unet", "windows"} & raw.keys():
+        values.setdefault("trained_on", None)  # what is declared of the base is not declared of others
     try:
         return replace(base, **values) if base else System(**values)
     except UnknownName:

@@ -17,7 +17,7 @@ from leaderboards.stats import Comparison, Estimate
 
 Claim = Literal["better", "worse", "undecided", "too few prompts"]
 
-Exposure = Literal["trained-on", "same-family", "held-out"]
+Exposure = Literal["trained-on", "same-family", "held-out", "undeclared"]
 
 CellKey = tuple[str, str, str | None]
 """(entry label, column label, category or None for all prompts)."""
@@ -38,7 +38,7 @@ class Entry:
     label: str
     run: RunFolder
     rank: float | None = None
-    """Mean rank over the columns that are held-out for every row; None where prompts are too few to rank."""
+    """Mean rank over the columns that are held-out for every ranked row (see `cells.ranks`)."""
 
     @property
     def full_name(self) -> str:
@@ -71,8 +71,9 @@ class Cell:
     """Scored images behind the mean."""
     comparison: Comparison | None = None
     """With the baseline; None for the baseline itself and where nothing can be paired."""
-    p_holm: float = math.nan
-    """Adjusted over all headline comparisons of the section; NaN in a category, which is only described."""
+    p_adjusted: float = math.nan
+    """Holm's over all headline comparisons of the section; in a category Benjamini and Hochberg's over its
+    column's categories."""
     claim: Claim | None = None
     """Of headline comparisons only."""
 

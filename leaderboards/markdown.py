@@ -95,7 +95,7 @@ def _comparison_fields(cell: Cell, compared: Comparison | None) -> dict[str, str
         interval(compared.difference, sign=True),
         str(compared.difference.n),
         f"{compared.win_rate:.1%}",
-        f"{compared.p:.4f} ({cell.p_holm:.4f})",
+        f"{compared.p:.4f} ({cell.p_adjusted:.4f})",
         f"{MARKS[cell.claim]} {cell.claim}",
     )
     return dict(zip(keys, shown, strict=True))

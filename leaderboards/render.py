@@ -30,7 +30,7 @@ SHORT_LEGEND = (
 NO_CATEGORY = "(none)"
 """What a table calls prompts without a category."""
 
-EXPOSURES: Mapping[str, str] = {"trained-on": "†", "same-family": "‡", "held-out": ""}
+EXPOSURES: Mapping[str, str] = {"trained-on": "†", "same-family": "‡", "held-out": "", "undeclared": "?"}
 
 
 # CSV
@@ -79,7 +79,7 @@ def _csv_row(
         **_estimate_fields("difference", compared.difference if compared else None),
         "win_rate": compared.win_rate if compared else None,
         "p": compared.p if compared else None,
-        "p_holm": cell.p_holm,
+        "p_adjusted": cell.p_adjusted,
         "claim": cell.claim,
         "watermarks": "; ".join(header.watermarks),
     }

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import pandas as pd
-
 from leaderboards.board import Board, Column, Coverage, Entry, Section, UnknownBaseline
-from leaderboards.cells import Samples, categories, cells, ranks
+from leaderboards.cells import Table, categories, cells, ranks
 from leaderboards.journal import MixedIds
-from leaderboards.records import RunFolder, ScoreSet, frame
+from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.scores import RunScores, Scored, read_scores
 
 REASONS = 4
 """Most reasons that a board names for what has no score: each may name a file of its own."""
@@ -26,7 +26,7 @@ def build(runs: Sequence[RunFolder], baseline: str) -> Board:
     A suite where no run, or more than one, is called so gets a note in place of differences. Raises
     UnknownBaseline, ValueError where the name is ambiguous on every suite, MixedIds for a run given twice.
     """
-    scores = {run.path: frame([run]) for run in runs}
+    scores = {run.path: read_scores(run) for run in runs}
     suites: dict[tuple[str, str], list[RunFolder]] = {}
     for run in sorted(runs, key=lambda run: (run.header.suite, run.header.suite_sha256)):
         suites.setdefault((run.header.suite, run.header.suite_sha256), []).append(run)
@@ -36,27 +36,28 @@ def build(runs: Sequence[RunFolder], baseline: str) -> Board:
     return Board(tuple(sections), _digest(scores.values()))
 
 
-def _section(entries: Sequence[Entry], scores: Sequence[pd.DataFrame], baseline: str) -> Section:
+def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: str) -> Section:
     called = [entry.label for entry in entries if entry.is_called(baseline)]
     reference = called[0] if len(called) == 1 else None
     columns = _columns(entries)
-    have = {entry.label: {_key(score_set) for score_set in entry.run.score_sets()} for entry in entries}
-    samples = {
-        (entry.label, column.label): _of_column(table, column)
-        for entry, table in zip(entries, scores, strict=True)
-        for column in columns
-        if _key(column.score_set) in have[entry.label]
+    by_key = {_key(column.score_set): column.label for column in columns}
+    table = {
+        (entry.label, by_key[_key(scored.score_set)]): scored
+        for entry, run in zip(entries, scores, strict=True)
+        for scored in run.scored
     }
+    groups = categories(scores)
+    found = cells(entries, columns, table, groups, reference)
     header = entries[0].run.header
     return Section(
         suite=header.suite,
         suite_sha256=header.suite_sha256,
         baseline=reference,
-        entries=_ordered(entries, ranks(entries, columns, samples), reference),
+        entries=_ordered(entries, ranks(entries, columns, found, reference), reference),
         columns=columns,
-        categories=categories(samples),
-        cells=cells(entries, columns, samples, reference),
-        coverage=tuple(_coverage(entries, columns, samples)),
+        categories=tuple(groups),
+        cells=found,
+        coverage=tuple(_coverage(entries, columns, table)),
         notes=tuple(_notes(baseline, called, entries)),
     )
 
@@ -74,17 +75,11 @@ def _entries(runs: Sequence[RunFolder]) -> list[Entry]:
     return sorted(rows, key=lambda row: row.label)
 
 
-def _ordered(
-    entries: Sequence[Entry], ranks: Sequence[float] | None, baseline: str | None
-) -> tuple[Entry, ...]:
-    """The rows by rank; without ranks the baseline first and the others by label."""
-    rows = sorted(entries, key=lambda row: row.label != baseline)
-    if ranks is None:
-        return tuple(rows)
-    rank_of = dict(zip((row.label for row in entries), ranks, strict=True))
-    return tuple(
-        sorted((replace(row, rank=rank_of[row.label]) for row in rows), key=lambda row: row.rank or 0)
-    )
+def _ordered(entries: Sequence[Entry], ranks: Mapping[str, float], baseline: str | None) -> tuple[Entry, ...]:
+    """The rows by rank, those without one last; among equals the baseline first, then by label."""
+    rows = [replace(row, rank=ranks.get(row.label)) for row in entries]
+    last = len(entries) + 1
+    return tuple(sorted(rows, key=lambda row: (row.rank or last, row.label != baseline)))
 
 
 def _columns(entries: Iterable[Entry]) -> tuple[Column, ...]:
@@ -97,12 +92,6 @@ def _columns(entries: Iterable[Entry]) -> tuple[Column, ...]:
 
 def _key(score_set: ScoreSet) -> tuple[str, str]:
     return score_set.reward, score_set.score_id
-
-
-def _of_column(scores: pd.DataFrame, column: Column) -> pd.DataFrame:
-    wanted = column.score_set
-    chosen = scores[(scores["reward"] == wanted.reward) & (scores["score_id"] == wanted.score_id)]
-    return chosen.set_index(["prompt_id", "sample"])[["score", "reason", "category", "groups"]]
 
 
 def _check_baseline(name: str, suites: Sequence[Sequence[Entry]]) -> None:
@@ -125,25 +114,37 @@ def _notes(baseline: str, called: Sequence[str], entries: Sequence[Entry]) -> It
         yield "Not all of these images began as the same noise: they are paired by prompt and number alone."
 
 
-def _coverage(entries: Sequence[Entry], columns: Sequence[Column], samples: Samples) -> Iterator[Coverage]:
+def _coverage(entries: Sequence[Entry], columns: Sequence[Column], table: Table) -> Iterator[Coverage]:
     for entry in entries:
         planned = entry.run.header.planned.count
         for column in columns:
-            if (entry.label, column.label) in samples:
-                yield _covered(entry.label, column.label, planned, samples[entry.label, column.label])
+            if (entry.label, column.label) in table:
+                yield _covered(entry.label, column.label, planned, table[entry.label, column.label])
 
 
-def _covered(entry: str, column: str, planned: int, table: pd.DataFrame) -> Coverage:
-    unscored = table[table["score"].isna()]
-    missing = Counter(str(reason or "no reason on record") for reason in unscored["reason"])
+def _covered(entry: str, column: str, planned: int, scored: Scored) -> Coverage:
+    missing = Counter(scored.reasons.values())
     named = dict(sorted(missing.most_common(REASONS)))
     others = missing.total() - sum(named.values())
-    rest = {"other reasons, which its score files name": others, "not tried yet": planned - len(table)}
+    rest = {
+        "other reasons, which its score files name": others,
+        "not tried yet": planned - len(scored.values),
+    }
     counts = named | {reason: count for reason, count in rest.items() if count}
-    return Coverage(entry, column, len(table) - len(unscored), planned, counts)
+    return Coverage(entry, column, len(scored.values) - missing.total(), planned, counts)
 
 
-def _digest(frames: Iterable[pd.DataFrame]) -> str:
+def _digest(runs: Iterable[RunScores]) -> str:
     """SHA-256 over the scores, whatever the folders are called and in whatever order they were given."""
-    texts = (frame.drop(columns="run").to_csv(index=False, lineterminator="\n") for frame in frames)
-    return hashlib.sha256("".join(sorted(texts)).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(map(_digest_of, runs))).encode()).hexdigest()
+
+
+def _digest_of(run: RunScores) -> str:
+    header = run.run.header
+    found = hashlib.sha256()
+    for scored in run.scored:
+        own = scored.score_set
+        head = [header.suite_sha256, header.system, header.generation_id, own.reward, own.score_id]
+        found.update(json.dumps([*head, sorted(scored.reasons.items())]).encode())
+        found.update(scored.keys.astype("<i8").tobytes() + scored.values.astype("<f8").tobytes())
+    return found.hexdigest()

@@ -13,7 +13,8 @@ import pytest
 from benchmarks.run import Outcome, Plan, Request, execute, plan
 from benchmarks.systems import SYSTEMS
 from leaderboards.journal import MixedIds, RunFolderError, exclusive
-from leaderboards.records import RunFolder, frame
+from leaderboards.records import RunFolder
+from leaderboards.scores import frame
 from rewards.registry import UnknownName
 from textcraftor.drawing import Drawing
 from textcraftor.pipeline import MissingPipeline

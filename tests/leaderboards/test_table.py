@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +21,9 @@ BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", f
 BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
 
 
-def rows(values: object) -> list[list[float]]:
+def rows(values: Iterable[float | None]) -> list[list[float | None]]:
     """One seed a prompt."""
-    return [[float(value)] for value in np.asarray(values)]
+    return [[None if value is None else float(value)] for value in values]
 
 
 def noise(n: int, seed: int) -> np.ndarray:
@@ -76,9 +76,9 @@ def test_p_is_adjusted_over_all_headline_comparisons(make_run: MakeRun) -> None:
     others = [make_run(f"new{i}", (BRIGHT, rows(noise(120, i))), categories=("a", "b")) for i in (1, 2, 3)]
     cells = only([base, *others]).cells
     headline = [cells[f"new{i}", "bright", None] for i in (1, 2, 3)]
-    smallest = min(headline, key=lambda cell: cell.p_holm)
+    smallest = min(headline, key=lambda cell: cell.p_adjusted)
     assert smallest.comparison is not None
-    assert smallest.p_holm == pytest.approx(min(1.0, 3 * smallest.comparison.p))
+    assert smallest.p_adjusted == pytest.approx(min(1.0, 3 * smallest.comparison.p))
     assert cells["new1", "bright", "a"].claim is None
 
 
@@ -214,18 +214,31 @@ def test_exposure_follows_what_the_system_was_trained_on(make_run: MakeRun) -> N
     }
     assert found == {"bright": "trained-on", "brighter": "same-family", "blur": "held-out"}
     assert section.cells["base", "bright", None].exposure == "held-out"
+    (silent,) = build([make_run("silent", (BRIGHT, rows([1, 2])), details={})], "silent").sections
+    assert silent.cells["silent", "bright", None].exposure == "undeclared"
 
 
-def test_ranks_need_enough_prompts_and_count_held_out_rewards_only(make_run: MakeRun) -> None:
-    level = noise(100, 0)
+def test_ranks_are_by_separation_over_held_out_rewards_only(make_run: MakeRun) -> None:
+    level, near = noise(100, 0), 0.01 * noise(100, 1)
     base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
-    tuned = make_run(
-        "tuned", (BRIGHT, rows(level + 9)), (BLUR, rows(level + 1)), details={"trained_on": ["bright"]}
+    worse = make_run(
+        "worse", (BRIGHT, rows(level + 9)), (BLUR, rows(level + 1)), details={"trained_on": ["bright"]}
     )
-    assert [(e.label, e.rank) for e in only([tuned, base]).entries] == [("base", 1.0), ("tuned", 2.0)]
-    short = make_run("short", (BRIGHT, rows(level[:99])), (BLUR, rows(level[:99] - 5)))
-    assert [e.label for e in only([short, tuned, base], "tuned").entries] == ["tuned", "base", "short"]
-    assert all(e.rank is None for e in only([short, tuned, base]).entries)
+    alike = make_run("alike", (BRIGHT, rows(level)), (BLUR, rows(level + near)))
+    better = make_run("better", (BRIGHT, rows(level)), (BLUR, rows(level - 1 + near)))
+    ranks = [(e.label, e.rank) for e in only([worse, alike, better, base]).entries]
+    assert ranks == [("better", 1.0), ("base", 2.0), ("alike", 2.0), ("worse", 4.0)]
+
+
+def test_who_lacks_prompts_or_hides_its_training_has_no_rank(make_run: MakeRun) -> None:
+    level = noise(101, 0)
+    base, same = (make_run(name, (BLUR, rows(level))) for name in ("base", "same"))
+    short = make_run("short", (BLUR, rows([*(level[:100] - 5), None])))
+    hidden = make_run("hidden", (BLUR, rows(level - 5)), details={})
+    ranks = {e.label: e.rank for e in only([base, same, short, hidden]).entries}
+    assert ranks == {"base": 1.0, "same": 1.0, "short": None, "hidden": None}
+    few = [make_run(name, (BLUR, rows(level[:99])), suite="few") for name in ("base", "same")]
+    assert all(e.rank is None for e in only(few).entries)
 
 
 def test_the_digest_is_of_the_scores_alone(make_run: MakeRun, tmp_path: Path) -> None:
