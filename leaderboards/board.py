@@ -39,6 +39,10 @@ class Entry:
     run: RunFolder
     rank: float | None = None
     """Mean rank over the columns that are held-out for every ranked row (see `cells.ranks`)."""
+    gap: float | None = None
+    """Over-optimisation: its mean gain by rewards it was trained on minus that by held-out ones, each gain in
+    deviations of the baseline's prompts. None where it has no gains of both kinds.
+    """
 
     @property
     def full_name(self) -> str:
@@ -83,6 +87,28 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """What all training seeds of one method say by one reward."""
+
+    mean: float
+    """Of the seeds' differences to the baseline."""
+    low: float
+    high: float
+    """The least and the greatest of the seeds."""
+    claim: Claim
+    """What every seed claims; "undecided" where they differ."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Systems that were trained alike but for their seed."""
+
+    name: str
+    entries: tuple[str, ...]
+    by_column: Mapping[str, Agreement]
+
+
+@dataclass(frozen=True)
 class Coverage:
     """How many of a run's planned images have a score, and why the others have none (reason to count)."""
 
@@ -105,6 +131,7 @@ class Section:
     categories: tuple[str, ...]
     """In the order of their first prompts; empty where all prompts are of one."""
     cells: Mapping[CellKey, Cell]
+    methods: tuple[Method, ...]
     coverage: tuple[Coverage, ...]
     notes: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""From scores to the cells of a section: means, paired comparisons, claims and ranks.
+"""From scores to the cells of a section: means, paired comparisons and claims.
 
 Comparisons are paired by prompt and sample, so they are between images that were drawn from the same noise.
 """
@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaderboards import stats
-from leaderboards.board import Cell, CellKey, Claim, Column, Entry, Exposure
-from leaderboards.scores import RunScores, Scored, paired
+from leaderboards.board import Cell, CellKey, Claim, Column, Entry
+from leaderboards.scores import RunScores, Table, paired
 from leaderboards.stats import Estimate, Values
-
-Table = Mapping[tuple[str, str], Scored]
-"""Scores by (entry label, column label)."""
+from leaderboards.verdicts import exposure
 
 Groups = Mapping[str, NDArray[np.int64]]
 """Prompts of each category and further group."""
@@ -147,52 +145,3 @@ def _claim(difference: Estimate, p: float, higher_is_better: bool) -> Claim:
     if p >= 1 - stats.LEVEL or difference.low <= 0 <= difference.high:
         return "undecided"
     return "better" if (difference.value > 0) == higher_is_better else "worse"
-
-
-def exposure(entry: Entry, column: Column, columns: Iterable[Column]) -> Exposure:
-    """Whether the system was trained on this reward, or on another one of its family."""
-    declared = entry.run.header.details.get("trained_on")
-    if declared is None:
-        return "undeclared"
-    trained_on = set(declared)
-    if column.score_set.reward in trained_on:
-        return "trained-on"
-    families = {c.score_set.family for c in columns if c.score_set.reward in trained_on}
-    families |= set(entry.run.header.details.get("trained_on_families", ()))  # of rewards not on the board
-    return "same-family" if column.score_set.family in families else "held-out"
-
-
-def ranks(
-    entries: Sequence[Entry], columns: Sequence[Column], found: Mapping[CellKey, Cell], baseline: str | None
-) -> dict[str, float]:
-    """Mean rank of each row over the columns that are held-out for all ranked ones; 1 is best.
-
-    In a column a row comes after those whose interval of the difference to the baseline lies wholly on the
-    better side of its own, which is stricter than comparing the two. Rows that lack prompts others have, or
-    do not declare what they were trained on, have none; nobody has below `stats.CLAIM_PROMPTS` prompts.
-    """
-    declared = [e for e in entries if e.run.header.details.get("trained_on") is not None]
-    fair = [c for c in columns if all(exposure(e, c, columns) == "held-out" for e in declared)]
-    most = {
-        c.label: max((cell.mean.n for key, cell in found.items() if key[1:] == (c.label, None)), default=0)
-        for c in fair
-    }
-    whole = [e.label for e in declared if all(_prompts(found, e, c) == most[c.label] for c in fair)]
-    if not baseline or baseline not in whole or len(whole) < 2 or min(most.values()) < stats.CLAIM_PROMPTS:
-        return {}
-    places = [stats.separated_ranks([_gain(found[label, c.label, None]) for label in whole]) for c in fair]
-    return dict(zip(whole, (math.fsum(rank) / len(fair) for rank in zip(*places, strict=True)), strict=True))
-
-
-def _prompts(found: Mapping[CellKey, Cell], entry: Entry, column: Column) -> int:
-    cell = found.get((entry.label, column.label, None))
-    return cell.mean.n if cell else 0
-
-
-def _gain(cell: Cell) -> tuple[float, float]:
-    """Ends of the interval of the difference to the baseline, higher being better; its own is 0."""
-    if cell.comparison is None:
-        return 0.0, 0.0
-    difference = cell.comparison.difference
-    ends = difference.low, difference.high
-    return ends if cell.higher_is_better else (-ends[1], -ends[0])

@@ -47,6 +47,10 @@ class Scored:
         return np.bincount(np.searchsorted(prompts, self.keys[self.known] // SAMPLES), minlength=len(prompts))
 
 
+Table = Mapping[tuple[str, str], Scored]
+"""Scores by (row label, column label) of a board."""
+
+
 def paired(system: Scored, baseline: Scored) -> tuple[NDArray[np.int64], Values]:
     """Prompts and mean differences over the samples that both have a score for."""
     if np.array_equal(system.keys, baseline.keys):

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from leaderboards.board import Board, Column, Coverage, Entry, Section, UnknownBaseline
-from leaderboards.cells import Table, categories, cells, ranks
+from leaderboards.cells import categories, cells
 from leaderboards.journal import MixedIds
 from leaderboards.records import RunFolder, ScoreSet
-from leaderboards.scores import RunScores, Scored, read_scores
+from leaderboards.scores import RunScores, Scored, Table, read_scores
+from leaderboards.verdicts import gaps, methods, ranks
 
 REASONS = 4
 """Most reasons that a board names for what has no score: each may name a file of its own."""
@@ -30,6 +31,7 @@ def build(runs: Sequence[RunFolder], baseline: str) -> Board:
     suites: dict[tuple[str, str], list[RunFolder]] = {}
     for run in sorted(runs, key=lambda run: (run.header.suite, run.header.suite_sha256)):
         suites.setdefault((run.header.suite, run.header.suite_sha256), []).append(run)
+    _check_suites(suites)
     rows = [_entries(group) for group in suites.values()]
     _check_baseline(baseline, rows)
     sections = [_section(entries, [scores[e.run.path] for e in entries], baseline) for entries in rows]
@@ -42,21 +44,25 @@ def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: st
     columns = _columns(entries)
     by_key = {_key(column.score_set): column.label for column in columns}
     table = {
-        (entry.label, by_key[_key(scored.score_set)]): scored
+        (entry.label, by_key[key]): scored
         for entry, run in zip(entries, scores, strict=True)
         for scored in run.scored
+        if (key := _key(scored.score_set)) in by_key
     }
     groups = categories(scores)
     found = cells(entries, columns, table, groups, reference)
+    places, gap = ranks(entries, columns, found, reference), gaps(entries, found, table, reference)
+    rows = [replace(row, rank=places.get(row.label), gap=gap.get(row.label)) for row in entries]
     header = entries[0].run.header
     return Section(
         suite=header.suite,
         suite_sha256=header.suite_sha256,
         baseline=reference,
-        entries=_ordered(entries, ranks(entries, columns, found, reference), reference),
+        entries=_ordered(rows, reference),
         columns=columns,
         categories=tuple(groups),
         cells=found,
+        methods=tuple(methods(entries, found)),
         coverage=tuple(_coverage(entries, columns, table)),
         notes=tuple(_notes(baseline, called, entries)),
     )
@@ -75,23 +81,51 @@ def _entries(runs: Sequence[RunFolder]) -> list[Entry]:
     return sorted(rows, key=lambda row: row.label)
 
 
-def _ordered(entries: Sequence[Entry], ranks: Mapping[str, float], baseline: str | None) -> tuple[Entry, ...]:
+def _ordered(rows: Sequence[Entry], baseline: str | None) -> tuple[Entry, ...]:
     """The rows by rank, those without one last; among equals the baseline first, then by label."""
-    rows = [replace(row, rank=ranks.get(row.label)) for row in entries]
-    last = len(entries) + 1
+    last = len(rows) + 1
     return tuple(sorted(rows, key=lambda row: (row.rank or last, row.label != baseline)))
 
 
-def _columns(entries: Iterable[Entry]) -> tuple[Column, ...]:
-    """Every (reward, score id) that some run was scored with: trainable ones first, judges after."""
-    found = {_key(score_set): score_set for entry in entries for score_set in entry.run.score_sets()}
-    many = Counter(reward for reward, _ in found)
-    ordered = sorted(found.values(), key=lambda s: (*(s.role == role for role in ROLES[::-1]), *_key(s)))
-    return tuple(Column(s.reward if many[s.reward] == 1 else f"{s.reward}@{s.score_id}", s) for s in ordered)
+def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:
+    """Every (reward, score id) that all runs with scores by that reward have: trainable ones first, judges
+    after. Raises MixedIds for a reward whose runs have no score id in common.
+    """
+    sets = {entry.label: entry.run.score_sets() for entry in entries}
+    found = {_key(score_set): score_set for own in sets.values() for score_set in own}
+    ids: dict[str, dict[str, set[str]]] = {}
+    for label, own in sets.items():
+        for score_set in own:
+            ids.setdefault(score_set.reward, {}).setdefault(label, set()).add(score_set.score_id)
+    common = {reward: set.intersection(*by_entry.values()) for reward, by_entry in ids.items()}
+    for reward, shared in common.items():
+        if not shared:
+            named = ", ".join(f"{label} {'/'.join(sorted(own))}" for label, own in ids[reward].items())
+            raise MixedIds(
+                f"the runs were scored by different versions of {reward} (weights, preprocessing or "
+                f"precision): {named}; score them anew with one, or compare them apart"
+            )
+    kept = [score_set for (reward, score_id), score_set in found.items() if score_id in common[reward]]
+    ordered = sorted(kept, key=lambda s: (*(s.role == role for role in ROLES[::-1]), *_key(s)))
+    return tuple(
+        Column(s.reward if len(common[s.reward]) == 1 else f"{s.reward}@{s.score_id}", s) for s in ordered
+    )
 
 
 def _key(score_set: ScoreSet) -> tuple[str, str]:
     return score_set.reward, score_set.score_id
+
+
+def _check_suites(suites: Mapping[tuple[str, str], Sequence[RunFolder]]) -> None:
+    """A suite has one prompt set. Raises MixedIds."""
+    seen: dict[str, tuple[str, RunFolder]] = {}
+    for (suite, sha256), (run, *_) in suites.items():
+        other, twin = seen.setdefault(suite, (sha256, run))
+        if other != sha256:
+            raise MixedIds(
+                f"{twin.path} and {run.path} have different prompts (SHA-256 {other[:12]} and {sha256[:12]}) "
+                f"by the name of {suite}: compare them apart"
+            )
 
 
 def _check_baseline(name: str, suites: Sequence[Sequence[Entry]]) -> None:

@@ -167,15 +167,57 @@ def test_an_ambiguous_baseline_stops_its_own_section_only(make_run: MakeRun) -> 
 
 def test_score_ids_of_a_reward_are_never_mixed(make_run: MakeRun) -> None:
     other = replace(BRIGHT, score_id="d" * 12)
-    section = only(
-        [make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (other, rows([8, 9])))],
+    base, new = make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (other, rows([8, 9])))
+    with pytest.raises(MixedIds, match=r"versions of bright .*: base b{12}, new d{12}; score them anew"):
+        build([base, new], "base")
+    both = make_run("both", (BRIGHT, rows([1, 2])), (other, rows([8, 9])))
+    section = only([both, new], "both")  # what they have in common
+    assert [column.label for column in section.columns] == ["bright"]
+    assert section.cells["new", "bright", None].comparison is not None
+    twice = make_run("twice", (BRIGHT, rows([1, 2])), (other, rows([8, 9])))
+    labels = [column.label for column in only([both, twice], "both").columns]
+    assert labels == [f"bright@{'b' * 12}", f"bright@{'d' * 12}"]
+
+
+def test_other_prompts_by_the_same_name_are_refused(make_run: MakeRun) -> None:
+    base, new = make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (BRIGHT, rows([1, 2])))
+    header = new.path / "run.json"
+    header.write_text(header.read_text().replace(new.header.suite_sha256, "0" * 64))
+    with pytest.raises(MixedIds, match=r"different prompts .* by the name of toy: compare them apart"):
+        build([base, RunFolder(new.path)], "base")
+
+
+def test_a_method_is_better_only_if_all_its_seeds_are(make_run: MakeRun) -> None:
+    level = noise(120, 0)
+    base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
+    gains, losses = (1.0, 1.2), (1.0, 0.0)
+    seeds = [
+        make_run(
+            f"seed-{seed}",
+            (BRIGHT, rows(level + gain + 0.1 * noise(120, 1))),
+            (BLUR, rows(level - loss + 0.1 * noise(120, 2))),
+            details={"trained_on": ["bright"], "method": "ours"},
+        )
+        for seed, (gain, loss) in enumerate(zip(gains, losses, strict=True))
+    ]
+    (method,) = only([base, *seeds]).methods
+    assert (method.name, method.entries) == ("ours", ("seed-0", "seed-1"))
+    bright, blur = method.by_column["bright"], method.by_column["blur"]
+    assert (bright.claim, blur.claim) == ("better", "undecided")
+    assert bright.low <= bright.mean <= bright.high
+    assert bright.mean == pytest.approx(1.1, abs=0.03)
+
+
+def test_the_gap_is_trained_on_gain_over_held_out_gain(make_run: MakeRun) -> None:
+    level = noise(120, 0)
+    base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
+    tuned = make_run(
+        "tuned", (BRIGHT, rows(level + 2)), (BLUR, rows(level + 1)), details={"trained_on": ["bright"]}
     )
-    assert {column.label for column in section.columns} == {f"bright@{'b' * 12}", f"bright@{'d' * 12}"}
-    assert set(section.cells) == {
-        ("base", f"bright@{'b' * 12}", None),
-        ("new", f"bright@{'d' * 12}", None),
-    }
-    assert section.cells["new", f"bright@{'d' * 12}", None].comparison is None
+    gap = {entry.label: entry.gap for entry in only([base, tuned]).entries}
+    assert gap["base"] is None
+    # BLUR is better when lower, so it lost one: 2 - (-1) of the baseline's deviations.
+    assert gap["tuned"] == pytest.approx(3 / level.std(ddof=1))
 
 
 def test_the_same_run_twice_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
