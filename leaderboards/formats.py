@@ -159,7 +159,7 @@ def json_text(board: Board, stamp: Stamp) -> str:
         "stamp": asdict(stamp),
         "sections": [_section(section) for section in board.sections],
     }
-    return json.dumps(_defined(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(defined(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _section(section: Section) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _section(section: Section) -> dict[str, Any]:
         "systems": [_entry(entry) for entry in section.entries],
         "rewards": [_column(column) for column in section.columns],
         "categories": list(section.categories),
-        "cells": [_cell(cell) for cell in section.cells.values()],
+        "cells": [cell_record(cell) for cell in section.cells.values()],
         "methods": [
             {"name": m.name, "systems": list(m.entries), "rewards": _dicts(m.by_column)}
             for m in section.methods
@@ -205,7 +205,8 @@ def _column(column: Column) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
+def cell_record(cell: Cell) -> dict[str, Any]:
+    """A cell as the schema has it, but for `defined`."""
     return {
         "system": cell.entry,
         "reward": cell.column,
@@ -223,13 +224,13 @@ def _dicts(records: Mapping[str, Any]) -> dict[str, Any]:
     return {name: asdict(record) for name, record in records.items()}
 
 
-def _defined(value: Any) -> Any:
+def defined(value: Any) -> Any:
     """With nine significant digits, and null for what is no number."""
     if isinstance(value, float):
         return float(f"{value:.9g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _defined(item) for key, item in value.items()}
-    return [_defined(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: defined(item) for key, item in value.items()}
+    return [defined(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 # LaTeX

@@ -9,9 +9,9 @@ from leaderboards import stats
 from leaderboards.board import Agreement, Board, Cell, Coverage, Section
 from leaderboards.formats import Stamp
 from leaderboards.render import (
-    EXPOSURES,
     MARKS,
     NO_CATEGORY,
+    comparison_rows,
     decimals,
     headline,
     interval,
@@ -19,7 +19,7 @@ from leaderboards.render import (
     title,
     watermarks,
 )
-from leaderboards.stats import Comparison, Estimate
+from leaderboards.stats import Estimate
 
 LEGEND = (
     f"▲ better, ▼ worse than the baseline: Holm-adjusted p < {1 - stats.LEVEL:.2f} over all comparisons of "
@@ -36,9 +36,9 @@ METHOD = (
     "test, Holm's over the table; q: Benjamini and Hochberg's over a reward's categories. Detectable: the "
     f"least true difference that {stats.POWER:.0%} of such runs would show. Rank: mean rank over the rewards "
     "that no ranked system was trained on; a system comes after those whose interval of the difference lies "
-    "wholly above its own; who lacks prompts, or does not say what it was trained on, has none. Gap: mean gain "
-    "by rewards trained on minus that by held-out ones, in deviations of the baseline's prompts. A method of "
-    "several training seeds: the seeds' mean (least to greatest), and a mark if all of them claim it."
+    "wholly above its own; who lacks prompts, or does not say what it was trained on, has none. Gap: mean "
+    "gain by rewards trained on minus that by held-out ones, in deviations of the baseline's prompts. A "
+    "method of several training seeds: their mean (least to greatest), and a mark if all of them claim it."
 )
 
 SHOWN_VERSIONS = ("tcbench", "torch", "diffusers", "transformers")
@@ -75,7 +75,7 @@ def _section(section: Section) -> Iterator[str]:
     yield from _roles(section)
     for heading, rows in (
         ("Methods, over their training seeds", _method_rows(section)),
-        ("Means and paired differences", _comparison_rows(section)),
+        ("Means and paired differences", comparison_rows(section)),
         ("By category (exploratory: q < 0.05 is marked \\*, nothing is claimed)", _category_rows(section)),
         ("Coverage", _coverage_rows(section.coverage)),
         ("Runs", _run_rows(section)),
@@ -108,36 +108,6 @@ def _agreement(agreed: Agreement) -> str:
     places = decimals([Estimate(agreed.mean, agreed.low, agreed.high, 0, "none")])
     mean, low, high = (number(value, places, sign=True) for value in (agreed.mean, agreed.low, agreed.high))
     return f"{mean} ({low} to {high}) {MARKS[agreed.claim]}"
-
-
-def _comparison_rows(section: Section) -> list[dict[str, str]]:
-    return [
-        {
-            "reward": title(column),
-            "system": entry.label + EXPOSURES[cell.exposure],
-            "mean": interval(cell.mean),
-            "prompts": str(cell.mean.n),
-            **_comparison_fields(cell, cell.comparison),
-        }
-        for column in section.columns
-        for entry in section.entries
-        if (cell := section.cells.get((entry.label, column.label, None)))
-    ]
-
-
-def _comparison_fields(cell: Cell, compared: Comparison | None) -> dict[str, str]:
-    keys = ("difference", "detectable", "pairs", "win rate", "p (Holm)", "verdict")
-    if compared is None:
-        return dict.fromkeys(keys, "")
-    shown = (
-        interval(compared.difference, sign=True),
-        number(compared.detectable, decimals([compared.difference])),
-        str(compared.difference.n),
-        f"{compared.win_rate:.1%}",
-        f"{compared.p:.4f} ({cell.p_adjusted:.4f})",
-        f"{MARKS[cell.claim]} {cell.claim}",
-    )
-    return dict(zip(keys, shown, strict=True))
 
 
 def _category_rows(section: Section) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from leaderboards.board import Cell, Column, Entry, Section
-from leaderboards.stats import CLAIM_PROMPTS, Estimate
+from leaderboards.stats import CLAIM_PROMPTS, Comparison, Estimate
 
 MARKS: Mapping[str | None, str] = {
     "better": "▲",
@@ -103,3 +103,34 @@ def interval(estimate: Estimate, *, sign: bool = False) -> str:
     ends = ", ".join(number(end, places, sign=sign) for end in (estimate.low, estimate.high))
     letter = {"t": " *t*", "constant": " *c*"}.get(estimate.method, "")
     return f"{value} [{ends}]{letter}"
+
+
+def comparison_rows(section: Section) -> list[dict[str, str]]:
+    """One row a reward and system: mean, and what the comparison with the baseline says."""
+    return [
+        {
+            "reward": title(column),
+            "system": entry.label + EXPOSURES[cell.exposure],
+            "mean": interval(cell.mean),
+            "prompts": str(cell.mean.n),
+            **_comparison_fields(cell, cell.comparison),
+        }
+        for column in section.columns
+        for entry in section.entries
+        if (cell := section.cells.get((entry.label, column.label, None)))
+    ]
+
+
+def _comparison_fields(cell: Cell, compared: Comparison | None) -> dict[str, str]:
+    keys = ("difference", "detectable", "pairs", "win rate", "p (Holm)", "verdict")
+    if compared is None:
+        return dict.fromkeys(keys, "")
+    shown = (
+        interval(compared.difference, sign=True),
+        number(compared.detectable, decimals([compared.difference])),
+        str(compared.difference.n),
+        f"{compared.win_rate:.1%}",
+        f"{compared.p:.4f} ({cell.p_adjusted:.4f})",
+        f"{MARKS[cell.claim]} {cell.claim}",
+    )
+    return dict(zip(keys, shown, strict=True))

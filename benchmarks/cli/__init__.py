@@ -37,6 +37,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "export": ("benchmarks.cli.export", "Write tuned weights as diffusers, peft and ComfyUI read them."),
         "leaderboard": ("benchmarks.cli.leaderboard", "Compare runs: means, intervals, paired differences."),
+        "compare": ("benchmarks.cli.compare", "Say what one run changes against another, and where most."),
         "ls": ("benchmarks.cli.ls", "List models, rewards, suites or runs."),
         "calibrate": (
             "benchmarks.cli.calibrate",
