@@ -31,8 +31,8 @@ LEGEND = (
 
 METHOD = (
     f"Unit: the prompt, its seeds averaged first. Intervals: {stats.LEVEL:.0%}, studentised bootstrap over "
-    f"prompts ({stats.RESAMPLES} resamples, seed {stats.SEED}); *t*: Student's t where that degenerates; "
-    "*c*: all values are equal. Differences: same prompts, same seeds. p: two-sided sign-flip permutation "
+    f"prompts ({stats.RESAMPLES} resamples, seed {stats.SEED}), at neither end narrower than Student's t; "
+    "*t*: the latter alone, where the bootstrap degenerates; *c*: all values are equal. Differences: same prompts, same seeds. p: two-sided sign-flip permutation "
     "test, Holm's over the table; q: Benjamini and Hochberg's over a reward's categories. Detectable: the "
     f"least true difference that {stats.POWER:.0%} of such runs would show. Rank: mean rank over the rewards "
     "that no ranked system was trained on; a system comes after those whose interval of the difference lies "

@@ -3,8 +3,9 @@
 The unit is the prompt. A prompt's seeds share its difficulty, so they are averaged first (`per_prompt`) and
 only prompts are resampled; that is the cluster bootstrap with prompts as clusters, each weighing the same.
 Intervals are studentised (bootstrap-t: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter
-12), because rewards are skewed and percentile or BCa intervals cover too little then. Everything random is
-seeded, each call with its own generator: a number does not depend on what else stands on the board.
+12), because rewards are skewed and percentile or BCa intervals cover too little then; and at neither end
+narrower than Student's, because the bootstrap covers too little where nearly all prompts tie
+(docs/statistics.md). Everything random is seeded: a number does not depend on what else stands on the board.
 
 Values are float64 arrays of shape (N,), N prompts, none of them NaN. NaN in a result means "not defined".
 """
@@ -54,9 +55,9 @@ Method = Literal["bootstrap-t", "t", "constant", "none"]
 class Estimate:
     """A mean over `n` prompts with its interval at `LEVEL`.
 
-    `method` says where the interval comes from: "bootstrap-t", "t" (Student's, where the bootstrap
-    degenerates), "constant" (all values are equal: an interval without width, which is no evidence of
-    precision), or "none" (fewer than two prompts: NaN ends).
+    `method` says where the interval comes from: "bootstrap-t" (of it and Student's, at each end the wider),
+    "t" (Student's, where the bootstrap degenerates), "constant" (all values are equal: an interval without
+    width, which is no evidence of precision), or "none" (fewer than two prompts: NaN ends).
     """
 
     value: float
@@ -126,10 +127,13 @@ def _estimate(mean: float, x: Values, tails: tuple[float, float] | None) -> Esti
         return Estimate(mean, mean, mean, n, "constant")
     error = float(x.std(ddof=1)) / math.sqrt(n)
     low_t, high_t = tails
+    reach = _student_t(n - 1)
+    method: Method = "t"
     if n >= BOOTSTRAP_PROMPTS and math.isfinite(low_t) and math.isfinite(high_t):
-        return Estimate(mean, float(mean - high_t * error), float(mean - low_t * error), n, "bootstrap-t")
-    reach = _student_t(n - 1) * error
-    return Estimate(mean, mean - reach, mean + reach, n, "t")
+        low_t, high_t, method = min(low_t, -reach), max(high_t, reach), "bootstrap-t"
+    else:
+        low_t, high_t = -reach, reach
+    return Estimate(mean, mean - high_t * error, mean - low_t * error, n, method)
 
 
 def compare(

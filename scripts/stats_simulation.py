@@ -126,8 +126,9 @@ def page(repetitions: int) -> Iterator[str]:
     yield ""
     error = 1.96 * math.sqrt(stats.LEVEL * (1 - stats.LEVEL) / repetitions)
     yield f"Made by `scripts/stats_simulation.py`: {repetitions:,} experiments a cell, so a share of 0.95 is"
-    yield f"known to ± {error:.3f}. Intervals: studentised bootstrap, {stats.RESAMPLES:,} resamples; the unit"
-    yield "is the prompt. **Bold**: outside 0.93 to 0.97, or above 0.06. Below"
+    yield f"known to ± {error:.3f}. Intervals: studentised bootstrap, {stats.RESAMPLES:,} resamples, at"
+    yield "neither end narrower than Student's; the unit is the prompt. **Bold**: outside 0.93 to 0.97, or"
+    yield "above 0.06. Below"
     yield f"{stats.CLAIM_PROMPTS} prompts a leaderboard makes no claim: these rows say why."
     for kind in kinds():
         yield ""
