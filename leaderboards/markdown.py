@@ -32,13 +32,14 @@ LEGEND = (
 METHOD = (
     f"Unit: the prompt, its seeds averaged first. Intervals: {stats.LEVEL:.0%}, studentised bootstrap over "
     f"prompts ({stats.RESAMPLES} resamples, seed {stats.SEED}), at neither end narrower than Student's t; "
-    "*t*: the latter alone, where the bootstrap degenerates; *c*: all values are equal. Differences: same prompts, same seeds. p: two-sided sign-flip permutation "
-    "test, Holm's over the table; q: Benjamini and Hochberg's over a reward's categories. Detectable: the "
-    f"least true difference that {stats.POWER:.0%} of such runs would show. Rank: mean rank over the rewards "
-    "that no ranked system was trained on; a system comes after those whose interval of the difference lies "
-    "wholly above its own; who lacks prompts, or does not say what it was trained on, has none. Gap: mean "
-    "gain by rewards trained on minus that by held-out ones, in deviations of the baseline's prompts. A "
-    "method of several training seeds: their mean (least to greatest), and a mark if all of them claim it."
+    "*t*: the latter alone, where the bootstrap degenerates; *c*: all values are equal. Differences: same "
+    "prompts, same seeds. p: two-sided sign-flip permutation test, Holm's over the table; q: Benjamini and "
+    "Hochberg's over a reward's categories. Detectable: the least true difference that "
+    f"{stats.POWER:.0%} of such runs would show. Rank: mean rank over the rewards that no ranked system was "
+    "trained on; a system comes after those whose interval of the difference lies wholly above its own; who "
+    "lacks prompts, or does not say what it was trained on, has none. Gap: mean gain by rewards trained on "
+    "minus that by held-out ones, in deviations of the baseline's prompts. A method of several training "
+    "seeds: their mean (least to greatest), and a mark if all of them claim it."
 )
 
 SHOWN_VERSIONS = ("tcbench", "torch", "diffusers", "transformers")

@@ -26,6 +26,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "generate": ("benchmarks.cli.generate", "Only generate a run's images."),
         "score": ("benchmarks.cli.score", "Score a run's images, or any folder of images with prompts."),
+        "import": ("benchmarks.cli.import_table", "Make a run of scores that another tool computed."),
         "train": (
             "benchmarks.cli.train",
             "Tune a model's text encoder by the gradients of rewards (TextCraftor). Resumable.",
@@ -55,7 +56,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "world": ("benchmarks.cli.world", "Rebuild the embedded world: its pipeline and its rewards."),
     }
 )
-"""A verb's module defines a function of the verb's name, or `app`, a Typer app of sub-commands."""
+"""A verb's module defines a function of the module's name, or `app`, a Typer app of sub-commands."""
 
 RESUMABLE = ("run", "generate", "score", "train", "sweep", "world")
 
@@ -90,7 +91,7 @@ def load_verb(name: str) -> Any:
     if hasattr(module, "app"):
         return typer.main.get_group(module.app)
     single = typer.Typer(add_completion=False)
-    single.command(name)(getattr(module, name))
+    single.command(name)(getattr(module, module.__name__.rpartition(".")[2]))
     return typer.main.get_command(single)
 
 
