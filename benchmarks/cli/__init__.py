@@ -27,6 +27,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "generate": ("benchmarks.cli.generate", "Only generate a run's images."),
         "score": ("benchmarks.cli.score", "Score a run's images, or any folder of images with prompts."),
         "import": ("benchmarks.cli.import_table", "Make a run of scores that another tool computed."),
+        "diversity": ("benchmarks.cli.diversity", "Measure how much the images of one prompt differ."),
         "train": (
             "benchmarks.cli.train",
             "Tune a model's text encoder by the gradients of rewards (TextCraftor). Resumable.",
