@@ -109,6 +109,15 @@ class Method:
 
 
 @dataclass(frozen=True)
+class OfficialHps:
+    """A row's (mean, deviation) a style in the HPSv2 benchmark's own arithmetic (`leaderboards.hpsv2`)."""
+
+    entry: str
+    column: str
+    styles: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class Coverage:
     """How many of a run's planned images have a score, and why the others have none (reason to count)."""
 
@@ -132,6 +141,7 @@ class Section:
     """In the order of their first prompts; empty where all prompts are of one."""
     cells: Mapping[CellKey, Cell]
     methods: tuple[Method, ...]
+    official_hps: tuple[OfficialHps, ...]
     coverage: tuple[Coverage, ...]
     notes: tuple[str, ...]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from leaderboards import stats
@@ -78,6 +79,10 @@ def _section(section: Section) -> Iterator[str]:
         ("Methods, over their training seeds", _method_rows(section)),
         ("Means and paired differences", comparison_rows(section)),
         ("By category (exploratory: q < 0.05 is marked \\*, nothing is claimed)", _category_rows(section)),
+        (
+            "HPSv2's official arithmetic (10 groups of 80 a style, ddof 0; not an interval)",
+            _official_rows(section),
+        ),
         ("Coverage", _coverage_rows(section.coverage)),
         ("Runs", _run_rows(section)),
     ):
@@ -130,6 +135,15 @@ def _category_cell(cell: Cell | None) -> str:
         return text
     star = r"\*" if cell.p_adjusted < 1 - stats.LEVEL else ""
     return f"{text}; Δ {interval(cell.comparison.difference, sign=True)}{star}"
+
+
+def _official_rows(section: Section) -> list[dict[str, str]]:
+    return [
+        {"system": own.entry, "reward": own.column}
+        | {style: f"{mean:.4f} ± {deviation:.4f}" for style, (mean, deviation) in own.styles.items()}
+        | {"average": f"{fmean(mean for mean, _ in own.styles.values()):.4f}"}
+        for own in section.official_hps
+    ]
 
 
 def _coverage_rows(coverage: Iterable[Coverage]) -> list[dict[str, str]]:

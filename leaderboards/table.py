@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from leaderboards.board import Board, Column, Coverage, Entry, Section, UnknownBaseline
 from leaderboards.cells import categories, cells
+from leaderboards.hpsv2 import official
 from leaderboards.journal import MixedIds
 from leaderboards.records import RunFolder, ScoreSet
 from leaderboards.scores import RunScores, Scored, Table, read_scores
@@ -63,6 +64,7 @@ def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: st
         categories=tuple(groups),
         cells=found,
         methods=tuple(methods(entries, found)),
+        official_hps=tuple(official(entries, columns, table, groups)),
         coverage=tuple(_coverage(entries, columns, table)),
         notes=tuple(_notes(baseline, called, entries)),
     )
