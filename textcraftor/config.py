@@ -15,7 +15,10 @@ from rewards.registry import UnknownName
 from textcraftor.models import find_model
 from textcraftor.pipeline import SAMPLERS, SPACINGS
 
-ESTIMATORS = ("chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", "direct")
+GRADIENTS = ("chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", "direct")
+"""Estimators of the rewards' gradient."""
+
+ESTIMATORS = (*GRADIENTS, "ddpo")
 TRAINABLE = ("text_encoder", "text_encoder_2", "unet")
 PRECISIONS = ("float32", "bfloat16")
 LR_SCHEDULES = ("constant", "linear", "cosine")
@@ -51,7 +54,7 @@ class TrainConfig:
     lora_rank: int = 0
     """Rank of adapters on the attention of what is trained; 0: all weights are."""
     estimator: str = "chain"
-    """How the reward's gradient is estimated (`textcraftor.sampling`)."""
+    """How the reward's gradient is estimated (`textcraftor.sampling`), or "ddpo": learning without one."""
     sampler: str = "ddim"
     steps: int = 25
     """T."""
@@ -86,6 +89,14 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of the gradient; 0: not clipped."""
+    group: int = 1
+    """Samples in a row of one prompt."""
+    eta: float = 0.0
+    """Noise of each of the last K sampling steps, as DDIM has it; "ddpo" alone decides by noise."""
+    policy_updates: int = 2
+    """Of "ddpo": optimiser steps of an update, each on its share of the samples."""
+    ratio_clip: float = 1e-4
+    """Of "ddpo": how far from 1 a decision's importance weight pays."""
     ema: float = 0.0
     """Decay an update of averaged weights, which are then the result; 0: off."""
     drift_penalty: float = 0.0
@@ -160,6 +171,19 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "spacing": "trailing",
             "reward_pool": 224,
             "checkpointing": True,
+        },
+        "ddpo": {
+            "estimator": "ddpo",
+            "steps": 50,
+            "tuned_steps": 50,
+            "drawn_tuned_steps": 50,
+            "eta": 1.0,
+            "guidance": 5.0,
+            "lora_rank": 16,
+            "lr": 3e-4,
+            "weight_decay": 1e-4,
+            "batch": 256,
+            "policy_updates": 2,
         },
         "default": {},
         "quick": {"updates": 12, "batch": 4, "validate_every": 6, "validation_prompts": 8, "lr": 1e-4},
@@ -242,6 +266,7 @@ _LOWEST: Mapping[str, float] = MappingProxyType(
     {
         "steps": 1, "tuned_steps": 1, "drawn_tuned_steps": 1, "updates": 1, "batch": 1,
         "validation_prompts": 2, "save_every": 1, "keep": 1, "lora_rank": 0, "reward_pool": 0,
+        "group": 1, "eta": 0, "policy_updates": 1, "ratio_clip": 0,
         "micro_batch": 0, "noises": 0, "lr": 0, "warmup": 0, "weight_decay": 0, "clip": 0, "ema": 0,
         "drift_penalty": 0, "validate_every": 0, "decode_slice": 0, "prefix_gigabytes": 0,
     }
@@ -281,5 +306,13 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError('pairs have texts of their own: set prompts to ""')
     if config.estimator == "conditioning" and "unet" in config.trains:
         raise ConfigError('the estimator "conditioning" gives the UNet no gradients; take "detached-chain"')
+    if (config.estimator == "ddpo") != (config.eta > 0):
+        raise ConfigError(
+            'the estimator "ddpo" needs noise, and others have none: set eta = 1.0 for it alone'
+        )
+    if config.estimator == "ddpo" and config.sampler != "ddim":
+        raise ConfigError(f'the estimator "ddpo" needs the sampler ddim, not {config.sampler}')
+    if config.batch % config.group:
+        raise ConfigError(f"batch is {config.batch}, group {config.group}; expected a multiple of the group")
     if not config.ema < 1:
         raise ConfigError(f"ema is {config.ema}; expected a decay below 1, such as 0.99")

@@ -35,14 +35,16 @@ def completed(config: TrainConfig, model: Model) -> TrainConfig:
 
 
 def check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
-    """Records of the trained rewards. Raises WrongRole for a judge, ConfigError for one without gradients."""
+    """Records of the trained rewards. Raises WrongRole for a judge, ConfigError for one without the gradient
+    that an estimator needs.
+    """
     found = {name: info(name) for name in parse(config.rewards)}
     for record in found.values():
         check_role(record, "training")
-        if not record.differentiable:
+        if not record.differentiable and config.estimator != "ddpo":
             raise ConfigError(
                 f"{record.name} has no gradient; take a differentiable reward (`tcbench ls rewards`), or "
-                "reinforcement learning"
+                "reinforcement learning (--profile ddpo)"
             )
     if config.selection:
         check_role(info(config.selection), "selection")
