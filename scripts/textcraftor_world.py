@@ -29,7 +29,7 @@ SUITE = "world"
 SEEDS = (0, 1, 2)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DIVERSITY = {"limit": 100, "seeds": 4}
-JUDGES = ("world-oracle", "world-blip")
+SHOWN = ("micro", "seed-0", "no-constraint", "aesthetic-only")
 
 ORACLE_FLOOR = -0.015
 BLIP_FLOOR = -0.1
@@ -111,9 +111,14 @@ def sweep_command(folder: Path) -> list[str]:
             "--strengths", strengths]  # fmt: skip
 
 
-def board_command(folder: Path, docs: Path) -> list[str]:
-    """All against the pipeline as it is."""
-    return ["leaderboard", str(folder / "runs"), "--baseline", "micro", "--out", str(docs)]
+def board_commands(folder: Path, docs: Path) -> list[list[str]]:
+    """All against the pipeline as it is; and a few of them, for a picture."""
+    runs = folder / "runs"
+    few = [str(find_run(runs, name).path) for name in SHOWN]
+    return [
+        ["leaderboard", str(runs), "--baseline", "micro", "--out", str(docs)],
+        ["leaderboard", *few, "--baseline", "micro", "--out", str(folder / "few")],
+    ]
 
 
 def find_run(folder: Path, system: str) -> Any:
@@ -190,6 +195,8 @@ def report(folder: Path, docs: Path) -> Iterator[str]:
         costs.append(f"| {variant.title} | {last['samples']:,} | {last['unet']:,} | {last['seconds']:.0f} |")
     yield ""
     yield from verdict_lines(verdicts, spread)
+    yield "![The same prompts and noise: as it is, tuned, without the constraint, one reward](tuned.png)"
+    yield ""
     yield "| encoder | samples seen | UNet forwards (equivalents) | seconds of training, one core |"
     yield "|---|---|---|---|"
     yield from costs
@@ -278,11 +285,11 @@ def main() -> None:
     work.all(train_commands(options.folder))
     work.all([sweep_command(options.folder), *run_commands(options.folder)])  # the longest first
     options.docs.mkdir(parents=True, exist_ok=True)
-    work.all([board_command(options.folder, options.docs)])
+    work.all(board_commands(options.folder, options.docs))
     page = "\n".join(report(options.folder, options.docs)) + "\n"
     (options.docs / "report.md").write_text(page, encoding="utf-8")
-    for name in ("curves.png", "grid.png"):
-        (options.docs / name).write_bytes((options.folder / "sweep" / name).read_bytes())
+    for name, made in (("curves", "sweep/curves"), ("grid", "sweep/grid"), ("tuned", "few/samples")):
+        (options.docs / f"{name}.png").write_bytes((options.folder / f"{made}.png").read_bytes())
     print(options.docs / "report.md")
     print(json.dumps({"folder": str(options.folder)}))
 
