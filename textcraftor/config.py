@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -138,12 +137,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check(self)
 
-    @property
-    def id(self) -> str:
-        """12 hex digits of all that decides the weights: a checkpoint of another id is not gone on from."""
+    def decisive(self) -> dict[str, Any]:
+        """All that decides the weights, as JSON has it: a run with another is not gone on with."""
         free = set(FREE) - (set() if self.lr_schedule == "constant" else {"updates"})
         record = {name: value for name, value in asdict(self).items() if name not in free}
-        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+        return dict(json.loads(json.dumps(record)))
 
 
 FREE = ("updates", "keep", "save_every", "trackers", "prefix_gigabytes", "prefix_cache", "offload")

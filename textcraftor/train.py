@@ -332,7 +332,7 @@ class _Run:
                 self.tuned.save(folder, values)
                 write_trained(folder, folder, self.config)
 
-            record = {"id": self.config.id, "ledger": asdict(self.ledger), "alarm": warned}
+            record = {"ledger": asdict(self.ledger), "alarm": warned}
             path = self.folder.save(update, self._tensors(), record, write, self.config.keep)
             self._choose(path, update, validations)
         self.accelerator.wait_for_everyone()
@@ -411,7 +411,6 @@ class _Run:
     def _record(self) -> dict[str, Any]:
         config = self.config
         return {
-            "id": config.id,
             "config": json.loads(json.dumps(asdict(config))),
             "pipeline_sha256": pipelines.pipeline_sha256(self.pipeline),
             "prompts": self.source.name,
