@@ -53,7 +53,7 @@ from textcraftor.sampling import Denoiser
 from textcraftor.sources import Order, PromptSource, Sample, find_prompts
 from textcraftor.system import write_trained
 from textcraftor.tuned import Tuned
-from textcraftor.validation import TRAINED, Validation, Validator, alarm, save_grid
+from textcraftor.validation import TRAINED, Validation, Validator, alarm, chosen, save_grid
 
 __all__ = ["TrainConfig", "Trained", "train"]
 
@@ -344,12 +344,11 @@ class _Run:
             write_trained(self.folder.path, self.folder.path / "best", self.config)
 
     def _best(self, update: int, validations: Sequence[Validation]) -> int:
-        """The update of the checkpoint to use: the best by the selection reward, else the newest."""
+        """The update of the checkpoint to use: what the selection reward chose, else the newest."""
         tuned = [found for found in validations if found.update > 0]
         if self.selection is None or not tuned:
             return update
-        name = self.selection.info.name
-        return max(tuned, key=lambda found: found.rank(name)).update
+        return chosen(tuned, self.selection.info.name).update
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that training goes on from."""

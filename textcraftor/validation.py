@@ -105,6 +105,15 @@ def alarm(now: Validation, earlier: Sequence[Validation], selection: str) -> str
     )
 
 
+def chosen(tuned: Sequence[Validation], selection: str) -> Validation:
+    """The checkpoint to use: the latest that is not significantly below the best by the selection reward.
+
+    What chance can tell apart decides; what it cannot leaves the one that has learnt longest.
+    """
+    best = max(tuned, key=lambda found: found.rank(selection))
+    return [found for found in tuned if not change(found, best, selection).high < 0][-1]
+
+
 class Validator:
     """The images of fixed prompts and noises under the tuned encoder, and what rewards say of them.
 

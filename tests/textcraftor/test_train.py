@@ -22,6 +22,7 @@ from textcraftor.checkpoint import LOG, VALIDATION, TrainFolder
 from textcraftor.config import ConfigError, TrainConfig, make_config
 from textcraftor.goal import NotFinite
 from textcraftor.train import train
+from textcraftor.validation import Validation, chosen
 
 # inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -504,13 +505,13 @@ def test_the_alarm_ends_a_run_for_good(
     assert going_on.updates == 6
 
 
-def test_the_checkpoint_is_the_one_that_selection_likes_best(
+def test_the_checkpoint_is_the_one_that_selection_chose(
     config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     done = train(config_for(selection="world-siglip", updates=6), tmp_path / "out", device="cpu")
     rows = TrainFolder(tmp_path / "out").rows(VALIDATION)
-    means = {row["update"]: row["means"]["world-siglip"] for row in rows if row["update"]}
-    assert done.best == max(means, key=means.__getitem__)
+    tuned = [Validation.of(row) for row in rows if row["update"]]
+    assert done.best == chosen(tuned, "world-siglip").update
     kept = json.loads((tmp_path / "out" / "best" / "checkpoint.json").read_text())
     assert kept["update"] == done.best
     assert not (tmp_path / "out" / "best" / "state.safetensors").exists()

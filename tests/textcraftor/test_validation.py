@@ -19,7 +19,7 @@ from textcraftor.prompts import initial_latents, noise_seed
 from textcraftor.sampling import Denoiser
 from textcraftor.sources import of_texts
 from textcraftor.tuned import Tuned
-from textcraftor.validation import NOISES, VALIDATION_SEED, Validation, Validator, alarm, change
+from textcraftor.validation import NOISES, VALIDATION_SEED, Validation, Validator, alarm, change, chosen
 
 # inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -78,6 +78,19 @@ def test_the_alarm_is_for_a_fall_beyond_chance_while_training_rewards_rise() -> 
     rose = validation(25, (base + 0.5).tolist(), (base + 0.5).tolist())
     later = validation(50, (base + noise).tolist(), (base + 2).tolist())
     assert "since update 25" in alarm(later, [start, rose], "chosen")  # against the best, not the first
+
+
+def test_the_latest_checkpoint_that_is_not_below_the_best_is_chosen() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(0, 1, 40)
+    noise = rng.normal(0, 0.5, 40)
+    good = validation(50, (base + 0.1).tolist(), base.tolist())
+    alike = validation(100, (base + 0.1 + noise - noise.mean() - 0.02).tolist(), base.tolist())
+    fell = validation(150, (base - 1 + noise).tolist(), base.tolist())
+    assert chosen([good, alike, fell], "chosen") is alike
+    assert chosen([good, fell], "chosen") is good
+    better = validation(200, (base + 0.9 + noise).tolist(), base.tolist())
+    assert chosen([good, alike, fell, better], "chosen") is better
 
 
 def test_changes_are_paired() -> None:
