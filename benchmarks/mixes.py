@@ -49,6 +49,7 @@ def mix(
     made = replace(
         first,
         name=out.name,
+        method="",
         windows=(Window(share, parts),),
         trained_on=None if None in declared else trained_on,
     )

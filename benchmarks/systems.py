@@ -65,6 +65,8 @@ class System:
     rewards: tuple[str, ...] = OPEN_REWARDS
     trained_on: tuple[str, ...] | None = None
     """Rewards its weights were optimised for; a leaderboard marks their columns. None: nobody says."""
+    method: str = ""
+    """What a leaderboard calls systems that differ in their training seed alone; "": nothing."""
     weights: tuple[str, ...] = ("*/*.safetensors",)
     """Weight files that are fetched of a hub id."""
     gigabytes: float | None = None
@@ -223,7 +225,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "name": (str,), "pipeline": (str,), "revision": (str,), "text_encoder": (str,), "append": (str,),
     "unet": (str,), "windows": (list,), "spacing": (str,),
     "sampler": (str,), "steps": (int,), "guidance": (int, float), "size": (list,), "dtype": (str,),
-    "domain": (str,), "suite": (str,), "rewards": (list,), "trained_on": (list,), "weights": (list,),
+    "domain": (str,), "suite": (str,), "method": (str,), "rewards": (list,), "trained_on": (list,), "weights": (list,),
     "gigabytes": (int, float),
 }  # fmt: skip
 

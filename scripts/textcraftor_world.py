@@ -55,7 +55,10 @@ def variants() -> list[Variant]:
     rewards = make_config("micro").rewards
     free = ",".join(term for term in rewards.split(",") if not term.startswith("world-clip"))
     return [
-        *(Variant(f"seed-{seed}", f"default, seed {seed}", (f"seed={seed}",)) for seed in SEEDS),
+        *(
+            Variant(f"seed-{seed}", f"default, seed {seed}", (f"seed={seed}", "method=TextCraftor"))
+            for seed in SEEDS
+        ),
         Variant("no-constraint", "without the CLIP constraint", (f"rewards={free}",)),
         Variant("aesthetic-only", "world-aesthetic alone", ("rewards=world-aesthetic=1",)),
     ]

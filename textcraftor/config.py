@@ -127,6 +127,8 @@ class TrainConfig:
     """Its largest size; what was used longest ago goes first."""
 
     seed: int = 0
+    method: str = ""
+    """What a leaderboard calls the runs that differ from this one in their seed alone; "": nothing."""
     save_every: int = 50
     """Updates between two checkpoints."""
     keep: int = 2
@@ -144,7 +146,7 @@ class TrainConfig:
         return dict(json.loads(json.dumps(record)))
 
 
-FREE = ("updates", "keep", "save_every", "trackers", "prefix_gigabytes", "prefix_cache", "offload")
+FREE = ("method", "updates", "keep", "save_every", "trackers", "prefix_gigabytes", "prefix_cache", "offload")
 """Fields that may change when a run is gone on with."""
 
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(

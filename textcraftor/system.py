@@ -58,6 +58,7 @@ def write_trained(folder: Path, weights: Path, config: TrainConfig) -> None:
         steps=config.steps,
         guidance=config.guidance,
         size=config.size,
+        method=config.method,
     )
 
 
