@@ -225,8 +225,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "name": (str,), "pipeline": (str,), "revision": (str,), "text_encoder": (str,), "append": (str,),
     "unet": (str,), "windows": (list,), "spacing": (str,),
     "sampler": (str,), "steps": (int,), "guidance": (int, float), "size": (list,), "dtype": (str,),
-    "domain": (str,), "suite": (str,), "method": (str,), "rewards": (list,), "trained_on": (list,), "weights": (list,),
-    "gigabytes": (int, float),
+    "domain": (str,), "suite": (str,), "method": (str,), "rewards": (list,), "trained_on": (list,),
+    "weights": (list,), "gigabytes": (int, float),
 }  # fmt: skip
 
 
