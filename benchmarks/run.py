@@ -12,9 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import rewriters
 from benchmarks.columns import Column, families, find_columns
 from benchmarks.generate import generate, missing_images
 from benchmarks.missing import Search
+from benchmarks.rewriters import Rewriter
 from benchmarks.score import Scored, score, summarise
 from benchmarks.suites import CUSTOM, prompt_set
 from benchmarks.suites.base import PromptSet
@@ -73,6 +75,8 @@ class Plan:
     device: str
     dtype: str
     base_seed: int
+    rewriter: tuple[Rewriter, Path] | None = None
+    """Who rewrites prompts, and where its language model is."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
     prompts = search.find(lambda: prompt_set(system.suite, request.prompts, fetch=fetch))
     columns = search.find(lambda: find_columns(system.rewards if with_rewards else (), fetch=fetch))
     folder = search.find(lambda: pipelines.find_pipeline(system.source, fetch=fetch))
+    rewriter = search.find(lambda: _rewriter(system, fetch))
     search.check()
     assert prompts is not None
     assert columns is not None
@@ -112,6 +117,8 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
     device = find_device(request.device)
     dtype = find_dtype(request.dtype, system.dtype, device)
     settings = generation_settings(system, folder, prompts, dtype, request.base_seed)
+    if rewriter:
+        settings["rewriter"] = rewriters.settings(*rewriter)
     header = Header(
         suite=prompts.name,
         suite_sha256=prompts.sha256,
@@ -125,7 +132,9 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
     )
     path = request.out / folder_name(prompts.name, system.name, header.generation_id)
     batch_size = request.batch_size or batch_size_for(folder, system.size, device)
-    return Plan(system, prompts, folder, columns, header, path, batch_size, device, dtype, request.base_seed)
+    return Plan(
+        system, prompts, folder, columns, header, path, batch_size, device, dtype, request.base_seed, rewriter
+    )
 
 
 def execute(plan: Plan, progress: Progress) -> Outcome:
@@ -134,7 +143,8 @@ def execute(plan: Plan, progress: Progress) -> Outcome:
         run = RunFolder.create(plan.path, plan.header)
         _note_environment(run, plan.header.provenance[0], progress)
         load = partial(_load_drawing, plan)
-        made = generate(run, partial(_describe, plan), load, plan.batch_size, progress)
+        describe = partial(_describe, plan, _rewritten(plan, progress))
+        made = generate(run, describe, load, plan.batch_size, progress)
         return _score(run, plan.columns, plan.device, progress, made)
 
 
@@ -241,13 +251,35 @@ def _watermarks(request: Request, system: System, prompts: PromptSet) -> tuple[s
     return tuple(marks)
 
 
-def _describe(plan: Plan, key: Key) -> Sample:
+def _rewriter(system: System, fetch: bool) -> tuple[Rewriter, Path] | None:
+    if not system.rewriter:
+        return None
+    found = rewriters.find_rewriter(system.rewriter)
+    return found, rewriters.find_model(found, fetch=fetch)
+
+
+def _rewritten(plan: Plan, progress: Progress) -> Mapping[int, str]:
+    """What the language model makes of the planned prompts, by id; none without one."""
+    if plan.rewriter is None:
+        return {}
+    planned = [plan.prompts.prompts[number] for number in plan.header.planned.prompt_ids]
+    return rewriters.rewrite(
+        *plan.rewriter,
+        planned,
+        plan.path / rewriters.KEPT,
+        seed=plan.base_seed,
+        device=plan.device,
+        progress=progress,
+    )
+
+
+def _describe(plan: Plan, rewritten: Mapping[int, str], key: Key) -> Sample:
     prompt = plan.prompts.prompts[key[0]]
     return Sample(
         prompt_id=prompt.id,
         sample=key[1],
         prompt=prompt.text,
-        text=plan.system.rewrite(prompt.text),
+        text=rewritten.get(prompt.id, prompt.text) + plan.system.append,
         category=prompt.category,
         groups=[f"{name}: {prompt.tags[name]}" for name in plan.prompts.groups if prompt.tags.get(name)],
         noise_seed=noise_seed(plan.base_seed, *key),

@@ -50,6 +50,8 @@ class System:
     """Steps with other text encoders, weighed by folder (with text_encoder/ in it) or "original"."""
     append: str = ""
     """Prompt rewriting by rule: this is appended to what the pipeline is given; rewards see the original."""
+    rewriter: str = ""
+    """Prompt rewriting by a language model, before that: a name or folder (`benchmarks.rewriters`)."""
     sampler: str = "ddim"
     spacing: str = ""
     """Of timesteps: "leading", "trailing" or "linspace"; "": the pipeline's own."""
@@ -112,10 +114,6 @@ class System:
             raise ValueError(f"switch-step is {last}; expected 1 to {self.steps}, the number of steps")
         return replace(self, windows=(*self.windows[:-1], replace(self.windows[-1], share=last / self.steps)))
 
-    def rewrite(self, prompt: str) -> str:
-        """What the pipeline is given for `prompt`."""
-        return prompt + self.append
-
     def describe(self) -> dict[str, Any]:
         """JSON-ready record of all fields."""
         return asdict(self)
@@ -174,7 +172,7 @@ def read_system(path: Path) -> System:
         raise SystemFileError(f"{path} is not TOML: {error}") from error
     base = _base(path, raw.pop("base")) if "base" in raw else None
     _check_keys(path, raw, base)
-    for key in ("pipeline", "text_encoder", "unet"):
+    for key in ("pipeline", "text_encoder", "unet", "rewriter"):
         if key in raw:
             raw[key] = _beside(path, raw[key])
     if "windows" in raw:
@@ -223,6 +221,7 @@ def _base(path: Path, name: object) -> System:
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "name": (str,), "pipeline": (str,), "revision": (str,), "text_encoder": (str,), "append": (str,),
+    "rewriter": (str,),
     "unet": (str,), "windows": (list,), "spacing": (str,),
     "sampler": (str,), "steps": (int,), "guidance": (int, float), "size": (list,), "dtype": (str,),
     "domain": (str,), "suite": (str,), "method": (str,), "rewards": (list,), "trained_on": (list,),
