@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import rewriters
 from benchmarks.columns import Column, families, find_columns
-from benchmarks.generate import generate, missing_images
+from benchmarks.generate import Artist, generate, missing_images
 from benchmarks.missing import Search
 from benchmarks.rewriters import Rewriter
 from benchmarks.score import Scored, score, summarise
@@ -29,6 +29,10 @@ from textcraftor.devices import batch_size_for, find_device, find_dtype
 from textcraftor.drawing import Drawing
 from textcraftor.progress import Progress
 from textcraftor.prompts import noise_seed, stratified_order
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NOISE = "cpu-sha256-1"
 """Names the rule that gives a sample its noise (textcraftor.prompts); part of every generation id."""
@@ -110,6 +114,7 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
     columns = search.find(lambda: find_columns(system.rewards if with_rewards else (), fetch=fetch))
     folder = search.find(lambda: pipelines.find_pipeline(system.source, fetch=fetch))
     rewriter = search.find(lambda: _rewriter(system, fetch))
+    choosers = search.find(lambda: find_columns(_choosers(system), fetch=fetch))
     search.check()
     assert prompts is not None
     assert columns is not None
@@ -119,6 +124,9 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
     settings = generation_settings(system, folder, prompts, dtype, request.base_seed)
     if rewriter:
         settings["rewriter"] = rewriters.settings(*rewriter)
+    if choosers:
+        settings["best_of"] = [system.best_of, system.chooser, system.calibration]
+        settings["choosers"] = [column.record.score_id for column in choosers]
     header = Header(
         suite=prompts.name,
         suite_sha256=prompts.sha256,
@@ -142,7 +150,7 @@ def execute(plan: Plan, progress: Progress) -> Outcome:
     with exclusive(plan.path):
         run = RunFolder.create(plan.path, plan.header)
         _note_environment(run, plan.header.provenance[0], progress)
-        load = partial(_load_drawing, plan)
+        load = partial(_load_artist, plan)
         describe = partial(_describe, plan, _rewritten(plan, progress))
         made = generate(run, describe, load, plan.batch_size, progress)
         return _score(run, plan.columns, plan.device, progress, made)
@@ -258,6 +266,15 @@ def _rewriter(system: System, fetch: bool) -> tuple[Rewriter, Path] | None:
     return found, rewriters.find_model(found, fetch=fetch)
 
 
+def _choosers(system: System) -> Sequence[str]:
+    """Rewards that choose the best of several tries."""
+    if not system.chooser:
+        return ()
+    from rewards.mix import parse
+
+    return list(parse(system.chooser))
+
+
 def _rewritten(plan: Plan, progress: Progress) -> Mapping[int, str]:
     """What the language model makes of the planned prompts, by id; none without one."""
     if plan.rewriter is None:
@@ -286,7 +303,7 @@ def _describe(plan: Plan, rewritten: Mapping[int, str], key: Key) -> Sample:
     )
 
 
-def _load_drawing(plan: Plan) -> Drawing:
+def _load_artist(plan: Plan) -> Artist:
     system = plan.system
     pipe = pipelines.load(
         plan.pipeline,
@@ -297,7 +314,22 @@ def _load_drawing(plan: Plan) -> Drawing:
         replaced=system.replaced,
     )
     encoders = {name: pipelines.load_encoders(pipe, folder) for name, folder in system.encoders.items()}
-    return Drawing(pipe, system.schedule, encoders, system.windows)
+    drawing = Drawing(pipe, system.schedule, encoders, system.windows)
+    if not system.chooser:
+        return Artist(drawing)
+    import torch
+
+    from textcraftor.prepare import load_mix
+
+    mix = load_mix(system.chooser, system.calibration, plan.device)
+
+    def judge(images: NDArray[np.float32], prompts: Sequence[str]) -> NDArray[np.float32]:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(plan.device)
+        with torch.inference_mode():
+            found: NDArray[np.float32] = mix.score(pixels, prompts).total.float().cpu().numpy()
+        return found
+
+    return Artist(drawing, system.best_of, judge)
 
 
 def _reason(sample: Sample | None) -> str:

@@ -52,6 +52,11 @@ class System:
     """Prompt rewriting by rule: this is appended to what the pipeline is given; rewards see the original."""
     rewriter: str = ""
     """Prompt rewriting by a language model, before that: a name or folder (`benchmarks.rewriters`)."""
+    best_of: int = 1
+    """Tries at each image, of which the best by ``chooser`` is kept."""
+    chooser: str = ""
+    """A mix, ``name=weight,name=weight``, by its ``calibration``: "" official scores, "world", a file."""
+    calibration: str = ""
     sampler: str = "ddim"
     spacing: str = ""
     """Of timesteps: "leading", "trailing" or "linspace"; "": the pipeline's own."""
@@ -75,9 +80,14 @@ class System:
     """Size of that download, where known."""
 
     def __post_init__(self) -> None:
-        for name, lowest in (("steps", 1), ("guidance", 0)):
+        for name, lowest in (("steps", 1), ("guidance", 0), ("best_of", 1)):
             if not getattr(self, name) >= lowest:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {lowest}")
+        if (self.best_of > 1) != bool(self.chooser):
+            raise ValueError(
+                f"best_of is {self.best_of} and chooser {self.chooser!r}: give both, such as chooser = "
+                '"pickscore=1", or none'
+            )
         if self.size is not None and min(self.size) < 8:
             raise ValueError(f"size is {list(self.size)}; expected [height, width] in pixels, at least 8")
         for name, known in (("sampler", SAMPLERS), ("dtype", DTYPES), ("spacing", ("", *SPACINGS))):
@@ -115,8 +125,15 @@ class System:
         return replace(self, windows=(*self.windows[:-1], replace(self.windows[-1], share=last / self.steps)))
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready record of all fields."""
-        return asdict(self)
+        """JSON-ready record of all fields; what chooses its images it is exposed to like what it was trained
+        on.
+        """
+        record = asdict(self)
+        if self.trained_on is not None and self.chooser:
+            from rewards.mix import parse
+
+            record["trained_on"] = list(dict.fromkeys([*self.trained_on, *parse(self.chooser)]))
+        return record
 
 
 def of_model(name: str, model: Model, **changes: Any) -> System:
@@ -221,7 +238,7 @@ def _base(path: Path, name: object) -> System:
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "name": (str,), "pipeline": (str,), "revision": (str,), "text_encoder": (str,), "append": (str,),
-    "rewriter": (str,),
+    "rewriter": (str,), "best_of": (int,), "chooser": (str,), "calibration": (str,),
     "unet": (str,), "windows": (list,), "spacing": (str,),
     "sampler": (str,), "steps": (int,), "guidance": (int, float), "size": (list,), "dtype": (str,),
     "domain": (str,), "suite": (str,), "method": (str,), "rewards": (list,), "trained_on": (list,),
