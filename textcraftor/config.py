@@ -14,10 +14,12 @@ from rewards.registry import UnknownName
 from textcraftor.models import find_model
 from textcraftor.pipeline import SAMPLERS, SPACINGS
 
-GRADIENTS = ("chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", "direct")
-"""Estimators of the rewards' gradient."""
+ON_PAIRS = ("direct", "denoising")
+"""Estimators that need real images."""
 
-ESTIMATORS = (*GRADIENTS, "ddpo")
+ESTIMATORS = (
+    "chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", *ON_PAIRS, "ddpo",
+)  # fmt: skip
 TRAINABLE = ("text_encoder", "text_encoder_2", "unet")
 PRECISIONS = ("float32", "bfloat16")
 LR_SCHEDULES = ("constant", "linear", "cosine")
@@ -46,14 +48,16 @@ class TrainConfig:
     start: str = ""
     """Checkpoint to begin with; ``trains = ["unet"]`` keeps its text encoder as it is. "": the model."""
     pairs: str = ""
-    """Folder of real images with metadata.jsonl (``file_name``, ``text``), for the estimator "direct"."""
+    """Folder of real images with metadata.jsonl (``file_name``, ``text``), for "direct" and "denoising"."""
 
     trains: tuple[str, ...] = ("text_encoder",)
     """Of text_encoder, text_encoder_2 (SDXL), unet."""
     lora_rank: int = 0
     """Rank of adapters on the attention of what is trained; 0: all weights are."""
     estimator: str = "chain"
-    """How the reward's gradient is estimated (`textcraftor.sampling`), or "ddpo": learning without one."""
+    """How the reward's gradient is estimated (`textcraftor.sampling`); "denoising" imitates pairs, and "ddpo"
+    learns from rewards that have no gradient.
+    """
     sampler: str = "ddim"
     steps: int = 25
     """T."""
@@ -300,8 +304,10 @@ def _check(config: TrainConfig) -> None:
 def _check_combinations(config: TrainConfig) -> None:
     if not config.trains:
         raise ConfigError(f"trains names nothing; expected some of {', '.join(TRAINABLE)}")
-    if (config.estimator == "direct") != bool(config.pairs):
-        raise ConfigError('the estimator "direct" and a folder of pairs need each other; set both or none')
+    if (config.estimator in ON_PAIRS) != bool(config.pairs):
+        raise ConfigError(
+            f"the estimators {' and '.join(ON_PAIRS)} and a folder of pairs need each other; set both or none"
+        )
     if config.pairs and config.prompts:
         raise ConfigError('pairs have texts of their own: set prompts to ""')
     if config.estimator == "conditioning" and "unet" in config.trains:

@@ -32,6 +32,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "benchmarks.cli.train",
             "Tune a model's text encoder by the gradients of rewards (TextCraftor). Resumable.",
         ),
+        "pairs": ("benchmarks.cli.pairs", "Write a run's images with their prompts as pairs to train on."),
         "mix": ("benchmarks.cli.mix", "Interpolate tuned text encoders, or mix their styles."),
         "sweep": (
             "benchmarks.cli.sweep",
