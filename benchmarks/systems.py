@@ -131,8 +131,10 @@ class System:
         record = asdict(self)
         if self.trained_on is not None and self.chooser:
             from rewards.mix import parse
+            from rewards.registry import info
 
-            record["trained_on"] = list(dict.fromkeys([*self.trained_on, *parse(self.chooser)]))
+            choosers = [info(name).name for name in parse(self.chooser)]
+            record["trained_on"] = list(dict.fromkeys([*self.trained_on, *choosers]))
         return record
 
 
