@@ -127,6 +127,7 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
     if choosers:
         settings["best_of"] = [system.best_of, system.chooser, system.calibration]
         settings["choosers"] = [column.record.score_id for column in choosers]
+    details = system.describe()
     header = Header(
         suite=prompts.name,
         suite_sha256=prompts.sha256,
@@ -135,7 +136,7 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
         generation=settings,
         planned=_planned(request, prompts),
         watermarks=_watermarks(request, system, prompts),
-        details=system.describe() | {"trained_on_families": families(system.trained_on or ())},
+        details=details | {"trained_on_families": families(details["trained_on"] or ())},
         provenance=(provenance.environment(device),),
     )
     path = request.out / folder_name(prompts.name, system.name, header.generation_id)
