@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from leaderboards.journal import write_atomically
 from leaderboards.records import Key, RunFolder, Sample
 from textcraftor.progress import Progress
-from textcraftor.prompts import initial_latents
+from textcraftor.prompts import initial_latents, noise_seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,38 @@ if TYPE_CHECKING:
     from textcraftor.drawing import Drawing
 
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Artist:
+    """A pipeline that draws samples; with a ``judge`` the best of several tries at each (best-of-N)."""
+
+    drawing: Drawing
+    tries: int = 1
+    judge: Callable[[np.ndarray, Sequence[str]], np.ndarray] | None = None
+    """Images (B, H, W, 3) in [0, 1], as they will be stored, and prompts to what they are worth (B,)."""
+
+    def draw(self, batch: Sequence[Sample]) -> np.ndarray:
+        """Images (B, H, W, 3), float32. The first try begins with the sample's own noise, as others' do."""
+        import numpy as np
+
+        found = self._try(batch, 0)
+        if self.judge is None:
+            return found
+        prompts = [sample.prompt for sample in batch]
+        worth = self.judge(_stored(found), prompts)
+        for number in range(1, self.tries):
+            images = self._try(batch, number)
+            value = self.judge(_stored(images), prompts)
+            better = value > worth
+            worth = np.where(better, value, worth)
+            found = np.where(better[:, None, None, None], images, found)
+        return found
+
+    def _try(self, batch: Sequence[Sample], number: int) -> np.ndarray:
+        seeds = [noise_seed(s.noise_seed, *s.key, number) if number else s.noise_seed for s in batch]
+        latents = initial_latents(seeds, self.drawing.latent_shape)
+        return self.drawing.draw([sample.text for sample in batch], latents)
 
 
 def plan_batches(run: RunFolder, batch_size: int) -> list[list[Key]]:
@@ -55,7 +87,7 @@ def missing_images(run: RunFolder) -> set[Key]:
 def generate(
     run: RunFolder,
     describe: Callable[[Key], Sample],
-    load_drawing: Callable[[], Drawing],
+    load_artist: Callable[[], Artist],
     batch_size: int,
     progress: Progress,
 ) -> int:
@@ -71,13 +103,13 @@ def generate(
     progress.stage("images", run.header.planned.count, run.header.planned.count - len(missing))
     if not missing:
         return 0
-    drawing = load_drawing()
+    artist = load_artist()
     drawn = 0
     queue = [batch for batch in batches if missing & set(batch)]
     with run.sample_appender() as appender:
         while queue:
             batch = [describe(key) for key in queue.pop(0)]
-            images = _draw_or_none(drawing, batch)
+            images = _draw_or_none(artist, batch)
             if images is None and len(batch) > 1:
                 progress.note(f"a batch of {len(batch)} does not fit in memory: going on with halves")
                 halves = [[s.key for s in half] for half in split(batch, (len(batch) + 1) // 2)]
@@ -87,7 +119,7 @@ def generate(
             done = [
                 _store(run, sample, image) for sample, image in _pairs(batch, images) if sample.key in missing
             ]
-            cut = drawing.truncated([sample.text for sample in done])
+            cut = artist.drawing.truncated([sample.text for sample in done])
             done = [replace(sample, truncated=flag) for sample, flag in zip(done, cut, strict=True)]
             appender.append(done)
             drawn += sum(sample.image is not None for sample in done)
@@ -108,13 +140,12 @@ def _relabel(run: RunFolder, describe: Callable[[Key], Sample]) -> None:
             appender.append(changed)
 
 
-def _draw_or_none(drawing: Drawing, batch: Sequence[Sample]) -> np.ndarray | None:
+def _draw_or_none(artist: Artist, batch: Sequence[Sample]) -> np.ndarray | None:
     """Images of the batch, float32 (B, H, W, 3), or None if they do not fit in the device's memory."""
     import torch
 
-    latents = initial_latents([sample.noise_seed for sample in batch], drawing.latent_shape)
     try:
-        return drawing.draw([sample.text for sample in batch], latents)
+        return artist.draw(batch)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
@@ -138,11 +169,16 @@ def _store(run: RunFolder, sample: Sample, image: np.ndarray | None) -> Sample:
     return replace(sample, image=name, sha256=hashlib.sha256(content).hexdigest())
 
 
+def _stored(images: np.ndarray) -> np.ndarray:
+    """In the levels of 8 bits."""
+    return (images * 255).round() / 255
+
+
 def encode_png(image: np.ndarray) -> bytes:
     """`image` (H, W, 3) in [0, 1], rounded to 8 bits, as PNG bytes."""
     import numpy as np
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray((image * 255).round().astype(np.uint8)).save(buffer, format="PNG")
+    Image.fromarray((_stored(image) * 255).round().astype(np.uint8)).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from benchmarks.rewriters import MissingRewriter
 from benchmarks.suites.base import MissingPrompts
 from rewards.weights import MissingWeights
 from textcraftor.pipeline import MissingPipeline
@@ -33,7 +34,7 @@ class Search:
             return finder()
         except Missing as error:
             self._errors += error.errors
-        except (MissingPrompts, MissingWeights, MissingPipeline) as error:
+        except (MissingPrompts, MissingWeights, MissingPipeline, MissingRewriter) as error:
             self._errors.append(error)
         return None
 

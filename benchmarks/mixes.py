@@ -44,8 +44,15 @@ def mix(
         own = find_pipeline(first.source)
         average_weights({own if n == ORIGINAL else Path(n): w for n, w in parts.items()}, out)
         parts = {str(out): 1.0}
-    trained_on = tuple(dict.fromkeys(name for system in tuned.values() for name in system.trained_on))
-    made = replace(first, name=out.name, windows=(Window(share, parts),), trained_on=trained_on)
+    declared = [system.trained_on for system in tuned.values()]
+    trained_on = tuple(dict.fromkeys(name for names in declared for name in names or ()))
+    made = replace(
+        first,
+        name=out.name,
+        method="",
+        windows=(Window(share, parts),),
+        trained_on=None if None in declared else trained_on,
+    )
     write(made, out)
     return made
 

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from benchmarks import rewriters
 from benchmarks.columns import Column, families, find_columns
-from benchmarks.generate import generate, missing_images
+from benchmarks.generate import Artist, generate, missing_images
 from benchmarks.missing import Search
+from benchmarks.rewriters import Rewriter
 from benchmarks.score import Scored, score, summarise
 from benchmarks.suites import CUSTOM, prompt_set
 from benchmarks.suites.base import PromptSet
@@ -27,6 +29,10 @@ from textcraftor.devices import batch_size_for, find_device, find_dtype
 from textcraftor.drawing import Drawing
 from textcraftor.progress import Progress
 from textcraftor.prompts import noise_seed, stratified_order
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NOISE = "cpu-sha256-1"
 """Names the rule that gives a sample its noise (textcraftor.prompts); part of every generation id."""
@@ -73,6 +79,8 @@ class Plan:
     device: str
     dtype: str
     base_seed: int
+    rewriter: tuple[Rewriter, Path] | None = None
+    """Who rewrites prompts, and where its language model is."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,8 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
     prompts = search.find(lambda: prompt_set(system.suite, request.prompts, fetch=fetch))
     columns = search.find(lambda: find_columns(system.rewards if with_rewards else (), fetch=fetch))
     folder = search.find(lambda: pipelines.find_pipeline(system.source, fetch=fetch))
+    rewriter = search.find(lambda: _rewriter(system, fetch))
+    choosers = search.find(lambda: find_columns(_choosers(system), fetch=fetch))
     search.check()
     assert prompts is not None
     assert columns is not None
@@ -112,6 +122,12 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
     device = find_device(request.device)
     dtype = find_dtype(request.dtype, system.dtype, device)
     settings = generation_settings(system, folder, prompts, dtype, request.base_seed)
+    if rewriter:
+        settings["rewriter"] = rewriters.settings(*rewriter)
+    if choosers:
+        settings["best_of"] = [system.best_of, system.chooser, system.calibration]
+        settings["choosers"] = [column.record.score_id for column in choosers]
+    details = system.describe()
     header = Header(
         suite=prompts.name,
         suite_sha256=prompts.sha256,
@@ -120,12 +136,14 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
         generation=settings,
         planned=_planned(request, prompts),
         watermarks=_watermarks(request, system, prompts),
-        details=system.describe() | {"trained_on_families": families(system.trained_on)},
+        details=details | {"trained_on_families": families(details["trained_on"] or ())},
         provenance=(provenance.environment(device),),
     )
     path = request.out / folder_name(prompts.name, system.name, header.generation_id)
     batch_size = request.batch_size or batch_size_for(folder, system.size, device)
-    return Plan(system, prompts, folder, columns, header, path, batch_size, device, dtype, request.base_seed)
+    return Plan(
+        system, prompts, folder, columns, header, path, batch_size, device, dtype, request.base_seed, rewriter
+    )
 
 
 def execute(plan: Plan, progress: Progress) -> Outcome:
@@ -133,8 +151,9 @@ def execute(plan: Plan, progress: Progress) -> Outcome:
     with exclusive(plan.path):
         run = RunFolder.create(plan.path, plan.header)
         _note_environment(run, plan.header.provenance[0], progress)
-        load = partial(_load_drawing, plan)
-        made = generate(run, partial(_describe, plan), load, plan.batch_size, progress)
+        load = partial(_load_artist, plan)
+        describe = partial(_describe, plan, _rewritten(plan, progress))
+        made = generate(run, describe, load, plan.batch_size, progress)
         return _score(run, plan.columns, plan.device, progress, made)
 
 
@@ -241,20 +260,51 @@ def _watermarks(request: Request, system: System, prompts: PromptSet) -> tuple[s
     return tuple(marks)
 
 
-def _describe(plan: Plan, key: Key) -> Sample:
+def _rewriter(system: System, fetch: bool) -> tuple[Rewriter, Path] | None:
+    if not system.rewriter:
+        return None
+    found = rewriters.find_rewriter(system.rewriter)
+    return found, rewriters.find_model(found, fetch=fetch)
+
+
+def _choosers(system: System) -> Sequence[str]:
+    """Rewards that choose the best of several tries."""
+    if not system.chooser:
+        return ()
+    from rewards.mix import parse
+
+    return list(parse(system.chooser))
+
+
+def _rewritten(plan: Plan, progress: Progress) -> Mapping[int, str]:
+    """What the language model makes of the planned prompts, by id; none without one."""
+    if plan.rewriter is None:
+        return {}
+    planned = [plan.prompts.prompts[number] for number in plan.header.planned.prompt_ids]
+    return rewriters.rewrite(
+        *plan.rewriter,
+        planned,
+        plan.path / rewriters.KEPT,
+        seed=plan.base_seed,
+        device=plan.device,
+        progress=progress,
+    )
+
+
+def _describe(plan: Plan, rewritten: Mapping[int, str], key: Key) -> Sample:
     prompt = plan.prompts.prompts[key[0]]
     return Sample(
         prompt_id=prompt.id,
         sample=key[1],
         prompt=prompt.text,
-        text=plan.system.rewrite(prompt.text),
+        text=rewritten.get(prompt.id, prompt.text) + plan.system.append,
         category=prompt.category,
         groups=[f"{name}: {prompt.tags[name]}" for name in plan.prompts.groups if prompt.tags.get(name)],
         noise_seed=noise_seed(plan.base_seed, *key),
     )
 
 
-def _load_drawing(plan: Plan) -> Drawing:
+def _load_artist(plan: Plan) -> Artist:
     system = plan.system
     pipe = pipelines.load(
         plan.pipeline,
@@ -265,7 +315,22 @@ def _load_drawing(plan: Plan) -> Drawing:
         replaced=system.replaced,
     )
     encoders = {name: pipelines.load_encoders(pipe, folder) for name, folder in system.encoders.items()}
-    return Drawing(pipe, system.schedule, encoders, system.windows)
+    drawing = Drawing(pipe, system.schedule, encoders, system.windows)
+    if not system.chooser:
+        return Artist(drawing)
+    import torch
+
+    from textcraftor.prepare import load_mix
+
+    mix = load_mix(system.chooser, system.calibration, plan.device)
+
+    def judge(images: NDArray[np.float32], prompts: Sequence[str]) -> NDArray[np.float32]:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(plan.device)
+        with torch.inference_mode():
+            found: NDArray[np.float32] = mix.score(pixels, prompts).total.float().cpu().numpy()
+        return found
+
+    return Artist(drawing, system.best_of, judge)
 
 
 def _reason(sample: Sample | None) -> str:

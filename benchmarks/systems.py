@@ -50,6 +50,13 @@ class System:
     """Steps with other text encoders, weighed by folder (with text_encoder/ in it) or "original"."""
     append: str = ""
     """Prompt rewriting by rule: this is appended to what the pipeline is given; rewards see the original."""
+    rewriter: str = ""
+    """Prompt rewriting by a language model, before that: a name or folder (`benchmarks.rewriters`)."""
+    best_of: int = 1
+    """Tries at each image, of which the best by ``chooser`` is kept."""
+    chooser: str = ""
+    """A mix, ``name=weight,name=weight``, by its ``calibration``: "" official scores, "world", a file."""
+    calibration: str = ""
     sampler: str = "ddim"
     spacing: str = ""
     """Of timesteps: "leading", "trailing" or "linspace"; "": the pipeline's own."""
@@ -63,17 +70,24 @@ class System:
     """What its images can show: "open", or the name of the one suite's world it was made for."""
     suite: str = "parti"
     rewards: tuple[str, ...] = OPEN_REWARDS
-    trained_on: tuple[str, ...] = ()
-    """Rewards its weights were optimised for; a leaderboard marks their columns."""
+    trained_on: tuple[str, ...] | None = None
+    """Rewards its weights were optimised for; a leaderboard marks their columns. None: nobody says."""
+    method: str = ""
+    """What a leaderboard calls systems that differ in their training seed alone; "": nothing."""
     weights: tuple[str, ...] = ("*/*.safetensors",)
     """Weight files that are fetched of a hub id."""
     gigabytes: float | None = None
     """Size of that download, where known."""
 
     def __post_init__(self) -> None:
-        for name, lowest in (("steps", 1), ("guidance", 0)):
+        for name, lowest in (("steps", 1), ("guidance", 0), ("best_of", 1)):
             if not getattr(self, name) >= lowest:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {lowest}")
+        if (self.best_of > 1) != bool(self.chooser):
+            raise ValueError(
+                f"best_of is {self.best_of} and chooser {self.chooser!r}: give both, such as chooser = "
+                '"pickscore=1", or none'
+            )
         if self.size is not None and min(self.size) < 8:
             raise ValueError(f"size is {list(self.size)}; expected [height, width] in pixels, at least 8")
         for name, known in (("sampler", SAMPLERS), ("dtype", DTYPES), ("spacing", ("", *SPACINGS))):
@@ -110,13 +124,18 @@ class System:
             raise ValueError(f"switch-step is {last}; expected 1 to {self.steps}, the number of steps")
         return replace(self, windows=(*self.windows[:-1], replace(self.windows[-1], share=last / self.steps)))
 
-    def rewrite(self, prompt: str) -> str:
-        """What the pipeline is given for `prompt`."""
-        return prompt + self.append
-
     def describe(self) -> dict[str, Any]:
-        """JSON-ready record of all fields."""
-        return asdict(self)
+        """JSON-ready record of all fields; what chooses its images it is exposed to like what it was trained
+        on.
+        """
+        record = asdict(self)
+        if self.trained_on is not None and self.chooser:
+            from rewards.mix import parse
+            from rewards.registry import info
+
+            choosers = [info(name).name for name in parse(self.chooser)]
+            record["trained_on"] = list(dict.fromkeys([*self.trained_on, *choosers]))
+        return record
 
 
 def of_model(name: str, model: Model, **changes: Any) -> System:
@@ -126,7 +145,7 @@ def of_model(name: str, model: Model, **changes: Any) -> System:
     own |= {
         "name": name, "pipeline": source.place, "revision": source.revision, "weights": source.weights,
         "gigabytes": source.gigabytes, "guidance": model.guidance, "dtype": model.dtype,
-        "domain": model.domain,
+        "domain": model.domain, "trained_on": (),
     }  # fmt: skip
     return System(**own | changes)
 
@@ -172,7 +191,7 @@ def read_system(path: Path) -> System:
         raise SystemFileError(f"{path} is not TOML: {error}") from error
     base = _base(path, raw.pop("base")) if "base" in raw else None
     _check_keys(path, raw, base)
-    for key in ("pipeline", "text_encoder", "unet"):
+    for key in ("pipeline", "text_encoder", "unet", "rewriter"):
         if key in raw:
             raw[key] = _beside(path, raw[key])
     if "windows" in raw:
@@ -180,6 +199,8 @@ def read_system(path: Path) -> System:
     values: dict[str, Any] = {"name": path.stem} | {
         k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()
     }
+    if {"pipeline", "text_encoder", "unet", "windows"} & raw.keys():
+        values.setdefault("trained_on", None)  # what is declared of the base is not declared of others
     try:
         return replace(base, **values) if base else System(**values)
     except UnknownName:
@@ -219,10 +240,11 @@ def _base(path: Path, name: object) -> System:
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "name": (str,), "pipeline": (str,), "revision": (str,), "text_encoder": (str,), "append": (str,),
+    "rewriter": (str,), "best_of": (int,), "chooser": (str,), "calibration": (str,),
     "unet": (str,), "windows": (list,), "spacing": (str,),
     "sampler": (str,), "steps": (int,), "guidance": (int, float), "size": (list,), "dtype": (str,),
-    "domain": (str,), "suite": (str,), "rewards": (list,), "trained_on": (list,), "weights": (list,),
-    "gigabytes": (int, float),
+    "domain": (str,), "suite": (str,), "method": (str,), "rewards": (list,), "trained_on": (list,),
+    "weights": (list,), "gigabytes": (int, float),
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from leaderboards.stats import Comparison, Estimate
 
 Claim = Literal["better", "worse", "undecided", "too few prompts"]
 
-Exposure = Literal["trained-on", "same-family", "held-out"]
+Exposure = Literal["trained-on", "same-family", "held-out", "undeclared"]
 
 CellKey = tuple[str, str, str | None]
 """(entry label, column label, category or None for all prompts)."""
@@ -38,7 +38,11 @@ class Entry:
     label: str
     run: RunFolder
     rank: float | None = None
-    """Mean rank over the columns that are held-out for every row; None where prompts are too few to rank."""
+    """Mean rank over the columns that are held-out for every ranked row (see `cells.ranks`)."""
+    gap: float | None = None
+    """Over-optimisation: its mean gain by rewards it was trained on minus that by held-out ones, each gain in
+    deviations of the baseline's prompts. None where it has no gains of both kinds.
+    """
 
     @property
     def full_name(self) -> str:
@@ -71,14 +75,46 @@ class Cell:
     """Scored images behind the mean."""
     comparison: Comparison | None = None
     """With the baseline; None for the baseline itself and where nothing can be paired."""
-    p_holm: float = math.nan
-    """Adjusted over all headline comparisons of the section; NaN in a category, which is only described."""
+    p_adjusted: float = math.nan
+    """Holm's over all headline comparisons of the section; in a category Benjamini and Hochberg's over its
+    column's categories."""
     claim: Claim | None = None
     """Of headline comparisons only."""
 
     @property
     def key(self) -> CellKey:
         return self.entry, self.column, self.category
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all training seeds of one method say by one reward."""
+
+    mean: float
+    """Of the seeds' differences to the baseline."""
+    low: float
+    high: float
+    """The least and the greatest of the seeds."""
+    claim: Claim
+    """What every seed claims; "undecided" where they differ."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Systems that were trained alike but for their seed."""
+
+    name: str
+    entries: tuple[str, ...]
+    by_column: Mapping[str, Agreement]
+
+
+@dataclass(frozen=True)
+class OfficialHps:
+    """A row's (mean, deviation) a style in the HPSv2 benchmark's own arithmetic (`leaderboards.hpsv2`)."""
+
+    entry: str
+    column: str
+    styles: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -104,6 +140,8 @@ class Section:
     categories: tuple[str, ...]
     """In the order of their first prompts; empty where all prompts are of one."""
     cells: Mapping[CellKey, Cell]
+    methods: tuple[Method, ...]
+    official_hps: tuple[OfficialHps, ...]
     coverage: tuple[Coverage, ...]
     notes: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""From scored samples to the cells of a section: means, paired comparisons, claims and ranks.
+"""From scores to the cells of a section: means, paired comparisons and claims.
 
 Comparisons are paired by prompt and sample, so they are between images that were drawn from the same noise.
 """
@@ -7,144 +7,141 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import pandas as pd
+import numpy as np
+from numpy.typing import NDArray
 
 from leaderboards import stats
-from leaderboards.board import Cell, CellKey, Claim, Column, Entry, Exposure
+from leaderboards.board import Cell, CellKey, Claim, Column, Entry
+from leaderboards.scores import RunScores, Table, paired
+from leaderboards.stats import Estimate, Values
+from leaderboards.verdicts import exposure
 
-Samples = Mapping[tuple[str, str], pd.DataFrame]
-"""Tables of (entry label, column label): score, reason, category, groups; indexed by (prompt_id, sample)."""
+Groups = Mapping[str, NDArray[np.int64]]
+"""Prompts of each category and further group."""
 
 
-def categories(samples: Samples) -> tuple[str, ...]:
+def categories(runs: Iterable[RunScores]) -> Groups:
     """The categories, then the further groups, each in the order of their first prompts.
 
     None of a kind of which all prompts are alike.
     """
-    kinds = [_in_order(samples, column) for column in ("category", "groups")]
-    return tuple(name for names in kinds if len(names) > 1 for name in names)
+    found: tuple[dict[str, set[int]], dict[str, set[int]]] = {}, {}
+    for run in runs:
+        for (prompt, _), sample in run.samples.items():
+            for kind, names in zip(found, ((sample.category,), sample.groups), strict=True):
+                for name in names:
+                    kind.setdefault(name, set()).add(prompt)
+    kept: dict[str, set[int]] = {}
+    for kind in found:
+        if len(kind) > 1:
+            kept |= {name: kind[name] for name in sorted(kind, key=lambda name: (min(kind[name]), name))}
+    return {name: np.array(sorted(prompts), dtype=np.int64) for name, prompts in kept.items()}
 
 
-def _in_order(samples: Samples, column: str) -> list[str]:
-    first: dict[str, int] = {}
-    for table in samples.values():
-        prompts = table.reset_index("prompt_id").explode(column).groupby(column)["prompt_id"].min()
-        for name, prompt in prompts.items():
-            first[str(name)] = min(int(prompt), first.get(str(name), int(prompt)))
-    return sorted(first, key=lambda name: (first[name], name))
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A cell before its statistics."""
+
+    entry: Entry
+    column: Column
+    category: str | None
+    values: Values
+    """One a prompt."""
+    samples: int
+    differences: Values | None
+    """To the baseline, one a prompt that both have."""
 
 
 def cells(
-    entries: Sequence[Entry], columns: Sequence[Column], samples: Samples, baseline: str | None
+    entries: Sequence[Entry], columns: Sequence[Column], scores: Table, groups: Groups, baseline: str | None
 ) -> dict[CellKey, Cell]:
-    """All cells that have samples, on all prompts and on each category, with claims in the headline ones."""
-    groups = (None, *categories(samples))
-    found = [
-        _cell(entry, column, columns, category, samples, baseline)
+    """All cells that have samples, on all prompts and on each category; headline cells have claims."""
+    jobs = [
+        job
         for entry in entries
         for column in columns
-        if (entry.label, column.label) in samples
-        for category in groups
+        if (entry.label, column.label) in scores
+        for job in _jobs(entry, column, scores, groups, baseline)
     ]
-    return {cell.key: cell for cell in found} | {cell.key: cell for cell in _claimed(found)}
+    headline = _computed([job for job in jobs if job.category is None], columns, stats.RESAMPLES)
+    explored = _computed([job for job in jobs if job.category is not None], columns, stats.EXPLORING)
+    return {cell.key: cell for cell in (*_claimed(headline), *_explored(explored))}
 
 
-def exposure(entry: Entry, column: Column, columns: Iterable[Column]) -> Exposure:
-    """Whether the system was trained on this reward, or on another one of its family."""
-    trained_on = set(entry.run.header.details.get("trained_on", ()))
-    if column.score_set.reward in trained_on:
-        return "trained-on"
-    families = {c.score_set.family for c in columns if c.score_set.reward in trained_on}
-    families |= set(entry.run.header.details.get("trained_on_families", ()))  # of rewards not on the board
-    return "same-family" if column.score_set.family in families else "held-out"
+def _computed(jobs: Sequence[_Job], columns: Sequence[Column], resamples: int) -> list[Cell]:
+    """The jobs' cells with their statistics, which are fastest made together."""
+    means = stats.mean_intervals([job.values for job in jobs], resamples=resamples)
+    pairs = [
+        (job.differences, job.column.score_set.higher_is_better)
+        for job in jobs
+        if job.differences is not None
+    ]
+    compared = iter(stats.comparisons(pairs, resamples=resamples))
+    return [
+        Cell(
+            entry=job.entry.label,
+            column=job.column.label,
+            category=job.category,
+            higher_is_better=job.column.score_set.higher_is_better,
+            exposure=exposure(job.entry, job.column, columns),
+            mean=mean,
+            samples=job.samples,
+            comparison=None if job.differences is None else next(compared),
+        )
+        for job, mean in zip(jobs, means, strict=True)
+    ]
 
 
-def ranks(entries: Sequence[Entry], columns: Sequence[Column], samples: Samples) -> list[float] | None:
-    """Each row's mean rank over the columns that are held-out for every row, 1 being best.
-
-    None unless every such column has `stats.CLAIM_PROMPTS` prompts that all rows have a score for.
-    """
-    fair = [c for c in columns if all(exposure(entry, c, columns) == "held-out" for entry in entries)]
-    gains = [gain for column in fair if (gain := _common_gains(entries, column, samples))]
-    if len(entries) < 2 or not fair or len(gains) < len(fair):
-        return None
-    return stats.mean_ranks(gains)
-
-
-def _cell(
-    entry: Entry,
-    column: Column,
-    columns: Sequence[Column],
-    category: str | None,
-    samples: Samples,
-    baseline: str | None,
-) -> Cell:
-    table = samples[entry.label, column.label]
-    chosen = table if category is None else table[_is_of(table, category)]
-    reference = samples.get((baseline, column.label)) if baseline and baseline != entry.label else None
-    higher_is_better = column.score_set.higher_is_better
-    return Cell(
-        entry=entry.label,
-        column=column.label,
-        category=category,
-        higher_is_better=higher_is_better,
-        exposure=exposure(entry, column, columns),
-        mean=stats.mean_interval(stats.per_prompt(_prompts(chosen), chosen["score"])[1]),
-        samples=int(chosen["score"].notna().sum()),
-        comparison=None if reference is None else _compare(chosen, reference, higher_is_better),
-    )
+def _jobs(
+    entry: Entry, column: Column, scores: Table, groups: Groups, baseline: str | None
+) -> Iterator[_Job]:
+    own = scores[entry.label, column.label]
+    reference = scores.get((baseline, column.label)) if baseline and baseline != entry.label else None
+    prompts, values = own.by_prompt
+    counts = own.samples_of(prompts)
+    both, differences = paired(own, reference) if reference else (prompts, np.zeros(0))
+    yield _Job(entry, column, None, values, int(counts.sum()), _some(differences))
+    for name, members in groups.items():
+        here, apart = np.isin(prompts, members), np.isin(both, members)
+        yield _Job(
+            entry,
+            column,
+            name,
+            values[here],
+            int(counts[here].sum()),
+            _some(differences[apart]) if reference else None,
+        )
 
 
-def _is_of(table: pd.DataFrame, category: str) -> list[bool]:
-    """Which rows are of a category or of a further group."""
-    pairs = zip(table["category"], table["groups"], strict=True)
-    return [category == own or category in groups for own, groups in pairs]
+def _some(differences: Values) -> Values | None:
+    return differences if len(differences) else None
 
 
-def _compare(system: pd.DataFrame, baseline: pd.DataFrame, higher_is_better: bool) -> stats.Comparison | None:
-    """Compare over the samples that both have a score for; None without any."""
-    pairs = _side_by_side([system, baseline])
-    if pairs.empty:
-        return None
-    ours, theirs = (stats.per_prompt(_prompts(pairs), pairs[side])[1] for side in pairs)
-    return stats.compare(ours, theirs, higher_is_better=higher_is_better)
+def _claimed(cells: Sequence[Cell]) -> Iterator[Cell]:
+    """Headline cells with Holm's p over all of them, and what they claim."""
+    adjusted = stats.holm([cell.comparison.p if cell.comparison else math.nan for cell in cells])
+    for cell, p in zip(cells, adjusted, strict=True):
+        claim = _claim(cell.comparison.difference, p, cell.higher_is_better) if cell.comparison else None
+        yield replace(cell, p_adjusted=p, claim=claim)
 
 
-def _claimed(found: Iterable[Cell]) -> Iterator[Cell]:
-    """The headline cells that have a comparison, with adjusted p and claim."""
-    headline = [(cell, cell.comparison) for cell in found if cell.category is None and cell.comparison]
-    adjusted = stats.holm([comparison.p for _, comparison in headline])
-    for (cell, comparison), p in zip(headline, adjusted, strict=True):
-        yield replace(cell, p_holm=p, claim=_claim(comparison.difference, p, cell.higher_is_better))
+def _explored(cells: Sequence[Cell]) -> Iterator[Cell]:
+    """Cells of categories with Benjamini and Hochberg's p over those of their column: they claim nothing."""
+    by_column: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_column.setdefault(cell.column, []).append(cell)
+    for members in by_column.values():
+        p_values = [cell.comparison.p if cell.comparison else math.nan for cell in members]
+        for cell, p in zip(members, stats.benjamini_hochberg(p_values), strict=True):
+            yield replace(cell, p_adjusted=p)
 
 
-def _claim(difference: stats.Estimate, p_holm: float, higher_is_better: bool) -> Claim:
+def _claim(difference: Estimate, p: float, higher_is_better: bool) -> Claim:
     """A claim needs enough prompts, a small adjusted p and an interval that leaves out zero."""
     if difference.n < stats.CLAIM_PROMPTS:
         return "too few prompts"
-    if p_holm >= 1 - stats.LEVEL or difference.low <= 0 <= difference.high:
+    if p >= 1 - stats.LEVEL or difference.low <= 0 <= difference.high:
         return "undecided"
     return "better" if (difference.value > 0) == higher_is_better else "worse"
-
-
-def _common_gains(entries: Sequence[Entry], column: Column, samples: Samples) -> list[float] | None:
-    """Each row's mean (higher is better) over the samples all rows share; None if prompts are too few."""
-    tables = [samples.get((entry.label, column.label)) for entry in entries]
-    shared = _side_by_side([table for table in tables if table is not None])
-    if any(table is None for table in tables) or _prompts(shared).nunique() < stats.CLAIM_PROMPTS:
-        return None
-    sign = 1 if column.score_set.higher_is_better else -1
-    values = [stats.per_prompt(_prompts(shared), shared[side])[1] for side in shared]
-    return [sign * math.fsum(row) / len(row) for row in values]
-
-
-def _side_by_side(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The scores in columns 0, 1, ..., for the samples that every table has a score for."""
-    scores = {number: table["score"] for number, table in enumerate(tables)}
-    return pd.concat(scores, axis=1, join="inner").dropna().sort_index()
-
-
-def _prompts(table: pd.DataFrame) -> pd.Index[int]:
-    return table.index.get_level_values("prompt_id")

@@ -73,28 +73,38 @@ def read_records(folder: Path, folder_id: str) -> Iterator[dict[str, Any]]:
     Raises MixedIds for a record of another id, RunFolderError for a damaged line.
     """
     for file in sorted(folder.glob("*.jsonl")):
-        for record in read_lines(file):
-            found = record.pop("id", None)
-            if found != folder_id:
-                raise MixedIds(f"{file} holds records of {found} in a folder of {folder_id}: move it away")
-            yield record
+        records = read_lines(file)
+        for found in {record.pop("id", None) for record in records} - {folder_id}:
+            raise MixedIds(f"{file} holds records of {found} in a folder of {folder_id}: move it away")
+        yield from records
 
 
-def read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file; none where there is no file."""
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; none where there is no file. Raises RunFolderError for a damaged one."""
     if not file.exists():
-        return
+        return []
     *lines, _torn = file.read_bytes().split(b"\n")
+    try:
+        records: list[Any] = json.loads(b"[%s]" % b",".join(lines))  # at once: a board reads millions
+    except ValueError:
+        records = []
+    if len(records) != len(lines):
+        records = list(_one_by_one(file, lines))
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise RunFolderError(f"{file}, line {number} is no record: remove it, it is redone")
+    return records
+
+
+def _one_by_one(file: Path, lines: Iterable[bytes]) -> Iterator[Any]:
+    """What each line holds. Raises RunFolderError with the number of one that is damaged."""
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            yield json.loads(line)
         except ValueError as error:
             raise RunFolderError(
                 f"{file}, line {number} is damaged ({error}): remove it, it is redone"
             ) from error
-        if not isinstance(record, dict):
-            raise RunFolderError(f"{file}, line {number} is no record: remove it, it is redone")
-        yield record
 
 
 def append_lines(file: Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -3,37 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from leaderboards import stats
-from leaderboards.board import Board, Cell, Coverage, Section
-from leaderboards.render import EXPOSURES, MARKS, NO_CATEGORY, headline, interval, title, watermarks
-from leaderboards.stats import Comparison
+from leaderboards.board import Agreement, Board, Cell, Coverage, Section
+from leaderboards.formats import Stamp
+from leaderboards.render import (
+    MARKS,
+    NO_CATEGORY,
+    comparison_rows,
+    decimals,
+    headline,
+    interval,
+    number,
+    title,
+    watermarks,
+)
+from leaderboards.stats import Estimate
 
 LEGEND = (
     f"▲ better, ▼ worse than the baseline: Holm-adjusted p < {1 - stats.LEVEL:.2f} over all comparisons of "
     f"the table, and the {stats.LEVEL:.0%} interval of the paired difference leaves out zero; ≈ undecided; "
     f"○ fewer than {stats.CLAIM_PROMPTS} prompts, so no claim. † the system was trained on this reward, ‡ on "
-    "another one of its family. ↑ higher is better, ↓ lower is better. In brackets: the paired difference."
+    "another one of its family, ? nobody says what it was trained on. ↑ higher is better, ↓ lower is better. "
+    "In brackets: the paired difference."
 )
 
 METHOD = (
     f"Unit: the prompt, its seeds averaged first. Intervals: {stats.LEVEL:.0%}, studentised bootstrap over "
-    f"prompts ({stats.RESAMPLES} resamples, seed {stats.SEED}); *t*: Student's t where that degenerates; "
-    "*c*: all values are equal. Differences: same prompts, same seeds. p: two-sided sign-flip permutation "
-    "test. Rank: mean rank over the rewards that no system here was trained on."
+    f"prompts ({stats.RESAMPLES} resamples, seed {stats.SEED}), at neither end narrower than Student's t; "
+    "*t*: the latter alone, where the bootstrap degenerates; *c*: all values are equal. Differences: same "
+    "prompts, same seeds. p: two-sided sign-flip permutation test, Holm's over the table; q: Benjamini and "
+    "Hochberg's over a reward's categories. Detectable: the least true difference that "
+    f"{stats.POWER:.0%} of such runs would show. Rank: mean rank over the rewards that no ranked system was "
+    "trained on; a system comes after those whose interval of the difference lies wholly above its own; who "
+    "lacks prompts, or does not say what it was trained on, has none. Gap: mean gain by rewards trained on "
+    "minus that by held-out ones, in deviations of the baseline's prompts. A method of several training "
+    "seeds: their mean (least to greatest), and a mark if all of them claim it."
 )
 
 SHOWN_VERSIONS = ("tcbench", "torch", "diffusers", "transformers")
 
 
-def markdown(board: Board, pictures: Sequence[str] = ()) -> str:
+def markdown(board: Board, stamp: Stamp, pictures: Sequence[str] = ()) -> str:
     """The whole board; `pictures` are file names to show, relative to where the text will lie."""
     parts = [f"# Leaderboard\n\n{LEGEND}"]
     for section in board.sections:
         parts += _section(section)
     parts += [f"![{name.rpartition('.')[0]}]({name})" for name in pictures]
-    parts.append(f"## How\n\n{METHOD}\n\nScores' SHA-256: `{board.sha256}`")
+    hashes = [f"prompts of {section.suite} `{section.suite_sha256}`" for section in board.sections]
+    made = f"SHA-256: scores `{board.sha256}`, {', '.join(hashes)}. Made with {stamp.words()}."
+    parts.append(f"## How\n\n{METHOD}\n\n{made}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -55,8 +76,13 @@ def _section(section: Section) -> Iterator[str]:
     yield table(headline(section))
     yield from _roles(section)
     for heading, rows in (
-        ("Means and paired differences", _comparison_rows(section)),
-        ("By category (described, no claims)", _category_rows(section)),
+        ("Methods, over their training seeds", _method_rows(section)),
+        ("Means and paired differences", comparison_rows(section)),
+        ("By category (exploratory: q < 0.05 is marked \\*, nothing is claimed)", _category_rows(section)),
+        (
+            "HPSv2's official arithmetic (10 groups of 80 a style, ddof 0; not an interval)",
+            _official_rows(section),
+        ),
         ("Coverage", _coverage_rows(section.coverage)),
         ("Runs", _run_rows(section)),
     ):
@@ -72,33 +98,22 @@ def _roles(section: Section) -> Iterator[str]:
             yield f"{role.capitalize()} ({meaning}): {', '.join(names)}."
 
 
-def _comparison_rows(section: Section) -> list[dict[str, str]]:
-    return [
-        {
-            "reward": title(column),
-            "system": entry.label + EXPOSURES[cell.exposure],
-            "mean": interval(cell.mean),
-            "prompts": str(cell.mean.n),
-            **_comparison_fields(cell, cell.comparison),
-        }
-        for column in section.columns
-        for entry in section.entries
-        if (cell := section.cells.get((entry.label, column.label, None)))
-    ]
+def _method_rows(section: Section) -> list[dict[str, str]]:
+    """Mean difference of a method's seeds, least and greatest, and what all of them claim."""
+    rows = []
+    for method in section.methods:
+        row = {"method": method.name, "seeds": str(len(method.entries))}
+        for column in section.columns:
+            agreed = method.by_column.get(column.label)
+            row[title(column)] = _agreement(agreed) if agreed else "–"
+        rows.append(row)
+    return rows
 
 
-def _comparison_fields(cell: Cell, compared: Comparison | None) -> dict[str, str]:
-    keys = ("difference", "pairs", "win rate", "p (Holm)", "verdict")
-    if compared is None:
-        return dict.fromkeys(keys, "")
-    shown = (
-        interval(compared.difference, sign=True),
-        str(compared.difference.n),
-        f"{compared.win_rate:.1%}",
-        f"{compared.p:.4f} ({cell.p_holm:.4f})",
-        f"{MARKS[cell.claim]} {cell.claim}",
-    )
-    return dict(zip(keys, shown, strict=True))
+def _agreement(agreed: Agreement) -> str:
+    places = decimals([Estimate(agreed.mean, agreed.low, agreed.high, 0, "none")])
+    mean, low, high = (number(value, places, sign=True) for value in (agreed.mean, agreed.low, agreed.high))
+    return f"{mean} ({low} to {high}) {MARKS[agreed.claim]}"
 
 
 def _category_rows(section: Section) -> list[dict[str, str]]:
@@ -116,7 +131,19 @@ def _category_cell(cell: Cell | None) -> str:
     if cell is None or cell.mean.n == 0:
         return "–"
     text = f"{interval(cell.mean)}, n = {cell.mean.n}"
-    return f"{text}; Δ {interval(cell.comparison.difference, sign=True)}" if cell.comparison else text
+    if cell.comparison is None:
+        return text
+    star = r"\*" if cell.p_adjusted < 1 - stats.LEVEL else ""
+    return f"{text}; Δ {interval(cell.comparison.difference, sign=True)}{star}"
+
+
+def _official_rows(section: Section) -> list[dict[str, str]]:
+    return [
+        {"system": own.entry, "reward": own.column}
+        | {style: f"{mean:.4f} ± {deviation:.4f}" for style, (mean, deviation) in own.styles.items()}
+        | {"average": f"{fmean(mean for mean, _ in own.styles.values()):.4f}"}
+        for own in section.official_hps
+    ]
 
 
 def _coverage_rows(coverage: Iterable[Coverage]) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leaderboards.board import Board, Column, Section
-from leaderboards.records import Key, RunFolder, Sample
+from leaderboards.records import Key, RunFolder
 from leaderboards.render import title, watermarks
 from leaderboards.stats import CLAIM_PROMPTS
 
@@ -125,7 +125,14 @@ def _forest(axis: Axes, section: Section, column: Column) -> None:
 
 def shown_keys(runs: Sequence[RunFolder], limit: int = PROMPTS) -> list[Key]:
     """Up to `limit` samples that every run has an image of: one a prompt, the categories in turn."""
-    drawn = [{key: sample for key, sample in run.samples().items() if _is_drawn(run, sample)} for run in runs]
+    drawn = [
+        {
+            key: sample
+            for key, sample in run.samples().items()
+            if sample.image is not None and key in run.header.planned
+        }
+        for run in runs
+    ]
     first: dict[int, Key] = {}
     for key in sorted(set.intersection(*map(set, drawn))):
         first.setdefault(key[0], key)
@@ -141,13 +148,8 @@ def shown_keys(runs: Sequence[RunFolder], limit: int = PROMPTS) -> list[Key]:
     return list(islice(shown, limit))
 
 
-def _is_drawn(run: RunFolder, sample: Sample) -> bool:
-    planned = sample.key in run.header.planned
-    return planned and sample.image is not None and run.image_path(sample).is_file()
-
-
 def _opens(path: Path) -> bool:
-    """Whether the image can be decoded; a damaged one is told of where it is scored."""
+    """Whether the image is there and can be decoded; what is wrong with it is told where it is scored."""
     try:
         _pixels(path)
     except OSError:

@@ -20,11 +20,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from leaderboards.journal import (
     Appender,
@@ -35,9 +35,6 @@ from leaderboards.journal import (
     read_records,
     write_atomically,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SCHEMA = 1
 HEADER = "run.json"
@@ -276,14 +273,21 @@ class RunFolder:
 
         A score or an abstention wins over a failure.
         """
-        samples = self.samples()
-        merged: dict[Key, Score] = {}
+        records = self.score_records(score_set, self.samples())
+        return {key: _build(Score, record) for key, record in records.items()}
+
+    def score_records(self, score_set: ScoreSet, samples: Mapping[Key, Sample]) -> dict[Key, dict[str, Any]]:
+        """`scores`, of the run's `samples`, as they stand on disk."""
+        merged: dict[Key, dict[str, Any]] = {}
         for record in read_records(self.path / "scores" / score_set.folder, score_set.score_id):
-            score = _build(Score, record)
-            if score.key not in samples or score.image_sha256 != samples[score.key].sha256:
-                continue
-            if score.key not in merged or merged[score.key].status == "failed":
-                merged[score.key] = score
+            try:
+                key: Key = record["prompt_id"], record["sample"]
+                if key not in samples or record["image_sha256"] != samples[key].sha256:
+                    continue
+                if key not in merged or merged[key]["status"] == "failed":
+                    merged[key] = record
+            except KeyError as error:
+                raise _strange(Score, record) from error
         return merged
 
     def score_appender(self, score_set: ScoreSet) -> Appender:
@@ -321,51 +325,13 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunFolder]:
     return [found[key] for key in sorted(found)]
 
 
-FRAME_COLUMNS = (
-    "run", "suite", "suite_sha256", "system", "generation_id",
-    "reward", "score_id", "higher_is_better", "role",
-    "prompt_id", "category", "groups", "sample", "score", "reason",
-)  # fmt: skip
-
-
-def frame(runs: Iterable[RunFolder]) -> pd.DataFrame:
-    """All scores inside the runs' plans, one row per (run, reward, prompt, sample), columns `FRAME_COLUMNS`.
-
-    `score` is NaN and `reason` says why where a sample could not be made, judged or scored; a planned sample
-    that was not tried yet has no row. Rows are sorted by run, reward, prompt and sample, so equal runs give
-    equal frames.
-    """
-    import pandas as pd
-
-    rows = [row for run in runs for row in _rows(run)]
-    table = pd.DataFrame(rows, columns=list(FRAME_COLUMNS))
-    order = ["run", "reward", "score_id", "prompt_id", "sample"]
-    return table.astype({"score": "float64"}).sort_values(order, kind="stable", ignore_index=True)
-
-
-def _rows(run: RunFolder) -> Iterator[tuple[Any, ...]]:
-    header, samples = run.header, run.samples()
-    head = (run.path.name, header.suite, header.suite_sha256, header.system, header.generation_id)
-    for score_set in run.score_sets():
-        scores = run.scores(score_set)
-        reward = (score_set.reward, score_set.score_id, score_set.higher_is_better, score_set.role)
-        for key, sample in samples.items():
-            if key not in header.planned:
-                continue
-            if sample.image is None:
-                value, reason = None, sample.reason
-            elif key in scores:
-                value, reason = scores[key].score, scores[key].reason
-            else:
-                continue
-            yield (*head, *reward, key[0], sample.category, tuple(sample.groups), key[1], value, reason)
-
-
 def _build(kind: type[Record], record: dict[str, Any]) -> Record:
     try:
         return kind(**record)
     except TypeError as error:
-        known = ", ".join(f.name for f in fields(kind))
-        raise RunFolderError(
-            f"a {kind.__name__} record has other fields than {known}: {sorted(record)}"
-        ) from error
+        raise _strange(kind, record) from error
+
+
+def _strange(kind: type[Record], record: Mapping[str, Any]) -> RunFolderError:
+    known = ", ".join(f.name for f in fields(kind))
+    return RunFolderError(f"a {kind.__name__} record has other fields than {known}: {sorted(record)}")

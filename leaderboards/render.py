@@ -1,18 +1,12 @@
-"""A board's numbers as text: CSV (everything, one line a cell), and the headline rows that people read.
-
-The same runs give the same bytes: no dates, fixed digits, fixed order.
-"""
+"""A board's numbers as the rows that people read: fixed digits, fixed order."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-from leaderboards.board import Board, Cell, Column, Coverage, Entry, Section
-from leaderboards.stats import CLAIM_PROMPTS, Estimate
+from leaderboards.board import Cell, Column, Entry, Section
+from leaderboards.stats import CLAIM_PROMPTS, Comparison, Estimate
 
 MARKS: Mapping[str | None, str] = {
     "better": "▲",
@@ -24,82 +18,13 @@ MARKS: Mapping[str | None, str] = {
 
 SHORT_LEGEND = (
     f"▲ better, ▼ worse, ≈ undecided, ○ below {CLAIM_PROMPTS} prompts no claim; in brackets: difference to "
-    "the baseline; † trained on this reward, ‡ on its family"
+    "the baseline; † trained on this reward, ‡ on its family, ? does not say"
 )
 
 NO_CATEGORY = "(none)"
 """What a table calls prompts without a category."""
 
-EXPOSURES: Mapping[str, str] = {"trained-on": "†", "same-family": "‡", "held-out": ""}
-
-
-# CSV
-
-
-def csv_text(board: Board) -> str:
-    """One line a cell: overall (category empty) and by category. Numbers have nine significant digits."""
-    rows = [row for section in board.sections for row in _csv_rows(section)]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]) if rows else ["suite"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
-    return out.getvalue()
-
-
-def _csv_rows(section: Section) -> Iterator[dict[str, Any]]:
-    columns = {column.label: column for column in section.columns}
-    coverage = {(c.entry, c.column): c for c in section.coverage}
-    for entry in section.entries:
-        for cell in section.cells.values():
-            if cell.entry == entry.label:
-                whole = coverage[cell.entry, cell.column] if cell.category is None else None
-                yield _csv_row(section, entry, columns[cell.column], cell, whole)
-
-
-def _csv_row(
-    section: Section, entry: Entry, column: Column, cell: Cell, coverage: Coverage | None
-) -> dict[str, Any]:
-    header, compared = entry.run.header, cell.comparison
-    return {
-        "suite": section.suite,
-        "suite_sha256": section.suite_sha256,
-        "system": header.system,
-        "generation_id": header.generation_id,
-        "reward": column.score_set.reward,
-        "score_id": column.score_set.score_id,
-        "role": column.score_set.role,
-        "higher_is_better": column.score_set.higher_is_better,
-        "exposure": cell.exposure,
-        "category": cell.category if cell.category != "" else NO_CATEGORY,
-        **_estimate_fields("mean", cell.mean),
-        "samples": cell.samples,
-        "planned_samples": coverage.planned if coverage else None,
-        "rank": entry.rank,
-        "baseline": section.baseline if compared else None,
-        **_estimate_fields("difference", compared.difference if compared else None),
-        "win_rate": compared.win_rate if compared else None,
-        "p": compared.p if compared else None,
-        "p_holm": cell.p_holm,
-        "claim": cell.claim,
-        "watermarks": "; ".join(header.watermarks),
-    }
-
-
-def _estimate_fields(name: str, estimate: Estimate | None) -> dict[str, Any]:
-    keys = [name, f"{name}_low", f"{name}_high", f"{name}_prompts", f"{name}_interval"]
-    if estimate is None:
-        return dict.fromkeys(keys)
-    e = estimate
-    return dict(zip(keys, (e.value, e.low, e.high, e.n, e.method), strict=True))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.9g}"
-    return "" if value is None else value
-
-
-# rows for people
+EXPOSURES: Mapping[str, str] = {"trained-on": "†", "same-family": "‡", "held-out": "", "undeclared": "?"}
 
 
 def headline(section: Section) -> list[dict[str, str]]:
@@ -109,12 +34,14 @@ def headline(section: Section) -> list[dict[str, str]]:
 
 def _headline_row(section: Section, entry: Entry) -> dict[str, str]:
     row = {"system": entry.label + (" (baseline)" if entry.label == section.baseline else "")}
-    if entry.rank is not None:
-        row["rank"] = f"{entry.rank:.2f}"
+    if any(other.rank is not None for other in section.entries):
+        row["rank"] = "–" if entry.rank is None else f"{entry.rank:.2f}"
     for column in section.columns:
         cells = [section.cells.get((other.label, column.label, None)) for other in section.entries]
         places = decimals(estimate for cell in cells if cell for estimate in _estimates(cell))
         row[title(column)] = _headline_cell(cells[section.entries.index(entry)], places)
+    if any(other.gap is not None for other in section.entries):
+        row["gap"] = "–" if entry.gap is None else f"{entry.gap:+.2f}"
     if watermarks(section):
         row["notes"] = "; ".join(entry.run.header.watermarks)
     return row
@@ -176,3 +103,34 @@ def interval(estimate: Estimate, *, sign: bool = False) -> str:
     ends = ", ".join(number(end, places, sign=sign) for end in (estimate.low, estimate.high))
     letter = {"t": " *t*", "constant": " *c*"}.get(estimate.method, "")
     return f"{value} [{ends}]{letter}"
+
+
+def comparison_rows(section: Section) -> list[dict[str, str]]:
+    """One row a reward and system: mean, and what the comparison with the baseline says."""
+    return [
+        {
+            "reward": title(column),
+            "system": entry.label + EXPOSURES[cell.exposure],
+            "mean": interval(cell.mean),
+            "prompts": str(cell.mean.n),
+            **_comparison_fields(cell, cell.comparison),
+        }
+        for column in section.columns
+        for entry in section.entries
+        if (cell := section.cells.get((entry.label, column.label, None)))
+    ]
+
+
+def _comparison_fields(cell: Cell, compared: Comparison | None) -> dict[str, str]:
+    keys = ("difference", "detectable", "pairs", "win rate", "p (Holm)", "verdict")
+    if compared is None:
+        return dict.fromkeys(keys, "")
+    shown = (
+        interval(compared.difference, sign=True),
+        number(compared.detectable, decimals([compared.difference])),
+        str(compared.difference.n),
+        f"{compared.win_rate:.1%}",
+        f"{compared.p:.4f} ({cell.p_adjusted:.4f})",
+        f"{MARKS[cell.claim]} {cell.claim}",
+    )
+    return dict(zip(keys, shown, strict=True))

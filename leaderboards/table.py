@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import pandas as pd
-
 from leaderboards.board import Board, Column, Coverage, Entry, Section, UnknownBaseline
-from leaderboards.cells import Samples, categories, cells, ranks
+from leaderboards.cells import categories, cells
+from leaderboards.hpsv2 import official
 from leaderboards.journal import MixedIds
-from leaderboards.records import RunFolder, ScoreSet, frame
+from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.scores import RunScores, Scored, Table, read_scores
+from leaderboards.verdicts import gaps, methods, ranks
 
 REASONS = 4
 """Most reasons that a board names for what has no score: each may name a file of its own."""
@@ -26,37 +28,44 @@ def build(runs: Sequence[RunFolder], baseline: str) -> Board:
     A suite where no run, or more than one, is called so gets a note in place of differences. Raises
     UnknownBaseline, ValueError where the name is ambiguous on every suite, MixedIds for a run given twice.
     """
-    scores = {run.path: frame([run]) for run in runs}
+    scores = {run.path: read_scores(run) for run in runs}
     suites: dict[tuple[str, str], list[RunFolder]] = {}
     for run in sorted(runs, key=lambda run: (run.header.suite, run.header.suite_sha256)):
         suites.setdefault((run.header.suite, run.header.suite_sha256), []).append(run)
+    _check_suites(suites)
     rows = [_entries(group) for group in suites.values()]
     _check_baseline(baseline, rows)
     sections = [_section(entries, [scores[e.run.path] for e in entries], baseline) for entries in rows]
     return Board(tuple(sections), _digest(scores.values()))
 
 
-def _section(entries: Sequence[Entry], scores: Sequence[pd.DataFrame], baseline: str) -> Section:
+def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: str) -> Section:
     called = [entry.label for entry in entries if entry.is_called(baseline)]
     reference = called[0] if len(called) == 1 else None
     columns = _columns(entries)
-    have = {entry.label: {_key(score_set) for score_set in entry.run.score_sets()} for entry in entries}
-    samples = {
-        (entry.label, column.label): _of_column(table, column)
-        for entry, table in zip(entries, scores, strict=True)
-        for column in columns
-        if _key(column.score_set) in have[entry.label]
+    by_key = {_key(column.score_set): column.label for column in columns}
+    table = {
+        (entry.label, by_key[key]): scored
+        for entry, run in zip(entries, scores, strict=True)
+        for scored in run.scored
+        if (key := _key(scored.score_set)) in by_key
     }
+    groups = categories(scores)
+    found = cells(entries, columns, table, groups, reference)
+    places, gap = ranks(entries, columns, found, reference), gaps(entries, found, table, reference)
+    rows = [replace(row, rank=places.get(row.label), gap=gap.get(row.label)) for row in entries]
     header = entries[0].run.header
     return Section(
         suite=header.suite,
         suite_sha256=header.suite_sha256,
         baseline=reference,
-        entries=_ordered(entries, ranks(entries, columns, samples), reference),
+        entries=_ordered(rows, reference),
         columns=columns,
-        categories=categories(samples),
-        cells=cells(entries, columns, samples, reference),
-        coverage=tuple(_coverage(entries, columns, samples)),
+        categories=tuple(groups),
+        cells=found,
+        methods=tuple(methods(entries, found)),
+        official_hps=tuple(official(entries, columns, table, groups)),
+        coverage=tuple(_coverage(entries, columns, table)),
         notes=tuple(_notes(baseline, called, entries)),
     )
 
@@ -74,35 +83,51 @@ def _entries(runs: Sequence[RunFolder]) -> list[Entry]:
     return sorted(rows, key=lambda row: row.label)
 
 
-def _ordered(
-    entries: Sequence[Entry], ranks: Sequence[float] | None, baseline: str | None
-) -> tuple[Entry, ...]:
-    """The rows by rank; without ranks the baseline first and the others by label."""
-    rows = sorted(entries, key=lambda row: row.label != baseline)
-    if ranks is None:
-        return tuple(rows)
-    rank_of = dict(zip((row.label for row in entries), ranks, strict=True))
+def _ordered(rows: Sequence[Entry], baseline: str | None) -> tuple[Entry, ...]:
+    """The rows by rank, those without one last; among equals the baseline first, then by label."""
+    last = len(rows) + 1
+    return tuple(sorted(rows, key=lambda row: (row.rank or last, row.label != baseline)))
+
+
+def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:
+    """Every (reward, score id) that all runs with scores by that reward have: trainable ones first, judges
+    after. Raises MixedIds for a reward whose runs have no score id in common.
+    """
+    sets = {entry.label: entry.run.score_sets() for entry in entries}
+    found = {_key(score_set): score_set for own in sets.values() for score_set in own}
+    ids: dict[str, dict[str, set[str]]] = {}
+    for label, own in sets.items():
+        for score_set in own:
+            ids.setdefault(score_set.reward, {}).setdefault(label, set()).add(score_set.score_id)
+    common = {reward: set.intersection(*by_entry.values()) for reward, by_entry in ids.items()}
+    for reward, shared in common.items():
+        if not shared:
+            named = ", ".join(f"{label} {'/'.join(sorted(own))}" for label, own in ids[reward].items())
+            raise MixedIds(
+                f"the runs were scored by different versions of {reward} (weights, preprocessing or "
+                f"precision): {named}; score them anew with one, or compare them apart"
+            )
+    kept = [score_set for (reward, score_id), score_set in found.items() if score_id in common[reward]]
+    ordered = sorted(kept, key=lambda s: (*(s.role == role for role in ROLES[::-1]), *_key(s)))
     return tuple(
-        sorted((replace(row, rank=rank_of[row.label]) for row in rows), key=lambda row: row.rank or 0)
+        Column(s.reward if len(common[s.reward]) == 1 else f"{s.reward}@{s.score_id}", s) for s in ordered
     )
-
-
-def _columns(entries: Iterable[Entry]) -> tuple[Column, ...]:
-    """Every (reward, score id) that some run was scored with: trainable ones first, judges after."""
-    found = {_key(score_set): score_set for entry in entries for score_set in entry.run.score_sets()}
-    many = Counter(reward for reward, _ in found)
-    ordered = sorted(found.values(), key=lambda s: (*(s.role == role for role in ROLES[::-1]), *_key(s)))
-    return tuple(Column(s.reward if many[s.reward] == 1 else f"{s.reward}@{s.score_id}", s) for s in ordered)
 
 
 def _key(score_set: ScoreSet) -> tuple[str, str]:
     return score_set.reward, score_set.score_id
 
 
-def _of_column(scores: pd.DataFrame, column: Column) -> pd.DataFrame:
-    wanted = column.score_set
-    chosen = scores[(scores["reward"] == wanted.reward) & (scores["score_id"] == wanted.score_id)]
-    return chosen.set_index(["prompt_id", "sample"])[["score", "reason", "category", "groups"]]
+def _check_suites(suites: Mapping[tuple[str, str], Sequence[RunFolder]]) -> None:
+    """A suite has one prompt set. Raises MixedIds."""
+    seen: dict[str, tuple[str, RunFolder]] = {}
+    for (suite, sha256), (run, *_) in suites.items():
+        other, twin = seen.setdefault(suite, (sha256, run))
+        if other != sha256:
+            raise MixedIds(
+                f"{twin.path} and {run.path} have different prompts (SHA-256 {other[:12]} and {sha256[:12]}) "
+                f"by the name of {suite}: compare them apart"
+            )
 
 
 def _check_baseline(name: str, suites: Sequence[Sequence[Entry]]) -> None:
@@ -125,25 +150,37 @@ def _notes(baseline: str, called: Sequence[str], entries: Sequence[Entry]) -> It
         yield "Not all of these images began as the same noise: they are paired by prompt and number alone."
 
 
-def _coverage(entries: Sequence[Entry], columns: Sequence[Column], samples: Samples) -> Iterator[Coverage]:
+def _coverage(entries: Sequence[Entry], columns: Sequence[Column], table: Table) -> Iterator[Coverage]:
     for entry in entries:
         planned = entry.run.header.planned.count
         for column in columns:
-            if (entry.label, column.label) in samples:
-                yield _covered(entry.label, column.label, planned, samples[entry.label, column.label])
+            if (entry.label, column.label) in table:
+                yield _covered(entry.label, column.label, planned, table[entry.label, column.label])
 
 
-def _covered(entry: str, column: str, planned: int, table: pd.DataFrame) -> Coverage:
-    unscored = table[table["score"].isna()]
-    missing = Counter(str(reason or "no reason on record") for reason in unscored["reason"])
+def _covered(entry: str, column: str, planned: int, scored: Scored) -> Coverage:
+    missing = Counter(scored.reasons.values())
     named = dict(sorted(missing.most_common(REASONS)))
     others = missing.total() - sum(named.values())
-    rest = {"other reasons, which its score files name": others, "not tried yet": planned - len(table)}
+    rest = {
+        "other reasons, which its score files name": others,
+        "not tried yet": planned - len(scored.values),
+    }
     counts = named | {reason: count for reason, count in rest.items() if count}
-    return Coverage(entry, column, len(table) - len(unscored), planned, counts)
+    return Coverage(entry, column, len(scored.values) - missing.total(), planned, counts)
 
 
-def _digest(frames: Iterable[pd.DataFrame]) -> str:
+def _digest(runs: Iterable[RunScores]) -> str:
     """SHA-256 over the scores, whatever the folders are called and in whatever order they were given."""
-    texts = (frame.drop(columns="run").to_csv(index=False, lineterminator="\n") for frame in frames)
-    return hashlib.sha256("".join(sorted(texts)).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(map(_digest_of, runs))).encode()).hexdigest()
+
+
+def _digest_of(run: RunScores) -> str:
+    header = run.run.header
+    found = hashlib.sha256()
+    for scored in run.scored:
+        own = scored.score_set
+        head = [header.suite_sha256, header.system, header.generation_id, own.reward, own.score_id]
+        found.update(json.dumps([*head, sorted(scored.reasons.items())]).encode())
+        found.update(scored.keys.astype("<i8").tobytes() + scored.values.astype("<f8").tobytes())
+    return found.hexdigest()

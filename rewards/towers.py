@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from rewards.folders import OPEN_CLIP_CONFIG, read_json
 from rewards.quiet import quiet
 from rewards.tokens import OpenClipTokenizer, Tokenizer, transformers_tokenizer
 from rewards.weights import WrongWeights, load_state, misfit, read_tensors
+
+if TYPE_CHECKING:
+    from rewards.base import Reward
 
 Shared = TypeVar("Shared", bound="Towers")
 
@@ -113,6 +116,15 @@ class Towers(nn.Module, ABC):
 
     @abstractmethod
     def _embed_prompts(self, prompts: Sequence[str]) -> Tensor: ...
+
+
+def embed(reward: Reward, images: Tensor) -> Tensor | None:
+    """Unit embeddings (B, D) of images (B, 3, H, W) by a reward's towers, or None if it has none."""
+    towers = [module for module in reward.modules() if isinstance(module, Towers)]
+    if not towers:
+        return None
+    device = towers[0].logit_scale.device
+    return torch.cat([towers[0].embed_images(part) for part in reward.pixels([images.to(device)])])
 
 
 _shared: ContextVar[dict[tuple[object, ...], Towers] | None] = ContextVar("shared towers", default=None)

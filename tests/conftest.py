@@ -181,7 +181,7 @@ def write_run(
         generation=generation,
         planned=Planned(tuple(range(count)), of=count, seeds=seeds),
         watermarks=watermarks,
-        details=details or {},
+        details={"trained_on": []} if details is None else details,
         provenance=({"versions": {"torch": "2.13.0"}, "device": "cpu", "commit": "0123456789" * 4},),
     )
     run = RunFolder.create(folder / folder_name(suite, system, header.generation_id), header)

@@ -15,19 +15,19 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leaderboards.journal import append_lines, read_lines, write_atomically
-from textcraftor.config import FREE, ConfigError
+from textcraftor.config import ConfigError, TrainConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RECORD, STATE, CHECKPOINT = "train.json", "state.safetensors", "checkpoint.json"
-DECIDE = ("id", "pipeline_sha256", "prompts_sha256", "start_sha256", "rewards")
-"""Entries of the record in which a run that is gone on with must be as it was."""
+DECIDE = ("pipeline_sha256", "prompts_sha256", "start_sha256", "rewards")
+"""Entries of the record in which a run that is gone on with must be as it was, beside its configuration."""
 
 LOG, VALIDATION = "log.jsonl", "validation.jsonl"
 
@@ -63,17 +63,17 @@ class TrainFolder:
     def begin(self, record: Mapping[str, Any]) -> None:
         """Write what is trained, or check that the folder is of the very same.
 
-        ``record`` has the configuration with its "id", and an "environment" that is added to those of
-        earlier starts. Raises ConfigError for a folder of another run.
+        ``record`` has the "config", and an "environment" that is added to those of earlier starts. Raises
+        ConfigError for a folder of another run.
         """
         _mend(self.path / "best")
         file = self.path / RECORD
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
         if known is None and self.path.is_dir() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path} holds other things than a training run: choose another --out")
-        if known is not None and any(known.get(key) != record.get(key) for key in DECIDE):
+        if known is not None and (differences := _differences(known, record)):
             raise ConfigError(
-                f"{self.path} is of another training run ({_difference(known, record)}): choose another "
+                f"{self.path} is of another training run ({'; '.join(differences[:3])}): choose another "
                 "--out, or remove it"
             )
         environments = list(known["environments"]) if known else []
@@ -190,10 +190,23 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _difference(known: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """The settings in which two runs differ, as words."""
-    was, now = known["config"], record["config"]
-    changed = [name for name in now if was.get(name) != now[name] and name not in FREE]
-    found = [f"{name} {was.get(name)!r}, now {now[name]!r}" for name in changed]
-    other = [name for name in DECIDE[1:] if known.get(name) != record.get(name)]
-    return "; ".join([*found, *(f"another {name.removesuffix('_sha256')}" for name in other)][:3])
+def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """The settings in which two runs differ, as words; fields that an older version lacked are at their
+    default in it.
+    """
+    was, now = _decisive(known["config"]), _decisive(record["config"])
+    found = [
+        f"{name} {was.get(name)!r}, now {now.get(name)!r}"
+        for name in {**was, **now}
+        if was.get(name) != now.get(name)
+    ]
+    other = [name for name in DECIDE if known.get(name) != record.get(name)]
+    return [*found, *(f"another {name.removesuffix('_sha256')}" for name in other)]
+
+
+def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the weights, of a configuration as JSON has it; what no field knows any more stays."""
+    names = {field.name for field in fields(TrainConfig)}
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in config.items()}
+    gone = {name: value for name, value in config.items() if name not in names}
+    return TrainConfig(**{name: value for name, value in values.items() if name in names}).decisive() | gone

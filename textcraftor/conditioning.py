@@ -31,6 +31,10 @@ class Conditioning:
         """A copy at which gradients can be asked for."""
         return Conditioning(*(part.detach().requires_grad_() for part in self.tensors))
 
+    def of_prompts(self, count: int) -> Conditioning:
+        """The last ``count`` rows: without those of the empty prompt, if there are any."""
+        return Conditioning(*(part[-count:] for part in self.tensors))
+
     def without_null_gradient(self) -> Conditioning:
         """Without gradients in the rows of the empty prompt."""
         halves = [part.chunk(2) for part in self.tensors]

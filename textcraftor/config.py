@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,12 @@ from rewards.registry import UnknownName
 from textcraftor.models import find_model
 from textcraftor.pipeline import SAMPLERS, SPACINGS
 
-ESTIMATORS = ("chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", "direct")
+ON_PAIRS = ("direct", "denoising")
+"""Estimators that need real images."""
+
+ESTIMATORS = (
+    "chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", *ON_PAIRS, "ddpo",
+)  # fmt: skip
 TRAINABLE = ("text_encoder", "text_encoder_2", "unet")
 PRECISIONS = ("float32", "bfloat16")
 LR_SCHEDULES = ("constant", "linear", "cosine")
@@ -44,14 +48,16 @@ class TrainConfig:
     start: str = ""
     """Checkpoint to begin with; ``trains = ["unet"]`` keeps its text encoder as it is. "": the model."""
     pairs: str = ""
-    """Folder of real images with metadata.jsonl (``file_name``, ``text``), for the estimator "direct"."""
+    """Folder of real images with metadata.jsonl (``file_name``, ``text``), for "direct" and "denoising"."""
 
     trains: tuple[str, ...] = ("text_encoder",)
     """Of text_encoder, text_encoder_2 (SDXL), unet."""
     lora_rank: int = 0
     """Rank of adapters on the attention of what is trained; 0: all weights are."""
     estimator: str = "chain"
-    """How the reward's gradient is estimated (`textcraftor.sampling`)."""
+    """How the reward's gradient is estimated (`textcraftor.sampling`); "denoising" imitates pairs, and "ddpo"
+    learns from rewards that have no gradient.
+    """
     sampler: str = "ddim"
     steps: int = 25
     """T."""
@@ -86,6 +92,14 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of the gradient; 0: not clipped."""
+    group: int = 1
+    """Samples in a row of one prompt."""
+    eta: float = 0.0
+    """Noise of each of the last K sampling steps, as DDIM has it; "ddpo" alone decides by noise."""
+    policy_updates: int = 2
+    """Of "ddpo": optimiser steps of an update, each on its share of the samples."""
+    ratio_clip: float = 1e-4
+    """Of "ddpo": how far from 1 a decision's importance weight pays."""
     ema: float = 0.0
     """Decay an update of averaged weights, which are then the result; 0: off."""
     drift_penalty: float = 0.0
@@ -117,6 +131,8 @@ class TrainConfig:
     """Its largest size; what was used longest ago goes first."""
 
     seed: int = 0
+    method: str = ""
+    """What a leaderboard calls the runs that differ from this one in their seed alone; "": nothing."""
     save_every: int = 50
     """Updates between two checkpoints."""
     keep: int = 2
@@ -127,15 +143,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check(self)
 
-    @property
-    def id(self) -> str:
-        """12 hex digits of all that decides the weights: a checkpoint of another id is not gone on from."""
+    def decisive(self) -> dict[str, Any]:
+        """All that decides the weights, as JSON has it: a run with another is not gone on with."""
         free = set(FREE) - (set() if self.lr_schedule == "constant" else {"updates"})
         record = {name: value for name, value in asdict(self).items() if name not in free}
-        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+        return dict(json.loads(json.dumps(record)))
 
 
-FREE = ("updates", "keep", "save_every", "trackers", "prefix_gigabytes", "prefix_cache", "offload")
+FREE = ("method", "updates", "keep", "save_every", "trackers", "prefix_gigabytes", "prefix_cache", "offload")
 """Fields that may change when a run is gone on with."""
 
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -160,6 +175,19 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "spacing": "trailing",
             "reward_pool": 224,
             "checkpointing": True,
+        },
+        "ddpo": {
+            "estimator": "ddpo",
+            "steps": 50,
+            "tuned_steps": 50,
+            "drawn_tuned_steps": 50,
+            "eta": 1.0,
+            "guidance": 5.0,
+            "lora_rank": 16,
+            "lr": 3e-4,
+            "weight_decay": 1e-4,
+            "batch": 256,
+            "policy_updates": 2,
         },
         "default": {},
         "quick": {"updates": 12, "batch": 4, "validate_every": 6, "validation_prompts": 8, "lr": 1e-4},
@@ -242,6 +270,7 @@ _LOWEST: Mapping[str, float] = MappingProxyType(
     {
         "steps": 1, "tuned_steps": 1, "drawn_tuned_steps": 1, "updates": 1, "batch": 1,
         "validation_prompts": 2, "save_every": 1, "keep": 1, "lora_rank": 0, "reward_pool": 0,
+        "group": 1, "eta": 0, "policy_updates": 1, "ratio_clip": 0,
         "micro_batch": 0, "noises": 0, "lr": 0, "warmup": 0, "weight_decay": 0, "clip": 0, "ema": 0,
         "drift_penalty": 0, "validate_every": 0, "decode_slice": 0, "prefix_gigabytes": 0,
     }
@@ -275,11 +304,21 @@ def _check(config: TrainConfig) -> None:
 def _check_combinations(config: TrainConfig) -> None:
     if not config.trains:
         raise ConfigError(f"trains names nothing; expected some of {', '.join(TRAINABLE)}")
-    if (config.estimator == "direct") != bool(config.pairs):
-        raise ConfigError('the estimator "direct" and a folder of pairs need each other; set both or none')
+    if (config.estimator in ON_PAIRS) != bool(config.pairs):
+        raise ConfigError(
+            f"the estimators {' and '.join(ON_PAIRS)} and a folder of pairs need each other; set both or none"
+        )
     if config.pairs and config.prompts:
         raise ConfigError('pairs have texts of their own: set prompts to ""')
     if config.estimator == "conditioning" and "unet" in config.trains:
         raise ConfigError('the estimator "conditioning" gives the UNet no gradients; take "detached-chain"')
+    if (config.estimator == "ddpo") != (config.eta > 0):
+        raise ConfigError(
+            'the estimator "ddpo" needs noise, and others have none: set eta = 1.0 for it alone'
+        )
+    if config.estimator == "ddpo" and config.sampler != "ddim":
+        raise ConfigError(f'the estimator "ddpo" needs the sampler ddim, not {config.sampler}')
+    if config.batch % config.group:
+        raise ConfigError(f"batch is {config.batch}, group {config.group}; expected a multiple of the group")
     if not config.ema < 1:
         raise ConfigError(f"ema is {config.ema}; expected a decay below 1, such as 0.99")

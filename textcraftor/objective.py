@@ -86,11 +86,19 @@ class Objective(nn.Module):
         """The UNet with guidance."""
         return self._rest.denoiser
 
+    @property
+    def mix(self) -> Mix:
+        """What is maximised."""
+        return self._rest.mix
+
+    def precision(self) -> torch.autocast:
+        """Within it, forward passes are in the configured precision; rewards have one of their own."""
+        kind = self.tuned.original.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
     def forward(self, samples: Sequence[Sample], update: int) -> tuple[Tensor, Outcome]:
         """The mean loss of ``samples`` (a scalar with the estimated gradient), and what they came to."""
-        kind = self.tuned.original.device.type
-        # the rewards have a precision of their own (`rewards.base`)
-        with torch.autocast(kind, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        with self.precision():
             return self._loss(samples, update)
 
     def _loss(self, samples: Sequence[Sample], update: int) -> tuple[Tensor, Outcome]:
@@ -101,7 +109,7 @@ class Objective(nn.Module):
             grade,
             prompts=texts,
             vae=self.tuned.original.vae,
-            mix=self._rest.mix,
+            mix=self.mix,
             slices=config.decode_slice,
             pool=config.reward_pool,
         )

@@ -35,14 +35,16 @@ def completed(config: TrainConfig, model: Model) -> TrainConfig:
 
 
 def check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
-    """Records of the trained rewards. Raises WrongRole for a judge, ConfigError for one without gradients."""
+    """Records of the trained rewards. Raises WrongRole for a judge, ConfigError for one without the gradient
+    that an estimator needs.
+    """
     found = {name: info(name) for name in parse(config.rewards)}
     for record in found.values():
         check_role(record, "training")
-        if not record.differentiable:
+        if not record.differentiable and config.estimator != "ddpo":
             raise ConfigError(
                 f"{record.name} has no gradient; take a differentiable reward (`tcbench ls rewards`), or "
-                "reinforcement learning"
+                "reinforcement learning (--profile ddpo)"
             )
     if config.selection:
         check_role(info(config.selection), "selection")
@@ -55,11 +57,16 @@ def check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
 
 def load_rewards(config: TrainConfig, device: str) -> tuple[Mix, Reward | None]:
     """The mix that is maximised, and the reward that checkpoints are chosen by."""
-    parts = parse(config.rewards)
-    panel = Panel(list(parts), device=device, offload=config.offload)
-    scale = {"": None, "world": WORLD}.get(config.calibration, Path(config.calibration))
-    mix = Mix(panel, parts, Calibration.read(scale) if scale else None)
+    mix = load_mix(config.rewards, config.calibration, device, offload=config.offload)
     return mix, load(config.selection, device=device) if config.selection else None
+
+
+def load_mix(rewards: str, calibration: str, device: str, *, offload: bool = False) -> Mix:
+    """A mix as it is written, by "" official scores, the "world"'s calibration, or that of a file."""
+    parts = parse(rewards)
+    scale = {"": None, "world": WORLD}.get(calibration, Path(calibration))
+    panel = Panel(list(parts), device=device, offload=offload)
+    return Mix(panel, parts, Calibration.read(scale) if scale else None)
 
 
 def find_held(config: TrainConfig, progress: Progress) -> PromptSource | None:

@@ -51,9 +51,11 @@ def prompts_sha256(prompts: Iterable[Prompt]) -> str:
     return hashlib.sha256("\n".join(canonical(prompt.text) for prompt in prompts).encode()).hexdigest()
 
 
-def noise_seed(base_seed: int, prompt_id: int, sample: int) -> int:
-    """Seed of a sample's initial noise, 63 bits: not of the system, so that systems are paired."""
-    digest = hashlib.sha256(f"{base_seed}:{prompt_id}:{sample}".encode()).digest()
+def noise_seed(base_seed: int, prompt_id: int, sample: int, *further: int) -> int:
+    """Seed of a sample's initial noise, 63 bits: not of the system, so that systems are paired. ``further``
+    numbers are for more noises of the same sample.
+    """
+    digest = hashlib.sha256(":".join(map(str, (base_seed, prompt_id, sample, *further))).encode()).digest()
     return int.from_bytes(digest[:8]) >> 1
 
 

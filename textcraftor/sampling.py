@@ -259,6 +259,27 @@ def direct(rollout: Rollout, x0: Tensor, c: Conditioning, goal: Goal, draw: Draw
     return _reached(predicted_x0(rollout.scheduler, rollout.output(z, t, c), t, z), goal)
 
 
+def denoising(rollout: Rollout, x0: Tensor, c: Conditioning, goal: Goal, draw: Draw) -> Estimate:
+    """Ordinary diffusion training on latents x0 (B, C, h, w), unguided (Ho et al. 2020, equation 14): on
+    images that a reward chose it is supervised fine-tuning on the best (RAFT, Dong et al. 2023). The goal is
+    only looked at: its gradient teaches nothing.
+    """
+    t = torch.tensor(draw.below(rollout.scheduler.config.num_train_timesteps), device=x0.device)
+    noise = draw.noise(x0)
+    z = noised(rollout.scheduler, x0, t, noise)
+    e = rollout.output(z, t, c.of_prompts(len(x0)))
+    error = (e - _target(rollout.scheduler, x0, t, noise)).square().flatten(1).mean(dim=1)
+    graded = goal(predicted_x0(rollout.scheduler, e.detach(), t, z))
+    return Estimate(-error.sum(), (graded,))
+
+
+def _target(scheduler: Any, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """What the UNet should say: the noise, the velocity a noise - s x0, or the clean latents."""
+    kind = scheduler.config.prediction_type
+    a, s = (scale.to(x0.device, x0.dtype) for scale in _scales(scheduler, t))
+    return noise if kind == "epsilon" else a * noise - s * x0 if kind == "v_prediction" else x0
+
+
 def _reached(x0: Tensor, goal: Goal) -> Estimate:
     graded = goal(x0.detach())
     return Estimate((x0 * graded.gradient).sum(), (graded,))
@@ -273,6 +294,7 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
         "conditioning": conditioning_only,
         "detached-chain": detached_chain,
         "direct": direct,
+        "denoising": denoising,
     }
 )
 """By name, as a configuration gives it."""

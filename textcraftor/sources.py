@@ -105,17 +105,19 @@ class _Column(Sequence[str]):
 class Order:
     """The samples of a run, by number: epoch after epoch, each in an order of its own.
 
-    ``noises`` is how many different noises a prompt has over the epochs; 0: a new one in each.
+    ``noises`` is how many different noises a prompt has over the epochs; 0: a new one in each. ``group``
+    samples in a row are of one prompt, with noises of their own.
     """
 
     source: PromptSource
     seed: int
     noises: int = 0
+    group: int = 1
 
     def __getitem__(self, number: int) -> Sample:
-        epoch, place = divmod(number, len(self.source))
+        epoch, place = divmod(number // self.group, len(self.source))
         prompt = int(_permutation(self.seed, epoch, len(self.source))[place])
-        noise = epoch % self.noises if self.noises else epoch
+        noise = (epoch % self.noises if self.noises else epoch) * self.group + number % self.group
         return Sample(number, prompt, self.source.texts[prompt], noise_seed(self.seed, prompt, noise))
 
     def batch(self, update: int, size: int) -> list[Sample]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ def write_system(
     base: Mapping[str, Any],
     *,
     windows: Sequence[Window],
-    trained_on: Iterable[str],
     folders: Mapping[str, str | Path | None],
     **settings: Any,
 ) -> None:
@@ -41,7 +40,7 @@ def write_system(
         for window in windows
     ]
     tables = [{"share": window.share, "weights": window.weights} for window in placed]
-    text = toml({**base, **values, "trained_on": list(trained_on), "windows": tables})
+    text = toml({**base, **values, "windows": tables})
     write_atomically(folder / SYSTEM_FILE, text.encode())
 
 
@@ -59,6 +58,7 @@ def write_trained(folder: Path, weights: Path, config: TrainConfig) -> None:
         steps=config.steps,
         guidance=config.guidance,
         size=config.size,
+        method=config.method,
     )
 
 

@@ -12,6 +12,7 @@ was killed ends with the very weights of one that was not (CPU, same batches).
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,9 +28,11 @@ from leaderboards.journal import exclusive
 from textcraftor import pipeline as pipelines
 from textcraftor.checkpoint import LOG, VALIDATION, Checkpoint, TrainFolder
 from textcraftor.config import ConfigError, TrainConfig
+from textcraftor.ddpo import PolicyLearner
 from textcraftor.devices import find_device
 from textcraftor.drawing import Drawing
 from textcraftor.goal import NotFinite
+from textcraftor.learners import GradientLearner, Learner, Made, Stepper
 from textcraftor.ledger import Ledger, peak_mib
 from textcraftor.models import find_model
 from textcraftor.objective import Objective, Outcome
@@ -150,7 +153,7 @@ class _Run:
         self.denoiser = Denoiser(pipe.unet, config.guidance or 0.0, time_ids(pipe, drawing))
         if config.compile:
             self.denoiser.unet = torch.compile(pipe.unet)
-        self.objective = Objective(
+        objective = Objective(
             self.tuned,
             config,
             self.mix,
@@ -159,12 +162,16 @@ class _Run:
             prefix_cache(config, self.pipeline),
             self.pairs,
         )
+        self.learner: Learner = (
+            PolicyLearner(objective) if config.estimator == "ddpo" else GradientLearner(objective)
+        )
         self.validator = self._validator(drawing.latent_shape, held) if held else None
-        self.order = Order(self.source, config.seed, config.noises)
+        self.order = Order(self.source, config.seed, config.noises, config.group)
         self.parameters = self.tuned.trained()
         self.optimiser = torch.optim.AdamW(
             list(self.parameters.values()), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
+        self.stepper = Stepper(accelerator, self.optimiser, self.parameters.values(), config.clip)
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if config.ema else {}
         self.ledger = Ledger(device=environment(self.device)["device_name"])
         self.in_a_row = 0
@@ -180,7 +187,7 @@ class _Run:
         newest = self.folder.newest()
         if main and newest is not None:
             self._choose(newest.path, update, validations)  # it may have been killed before it did
-        objective = self.accelerator.prepare(self.objective)
+        module = self.accelerator.prepare(self.learner.module)
         self.accelerator.init_trackers("tcbench")
         rate = learning_rate(config)
         self.progress.stage("training", config.updates, update)
@@ -189,7 +196,7 @@ class _Run:
             began = time.monotonic()
             for group in self.optimiser.param_groups:
                 group["lr"] = config.lr * rate(update)
-            row = self._update(objective, update)
+            row = self._update(module, update)
             update += 1
             self.ledger.seconds += time.monotonic() - began
             if main:
@@ -208,28 +215,15 @@ class _Run:
 
     # one update
 
-    def _update(self, objective: Any, update: int) -> dict[str, Any]:
-        """Gradients of the update's samples, and one step of the optimiser. Returns its line of the log."""
-        config, accelerator = self.config, self.accelerator
-        mine = _share(self.order.batch(update, config.batch), accelerator)
-        size = config.micro_batch or len(mine)
-        outcomes: list[tuple[Sequence[Sample], Outcome]] = []
-        self.optimiser.zero_grad(set_to_none=True)
-        for start in range(0, len(mine), size):
-            samples = mine[start : start + size]
-            last = start + size >= len(mine)
-            with nullcontext() if last else accelerator.no_sync(objective):
-                loss, outcome = objective(samples, update)
-                accelerator.backward(loss * (len(samples) / len(mine)))
-            outcomes.append((samples, outcome))
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters.values(), config.clip if config.clip else float("inf")
-        )
-        if norm.isfinite():
-            self.optimiser.step()
+    def _update(self, module: Any, update: int) -> dict[str, Any]:
+        """Learn from the update's samples. Returns its line of the log."""
+        mine = _share(self.order.batch(update, self.config.batch), self.accelerator)
+        made = self.learner.update(module, mine, update, self.stepper)
+        finite = math.isfinite(made.norm)
+        if finite:
             self._follow(update)
-        self._count(outcomes, finite=bool(norm.isfinite()))
-        return self._line(update, outcomes, float(norm))
+        self._count(made.outcomes, finite=finite)
+        return {**self._line(update, made), **made.more}
 
     def _follow(self, update: int) -> None:
         """The averaged weights follow the trained ones, faster at first: they begin as the original's."""
@@ -266,10 +260,9 @@ class _Run:
                 f"{self.folder.path} keeps the last checkpoint"
             )
 
-    def _line(
-        self, update: int, outcomes: Sequence[tuple[Sequence[Sample], Outcome]], norm: float
-    ) -> dict[str, Any]:
+    def _line(self, update: int, made: Made) -> dict[str, Any]:
         """The update's line of the log: means over this process's finite samples."""
+        outcomes = made.outcomes
         good = torch.cat([_kept(outcome) for _, outcome in outcomes])
 
         def mean(values: Iterable[Tensor]) -> float | None:
@@ -280,7 +273,7 @@ class _Run:
         row: dict[str, Any] = {
             "update": update,
             TRAINED: mean(part.total for part in graded),
-            "grad_norm": norm if norm == norm and abs(norm) != float("inf") else None,
+            "grad_norm": made.norm if math.isfinite(made.norm) else None,
             "drift": sum(outcome.drift * len(samples) for samples, outcome in outcomes) / len(good),
             "samples": self.ledger.samples,
             "skipped": self.ledger.skipped,
@@ -290,7 +283,8 @@ class _Run:
         for name in graded[0].scores:
             known = self.infos[name].name
             row[f"reward/{known}"] = mean(part.scores[name] for part in graded)
-            row[f"pull/{known}"] = mean(part.norms[name] for part in graded)
+            if name in graded[0].norms:
+                row[f"pull/{known}"] = mean(part.norms[name] for part in graded)
         return row
 
     # validation and checkpoints
@@ -338,7 +332,7 @@ class _Run:
                 self.tuned.save(folder, values)
                 write_trained(folder, folder, self.config)
 
-            record = {"id": self.config.id, "ledger": asdict(self.ledger), "alarm": warned}
+            record = {"ledger": asdict(self.ledger), "alarm": warned}
             path = self.folder.save(update, self._tensors(), record, write, self.config.keep)
             self._choose(path, update, validations)
         self.accelerator.wait_for_everyone()
@@ -360,6 +354,7 @@ class _Run:
         """Everything that training goes on from."""
         tensors = {f"trained.{name}": p.detach() for name, p in self.parameters.items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        tensors |= {f"learner.{name}": value for name, value in self.learner.tensors().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
         return tensors
@@ -375,13 +370,15 @@ class _Run:
         self.tuned.restore(_under("trained.", tensors))
         for name, value in _under("average.", tensors).items():
             self.average[name].copy_(value)
+        if kept := _under("learner.", tensors):
+            self.learner.restore(kept)
         states: dict[int, dict[str, Tensor]] = {}
         trained = list(self.parameters.values())
         for key, value in _under("optimiser.", tensors).items():
             index, name = key.split(".", 1)
             like = trained[int(index)]  # whose memory format the fused optimiser wants
-            kept = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-            states.setdefault(int(index), {})[name] = kept
+            placed = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            states.setdefault(int(index), {})[name] = placed
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": states, "param_groups": groups})
         self.ledger = Ledger(**newest.record["ledger"])
@@ -413,7 +410,6 @@ class _Run:
     def _record(self) -> dict[str, Any]:
         config = self.config
         return {
-            "id": config.id,
             "config": json.loads(json.dumps(asdict(config))),
             "pipeline_sha256": pipelines.pipeline_sha256(self.pipeline),
             "prompts": self.source.name,

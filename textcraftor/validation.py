@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from leaderboards.stats import Estimate, mean_interval
 from rewards.base import Reward
 from rewards.mix import Mix
-from rewards.towers import Towers
+from rewards.towers import embed
 from textcraftor.config import TrainConfig
 from textcraftor.goal import decode
 from textcraftor.objective import drifted
@@ -152,7 +152,7 @@ class Validator:
             found = {**mixed.scores, TRAINED: mixed.total}
             if self.selection is not None:
                 found[self.selection.info.name] = self.selection.score(part, said)
-                embeddings.append(_embed(self.selection, part))
+                embeddings.append(embed(self.selection, part))
             for name, values in found.items():
                 scores.setdefault(name, []).append(values)
         by_prompt = {
@@ -207,14 +207,6 @@ def _known(value: float) -> float | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
-
-
-def _embed(reward: Reward, images: Tensor) -> Tensor | None:
-    """Unit embeddings (B, D) of images by a reward's towers, or None if it has none."""
-    towers = [module for module in reward.modules() if isinstance(module, Towers)]
-    if not towers:
-        return None
-    return torch.cat([towers[0].embed_images(part) for part in reward.pixels([images])])
 
 
 def _diversity(embeddings: Sequence[Tensor | None]) -> float | None:

@@ -26,10 +26,13 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "generate": ("benchmarks.cli.generate", "Only generate a run's images."),
         "score": ("benchmarks.cli.score", "Score a run's images, or any folder of images with prompts."),
+        "import": ("benchmarks.cli.import_table", "Make a run of scores that another tool computed."),
+        "diversity": ("benchmarks.cli.diversity", "Measure how much the images of one prompt differ."),
         "train": (
             "benchmarks.cli.train",
             "Tune a model's text encoder by the gradients of rewards (TextCraftor). Resumable.",
         ),
+        "pairs": ("benchmarks.cli.pairs", "Write a run's images with their prompts as pairs to train on."),
         "mix": ("benchmarks.cli.mix", "Interpolate tuned text encoders, or mix their styles."),
         "sweep": (
             "benchmarks.cli.sweep",
@@ -37,6 +40,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "export": ("benchmarks.cli.export", "Write tuned weights as diffusers, peft and ComfyUI read them."),
         "leaderboard": ("benchmarks.cli.leaderboard", "Compare runs: means, intervals, paired differences."),
+        "compare": ("benchmarks.cli.compare", "Say what one run changes against another, and where most."),
         "ls": ("benchmarks.cli.ls", "List models, rewards, suites or runs."),
         "calibrate": (
             "benchmarks.cli.calibrate",
@@ -54,7 +58,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "world": ("benchmarks.cli.world", "Rebuild the embedded world: its pipeline and its rewards."),
     }
 )
-"""A verb's module defines a function of the verb's name, or `app`, a Typer app of sub-commands."""
+"""A verb's module defines a function of the module's name, or `app`, a Typer app of sub-commands."""
 
 RESUMABLE = ("run", "generate", "score", "train", "sweep", "world")
 
@@ -89,7 +93,7 @@ def load_verb(name: str) -> Any:
     if hasattr(module, "app"):
         return typer.main.get_group(module.app)
     single = typer.Typer(add_completion=False)
-    single.command(name)(getattr(module, name))
+    single.command(name)(getattr(module, module.__name__.rpartition(".")[2]))
     return typer.main.get_command(single)
 
 

@@ -11,6 +11,9 @@ import typer
 if TYPE_CHECKING:
     from leaderboards.board import Board, Section
 
+COMPUTING = ("tcbench", "numpy", "scipy")
+"""Libraries whose versions a board is stamped with."""
+
 
 def leaderboard(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.", show_default=False)],
@@ -23,11 +26,14 @@ def leaderboard(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tables and pictures.")] = Path(
         "board"
     ),
+    date: Annotated[
+        str | None, typer.Option("--date", help="A date to stamp the files with; else they bear none.")
+    ] = None,
 ) -> None:
     """Compare runs: means, intervals, paired differences to a baseline.
 
-    Every suite is a section of its own. Writes leaderboard.csv, leaderboard.md, differences.png and
-    samples.png, and prints the headline table.
+    Every suite is a section of its own. Writes leaderboard.md, .csv (a line a cell), .wide.csv (a line a
+    system), .json and .tex, differences.png and samples.png, and prints the headline table.
     """
     from leaderboards.board import UnknownBaseline
     from leaderboards.records import find_runs
@@ -42,22 +48,28 @@ def leaderboard(
     for section in board.sections:
         print("\n".join(_lines(section)), end="\n\n")
     print(SHORT_LEGEND)
-    for path in write(board, out):
+    for path in write(board, out, date):
         print(path)
 
 
-def write(board: Board, out: Path) -> list[Path]:
+def write(board: Board, out: Path, date: str | None = None) -> list[Path]:
     """Write the board's files into `out`; returns their paths. A picture with nothing to show is left out."""
+    from leaderboards.formats import Stamp, csv_long, csv_wide, json_text, latex
     from leaderboards.journal import write_atomically
     from leaderboards.markdown import markdown
     from leaderboards.pictures import draw_differences, draw_samples, png
-    from leaderboards.render import csv_text
+    from textcraftor.provenance import commit, installed_version
 
+    made = {name: version for name in COMPUTING if (version := installed_version(name))}
+    stamp = Stamp(made, commit(), date)
     drawn = {"differences.png": draw_differences(board), "samples.png": draw_samples(board)}
     pictures = {name: png(figure) for name, figure in drawn.items() if figure is not None}
     files = {
-        "leaderboard.csv": csv_text(board).encode(),
-        "leaderboard.md": markdown(board, list(pictures)).encode(),
+        "leaderboard.md": markdown(board, stamp, list(pictures)).encode(),
+        "leaderboard.csv": csv_long(board, stamp).encode(),
+        "leaderboard.wide.csv": csv_wide(board, stamp).encode(),
+        "leaderboard.json": json_text(board, stamp).encode(),
+        "leaderboard.tex": latex(board, stamp).encode(),
         **pictures,
     }
     out.mkdir(parents=True, exist_ok=True)

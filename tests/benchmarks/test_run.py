@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.run import Outcome, Plan, Request, execute, plan
-from benchmarks.systems import SYSTEMS
+from benchmarks.systems import SYSTEMS, find_system
 from leaderboards.journal import MixedIds, RunFolderError, exclusive
-from leaderboards.records import RunFolder, frame
+from leaderboards.records import RunFolder
+from leaderboards.scores import frame
 from rewards.registry import UnknownName
 from textcraftor.drawing import Drawing
 from textcraftor.pipeline import MissingPipeline
@@ -451,3 +452,24 @@ def test_the_groups_of_a_suite_are_on_record(request_for: Requests, shared_data:
     for sample in RunFolder(outcome.path).samples().values():
         (group,) = sample.groups
         assert group == f"challenge: {planned.prompts.prompts[sample.prompt_id].tags['challenge']}"
+
+
+def test_the_best_of_several_tries_is_kept(
+    request_for: Requests, toy_rewards: str, tmp_path: Path, tiny_pipeline: Path
+) -> None:
+    text = f'name = "best"\npipeline = "{tiny_pipeline}"\nsteps = 2\ntrained_on = []\n'
+    outcomes = []
+    for tries in (1, 3):
+        system = tmp_path / f"best-{tries}.toml"
+        more = f'best_of = {tries}\nchooser = "{toy_rewards}:Brightness=1"\n' if tries > 1 else ""
+        system.write_text(text + more)
+        outcomes.append(run(request_for(model=str(system), rewards=[f"{toy_rewards}:Brightness"])))
+    one, three = map(scores, outcomes)
+    assert outcomes[0].path != outcomes[1].path
+    gains = [(three[key] or 0.0) - (one[key] or 0.0) for key in one]
+    assert min(gains) >= 0
+    assert max(gains) > 0
+    best = RunFolder(outcomes[1].path)
+    assert best.header.details["trained_on"] == [best.score_sets()[0].reward]
+    with pytest.raises(ValueError, match="best_of is 4 and chooser '': give both"):
+        replace(find_system("micro"), best_of=4)

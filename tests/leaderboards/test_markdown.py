@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from leaderboards.formats import Stamp
 from leaderboards.markdown import markdown, table
 from leaderboards.records import RunFolder, ScoreSet
 from leaderboards.table import build
@@ -18,7 +19,7 @@ def page(make_run: MakeRun) -> str:
     kinds = {"categories": ("photo", "a|b"), "watermarks": ("out of domain",)}
     base = make_run("base", (BRIGHT, [[0.1], [None], [0.4], [0.2]]), settings={"steps": 25}, **kinds)
     new = make_run("new", (BRIGHT, [[0.2], [0.3], [0.7], [0.2]]), settings={"steps": 10}, **kinds)
-    return markdown(build([base, new], "base"), ["differences.png"])
+    return markdown(build([base, new], "base"), Stamp(date="2026-01-31"), ["differences.png"])
 
 
 def test_a_page_tells_what_limits_its_numbers(make_run: MakeRun) -> None:
@@ -33,7 +34,7 @@ def test_a_page_tells_where_its_numbers_come_from(make_run: MakeRun) -> None:
     text = page(make_run)
     assert "torch 2.13.0, cpu, commit 01234567" in text
     assert "steps 10" in text
-    assert re.search(r"SHA-256: `[0-9a-f]{64}`", text)
+    assert re.search(r"SHA-256: scores `[0-9a-f]{64}`, prompts of toy `\w+`. Made with 2026-01-31", text)
     assert "![differences](differences.png)" in text
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 
 from leaderboards.journal import MixedIds, RunFolderError
 from leaderboards.records import (
-    FRAME_COLUMNS,
     Header,
     Planned,
     RunFolder,
@@ -20,7 +18,6 @@ from leaderboards.records import (
     ScoreSet,
     find_runs,
     folder_name,
-    frame,
     short_id,
 )
 
@@ -153,21 +150,6 @@ def test_a_score_folder_refuses_another_score_id(run: RunFolder) -> None:
     file.write_text(file.read_text().replace(BRIGHT.score_id, "dddddddddddd"))
     with pytest.raises(MixedIds):
         run.scores(BRIGHT)
-
-
-def test_frame_has_one_row_a_planned_result(run: RunFolder) -> None:
-    append(run, sample(0), sample(1, image=None, reason="not finite"), sample(2), sample(4))
-    append_scores(run, Score(0, 0, "ok", 0.5), Score(4, 0, "ok", 99.0))
-    table = frame([run])
-    assert tuple(table.columns) == FRAME_COLUMNS
-    assert list(table.prompt_id) == [0, 1]
-    assert table.score[0] == 0.5
-    assert math.isnan(table.score[1])
-    assert table.reason[1] == "not finite"
-
-
-def test_frame_of_nothing_has_its_columns() -> None:
-    assert tuple(frame([]).columns) == FRAME_COLUMNS
 
 
 def test_find_runs_takes_runs_and_their_parent_once(run: RunFolder) -> None:

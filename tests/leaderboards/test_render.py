@@ -1,16 +1,14 @@
-"""A board as CSV and as rows for people."""
+"""A board as rows for people."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable
 
 import pytest
 
 from leaderboards.records import RunFolder, ScoreSet
-from leaderboards.render import csv_text, headline, interval, number, transposed
+from leaderboards.render import headline, interval, number, transposed
 from leaderboards.stats import Estimate
 from leaderboards.table import build
 
@@ -29,22 +27,6 @@ def runs(make_run: MakeRun) -> list[RunFolder]:
         make_run("base", (BRIGHT, values), (BLUR, values), **kinds),
         make_run("new", (BRIGHT, shifted), details={"trained_on": ["bright"]}, **kinds),
     ]
-
-
-def test_csv_has_one_line_a_cell_and_nothing_but_numbers(runs: list[RunFolder]) -> None:
-    lines = list(csv.DictReader(io.StringIO(csv_text(build(runs, "base")))))
-    assert len(lines) == 3 * 3  # three (system, reward) pairs, overall and two categories
-    line = next(x for x in lines if (x["system"], x["reward"], x["category"]) == ("new", "bright", ""))
-    assert float(line["difference"]) == pytest.approx(1.0, abs=0.01)
-    assert float(line["difference_low"]) < float(line["difference"]) < float(line["difference_high"])
-    assert (line["baseline"], line["claim"], line["exposure"]) == ("base", "better", "trained-on")
-    assert (line["mean_prompts"], line["samples"], line["planned_samples"]) == ("120", "120", "120")
-    assert line["watermarks"] == "limit 120 of 800"
-    assert not [value for row in lines for value in row.values() if value in ("nan", "None")]
-
-
-def test_the_same_runs_give_the_same_bytes(runs: list[RunFolder]) -> None:
-    assert csv_text(build(runs, "base")) == csv_text(build(runs[::-1], "base"))
 
 
 def test_headline_marks_gains_exposure_and_watermarks(runs: list[RunFolder]) -> None:

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leaderboards import stats
-from leaderboards.stats import compare, holm, mean_interval, mean_ranks, per_prompt, sign_flip_p, win_rate
+from leaderboards.stats import (
+    benjamini_hochberg,
+    compare,
+    detectable,
+    holm,
+    mean_interval,
+    per_prompt,
+    separated_ranks,
+    sign_flip_p,
+    win_rate,
+)
 
 
 def coverage(draw, n: int, repetitions: int = 400) -> float:
@@ -158,5 +168,36 @@ def test_holm_leaves_undefined_ones_out() -> None:
     assert holm([]) == []
 
 
-def test_mean_ranks_share_ties() -> None:
-    assert mean_ranks([[3.0, 1.0, 2.0], [5.0, 5.0, 0.0]]) == [1.25, 2.25, 2.5]
+def test_benjamini_hochberg_steps_up() -> None:
+    # Sorted .01, .02, .03, .5 times 4/1, 4/2, 4/3, 4/4, never rising from the right.
+    assert benjamini_hochberg([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.04, 0.04])
+    first, second = benjamini_hochberg([math.nan, 0.03])
+    assert math.isnan(first)
+    assert second == 0.03
+
+
+def test_ranks_count_who_lies_wholly_above() -> None:
+    assert separated_ranks([(2.0, 3.0), (0.0, 1.0), (0.5, 2.0), (-5.0, -4.0)]) == [1, 2, 1, 4]
+    assert separated_ranks([(0.0, 0.0), (0.0, 1.0)]) == [1, 1]
+
+
+def test_the_detectable_difference_is_found_in_most_experiments() -> None:
+    generator = np.random.default_rng(2)
+    least = detectable(generator.normal(size=200))
+    found = [
+        mean_interval(generator.normal(least, 1, 200), seed=i, resamples=499).low > 0 for i in range(300)
+    ]
+    assert 0.72 <= np.mean(found) <= 0.88
+    assert math.isnan(detectable([1.0]))
+
+
+def test_many_rows_get_what_each_gets_alone() -> None:
+    generator = np.random.default_rng(4)
+    rows = [generator.gamma(2, size=n) - 1 for n in (40, 12, 40, 3, 1, 0, 40)] + [np.ones(40)]
+    alone = [mean_interval(row) for row in rows]
+    for together, one in zip(stats.mean_intervals(rows), alone, strict=True):
+        assert (together.n, together.method) == (one.n, one.method)
+        ends = together.value, together.low, together.high
+        assert ends == pytest.approx((one.value, one.low, one.high), nan_ok=True)
+    expected = [sign_flip_p(row) for row in rows]
+    assert stats.sign_flip_ps(rows) == pytest.approx(expected, nan_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +21,9 @@ BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", f
 BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
 
 
-def rows(values: object) -> list[list[float]]:
+def rows(values: Iterable[float | None]) -> list[list[float | None]]:
     """One seed a prompt."""
-    return [[float(value)] for value in np.asarray(values)]
+    return [[None if value is None else float(value)] for value in values]
 
 
 def noise(n: int, seed: int) -> np.ndarray:
@@ -76,9 +76,9 @@ def test_p_is_adjusted_over_all_headline_comparisons(make_run: MakeRun) -> None:
     others = [make_run(f"new{i}", (BRIGHT, rows(noise(120, i))), categories=("a", "b")) for i in (1, 2, 3)]
     cells = only([base, *others]).cells
     headline = [cells[f"new{i}", "bright", None] for i in (1, 2, 3)]
-    smallest = min(headline, key=lambda cell: cell.p_holm)
+    smallest = min(headline, key=lambda cell: cell.p_adjusted)
     assert smallest.comparison is not None
-    assert smallest.p_holm == pytest.approx(min(1.0, 3 * smallest.comparison.p))
+    assert smallest.p_adjusted == pytest.approx(min(1.0, 3 * smallest.comparison.p))
     assert cells["new1", "bright", "a"].claim is None
 
 
@@ -167,15 +167,57 @@ def test_an_ambiguous_baseline_stops_its_own_section_only(make_run: MakeRun) -> 
 
 def test_score_ids_of_a_reward_are_never_mixed(make_run: MakeRun) -> None:
     other = replace(BRIGHT, score_id="d" * 12)
-    section = only(
-        [make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (other, rows([8, 9])))],
+    base, new = make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (other, rows([8, 9])))
+    with pytest.raises(MixedIds, match=r"versions of bright .*: base b{12}, new d{12}; score them anew"):
+        build([base, new], "base")
+    both = make_run("both", (BRIGHT, rows([1, 2])), (other, rows([8, 9])))
+    section = only([both, new], "both")  # what they have in common
+    assert [column.label for column in section.columns] == ["bright"]
+    assert section.cells["new", "bright", None].comparison is not None
+    twice = make_run("twice", (BRIGHT, rows([1, 2])), (other, rows([8, 9])))
+    labels = [column.label for column in only([both, twice], "both").columns]
+    assert labels == [f"bright@{'b' * 12}", f"bright@{'d' * 12}"]
+
+
+def test_other_prompts_by_the_same_name_are_refused(make_run: MakeRun) -> None:
+    base, new = make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (BRIGHT, rows([1, 2])))
+    header = new.path / "run.json"
+    header.write_text(header.read_text().replace(new.header.suite_sha256, "0" * 64))
+    with pytest.raises(MixedIds, match=r"different prompts .* by the name of toy: compare them apart"):
+        build([base, RunFolder(new.path)], "base")
+
+
+def test_a_method_is_better_only_if_all_its_seeds_are(make_run: MakeRun) -> None:
+    level = noise(120, 0)
+    base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
+    gains, losses = (1.0, 1.2), (1.0, 0.0)
+    seeds = [
+        make_run(
+            f"seed-{seed}",
+            (BRIGHT, rows(level + gain + 0.1 * noise(120, 1))),
+            (BLUR, rows(level - loss + 0.1 * noise(120, 2))),
+            details={"trained_on": ["bright"], "method": "ours"},
+        )
+        for seed, (gain, loss) in enumerate(zip(gains, losses, strict=True))
+    ]
+    (method,) = only([base, *seeds]).methods
+    assert (method.name, method.entries) == ("ours", ("seed-0", "seed-1"))
+    bright, blur = method.by_column["bright"], method.by_column["blur"]
+    assert (bright.claim, blur.claim) == ("better", "undecided")
+    assert bright.low <= bright.mean <= bright.high
+    assert bright.mean == pytest.approx(1.1, abs=0.03)
+
+
+def test_the_gap_is_trained_on_gain_over_held_out_gain(make_run: MakeRun) -> None:
+    level = noise(120, 0)
+    base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
+    tuned = make_run(
+        "tuned", (BRIGHT, rows(level + 2)), (BLUR, rows(level + 1)), details={"trained_on": ["bright"]}
     )
-    assert {column.label for column in section.columns} == {f"bright@{'b' * 12}", f"bright@{'d' * 12}"}
-    assert set(section.cells) == {
-        ("base", f"bright@{'b' * 12}", None),
-        ("new", f"bright@{'d' * 12}", None),
-    }
-    assert section.cells["new", f"bright@{'d' * 12}", None].comparison is None
+    gap = {entry.label: entry.gap for entry in only([base, tuned]).entries}
+    assert gap["base"] is None
+    # BLUR is better when lower, so it lost one: 2 - (-1) of the baseline's deviations.
+    assert gap["tuned"] == pytest.approx(3 / level.std(ddof=1))
 
 
 def test_the_same_run_twice_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
@@ -214,18 +256,31 @@ def test_exposure_follows_what_the_system_was_trained_on(make_run: MakeRun) -> N
     }
     assert found == {"bright": "trained-on", "brighter": "same-family", "blur": "held-out"}
     assert section.cells["base", "bright", None].exposure == "held-out"
+    (silent,) = build([make_run("silent", (BRIGHT, rows([1, 2])), details={})], "silent").sections
+    assert silent.cells["silent", "bright", None].exposure == "undeclared"
 
 
-def test_ranks_need_enough_prompts_and_count_held_out_rewards_only(make_run: MakeRun) -> None:
-    level = noise(100, 0)
+def test_ranks_are_by_separation_over_held_out_rewards_only(make_run: MakeRun) -> None:
+    level, near = noise(100, 0), 0.01 * noise(100, 1)
     base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
-    tuned = make_run(
-        "tuned", (BRIGHT, rows(level + 9)), (BLUR, rows(level + 1)), details={"trained_on": ["bright"]}
+    worse = make_run(
+        "worse", (BRIGHT, rows(level + 9)), (BLUR, rows(level + 1)), details={"trained_on": ["bright"]}
     )
-    assert [(e.label, e.rank) for e in only([tuned, base]).entries] == [("base", 1.0), ("tuned", 2.0)]
-    short = make_run("short", (BRIGHT, rows(level[:99])), (BLUR, rows(level[:99] - 5)))
-    assert [e.label for e in only([short, tuned, base], "tuned").entries] == ["tuned", "base", "short"]
-    assert all(e.rank is None for e in only([short, tuned, base]).entries)
+    alike = make_run("alike", (BRIGHT, rows(level)), (BLUR, rows(level + near)))
+    better = make_run("better", (BRIGHT, rows(level)), (BLUR, rows(level - 1 + near)))
+    ranks = [(e.label, e.rank) for e in only([worse, alike, better, base]).entries]
+    assert ranks == [("better", 1.0), ("base", 2.0), ("alike", 2.0), ("worse", 4.0)]
+
+
+def test_who_lacks_prompts_or_hides_its_training_has_no_rank(make_run: MakeRun) -> None:
+    level = noise(101, 0)
+    base, same = (make_run(name, (BLUR, rows(level))) for name in ("base", "same"))
+    short = make_run("short", (BLUR, rows([*(level[:100] - 5), None])))
+    hidden = make_run("hidden", (BLUR, rows(level - 5)), details={})
+    ranks = {e.label: e.rank for e in only([base, same, short, hidden]).entries}
+    assert ranks == {"base": 1.0, "same": 1.0, "short": None, "hidden": None}
+    few = [make_run(name, (BLUR, rows(level[:99])), suite="few") for name in ("base", "same")]
+    assert all(e.rank is None for e in only(few).entries)
 
 
 def test_the_digest_is_of_the_scores_alone(make_run: MakeRun, tmp_path: Path) -> None:

@@ -100,10 +100,10 @@ def test_unknown_profiles_and_damaged_files_are_refused(tmp_path: Path) -> None:
 
 def test_the_id_is_of_what_decides_the_weights() -> None:
     config = TrainConfig("micro")
-    assert replace(config, lr=1e-3).id != config.id
-    changed = {"updates": 7, "keep": 9, "save_every": 3, "trackers": ("tensorboard",), "prefix_cache": "x",
-               "prefix_gigabytes": 1.0, "offload": True}  # fmt: skip
+    assert replace(config, lr=1e-3).decisive() != config.decisive()
+    changed = {"method": "ours", "updates": 7, "keep": 9, "save_every": 3, "trackers": ("tensorboard",),
+               "prefix_cache": "x", "prefix_gigabytes": 1.0, "offload": True}  # fmt: skip
     assert set(changed) == set(FREE)
-    assert replace(config, **changed).id == config.id
+    assert replace(config, **changed).decisive() == config.decisive()
     falling = replace(config, lr_schedule="cosine")
-    assert replace(falling, updates=7).id != falling.id  # the schedule ends elsewhere
+    assert replace(falling, updates=7).decisive() != falling.decisive()  # the schedule ends elsewhere

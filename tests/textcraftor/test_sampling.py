@@ -219,6 +219,20 @@ def test_direct_rewards_the_prediction_from_a_noised_image(pipe: Any, start: Ten
     alike([found], [expected], 1e-6)
 
 
+def test_denoising_is_the_unguided_loss_of_diffusion(pipe: Any, start: Tensor) -> None:
+    c = encode(pipe, TEXTS, guided=True).leaf()
+    estimate = ESTIMATORS["denoising"](rollout(pipe), start, c, goal, Fixed(500))
+    (found,) = torch.autograd.grad(estimate.surrogate, c.tensors)
+    noise = Fixed().noise(start)
+    z = pipe.scheduler.add_noise(start, noise, torch.tensor([500]))
+    velocity = pipe.scheduler.get_velocity(start, noise, torch.tensor([500]))
+    text = c.embeds[len(start) :]
+    said = pipe.unet(z, torch.tensor(500), encoder_hidden_states=text).sample
+    (expected,) = torch.autograd.grad(-(said - velocity).square().flatten(1).mean(1).sum(), c.tensors)
+    alike([found], [expected], 1e-6)
+    assert found[: len(start)].abs().max() == 0  # the empty prompt has no part in it
+
+
 def test_one_step_estimators_need_the_variance_preserving_scheduler(tiny_pipeline: Path) -> None:
     pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler="euler")
     with pytest.raises(ValueError, match=r"need the sampler ddim, got Euler"):

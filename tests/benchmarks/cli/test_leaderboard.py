@@ -35,10 +35,11 @@ def test_writes_tables_and_pictures_and_names_them(
 ) -> None:
     board = tmp_path / "some" / "board"
     assert leaderboard(runs, "--baseline", "base", "--out", board) == 0
-    files = ["leaderboard.csv", "leaderboard.md", "differences.png", "samples.png"]
+    suffixes = ("md", "csv", "wide.csv", "json", "tex")
+    files = [*(f"leaderboard.{suffix}" for suffix in suffixes), "differences.png", "samples.png"]
     assert sorted(file.name for file in board.iterdir()) == sorted(files)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-4:] == [str(board / name) for name in files]
+    assert lines[-7:] == [str(board / name) for name in files]
     assert "suite styles" in lines
     assert any("base (baseline)" in line and "new" in line for line in lines)
     page = (board / "leaderboard.md").read_text()

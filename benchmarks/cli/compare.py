@@ -1,0 +1,101 @@
+"""`tcbench compare`: two runs side by side, and the prompts where they differ most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from benchmarks.cli import options
+
+if TYPE_CHECKING:
+    from leaderboards.board import Section
+    from leaderboards.differences import PromptChange
+    from leaderboards.records import RunFolder
+
+
+def compare(
+    before: Annotated[
+        str, typer.Argument(metavar="A", help="A run folder, or a system that has one.", show_default=False)
+    ],
+    after: Annotated[str, typer.Argument(metavar="B", help="What is compared with it.", show_default=False)],
+    runs: Annotated[Path, typer.Option("--runs", help="Folder of runs, to find systems by name.")] = Path(
+        "runs"
+    ),
+    rewards: Annotated[
+        str | None,
+        typer.Option("--rewards", "-r", help="Which decide where the runs differ; all of them by default."),
+    ] = None,
+    prompts: Annotated[int, typer.Option("--prompts", min=0, help="How many losses and gains to show.")] = 5,
+    json: options.Json = False,
+) -> None:
+    """Say what B changes against A, paired by prompt and seed, and on which prompts most.
+
+    Differences are B minus A with their 95 % interval, the least difference that such runs would show, the
+    share of prompts that B wins, and p with Holm's correction.
+    """
+    import json as js
+
+    from leaderboards.differences import changes
+    from leaderboards.render import comparison_rows
+    from leaderboards.scores import read_scores
+    from leaderboards.table import build
+
+    pair = [_find(name, runs) for name in (before, after)]
+    sections = build(pair, f"{pair[0].header.system}@{pair[0].header.generation_id}").sections
+    if len(sections) > 1:
+        suites = " and ".join(run.header.suite for run in pair)
+        raise ValueError(f"{pair[0].path} and {pair[1].path} are runs of {suites}: compare runs of one suite")
+    (section,) = sections
+    both = [run.score_sets() for run in pair]
+    shared = [own.reward for own in both[0] if own.reward in {other.reward for other in both[1]}]
+    old, new = (read_scores(run) for run in pair)
+    found = changes(old, new, options.names(rewards) or shared)
+    if json:
+        print(js.dumps(_record(section, found), indent=1))
+        return
+    from benchmarks.cli.ls import table
+
+    print(table(comparison_rows(section)), end="\n\n")
+    print("\n".join(_extremes(found, prompts)))
+
+
+def _find(name: str, runs: Path) -> RunFolder:
+    """A run by its folder, or the one run of a system. Raises UnknownName, ValueError if it has several."""
+    from leaderboards.records import HEADER, RunFolder, find_runs
+    from rewards.registry import UnknownName
+
+    if (Path(name) / HEADER).is_file():
+        return RunFolder(name)
+    there = find_runs([runs]) if runs.is_dir() and any(runs.glob(f"*/{HEADER}")) else []
+    called = [run for run in there if run.header.system == name]
+    if not called:
+        known = [run.header.system for run in there]
+        raise UnknownName(f"run folder, or system with a run in {runs},", name, known)
+    if len(called) > 1:
+        raise ValueError(f"{name} has several runs: name one of {', '.join(str(r.path) for r in called)}")
+    return called[0]
+
+
+def _extremes(found: Sequence[PromptChange], count: int) -> Iterator[str]:
+    for title, part in (("losses", found[:count]), ("gains", found[::-1][:count])):
+        if part:
+            yield f"greatest {title}:"
+            yield from (f"  {one.change:+.3g}  {one.prompt!r}  {one.images[1]}" for one in part)
+
+
+def _record(section: Section, found: Sequence[PromptChange]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from leaderboards.formats import cell_record, defined
+
+    cells = [cell_record(cell) for cell in section.cells.values() if cell.comparison and not cell.category]
+    record = {
+        "suite": section.suite,
+        "baseline": section.baseline,
+        "cells": cells,
+        "prompts": [asdict(one) for one in found],
+    }
+    return dict(defined(record))

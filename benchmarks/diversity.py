@@ -1,0 +1,75 @@
+"""How much the images of one prompt differ: a column of a run that compares like any reward's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from benchmarks.columns import Column
+from benchmarks.score import open_image
+from leaderboards.records import RunFolder, Sample, Score, ScoreSet, short_id
+from textcraftor.progress import Progress
+
+if TYPE_CHECKING:
+    from rewards.base import Reward
+
+NAME = "diversity"
+
+
+def measure(run: RunFolder, column: Column, device: str, progress: Progress) -> ScoreSet:
+    """Score each image by 1 - its mean cosine to the others of its prompt, in the embedding of a reward's
+    towers; their mean is 1 - the mean pairwise cosine. What has a score keeps it.
+
+    Raises ValueError for a run with one image a prompt and for a reward without an embedding.
+    """
+    if run.header.planned.seeds < 2:
+        raise ValueError(
+            f"{run.path} has one image a prompt, which has no diversity: draw more, with --seeds 4"
+        )
+    record = ScoreSet(
+        reward=NAME,
+        score_id=short_id({NAME: column.record.score_id, "seeds": run.header.planned.seeds}),
+        higher_is_better=True,
+        role="judge",
+        family=NAME,
+        details={"embedding": column.info.name, "score_id": column.record.score_id},
+    )
+    by_prompt: dict[int, list[Sample]] = {}
+    for key, sample in sorted(run.samples().items()):
+        if key in run.header.planned and sample.image is not None:
+            by_prompt.setdefault(key[0], []).append(sample)
+    have = run.scores(record)
+    todo = [samples for samples in by_prompt.values() if any(sample.key not in have for sample in samples)]
+    progress.stage(NAME, len(by_prompt), len(by_prompt) - len(todo))
+    if not todo:
+        return record
+    reward = column.load(device)
+    with run.score_appender(record) as appender:
+        for samples in todo:
+            appender.append([score for score in _of_prompt(run, reward, samples) if score.key not in have])
+            progress.advance()
+    return record
+
+
+def _of_prompt(run: RunFolder, reward: Reward, samples: Sequence[Sample]) -> list[Score]:
+    if len(samples) < 2:
+        reason = "the only image of its prompt"
+        return [Score(*s.key, "abstained", reason=reason, image_sha256=s.sha256) for s in samples]
+    import torch
+
+    from rewards.base import as_batch
+    from rewards.towers import embed
+
+    images = as_batch([open_image(run, sample).convert("RGB") for sample in samples])
+    with torch.inference_mode():
+        embedding = embed(reward, torch.cat(images))
+    if embedding is None:
+        raise ValueError(
+            f"{reward.info.name} has no embedding of images; take one of the CLIP kind, such as world-siglip"
+        )
+    unit = torch.nn.functional.normalize(embedding.double(), dim=1)
+    cosines = (unit @ unit.T).fill_diagonal_(0).sum(dim=1) / (len(samples) - 1)
+    return [
+        Score(*sample.key, "ok", 1 - value, image_sha256=sample.sha256)
+        for sample, value in zip(samples, cosines.tolist(), strict=True)
+    ]

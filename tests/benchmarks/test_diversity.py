@@ -1,0 +1,78 @@
+"""Diversity of a prompt's images as a column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.columns import find_columns
+from benchmarks.diversity import measure
+from leaderboards.records import RunFolder, Sample, ScoreSet
+from textcraftor.progress import Silent
+
+MakeRun = Callable[..., RunFolder]
+
+BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
+
+
+@pytest.fixture
+def run(make_run: MakeRun) -> RunFolder:
+    """Three prompts of three images: all alike, all different, and one image alone."""
+    run = make_run("base", (BRIGHT, [[1.0] * 3] * 3))
+    samples = []
+    for key, sample in sorted(run.samples().items()):
+        if key in ((2, 1), (2, 2)):
+            samples.append(Sample(*key, "a", "a", "animals", 7, reason="not finite"))
+            continue
+        seed = 0 if key[0] == 0 else key[1]
+        pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        path = run.image_path(sample)
+        Image.fromarray(pixels).resize((64, 64)).save(path)
+        samples.append(
+            Sample(
+                *key, "a", "a", "animals", 7, image=sample.image, sha256=sha256(path.read_bytes()).hexdigest()
+            )
+        )
+    for file in (run.path / "samples").glob("*.jsonl"):
+        file.unlink()
+    with run.sample_appender() as appender:
+        appender.append(samples)
+    return run
+
+
+def test_alike_images_have_none_and_different_ones_the_mean_pairwise_distance(run: RunFolder) -> None:
+    (column,) = find_columns(["world-siglip"])
+    record = measure(run, column, "cpu", Silent())
+    scores = run.scores(record)
+    alike = [scores[0, seed].score for seed in range(3)]
+    different = [scores[1, seed].score for seed in range(3)]
+    assert alike == pytest.approx([0] * 3, abs=1e-6)
+    assert min(value for value in different if value is not None) > 0.01
+    assert scores[2, 0].status == "abstained"
+    import torch
+
+    from rewards.base import as_batch
+    from rewards.towers import embed
+
+    reward = column.load("cpu")
+    images = [Image.open(run.image_path(run.samples()[1, seed])) for seed in range(3)]
+    embedding = embed(reward, torch.cat(as_batch(images)))
+    assert embedding is not None
+    pairs = [float(embedding[i] @ embedding[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert np.mean(different) == pytest.approx(1 - np.mean(pairs), abs=1e-5)
+    before = {file: file.read_bytes() for file in run.path.rglob("*.jsonl")}
+    measure(run, column, "cpu", Silent())
+    assert before == {file: file.read_bytes() for file in run.path.rglob("*.jsonl")}
+
+
+def test_what_has_no_diversity_or_no_embedding_is_said(run: RunFolder, make_run: MakeRun) -> None:
+    single = make_run("single", (BRIGHT, [[1.0]]))
+    (siglip, rule) = find_columns(["world-siglip", "world-rule"])
+    with pytest.raises(ValueError, match="one image a prompt"):
+        measure(single, siglip, "cpu", Silent())
+    with pytest.raises(ValueError, match="world-rule has no embedding"):
+        measure(run, rule, "cpu", Silent())

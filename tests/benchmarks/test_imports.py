@@ -1,0 +1,136 @@
+"""Scores of other tools: what their tables may look like, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks.cli import main
+from benchmarks.imports import Import, ScoreTableError, adopt_table
+from benchmarks.suites import prompt_set
+from leaderboards.records import RunFolder
+from leaderboards.scores import read_scores
+from leaderboards.table import build
+
+Write = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def written(name: str, text: str) -> Path:
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return written
+
+
+def scores(run: RunFolder) -> dict[str, list[float]]:
+    return {scored.score_set.reward: scored.values.tolist() for scored in read_scores(run).scored}
+
+
+def test_a_line_a_score(write: Write, tmp_path: Path) -> None:
+    table = write("other.csv", "prompt,sample,reward,score\na cat,0,aes,5.5\na cat,1,aes,5\na dog,0,aes,\n")
+    run = adopt_table(Import(table, "theirs", tmp_path / "runs"))
+    assert (run.header.suite, run.header.planned.count) == ("custom_other", 4)
+    assert scores(run)["aes"][:2] == [5.5, 5.0]
+    (scored,) = read_scores(run).scored
+    assert scored.reasons == {2: "no score in the table"}
+    assert "trained_on" not in run.header.details
+
+
+def test_a_line_an_image_with_columns_that_are_rewards(write: Write, tmp_path: Path) -> None:
+    lines = [
+        {"prompt": p, "aes": a, "lpips": b, "note": "x"} for p, a, b in (("a cat", 5, 0.2), ("a dog", 6, 0.1))
+    ]
+    table = write("other.jsonl", "\n".join(map(json.dumps, lines)))
+    asked = Import(
+        table, "theirs", tmp_path / "runs", rewards=["aes", "lpips"], lower_is_better=["lpips"], trained_on=[]
+    )
+    run = adopt_table(asked)
+    assert scores(run) == {"aes": [5.0, 6.0], "lpips": [0.2, 0.1]}
+    assert [own.higher_is_better for own in run.score_sets()] == [True, False]
+    before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+    adopt_table(asked)
+    assert before == {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+
+
+def test_prompts_of_a_suite_are_found_by_id_and_text(write: Write, tmp_path: Path) -> None:
+    world = prompt_set("world")
+    order = [7, 3, 999]
+    rows = "".join(f'{n},"{world.prompts[n].text}",1.0\n' for n in order)
+    table = write("other.csv", f"prompt_id,prompt,aes\n{rows}")
+    run = adopt_table(Import(table, "theirs", tmp_path / "runs", ("world", world.prompts), rewards=["aes"]))
+    assert run.header.suite_sha256 == world.sha256
+    assert list(run.header.planned.prompt_ids) == [3, 7, 999]
+    assert run.header.watermarks == ("3 of 1000 prompts",)
+
+
+def test_images_are_hashed_and_shown(write: Write, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    table = write("other.tsv", "prompt\timage\taes\na cat\tone.png\t5\n")
+    run = adopt_table(Import(table, "theirs", tmp_path / "runs", rewards=["aes"]))
+    (sample,) = run.samples().values()
+    assert run.image_path(sample) == tmp_path / "one.png"
+    assert scores(run) == {"aes": [5.0]}
+
+
+def test_imports_compare_with_each_other(write: Write, tmp_path: Path) -> None:
+    for name, gain in (("old", 0), ("new", 1)):
+        rows = "".join(f"prompt {n},{n % 7 + gain}\n" for n in range(120))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "t.csv").write_text(f"prompt,aes\n{rows}")
+        adopt_table(Import(tmp_path / name / "t.csv", name, tmp_path / "runs", rewards=["aes"]))
+    runs = [RunFolder(path) for path in sorted((tmp_path / "runs").iterdir())]
+    (section,) = build(runs, "old").sections
+    cell = section.cells["new", "aes", None]
+    assert (cell.claim, cell.exposure) == ("better", "undeclared")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.csv", "prompt,aes\na,1\n", "line 2: no columns 'reward' and 'score'; .* --rewards aes"),
+        ("t.csv", "prompt,reward,score\n", "holds no score"),
+        ("t.csv", "prompt,reward,score\na,aes,high\n", "line 2: aes is 'high'; expected a number"),
+        ("t.csv", "prompt,reward,score\na,aes,nan\n", "line 2: aes is 'nan'; expected a number"),
+        ("t.csv", "prompt,sample,reward,score\na,-1,aes,1\n", "sample is '-1'"),
+        ("t.csv", "prompt,reward,score\na,aes,1\na,aes,2\n", "line 3: aes of this prompt's sample 0 stands"),
+        (
+            "t.csv",
+            "prompt_id,prompt,sample,reward,score\n1,a,0,aes,1\n1,b,1,aes,2\n",
+            "line 3: prompt_id '1' is of another",
+        ),
+        ("t.csv", "text,reward,score\na,aes,1\n", "line 2: no 'prompt' among text, reward, score"),
+        ("t.csv", "prompt,reward,score\na,aes\n", "line 2: not as many cells"),
+        ("t.csv", "prompt,image,reward,score\na,gone.png,aes,1\n", "names the image .*gone.png"),
+        ("t.jsonl", "[1]\n", "line 1: expected an object"),
+        ("t.jsonl", "{\n", "line 1: not JSON"),
+        ("t.xlsx", "", "unknown kind '.xlsx'"),
+    ],
+)
+def test_what_is_no_table_of_scores_is_said(
+    write: Write, tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    with pytest.raises(ScoreTableError, match=said):
+        adopt_table(Import(write(name, text), "theirs", tmp_path / "runs"))
+
+
+def test_prompts_that_are_not_the_suites_are_refused(write: Write, tmp_path: Path) -> None:
+    table = write("t.csv", "prompt,reward,score\na unicorn,aes,1\n")
+    world = prompt_set("world")
+    with pytest.raises(ScoreTableError, match="'a unicorn' is no prompt of world; leave --suite out"):
+        adopt_table(Import(table, "theirs", tmp_path / "runs", ("world", world.prompts)))
+
+
+def test_the_command_prints_the_run(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write("t.csv", "prompt,aes\na cat,1\n")
+    command = ["import", str(table), "--system", "theirs", "--rewards", "aes", "--trained-on", "none"]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--out", str(tmp_path / "runs")])
+    assert not ended.value.code
+    run = RunFolder(capsys.readouterr().out.strip())
+    assert run.header.details["trained_on"] == []

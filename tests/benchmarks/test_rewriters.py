@@ -1,0 +1,173 @@
+"""Prompt rewriting by language models, on a tiny GPT-2 with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.rewriters import (
+    KEPT,
+    REWRITERS,
+    MissingRewriter,
+    Rewriter,
+    RewriterError,
+    find_model,
+    find_rewriter,
+    rewrite,
+    settings,
+    write_settings,
+)  # fmt: skip
+from benchmarks.run import Request, execute, plan
+from leaderboards.journal import read_lines
+from leaderboards.records import RunFolder
+from rewards.registry import UnknownName
+from textcraftor.progress import Silent
+from textcraftor.prompts import Prompt
+
+WORDS = [
+    "a",
+    "red",
+    "blue",
+    "large",
+    "circle",
+    "star",
+    "vivid",
+    "crisp",
+    "glowing",
+    "clean",
+    ",",
+    "Rephrase:",
+    "on",
+    "green",
+]
+
+PROMPTS = [Prompt(0, "a red circle"), Prompt(1, "a large blue star on green"), Prompt(2, "a star")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a language model, its tokenizer, and rewriter.toml."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-writer"
+    vocabulary = {word: number for number, word in enumerate(["<end>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>").save_pretrained(
+        folder
+    )
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(vocabulary),
+        n_positions=64,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    write_settings(Rewriter("x", "x", "{prompt} Rephrase:", new_tokens=6), folder)
+    return folder
+
+
+def texts(
+    rewriter: Rewriter, model: Path, kept: Path, prompts: list[Prompt] = PROMPTS, seed: int = 0
+) -> dict[int, str]:
+    return rewrite(rewriter, model, prompts, kept, seed=seed, device="cpu", progress=Silent())
+
+
+def test_a_folder_says_how_it_rewrites(model: Path, tmp_path: Path) -> None:
+    rewriter = find_rewriter(str(model))
+    assert (rewriter.name, rewriter.template, rewriter.new_tokens) == ("tiny-writer", "{prompt} Rephrase:", 6)
+    found = texts(rewriter, model, tmp_path / KEPT)
+    assert all(0 < len(text.split()) <= 6 for text in found.values())
+    assert len(set(found.values())) == 3
+    rows = list(read_lines(tmp_path / KEPT))
+    assert [(row["prompt"], row["text"]) for row in rows] == [(p.text, found[p.id]) for p in PROMPTS]
+
+
+def test_a_rewrite_is_of_its_prompt_and_seed_whatever_the_batch(model: Path, tmp_path: Path) -> None:
+    rewriter = find_rewriter(str(model))
+    together = texts(rewriter, model, tmp_path / "together")
+    alone = texts(rewriter, model, tmp_path / "alone", PROMPTS[1:2])
+    assert alone[1] == together[1]
+    assert texts(rewriter, model, tmp_path / "other", seed=1) != together
+    (tmp_path / "some").write_text('{"prompt_id": 2, "text": "kept as it was"}\n')
+    assert texts(rewriter, model, tmp_path / "some") == together | {2: "kept as it was"}
+
+
+def test_drawn_tokens_have_the_models_probabilities(model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    rewriter = replace(find_rewriter(str(model)), new_tokens=1, template="{prompt}", top_k=3)
+    prompts = [Prompt(number, "a red circle") for number in range(600)]
+    drawn = list(texts(rewriter, model, tmp_path / KEPT, prompts).values())
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    logits = AutoModelForCausalLM.from_pretrained(model)(
+        **tokenizer("a red circle", return_tensors="pt")
+    ).logits
+    top = logits[0, -1].topk(3)
+    expected = top.values.softmax(dim=0).tolist()
+    names = [tokenizer.decode([number]) for number in top.indices.tolist()]
+    shares = [drawn.count(name) / len(drawn) for name in names]
+    known = [(share, p) for share, p, name in zip(shares, expected, names, strict=True) if name in WORDS]
+    assert len(known) >= 2
+    assert all(abs(share - p) < 0.07 for share, p in known)
+
+
+def test_beams_search_and_a_continuation_keeps_the_prompt(model: Path, tmp_path: Path) -> None:
+    search = replace(find_rewriter(str(model)), beams=3, length_penalty=-1.0)
+    first, second = (texts(search, model, tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1)))
+    assert first == second
+    found = texts(
+        replace(find_rewriter(str(model)), template="{prompt} ,", continues=True), model, tmp_path / "c"
+    )
+    assert all(found[prompt.id].startswith(f"{prompt.text} ,") for prompt in PROMPTS)
+
+
+def test_a_run_draws_the_rewrite_and_scores_the_original(
+    model: Path, tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    system = tmp_path / "system.toml"
+    system.write_text(f'name = "written"\npipeline = "{tiny_pipeline}"\nrewriter = "{model}"\nsteps = 2\n')
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(prompt.text for prompt in PROMPTS))
+    request = Request(
+        str(system), prompts=prompts, rewards=["world-rule"], device="cpu", out=tmp_path / "runs"
+    )
+    outcome = execute(plan(request), Silent())
+    run = RunFolder(outcome.path)
+    rewritten = texts(find_rewriter(str(model)), model, run.path / KEPT)
+    samples = run.samples()
+    assert [samples[p.id, 0].prompt for p in PROMPTS] == [p.text for p in PROMPTS]
+    assert [samples[p.id, 0].text for p in PROMPTS] == [rewritten[p.id] for p in PROMPTS]
+    assert run.header.generation["rewriter"] == settings(find_rewriter(str(model)), model)
+    plain = replace(request, model=str(tiny_pipeline))
+    assert plan(plain).header.generation_id != run.header.generation_id
+
+
+@pytest.mark.parametrize("name", REWRITERS)
+def test_published_ones_say_where_they_come_from(name: str) -> None:
+    rewriter = find_rewriter(name)
+    assert rewriter.source
+    assert rewriter.template.replace("{prompt}", "a cat") != rewriter.template
+
+
+def test_what_cannot_rewrite_is_said(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="promptist"):
+        find_rewriter("promptits")
+    with pytest.raises(MissingRewriter, match="rewriter promptist needs microsoft/Promptist: not in the hub"):
+        find_model(find_rewriter("promptist"))
+    with pytest.raises(RewriterError, match=r"has no \{prompt\} to put it in"):
+        Rewriter("x", "x", "Rephrase:")
+    (tmp_path / "rewriter.toml").write_text("beans = 3\n")
+    with pytest.raises(RewriterError, match="beans"):
+        find_rewriter(str(tmp_path))
+    (tmp_path / "rewriter.toml").write_text("")
+    with pytest.raises(RewriterError, match="is no causal language model"):
+        texts(find_rewriter(str(tmp_path)), tmp_path, tmp_path / KEPT)

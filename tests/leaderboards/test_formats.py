@@ -1,0 +1,96 @@
+"""A board as CSV, JSON and LaTeX: what stands in them, and that the same runs give the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+
+import jsonschema
+import pytest
+
+from leaderboards.board import Board
+from leaderboards.formats import SCHEMA, Stamp, csv_long, csv_wide, json_text, latex
+from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.table import build
+
+MakeRun = Callable[..., RunFolder]
+
+BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
+BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
+
+STAMP = Stamp({"tcbench": "1.0"}, "0123456789abcdef", "2026-01-31")
+
+
+@pytest.fixture
+def runs(make_run: MakeRun) -> list[RunFolder]:
+    values = [[math.sin(i)] for i in range(120)]
+    shifted = [[math.sin(i) + 1 + 0.1 * math.cos(7 * i)] for i in range(120)]
+    kinds = {"categories": ("photo", "anime"), "watermarks": ("limit 120 of 800",)}
+    return [
+        make_run("base", (BRIGHT, values), (BLUR, values), **kinds),
+        make_run("new_1", (BRIGHT, shifted), details={"trained_on": ["bright"], "method": "ours"}, **kinds),
+    ]
+
+
+@pytest.fixture
+def board(runs: list[RunFolder]) -> Board:
+    return build(runs, "base")
+
+
+def test_long_csv_has_one_line_a_cell_and_nothing_but_numbers(board: Board) -> None:
+    lines = list(csv.DictReader(io.StringIO(csv_long(board, STAMP))))
+    assert len(lines) == 3 * 3  # three (system, reward) pairs, overall and two categories
+    line = next(x for x in lines if (x["system"], x["reward"], x["category"]) == ("new_1", "bright", ""))
+    assert float(line["difference"]) == pytest.approx(1.0, abs=0.01)
+    assert float(line["difference_low"]) < float(line["difference"]) < float(line["difference_high"])
+    assert 0 < float(line["detectable"]) < 0.1
+    assert (line["baseline"], line["claim"], line["exposure"]) == ("base", "better", "trained-on")
+    assert (line["mean_prompts"], line["samples"], line["planned_samples"]) == ("120", "120", "120")
+    assert line["watermarks"] == "limit 120 of 800"
+    assert not [value for row in lines for value in row.values() if value in ("nan", "None")]
+
+
+def test_wide_csv_has_one_line_a_system(board: Board) -> None:
+    base, new = csv.DictReader(io.StringIO(csv_wide(board, STAMP)))
+    assert (base["system"], new["system"]) == ("base", "new_1")
+    assert float(new["bright"]) - float(base["bright"]) == pytest.approx(float(new["bright difference"]))
+    assert (new["bright claim"], new["blur"], base["bright difference"]) == ("better", "", "")
+
+
+def test_json_is_as_its_schema_says(board: Board) -> None:
+    record = json.loads(json_text(board, STAMP))
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(record, schema, cls=jsonschema.Draft202012Validator)
+    (section,) = record["sections"]
+    cell = next(c for c in section["cells"] if (c["system"], c["category"]) == ("new_1", None))
+    assert cell["comparison"]["difference"]["low"] > 0.9
+    assert section["methods"][0]["rewards"]["bright"]["claim"] == "better"
+    assert section["systems"][0]["rank"] is None  # the held-out reward lacks a row
+    del cell["mean"]["value"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(record, schema, cls=jsonschema.Draft202012Validator)
+
+
+def test_latex_escapes_names_and_closes_its_tables(board: Board) -> None:
+    text = latex(board, STAMP)
+    assert r"new\_1" in text
+    assert r"bright $\uparrow$" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len({line.count(" & ") for line in rows}) == 1
+    assert text.isascii()
+
+
+@pytest.mark.parametrize("write", [csv_long, csv_wide, json_text, latex])
+def test_files_bear_the_stamp_and_are_the_same_for_the_same_runs(
+    write: Callable[[Board, Stamp], str], runs: list[RunFolder], board: Board
+) -> None:
+    text = write(board, STAMP)
+    assert text == write(build(runs[::-1], "base"), STAMP)
+    for part in (board.sha256, "2026-01-31", "01234567"):
+        assert part in text
+    assert "2026" not in write(board, Stamp())

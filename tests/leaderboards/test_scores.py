@@ -1,0 +1,74 @@
+"""A run's scores as arrays: what belongs to the plan, why something is missing, and how runs are paired."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from leaderboards.records import RunFolder, Sample, Score, ScoreSet
+from leaderboards.scores import FRAME_COLUMNS, SAMPLES, frame, paired, read_scores
+
+MakeRun = Callable[..., RunFolder]
+
+BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
+
+
+@pytest.fixture
+def run(make_run: MakeRun) -> RunFolder:
+    """Three planned prompts of one sample; the second without a score, and a fourth that is not planned."""
+    run = make_run("base", (BRIGHT, [[0.5], [None], [0.7]]))
+    with run.sample_appender() as appender:
+        appender.append([Sample(3, 0, "a", "a", "animals", 7, image="images/00003-0.png")])
+    with run.score_appender(BRIGHT) as appender:
+        appender.append([Score(3, 0, "ok", 99.0)])
+    return run
+
+
+def test_scores_are_those_of_the_plan(run: RunFolder) -> None:
+    (scored,) = read_scores(run).scored
+    assert scored.keys.tolist() == [0, SAMPLES, 2 * SAMPLES]
+    assert scored.values.tolist() == pytest.approx([0.5, math.nan, 0.7], nan_ok=True)
+    assert scored.reasons == {1: "flaky"}
+    prompts, means = scored.by_prompt
+    assert (prompts.tolist(), means.tolist()) == ([0, 2], [0.5, 0.7])
+    assert scored.samples_of(prompts).tolist() == [1, 1]
+
+
+def test_a_sample_without_an_image_says_why_and_one_not_tried_has_no_place(make_run: MakeRun) -> None:
+    run = make_run("base", (BRIGHT, [[0.5], [0.6], [0.7]]))
+    file = next((run.path / "samples").glob("*.jsonl"))
+    lines = file.read_text().splitlines(keepends=True)
+    gone = (
+        lines[1]
+        .replace('"image": "images/00001-0.png"', '"image": null')
+        .replace('"reason": null', '"reason": "not finite"')
+    )
+    file.write_text(lines[0] + gone)  # the third was not drawn yet
+    scores = next((run.path / "scores").glob("*/*.jsonl"))
+    scores.write_text("".join(scores.read_text().splitlines(keepends=True)[:1]))
+    (scored,) = read_scores(run).scored
+    assert scored.keys.tolist() == [0, SAMPLES]
+    assert scored.reasons == {1: "not finite"}
+
+
+def test_pairs_are_of_samples_that_both_have(make_run: MakeRun) -> None:
+    base = make_run("base", (BRIGHT, [[1.0, 100.0], [3.0, 3.0], [5.0, 5.0]]))
+    new = make_run("new", (BRIGHT, [[2.0, None], [None, None], [5.5, 6.5]]))
+    (theirs,), (ours,) = read_scores(base).scored, read_scores(new).scored
+    prompts, differences = paired(ours, theirs)
+    assert (prompts.tolist(), differences.tolist()) == ([0, 2], [1.0, 1.0])
+    fewer = make_run("fewer", (BRIGHT, [[1.5, 1.5]]))
+    prompts, differences = paired(read_scores(fewer).scored[0], theirs)
+    assert (prompts.tolist(), differences.tolist()) == ([0], [np.mean([0.5, -98.5])])
+
+
+def test_the_frame_has_a_row_a_result(run: RunFolder) -> None:
+    table = frame([run])
+    assert tuple(table.columns) == FRAME_COLUMNS
+    assert table.prompt_id.tolist() == [0, 1, 2]
+    assert table.score.tolist() == pytest.approx([0.5, math.nan, 0.7], nan_ok=True)
+    assert table.reason[1] == "flaky"
+    assert tuple(frame([]).columns) == FRAME_COLUMNS

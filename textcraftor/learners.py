@@ -1,0 +1,105 @@
+"""How an update's samples become steps of the optimiser: by the rewards' gradients; `ddpo` does without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from textcraftor.objective import Objective, Outcome
+from textcraftor.sources import Sample
+
+Found = TypeVar("Found")
+
+
+class Stepper:
+    """The optimiser of the trained parameters, with accumulated and clipped gradients."""
+
+    def __init__(
+        self,
+        accelerator: Any,
+        optimiser: torch.optim.Optimizer,
+        parameters: Iterable[nn.Parameter],
+        clip: float,
+    ) -> None:
+        self.accelerator, self.optimiser = accelerator, optimiser
+        self.parameters, self.clip = list(parameters), clip
+
+    def accumulate(self, module: nn.Module, loss: Callable[[], tuple[Tensor, Found]], *, last: bool) -> Found:
+        """Add the gradients of a loss; with the ``last`` one before a step, processes average theirs."""
+        with nullcontext() if last else self.accelerator.no_sync(module):
+            value, found = loss()
+            self.accelerator.backward(value)
+        return found
+
+    def step(self) -> float:
+        """One step, and away with the gradients. Returns their norm; if it is not finite nothing changes."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip if self.clip else float("inf"))
+        if norm.isfinite():
+            self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return float(norm)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an update came to."""
+
+    outcomes: Sequence[tuple[Sequence[Sample], Outcome]]
+    norm: float
+    """Of the gradient, the mean over steps; not finite if a step was left out."""
+    more: Mapping[str, float] = field(default_factory=dict)
+    """Further numbers for the log."""
+
+
+class Learner(Protocol):
+    """One way to learn."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained, to be wrapped for several processes."""
+
+    def update(self, module: nn.Module, samples: Sequence[Sample], update: int, stepper: Stepper) -> Made:
+        """Learn from this process's samples of an update. ``module`` is the wrapped one."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it goes on from, beside parameters and optimiser."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from that."""
+
+
+class GradientLearner:
+    """One step by the gradient of the mix, through the sampling chain (TextCraftor)."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.module = objective
+
+    def update(self, module: nn.Module, samples: Sequence[Sample], update: int, stepper: Stepper) -> Made:
+        outcomes: list[tuple[Sequence[Sample], Outcome]] = []
+        parts = list(chunks(samples, self.module.config.micro_batch))
+        for place, part in enumerate(parts):
+
+            def loss(part: Sequence[Sample] = part) -> tuple[Tensor, Outcome]:
+                value, outcome = module(part, update)
+                return value * (len(part) / len(samples)), outcome
+
+            last = place == len(parts) - 1
+            outcomes.append((part, stepper.accumulate(module, loss, last=last)))
+        return Made(outcomes, stepper.step())
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """There is nothing."""
+
+
+def chunks(samples: Sequence[Sample], size: int) -> Iterable[Sequence[Sample]]:
+    """``size`` samples at a time; 0: all."""
+    size = size or len(samples)
+    return (samples[start : start + size] for start in range(0, len(samples), size))
