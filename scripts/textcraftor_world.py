@@ -28,6 +28,9 @@ sys.path.insert(0, str(ROOT))
 SUITE = "world"
 SEEDS = (0, 1, 2)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+STRIP = 8
+"""Prompts of a sweep that is for its picture alone."""
+
 DIVERSITY = {"limit": 100, "seeds": 4}
 CONSTRAINT = "world-clip"
 SHOWN = ("micro", "seed-0", "no-constraint", "aesthetic-only")
@@ -115,6 +118,13 @@ def sweep_command(folder: Path) -> list[str]:
             "--strengths", strengths]  # fmt: skip
 
 
+def strip_command(folder: Path) -> list[str]:
+    """A few pictures at those strengths of the encoder that changes them most."""
+    return ["sweep", "--model", str(folder / "no-constraint"), "--out", str(folder / "strip"), "--suite", SUITE,
+            "--strengths", ",".join(f"{strength:g}" for strength in STRENGTHS), "--limit", str(STRIP),
+            "--rewards", "world-siglip"]  # fmt: skip
+
+
 def board_commands(folder: Path, docs: Path) -> list[list[str]]:
     """All against the pipeline as it is; and a few of them, for a picture."""
     runs = folder / "runs"
@@ -198,6 +208,10 @@ def report(folder: Path, docs: Path) -> Iterator[str]:
     yield "![Curves over the strength](curves.png)"
     yield ""
     yield "![Strength 0, 0.25, 0.5, 0.75, 1 from left to right](grid.png)"
+    yield ""
+    yield "The same of the encoder that was tuned without the constraint, which changes more:"
+    yield ""
+    yield "![Strength 0, 0.25, 0.5, 0.75, 1 from left to right](strip.png)"
     yield ""
     yield "The whole leaderboard: [leaderboard.md](leaderboard.md)."
 
@@ -283,13 +297,16 @@ def main() -> None:
     options = parser.parse_args()
     work = Work(options.folder, options.jobs)
     work.all(train_commands(options.folder))
-    work.all([sweep_command(options.folder), *run_commands(options.folder)])  # the longest first
+    work.all(  # the longest first
+        [sweep_command(options.folder), *run_commands(options.folder), strip_command(options.folder)]
+    )
     work.all([["diversity", str(options.folder / "diversity")]])
     options.docs.mkdir(parents=True, exist_ok=True)
     work.all(board_commands(options.folder, options.docs))
     page = "\n".join(report(options.folder, options.docs)) + "\n"
     (options.docs / "report.md").write_text(page, encoding="utf-8")
-    for name, made in (("curves", "sweep/curves"), ("grid", "sweep/grid"), ("tuned", "few/samples")):
+    pictures = {"curves": "sweep/curves", "grid": "sweep/grid", "strip": "strip/grid", "tuned": "few/samples"}
+    for name, made in pictures.items():
         (options.docs / f"{name}.png").write_bytes((options.folder / f"{made}.png").read_bytes())
     print(options.docs / "report.md")
     print(json.dumps({"folder": str(options.folder)}))
