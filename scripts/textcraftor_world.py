@@ -120,8 +120,9 @@ def sweep_command(folder: Path) -> list[str]:
 
 def strip_command(folder: Path) -> list[str]:
     """A few pictures at those strengths of the encoder that changes them most."""
-    return ["sweep", "--model", str(folder / "no-constraint"), "--out", str(folder / "strip"), "--suite", SUITE,
-            "--strengths", ",".join(f"{strength:g}" for strength in STRENGTHS), "--limit", str(STRIP),
+    strengths = ",".join(f"{strength:g}" for strength in STRENGTHS)
+    return ["sweep", "--model", str(folder / "no-constraint"), "--out", str(folder / "strip"),
+            "--suite", SUITE, "--strengths", strengths, "--limit", str(STRIP),
             "--rewards", "world-siglip"]  # fmt: skip
 
 
