@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.columns import Column
 from benchmarks.score import open_image
+from leaderboards.journal import exclusive
 from leaderboards.records import RunFolder, Sample, Score, ScoreSet, short_id
 from textcraftor.progress import Progress
 
@@ -18,7 +19,7 @@ NAME = "diversity"
 
 def measure(run: RunFolder, column: Column, device: str, progress: Progress) -> ScoreSet:
     """Score each image by 1 - its mean cosine to the others of its prompt, in the embedding of a reward's
-    towers; their mean is 1 - the mean pairwise cosine. What has a score keeps it.
+    towers; their mean is 1 - the mean pairwise cosine. Prompts that lack an image wait for it.
 
     Raises ValueError for a run with one image a prompt and for a reward without an embedding.
     """
@@ -34,27 +35,41 @@ def measure(run: RunFolder, column: Column, device: str, progress: Progress) -> 
         family=NAME,
         details={"embedding": column.info.name, "score_id": column.record.score_id},
     )
-    by_prompt: dict[int, list[Sample]] = {}
-    for key, sample in sorted(run.samples().items()):
-        if key in run.header.planned and sample.image is not None:
-            by_prompt.setdefault(key[0], []).append(sample)
-    have = run.scores(record)
-    todo = [samples for samples in by_prompt.values() if any(sample.key not in have for sample in samples)]
-    progress.stage(NAME, len(by_prompt), len(by_prompt) - len(todo))
-    if not todo:
-        return record
-    reward = column.load(device)
-    with run.score_appender(record) as appender:
-        for samples in todo:
-            appender.append([score for score in _of_prompt(run, reward, samples) if score.key not in have])
-            progress.advance()
+    with exclusive(run.path):
+        todo = _to_measure(run, record)
+        count = len(run.header.planned.prompt_ids)
+        progress.stage(NAME, count, count - len(todo))
+        if not todo:
+            return record
+        reward = column.load(device)
+        with run.score_appender(record) as appender:
+            for samples in todo:
+                appender.append(_of_prompt(run, reward, samples))
+                progress.advance()
     return record
 
 
+def _to_measure(run: RunFolder, record: ScoreSet) -> list[list[Sample]]:
+    """Samples of the prompts that have all their images and no score yet.
+
+    Raises ValueError for a prompt of which an image was drawn anew: its others' scores are of the old one.
+    """
+    planned, samples, have = run.header.planned, run.samples(), run.scores(record)
+    found = []
+    for prompt in planned.prompt_ids:
+        own = [sample for k in range(planned.seeds) if (sample := samples.get((prompt, k))) and sample.image]
+        measured = sum(sample.key in have for sample in own)
+        if measured not in (0, len(own)):
+            raise ValueError(
+                f"an image of prompt {prompt} of {run.path} was drawn anew since its diversity was measured: "
+                f"remove {run.path / 'scores' / record.folder} and measure again"
+            )
+        if len(own) == planned.seeds and not measured:
+            found.append(own)
+    return found
+
+
 def _of_prompt(run: RunFolder, reward: Reward, samples: Sequence[Sample]) -> list[Score]:
-    if len(samples) < 2:
-        reason = "the only image of its prompt"
-        return [Score(*s.key, "abstained", reason=reason, image_sha256=s.sha256) for s in samples]
     import torch
 
     from rewards.base import as_batch
@@ -67,7 +82,7 @@ def _of_prompt(run: RunFolder, reward: Reward, samples: Sequence[Sample]) -> lis
         raise ValueError(
             f"{reward.info.name} has no embedding of images; take one of the CLIP kind, such as world-siglip"
         )
-    unit = torch.nn.functional.normalize(embedding.double(), dim=1)
+    unit = torch.nn.functional.normalize(embedding.cpu().double(), dim=1)
     cosines = (unit @ unit.T).fill_diagonal_(0).sum(dim=1) / (len(samples) - 1)
     return [
         Score(*sample.key, "ok", 1 - value, image_sha256=sample.sha256)

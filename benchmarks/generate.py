@@ -37,15 +37,23 @@ class Artist:
         found = self._try(batch, 0)
         if self.judge is None:
             return found
-        prompts = [sample.prompt for sample in batch]
-        worth = self.judge(_stored(found), prompts)
+        worth = self._worth(found, batch)
         for number in range(1, self.tries):
             images = self._try(batch, number)
-            value = self.judge(_stored(images), prompts)
+            value = self._worth(images, batch)
             better = value > worth
             worth = np.where(better, value, worth)
             found = np.where(better[:, None, None, None], images, found)
         return found
+
+    def _worth(self, images: np.ndarray, batch: Sequence[Sample]) -> np.ndarray:
+        """What images are worth (B,); broken ones, and those that the judge has no number for, nothing."""
+        import numpy as np
+
+        assert self.judge is not None
+        value = self.judge(_stored(np.nan_to_num(images, nan=0.5)), [sample.prompt for sample in batch])
+        good = np.isfinite(value) & np.isfinite(images).all(axis=(1, 2, 3))
+        return np.where(good, value, -np.inf)
 
     def _try(self, batch: Sequence[Sample], number: int) -> np.ndarray:
         seeds = [noise_seed(s.noise_seed, *s.key, number) if number else s.noise_seed for s in batch]

@@ -101,7 +101,7 @@ def _record(
             reward,
             short_id({"imported": reward}),
             higher_is_better=reward not in asked.lower_is_better,
-            role="judge",
+            role="imported",
             family=reward,
             details={"table": asked.table.name},
         )

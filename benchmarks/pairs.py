@@ -8,11 +8,12 @@ from pathlib import Path
 
 from leaderboards.journal import write_atomically
 from leaderboards.records import RunFolder
-from textcraftor.pairs import METADATA
+from textcraftor.pairs import DECLARED, METADATA
 
 
 def write_pairs(run: RunFolder, out: Path) -> int:
-    """``out/metadata.jsonl``, which names the run's images where they lie. Returns how many there are.
+    """``out/metadata.jsonl``, which names the run's images where they lie, and beside it what they were
+    optimised for. Returns how many there are.
 
     Raises ValueError for a run without images.
     """
@@ -24,5 +25,7 @@ def write_pairs(run: RunFolder, out: Path) -> int:
     if not lines:
         raise ValueError(f"{run.path} has no images; `tcbench generate` draws them")
     out.mkdir(parents=True, exist_ok=True)
+    declared = {"trained_on": run.header.details.get("trained_on"), "run": run.header.generation_id}
+    write_atomically(out / DECLARED, (json.dumps(declared) + "\n").encode())
     write_atomically(out / METADATA, ("\n".join(lines) + "\n").encode())
     return len(lines)

@@ -268,12 +268,17 @@ def _rewriter(system: System, fetch: bool) -> tuple[Rewriter, Path] | None:
 
 
 def _choosers(system: System) -> Sequence[str]:
-    """Rewards that choose the best of several tries."""
+    """Rewards that choose the best of several tries. Raises WrongRole for one that must not be optimised."""
     if not system.chooser:
         return ()
+    from rewards.info import check_role
     from rewards.mix import parse
+    from rewards.registry import info
 
-    return list(parse(system.chooser))
+    names = list(parse(system.chooser))
+    for name in names:
+        check_role(info(name), "training")
+    return names
 
 
 def _rewritten(plan: Plan, progress: Progress) -> Mapping[int, str]:

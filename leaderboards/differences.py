@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from leaderboards.records import Key, ScoreSet
 from leaderboards.scores import RunScores, Scored, paired
 
 
@@ -22,25 +23,30 @@ class PromptChange:
     """Paths of both runs' first images of it."""
 
 
-def changes(before: RunScores, after: RunScores, rewards: Sequence[str]) -> list[PromptChange]:
+def changes(before: RunScores, after: RunScores, columns: Sequence[ScoreSet]) -> list[PromptChange]:
     """Every prompt that all of these rewards score in both runs, from the greatest loss to the greatest gain.
 
-    Rewards whose lower scores are better count the other way round. Raises ValueError for a reward that one
-    of the runs was not scored by.
+    Rewards whose lower scores are better count the other way round.
     """
-    own, theirs = ({scored.score_set.reward: scored for scored in run.scored} for run in (before, after))
-    for reward in rewards:
-        if reward not in own or reward not in theirs:
-            known = ", ".join(name for name in own if name in theirs) or "none"
-            raise ValueError(f"not both runs were scored by {reward!r}; both have {known}")
+    own, theirs = (
+        {(scored.score_set.reward, scored.score_set.score_id): scored for scored in run.scored}
+        for run in (before, after)
+    )
+    keys = [(column.reward, column.score_id) for column in columns]
     totals: dict[int, list[float]] = {}
-    for reward in rewards:
-        for prompt, gain in _gains(own[reward], theirs[reward], standardised=len(rewards) > 1).items():
+    for key in keys:
+        for prompt, gain in _gains(own[key], theirs[key], standardised=len(keys) > 1).items():
             totals.setdefault(prompt, []).append(gain)
+    shown = _first_drawn(before, after)
     found = [
-        PromptChange(prompt, *_shown(before, after, prompt, float(np.mean(gains))))
+        PromptChange(
+            prompt,
+            before.samples[shown[prompt]].prompt,
+            float(np.mean(gains)),
+            _images(before, after, shown[prompt]),
+        )
         for prompt, gains in totals.items()
-        if len(gains) == len(rewards)
+        if len(gains) == len(keys)
     ]
     return sorted(found, key=lambda change: (change.change, change.prompt_id))
 
@@ -56,9 +62,15 @@ def _gains(before: Scored, after: Scored, *, standardised: bool) -> dict[int, fl
     return dict(zip(prompts.tolist(), differences.tolist(), strict=True))
 
 
-def _shown(
-    before: RunScores, after: RunScores, prompt: int, change: float
-) -> tuple[str, float, tuple[str, str]]:
-    first = next(key for key in before.samples if key[0] == prompt and key in after.samples)
-    pair = [run.run.image_path(run.samples[first]) for run in (before, after)]
-    return before.samples[first].prompt, change, (str(pair[0]), str(pair[1]))
+def _first_drawn(before: RunScores, after: RunScores) -> dict[int, Key]:
+    """Of each prompt, the first sample that both runs have an image of."""
+    first: dict[int, Key] = {}
+    for key, sample in before.samples.items():
+        other = after.samples.get(key)
+        if sample.image is not None and other is not None and other.image is not None:
+            first.setdefault(key[0], key)
+    return first
+
+
+def _images(before: RunScores, after: RunScores, key: Key) -> tuple[str, str]:
+    return str(before.run.image_path(before.samples[key])), str(after.run.image_path(after.samples[key]))

@@ -50,6 +50,10 @@ def official(
                 continue
             prompts, values = scored.by_prompt
             by_style = {name: values[np.isin(prompts, members)] for name, members in styles.items()}
-            if header.planned.seeds == 1 and all(len(part) == STYLE for part in by_style.values()):
+            if (
+                by_style
+                and header.planned.seeds == 1
+                and all(len(part) == STYLE for part in by_style.values())
+            ):
                 found = {name: group_statistics(part) for name, part in by_style.items()}
                 yield OfficialHps(entry.label, column.label, found)

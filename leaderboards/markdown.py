@@ -161,7 +161,8 @@ def _coverage_rows(coverage: Iterable[Coverage]) -> list[dict[str, str]]:
 def _run_rows(section: Section) -> list[dict[str, str]]:
     """Where each row comes from: its run, what sets it apart from the others, what it was made with."""
     settings = [entry.run.header.generation for entry in section.entries]
-    differ = [key for key in settings[0] if len({repr(s.get(key)) for s in settings}) > 1]
+    known = dict.fromkeys(key for own in settings for key in own)
+    differ = [key for key in known if len({repr(own.get(key)) for own in settings}) > 1]
     return [
         {
             "system": entry.label,

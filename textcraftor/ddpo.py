@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textcraftor.config import ConfigError
-from textcraftor.goal import Graded, decode
+from textcraftor.goal import look
 from textcraftor.learners import Made, Stepper, chunks
 from textcraftor.objective import LATER_NOISE, Objective, Outcome, drifted
 from textcraftor.prompts import initial_latents, noise_seed
@@ -109,7 +109,7 @@ class Advantages:
         rows = [[*own, *[math.nan] * (BUFFER - len(own))] for own in self._seen.values()]
         return {
             "prompts": torch.tensor(list(self._seen), dtype=torch.int64),
-            "rewards": torch.tensor(rows, dtype=torch.float64).reshape(-1, BUFFER),
+            "rewards": torch.tensor(rows, dtype=torch.float32).reshape(-1, BUFFER),
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -132,13 +132,17 @@ class Policy(nn.Module):
         """The mean loss of one step's decisions, and how far their log densities (B,) have moved."""
         config, rollout = self.objective.config, trajectory.rollout
         t = rollout.timesteps[place]
+        texts = [sample.text for sample in trajectory.samples]
         with self.objective.precision():
-            c = self.objective.tuned.encode([sample.text for sample in trajectory.samples])
+            c = self.objective.tuned.encode(texts)
             e = rollout.output(trajectory.latents[place], t, c)
         mean = decision(rollout, e.float(), t, trajectory.latents[place], config.eta)
         found = log_prob(trajectory.latents[place + 1], mean, deviation(rollout.scheduler, t, config.eta))
         old = trajectory.log_probs[place]
-        return policy_loss(found, old, advantages, config.ratio_clip), (found - old).detach()
+        loss = policy_loss(found, old, advantages, config.ratio_clip)
+        if config.drift_penalty:
+            loss = loss + config.drift_penalty * drifted(c, self.objective.tuned.encode_original(texts))
+        return loss, (found - old).detach()
 
     @torch.no_grad()
     def roll(self, samples: Sequence[Sample]) -> tuple[Trajectory, Outcome]:
@@ -159,24 +163,20 @@ class Policy(nn.Module):
                 else:
                     z = mean
                 latents.append(z)
-            graded = self._grade(z, texts)
+            graded = look(
+                z,
+                texts,
+                vae=objective.tuned.original.vae,
+                mix=objective.mix,
+                slices=config.decode_slice,
+                pool=config.reward_pool,
+            )
         if not log_probs:
             raise ConfigError(
                 f"the last {config.tuned_steps} steps have no noise to decide by: raise tuned_steps"
             )
         outcome = Outcome(graded, float(drifted(c, original)), 1, graded.skipped)
         return Trajectory(samples, rollout, tuple(latents), torch.stack(log_probs)), outcome
-
-    def _grade(self, latents: Tensor, texts: Sequence[str]) -> Graded:
-        objective = self.objective
-        slices = objective.config.decode_slice or len(latents)
-        parts = torch.split(latents, slices)
-        images = torch.cat([decode(objective.tuned.original.vae, part) for part in parts])
-        with torch.autocast(images.device.type, enabled=False):
-            mixed = objective.mix.score(images.nan_to_num(0.5), texts)
-        broken = ~(mixed.total.isfinite() & images.flatten(1).isfinite().all(dim=1))
-        skipped = tuple(broken.nonzero().flatten().tolist())
-        return Graded(images, mixed.total, mixed.scores, {}, torch.zeros_like(latents), skipped)
 
 
 class PolicyLearner:
@@ -188,6 +188,11 @@ class PolicyLearner:
 
     def update(self, module: nn.Module, samples: Sequence[Sample], update: int, stepper: Stepper) -> Made:
         config = self.module.objective.config
+        if config.policy_updates > len(samples):
+            raise ConfigError(
+                f"policy_updates is {config.policy_updates}, but a process has {len(samples)} samples of an "
+                "update: lower it, or raise batch"
+            )
         rolled = [self.module.roll(part) for part in chunks(samples, config.micro_batch)]
         advantages = self._advantages(samples, [outcome for _, outcome in rolled], stepper.accelerator)
         starts = list(accumulate((len(trajectory.samples) for trajectory, _ in rolled), initial=0))
@@ -235,12 +240,15 @@ class PolicyLearner:
 
     def _advantages(self, samples: Sequence[Sample], outcomes: Sequence[Outcome], accelerator: Any) -> Tensor:
         """Of this process's samples (B,), by the rewards of all processes'."""
-        own = torch.cat([outcome.graded.total for outcome in outcomes]).double()
+        own = torch.cat([outcome.graded.total for outcome in outcomes]).float()
         broken = [row for outcome in _offset(outcomes) for row in outcome]
         own[broken] = math.nan
         prompts = torch.tensor([sample.prompt for sample in samples], device=own.device)
-        everyone = accelerator.gather(own).cpu().numpy(), accelerator.gather(prompts).tolist()
-        found = self.advantages(everyone[1], everyone[0])
+        rewards, numbers = (
+            accelerator.gather(own).cpu().double().numpy(),
+            accelerator.gather(prompts).tolist(),
+        )
+        found = self.advantages(numbers, rewards)
         first = accelerator.process_index * len(samples)
         return torch.tensor(found[first : first + len(samples)], dtype=torch.float32, device=own.device)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rewards.mix import Mix
 from textcraftor.conditioning import Conditioning
 from textcraftor.config import ConfigError, TrainConfig
-from textcraftor.goal import Graded, encode_images, grade
+from textcraftor.goal import Graded, encode_images, grade, look
 from textcraftor.pairs import Pairs
 from textcraftor.prefix import PrefixCache
 from textcraftor.prompts import initial_latents, noise_seed
@@ -106,7 +106,7 @@ class Objective(nn.Module):
         original, c = self.tuned.encode_original(texts), self.tuned.encode(texts)
         rollout, z = self.start(samples, original)
         goal = partial(
-            grade,
+            look if config.estimator == "denoising" else grade,
             prompts=texts,
             vae=self.tuned.original.vae,
             mix=self.mix,

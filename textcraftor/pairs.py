@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA = "metadata.jsonl"
+DECLARED = "pairs.json"
+"""Beside it, of images that were drawn: the rewards they were optimised for, as ``trained_on``."""
 
 
 @dataclass(frozen=True)

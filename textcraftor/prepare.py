@@ -41,7 +41,7 @@ def check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
     found = {name: info(name) for name in parse(config.rewards)}
     for record in found.values():
         check_role(record, "training")
-        if not record.differentiable and config.estimator != "ddpo":
+        if not record.differentiable and config.estimator not in ("ddpo", "denoising"):
             raise ConfigError(
                 f"{record.name} has no gradient; take a differentiable reward (`tcbench ls rewards`), or "
                 "reinforcement learning (--profile ddpo)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from rewards.registry import info
 from textcraftor.config import TrainConfig
 from textcraftor.drawing import ORIGINAL, Window
 from textcraftor.models import MODELS, find_model
+from textcraftor.pairs import DECLARED
 
 SYSTEM_FILE = "system.toml"
 """What makes a folder a system."""
@@ -44,6 +46,24 @@ def write_system(
     write_atomically(folder / SYSTEM_FILE, text.encode())
 
 
+def optimised_for(config: TrainConfig) -> list[str] | None:
+    """Rewards that a run's weights are optimised for: its own, those of the checkpoint it starts from, and
+    those that its pairs were drawn or chosen by. None where one of these does not say.
+    """
+    found = [] if config.estimator == "denoising" else [info(name).name for name in parse(config.rewards)]
+    declared: list[Sequence[str] | None] = []
+    if config.start:
+        file = Path(config.start) / SYSTEM_FILE
+        declared.append(tomllib.loads(file.read_text()).get("trained_on") if file.is_file() else None)
+    if config.pairs:
+        file = Path(config.pairs) / DECLARED
+        silent: list[str] | None = None if config.estimator == "denoising" else []
+        declared.append(json.loads(file.read_text())["trained_on"] if file.is_file() else silent)
+    if None in declared:
+        return None
+    return list(dict.fromkeys([*found, *(name for names in declared for name in names or ())]))
+
+
 def write_trained(folder: Path, weights: Path, config: TrainConfig) -> None:
     """The system of a training run's weights, which lie in ``weights``, as it was trained."""
     source = find_model(config.model).source
@@ -51,7 +71,7 @@ def write_trained(folder: Path, weights: Path, config: TrainConfig) -> None:
         folder,
         base_of(source.place, source.revision),
         windows=[Window(config.drawn_tuned_steps / config.steps, {str(weights): 1.0})],
-        trained_on=[info(name).name for name in parse(config.rewards)],
+        trained_on=optimised_for(config),
         folders={"unet": weights / "unet" if "unet" in config.trains else None},
         sampler=config.sampler,
         spacing=config.spacing,

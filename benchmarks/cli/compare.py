@@ -13,7 +13,7 @@ from benchmarks.cli import options
 if TYPE_CHECKING:
     from leaderboards.board import Section
     from leaderboards.differences import PromptChange
-    from leaderboards.records import RunFolder
+    from leaderboards.records import RunFolder, ScoreSet
 
 
 def compare(
@@ -49,10 +49,8 @@ def compare(
         suites = " and ".join(run.header.suite for run in pair)
         raise ValueError(f"{pair[0].path} and {pair[1].path} are runs of {suites}: compare runs of one suite")
     (section,) = sections
-    both = [run.score_sets() for run in pair]
-    shared = [own.reward for own in both[0] if own.reward in {other.reward for other in both[1]}]
     old, new = (read_scores(run) for run in pair)
-    found = changes(old, new, options.names(rewards) or shared)
+    found = changes(old, new, _chosen(section, options.names(rewards), pair))
     if json:
         print(js.dumps(_record(section, found), indent=1))
         return
@@ -60,6 +58,23 @@ def compare(
 
     print(table(comparison_rows(section)), end="\n\n")
     print("\n".join(_extremes(found, prompts)))
+
+
+def _chosen(section: Section, names: Sequence[str] | None, pair: Sequence[RunFolder]) -> list[ScoreSet]:
+    """The columns that both runs have, or those of them that are named."""
+    both = [column.score_set for column in section.columns]
+    for run in pair:
+        have = run.score_sets()
+        both = [
+            one for one in both if any((one.reward, one.score_id) == (o.reward, o.score_id) for o in have)
+        ]
+    unknown = [name for name in names or () if name not in {one.reward for one in both}]
+    if unknown or not both:
+        known = ", ".join(one.reward for one in both) or "none in common"
+        raise ValueError(
+            f"not both runs were scored by {', '.join(unknown) or 'one reward'}; they have {known}"
+        )
+    return [one for one in both if names is None or one.reward in names]
 
 
 def _find(name: str, runs: Path) -> RunFolder:
@@ -80,7 +95,9 @@ def _find(name: str, runs: Path) -> RunFolder:
 
 
 def _extremes(found: Sequence[PromptChange], count: int) -> Iterator[str]:
-    for title, part in (("losses", found[:count]), ("gains", found[::-1][:count])):
+    losses = [one for one in found if one.change < 0][:count]
+    gains = [one for one in found[::-1] if one.change > 0][:count]
+    for title, part in (("losses", losses), ("gains", gains)):
         if part:
             yield f"greatest {title}:"
             yield from (f"  {one.change:+.3g}  {one.prompt!r}  {one.images[1]}" for one in part)
@@ -91,7 +108,9 @@ def _record(section: Section, found: Sequence[PromptChange]) -> dict[str, Any]:
 
     from leaderboards.formats import cell_record, defined
 
-    cells = [cell_record(cell) for cell in section.cells.values() if cell.comparison and not cell.category]
+    cells = [
+        cell_record(cell) for cell in section.cells.values() if cell.comparison and cell.category is None
+    ]
     record = {
         "suite": section.suite,
         "baseline": section.baseline,

@@ -31,6 +31,9 @@ def diversity(
     found = find_runs(runs)
     with progress() as shown:
         for run in found:
+            if run.header.planned.seeds < 2 and len(found) > 1:
+                shown.note(f"{run.path} has one image a prompt: it has no diversity")
+                continue
             record = measure(run, column, find_device(device), shown)
             values = [s.score for s in run.scores(record).values() if s.score is not None]
             print(f"{run.path}: {sum(values) / len(values):.4f}" if values else f"{run.path}: none")

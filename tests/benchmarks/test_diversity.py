@@ -52,7 +52,7 @@ def test_alike_images_have_none_and_different_ones_the_mean_pairwise_distance(ru
     different = [scores[1, seed].score for seed in range(3)]
     assert alike == pytest.approx([0] * 3, abs=1e-6)
     assert min(value for value in different if value is not None) > 0.01
-    assert scores[2, 0].status == "abstained"
+    assert (2, 0) not in scores  # it waits for its other images
     import torch
 
     from rewards.base import as_batch
@@ -67,6 +67,18 @@ def test_alike_images_have_none_and_different_ones_the_mean_pairwise_distance(ru
     before = {file: file.read_bytes() for file in run.path.rglob("*.jsonl")}
     measure(run, column, "cpu", Silent())
     assert before == {file: file.read_bytes() for file in run.path.rglob("*.jsonl")}
+
+
+def test_an_image_drawn_anew_makes_the_others_scores_stale(run: RunFolder) -> None:
+    (column,) = find_columns(["world-siglip"])
+    measure(run, column, "cpu", Silent())
+    old = run.samples()[1, 0]
+    Image.new("RGB", (64, 64)).save(run.image_path(old))
+    digest = sha256(run.image_path(old).read_bytes()).hexdigest()
+    with run.sample_appender() as appender:
+        appender.append([Sample(1, 0, "a", "a", "animals", 7, image=old.image, sha256=digest)])
+    with pytest.raises(ValueError, match=r"an image of prompt 1 .* was drawn anew .*: remove"):
+        measure(run, column, "cpu", Silent())
 
 
 def test_what_has_no_diversity_or_no_embedding_is_said(run: RunFolder, make_run: MakeRun) -> None:

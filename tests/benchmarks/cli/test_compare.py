@@ -62,7 +62,7 @@ def test_what_cannot_be_compared_is_said_in_a_line(
     assert compare("old", "nev", "--runs", runs) == 2
     assert "did you mean new?" in capsys.readouterr().err
     assert compare("old", "new", "--runs", runs, "--rewards", "sharp") == 1
-    assert "both have blur, bright" in capsys.readouterr().err
+    assert "not both runs were scored by sharp; they have bright, blur" in capsys.readouterr().err
     make_run("new", (BRIGHT, [[1.0]]), settings={"steps": 3})
     assert compare("old", "new", "--runs", runs) == 1
     assert "new has several runs: name one of" in capsys.readouterr().err
