@@ -6,13 +6,15 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from leaderboards.journal import exclusive
 from leaderboards.records import Header, Planned, RunFolder, Sample, Score, ScoreSet, folder_name, short_id
+from leaderboards.scores import SAMPLES
 from textcraftor.prompts import Prompt, canonical, prompts_sha256, read_text
 
 PROMPT, REWARD, SCORE = "prompt", "reward", "score"
@@ -31,7 +33,9 @@ class Import:
     system: str
     out: Path
     prompts: tuple[str, Sequence[Prompt]] | None = None
-    """Name and prompts of the suite that the table's are of; None: the table's own are a suite."""
+    """Name and prompts of the suite that the table's are of; None: the table's own are one, called by their
+    hash.
+    """
     rewards: Sequence[str] = ()
     """Columns that are rewards, of a table with a line an image; a table with a line a score needs none."""
     lower_is_better: Sequence[str] = ()
@@ -61,17 +65,26 @@ def adopt_table(asked: Import) -> RunFolder:
     lines = list(_lines(asked))
     if not lines:
         raise ScoreTableError(f"{asked.table} holds no score; expected at least one line")
+    _check_names(asked, {line.reward for line in lines})
     prompts, ids = _prompts(asked, lines)
-    name = asked.prompts[0] if asked.prompts else f"custom_{asked.table.stem}"
-    settings = {"scores_sha256": sha256(asked.table.read_bytes()).hexdigest()}
+    prompts_hash = prompts_sha256(prompts)
+    name = asked.prompts[0] if asked.prompts else f"imported_{prompts_hash[:8]}"
+    numbers = {number: place for place, number in enumerate(sorted({line.sample for line in lines}))}
+    lines = [replace(line, sample=numbers[line.sample]) for line in lines]
+    settings = {
+        "scores_sha256": sha256(asked.table.read_bytes()).hexdigest(),
+        "prompts_sha256": prompts_hash,
+        "rewards": list(asked.rewards),
+        "lower_is_better": sorted(asked.lower_is_better),
+    }
     shown = sorted(set(ids.values()))
     header = Header(
         suite=name,
-        suite_sha256=prompts_sha256(prompts),
+        suite_sha256=prompts_hash,
         system=asked.system,
         generation_id=short_id(settings),
         generation=settings,
-        planned=Planned(tuple(shown), of=len(prompts), seeds=1 + max(line.sample for line in lines)),
+        planned=Planned(tuple(shown), of=len(prompts), seeds=len(numbers)),
         watermarks=() if len(shown) == len(prompts) else (f"{len(shown)} of {len(prompts)} prompts",),
         details={"name": asked.system, "table": asked.table.name}
         | ({} if asked.trained_on is None else {"trained_on": list(asked.trained_on)}),
@@ -82,6 +95,22 @@ def adopt_table(asked: Import) -> RunFolder:
         if not run.samples():
             _record(run, asked, prompts, ids, lines)
     return run
+
+
+def _check_names(asked: Import, rewards: set[str]) -> None:
+    """What is said of rewards must be of the table's. `trained_on` may name others."""
+    for name in asked.lower_is_better:
+        if name not in rewards:
+            raise ScoreTableError(
+                f"{asked.table} has no reward {name!r} to be better when lower; it has "
+                f"{', '.join(sorted(rewards))}"
+            )
+    close = {name.lower(): name for name in rewards}
+    for name in asked.trained_on or ():
+        if name not in rewards and name.lower() in close:
+            raise ScoreTableError(
+                f"{asked.table} has no reward {name!r}, but {close[name.lower()]!r}: write it so"
+            )
 
 
 def _record(
@@ -171,6 +200,13 @@ def _prompts(asked: Import, lines: Sequence[_Line]) -> tuple[Sequence[Prompt], d
                 "take the suite's prompts as they are"
             )
         found[identity] = place
+    twins = Counter(found.values())
+    for identity, place in found.items():
+        if twins[place] > 1:
+            raise ScoreTableError(
+                f"{asked.table}, {first[identity].place}: two of its prompts are prompt {place} of {name} "
+                f"({prompts[place].text!r}), which stands there several times; give prompt_id, counted from 0"
+            )
     return prompts, found
 
 
@@ -225,7 +261,8 @@ def _number(table: Path, place: str, name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or (name == "sample" and (value < 0 or value != int(value))):
+    whole = 0 <= value < SAMPLES and value == int(value) if math.isfinite(value) else False
+    if not math.isfinite(value) or (name == "sample" and not whole):
         raise ScoreTableError(f"{table}, {place}: {name} is {text!r}; expected a number, or nothing")
     return value
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,11 @@ def find_rewriter(name: str) -> Rewriter:
         raise UnknownName(f"prompt rewriter, or folder with {SETTINGS}", name, REWRITERS)
     try:
         values = tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        usual = {field.name: field.default for field in fields(Rewriter)}
+        for name, value in values.items():
+            expected = type(usual[name]) if name in usual and name not in ("name", "revision") else str
+            if not isinstance(value, (int, float) if expected is float else expected):
+                raise RewriterError(f"{folder / SETTINGS}: {name} = {value!r}; expected {expected.__name__}")
         return Rewriter(**{"name": folder.resolve().name, **values, "place": str(folder)})
     except (tomllib.TOMLDecodeError, TypeError) as error:
         raise RewriterError(f"{folder / SETTINGS}: {error}; expected fields of Rewriter") from error
@@ -198,6 +203,9 @@ class _Writer:
         import torch
 
         own = self.rewriter
+        if own.repetition_penalty != 1 and len(prompts) > 1:  # it would be of the padding of others too
+            pairs = zip(prompts, seeds, strict=True)
+            return [text for prompt, seed in pairs for text in self.write([prompt], [seed])]
         asked = [own.template.replace("{prompt}", prompt.text) for prompt in prompts]
         inputs = self.tokenizer(asked, return_tensors="pt", padding=True).to(self.device)
         with torch.inference_mode():

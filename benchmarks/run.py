@@ -23,6 +23,7 @@ from benchmarks.suites.base import PromptSet
 from benchmarks.systems import System, find_system
 from leaderboards.journal import exclusive
 from leaderboards.records import Header, Key, Planned, RunFolder, Sample, folder_name, short_id
+from rewards.weights import file_sha256
 from textcraftor import pipeline as pipelines
 from textcraftor import provenance
 from textcraftor.devices import batch_size_for, find_device, find_dtype
@@ -125,7 +126,8 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
     if rewriter:
         settings["rewriter"] = rewriters.settings(*rewriter)
     if choosers:
-        settings["best_of"] = [system.best_of, system.chooser, system.calibration]
+        settings["best_of"] = [system.best_of, system.chooser]
+        settings["calibration_sha256"] = _calibration_sha256(system)
         settings["choosers"] = [column.record.score_id for column in choosers]
     details = system.describe()
     header = Header(
@@ -265,6 +267,15 @@ def _rewriter(system: System, fetch: bool) -> tuple[Rewriter, Path] | None:
         return None
     found = rewriters.find_rewriter(system.rewriter)
     return found, rewriters.find_model(found, fetch=fetch)
+
+
+def _calibration_sha256(system: System) -> str | None:
+    """Of the scales that the chooser's weights are of. Raises ValueError for a file that is none."""
+    if not system.calibration:
+        return None
+    from rewards.calibration import find_calibration
+
+    return file_sha256(find_calibration(system.calibration)[0])
 
 
 def _choosers(system: System) -> Sequence[str]:

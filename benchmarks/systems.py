@@ -191,8 +191,8 @@ def read_system(path: Path) -> System:
         raise SystemFileError(f"{path} is not TOML: {error}") from error
     base = _base(path, raw.pop("base")) if "base" in raw else None
     _check_keys(path, raw, base)
-    for key in ("pipeline", "text_encoder", "unet", "rewriter"):
-        if key in raw:
+    for key in ("pipeline", "text_encoder", "unet", "rewriter", "calibration"):
+        if key in raw and raw[key] != "world":  # the world's calibration
             raw[key] = _beside(path, raw[key])
     if "windows" in raw:
         raw["windows"] = [_window(path, entry) for entry in raw["windows"]]

@@ -176,6 +176,10 @@ def _section(section: Section) -> dict[str, Any]:
             {"name": m.name, "systems": list(m.entries), "rewards": _dicts(m.by_column)}
             for m in section.methods
         ],
+        "official_hps": [
+            {"system": own.entry, "reward": own.column, "styles": dict(own.styles)}
+            for own in section.official_hps
+        ],
         "coverage": [asdict(coverage) for coverage in section.coverage],
     }
 

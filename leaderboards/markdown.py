@@ -36,11 +36,12 @@ METHOD = (
     "*t*: the latter alone, where the bootstrap degenerates; *c*: all values are equal. Differences: same "
     "prompts, same seeds. p: two-sided sign-flip permutation test, Holm's over the table; q: Benjamini and "
     "Hochberg's over a reward's categories. Detectable: the least true difference that "
-    f"{stats.POWER:.0%} of such runs would show. Rank: mean rank over the rewards that no ranked system was "
-    "trained on; a system comes after those whose interval of the difference lies wholly above its own; who "
-    "lacks prompts, or does not say what it was trained on, has none. Gap: mean gain by rewards trained on "
-    "minus that by held-out ones, in deviations of the baseline's prompts. A method of several training "
-    "seeds: their mean (least to greatest), and a mark if all of them claim it."
+    f"{stats.POWER:.0%} of such runs would show by their interval, without Holm's correction. Rank: mean "
+    "rank over the rewards that no ranked system was trained on; a system comes after those whose interval "
+    "of the difference lies wholly above its own; who lacks prompts, or does not say what it was trained on, "
+    "has none. Gap: mean gain by rewards trained on minus that by held-out ones, in deviations of the "
+    "baseline's prompts. A method of several training seeds: their mean (least to greatest), and a mark if "
+    "all of them claim it."
 )
 
 SHOWN_VERSIONS = ("tcbench", "torch", "diffusers", "transformers")

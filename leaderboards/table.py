@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from leaderboards.board import Board, Column, Coverage, Entry, Section, UnknownBaseline
+from leaderboards.board import Board, Cell, Column, Coverage, Entry, Section, UnknownBaseline
 from leaderboards.cells import categories, cells
 from leaderboards.hpsv2 import official
 from leaderboards.journal import MixedIds
 from leaderboards.records import RunFolder, ScoreSet
 from leaderboards.scores import RunScores, Scored, Table, read_scores
+from leaderboards.stats import LEVEL, RESAMPLES
 from leaderboards.verdicts import gaps, methods, ranks
 
 REASONS = 4
@@ -52,7 +53,7 @@ def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: st
     }
     groups = categories(scores)
     found = cells(entries, columns, table, groups, reference)
-    places, gap = ranks(entries, columns, found, reference), gaps(entries, found, table, reference)
+    places, gap = ranks(entries, columns, found, table, reference), gaps(entries, found, table, reference)
     rows = [replace(row, rank=places.get(row.label), gap=gap.get(row.label)) for row in entries]
     header = entries[0].run.header
     return Section(
@@ -66,7 +67,7 @@ def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: st
         methods=tuple(methods(entries, found)),
         official_hps=tuple(official(entries, columns, table, groups)),
         coverage=tuple(_coverage(entries, columns, table)),
-        notes=tuple(_notes(baseline, called, entries)),
+        notes=(*_notes(baseline, called, entries), *_limits(found.values())),
     )
 
 
@@ -148,6 +149,16 @@ def _notes(baseline: str, called: Sequence[str], entries: Sequence[Entry]) -> It
         yield f"The baseline {baseline} is ambiguous here: no differences; name one of {', '.join(called)}."
     if len({(g.get("base_seed"), g.get("noise")) for g in (e.run.header.generation for e in entries)}) > 1:
         yield "Not all of these images began as the same noise: they are paired by prompt and number alone."
+
+
+def _limits(found: Iterable[Cell]) -> Iterator[str]:
+    """What so many comparisons cannot show."""
+    count = sum(cell.category is None and cell.comparison is not None for cell in found)
+    if count > (1 - LEVEL) * (1 + RESAMPLES):
+        yield (
+            f"{count} comparisons are more than p by {RESAMPLES:,} draws can decide with Holm's correction: "
+            "compare fewer systems at a time."
+        )
 
 
 def _coverage(entries: Sequence[Entry], columns: Sequence[Column], table: Table) -> Iterator[Coverage]:

@@ -24,22 +24,37 @@ def exposure(entry: Entry, column: Column, columns: Iterable[Column]) -> Exposur
 
 
 def ranks(
-    entries: Sequence[Entry], columns: Sequence[Column], found: Mapping[CellKey, Cell], baseline: str | None
+    entries: Sequence[Entry],
+    columns: Sequence[Column],
+    found: Mapping[CellKey, Cell],
+    scores: Table,
+    baseline: str | None,
 ) -> dict[str, float]:
-    """Mean rank of each row over the columns that are held-out for all ranked ones; 1 is best.
+    """Mean rank of each row over the columns that all rows which say what they were trained on have, and that
+    are held-out for all of them; 1 is best.
 
     In a column a row comes after those whose interval of the difference to the baseline lies wholly on the
     better side of its own, which is stricter than comparing the two. Rows that lack prompts others have, or
     do not declare what they were trained on, have none; nobody has below `stats.CLAIM_PROMPTS` prompts.
     """
     declared = [e for e in entries if e.run.header.details.get("trained_on") is not None]
-    fair = [c for c in columns if all(exposure(e, c, columns) == "held-out" for e in declared)]
-    most = {
-        c.label: max((cell.mean.n for key, cell in found.items() if key[1:] == (c.label, None)), default=0)
+    fair = [
+        column
+        for column in columns
+        if all(
+            exposure(row, column, columns) == "held-out" and (row.label, column.label) in scores
+            for row in declared
+        )
+    ]
+    prompts = {
+        (e.label, c.label): set(scores[e.label, c.label].by_prompt[0].tolist())
+        for e in declared
         for c in fair
     }
-    whole = [e.label for e in declared if all(_prompts(found, e, c) == most[c.label] for c in fair)]
-    if not fair or baseline not in whole or len(whole) < 2 or min(most.values()) < CLAIM_PROMPTS:
+    every = {c.label: set().union(*(prompts[e.label, c.label] for e in declared)) for c in fair}
+    whole = [e.label for e in declared if all(prompts[e.label, c.label] == every[c.label] for c in fair)]
+    few = min(map(len, every.values()), default=0) < CLAIM_PROMPTS
+    if few or baseline not in whole or len(whole) < 2:
         return {}
     places = [separated_ranks([_gain(found[label, c.label, None]) for label in whole]) for c in fair]
     return dict(zip(whole, map(fmean, zip(*places, strict=True)), strict=True))
@@ -87,11 +102,6 @@ def _agreement(cells: Sequence[Cell | None]) -> Agreement | None:
     values, claims = [value for value, _ in compared], {claim for _, claim in compared}
     claim = claims.pop() if len(claims) == 1 else "undecided"
     return Agreement(fmean(values), min(values), max(values), claim or "undecided")
-
-
-def _prompts(found: Mapping[CellKey, Cell], entry: Entry, column: Column) -> int:
-    cell = found.get((entry.label, column.label, None))
-    return cell.mean.n if cell else 0
 
 
 def _gain(cell: Cell) -> tuple[float, float]:

@@ -72,3 +72,9 @@ class Calibration:
                 "score a run with it and calibrate again"
             )
         return found
+
+
+def find_calibration(name: str) -> tuple[Path, Calibration]:
+    """The file of the "world"'s calibration, or that of this name, and what it holds. Raises ValueError."""
+    path = WORLD if name == "world" else Path(name).expanduser()
+    return path, Calibration.read(path)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rewards.base import Reward
-from rewards.calibration import WORLD, Calibration
+from rewards.calibration import find_calibration
 from rewards.info import RewardInfo, check_role
 from rewards.mix import Mix, parse
 from rewards.panel import Panel
@@ -64,9 +64,8 @@ def load_rewards(config: TrainConfig, device: str) -> tuple[Mix, Reward | None]:
 def load_mix(rewards: str, calibration: str, device: str, *, offload: bool = False) -> Mix:
     """A mix as it is written, by "" official scores, the "world"'s calibration, or that of a file."""
     parts = parse(rewards)
-    scale = {"": None, "world": WORLD}.get(calibration, Path(calibration))
-    panel = Panel(list(parts), device=device, offload=offload)
-    return Mix(panel, parts, Calibration.read(scale) if scale else None)
+    scale = find_calibration(calibration)[1] if calibration else None
+    return Mix(Panel(list(parts), device=device, offload=offload), parts, scale)
 
 
 def find_held(config: TrainConfig, progress: Progress) -> PromptSource | None:

@@ -44,9 +44,9 @@ def import_table(
     and by another are never compared: they are different versions of it.
     """
     from benchmarks.imports import Import, adopt_table
-    from benchmarks.suites import prompt_set
+    from benchmarks.suites import CUSTOM, prompt_set
 
-    named = prompt_set(suite, prompts) if suite else None
+    named = prompt_set(suite or CUSTOM, prompts) if suite or prompts else None
     run = adopt_table(
         Import(
             table,

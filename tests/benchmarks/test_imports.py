@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.suites import prompt_set
 from leaderboards.records import RunFolder
 from leaderboards.scores import read_scores
 from leaderboards.table import build
+from textcraftor.prompts import Prompt
 
 Write = Callable[[str, str], Path]
 
@@ -35,7 +37,7 @@ def scores(run: RunFolder) -> dict[str, list[float]]:
 def test_a_line_a_score(write: Write, tmp_path: Path) -> None:
     table = write("other.csv", "prompt,sample,reward,score\na cat,0,aes,5.5\na cat,1,aes,5\na dog,0,aes,\n")
     run = adopt_table(Import(table, "theirs", tmp_path / "runs"))
-    assert (run.header.suite, run.header.planned.count) == ("custom_other", 4)
+    assert (run.header.suite[:9], run.header.planned.count) == ("imported_", 4)
     assert scores(run)["aes"][:2] == [5.5, 5.0]
     (scored,) = read_scores(run).scored
     assert scored.reasons == {2: "no score in the table"}
@@ -81,9 +83,8 @@ def test_images_are_hashed_and_shown(write: Write, tmp_path: Path) -> None:
 def test_imports_compare_with_each_other(write: Write, tmp_path: Path) -> None:
     for name, gain in (("old", 0), ("new", 1)):
         rows = "".join(f"prompt {n},{n % 7 + gain}\n" for n in range(120))
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "t.csv").write_text(f"prompt,aes\n{rows}")
-        adopt_table(Import(tmp_path / name / "t.csv", name, tmp_path / "runs", rewards=["aes"]))
+        (tmp_path / f"{name}.csv").write_text(f"prompt,aes\n{rows}")
+        adopt_table(Import(tmp_path / f"{name}.csv", name, tmp_path / "runs", rewards=["aes"]))
     runs = [RunFolder(path) for path in sorted((tmp_path / "runs").iterdir())]
     (section,) = build(runs, "old").sections
     cell = section.cells["new", "aes", None]
@@ -124,6 +125,32 @@ def test_prompts_that_are_not_the_suites_are_refused(write: Write, tmp_path: Pat
     world = prompt_set("world")
     with pytest.raises(ScoreTableError, match="'a unicorn' is no prompt of world; leave --suite out"):
         adopt_table(Import(table, "theirs", tmp_path / "runs", ("world", world.prompts)))
+
+
+def test_what_is_said_of_rewards_must_fit_the_table(write: Write, tmp_path: Path) -> None:
+    table = write("t.csv", "prompt,fid\na cat,1\n")
+    asked = Import(table, "theirs", tmp_path / "runs", rewards=["fid"])
+    with pytest.raises(ScoreTableError, match="no reward 'fdi' to be better when lower; it has fid"):
+        adopt_table(replace(asked, lower_is_better=["fdi"]))
+    with pytest.raises(ScoreTableError, match="no reward 'FID', but 'fid'"):
+        adopt_table(replace(asked, trained_on=["FID"]))
+    plain, turned = adopt_table(asked), adopt_table(replace(asked, lower_is_better=["fid"]))
+    assert plain.path != turned.path
+    assert not turned.score_sets()[0].higher_is_better
+
+
+def test_samples_are_numbered_through_and_prompts_that_repeat_need_ids(write: Write, tmp_path: Path) -> None:
+    table = write("t.csv", "prompt,sample,aes\na cat,42,1\na cat,7,2\n")
+    run = adopt_table(Import(table, "theirs", tmp_path / "runs", rewards=["aes"]))
+    assert (run.header.planned.seeds, scores(run)) == (2, {"aes": [2.0, 1.0]})
+    twice = [Prompt(0, "a cat"), Prompt(1, "a dog"), Prompt(2, "a cat")]
+    suite = ("pets", twice)
+    table = write("u.csv", "prompt_id,prompt,aes\n0,a cat,1\n2,a cat,3\n")
+    run = adopt_table(Import(table, "theirs", tmp_path / "runs", suite, rewards=["aes"]))
+    assert list(run.header.planned.prompt_ids) == [0, 2]
+    table = write("v.csv", "prompt_id,prompt,aes\nx-1,a cat,1\nx-3,a cat,3\n")
+    with pytest.raises(ScoreTableError, match="two of its prompts are prompt 0 of pets"):
+        adopt_table(Import(table, "theirs", tmp_path / "runs", suite, rewards=["aes"]))
 
 
 def test_the_command_prints_the_run(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

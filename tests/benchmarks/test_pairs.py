@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks.pairs import write_pairs
 from leaderboards.records import RunFolder, Sample, ScoreSet
+from textcraftor.config import TrainConfig
 from textcraftor.pairs import read_pairs
+from textcraftor.system import optimised_for, write_trained
 
 MakeRun = Callable[..., RunFolder]
 
@@ -34,3 +37,19 @@ def test_a_run_without_images_is_said(make_run: MakeRun, tmp_path: Path) -> None
         appender.append([Sample(0, 0, "a", "a", "animals", 7, reason="not finite")])
     with pytest.raises(ValueError, match="has no images"):
         write_pairs(run, tmp_path / "pairs")
+
+
+def test_what_is_trained_on_chosen_images_says_what_chose_them(make_run: MakeRun, tmp_path: Path) -> None:
+    chosen = make_run("best", (BRIGHT, [[0.5]]), images=True, details={"trained_on": ["pickscore"]})
+    write_pairs(chosen, tmp_path / "chosen")
+    (tmp_path / "real").mkdir()
+    config = partial(TrainConfig, "micro", rewards="world-clip=1")
+    assert optimised_for(config()) == ["world-clip"]
+    assert optimised_for(config(estimator="denoising", pairs=str(tmp_path / "chosen"))) == ["pickscore"]
+    assert optimised_for(config(estimator="denoising", pairs=str(tmp_path / "real"))) is None
+    assert optimised_for(config(estimator="direct", pairs=str(tmp_path / "real"))) == ["world-clip"]
+    start = tmp_path / "start"
+    start.mkdir()
+    write_trained(start, start, config(rewards="world-pick=1"))
+    assert optimised_for(config(start=str(start))) == ["world-clip", "world-pick"]
+    assert optimised_for(config(start=str(tmp_path / "real"))) is None

@@ -92,6 +92,11 @@ def test_a_folder_says_how_it_rewrites(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_rewrite_is_of_its_prompt_and_seed_whatever_the_batch(model: Path, tmp_path: Path) -> None:
+    penalised = replace(find_rewriter(str(model)), repetition_penalty=1.3)
+    pair = (
+        texts(penalised, model, tmp_path / name, part) for name, part in (("x", PROMPTS), ("y", PROMPTS[2:]))
+    )
+    assert [found[2] for found in pair] == [texts(penalised, model, tmp_path / "x")[2]] * 2
     rewriter = find_rewriter(str(model))
     together = texts(rewriter, model, tmp_path / "together")
     alone = texts(rewriter, model, tmp_path / "alone", PROMPTS[1:2])
@@ -151,11 +156,12 @@ def test_a_run_draws_the_rewrite_and_scores_the_original(
     assert plan(plain).header.generation_id != run.header.generation_id
 
 
-@pytest.mark.parametrize("name", REWRITERS)
-def test_published_ones_say_where_they_come_from(name: str) -> None:
-    rewriter = find_rewriter(name)
-    assert rewriter.source
-    assert rewriter.template.replace("{prompt}", "a cat") != rewriter.template
+def test_published_ones_are_asked_as_their_authors_do() -> None:
+    asked = {name: found.template.replace("{prompt}", "a cat") for name, found in REWRITERS.items()}
+    assert asked["prompt-extend"] == "a cat,"
+    assert asked["promptist"] == "a cat Rephrase:"
+    assert asked["beautiful-prompt"].splitlines()[1:] == ["Input: a cat", "Output:"]
+    assert [name for name, found in REWRITERS.items() if found.continues] == ["prompt-extend"]
 
 
 def test_what_cannot_rewrite_is_said(model: Path, tmp_path: Path) -> None:
@@ -167,6 +173,9 @@ def test_what_cannot_rewrite_is_said(model: Path, tmp_path: Path) -> None:
         Rewriter("x", "x", "Rephrase:")
     (tmp_path / "rewriter.toml").write_text("beans = 3\n")
     with pytest.raises(RewriterError, match="beans"):
+        find_rewriter(str(tmp_path))
+    (tmp_path / "rewriter.toml").write_text('beams = "3"\n')
+    with pytest.raises(RewriterError, match="beams = '3'; expected int"):
         find_rewriter(str(tmp_path))
     (tmp_path / "rewriter.toml").write_text("")
     with pytest.raises(RewriterError, match="is no causal language model"):

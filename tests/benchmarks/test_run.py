@@ -15,6 +15,7 @@ from benchmarks.systems import SYSTEMS, find_system
 from leaderboards.journal import MixedIds, RunFolderError, exclusive
 from leaderboards.records import RunFolder
 from leaderboards.scores import frame
+from rewards import WrongRole
 from rewards.registry import UnknownName
 from textcraftor.drawing import Drawing
 from textcraftor.pipeline import MissingPipeline
@@ -473,3 +474,30 @@ def test_the_best_of_several_tries_is_kept(
     assert best.header.details["trained_on"] == [best.score_sets()[0].reward]
     with pytest.raises(ValueError, match="best_of is 4 and chooser '': give both"):
         replace(find_system("micro"), best_of=4)
+
+
+def test_judges_do_not_choose_and_a_broken_try_never_wins(
+    request_for: Requests,
+    toy_rewards: str,
+    tmp_path: Path,
+    tiny_pipeline: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system = tmp_path / "best.toml"
+    text = f'pipeline = "{tiny_pipeline}"\nsteps = 2\nbest_of = 2\n'
+    system.write_text(text + 'chooser = "world-oracle=1"\n')
+    with pytest.raises(WrongRole, match="world-oracle"):
+        plan(request_for(model=str(system)))
+    system.write_text(text + f'chooser = "{toy_rewards}:Brightness=1"\n')
+    draw, calls = Drawing.draw, []
+
+    def broken(drawing: Drawing, texts: list[str], latents: object) -> object:
+        images = draw(drawing, texts, latents)  # type: ignore[arg-type]
+        calls.append(len(texts))
+        if len(calls) % 2:  # the first try of each batch
+            images[0] = float("nan")
+        return images
+
+    monkeypatch.setattr(Drawing, "draw", broken)
+    outcome = run(request_for(model=str(system), rewards=[f"{toy_rewards}:Brightness"]))
+    assert outcome.complete

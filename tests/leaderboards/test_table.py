@@ -279,6 +279,10 @@ def test_who_lacks_prompts_or_hides_its_training_has_no_rank(make_run: MakeRun) 
     hidden = make_run("hidden", (BLUR, rows(level - 5)), details={})
     ranks = {e.label: e.rank for e in only([base, same, short, hidden]).entries}
     assert ranks == {"base": 1.0, "same": 1.0, "short": None, "hidden": None}
+    holes = [
+        make_run(n, (BLUR, [*rows(level[:100]), [None]][:: 1 if n == "a" else -1]), suite="h") for n in "ab"
+    ]
+    assert all(e.rank is None for e in only(holes, "a").entries)  # each lacks a prompt that the other has
     few = [make_run(name, (BLUR, rows(level[:99])), suite="few") for name in ("base", "same")]
     assert all(e.rank is None for e in only(few).entries)
 

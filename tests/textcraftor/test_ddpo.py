@@ -156,6 +156,24 @@ def test_the_first_gradient_is_the_policy_gradient(
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
 
 
+def test_the_drift_penalty_and_slices_count_here_too(
+    tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
+) -> None:
+    samples = Order(of_texts("toy", PROMPTS), 0).batch(0, 3)
+    losses, totals = [], []
+    for changes in ({}, {"drift_penalty": 5.0, "decode_slice": 1}):
+        module = policy(tiny_pipeline, config_for(**changes), toys)
+        trajectory, outcome = module.roll(samples)
+        with torch.no_grad():
+            for parameter in module.objective.tuned.trained().values():
+                parameter.mul_(1.1)
+        losses.append(float(module(trajectory, 0, torch.zeros(3))[0].detach()))
+        totals.append(outcome.graded.total)
+    assert losses[0] == 0
+    assert losses[1] > 0
+    torch.testing.assert_close(totals[0], totals[1])
+
+
 def test_a_samples_decisions_do_not_depend_on_its_batch(
     tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
 ) -> None:
@@ -261,3 +279,8 @@ def test_settings_that_do_not_go_together_are_said(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         config_for(**changes)
+
+
+def test_more_steps_than_samples_are_refused(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="policy_updates is 9, but a process has 8 samples"):
+        train(config_for(policy_updates=9), tmp_path / "out", device="cpu")
