@@ -90,9 +90,13 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"estimator": "ddpo", "eta": 1.0, "policy_updates": 1}], ids=["gradient", "ddpo"]
+)
 def test_two_processes_make_the_steps_of_one(
-    config: dict[str, Any], tmp_path: Path, tiny_pipeline: Path
+    config: dict[str, Any], changes: dict[str, Any], tmp_path: Path, tiny_pipeline: Path
 ) -> None:
+    config |= changes
     one = launch(1, config, tmp_path / "one")
     two = launch(2, config, tmp_path / "two")
     broken = launch(2, config, tmp_path / "broken", "broken")
