@@ -132,7 +132,7 @@ def page(repetitions: int) -> Iterator[str]:
     yield f"{stats.CLAIM_PROMPTS} prompts a leaderboard makes no claim: these rows say why."
     for kind in kinds():
         yield ""
-        yield f"## {kind.name}"
+        yield f"## {kind.name.capitalize()}"
         yield ""
         yield f"{kind.what}; false positives are of two such systems that are alike."
         yield ""
