@@ -7,7 +7,6 @@ never on what else is rewritten in the same batch, and is kept beside the images
 from __future__ import annotations
 
 import hashlib
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -269,10 +268,3 @@ def _gumbel(seeds: Sequence[int]) -> Any:
             return scores + noise.to(scores)
 
     return Gumbel()
-
-
-def write_settings(rewriter: Rewriter, folder: Path) -> None:
-    """``folder/rewriter.toml``, beside the model's own files."""
-    record = {k: v for k, v in asdict(rewriter).items() if k not in ("place", "revision", "name") and v != ""}
-    lines = [f"{name} = {json.dumps(value)}" for name, value in record.items()]
-    (folder / SETTINGS).write_text("\n".join(lines) + "\n", encoding="utf-8")

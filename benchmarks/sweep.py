@@ -18,7 +18,8 @@ from benchmarks.systems import find_system
 from leaderboards.journal import write_atomically
 from leaderboards.pictures import image_table, png, shown_keys
 from leaderboards.records import RunFolder
-from leaderboards.stats import Estimate, mean_interval, per_prompt
+from leaderboards.scores import read_scores
+from leaderboards.stats import Estimate, mean_interval
 from textcraftor.progress import Progress
 
 SHOWN = 4
@@ -98,14 +99,11 @@ def table(runs: Mapping[Point, RunFolder]) -> Iterator[Row]:
 
 def prompt_scores(run: RunFolder) -> dict[str, dict[int, float]]:
     """Mean scores by reward and prompt."""
-    found: dict[str, dict[int, float]] = {}
-    for column in run.score_sets():
-        good = [
-            s for key, s in run.scores(column).items() if key in run.header.planned and s.score is not None
-        ]
-        prompts, means = per_prompt([s.prompt_id for s in good], [s.score or 0.0 for s in good])
-        found[column.reward] = dict(zip(prompts.tolist(), means.tolist(), strict=True))
-    return found
+    by_reward = {scored.score_set.reward: scored.by_prompt for scored in read_scores(run).scored}
+    return {
+        reward: dict(zip(prompts.tolist(), means.tolist(), strict=True))
+        for reward, (prompts, means) in by_reward.items()
+    }
 
 
 def paired_change(now: Mapping[int, float], then: Mapping[int, float]) -> Estimate:

@@ -192,7 +192,7 @@ def read_system(path: Path) -> System:
     base = _base(path, raw.pop("base")) if "base" in raw else None
     _check_keys(path, raw, base)
     for key in ("pipeline", "text_encoder", "unet", "rewriter", "calibration"):
-        if key in raw and raw[key] != "world":  # the world's calibration
+        if key in raw and (key, raw[key]) != ("calibration", "world"):  # which is no file of the user's
             raw[key] = _beside(path, raw[key])
     if "windows" in raw:
         raw["windows"] = [_window(path, entry) for entry in raw["windows"]]

@@ -38,7 +38,7 @@ class Entry:
     label: str
     run: RunFolder
     rank: float | None = None
-    """Mean rank over the columns that are held-out for every ranked row (see `cells.ranks`)."""
+    """Mean rank over the columns that are held-out for every ranked row (see `verdicts.ranks`)."""
     gap: float | None = None
     """Over-optimisation: its mean gain by rewards it was trained on minus that by held-out ones, each gain in
     deviations of the baseline's prompts. None where it has no gains of both kinds.

@@ -72,7 +72,8 @@ def draw_samples(board: Board) -> Figure | None:
         part.suptitle(_heading(section, "same prompts, same seeds"), fontsize=10)
         axes = part.subplots(len(section.entries), PROMPTS, squeeze=False)
         for row, entry in zip(axes, section.entries, strict=True):
-            samples = [entry.run.samples()[key] for key in keys]
+            own = entry.run.samples()
+            samples = [own[key] for key in keys]
             _image_row(row, entry.label, [entry.run.image_path(sample) for sample in samples])
         _captions(axes[0], [sample.prompt for sample in samples])
     return figure

@@ -35,7 +35,8 @@ def ranks(
 
     In a column a row comes after those whose interval of the difference to the baseline lies wholly on the
     better side of its own, which is stricter than comparing the two. Rows that lack prompts others have, or
-    do not declare what they were trained on, have none; nobody has below `stats.CLAIM_PROMPTS` prompts.
+    share no sample with the baseline, or do not declare what they were trained on, have none; nobody has
+    below `stats.CLAIM_PROMPTS` prompts.
     """
     declared = [e for e in entries if e.run.header.details.get("trained_on") is not None]
     fair = [
@@ -52,7 +53,12 @@ def ranks(
         for c in fair
     }
     every = {c.label: set().union(*(prompts[e.label, c.label] for e in declared)) for c in fair}
-    whole = [e.label for e in declared if all(prompts[e.label, c.label] == every[c.label] for c in fair)]
+    whole = [
+        e.label
+        for e in declared
+        if all(prompts[e.label, c.label] == every[c.label] for c in fair)
+        and (e.label == baseline or all(found[e.label, c.label, None].comparison for c in fair))
+    ]
     few = min(map(len, every.values()), default=0) < CLAIM_PROMPTS
     if few or baseline not in whole or len(whole) < 2:
         return {}

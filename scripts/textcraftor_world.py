@@ -174,7 +174,7 @@ def report(folder: Path, docs: Path) -> Iterator[str]:
     count = len(base[names[0]])
     yield f"The default for `micro`: `{make_config('micro').rewards}`, standardised on training prompts."
     yield f"Changes are against the pipeline as it is, paired by prompt and noise, on the {count:,} held-out"
-    yield "prompts, mean with the 95 % interval of the studentised bootstrap. Checkpoints are chosen by"
+    yield "prompts, mean with the 95 % interval of a leaderboard. Checkpoints are chosen by"
     yield "world-siglip on validation prompts; the judges (world-oracle, world-blip, world-rule) took part in"
     yield "nothing."
     yield ""
@@ -202,6 +202,8 @@ def report(folder: Path, docs: Path) -> Iterator[str]:
     yield "|---|---|---|---|"
     yield from costs
     yield ""
+    yield "A run that found its prefixes in the cache did a third of the UNet's work."
+    yield ""
     yield "## Interpolation"
     yield ""
     yield from interpolation(folder)
@@ -222,7 +224,11 @@ def verdict_lines(verdicts: Sequence[tuple[Variant, Any, list[str], float]], spr
     yield "| what should hold | " + " | ".join(v.title for v, *_ in verdicts) + " |"
     yield "|---" * (len(verdicts) + 1) + "|"
     yield _line(
-        f"every trained reward rises, its interval above zero ({CONSTRAINT}, the constraint, apart)",
+        "every trained reward rises, its interval above zero",
+        [all(c[n].low > 0 for n in t) for _, c, t, _ in verdicts],
+    )
+    yield _line(
+        f"the same, {CONSTRAINT}, the constraint, apart",
         [all(c[n].low > 0 for n in t if n != CONSTRAINT) for _, c, t, _ in verdicts],
     )
     yield _line(

@@ -18,7 +18,6 @@ from benchmarks.rewriters import (
     find_rewriter,
     rewrite,
     settings,
-    write_settings,
 )  # fmt: skip
 from benchmarks.run import Request, execute, plan
 from leaderboards.journal import read_lines
@@ -71,7 +70,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=0,
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
-    write_settings(Rewriter("x", "x", "{prompt} Rephrase:", new_tokens=6), folder)
+    (folder / "rewriter.toml").write_text('template = "{prompt} Rephrase:"\nnew_tokens = 6\n')
     return folder
 
 
