@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from textcraftor.objective import Objective, Outcome
 from textcraftor.sources import Sample
+from textcraftor.validation import TRAINED
 
 Found = TypeVar("Found")
 
@@ -44,6 +46,22 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         return float(norm)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimiser's state, by parameter's number and name."""
+        states = self.optimiser.state_dict()["state"]
+        return {f"{n}.{k}": torch.as_tensor(v) for n, state in states.items() for k, v in state.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from that."""
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, name = key.split(".", 1)
+            like = self.parameters[int(index)]  # whose memory format the fused optimiser wants
+            placed = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            states.setdefault(int(index), {})[name] = placed
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": states, "param_groups": groups})
+
 
 @dataclass(frozen=True)
 class Made:
@@ -54,6 +72,27 @@ class Made:
     """Of the gradient, the mean over steps; not finite if a step was left out."""
     more: Mapping[str, float] = field(default_factory=dict)
     """Further numbers for the log."""
+
+    def means(self, names: Mapping[str, str]) -> dict[str, float | None]:
+        """For the log: over this process's finite samples, rewards by the ``names`` they are known by."""
+        good = torch.cat([_kept(outcome) for _, outcome in self.outcomes])
+        graded = [outcome.graded for _, outcome in self.outcomes]
+
+        def mean(values: Iterable[Tensor]) -> float | None:
+            found = torch.cat(list(values))[good]
+            return float(found.float().mean()) if len(found) else None
+
+        drifts = [outcome.drift * len(samples) for samples, outcome in self.outcomes]
+        row = {
+            TRAINED: mean(part.total for part in graded),
+            "grad_norm": self.norm if math.isfinite(self.norm) else None,
+            "drift": sum(drifts) / len(good),
+        }
+        for name in graded[0].scores:
+            row[f"reward/{names[name]}"] = mean(part.scores[name] for part in graded)
+            if name in graded[0].norms:
+                row[f"pull/{names[name]}"] = mean(part.norms[name] for part in graded)
+        return row | dict(self.more)
 
 
 class Learner(Protocol):
@@ -97,6 +136,13 @@ class GradientLearner:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """There is nothing."""
+
+
+def _kept(outcome: Outcome) -> Tensor:
+    graded = outcome.graded
+    kept = torch.ones(len(graded.total), dtype=torch.bool, device=graded.total.device)
+    kept[list(outcome.skipped)] = False
+    return kept
 
 
 def chunks(samples: Sequence[Sample], size: int) -> Iterable[Sequence[Sample]]:

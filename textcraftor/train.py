@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -53,7 +53,7 @@ from textcraftor.sampling import Denoiser
 from textcraftor.sources import Order, PromptSource, Sample, find_prompts
 from textcraftor.system import write_trained
 from textcraftor.tuned import Tuned
-from textcraftor.validation import TRAINED, Validation, Validator, alarm, chosen, save_grid
+from textcraftor.validation import Validation, Validator, alarm, chosen, save_grid
 
 __all__ = ["TrainConfig", "Trained", "train"]
 
@@ -223,7 +223,7 @@ class _Run:
         if finite:
             self._follow(update)
         self._count(made.outcomes, finite=finite)
-        return {**self._line(update, made), **made.more}
+        return self._line(update, made)
 
     def _follow(self, update: int) -> None:
         """The averaged weights follow the trained ones, faster at first: they begin as the original's."""
@@ -261,31 +261,15 @@ class _Run:
             )
 
     def _line(self, update: int, made: Made) -> dict[str, Any]:
-        """The update's line of the log: means over this process's finite samples."""
-        outcomes = made.outcomes
-        good = torch.cat([_kept(outcome) for _, outcome in outcomes])
-
-        def mean(values: Iterable[Tensor]) -> float | None:
-            found = torch.cat(list(values))[good]
-            return float(found.float().mean()) if len(found) else None
-
-        graded = [outcome.graded for _, outcome in outcomes]
-        row: dict[str, Any] = {
+        """The update's line of the log."""
+        return {
             "update": update,
-            TRAINED: mean(part.total for part in graded),
-            "grad_norm": made.norm if math.isfinite(made.norm) else None,
-            "drift": sum(outcome.drift * len(samples) for samples, outcome in outcomes) / len(good),
             "samples": self.ledger.samples,
             "skipped": self.ledger.skipped,
             "unet": self.ledger.unet,
             "peak_mib": round(peak_mib(self.device), 1),
+            **made.means({name: info.name for name, info in self.infos.items()}),
         }
-        for name in graded[0].scores:
-            known = self.infos[name].name
-            row[f"reward/{known}"] = mean(part.scores[name] for part in graded)
-            if name in graded[0].norms:
-                row[f"pull/{known}"] = mean(part.norms[name] for part in graded)
-        return row
 
     # validation and checkpoints
 
@@ -355,8 +339,7 @@ class _Run:
         tensors = {f"trained.{name}": p.detach() for name, p in self.parameters.items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
         tensors |= {f"learner.{name}": value for name, value in self.learner.tensors().items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors |= {f"optimiser.{name}": value for name, value in self.stepper.tensors().items()}
         return tensors
 
     def _restore(self) -> int:
@@ -372,15 +355,7 @@ class _Run:
             self.average[name].copy_(value)
         if kept := _under("learner.", tensors):
             self.learner.restore(kept)
-        states: dict[int, dict[str, Tensor]] = {}
-        trained = list(self.parameters.values())
-        for key, value in _under("optimiser.", tensors).items():
-            index, name = key.split(".", 1)
-            like = trained[int(index)]  # whose memory format the fused optimiser wants
-            placed = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-            states.setdefault(int(index), {})[name] = placed
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": states, "param_groups": groups})
+        self.stepper.restore(_under("optimiser.", tensors))
         self.ledger = Ledger(**newest.record["ledger"])
         if self.accelerator.is_main_process:
             self.folder.forget_after(newest.update)
@@ -428,13 +403,6 @@ def _share(samples: Sequence[Sample], accelerator: Any) -> Sequence[Sample]:
     if len(samples) % count:
         raise ConfigError(f"batch is {len(samples)}, which {count} processes cannot share; take a multiple")
     return samples[accelerator.process_index :: count]
-
-
-def _kept(outcome: Outcome) -> Tensor:
-    graded = outcome.graded
-    kept = torch.ones(len(graded.total), dtype=torch.bool, device=graded.total.device)
-    kept[list(outcome.skipped)] = False
-    return kept
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

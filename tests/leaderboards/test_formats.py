@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Callable
 
 import jsonschema
@@ -13,26 +12,10 @@ import pytest
 
 from leaderboards.board import Board
 from leaderboards.formats import SCHEMA, Stamp, csv_long, csv_wide, json_text, latex
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import RunFolder
 from leaderboards.table import build
 
-MakeRun = Callable[..., RunFolder]
-
-BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
-BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
-
 STAMP = Stamp({"tcbench": "1.0"}, "0123456789abcdef", "2026-01-31")
-
-
-@pytest.fixture
-def runs(make_run: MakeRun) -> list[RunFolder]:
-    values = [[math.sin(i)] for i in range(120)]
-    shifted = [[math.sin(i) + 1 + 0.1 * math.cos(7 * i)] for i in range(120)]
-    kinds = {"categories": ("photo", "anime"), "watermarks": ("limit 120 of 800",)}
-    return [
-        make_run("base", (BRIGHT, values), (BLUR, values), **kinds),
-        make_run("new_1", (BRIGHT, shifted), details={"trained_on": ["bright"], "method": "ours"}, **kinds),
-    ]
 
 
 @pytest.fixture

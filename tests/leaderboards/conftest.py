@@ -1,0 +1,25 @@
+"""Two runs that several pages are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from leaderboards.records import RunFolder, ScoreSet
+
+BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
+BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
+
+
+@pytest.fixture
+def runs(make_run: Callable[..., RunFolder]) -> list[RunFolder]:
+    """A baseline with two rewards, and what was trained on the first, one better, without the second."""
+    values = [[math.sin(i)] for i in range(120)]
+    shifted = [[math.sin(i) + 1 + 0.1 * math.cos(7 * i)] for i in range(120)]
+    kinds = {"categories": ("photo", "anime"), "watermarks": ("limit 120 of 800",)}
+    return [
+        make_run("base", (BRIGHT, values), (BLUR, values), **kinds),
+        make_run("new_1", (BRIGHT, shifted), details={"trained_on": ["bright"], "method": "ours"}, **kinds),
+    ]
