@@ -58,7 +58,7 @@ class Artist:
     def _try(self, batch: Sequence[Sample], number: int) -> np.ndarray:
         seeds = [noise_seed(s.noise_seed, *s.key, number) if number else s.noise_seed for s in batch]
         latents = initial_latents(seeds, self.drawing.latent_shape)
-        return self.drawing.draw([sample.text for sample in batch], latents)
+        return self.drawing.draw([sample.text for sample in batch], latents, seeds)
 
 
 def plan_batches(run: RunFolder, batch_size: int) -> list[list[Key]]:

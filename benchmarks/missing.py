@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from benchmarks.rewriters import MissingRewriter
 from benchmarks.suites.base import MissingPrompts
 from rewards.weights import MissingWeights
 from textcraftor.pipeline import MissingPipeline
+from textcraftor.rewriters import MissingRewriter
 
 Found = TypeVar("Found")
 

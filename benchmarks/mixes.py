@@ -89,8 +89,10 @@ def write(system: System, folder: Path) -> None:
         spacing=system.spacing,
         steps=system.steps,
         guidance=system.guidance,
+        eta=system.eta or None,
         size=system.size,
         dtype=system.dtype,
+        method=system.method,
     )
 
 

@@ -12,11 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import rewriters
 from benchmarks.columns import Column, families, find_columns
 from benchmarks.generate import Artist, generate, missing_images
 from benchmarks.missing import Search
-from benchmarks.rewriters import Rewriter
 from benchmarks.score import Scored, score, summarise
 from benchmarks.suites import CUSTOM, prompt_set
 from benchmarks.suites.base import PromptSet
@@ -25,11 +23,12 @@ from leaderboards.journal import exclusive
 from leaderboards.records import Header, Key, Planned, RunFolder, Sample, folder_name, short_id
 from rewards.weights import file_sha256
 from textcraftor import pipeline as pipelines
-from textcraftor import provenance
+from textcraftor import provenance, rewriters
 from textcraftor.devices import batch_size_for, find_device, find_dtype
 from textcraftor.drawing import Drawing
 from textcraftor.progress import Progress
 from textcraftor.prompts import noise_seed, stratified_order
+from textcraftor.rewriters import Rewriter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -212,6 +211,8 @@ def generation_settings(
     }
     if system.spacing:
         settings["spacing"] = system.spacing
+    if system.eta:
+        settings["eta"] = float(system.eta)
     if "unet" in hashes:
         settings["unet_sha256"] = hashes["unet"]
     if system.windows:

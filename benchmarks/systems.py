@@ -51,7 +51,7 @@ class System:
     append: str = ""
     """Prompt rewriting by rule: this is appended to what the pipeline is given; rewards see the original."""
     rewriter: str = ""
-    """Prompt rewriting by a language model, before that: a name or folder (`benchmarks.rewriters`)."""
+    """Prompt rewriting by a language model, before that: a name or folder (`textcraftor.rewriters`)."""
     best_of: int = 1
     """Tries at each image, of which the best by ``chooser`` is kept."""
     chooser: str = ""
@@ -62,6 +62,8 @@ class System:
     """Of timesteps: "leading", "trailing" or "linspace"; "": the pipeline's own."""
     steps: int = 25
     guidance: float = 7.5
+    eta: float = 0.0
+    """Noise of each sampling step, as DDIM has it: 1 is what reinforcement learning trains at."""
     size: tuple[int, int] | None = None
     """(height, width) in pixels; None: the pipeline's own."""
     dtype: str = "float32"
@@ -80,7 +82,7 @@ class System:
     """Size of that download, where known."""
 
     def __post_init__(self) -> None:
-        for name, lowest in (("steps", 1), ("guidance", 0), ("best_of", 1)):
+        for name, lowest in (("steps", 1), ("guidance", 0), ("best_of", 1), ("eta", 0)):
             if not getattr(self, name) >= lowest:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {lowest}")
         if (self.best_of > 1) != bool(self.chooser):
@@ -100,7 +102,7 @@ class System:
 
     @property
     def schedule(self) -> Schedule:
-        return Schedule(self.sampler, self.steps, self.guidance, self.size)
+        return Schedule(self.sampler, self.steps, self.guidance, self.size, self.eta)
 
     @property
     def replaced(self) -> dict[str, Path]:
@@ -242,8 +244,9 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "name": (str,), "pipeline": (str,), "revision": (str,), "text_encoder": (str,), "append": (str,),
     "rewriter": (str,), "best_of": (int,), "chooser": (str,), "calibration": (str,),
     "unet": (str,), "windows": (list,), "spacing": (str,),
-    "sampler": (str,), "steps": (int,), "guidance": (int, float), "size": (list,), "dtype": (str,),
-    "domain": (str,), "suite": (str,), "method": (str,), "rewards": (list,), "trained_on": (list,),
+    "sampler": (str,), "steps": (int,), "guidance": (int, float), "eta": (int, float),
+    "size": (list,), "dtype": (str,), "domain": (str,), "suite": (str,), "method": (str,),
+    "rewards": (list,), "trained_on": (list,),
     "weights": (list,), "gigabytes": (int, float),
 }  # fmt: skip
 

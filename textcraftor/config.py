@@ -19,8 +19,12 @@ ON_PAIRS = ("direct", "denoising")
 
 ESTIMATORS = (
     "chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", *ON_PAIRS, "ddpo",
+    "rewriting",
 )  # fmt: skip
-TRAINABLE = ("text_encoder", "text_encoder_2", "unet")
+WITHOUT_GRADIENT = ("ddpo", "rewriting", "denoising")
+"""Estimators that ask no gradient of a reward."""
+
+TRAINABLE = ("text_encoder", "text_encoder_2", "unet", "rewriter")
 PRECISIONS = ("float32", "bfloat16")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 
@@ -50,13 +54,16 @@ class TrainConfig:
     pairs: str = ""
     """Folder of real images with metadata.jsonl (``file_name``, ``text``), for "direct" and "denoising"."""
 
+    rewriter: str = ""
+    """Of "rewriting": the language model that it begins with, a name or folder (`textcraftor.rewriters`)."""
+
     trains: tuple[str, ...] = ("text_encoder",)
-    """Of text_encoder, text_encoder_2 (SDXL), unet."""
+    """Of text_encoder, text_encoder_2 (SDXL), unet; "rewriter" alone."""
     lora_rank: int = 0
     """Rank of adapters on the attention of what is trained; 0: all weights are."""
     estimator: str = "chain"
-    """How the reward's gradient is estimated (`textcraftor.sampling`); "denoising" imitates pairs, and "ddpo"
-    learns from rewards that have no gradient.
+    """How the reward's gradient is estimated (`textcraftor.sampling`); "denoising" imitates pairs, "ddpo"
+    learns from rewards that have no gradient, and so does "rewriting", which trains a prompt rewriter.
     """
     sampler: str = "ddim"
     steps: int = 25
@@ -97,13 +104,15 @@ class TrainConfig:
     eta: float = 0.0
     """Noise of each of the last K sampling steps, as DDIM has it; "ddpo" alone decides by noise."""
     policy_updates: int = 2
-    """Of "ddpo": optimiser steps of an update, each on its share of the samples."""
+    """Of "ddpo" and "rewriting": optimiser steps of an update, each on its share of the samples."""
     ratio_clip: float = 1e-4
-    """Of "ddpo": how far from 1 a decision's importance weight pays."""
+    """Of "ddpo" and "rewriting": how far from 1 a decision's importance weight pays."""
     ema: float = 0.0
     """Decay an update of averaged weights, which are then the result; 0: off."""
     drift_penalty: float = 0.0
-    """Weight of the embedding's mean squared distance from the original's, in its variance; 0: off."""
+    """Weight of the embedding's mean squared distance from the original's, in its variance; of "rewriting",
+    of the language model's divergence a token from its start. 0: off.
+    """
 
     selection: str = ""
     """Reward that checkpoints are chosen by, neither trained on nor a judge; "": the last one is taken."""
@@ -188,6 +197,21 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "weight_decay": 1e-4,
             "batch": 256,
             "policy_updates": 2,
+        },
+        "rewriter": {
+            "estimator": "rewriting",
+            "trains": ("rewriter",),
+            "rewriter": "promptist",
+            "steps": 20,
+            "tuned_steps": 20,
+            "drawn_tuned_steps": 20,
+            "lr": 5e-5,
+            "weight_decay": 0.0,
+            "batch": 256,
+            "group": 4,
+            "policy_updates": 4,
+            "ratio_clip": 0.2,
+            "drift_penalty": 0.2,
         },
         "default": {},
         "quick": {"updates": 12, "batch": 4, "validate_every": 6, "validation_prompts": 8, "lr": 1e-4},
@@ -322,3 +346,18 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError(f"batch is {config.batch}, group {config.group}; expected a multiple of the group")
     if not config.ema < 1:
         raise ConfigError(f"ema is {config.ema}; expected a decay below 1, such as 0.99")
+    _check_rewriting(config)
+
+
+def _check_rewriting(config: TrainConfig) -> None:
+    asked = config.estimator == "rewriting"
+    if (config.trains == ("rewriter",)) != asked or bool(config.rewriter) != asked:
+        raise ConfigError(
+            'the estimator "rewriting", trains = ["rewriter"] and a rewriter to begin with need each other: '
+            "set all (--profile rewriter) or none"
+        )
+    if asked and (config.group < 2 or not config.steps == config.tuned_steps == config.drawn_tuned_steps):
+        raise ConfigError(
+            'the estimator "rewriting" compares rewrites of one prompt, which are of all steps: set group to '
+            "2 or more, and tuned_steps and drawn_tuned_steps to steps"
+        )

@@ -30,7 +30,9 @@ from textcraftor.sampling import Rollout
 from textcraftor.sources import Sample
 
 BUFFER, ENOUGH = 32, 16
-"""Of a prompt's rewards that are remembered, and how many of them make statistics of its own."""
+"""Of a prompt's rewards that are remembered, and how many of them make statistics of its own; as many as are
+drawn of it at once, if that is fewer.
+"""
 
 ADVANTAGE_CLIP = 5.0
 
@@ -89,7 +91,8 @@ def policy_loss(log_probs: Tensor, old: Tensor, advantages: Tensor, clip: float)
 class Advantages:
     """Rewards by the mean and deviation of their prompt's last ones; of the batch's for a prompt with few."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: int = 1) -> None:
+        self.enough = min(ENOUGH, group) if group > 1 else ENOUGH
         self._seen: dict[int, deque[float]] = {}
 
     def __call__(self, prompts: Sequence[int], rewards: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -100,7 +103,7 @@ class Advantages:
         found = np.zeros(len(rewards))
         for row in np.flatnonzero(good).tolist():
             own = self._seen[prompts[row]]
-            known = np.array(own) if len(own) >= ENOUGH else rewards[good]
+            known = np.array(own) if len(own) >= self.enough else rewards[good]
             found[row] = (rewards[row] - known.mean()) / (known.std() + 1e-6)
         return found.clip(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
 
@@ -184,7 +187,7 @@ class PolicyLearner:
 
     def __init__(self, objective: Objective) -> None:
         self.module = Policy(objective)
-        self.advantages = Advantages()
+        self.advantages = Advantages(objective.config.group)
 
     def update(self, module: nn.Module, samples: Sequence[Sample], update: int, stepper: Stepper) -> Made:
         config = self.module.objective.config

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from rewards.quiet import quiet
 from textcraftor.pipeline import LIBRARIES, Schedule
+from textcraftor.prompts import noise_seed
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from textcraftor.conditioning import Conditioning
+
+STEPS = 1
+"""Number of the noise of an image's steps, among what follows from its seed."""
 
 ORIGINAL = "original"
 """The name of a pipeline's own text encoders among those that are mixed."""
@@ -65,14 +69,18 @@ class Drawing:
             )
         return self.pipe.unet.config.in_channels, height // factor, width // factor
 
-    def draw(self, texts: Sequence[str], latents: torch.Tensor) -> np.ndarray:
+    def draw(
+        self, texts: Sequence[str], latents: torch.Tensor, seeds: Sequence[int] | None = None
+    ) -> np.ndarray:
         """One image for each text: float32 (B, H, W, 3), RGB in [0, 1]; not finite where the pipeline failed.
 
-        ``latents`` (B, C, h, w) is unit noise; the pipeline scales it to its sampler's first step.
+        ``latents`` (B, C, h, w) is unit noise; the pipeline scales it to its sampler's first step. With an
+        ``eta`` above 0 each step's noise follows from the ``seeds`` of the images.
         """
         import torch
 
         height, width = self.size
+        noisy = {"eta": self.schedule.eta, "generator": _generators(seeds)} if self.schedule.eta else {}
         with torch.inference_mode(), quiet(*LIBRARIES):
             drawn = self.pipe(
                 latents=latents.to(self.pipe.device, self.pipe.unet.dtype),
@@ -81,6 +89,7 @@ class Drawing:
                 height=height,
                 width=width,
                 output_type="np",
+                **noisy,
                 **told(self.conditionings(texts), guided=self.guided),
             )
         images: np.ndarray = drawn.images.astype("float32")
@@ -107,6 +116,15 @@ class Drawing:
         with quiet(*LIBRARIES):
             lengths = [len(ids) for ids in self.pipe.tokenizer(list(texts)).input_ids]
         return [length > self.pipe.tokenizer.model_max_length for length in lengths]
+
+
+def _generators(seeds: Sequence[int] | None) -> list[torch.Generator]:
+    """Of each image's steps: not the one that its first noise is of."""
+    import torch
+
+    if seeds is None:
+        raise ValueError("noise at each step (eta) follows from the seeds of images: give one for each")
+    return [torch.Generator("cpu").manual_seed(noise_seed(seed, 0, STEPS)) for seed in seeds]
 
 
 @dataclass(frozen=True)

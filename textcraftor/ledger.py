@@ -18,6 +18,8 @@ class Ledger:
     """Rows through the UNet without a gradient to follow, or with."""
     unet_backwards: int = 0
     """In forward equivalents: one a row for gradients at the inputs, two where weights have them too."""
+    unet_saved: int = 0
+    """Rows of forward passes that the prefix cache had."""
     reward_calls: int = 0
     decodes: int = 0
     seconds: float = 0.0
@@ -28,6 +30,13 @@ class Ledger:
     def unet(self) -> int:
         """UNet-forward equivalents."""
         return self.unet_forwards + self.unet_backwards
+
+    @property
+    def compute(self) -> int:
+        """What methods are given alike, whatever a cache held: UNet-forward equivalents, reward calls and
+        decodes, each counted as one.
+        """
+        return self.unet + self.unet_saved + self.reward_calls + self.decodes
 
 
 def peak_mib(device: str) -> float:

@@ -24,7 +24,7 @@ from textcraftor.prefix import PrefixCache
 from textcraftor.prompts import initial_latents, noise_seed
 from textcraftor.sampling import ESTIMATORS, MEMORYLESS, Denoiser, Rollout, fresh
 from textcraftor.sources import Sample
-from textcraftor.tuned import Tuned
+from textcraftor.tuned import Trainee
 
 LATER_NOISE = 1_000_000
 """Number of the first noise of a sample beside the one that its rollout begins with."""
@@ -64,7 +64,7 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        tuned: Tuned,
+        tuned: Trainee,
         config: TrainConfig,
         mix: Mix,
         denoiser: Denoiser,
@@ -134,8 +134,10 @@ class Objective(nn.Module):
             return rollout, clean
         if self._rest.cache is None:
             return self._prefix(samples, original)
+        before, calls = config.steps - config.tuned_steps, self.denoiser.calls
         latents = self._rest.cache.latents(samples, lambda: self._prefix(samples, original)[1])
-        before = config.steps - config.tuned_steps
+        if self.denoiser.calls == calls:
+            self.denoiser.saved += before * len(original.embeds)
         begun = fresh(pipe.scheduler, config.steps, before, pipe.device)
         rollout = Rollout(self.denoiser, begun, begun.timesteps[before:], config.checkpointing)
         return rollout, latents.to(pipe.device)

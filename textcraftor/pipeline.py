@@ -21,6 +21,9 @@ from rewards.weights import file_sha256
 MICRO = Path(__file__).parent / "micro" / "pipeline"
 """The embedded pipeline: a plain diffusers folder."""
 
+REWRITING = MICRO.parent / "rewriters"
+"""Language models that rewrite prompts for it."""
+
 LIBRARIES = ("diffusers", "transformers")
 
 INDEX = "model_index.json"
@@ -53,12 +56,21 @@ class MissingPipeline(ValueError):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a pipeline draws. `size` is (height, width) in pixels, None for the pipeline's own."""
+    """How a pipeline draws. `size` is (height, width) in pixels, None for the pipeline's own; `eta` the
+    noise of each step, as DDIM has it. Raises ValueError for a sampler that has none.
+    """
 
     sampler: str
     steps: int
     guidance: float
     size: tuple[int, int] | None = None
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.eta and self.sampler != "ddim":
+            raise ValueError(
+                f"eta is {self.eta:g}, which sampler {self.sampler} does not have: take ddim, or 0"
+            )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rewards.info import RewardInfo, check_role
 from rewards.mix import Mix, parse
 from rewards.panel import Panel
 from rewards.registry import info, load
-from textcraftor.config import ConfigError, TrainConfig
+from textcraftor.config import WITHOUT_GRADIENT, ConfigError, TrainConfig
 from textcraftor.drawing import Drawing
 from textcraftor.models import Model
 from textcraftor.pipeline import pipeline_sha256
@@ -41,7 +41,7 @@ def check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
     found = {name: info(name) for name in parse(config.rewards)}
     for record in found.values():
         check_role(record, "training")
-        if not record.differentiable and config.estimator not in ("ddpo", "denoising"):
+        if not record.differentiable and config.estimator not in WITHOUT_GRADIENT:
             raise ConfigError(
                 f"{record.name} has no gradient; take a differentiable reward (`tcbench ls rewards`), or "
                 "reinforcement learning (--profile ddpo)"

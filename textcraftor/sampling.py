@@ -29,12 +29,12 @@ class Denoiser:
     """The UNet with classifier-free guidance: e = w e(z, c) - (w - 1) e(z, null), both in one call.
 
     ``time_ids`` (1, 6) is what SDXL is told of sizes; ``calls`` counts rows x
-    UNet forwards, ``graphs`` those of them whose graph was kept.
+    UNet forwards, ``graphs`` those of them whose graph was kept, ``saved`` those that a cache made unneeded.
     """
 
     def __init__(self, unet: Any, guidance: float, time_ids: Tensor | None = None) -> None:
         self.unet, self.guidance, self.time_ids = unet, guidance, time_ids
-        self.calls = self.graphs = 0
+        self.calls = self.graphs = self.saved = 0
 
     def __call__(self, z: Tensor, t: Tensor, c: Conditioning, *, again: bool = False) -> Tensor:
         """Outputs (B, C, h, w) in z's precision; ``again`` if their graph was made before, and let go."""

@@ -66,13 +66,16 @@ def optimised_for(config: TrainConfig) -> list[str] | None:
 
 def write_trained(folder: Path, weights: Path, config: TrainConfig) -> None:
     """The system of a training run's weights, which lie in ``weights``, as it was trained."""
-    source = find_model(config.model).source
+    source, share = find_model(config.model).source, config.drawn_tuned_steps / config.steps
     write_system(
         folder,
         base_of(source.place, source.revision),
-        windows=[Window(config.drawn_tuned_steps / config.steps, {str(weights): 1.0})],
+        windows=[] if config.rewriter else [Window(share, {str(weights): 1.0})],
         trained_on=optimised_for(config),
-        folders={"unet": weights / "unet" if "unet" in config.trains else None},
+        folders={
+            "unet": weights / "unet" if "unet" in config.trains else None,
+            "rewriter": weights / "rewriter" if config.rewriter else None,
+        },
         sampler=config.sampler,
         spacing=config.spacing,
         steps=config.steps,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -49,16 +49,20 @@ from textcraftor.prepare import (
 )
 from textcraftor.progress import Progress, Silent
 from textcraftor.provenance import environment
+from textcraftor.rewriting import TunedWriter, WritingLearner
 from textcraftor.sampling import Denoiser
 from textcraftor.sources import Order, PromptSource, Sample, find_prompts
 from textcraftor.system import write_trained
-from textcraftor.tuned import Tuned
+from textcraftor.tuned import Trainee, Tuned
 from textcraftor.validation import Validation, Validator, alarm, chosen, save_grid
 
 __all__ = ["TrainConfig", "Trained", "train"]
 
 VALIDATION_PATIENCE = timedelta(hours=6)
 """How long processes wait for the first one, which validates."""
+
+LEARNERS: Mapping[str, Callable[[Objective], Learner]] = {"ddpo": PolicyLearner, "rewriting": WritingLearner}
+"""By estimator; any other learns by the rewards' gradients."""
 
 SKIPPED_LIMIT = 20
 """Samples in a row without finite rewards or gradients after which a run ends."""
@@ -142,7 +146,7 @@ class _Run:
         self.pairs = read_pairs(Path(config.pairs), drawing.size) if config.pairs else None
         self.source = prompts or (self.pairs.source if self.pairs else find_prompts(config.prompts))
         held = validation or find_held(config, progress)
-        self.tuned = Tuned(pipe, config, drawing.guided)
+        self.tuned: Trainee = (TunedWriter if config.rewriter else Tuned)(pipe, config, drawing.guided)
         if config.start:
             self.tuned.start_from(Path(config.start))
         if config.precision != "float32":  # of what is frozen; text encoders are small, and stay as they are
@@ -162,9 +166,7 @@ class _Run:
             prefix_cache(config, self.pipeline),
             self.pairs,
         )
-        self.learner: Learner = (
-            PolicyLearner(objective) if config.estimator == "ddpo" else GradientLearner(objective)
-        )
+        self.learner: Learner = LEARNERS.get(config.estimator, GradientLearner)(objective)
         self.validator = self._validator(drawing.latent_shape, held) if held else None
         self.order = Order(self.source, config.seed, config.noises, config.group)
         self.parameters = self.tuned.trained()
@@ -239,15 +241,16 @@ class _Run:
             skipped = [sample for samples, _ in outcomes for sample in samples]
         count = sum(len(samples) for samples, _ in outcomes)
         looks = sum(len(samples) * outcome.looks for samples, outcome in outcomes)
-        rows = [count, denoiser.calls, denoiser.graphs, len(skipped), looks]
+        rows = [count, denoiser.calls, denoiser.graphs, len(skipped), looks, denoiser.saved]
         totals = self.accelerator.reduce(torch.tensor(rows, device=self.device), "sum").tolist()
-        denoiser.calls = denoiser.graphs = 0
+        denoiser.calls = denoiser.graphs = denoiser.saved = 0
         ledger.samples += totals[0]
         ledger.unet_forwards += totals[1]
         ledger.unet_backwards += totals[2] * (2 if "unet" in self.config.trains else 1)
         ledger.reward_calls += totals[4] * len(self.infos)
         ledger.decodes += totals[4]
         ledger.skipped += totals[3]
+        ledger.unet_saved += totals[5]
         self.in_a_row = self.in_a_row + totals[3] if totals[3] == totals[0] else 0
         for sample in skipped[:1]:
             self.progress.note(
@@ -267,6 +270,7 @@ class _Run:
             "samples": self.ledger.samples,
             "skipped": self.ledger.skipped,
             "unet": self.ledger.unet,
+            "compute": self.ledger.compute,
             "peak_mib": round(peak_mib(self.device), 1),
             **made.means({name: info.name for name, info in self.infos.items()}),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,32 @@ ATTENTION = {
     "unet": ("to_q", "to_k", "to_v", "to_out.0"),
 }
 """What adapters are put on (TexForce and diffusers' own scripts do so)."""
+
+
+class Trainee(Protocol):
+    """Something that is trained, and the frozen pipeline that it changes the drawings of."""
+
+    @property
+    def original(self) -> Any:
+        """The pipeline as it was."""
+
+    def encode(self, texts: list[str]) -> Conditioning:
+        """The conditioning that training brings about."""
+
+    def encode_original(self, texts: list[str]) -> Conditioning:
+        """The pipeline's own, without a graph."""
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Trained parameters by name."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put values into them. Raises KeyError for one that is not there."""
+
+    def start_from(self, folder: Path) -> None:
+        """Take over what an earlier run's checkpoint has."""
+
+    def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
+        """Write what was trained, with ``values`` in place of the trained parameters."""
 
 
 class Tuned(nn.Module):

@@ -22,7 +22,7 @@ from textcraftor.objective import drifted
 from textcraftor.prompts import initial_latents, noise_seed
 from textcraftor.sampling import Denoiser, Rollout, fresh
 from textcraftor.sources import PromptSource
-from textcraftor.tuned import Tuned
+from textcraftor.tuned import Trainee
 
 NOISES = 2
 """Images of each prompt: the least that has a diversity."""
@@ -122,7 +122,7 @@ class Validator:
 
     def __init__(
         self,
-        tuned: Tuned,
+        tuned: Trainee,
         config: TrainConfig,
         mix: Mix,
         selection: Reward | None,

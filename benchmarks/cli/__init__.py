@@ -41,6 +41,10 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "export": ("benchmarks.cli.export", "Write tuned weights as diffusers, peft and ComfyUI read them."),
         "leaderboard": ("benchmarks.cli.leaderboard", "Compare runs: means, intervals, paired differences."),
         "compare": ("benchmarks.cli.compare", "Say what one run changes against another, and where most."),
+        "reproduce": (
+            "benchmarks.cli.reproduce",
+            "Make a published comparison again, from training to the page. Resumable.",
+        ),
         "ls": ("benchmarks.cli.ls", "List models, rewards, suites or runs."),
         "calibrate": (
             "benchmarks.cli.calibrate",
@@ -60,7 +64,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """A verb's module defines a function of the module's name, or `app`, a Typer app of sub-commands."""
 
-RESUMABLE = ("run", "generate", "score", "train", "sweep", "world")
+RESUMABLE = ("run", "generate", "score", "train", "sweep", "reproduce", "world")
 
 
 class Verbs(TyperGroup):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rewards.world.captions import caption, style_words
+from rewards.world.captions import Spec, caption, style_words
 from rewards.world.render import render
 from rewards.world.scenes import (
     BACKGROUNDS,
@@ -61,6 +61,18 @@ def near_miss(
             changed = _replace(rng, changed, *options[int(choice)])
         if scene.reserved() or not changed.reserved():
             return changed
+
+
+def depiction(rng: np.random.Generator, spec: Spec) -> Scene:
+    """A scene of which what was said is true, in a random style; what was left open is random too."""
+    scene = random_scene(rng, "any", pairs=float(len(spec.items) == 2))
+    items = []
+    for item, said in zip(scene.items, spec.items, strict=True):
+        own = replace(item, shape=said.shape, colour=said.colour or item.colour)
+        own = resized(own, said.size) if said.size else own
+        items.append(moved(own, said.position) if said.position and own.position else own)
+    scene = replace(scene, items=tuple(items), background=spec.background or scene.background)
+    return related(scene, spec.relation) if spec.relation else scene
 
 
 def stated(scene: Scene) -> list[tuple[int, str]]:

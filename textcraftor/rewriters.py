@@ -6,7 +6,9 @@ never on what else is rewritten in the same batch, and is kept beside the images
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -14,10 +16,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from leaderboards.journal import append_lines, read_lines
+from leaderboards.journal import append_lines, read_lines, write_atomically
 from rewards import hub
+from rewards.quiet import quiet
 from rewards.registry import UnknownName
 from rewards.weights import file_sha256
+from textcraftor.pipeline import REWRITING
 from textcraftor.progress import Progress
 from textcraftor.prompts import canonical, noise_seed
 
@@ -87,8 +91,25 @@ REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
             new_tokens=384, top_k=50, top_p=0.95, repetition_penalty=1.2,
             source="Cao et al. 2023, BeautifulPrompt; model card of alibaba-pai/pai-bloom-1b1-text2prompt-sd",
         ),
+        **{
+            name: Rewriter(
+                name, str(REWRITING / name), "{prompt},", continues=True, new_tokens=24,
+                source="textcraftor/micro/rewriter.py",
+            )
+            for name in ("world-extend", "world-promptist")
+        },
     }
 )  # fmt: skip
+
+
+def write_settings(rewriter: Rewriter, folder: Path) -> None:
+    """``folder/rewriter.toml``, which makes a folder with a language model a rewriter."""
+    usual = {field.name: field.default for field in fields(Rewriter)}
+    asked = {name: value for name, value in asdict(rewriter).items() if value != usual[name]}
+    for unimportant in ("name", "place", "revision"):
+        asked.pop(unimportant, None)
+    lines = [f"{name} = {json.dumps(value)}" for name, value in asked.items()]
+    write_atomically(folder / SETTINGS, ("\n".join(lines) + "\n").encode())
 
 
 def find_rewriter(name: str) -> Rewriter:
@@ -165,10 +186,11 @@ def rewrite(
     progress.stage("rewriting prompts", len(prompts), len(prompts) - len(todo))
     if not todo:
         return found
-    writer = _Writer(rewriter, folder, device)
+    writer = Writer(rewriter, folder, device)
     for start in range(0, len(todo), BATCH):
         part = todo[start : start + BATCH]
-        texts = writer.write(part, [noise_seed(seed, prompt.id, 0) for prompt in part])
+        seeds = [noise_seed(seed, prompt.id, 0) for prompt in part]
+        texts = writer.write([prompt.text for prompt in part], seeds).texts
         rows = [
             {"prompt_id": prompt.id, "prompt": prompt.text, "text": text}
             for prompt, text in zip(part, texts, strict=True)
@@ -179,7 +201,18 @@ def rewrite(
     return found
 
 
-class _Writer:
+@dataclass(frozen=True)
+class Written:
+    """Rewrites, and the token ids they are of: what the model was asked, and what it answered, its end
+    included.
+    """
+
+    texts: Sequence[str]
+    asked: Sequence[Sequence[int]]
+    answered: Sequence[Sequence[int]]
+
+
+class Writer:
     """The language model, loaded."""
 
     def __init__(self, rewriter: Rewriter, folder: Path, device: str) -> None:
@@ -188,8 +221,9 @@ class _Writer:
 
         self.rewriter, self.device = rewriter, device
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
-            self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            with quiet("transformers"):
+                self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
+                self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         except (OSError, ValueError) as error:
             said = str(error).splitlines()[0]
             raise RewriterError(f"{folder} is no causal language model: {said}") from error
@@ -197,16 +231,25 @@ class _Writer:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.to(device).eval()
 
-    def write(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[str]:
+    def by(self, rewriter: Rewriter) -> Writer:
+        """The same model, asked otherwise."""
+        other = copy.copy(self)
+        other.rewriter = rewriter
+        return other
+
+    def write(self, prompts: Sequence[str], seeds: Sequence[int]) -> Written:
         """A rewrite each; a prompt of which nothing was made stays as it is."""
         import torch
 
         own = self.rewriter
         if own.repetition_penalty != 1 and len(prompts) > 1:  # it would be of the padding of others too
-            pairs = zip(prompts, seeds, strict=True)
-            return [text for prompt, seed in pairs for text in self.write([prompt], [seed])]
-        asked = [own.template.replace("{prompt}", prompt.text) for prompt in prompts]
-        inputs = self.tokenizer(asked, return_tensors="pt", padding=True).to(self.device)
+            alone = [self.write([prompt], [seed]) for prompt, seed in zip(prompts, seeds, strict=True)]
+            return Written(
+                [text for found in alone for text in found.texts],
+                [ids for found in alone for ids in found.asked],
+                [ids for found in alone for ids in found.answered],
+            )
+        inputs = self.tokenizer(self.questions(prompts), return_tensors="pt", padding=True).to(self.device)
         with torch.inference_mode():
             tokens = self.model.generate(
                 **inputs,
@@ -217,10 +260,23 @@ class _Writer:
                 logits_processor=self._processors(seeds),
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-        written = self.tokenizer.batch_decode(
-            tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        width = inputs["input_ids"].shape[1]
+        written = self.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
+        masks = inputs["attention_mask"].bool()
+        return Written(
+            [self._result(*pair) for pair in zip(prompts, written, strict=True)],
+            [ids[mask].tolist() for ids, mask in zip(inputs["input_ids"], masks, strict=True)],
+            [self._ended(row) for row in tokens[:, width:].tolist()],
         )
-        return [self._result(*pair) for pair in zip(prompts, written, strict=True)]
+
+    def questions(self, prompts: Sequence[str]) -> list[str]:
+        """What the model is asked."""
+        return [self.rewriter.template.replace("{prompt}", prompt) for prompt in prompts]
+
+    def _ended(self, ids: Sequence[int]) -> list[int]:
+        """Up to the first end, which is kept; padding comes after it."""
+        end = self.tokenizer.eos_token_id
+        return list(ids[: ids.index(end) + 1] if end in ids else ids)
 
     def _processors(self, seeds: Sequence[int]) -> Any:
         """Drawing tokens as a greedy choice: by the Gumbel-max trick, with noise of each prompt's own."""
@@ -246,12 +302,11 @@ class _Writer:
         found.append(_gumbel(seeds))
         return found
 
-    def _result(self, prompt: Prompt, written: str) -> str:
+    def _result(self, prompt: str, written: str) -> str:
         text = canonical((written.strip().splitlines() or [""])[0])
         if not text:
-            return prompt.text
-        asked = self.rewriter.template.replace("{prompt}", prompt.text)
-        return canonical(f"{asked} {text}") if self.rewriter.continues else text
+            return prompt
+        return canonical(f"{self.questions([prompt])[0]} {text}") if self.rewriter.continues else text
 
 
 def _gumbel(seeds: Sequence[int]) -> Any:

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.rewriters import (
+from benchmarks.run import Request, execute, plan
+from leaderboards.journal import read_lines
+from leaderboards.records import RunFolder
+from rewards.registry import UnknownName
+from textcraftor.progress import Silent
+from textcraftor.prompts import Prompt
+from textcraftor.rewriters import (
     KEPT,
     REWRITERS,
     MissingRewriter,
@@ -19,12 +25,6 @@ from benchmarks.rewriters import (
     rewrite,
     settings,
 )  # fmt: skip
-from benchmarks.run import Request, execute, plan
-from leaderboards.journal import read_lines
-from leaderboards.records import RunFolder
-from rewards.registry import UnknownName
-from textcraftor.progress import Silent
-from textcraftor.prompts import Prompt
 
 WORDS = [
     "a",

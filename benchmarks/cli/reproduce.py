@@ -1,0 +1,62 @@
+"""`tcbench reproduce`: make a published comparison again, from training to the page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.cli import options
+
+
+def reproduce(
+    table: Annotated[str, typer.Argument(help="What is made: world-table.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the work; the same command goes on.")],
+    docs: Annotated[
+        Path | None, typer.Option("--docs", help="Where page, boards and pictures go; OUT/page by default.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Hardly any of everything, to see that it works.")
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Cells side by side, a core each.")
+    ] = os.cpu_count() or 1,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Train every method of a comparison, draw and score it on held-out prompts, and write the tables.
+
+    Work is done in cells, which are resumable and are never done twice. world-table is on the embedded world:
+    about ten core-hours, and ten minutes with --quick.
+    """
+    from benchmarks.cli.ls import table as shown_table
+    from benchmarks.cli.progress import progress
+    from benchmarks.reproduce import world
+    from benchmarks.reproduce.cells import done, work
+    from rewards.registry import UnknownName
+
+    if table != "world-table":
+        raise UnknownName("comparison", table, ["world-table"])
+    scale = world.QUICK if quick else world.FULL
+    cells = world.cells(scale)
+    if dry_run:
+        rows = [
+            {
+                "cell": cell.name,
+                "core-minutes": f"{cell.minutes:.1f}",
+                "done": "yes" if done(out, cell) else "no",
+                "needs": ", ".join(cell.needs),
+            }
+            for cell in cells
+        ]
+        print(shown_table(rows))
+        print(f"{len(cells)} cells, {sum(cell.minutes for cell in cells) / 60:.1f} core-hours")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with progress() as shown:
+        work(cells, out, jobs, shown)
+    from benchmarks.reproduce.page import write_page
+
+    for path in write_page(out, docs or out / "page", scale):
+        print(path)

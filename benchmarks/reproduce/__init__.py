@@ -1,0 +1,1 @@
+"""Comparisons that one command makes again, from training to the page."""
