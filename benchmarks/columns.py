@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from benchmarks.missing import Search
+from benchmarks.systems import OPEN_REWARDS, WORLD_REWARDS
 from leaderboards.records import ScoreSet
 from rewards.info import RewardInfo
 from rewards.registry import UnknownName, info, load
@@ -19,6 +21,30 @@ if TYPE_CHECKING:
     from rewards.base import Reward
 
 SCORE_DTYPE = "float32"
+
+PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "open": {
+            "paper": ("aesthetic-v2", "pickscore", "hpsv2"),
+            "default": OPEN_REWARDS,
+            "heldout": ("imagereward", "siglip2", "vqascore"),
+        },
+        "world": {
+            "paper": ("world-aesthetic", "world-pick", "world-hps"),
+            "default": WORLD_REWARDS,
+            "heldout": ("world-siglip", "world-blip", "world-rule", "world-oracle"),
+        },
+    }
+)
+"""Several rewards under one name, by what the images can show: those of the TextCraftor paper's tables, a
+system's own, and those of no family that the named training profiles optimise.
+"""
+
+
+def expanded(names: Sequence[str], domain: str) -> list[str]:
+    """The names with those of presets in place of them, each once."""
+    known = PRESETS.get(domain, PRESETS["open"])
+    return list(dict.fromkeys(one for name in names for one in known.get(name, (name,))))
 
 
 @dataclass(frozen=True)

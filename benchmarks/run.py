@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.columns import Column, families, find_columns
+from benchmarks.columns import Column, expanded, families, find_columns
 from benchmarks.generate import Artist, generate, missing_images
 from benchmarks.missing import Search
 from benchmarks.score import Scored, score, summarise
@@ -242,7 +242,7 @@ def _system(request: Request) -> System:
         "suite": suite,
         "steps": request.steps,
         "guidance": request.guidance,
-        "rewards": tuple(request.rewards) if request.rewards is not None else None,
+        "rewards": None if request.rewards is None else tuple(expanded(request.rewards, system.domain)),
     }
     system = replace(system, **{key: value for key, value in chosen.items() if value is not None})
     return system if request.switch_step is None else system.switched(request.switch_step)

@@ -24,7 +24,10 @@ Prompts = Annotated[
     Path | None, typer.Option("--prompts", help="Your prompt file, or the folder that holds a suite's files.")
 ]
 Rewards = Annotated[
-    str | None, typer.Option("--rewards", "-r", help="Names with commas between them; also file.py:Name.")
+    str | None,
+    typer.Option(
+        "--rewards", "-r", help="Names with commas between them; paper, default, heldout; also file.py:Name."
+    ),
 ]
 Limit = Annotated[
     int | None,

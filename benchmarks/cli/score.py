@@ -51,6 +51,7 @@ def score(
 
 def _rewards(folder: Path, prompts: Path | None, given: str | None) -> list[str]:
     """The rewards asked for, or the ones a run was made for. Raises ValueError for a wrong folder."""
+    from benchmarks.columns import expanded
     from leaderboards.records import HEADER, RunFolder
 
     if not folder.is_dir():
@@ -60,10 +61,11 @@ def _rewards(folder: Path, prompts: Path | None, given: str | None) -> list[str]
         raise ValueError(f"{folder} is a run and knows its prompts: leave --prompts out")
     if not is_run and prompts is None:
         raise ValueError(f"{folder} is no run folder: say what its images show with --prompts FILE")
-    names = options.names(given) or (RunFolder(folder).header.details.get("rewards", ()) if is_run else ())
+    details = RunFolder(folder).header.details if is_run else {}
+    names = expanded(options.names(given) or details.get("rewards", ()), details.get("domain", "open"))
     if not names:
         raise ValueError("say which rewards: --rewards NAME,NAME; `tcbench ls rewards` lists them")
-    return list(names)
+    return names
 
 
 def _run(folder: Path, prompts: Path | None, out: Path, name: str | None) -> RunFolder:
