@@ -20,6 +20,9 @@ def reproduce(
     quick: Annotated[
         bool, typer.Option("--quick", help="Hardly any of everything, to see that it works.")
     ] = False,
+    headline: Annotated[
+        bool, typer.Option("--headline", help="Only the methods with several training seeds: half the work.")
+    ] = False,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="Cells side by side, a core each.")
     ] = os.cpu_count() or 1,
@@ -39,7 +42,7 @@ def reproduce(
     if table != "world-table":
         raise UnknownName("comparison", table, ["world-table"])
     scale = world.QUICK if quick else world.FULL
-    cells = world.cells(scale)
+    cells = world.cells(scale, headline_only=headline)
     if dry_run:
         rows = [
             {
@@ -58,5 +61,5 @@ def reproduce(
         work(cells, out, jobs, shown)
     from benchmarks.reproduce.page import write_page
 
-    for path in write_page(out, docs or out / "page", scale):
+    for path in write_page(out, docs or out / "page", scale, headline_only=headline):
         print(path)

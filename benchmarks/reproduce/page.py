@@ -51,6 +51,7 @@ class Results:
 
     folder: Path
     scale: Scale
+    headline_only: bool = False
 
     @cached_property
     def runs(self) -> Mapping[str, RunFolder]:
@@ -60,6 +61,11 @@ class Results:
     def seeds(self, name: str) -> list[str]:
         """A method's systems."""
         return [f"{name}-{seed}" for seed in seeds_of(by_name(name), self.scale)]
+
+    @property
+    def headline(self) -> list[str]:
+        """Systems of the methods with several training seeds."""
+        return [one for name in HEADLINE for one in self.seeds(name)]
 
     def board(self, names: Sequence[str], baseline: str = BASELINE) -> Board:
         """Of these systems, against a baseline among them."""
@@ -71,12 +77,12 @@ class Results:
         return section
 
 
-def write_page(folder: Path, docs: Path, scale: Scale) -> list[Path]:
+def write_page(folder: Path, docs: Path, scale: Scale, *, headline_only: bool = False) -> list[Path]:
     """Boards, pictures and ``report.md`` in `docs`. Returns the files."""
-    results = Results(folder, scale)
-    headline = results.board([one for name in HEADLINE for one in results.seeds(name)])
-    rest = results.board(_exploratory(scale))
-    files = [*write(headline, docs / "headline"), *write(rest, docs / "exploratory")]
+    results = Results(folder, scale, headline_only)
+    files = write(results.board(results.headline), docs / "headline")
+    if not headline_only:
+        files += write(results.board(_exploratory(scale)), docs / "exploratory")
     page = "\n\n".join(_page(results)) + "\n"
     docs.mkdir(parents=True, exist_ok=True)
     write_atomically(docs / "report.md", page.encode())
@@ -113,13 +119,8 @@ def _page(results: Results) -> Iterator[str]:
     yield table(_methods(results))
     yield "TextCraftor against each of the others, seed by seed, each pair a board of its own:"
     yield table(_pairwise(results))
-    yield (
-        "One training seed or none, so exploratory (Holm's correction over "
-        "[exploratory/leaderboard.md](exploratory/leaderboard.md)):"
-    )
-    yield table(_rows(results.section(_exploratory(scale))))
-    yield "![The same prompts and noises](exploratory/samples.png)"
-    yield from _drill_downs(results)
+    if not results.headline_only:
+        yield from _rest(results)
     yield "## Learning rates"
     yield (
         "Each headline method had as many trials, on validation prompts. Chosen: the greatest gain in the "
@@ -130,6 +131,17 @@ def _page(results: Results) -> Iterator[str]:
     yield "## What training cost"
     yield table(_costs(results))
     yield from _ending(results)
+
+
+def _rest(results: Results) -> Iterator[str]:
+    """What has one training seed, and the paper's further tables."""
+    yield (
+        "One training seed or none, so exploratory (Holm's correction over "
+        "[exploratory/leaderboard.md](exploratory/leaderboard.md)):"
+    )
+    yield table(_rows(results.section(_exploratory(results.scale))))
+    yield "![The same prompts and noises](exploratory/samples.png)"
+    yield from _drill_downs(results)
 
 
 def _drill_downs(results: Results) -> Iterator[str]:
@@ -216,7 +228,7 @@ def _difference(cell: Cell | None) -> str:
 
 
 def _methods(results: Results) -> list[Row]:
-    section = results.section([one for name in HEADLINE for one in results.seeds(name)])
+    section = results.section(results.headline)
     rows = []
     for name in HEADLINE:
         labels = results.seeds(name)
@@ -287,7 +299,7 @@ def _change(found: Sequence[float | None]) -> str:
 
 def _costs(results: Results) -> list[Row]:
     rows = []
-    for method in METHODS:
+    for method in (m for m in METHODS if m.name in HEADLINE or not results.headline_only):
         for seed in seeds_of(method, results.scale):
             rows.append(_cost(results, method, seed))
     return rows
@@ -328,7 +340,9 @@ def read_record(place: Path) -> Mapping[str, Any]:
 
 def _ending(results: Results) -> Iterator[str]:
     """Time, and what it was made with."""
-    records = [done(results.folder, cell) for cell in cells(results.scale)]
+    records = [
+        done(results.folder, cell) for cell in cells(results.scale, headline_only=results.headline_only)
+    ]
     hours = sum(record.seconds for record in records if record) / 3600
     provenance = results.runs[BASELINE].header.provenance[-1]
     versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())

@@ -143,9 +143,15 @@ class Scale:
     trials: int = 3
     updates: float = 1.0
     """Share of a method's updates."""
+    renders: int = 2000
+    """Pictures for direct fine-tuning."""
     best: int = 300
     """Prompts whose best of four images are imitated (RAFT)."""
     validation_prompts: int = 32
+    batch: int = 0
+    """Most samples of an update; 0: as many as a method has."""
+    validations: int = 3
+    """In a training run, after the first."""
     run_minutes: float = 5.0
     """Core-minutes of drawing and scoring one system."""
     minutes: float = 1.0
@@ -153,17 +159,25 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(8, 2, 1, 1, 0.012, 4, 4, 0.25, 0.03)
+QUICK = Scale(
+    prompts=4, training_seeds=1, trials=1, updates=0.0, renders=8, best=4, validation_prompts=2,
+    batch=4, validations=1, run_minutes=0.1, minutes=0.02,
+)  # fmt: skip
 """To see that it works: nothing is learnt in so little."""
 
 
-def cells(scale: Scale) -> list[Cell]:
-    """All of them: the headline first."""
-    return [
-        Cell("renders", 1, steps.renders, {"count": 2000 if scale == FULL else 40}),
-        *_baseline(scale),
+def cells(scale: Scale, *, headline_only: bool = False) -> list[Cell]:
+    """All of them, the headline's first; or those alone."""
+    first = [
+        Cell("renders", 1, steps.renders, {"count": scale.renders}),
+        _run(BASELINE, scale),
         *(cell for method in METHODS if method.name in HEADLINE for cell in _trained(method, scale)),
-        _best(scale),
+    ]
+    if headline_only:
+        return first
+    return [
+        *first,
+        Cell("best", 12 * scale.minutes, steps.best, {"prompts": scale.best, "chooser": REWARDS}),
         *(cell for method in METHODS if method.name not in HEADLINE for cell in _trained(method, scale)),
         *(cell for variant in VARIANTS for cell in _variant(variant, scale)),
     ]
@@ -174,34 +188,26 @@ def seeds_of(method: Method, scale: Scale) -> range:
     return range(scale.training_seeds if method.name in HEADLINE else 1)
 
 
-def _baseline(scale: Scale) -> Iterator[Cell]:
-    yield _run(BASELINE, scale)
-
-
-def _best(scale: Scale) -> Cell:
-    return Cell("best", 12 * scale.minutes + 0.2, steps.best, {"prompts": scale.best, "chooser": REWARDS})
+def _settings(method: Method, scale: Scale) -> dict[str, Any]:
+    """Of TrainConfig, all but learning rate, seed and places."""
+    own = {**method.settings, "rewards": method.settings.get("rewards", REWARDS), "method": method.title}
+    own["updates"] = max(2, round(own["updates"] * scale.updates))
+    if scale.batch:
+        own |= {"batch": scale.batch, "group": min(2, own.get("group", 1))}
+    own["validate_every"] = own["save_every"] = -(-own["updates"] // scale.validations)
+    return own | {"validation_prompts": scale.validation_prompts}
 
 
 def _trained(method: Method, scale: Scale) -> Iterator[Cell]:
     """Trials of the first seed, then the other seeds, and a run of each."""
-    own = {**method.settings, "rewards": method.settings.get("rewards", REWARDS), "method": method.title}
-    own["updates"] = max(2, round(own["updates"] * scale.updates))
-    own["validate_every"] = -(-own["updates"] // 3)
-    own["save_every"] = own["validate_every"]
-    own["validation_prompts"] = scale.validation_prompts
+    own, minutes = _settings(method, scale), method.minutes * scale.minutes
     rates = method.rates[: scale.trials]
-    trials = []
-    needs = [*method.needs]
-    if method.rate_of:
-        needs += trial_names(method.rate_of, scale)
-    needs = [name if name != "textcraftor" else f"train-{name}-0" for name in needs]
-    for rate in rates if len(rates) > 1 else ():
-        name = f"try-{method.name}-{rate:g}"
-        trials.append(name)
-        yield Cell(
-            name, method.minutes * scale.minutes, steps.trial,
-            {"name": method.name, "settings": own, "rate": rate}, tuple(needs),
-        )  # fmt: skip
+    trials = trial_names(method.name, scale)
+    needs = [f"train-{name}-0" if name in {m.name for m in METHODS} else name for name in method.needs]
+    needs += trial_names(method.rate_of, scale) if method.rate_of else []
+    for name, rate in zip(trials, rates, strict=False):
+        given: dict[str, Any] = {"name": method.name, "settings": own, "rate": rate}
+        yield Cell(name, minutes, steps.trial, given, tuple(needs))
     for seed in seeds_of(method, scale):
         name = f"train-{method.name}-{seed}"
         given = {
@@ -209,8 +215,8 @@ def _trained(method: Method, scale: Scale) -> Iterator[Cell]:
             "rates": list(rates or by_name(method.rate_of).rates[: scale.trials]),
             "rates_of": method.rate_of or method.name,
         }  # fmt: skip
-        minutes = 0.0 if trials and seed == 0 else method.minutes * scale.minutes
-        yield Cell(name, minutes, steps.trained, given, (*needs, *trials))
+        tried = bool(trials) and seed == 0  # then it is one of the trials
+        yield Cell(name, 0.0 if tried else minutes, steps.trained, given, (*needs, *trials))
         yield _run(f"{method.name}-{seed}", scale, name)
 
 

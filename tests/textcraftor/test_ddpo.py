@@ -196,6 +196,8 @@ def test_advantages_are_of_the_batch_until_a_prompt_has_enough() -> None:
     found = advantages([0] * ENOUGH, many)
     assert found == pytest.approx((many - own.mean()) / own.std(), abs=1e-5)
     assert advantages([0, 1], np.array([1e6, 0.0])).max() <= 5
+    grouped = Advantages(group=2)([0, 0, 1, 1], np.array([1.0, 3.0, 100.0, 104.0]))
+    assert grouped == pytest.approx([-1, 1, -1, 1], abs=1e-5)
     again = Advantages()
     again.restore(advantages.tensors())
     more = np.arange(2.0 * BUFFER)

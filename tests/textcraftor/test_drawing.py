@@ -122,3 +122,20 @@ def test_without_guidance_there_is_no_empty_prompt(pipe: Any, tuned: Any, noise:
         prompt=TEXTS, latents=noise, num_inference_steps=2, guidance_scale=1.0, output_type="np"
     ).images
     assert (image == theirs).all()
+
+
+def test_noise_at_each_step_is_of_the_images_seed(pipe: Any) -> None:
+    shape = Drawing(pipe, SCHEDULE).latent_shape
+    noisy = Drawing(pipe, Schedule("ddim", SCHEDULE.steps, SCHEDULE.guidance, eta=1.0))
+    noise = initial_latents([1, 2], shape)
+    both = noisy.draw(TEXTS[:2], noise, [1, 2])
+    assert (both == noisy.draw(TEXTS[:2], noise, [1, 2])).all()
+    alone = noisy.draw(TEXTS[1:2], noise[1:], [2])
+    assert abs(both[1] - alone[0]).max() < 1e-4  # whoever else is in the batch
+    assert abs(both - noisy.draw(TEXTS[:2], noise, [1, 3])).reshape(2, -1).max(axis=1).tolist()[0] == 0
+    assert (both[1] != noisy.draw(TEXTS[:2], noise, [1, 3])[1]).any()
+    assert (both != Drawing(pipe, SCHEDULE).draw(TEXTS[:2], noise)).any()
+    with pytest.raises(ValueError, match="give one for each"):
+        noisy.draw(TEXTS[:2], noise)
+    with pytest.raises(ValueError, match="which sampler euler does not have"):
+        Schedule("euler", 2, 3.0, eta=1.0)

@@ -1,0 +1,41 @@
+"""Names for sets of rewards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.columns import PRESETS, expanded
+from benchmarks.run import Request, _system
+from benchmarks.systems import SYSTEMS
+from rewards.mix import parse
+from rewards.registry import info
+from textcraftor.config import PROFILES, make_config
+
+
+def test_a_preset_stands_for_its_rewards_each_once() -> None:
+    assert expanded(["paper"], "open") == ["aesthetic-v2", "pickscore", "hpsv2"]
+    assert expanded(["pickscore", "paper", "x.py:Y"], "open") == [
+        "pickscore",
+        "aesthetic-v2",
+        "hpsv2",
+        "x.py:Y",
+    ]
+    assert expanded(["paper", "heldout"], "world")[:3] == ["world-aesthetic", "world-pick", "world-hps"]
+    assert expanded(["default"], "elsewhere") == list(PRESETS["open"]["default"])
+
+
+def test_a_run_takes_the_preset_of_what_it_can_draw() -> None:
+    request = Request("micro", rewards=["heldout"])
+    assert _system(request).rewards == PRESETS["world"]["heldout"]
+    assert _system(replace(request, model="sd15")).rewards == PRESETS["open"]["heldout"]
+
+
+@pytest.mark.parametrize("domain", ["open", "world"])
+def test_presets_are_known_and_heldout_shares_no_family_with_what_is_trained_on(domain: str) -> None:
+    presets = {name: [info(one) for one in names] for name, names in PRESETS[domain].items()}
+    trained = make_config("micro").rewards if domain == "world" else str(PROFILES["paper"]["rewards"])
+    families = {info(name).family for name in parse(trained)}
+    assert families.isdisjoint(record.family for record in presets["heldout"])
+    assert SYSTEMS["micro" if domain == "world" else "sd15"].rewards == PRESETS[domain]["default"]
