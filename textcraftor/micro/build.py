@@ -21,6 +21,7 @@ from typing import Any
 
 TOKENIZER = "tokenizer"
 CLIP_READ, CLIP = "world-clip-read", "world-clip"
+EXTEND = "world-extend"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,12 @@ def _blip(folder: Path) -> None:
     ranker.save(ranker.train(vocabulary, folder), folder / ranker.PLAN.name)
 
 
+def _rewriter(folder: Path) -> None:
+    from textcraftor.micro import rewriter
+
+    rewriter.train(folder)
+
+
 def _aesthetic(folder: Path) -> None:
     from rewards.world import aesthetic
 
@@ -121,6 +128,7 @@ STAGES = {
         Stage("world-siglip", _siglip, ("tokenizer",), ("world-siglip-look", "world-siglip")),
         Stage("world-blip", _blip, (), ("world-blip-look", "world-blip-align", "world-blip")),
         Stage("world-aesthetic", _aesthetic, ("world-clip",)),
+        Stage("rewriter", _rewriter),
     )
 }
 """In order of preference: the longest chain, world-clip-read then unet, comes first."""
@@ -227,7 +235,9 @@ def progress(folder: Path, name: str) -> str:
 
 
 def install(folder: Path, rewards: Path, pipeline: Path) -> None:
-    """Put the finished weights where the packages ship them: ``rewards`` and ``pipeline`` are made anew."""
+    """Put the finished weights where the packages ship them: ``rewards`` and ``pipeline`` are made anew, and
+    beside the latter the rewriter that was taught by examples.
+    """
     import torch
     from diffusers import AutoencoderKL
     from safetensors.torch import load_file
@@ -250,6 +260,7 @@ def install(folder: Path, rewards: Path, pipeline: Path) -> None:
     )
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     write_pipeline(pipeline, folder / TOKENIZER, model.text_encoder, model.unet, vae)
+    shutil.copytree(folder / EXTEND, pipeline.parent / "rewriters" / EXTEND, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from textcraftor.micro import build
+from textcraftor.micro import build, rewriter
 
 
 def test_every_need_is_a_stage_that_comes_before() -> None:
@@ -35,6 +35,7 @@ def test_the_log_of_every_stage_is_of_a_plan_that_it_runs() -> None:
         "world-siglip": (siglip.LOOK, siglip.PLAN),
         "world-blip": (ranker.LOOK, ranker.ALIGN, ranker.PLAN),
         "world-aesthetic": (aesthetic.PLAN,),
+        "rewriter": (rewriter.PLAN,),
     }
     without = {"tokenizer", "patches"}  # nothing is trained step by step
     assert set(build.STAGES) == set(written) | without
