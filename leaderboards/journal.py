@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import orjson
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -85,7 +87,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
         return []
     *lines, _torn = file.read_bytes().split(b"\n")
     try:
-        records: list[Any] = json.loads(b"[%s]" % b",".join(lines))  # at once: a board reads millions
+        records: list[Any] = orjson.loads(b"[%s]" % b",".join(lines))  # at once: a board reads millions
     except ValueError:
         records = []
     if len(records) != len(lines):

@@ -167,8 +167,7 @@ def _drill_downs(results: Results) -> Iterator[str]:
         (
             "Style mixing",
             "",
-            ["only-aesthetic-0", *(f"aesthetic-pick-{s}" for s in ("0.75", "0.5", "0.25")), "only-pick-0",
-             "only-hps-0", "three-styles"],
+            ["only-aesthetic-0", "aesthetic-pick-0.5", "only-pick-0", "only-hps-0", "three-styles"],
         ),
     ):  # fmt: skip
         yield f"## {heading}"

@@ -108,7 +108,7 @@ class Variant:
     """Or methods (and "original") that are mixed."""
 
 
-SAMPLERS = ("euler", "dpm++2m", "pndm")
+SAMPLERS = ("euler", "dpm++2m")
 
 VARIANTS: tuple[Variant, ...] = (
     Variant("style-words", "style words by rule", changes={"append": ", vivid, crisp, glowing, clean"}),
@@ -125,9 +125,8 @@ VARIANTS: tuple[Variant, ...] = (
       for name, title, of in (("micro", "as it is", ""), ("textcraftor", "TextCraftor", "textcraftor"))),
     *(Variant(f"strength-{share:g}", f"strength {share:g}",
               mix={"textcraftor": share, "original": round(1 - share, 2)}) for share in (0.25, 0.5, 0.75)),
-    *(Variant(f"aesthetic-pick-{share:g}", f"{share:g} aesthetic + {1 - share:g} PickScore",
-              mix={"only-aesthetic": share, "only-pick": round(1 - share, 2)})
-      for share in (0.25, 0.5, 0.75)),
+    Variant("aesthetic-pick-0.5", "half aesthetic, half PickScore",
+            mix={"only-aesthetic": 0.5, "only-pick": 0.5}),
     Variant("three-styles", "a third each: aesthetic, PickScore, HPSv2",
             mix={name: round(1 / 3, 4) for name in ("only-aesthetic", "only-pick", "only-hps")}),
 )  # fmt: skip
