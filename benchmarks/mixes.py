@@ -74,14 +74,15 @@ def _parts(weights: Mapping[str, float], tuned: Mapping[str, System]) -> dict[st
 def write(system: System, folder: Path) -> None:
     """The system as ``folder/system.toml``."""
     folder.mkdir(parents=True, exist_ok=True)
+    own_rewriter = bool(system.rewriter) and Path(system.rewriter).expanduser().is_dir()
     write_system(
         folder,
         base_of(system.pipeline, system.revision),
         windows=system.windows,
         trained_on=system.trained_on,
-        folders=system.replaced,
+        folders=system.replaced | ({"rewriter": Path(system.rewriter)} if own_rewriter else {}),
         append=system.append,
-        rewriter=system.rewriter,
+        rewriter="" if own_rewriter else system.rewriter,
         best_of=system.best_of if system.best_of > 1 else None,
         chooser=system.chooser,
         calibration=system.calibration,

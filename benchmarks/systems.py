@@ -17,6 +17,7 @@ from textcraftor.devices import DTYPES
 from textcraftor.drawing import ORIGINAL, Window
 from textcraftor.models import MODELS, Model
 from textcraftor.pipeline import SAMPLERS, SPACINGS, Schedule, Source
+from textcraftor.rewriters import find_rewriter
 from textcraftor.system import SYSTEM_FILE
 
 STYLE_WORDS = ", vivid, crisp, glowing, clean"
@@ -95,6 +96,7 @@ class System:
         for name, known in (("sampler", SAMPLERS), ("dtype", DTYPES), ("spacing", ("", *SPACINGS))):
             if getattr(self, name) not in known:
                 raise UnknownName(name, getattr(self, name), known)
+        _ = self.schedule  # refuses noise that the sampler does not have
 
     @property
     def source(self) -> Source:
@@ -201,6 +203,9 @@ def read_system(path: Path) -> System:
     values: dict[str, Any] = {"name": path.stem} | {
         k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()
     }
+    if "rewriter" in raw and "trained_on" not in raw:
+        own, of_base = find_rewriter(raw["rewriter"]).trained_on, base.trained_on if base else ()
+        values["trained_on"] = None if None in (own, of_base) else (*(of_base or ()), *(own or ()))
     if {"pipeline", "text_encoder", "unet", "windows"} & raw.keys():
         values.setdefault("trained_on", None)  # what is declared of the base is not declared of others
     try:

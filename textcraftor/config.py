@@ -356,6 +356,8 @@ def _check_rewriting(config: TrainConfig) -> None:
             'the estimator "rewriting", trains = ["rewriter"] and a rewriter to begin with need each other: '
             "set all (--profile rewriter) or none"
         )
+    if asked and config.lora_rank:
+        raise ConfigError('the estimator "rewriting" trains all weights of its model: set lora_rank = 0')
     if asked and (config.group < 2 or not config.steps == config.tuned_steps == config.drawn_tuned_steps):
         raise ConfigError(
             'the estimator "rewriting" compares rewrites of one prompt, which are of all steps: set group to '

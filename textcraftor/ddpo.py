@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from textcraftor.config import ConfigError
 from textcraftor.goal import look
-from textcraftor.learners import Made, Stepper, chunks
+from textcraftor.learners import Made, Stepper, check_shares, chunks
 from textcraftor.objective import LATER_NOISE, Objective, Outcome, drifted
 from textcraftor.prompts import initial_latents, noise_seed
 from textcraftor.sampling import Rollout
@@ -191,11 +191,7 @@ class PolicyLearner:
 
     def update(self, module: nn.Module, samples: Sequence[Sample], update: int, stepper: Stepper) -> Made:
         config = self.module.objective.config
-        if config.policy_updates > len(samples):
-            raise ConfigError(
-                f"policy_updates is {config.policy_updates}, but a process has {len(samples)} samples of an "
-                "update: lower it, or raise batch"
-            )
+        check_shares(config.policy_updates, len(samples))
         rolled = [self.module.roll(part) for part in chunks(samples, config.micro_batch)]
         advantages = self._advantages(samples, [outcome for _, outcome in rolled], stepper.accelerator)
         starts = list(accumulate((len(trajectory.samples) for trajectory, _ in rolled), initial=0))

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from textcraftor.config import ConfigError
 from textcraftor.objective import Objective, Outcome
 from textcraftor.sources import Sample
 from textcraftor.validation import TRAINED
@@ -143,6 +144,15 @@ def _kept(outcome: Outcome) -> Tensor:
     kept = torch.ones(len(graded.total), dtype=torch.bool, device=graded.total.device)
     kept[list(outcome.skipped)] = False
     return kept
+
+
+def check_shares(policy_updates: int, samples: int) -> None:
+    """Raises ConfigError where a process has fewer samples than optimiser steps to share them."""
+    if policy_updates > samples:
+        raise ConfigError(
+            f"policy_updates is {policy_updates}, but a process has {samples} samples of an update: "
+            "lower it, or raise batch"
+        )
 
 
 def chunks(samples: Sequence[Sample], size: int) -> Iterable[Sequence[Sample]]:

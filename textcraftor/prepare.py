@@ -18,9 +18,10 @@ from rewards.registry import info, load
 from textcraftor.config import WITHOUT_GRADIENT, ConfigError, TrainConfig
 from textcraftor.drawing import Drawing
 from textcraftor.models import Model
-from textcraftor.pipeline import pipeline_sha256
+from textcraftor.pipeline import encoders_sha256, pipeline_sha256
 from textcraftor.prefix import PrefixCache
 from textcraftor.progress import Progress
+from textcraftor.rewriters import find_model, find_rewriter, settings
 from textcraftor.sources import PromptSource, find_prompts
 
 
@@ -100,6 +101,14 @@ def prefix_cache(config: TrainConfig, pipeline: Path) -> PrefixCache | None:
         },
     }
     return PrefixCache(Path(config.prefix_cache).expanduser(), settings, config.prefix_gigabytes)
+
+
+def start_sha256(config: TrainConfig) -> str | None:
+    """Of the checkpoint or language model that training begins with; None if that is the model alone."""
+    if config.rewriter:
+        rewriter = find_rewriter(config.rewriter)
+        return str(settings(rewriter, find_model(rewriter))["sha256"])
+    return encoders_sha256(Path(config.start)) if config.start else None
 
 
 def time_ids(pipe: Any, drawing: Drawing) -> Tensor | None:

@@ -65,6 +65,8 @@ class Rewriter:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     revision: str | None = None
+    trained_on: tuple[str, ...] | None = None
+    """Rewards that it was optimised for; a leaderboard marks their columns. None: nobody says."""
     source: str = field(default="", compare=False)
     """Where template and decoding are published."""
 
@@ -77,11 +79,13 @@ REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
     {
         "prompt-extend": Rewriter(
             "prompt-extend", "daspartho/prompt-extend", "{prompt},", continues=True, new_tokens=50, top_k=50,
+            trained_on=(),
             source="model card of daspartho/prompt-extend",
         ),
         "promptist": Rewriter(
             "promptist", "microsoft/Promptist", "{prompt} Rephrase:", new_tokens=75, beams=8,
-            length_penalty=-1.0, source="Hao et al. 2023, Optimizing Prompts for Text-to-Image Generation; "
+            length_penalty=-1.0, trained_on=("aesthetic-v2", "clip"),
+            source="Hao et al. 2023, Optimizing Prompts for Text-to-Image Generation; "
             "the demo of microsoft/Promptist",
         ),
         "beautiful-prompt": Rewriter(
@@ -89,14 +93,18 @@ REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
             "Instruction: Give a simple description of the image to generate a drawing prompt.\n"
             "Input: {prompt}\nOutput:",
             new_tokens=384, top_k=50, top_p=0.95, repetition_penalty=1.2,
+            trained_on=("pickscore", "aesthetic-v2"),
             source="Cao et al. 2023, BeautifulPrompt; model card of alibaba-pai/pai-bloom-1b1-text2prompt-sd",
         ),
         **{
             name: Rewriter(
                 name, str(REWRITING / name), "{prompt},", continues=True, new_tokens=24,
-                source="textcraftor/micro/rewriter.py",
+                trained_on=trained_on, source="textcraftor/micro/rewriter.py",
             )
-            for name in ("world-extend", "world-promptist")
+            for name, trained_on in (
+                ("world-extend", ()),
+                ("world-promptist", ("world-aesthetic", "world-pick", "world-hps", "world-clip")),
+            )
         },
     }
 )  # fmt: skip
@@ -106,8 +114,8 @@ def write_settings(rewriter: Rewriter, folder: Path) -> None:
     """``folder/rewriter.toml``, which makes a folder with a language model a rewriter."""
     usual = {field.name: field.default for field in fields(Rewriter)}
     asked = {name: value for name, value in asdict(rewriter).items() if value != usual[name]}
-    for unimportant in ("name", "place", "revision"):
-        asked.pop(unimportant, None)
+    for own in ("name", "place", "revision"):
+        asked.pop(own, None)
     lines = [f"{name} = {json.dumps(value)}" for name, value in asked.items()]
     write_atomically(folder / SETTINGS, ("\n".join(lines) + "\n").encode())
 
@@ -125,10 +133,13 @@ def find_rewriter(name: str) -> Rewriter:
     try:
         values = tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         usual = {field.name: field.default for field in fields(Rewriter)}
-        for name, value in values.items():
-            expected = type(usual[name]) if name in usual and name not in ("name", "revision") else str
+        kinds = {"name": str, "revision": str, "trained_on": list}
+        for key, value in values.items():
+            expected = kinds.get(key) or (type(usual[key]) if key in usual else str)
             if not isinstance(value, (int, float) if expected is float else expected):
-                raise RewriterError(f"{folder / SETTINGS}: {name} = {value!r}; expected {expected.__name__}")
+                raise RewriterError(f"{folder / SETTINGS}: {key} = {value!r}; expected {expected.__name__}")
+        if "trained_on" in values:
+            values["trained_on"] = tuple(map(str, values["trained_on"]))
         return Rewriter(**{"name": folder.resolve().name, **values, "place": str(folder)})
     except (tomllib.TOMLDecodeError, TypeError) as error:
         raise RewriterError(f"{folder / SETTINGS}: {error}; expected fields of Rewriter") from error
@@ -165,7 +176,7 @@ def settings(rewriter: Rewriter, folder: Path) -> dict[str, Any]:
     files = sorted(file for pattern in FILES for file in folder.glob(pattern))
     hashes = [f"{file.name} {file_sha256(file)}" for file in files]
     record = asdict(rewriter)
-    for unimportant in ("name", "place", "revision", "source"):
+    for unimportant in ("name", "place", "revision", "source", "trained_on"):
         record.pop(unimportant)
     return record | {"sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest()}
 
@@ -250,6 +261,7 @@ class Writer:
                 [ids for found in alone for ids in found.answered],
             )
         inputs = self.tokenizer(self.questions(prompts), return_tensors="pt", padding=True).to(self.device)
+        self._check_length(inputs["input_ids"].shape[1])
         with torch.inference_mode():
             tokens = self.model.generate(
                 **inputs,
@@ -272,6 +284,15 @@ class Writer:
     def questions(self, prompts: Sequence[str]) -> list[str]:
         """What the model is asked."""
         return [self.rewriter.template.replace("{prompt}", prompt) for prompt in prompts]
+
+    def _check_length(self, asked: int) -> None:
+        """Raises RewriterError where the model has no places for what it is asked and what it will answer."""
+        places = getattr(self.model.config, "max_position_embeddings", None)
+        if places and asked + self.rewriter.new_tokens > places:
+            raise RewriterError(
+                f"a prompt is {asked} tokens of {self.rewriter.name}, which has {places} places for it "
+                f"and the {self.rewriter.new_tokens} that are written: shorten it, or set fewer new_tokens"
+            )
 
     def _ended(self, ids: Sequence[int]) -> list[int]:
         """Up to the first end, which is kept; padding comes after it."""

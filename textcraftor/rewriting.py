@@ -24,12 +24,14 @@ from torch import Tensor, nn
 from rewards.quiet import quiet
 from textcraftor.conditioning import Conditioning, encode
 from textcraftor.config import ConfigError, TrainConfig
+from textcraftor.ddpo import policy_loss
 from textcraftor.goal import look
-from textcraftor.learners import Made, Stepper, chunks
+from textcraftor.learners import Made, Stepper, check_shares, chunks
 from textcraftor.objective import LATER_NOISE, Objective, Outcome, drifted
 from textcraftor.prompts import noise_seed
 from textcraftor.rewriters import Rewriter, Writer, Written, find_model, find_rewriter, write_settings
 from textcraftor.sources import Sample
+from textcraftor.system import optimised_for
 
 FOLDER = "rewriter"
 """Of a checkpoint: the language model."""
@@ -44,6 +46,8 @@ class TunedWriter(nn.Module):
     def __init__(self, pipe: Any, config: TrainConfig, guided: bool) -> None:
         super().__init__()
         self.guided, self.seed = guided, config.seed
+        optimised = optimised_for(config)
+        self._optimised = None if optimised is None else tuple(optimised)
         self.rewriter = find_rewriter(config.rewriter)
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
@@ -81,8 +85,8 @@ class TunedWriter(nn.Module):
         return self.writer.by(drawing).write(texts, seeds)
 
     def log_probs(self, written: Written) -> tuple[Tensor, Tensor, Tensor]:
-        """Of what was answered: logarithms of each token's probability (B, n), the divergence (B, n) of the
-        model from its start there, and which tokens there are (B, n).
+        """Of all answered tokens (T,), a row's after another's: logarithms of their probabilities, the
+        divergence of the model from its start there, and whose row they are.
         """
         rows = [[*a, *b] for a, b in zip(written.asked, written.answered, strict=True)]
         ids, attention = _padded(rows, self.model.device)
@@ -95,7 +99,7 @@ class TunedWriter(nn.Module):
         begins = torch.tensor([len(asked) - 1 for asked in written.asked], device=ids.device)
         ends = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
         answered = (places >= begins[:, None]) & (places < ends[:, None])
-        return found, divergence, answered
+        return found[answered], divergence[answered], answered.nonzero()[:, 0]
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The language model's parameters by name."""
@@ -122,7 +126,7 @@ class TunedWriter(nn.Module):
         with quiet("transformers"):
             model.save_pretrained(folder / FOLDER)
             self.writer.tokenizer.save_pretrained(folder / FOLDER)
-        write_settings(self.rewriter, folder / FOLDER)
+        write_settings(replace(self.rewriter, trained_on=self._optimised), folder / FOLDER)
 
 
 @dataclass(frozen=True)
@@ -149,14 +153,14 @@ class Answers(nn.Module):
         return found
 
     def forward(self, written: Written, old: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
-        """PPO's clipped loss, the mean over tokens, with the penalty; and the divergence (a scalar)."""
+        """PPO's clipped loss with the penalty, the sum over tokens, and their divergence (a scalar).
+
+        ``old`` (T,) is what the tokens' log-probabilities were, ``advantages`` (B,) are the rewrites'.
+        """
         config = self.objective.config
-        found, divergence, answered = self.tuned.log_probs(written)
-        ratio = torch.exp(found - old)
-        paid = advantages[:, None]
-        clipped = ratio.clamp(1 - config.ratio_clip, 1 + config.ratio_clip)
-        loss = torch.maximum(-paid * ratio, -paid * clipped)[answered].mean()
-        far = divergence[answered].mean()
+        found, divergence, rows = self.tuned.log_probs(written)
+        far = divergence.sum()
+        loss = policy_loss(found, old, advantages[rows], config.ratio_clip) * len(rows)
         return loss + config.drift_penalty * far, far.detach()
 
     @torch.no_grad()
@@ -192,29 +196,37 @@ class WritingLearner:
 
     def update(self, module: nn.Module, samples: Sequence[Sample], update: int, stepper: Stepper) -> Made:
         config = self.module.objective.config
+        check_shares(config.policy_updates, len(samples))
         drawn = [self.module.draw(part) for part in chunks(samples, config.micro_batch)]
         written = _joined([one for one, _ in drawn])
         advantages = self._advantages(samples, [outcome for _, outcome in drawn], stepper.accelerator)
-        with torch.no_grad():
-            old = self.module.tuned.log_probs(written)[0]
         order = np.random.default_rng([config.seed, update]).permutation(len(samples))
+        size = config.micro_batch or len(samples)
+        old: list[Tensor] = []
+        with torch.no_grad():
+            for start in range(0, len(samples), size):
+                part = _rows(written, range(start, min(start + size, len(samples))))
+                found = self.module.tuned.log_probs(part)[0]
+                old += torch.split(found, [len(answer) for answer in part.answered])
         norms, far = [], []
         for share in np.array_split(order, config.policy_updates):
-            rows = sorted(share.tolist())
+            jobs = np.array_split(np.sort(share), -(-len(share) // size))
+            tokens = sum(len(written.answered[row]) for row in share)
+            for number, job in enumerate(jobs):
+                rows = job.tolist()
 
-            def loss(rows: Sequence[int] = rows) -> tuple[Tensor, Tensor]:
-                part = _rows(written, rows)
-                width = max(len(a) + len(b) for a, b in zip(part.asked, part.answered, strict=True)) - 1
-                value, divergence = module(part, old[rows, :width], advantages[rows])
-                return value, divergence
+                def loss(rows: Sequence[int] = rows, tokens: int = tokens) -> tuple[Tensor, Tensor]:
+                    before = torch.cat([old[row] for row in rows])
+                    value, divergence = module(_rows(written, rows), before, advantages[rows])
+                    return value / tokens, divergence / tokens
 
-            far.append(float(stepper.accumulate(module, loss, last=True)))
+                far.append(float(stepper.accumulate(module, loss, last=number == len(jobs) - 1)))
             norms.append(stepper.step())
         outcomes = [
             (part, outcome)
             for part, (_, outcome) in zip(chunks(samples, config.micro_batch), drawn, strict=True)
         ]
-        return Made(outcomes, float(np.mean(norms)), {"kl": float(np.mean(far))})
+        return Made(outcomes, float(np.mean(norms)), {"kl": sum(far) / config.policy_updates})
 
     def _advantages(self, samples: Sequence[Sample], outcomes: Sequence[Outcome], accelerator: Any) -> Tensor:
         """Of this process's rewrites (B,): over the mean of their prompt's, in the deviation of all; 0 for

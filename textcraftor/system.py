@@ -17,6 +17,7 @@ from textcraftor.config import TrainConfig
 from textcraftor.drawing import ORIGINAL, Window
 from textcraftor.models import MODELS, find_model
 from textcraftor.pairs import DECLARED
+from textcraftor.rewriters import find_rewriter
 
 SYSTEM_FILE = "system.toml"
 """What makes a folder a system."""
@@ -47,11 +48,13 @@ def write_system(
 
 
 def optimised_for(config: TrainConfig) -> list[str] | None:
-    """Rewards that a run's weights are optimised for: its own, those of the checkpoint it starts from, and
-    those that its pairs were drawn or chosen by. None where one of these does not say.
+    """Rewards that a run's weights are optimised for: its own, those of the checkpoint or rewriter it starts
+    from, and those that its pairs were drawn or chosen by. None where one of these does not say.
     """
     found = [] if config.estimator == "denoising" else [info(name).name for name in parse(config.rewards)]
     declared: list[Sequence[str] | None] = []
+    if config.rewriter:
+        declared.append(find_rewriter(config.rewriter).trained_on)
     if config.start:
         file = Path(config.start) / SYSTEM_FILE
         declared.append(tomllib.loads(file.read_text()).get("trained_on") if file.is_file() else None)

@@ -45,6 +45,7 @@ from textcraftor.prepare import (
     learning_rate,
     load_rewards,
     prefix_cache,
+    start_sha256,
     time_ids,
 )
 from textcraftor.progress import Progress, Silent
@@ -395,7 +396,7 @@ class _Run:
             "prompt_count": len(self.source),
             "prompts_sha256": self.source.sha256,
             "rewards": {name: self.mix.panel[name].score_id for name in self.mix.panel.names},
-            "start_sha256": pipelines.encoders_sha256(Path(config.start)) if config.start else None,
+            "start_sha256": start_sha256(config),
             "processes": self.accelerator.num_processes,
             "environment": environment(self.device),
         }

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.cli.leaderboard import write
 from benchmarks.reproduce import steps
-from benchmarks.reproduce.cells import done
+from benchmarks.reproduce.cells import keys, seconds
 from benchmarks.reproduce.world import (
     BASELINE,
     BUDGET,
@@ -28,7 +28,7 @@ from benchmarks.reproduce.world import (
 from leaderboards.board import Board, Cell, Claim, Section
 from leaderboards.journal import write_atomically
 from leaderboards.markdown import table
-from leaderboards.records import RunFolder, find_runs
+from leaderboards.records import RunFolder
 from leaderboards.render import EXPOSURES, MARKS, SHORT_LEGEND, decimals, number, title
 from leaderboards.stats import Estimate
 from leaderboards.table import build
@@ -56,7 +56,8 @@ class Results:
     @cached_property
     def runs(self) -> Mapping[str, RunFolder]:
         """By system."""
-        return {run.header.system: run for run in find_runs([self.folder / "runs"])}
+        named = sorted((self.folder / steps.TABULATED).iterdir())
+        return {file.name: RunFolder(self.folder / "runs" / file.read_text().strip()) for file in named}
 
     def seeds(self, name: str) -> list[str]:
         """A method's systems."""
@@ -339,15 +340,14 @@ def read_record(place: Path) -> Mapping[str, Any]:
 
 def _ending(results: Results) -> Iterator[str]:
     """Time, and what it was made with."""
-    records = [
-        done(results.folder, cell) for cell in cells(results.scale, headline_only=results.headline_only)
-    ]
-    hours = sum(record.seconds for record in records if record) / 3600
+    asked = keys(cells(results.scale, headline_only=results.headline_only))
+    took = [seconds(results.folder, name, key) or 0.0 for name, key in asked.items()]
+    hours = sum(took) / 3600
     provenance = results.runs[BASELINE].header.provenance[-1]
     versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     where = provenance.get("device_name") or provenance.get("device")
     yield "## How"
     yield (
-        f"{len(records)} cells, {hours:.1f} core-hours (of the starts that ended them). Made with {versions} "
+        f"{len(asked)} cells, {hours:.1f} core-hours (of the starts that ended them). Made with {versions} "
         f"on {where}; commit {provenance.get('commit')}."
     )

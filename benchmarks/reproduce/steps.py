@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +14,18 @@ from benchmarks.mixes import mix, write
 from benchmarks.pairs import write_pairs
 from benchmarks.run import Request, execute, plan
 from benchmarks.systems import System, find_system
-from leaderboards.journal import read_lines
+from leaderboards.journal import read_lines, write_atomically
 from leaderboards.records import RunFolder
 from textcraftor.checkpoint import RECORD, VALIDATION, read_checkpoint
 from textcraftor.config import TrainConfig, make_config
 from textcraftor.progress import Progress
-from textcraftor.system import SYSTEM_FILE
 from textcraftor.validation import TRAINED, Validation
 
 MODEL, SUITE, TRAINING_SUITE = "micro", "world", "world-train"
 SELECTION = "world-siglip"
+
+TABULATED = "tabulated"
+"""Folder with the name of the run folder of each system, of which there may be older ones."""
 
 
 def renders(folder: Path, progress: Progress, count: int) -> None:
@@ -37,8 +40,7 @@ def best(folder: Path, progress: Progress, prompts: int, chooser: str) -> None:
     """The best of four images of some training prompts, as pairs for supervised fine-tuning (RAFT)."""
     own = replace(find_system(MODEL), best_of=4, chooser=chooser, calibration="world")
     place = folder / "systems" / "best-of-4-training"
-    if not (place / SYSTEM_FILE).exists():
-        write(own, place)
+    write(own, place)
     request = Request(
         str(place), suite=TRAINING_SUITE, limit=prompts, rewards=(), device="cpu", out=folder / "best-runs"
     )
@@ -65,9 +67,7 @@ def trained(
     place = trial_folder(folder, name, rate) if tried else folder / "train" / f"{name}-{seed}"
     if not tried:
         _train(folder, progress, place, settings, rate, seed)
-    named = folder / "systems" / f"{name}-{seed}"
-    if not (named / SYSTEM_FILE).exists():
-        write(find_system(str(place)), named)
+    write(find_system(str(place)), folder / "systems" / f"{name}-{seed}")
 
 
 def chosen_rate(folder: Path, name: str, rates: Sequence[float]) -> float:
@@ -121,7 +121,11 @@ def _weights(folder: Path, name: str, seed: int = 0) -> Path:
 
 def training_folder(folder: Path, name: str, seed: int) -> Path:
     """Where a method's training run is: of the first seed it may be a trial."""
-    return next(place for place in _weights(folder, name, seed).parents if (place / RECORD).is_file())
+    weights = _weights(folder, name, seed)
+    found = [place for place in weights.parents if (place / RECORD).is_file()]
+    if not found:
+        raise ValueError(f"{weights} is in no training run: {folder} was moved or is not whole, make it anew")
+    return found[0]
 
 
 def system(
@@ -134,8 +138,6 @@ def system(
 ) -> None:
     """Make a system of others."""
     place = folder / "systems" / name
-    if (place / SYSTEM_FILE).exists():
-        return
     if mix:
         _mixed(folder, place, mix)
         return
@@ -148,6 +150,7 @@ def system(
 
 def _mixed(folder: Path, place: Path, parts: Mapping[str, float]) -> System:
     named = {n if n == "original" else str(folder / "systems" / f"{n}-0"): w for n, w in parts.items()}
+    shutil.rmtree(place, ignore_errors=True)  # of an earlier start
     return mix(named, place)
 
 
@@ -155,8 +158,10 @@ def run(folder: Path, progress: Progress, name: str, prompts: int, seeds: int) -
     """Draw and score a system on held-out prompts, and measure how much its images of one prompt differ."""
     model = name if name == MODEL else str(folder / "systems" / name)
     request = Request(model, suite=SUITE, limit=prompts, seeds=seeds, device="cpu", out=folder / "runs")
+    (folder / TABULATED).mkdir(exist_ok=True)
     outcome = execute(plan(request), progress)
     if not outcome.complete:
         raise ValueError(f"{outcome.path} is not complete: {len(outcome.missing)} images are missing")
     (column,) = find_columns([SELECTION])
     measure(RunFolder(outcome.path), column, "cpu", progress)
+    write_atomically(folder / TABULATED / name, f"{outcome.path.name}\n".encode())

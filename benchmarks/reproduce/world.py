@@ -59,7 +59,8 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         "direct", "direct fine-tuning",
-        {"estimator": "direct", "pairs": "renders", "prompts": "", "updates": 1083}, (1e-5, 2e-5, 5e-5), 12,
+        {"estimator": "direct", "pairs": "renders", "prompts": "", "updates": 1083,
+         "drawn_tuned_steps": 25}, (1e-5, 2e-5, 5e-5), 12,
         needs=("renders",),
     ),
     Method("no-clip", "TextCraftor without CLIP",
@@ -80,7 +81,7 @@ METHODS: tuple[Method, ...] = (
            _ddpo(tuned_steps=5, drawn_tuned_steps=15, updates=65), (), 9, "rl"),
     Method("rl-lora", "RL, text encoder, LoRA r16 (TexForce)", _ddpo(lora_rank=16), (3e-4,), 8),
     Method("rl-unet", "RL, UNet, LoRA r4", _ddpo(trains=("unet",), lora_rank=4, updates=24), (3e-4,), 9),
-    Method("rl-long", "RL, text encoder, three times the compute", _ddpo(updates=93), (), 24, "rl"),
+    Method("rl-long", "RL, text encoder, twice the compute", _ddpo(updates=62), (), 24, "rl"),
     Method("refl", "ReFL", {"estimator": "one-step", "updates": 184}, (), 9, "textcraftor"),
     Method("draft-lv", "DRaFT-LV", {"estimator": "low-variance", "updates": 143}, (), 10, "textcraftor"),
     Method("alignprop", "AlignProp",
@@ -89,7 +90,8 @@ METHODS: tuple[Method, ...] = (
     Method("conditioning", "conditioning only, K = 15",
            {"estimator": "conditioning", "tuned_steps": 15, "updates": 85}, (), 10, "textcraftor"),
     Method("raft", "supervised on best-of-4 (RAFT)",
-           {"estimator": "denoising", "pairs": "best", "prompts": "", "updates": 214}, (2e-5,), 3,
+           {"estimator": "denoising", "pairs": "best", "prompts": "", "updates": 214,
+            "drawn_tuned_steps": 25}, (2e-5,), 3,
            needs=("best",)),
 )  # fmt: skip
 
@@ -128,7 +130,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("aesthetic-pick-0.5", "half aesthetic, half PickScore",
             mix={"only-aesthetic": 0.5, "only-pick": 0.5}),
     Variant("three-styles", "a third each: aesthetic, PickScore, HPSv2",
-            mix={name: round(1 / 3, 4) for name in ("only-aesthetic", "only-pick", "only-hps")}),
+            mix=dict.fromkeys(("only-aesthetic", "only-pick", "only-hps"), 1 / 3)),
 )  # fmt: skip
 
 
@@ -159,7 +161,7 @@ class Scale:
 
 FULL = Scale()
 QUICK = Scale(
-    prompts=4, training_seeds=1, trials=1, updates=0.0, renders=8, best=4, validation_prompts=2,
+    prompts=4, training_seeds=2, trials=2, updates=0.0, renders=8, best=4, validation_prompts=2,
     batch=4, validations=1, run_minutes=0.1, minutes=0.02,
 )  # fmt: skip
 """To see that it works: nothing is learnt in so little."""

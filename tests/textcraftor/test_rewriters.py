@@ -160,7 +160,11 @@ def test_published_ones_are_asked_as_their_authors_do() -> None:
     assert asked["prompt-extend"] == "a cat,"
     assert asked["promptist"] == "a cat Rephrase:"
     assert asked["beautiful-prompt"].splitlines()[1:] == ["Input: a cat", "Output:"]
-    assert [name for name, found in REWRITERS.items() if found.continues] == ["prompt-extend"]
+    assert [name for name, found in REWRITERS.items() if found.continues] == [
+        "prompt-extend",
+        "world-extend",
+        "world-promptist",
+    ]
 
 
 def test_what_cannot_rewrite_is_said(model: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_probabilities_are_the_models_whatever_the_padding(
     module = answers(tiny_pipeline, config_for(), toys)
     written = module.tuned.sample(PROMPTS, [1, 2, 3, 4])
     with torch.no_grad():
-        found, divergence, answered = module.tuned.log_probs(written)
+        found, divergence, rows = module.tuned.log_probs(written)
     assert divergence.abs().max() < 1e-5  # it is its own start
     for row, (asked, answer) in enumerate(zip(written.asked, written.answered, strict=True)):
         ids = torch.tensor([[*asked, *answer]])
@@ -105,7 +105,7 @@ def test_probabilities_are_the_models_whatever_the_padding(
                 module.tuned.model(ids, attention_mask=torch.ones_like(ids)).logits[0].log_softmax(dim=-1)
             )
         alone = [float(logits[len(asked) - 1 + k, token]) for k, token in enumerate(answer)]
-        assert found[row][answered[row]].tolist() == pytest.approx(alone, abs=1e-4)
+        assert found[rows == row].tolist() == pytest.approx(alone, abs=1e-4)
 
 
 def test_the_loss_is_ppos_in_a_straight_line(
@@ -117,18 +117,34 @@ def test_the_loss_is_ppos_in_a_straight_line(
         old = module.tuned.log_probs(written)[0]
         for parameter in module.tuned.trained().values():
             parameter.mul_(1.05)
-        now, divergence, answered = module.tuned.log_probs(written)
+        now, divergence, rows = module.tuned.log_probs(written)
         loss, far = module(written, old, torch.tensor([1.5, -2.0]))
-    total, count = 0.0, 0
-    for row, advantage in enumerate((1.5, -2.0)):
-        for place in np.flatnonzero(answered[row].numpy()):
-            ratio = float(np.exp(float(now[row, place]) - float(old[row, place])))
-            bounded = min(max(ratio, 0.8), 1.2)
-            total += max(-advantage * ratio, -advantage * bounded)
-            count += 1
-    assert float(divergence[answered].mean()) == pytest.approx(float(far))
+    total = 0.0
+    for place, row in enumerate(rows.tolist()):
+        advantage = (1.5, -2.0)[row]
+        ratio = float(np.exp(float(now[place]) - float(old[place])))
+        bounded = min(max(ratio, 0.8), 1.2)
+        total += max(-advantage * ratio, -advantage * bounded)
+    assert len(rows) == sum(map(len, written.answered))
+    assert float(divergence.sum()) == pytest.approx(float(far))
     assert float(far) > 0
-    assert float(loss) == pytest.approx(total / count + 0.1 * float(far), rel=1e-5)
+    assert float(loss) == pytest.approx(total + 0.1 * float(far), rel=1e-4)
+
+
+def test_slices_and_shares_make_the_step_of_the_whole(
+    tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
+) -> None:
+    weights = []
+    for size in (0, 3):
+        config = config_for(policy_updates=1, micro_batch=size)
+        learner = WritingLearner(answers(tiny_pipeline, config, toys).objective)
+        parameters = learner.module.tuned.trained()
+        optimiser = torch.optim.SGD(parameters.values(), lr=0.1)
+        stepper = Stepper(Accelerator(cpu=True), optimiser, parameters.values(), 0.0)
+        learner.update(learner.module, Order(of_texts("toy", PROMPTS), 0, group=4).batch(0, 8), 0, stepper)
+        weights.append([p.detach().clone() for p in parameters.values()])
+    for whole, sliced in zip(*weights, strict=True):
+        torch.testing.assert_close(whole, sliced, rtol=1e-3, atol=1e-5)
 
 
 def test_rewrites_of_a_prompt_share_a_noise_and_are_paid_by_their_difference(
@@ -211,6 +227,7 @@ def test_a_trained_rewriter_is_a_system_and_goes_on_exactly(
         ({"rewriter": ""}, "need each other"),
         ({"trains": ("text_encoder",)}, "need each other"),
         ({"estimator": "chain"}, "need each other"),
+        ({"lora_rank": 4}, "trains all weights of its model"),
         ({"group": 1}, "compares rewrites of one prompt"),
         ({"tuned_steps": 1}, "compares rewrites of one prompt"),
     ],

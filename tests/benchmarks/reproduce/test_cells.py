@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from benchmarks.reproduce.cells import Cell, CellFailed, done, work
+from benchmarks.reproduce.cells import Cell, CellFailed, keys, seconds, work
+from leaderboards.journal import RunFolderError, exclusive
 from textcraftor.progress import Progress, Silent
 
 
@@ -24,6 +26,12 @@ def breaks(folder: Path, progress: Progress, until: str) -> None:
         raise ValueError(f"no {until}")
 
 
+def dies(folder: Path, progress: Progress, until: str) -> None:
+    """Ends its process, as the system does where memory is short."""
+    if not (folder / until).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def order(folder: Path) -> list[str]:
     return (folder / "order").read_text().split()
 
@@ -31,25 +39,27 @@ def order(folder: Path) -> list[str]:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_cells_are_done_once_after_what_they_need(tmp_path: Path, jobs: int) -> None:
     cells = [
-        Cell("last", 1, note, {"name": "last"}, ("first", "middle")),
-        Cell("middle", 1, note, {"name": "middle"}, ("first",)),
         Cell("first", 1, note, {"name": "first"}),
+        Cell("last", 1, note, {"name": "last"}, ("first",)),
+        Cell("other", 1, note, {"name": "other"}, ("first", "last")),
     ]
     work(cells, tmp_path, jobs, Silent())
     work(cells, tmp_path, jobs, Silent())
-    assert order(tmp_path) == ["first", "middle", "last"]
-    assert (tmp_path / "cells" / "middle.log").read_text() == "did middle\n"
-    record = done(tmp_path, cells[0])
-    assert record is not None
-    assert record.seconds >= 0
+    assert order(tmp_path) == ["first", "last", "other"]
+    assert (tmp_path / "cells" / "last.log").read_text() == "did last\n"
+    took = [seconds(tmp_path, name, key) for name, key in keys(cells).items()]
+    assert all(one is not None and one >= 0 for one in took)
 
 
 def test_a_cell_that_is_asked_otherwise_is_done_again(tmp_path: Path) -> None:
-    work([Cell("one", 1, note, {"name": "one"})], tmp_path, 1, Silent())
+    after, apart = (
+        Cell("after", 1, note, {"name": "after"}, ("one",)),
+        Cell("apart", 1, note, {"name": "apart"}),
+    )
+    work([Cell("one", 1, note, {"name": "one"}), after, apart], tmp_path, 1, Silent())
     changed = Cell("one", 1, note, {"name": "one", "text": "-anew"})
-    assert done(tmp_path, changed) is None
-    work([changed], tmp_path, 1, Silent())
-    assert order(tmp_path) == ["one", "one-anew"]
+    work([changed, after, apart], tmp_path, 1, Silent())
+    assert order(tmp_path) == ["one", "after", "apart", "one-anew", "after"]  # and what needs it
 
 
 def test_a_failure_names_its_cell_and_keeps_what_is_done(tmp_path: Path) -> None:
@@ -60,9 +70,24 @@ def test_a_failure_names_its_cell_and_keeps_what_is_done(tmp_path: Path) -> None
     ]
     with pytest.raises(CellFailed, match=r"cell bad: no mended; what is done is kept, see .*bad\.log"):
         work(cells, tmp_path, 1, Silent())
+    assert "Traceback" in (tmp_path / "cells" / "bad.log").read_text()
     (tmp_path / "mended").touch()
     work(cells, tmp_path, 1, Silent())
     assert order(tmp_path) == ["good", "after"]
-    assert json.loads((tmp_path / "cells" / "bad.json").read_text())["asked"].endswith(
-        '({"until": "mended"})'
-    )
+
+
+def test_a_killed_process_is_said_and_its_cell_is_done_again(tmp_path: Path) -> None:
+    cells = [Cell("dies", 1, dies, {"until": "mended"}), Cell("after", 1, note, {"name": "after"}, ("dies",))]
+    with pytest.raises(CellFailed, match="a process ended by itself while it did dies"):
+        work(cells, tmp_path, 1, Silent())
+    (tmp_path / "mended").touch()
+    work(cells, tmp_path, 1, Silent())
+    assert order(tmp_path) == ["after"]
+
+
+def test_two_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    with (
+        exclusive(tmp_path / "cells"),
+        pytest.raises(RunFolderError, match="another process is working"),
+    ):
+        work([Cell("one", 1, note, {"name": "one"})], tmp_path, 1, Silent())
