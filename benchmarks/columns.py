@@ -27,7 +27,7 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "open": {
             "paper": ("aesthetic-v2", "pickscore", "hpsv2"),
             "default": OPEN_REWARDS,
-            "heldout": ("imagereward", "siglip2", "vqascore"),
+            "heldout": ("imagereward", "vqascore"),
         },
         "world": {
             "paper": ("world-aesthetic", "world-pick", "world-hps"),
@@ -37,7 +37,8 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """Several rewards under one name, by what the images can show: those of the TextCraftor paper's tables, a
-system's own, and those of no family that the named training profiles optimise.
+system's own, and those of no family that the named training profiles optimise
+or the recipes in docs/ choose checkpoints by.
 """
 
 

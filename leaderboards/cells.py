@@ -67,7 +67,7 @@ def cells(
     ]
     headline = _computed([job for job in jobs if job.category is None], columns, stats.RESAMPLES)
     explored = _computed([job for job in jobs if job.category is not None], columns, stats.EXPLORING)
-    return {cell.key: cell for cell in (*_claimed(headline), *_explored(explored))}
+    return {cell.key: cell for cell in (*claimed(headline), *_explored(explored))}
 
 
 def _computed(jobs: Sequence[_Job], columns: Sequence[Column], resamples: int) -> list[Cell]:
@@ -119,12 +119,12 @@ def _some(differences: Values) -> Values | None:
     return differences if len(differences) else None
 
 
-def _claimed(cells: Sequence[Cell]) -> Iterator[Cell]:
-    """Headline cells with Holm's p over all of them, and what they claim."""
+def claimed(cells: Sequence[Cell]) -> Iterator[Cell]:
+    """The cells of one family with Holm's p over all of them, and what they claim."""
     adjusted = stats.holm([cell.comparison.p if cell.comparison else math.nan for cell in cells])
     for cell, p in zip(cells, adjusted, strict=True):
-        claim = _claim(cell.comparison.difference, p, cell.higher_is_better) if cell.comparison else None
-        yield replace(cell, p_adjusted=p, claim=claim)
+        said = _claim(cell.comparison.difference, p, cell.higher_is_better) if cell.comparison else None
+        yield replace(cell, p_adjusted=p, claim=said)
 
 
 def _explored(cells: Sequence[Cell]) -> Iterator[Cell]:

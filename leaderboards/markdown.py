@@ -106,12 +106,13 @@ def _method_rows(section: Section) -> list[dict[str, str]]:
         row = {"method": method.name, "seeds": str(len(method.entries))}
         for column in section.columns:
             agreed = method.by_column.get(column.label)
-            row[title(column)] = _agreement(agreed) if agreed else "–"
+            row[title(column)] = agreement(agreed) if agreed else "–"
         rows.append(row)
     return rows
 
 
-def _agreement(agreed: Agreement) -> str:
+def agreement(agreed: Agreement) -> str:
+    """Mean, least and greatest of the seeds, and what all of them claim."""
     places = decimals([Estimate(agreed.mean, agreed.low, agreed.high, 0, "none")])
     mean, low, high = (number(value, places, sign=True) for value in (agreed.mean, agreed.low, agreed.high))
     return f"{mean} ({low} to {high}) {MARKS[agreed.claim]}"

@@ -95,13 +95,13 @@ def methods(entries: Sequence[Entry], found: Mapping[CellKey, Cell]) -> Iterator
     for name, labels in named.items():
         columns = dict.fromkeys(key[1] for key in found if key[0] in labels)
         agreed = {
-            column: _agreement([found.get((label, column, None)) for label in labels]) for column in columns
+            column: agreement([found.get((label, column, None)) for label in labels]) for column in columns
         }
         yield Method(name, tuple(labels), {column: one for column, one in agreed.items() if one})
 
 
-def _agreement(cells: Sequence[Cell | None]) -> Agreement | None:
-    """None unless every seed was compared."""
+def agreement(cells: Sequence[Cell | None]) -> Agreement | None:
+    """What the seeds of one method say by one reward; None unless every one was compared."""
     compared = [(cell.comparison.difference.value, cell.claim) for cell in cells if cell and cell.comparison]
     if len(compared) < len(cells):
         return None

@@ -42,6 +42,7 @@ def test_the_page_names_every_recipe() -> None:
     ("name", "of_a_sample"),
     [
         ("textcraftor", 65),
+        ("textcraftor-unet", 75),
         ("refl", 54),
         ("draft-lv", 68),
         ("alignprop", 81),

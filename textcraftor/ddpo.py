@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from textcraftor.config import ConfigError
 from textcraftor.goal import look
-from textcraftor.learners import Made, Stepper, check_shares, chunks
+from textcraftor.learners import Made, Stepper, check_shares, chunks, skipped_rows
 from textcraftor.objective import LATER_NOISE, Objective, Outcome, drifted
 from textcraftor.prompts import initial_latents, noise_seed
 from textcraftor.sampling import Rollout
@@ -240,8 +240,7 @@ class PolicyLearner:
     def _advantages(self, samples: Sequence[Sample], outcomes: Sequence[Outcome], accelerator: Any) -> Tensor:
         """Of this process's samples (B,), by the rewards of all processes'."""
         own = torch.cat([outcome.graded.total for outcome in outcomes]).float()
-        broken = [row for outcome in _offset(outcomes) for row in outcome]
-        own[broken] = math.nan
+        own[skipped_rows(outcomes)] = math.nan
         prompts = torch.tensor([sample.prompt for sample in samples], device=own.device)
         rewards, numbers = (
             accelerator.gather(own).cpu().double().numpy(),
@@ -256,12 +255,3 @@ class PolicyLearner:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         self.advantages.restore(tensors)
-
-
-def _offset(outcomes: Sequence[Outcome]) -> list[list[int]]:
-    """Skipped rows, counted through all parts."""
-    start, found = 0, []
-    for outcome in outcomes:
-        found.append([start + row for row in outcome.skipped])
-        start += len(outcome.graded.total)
-    return found

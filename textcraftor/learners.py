@@ -146,6 +146,15 @@ def _kept(outcome: Outcome) -> Tensor:
     return kept
 
 
+def skipped_rows(outcomes: Iterable[Outcome]) -> list[int]:
+    """Rows without finite rewards, counted through all of them."""
+    start, found = 0, []
+    for outcome in outcomes:
+        found += [start + row for row in outcome.skipped]
+        start += len(outcome.graded.total)
+    return found
+
+
 def check_shares(policy_updates: int, samples: int) -> None:
     """Raises ConfigError where a process has fewer samples than optimiser steps to share them."""
     if policy_updates > samples:

@@ -26,7 +26,7 @@ from textcraftor.conditioning import Conditioning, encode
 from textcraftor.config import ConfigError, TrainConfig
 from textcraftor.ddpo import policy_loss
 from textcraftor.goal import look
-from textcraftor.learners import Made, Stepper, check_shares, chunks
+from textcraftor.learners import Made, Stepper, check_shares, chunks, skipped_rows
 from textcraftor.objective import LATER_NOISE, Objective, Outcome, drifted
 from textcraftor.prompts import noise_seed
 from textcraftor.rewriters import Rewriter, Writer, Written, find_model, find_rewriter, write_settings
@@ -233,8 +233,7 @@ class WritingLearner:
         one without finite rewards.
         """
         own = torch.cat([outcome.graded.total for outcome in outcomes]).float()
-        broken = [start + row for outcome, start in _starts(outcomes) for row in outcome.skipped]
-        own[broken] = math.nan
+        own[skipped_rows(outcomes)] = math.nan
         group = self.module.objective.config.group
         numbers = torch.tensor([sample.number // group for sample in samples], device=own.device)
         rewards, groups = accelerator.gather(own), accelerator.gather(numbers)
@@ -274,12 +273,3 @@ def _rows(written: Written, rows: Sequence[int]) -> Written:
         [written.asked[row] for row in rows],
         [written.answered[row] for row in rows],
     )
-
-
-def _starts(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, int]]:
-    """With the number of samples before each."""
-    found, start = [], 0
-    for outcome in outcomes:
-        found.append((outcome, start))
-        start += len(outcome.graded.total)
-    return found

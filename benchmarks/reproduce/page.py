@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from benchmarks.cli.leaderboard import write
@@ -25,13 +24,15 @@ from benchmarks.reproduce.world import (
     cells,
     seeds_of,
 )  # fmt: skip
-from leaderboards.board import Board, Cell, Claim, Section
+from leaderboards.board import Board, Cell, Section
+from leaderboards.cells import claimed
 from leaderboards.journal import write_atomically
+from leaderboards.markdown import agreement as agreement_text
 from leaderboards.markdown import table
 from leaderboards.records import RunFolder
 from leaderboards.render import EXPOSURES, MARKS, SHORT_LEGEND, decimals, number, title
-from leaderboards.stats import Estimate
 from leaderboards.table import build
+from leaderboards.verdicts import agreement
 from textcraftor.checkpoint import TrainFolder, read_checkpoint
 from textcraftor.ledger import Ledger
 from textcraftor.validation import TRAINED
@@ -43,6 +44,32 @@ TITLES: Mapping[str, str] = {
 }
 
 Row = dict[str, str]
+
+
+INTRODUCTION = """\
+Base: micro. Every system is drawn on the same {prompts} held-out prompts with the same {noises} noises each,
+with 25 steps of ddim and guidance 3 where nothing else is said. Numbers are paired differences to the base
+with their 95 % interval. {legend}; † the system was optimised for this reward, ‡ for one of its family.
+world-siglip chose checkpoints; world-blip, world-oracle and world-rule took part in nothing."""
+
+BUDGETS = """\
+What is trained was given a compute of about {budget:,}: UNet-forward equivalents, reward calls and decodes,
+each counted as one. Gradients through rewards and decoder, and what a language model does, are not counted;
+seconds stand beside. The second stage of text + UNet was given as much again, and one run of RL twice as
+much; RAFT's includes its images. All learn from the same prompts, by the same mix of rewards where nothing
+else is said. TextCraftor and its kin have a cosine schedule and averaged weights; RL and the rewriter a
+constant rate, as their authors do."""
+
+PAIRS = """\
+TextCraftor against each of the others, its seeds against theirs of the same number (Holm's correction over
+all of this table):"""
+
+TRIALS = """\
+Each headline method had as many trials, on validation prompts. Chosen: the greatest gain in the trained mix
+at the checkpoint that world-siglip chose, among the rates where that did not fall significantly; among all where
+it fell with each. Changes are against the run's beginning, which is the base model, and for the rewriter the
+one that was only taught. Methods below the headline were not tried: they have the rate of their kin there, or
+their authors'."""
 
 
 @dataclass(frozen=True)
@@ -103,31 +130,22 @@ def _page(results: Results) -> Iterator[str]:
         "Made by `tcbench reproduce world-table`; not typed. What may be concluded from it, and why, is in "
         "[README.md](README.md)."
     )
-    yield (
-        f"Base: micro. Every system is drawn on the same {scale.prompts} held-out prompts with the same "
-        f"{scale.seeds} noises each. Numbers are paired differences to the base with their 95 % interval. "
-        f"{SHORT_LEGEND.split('; in brackets')[0]}; † the system was optimised for this reward, ‡ for one of "
-        "its family. world-siglip chose checkpoints; world-blip, world-oracle and world-rule took part in "
-        f"nothing. Each method was given a compute of about {BUDGET:,}: UNet-forward equivalents, reward "
-        "calls and decodes, each counted as one."
-    )
+    legend = SHORT_LEGEND.split("; in brackets")[0]
+    yield INTRODUCTION.format(prompts=scale.prompts, noises=scale.seeds, legend=legend)
+    yield BUDGETS.format(budget=BUDGET)
     yield "## Main comparison"
     yield (
         f"{scale.training_seeds} training seeds each: the mean of their differences, the least and the "
-        "greatest in brackets, and a mark if every seed claims it (Holm's correction over the board, "
+        "greatest in brackets, and a mark if every seed claims it (Holm's correction over all comparisons of "
         "[headline/leaderboard.md](headline/leaderboard.md))."
     )
     yield table(_methods(results))
-    yield "TextCraftor against each of the others, seed by seed, each pair a board of its own:"
+    yield PAIRS
     yield table(_pairwise(results))
     if not results.headline_only:
         yield from _rest(results)
     yield "## Learning rates"
-    yield (
-        "Each headline method had as many trials, on validation prompts. Chosen: the greatest gain in the "
-        "trained mix at the checkpoint that world-siglip chose, among those where that did not fall "
-        "significantly."
-    )
+    yield TRIALS
     yield table(_trials(results))
     yield "## What training cost"
     yield table(_costs(results))
@@ -229,45 +247,40 @@ def _difference(cell: Cell | None) -> str:
 
 def _methods(results: Results) -> list[Row]:
     section = results.section(results.headline)
-    rows = []
-    for name in HEADLINE:
-        labels = results.seeds(name)
-        row = {"method": TITLES[name]}
-        for column in section.columns:
-            row[title(column)] = _agreed([section.cells.get((one, column.label, None)) for one in labels])
-        rows.append(row)
-    return rows
+    return [
+        {"method": TITLES[name]}
+        | {
+            title(column): _agreed([section.cells[one, column.label, None] for one in results.seeds(name)])
+            for column in section.columns
+        }
+        for name in HEADLINE
+    ]
 
 
 def _pairwise(results: Results) -> list[Row]:
-    """TextCraftor's seeds against the others' of the same number."""
-    rows = []
-    for name in HEADLINE[1:]:
-        sections = [
-            results.section([own], other)
-            for own, other in zip(results.seeds(HEADLINE[0]), results.seeds(name), strict=True)
-        ]
-        row = {"against": TITLES[name]}
-        for column in sections[0].columns:
-            pairs = zip(sections, results.seeds(HEADLINE[0]), strict=True)
-            row[title(column)] = _agreed([s.cells.get((own, column.label, None)) for s, own in pairs])
-        rows.append(row)
-    return rows
+    """TextCraftor's seeds against the others' of the same number: one family for Holm's correction."""
+    first, *others = HEADLINE
+    pairs = [
+        (other, results.section([own], theirs), own)
+        for other in others
+        for own, theirs in zip(results.seeds(first), results.seeds(other), strict=True)
+    ]
+    columns = pairs[0][1].columns
+    family = [section.cells[own, column.label, None] for _, section, own in pairs for column in columns]
+    found: dict[tuple[str, str], list[Cell]] = {}
+    names = (other for other, _, _ in pairs for _ in columns)
+    for other, cell in zip(names, claimed(family), strict=True):
+        found.setdefault((other, cell.column), []).append(cell)
+    return [
+        {"against": TITLES[other]} | {title(c): _agreed(found[other, c.label]) for c in columns}
+        for other in others
+    ]
 
 
-def _agreed(found: Sequence[Cell | None]) -> str:
-    """Mean difference of several seeds, least and greatest, and what all of them claim."""
-    compared = [(cell, cell.comparison.difference) for cell in found if cell and cell.comparison]
-    if len(compared) < len(found):
-        return "–"
-    values, claims = [one.value for _, one in compared], {cell.claim for cell, _ in compared}
-    claim: Claim | None = claims.pop() if len(claims) == 1 else "undecided"
-    places = decimals(
-        [Estimate(fmean(values), min(values), max(values), 0, "none"), *(d for _, d in compared)]
-    )
-    ends = " to ".join(number(end, places, sign=True) for end in (min(values), max(values)))
-    mark = MARKS[claim] + EXPOSURES[compared[0][0].exposure]
-    return f"{number(fmean(values), places, sign=True)} ({ends}) {mark}"
+def _agreed(cells: Sequence[Cell]) -> str:
+    """What the seeds of a method come to by one reward."""
+    agreed = agreement(cells)
+    return agreement_text(agreed) + EXPOSURES[cells[0].exposure] if agreed else "–"
 
 
 def _trials(results: Results) -> list[Row]:
@@ -343,11 +356,21 @@ def _ending(results: Results) -> Iterator[str]:
     asked = keys(cells(results.scale, headline_only=results.headline_only))
     took = [seconds(results.folder, name, key) or 0.0 for name, key in asked.items()]
     hours = sum(took) / 3600
-    provenance = results.runs[BASELINE].header.provenance[-1]
-    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
-    where = provenance.get("device_name") or provenance.get("device")
+    environments = [one for run in results.runs.values() for one in run.header.provenance]
+    versions, devices, commits = (
+        sorted({words for one in environments if (words := read(one))})
+        for read in (_versions, lambda one: str(one.get("device_name") or ""), _commit)
+    )
     yield "## How"
     yield (
-        f"{len(asked)} cells, {hours:.1f} core-hours (of the starts that ended them). Made with {versions} "
-        f"on {where}; commit {provenance.get('commit')}."
+        f"{len(asked)} cells, {hours:.1f} core-hours (of the starts that ended them). Made with "
+        f"{' / '.join(versions)} on {' / '.join(devices)}; commit {', '.join(commits)}."
     )
+
+
+def _versions(environment: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+
+
+def _commit(environment: Mapping[str, Any]) -> str:
+    return str(environment.get("commit") or "unknown")[:8]

@@ -18,7 +18,9 @@ BUDGET = 78_000
 """Compute of each method (`textcraftor.ledger.Ledger.compute`): TextCraftor's, 150 updates of 8 samples."""
 
 HEADLINE = ("textcraftor", "rl", "rewriter", "direct")
-"""The methods with several training seeds; comparisons on their board are the family that Holm's p is of."""
+"""The methods with several training seeds. Holm's correction is over two families: each of their systems
+against the base, and the first method's seeds against the others' of the same number; by every column.
+"""
 
 BASELINE = "micro"
 REWARDS = "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.6"
