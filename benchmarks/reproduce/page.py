@@ -66,8 +66,8 @@ all of this table):"""
 
 TRIALS = """\
 Each headline method had as many trials, on validation prompts. Chosen: the greatest gain in the trained mix
-at the checkpoint that world-siglip chose, among the rates where that did not fall significantly; among all where
-it fell with each. Changes are against the run's beginning, which is the base model, and for the rewriter the
+at the checkpoint that world-siglip chose, among the rates where that did not fall significantly; among all
+where it fell with each. Changes are against the run's beginning: the base model, and for the rewriter the
 one that was only taught. Methods below the headline were not tried: they have the rate of their kin there, or
 their authors'."""
 
