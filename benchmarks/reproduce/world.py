@@ -1,8 +1,7 @@
 """The comparison on the embedded world: its methods, their budget, and the cells that it is made of.
 
-Everything that decides the table stands here, and stood here before any held-out prompt was drawn for it:
-the methods, the compute they are given, the learning rates that are tried, and which comparisons are the
-headline.
+Everything that decides the table stands here, and stood here before the methods were compared: what they are,
+the compute they are given, the learning rates that are tried, and which comparisons are the headline.
 """
 
 from __future__ import annotations
