@@ -193,9 +193,9 @@ def seeds_of(method: Method, scale: Scale) -> range:
 def _settings(method: Method, scale: Scale) -> dict[str, Any]:
     """Of TrainConfig, all but learning rate, seed and places."""
     own = {**method.settings, "rewards": method.settings.get("rewards", REWARDS), "method": method.title}
-    own["updates"] = max(2, round(own["updates"] * scale.updates))
+    own["updates"] = max(1, round(own["updates"] * scale.updates))
     if scale.batch:
-        own |= {"batch": scale.batch, "group": min(2, own.get("group", 1))}
+        own |= {"batch": scale.batch, "group": min(2, own.get("group", 1)), "policy_updates": 1}
     own["validate_every"] = own["save_every"] = -(-own["updates"] // scale.validations)
     return own | {"validation_prompts": scale.validation_prompts}
 
