@@ -96,16 +96,10 @@ REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
             trained_on=("pickscore", "aesthetic-v2"),
             source="Cao et al. 2023, BeautifulPrompt; model card of alibaba-pai/pai-bloom-1b1-text2prompt-sd",
         ),
-        **{
-            name: Rewriter(
-                name, str(REWRITING / name), "{prompt},", continues=True, new_tokens=24,
-                trained_on=trained_on, source="textcraftor/micro/rewriter.py",
-            )
-            for name, trained_on in (
-                ("world-extend", ()),
-                ("world-promptist", ("world-aesthetic", "world-pick", "world-hps", "world-clip")),
-            )
-        },
+        "world-extend": Rewriter(
+            "world-extend", str(REWRITING / "world-extend"), "{prompt},", continues=True, new_tokens=24,
+            trained_on=(), source="textcraftor/micro/rewriter.py",
+        ),
     }
 )  # fmt: skip
 
