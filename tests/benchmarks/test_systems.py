@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.systems import STYLE_WORDS, SYSTEMS, SystemFileError, find_system
+from benchmarks.systems import STYLE_WORDS, SYSTEMS, SystemFileError, find_system, read_system
 from rewards.registry import UnknownName
 
 
@@ -100,3 +100,26 @@ def test_a_byte_order_mark_is_no_part_of_a_toml_file(tmp_path: Path) -> None:
 def test_a_missing_toml_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemFileError, match="cannot read system file"):
         find_system(str(tmp_path / "none.toml"))
+
+
+def test_a_rewriter_says_what_it_was_optimised_for(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    for name, expected in (("promptist", ("aesthetic-v2", "clip")), ("world-extend", ())):
+        file.write_text(f'base = "sd15"\nrewriter = "{name}"\n')
+        assert read_system(file).trained_on == expected
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "rewriter.toml").write_text("beams = 2\n")
+    file.write_text('base = "sd15"\nrewriter = "own"\n')
+    assert read_system(file).trained_on is None  # nobody says
+    file.write_text('base = "sd15"\nrewriter = "own"\ntrained_on = ["pickscore"]\n')
+    assert read_system(file).trained_on == ("pickscore",)
+    (tmp_path / "own" / "rewriter.toml").write_text('trained_on = ["hpsv2"]\n')
+    file.write_text('base = "sd15"\nrewriter = "own"\n')
+    assert read_system(file).trained_on == ("hpsv2",)
+
+
+def test_noise_is_refused_where_a_sampler_has_none(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text('base = "sd15"\nsampler = "euler"\neta = 1.0\n')
+    with pytest.raises(SystemFileError, match=r"eta is 1, which sampler euler does not have"):
+        read_system(file)

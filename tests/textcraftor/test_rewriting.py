@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from benchmarks.mixes import write
 from benchmarks.run import Request, execute, plan
 from benchmarks.systems import find_system
 from leaderboards.journal import read_lines
@@ -212,6 +213,10 @@ def test_a_trained_rewriter_is_a_system_and_goes_on_exactly(
     system = find_system(str(whole.path))
     assert system.rewriter == str(whole.path / "best" / "rewriter")
     assert system.trained_on == ("rewriting-bright",)
+    assert find_rewriter(system.rewriter).trained_on == ("rewriting-bright",)
+    write(replace(system, name="named"), tmp_path / "named")
+    assert str(tmp_path) not in (tmp_path / "named" / "system.toml").read_text()  # it may move
+    assert Path(find_system(str(tmp_path / "named")).rewriter).samefile(system.rewriter)
     prompts = tmp_path / "two.txt"
     prompts.write_text("\n".join(PROMPTS[:2]))
     request = Request(
