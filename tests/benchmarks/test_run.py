@@ -296,8 +296,8 @@ def test_an_image_that_is_not_finite_is_missing_with_its_reason(
 ) -> None:
     draw = Drawing.draw
 
-    def broken(drawing: Drawing, texts: list[str], latents: object) -> object:
-        images = draw(drawing, texts, latents)  # type: ignore[arg-type]
+    def broken(drawing: Drawing, texts: list[str], latents: object, seeds: object) -> object:
+        images = draw(drawing, texts, latents, seeds)  # type: ignore[arg-type]
         images[["a cat 1" in text for text in texts]] = float("nan")
         return images
 
@@ -491,8 +491,8 @@ def test_judges_do_not_choose_and_a_broken_try_never_wins(
     system.write_text(text + f'chooser = "{toy_rewards}:Brightness=1"\n')
     draw, calls = Drawing.draw, []
 
-    def broken(drawing: Drawing, texts: list[str], latents: object) -> object:
-        images = draw(drawing, texts, latents)  # type: ignore[arg-type]
+    def broken(drawing: Drawing, texts: list[str], latents: object, seeds: object) -> object:
+        images = draw(drawing, texts, latents, seeds)  # type: ignore[arg-type]
         calls.append(len(texts))
         if len(calls) % 2:  # the first try of each batch
             images[0] = float("nan")
