@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from textcraftor.config import ConfigError
 from textcraftor.goal import look
-from textcraftor.learners import Made, Stepper, check_shares, chunks, skipped_rows
+from textcraftor.learners import Made, Stepper, check_shares, chunks, worth
 from textcraftor.objective import LATER_NOISE, Objective, Outcome, drifted
 from textcraftor.prompts import initial_latents, noise_seed
 from textcraftor.sampling import Rollout
@@ -239,8 +239,7 @@ class PolicyLearner:
 
     def _advantages(self, samples: Sequence[Sample], outcomes: Sequence[Outcome], accelerator: Any) -> Tensor:
         """Of this process's samples (B,), by the rewards of all processes'."""
-        own = torch.cat([outcome.graded.total for outcome in outcomes]).float()
-        own[skipped_rows(outcomes)] = math.nan
+        own = worth(outcomes)
         prompts = torch.tensor([sample.prompt for sample in samples], device=own.device)
         rewards, numbers = (
             accelerator.gather(own).cpu().double().numpy(),

@@ -146,13 +146,14 @@ def _kept(outcome: Outcome) -> Tensor:
     return kept
 
 
-def skipped_rows(outcomes: Iterable[Outcome]) -> list[int]:
-    """Rows without finite rewards, counted through all of them."""
-    start, found = 0, []
+def worth(outcomes: Iterable[Outcome]) -> Tensor:
+    """What all their samples were worth by the mix (B,), float32; NaN for one that was left out."""
+    found = []
     for outcome in outcomes:
-        found += [start + row for row in outcome.skipped]
-        start += len(outcome.graded.total)
-    return found
+        total = outcome.graded.total.float().clone()
+        total[list(outcome.skipped)] = math.nan
+        found.append(total)
+    return torch.cat(found)
 
 
 def check_shares(policy_updates: int, samples: int) -> None:

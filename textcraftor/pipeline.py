@@ -43,7 +43,7 @@ SAMPLERS: Mapping[str, str] = {
     "dpm++2m": "DPMSolverMultistepScheduler",
     "pndm": "PNDMScheduler",
 }
-"""Deterministic samplers by name: given the initial noise they draw no more of it."""
+"""Samplers by name. Given the initial noise they draw no more of it, but for ddim with an eta."""
 
 
 SPACINGS = ("leading", "trailing", "linspace")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from textcraftor.conditioning import Conditioning, encode
 from textcraftor.config import ConfigError, TrainConfig
 from textcraftor.ddpo import policy_loss
 from textcraftor.goal import look
-from textcraftor.learners import Made, Stepper, check_shares, chunks, skipped_rows
+from textcraftor.learners import Made, Stepper, check_shares, chunks, worth
 from textcraftor.objective import LATER_NOISE, Objective, Outcome, drifted
 from textcraftor.prompts import noise_seed
 from textcraftor.rewriters import Rewriter, Writer, Written, find_model, find_rewriter, write_settings
@@ -232,8 +231,7 @@ class WritingLearner:
         """Of this process's rewrites (B,): over the mean of their prompt's, in the deviation of all; 0 for
         one without finite rewards.
         """
-        own = torch.cat([outcome.graded.total for outcome in outcomes]).float()
-        own[skipped_rows(outcomes)] = math.nan
+        own = worth(outcomes)
         group = self.module.objective.config.group
         numbers = torch.tensor([sample.number // group for sample in samples], device=own.device)
         rewards, groups = accelerator.gather(own), accelerator.gather(numbers)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from leaderboards.journal import write_atomically
-from rewards.mix import parse
 from rewards.registry import info
 from textcraftor.config import TrainConfig
 from textcraftor.drawing import ORIGINAL, Window
@@ -51,6 +50,8 @@ def optimised_for(config: TrainConfig) -> list[str] | None:
     """Rewards that a run's weights are optimised for: its own, those of the checkpoint or rewriter it starts
     from, and those that its pairs were drawn or chosen by. None where one of these does not say.
     """
+    from rewards.mix import parse  # with torch, which a description needs not
+
     found = [] if config.estimator == "denoising" else [info(name).name for name in parse(config.rewards)]
     declared: list[Sequence[str] | None] = []
     if config.rewriter:

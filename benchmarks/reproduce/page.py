@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -345,8 +346,6 @@ def _cost(results: Results, method: Method, seed: int) -> Row:
 
 def read_record(place: Path) -> Mapping[str, Any]:
     """The record of a training run."""
-    import json
-
     record: Mapping[str, Any] = json.loads((place / "train.json").read_text(encoding="utf-8"))
     return record
 
