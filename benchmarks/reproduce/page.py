@@ -27,11 +27,13 @@ from benchmarks.reproduce.world import (
 )  # fmt: skip
 from leaderboards.board import Board, Cell, Section
 from leaderboards.cells import claimed
+from leaderboards.formats import csv_scores
 from leaderboards.journal import write_atomically
 from leaderboards.markdown import agreement as agreement_text
 from leaderboards.markdown import table
 from leaderboards.records import RunFolder
 from leaderboards.render import EXPOSURES, MARKS, SHORT_LEGEND, decimals, number, title
+from leaderboards.scores import read_scores
 from leaderboards.table import build
 from leaderboards.verdicts import agreement
 from textcraftor.checkpoint import TrainFolder, read_checkpoint
@@ -43,6 +45,9 @@ TITLES: Mapping[str, str] = {
     **{method.name: method.title for method in METHODS},
     **{variant.name: variant.title for variant in VARIANTS},
 }
+
+SCORES = "scores"
+"""Folder with a table of scores of each system's images."""
 
 Row = dict[str, str]
 
@@ -107,15 +112,25 @@ class Results:
 
 
 def write_page(folder: Path, docs: Path, scale: Scale, *, headline_only: bool = False) -> list[Path]:
-    """Boards, pictures and ``report.md`` in `docs`. Returns the files."""
+    """Boards, pictures, each image's scores and ``report.md`` in `docs`. Returns the files."""
     results = Results(folder, scale, headline_only)
     files = write(results.board(results.headline), docs / "headline")
     if not headline_only:
         files += write(results.board(_exploratory(scale)), docs / "exploratory")
+    (docs / SCORES).mkdir(parents=True, exist_ok=True)
+    for name in _tabulated(results):
+        table_of_scores = docs / SCORES / f"{name}.csv"
+        write_atomically(table_of_scores, csv_scores(read_scores(results.runs[name])).encode())
+        files.append(table_of_scores)
     page = "\n\n".join(_page(results)) + "\n"
-    docs.mkdir(parents=True, exist_ok=True)
     write_atomically(docs / "report.md", page.encode())
     return [docs / "report.md", *files]
+
+
+def _tabulated(results: Results) -> list[str]:
+    """Every system of the page."""
+    asked = {cell.name for cell in cells(results.scale, headline_only=results.headline_only)}
+    return [name for name in results.runs if f"run-{name}" in asked]
 
 
 def _exploratory(scale: Scale) -> list[str]:

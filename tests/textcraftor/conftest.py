@@ -1,11 +1,47 @@
-"""A tiny SDXL, beside the tiny Stable Diffusion that all tests share."""
+"""A tiny SDXL, beside the tiny Stable Diffusion that all tests share; and what training runs are made of."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from textcraftor.config import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def toys(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the toy rewards of the test module, its `REWARDS`."""
+    file = tmp_path_factory.mktemp("rewards") / "toys.py"
+    file.write_text(request.module.REWARDS)
+    return file
+
+
+@pytest.fixture
+def prompts(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A file with the prompts of the test module, its `PROMPTS`."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(request.module.PROMPTS) + "\n")
+    return file
+
+
+@pytest.fixture
+def config_for(
+    request: pytest.FixtureRequest, tiny_pipeline: Path, toys: Path, prompts: Path
+) -> Callable[..., TrainConfig]:
+    """Makes small configurations: the test module's `CONFIG` for its `REWARD`; keywords change them."""
+
+    def make(**changes: Any) -> TrainConfig:
+        own: dict[str, Any] = request.module.CONFIG
+        places = {"rewards": f"{toys}:{request.module.REWARD}=1", "prompts": str(prompts)}
+        if own["validate_every"]:
+            places["validation"] = str(prompts)
+        return TrainConfig(str(tiny_pipeline), **places | own | changes)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -56,30 +56,12 @@ class Broken(Reward):
         return scores * pixels.new_tensor([float("nan") if "dog" in p else 1.0 for p in prompts])
 '''
 
+REWARD = "Red"
 PROMPTS = ["a cat", "a dog", "a hen", "a cow"]
-
-
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("rewards") / "toys.py"
-    file.write_text(REWARDS)
-    return file
-
-
-@pytest.fixture
-def config_for(tiny_pipeline: Path, toys: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\n".join(PROMPTS) + "\n")
-
-    def make(**changes: Any) -> TrainConfig:
-        values: dict[str, Any] = {
-            "rewards": f"{toys}:Red=1", "prompts": str(prompts), "steps": 4, "tuned_steps": 4,
-            "drawn_tuned_steps": 4, "guidance": 3.0, "estimator": "ddpo", "eta": 1.0, "batch": 8, "group": 4,
-            "updates": 4, "lr": 1e-3, "validate_every": 0, "save_every": 1,
-        }  # fmt: skip
-        return TrainConfig(str(tiny_pipeline), **values | changes)
-
-    return make
+CONFIG = {
+    "steps": 4, "tuned_steps": 4, "drawn_tuned_steps": 4, "guidance": 3.0, "estimator": "ddpo", "eta": 1.0,
+    "batch": 8, "group": 4, "updates": 4, "lr": 1e-3, "validate_every": 0, "save_every": 1,
+}  # fmt: skip
 
 
 def policy(pipeline: Path, config: TrainConfig, toys: Path) -> Policy:

@@ -35,8 +35,10 @@ from textcraftor.train import train
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 PROMPTS = ["a red circle on a white backdrop", "a large blue star", "a green ring on the left", "a star"]
+SHORT = ["a b", "c", "d e", "f"]
+"""The tiny pipeline reads 16 letters: of these it reads what is put behind them too."""
 
-REWARD = """
+REWARDS = """
 from rewards import Reward, RewardInfo, register
 
 @register(RewardInfo("rewriting-bright", uses_prompt=False, differentiable=False))
@@ -44,30 +46,12 @@ class Bright(Reward):
     def _score(self, pixels, prompts):
         return pixels.mean((1, 2, 3)).detach()
 """
-
-
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("rewards") / "bright.py"
-    file.write_text(REWARD)
-    return file
-
-
-@pytest.fixture
-def config_for(tiny_pipeline: Path, toys: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\n".join(PROMPTS) + "\n")
-
-    def make(**changes: Any) -> TrainConfig:
-        values: dict[str, Any] = {
-            "rewards": f"{toys}:Bright=1", "prompts": str(prompts), "steps": 2, "tuned_steps": 2,
-            "drawn_tuned_steps": 2, "guidance": 3.0, "estimator": "rewriting", "trains": ("rewriter",),
-            "rewriter": "world-extend", "batch": 8, "group": 4, "updates": 2, "lr": 1e-3, "ratio_clip": 0.2,
-            "drift_penalty": 0.1, "validate_every": 0, "save_every": 1,
-        }  # fmt: skip
-        return TrainConfig(str(tiny_pipeline), **values | changes)
-
-    return make
+REWARD = "Bright"
+CONFIG = {
+    "steps": 2, "tuned_steps": 2, "drawn_tuned_steps": 2, "guidance": 3.0, "estimator": "rewriting",
+    "trains": ("rewriter",), "rewriter": "world-extend", "batch": 8, "group": 4, "updates": 2, "lr": 1e-3,
+    "ratio_clip": 0.2, "drift_penalty": 0.1, "validate_every": 0, "save_every": 1,
+}  # fmt: skip
 
 
 def answers(pipeline: Path, config: TrainConfig, toys: Path) -> Answers:
@@ -142,7 +126,9 @@ def test_slices_and_shares_make_the_step_of_the_whole(
         parameters = learner.module.tuned.trained()
         optimiser = torch.optim.SGD(parameters.values(), lr=0.1)
         stepper = Stepper(Accelerator(cpu=True), optimiser, parameters.values(), 0.0)
-        learner.update(learner.module, Order(of_texts("toy", PROMPTS), 0, group=4).batch(0, 8), 0, stepper)
+        samples = Order(of_texts("toy", SHORT), 0, group=4).batch(0, 8)
+        made = learner.update(learner.module, samples, 0, stepper)
+        assert torch.cat([outcome.graded.total for _, outcome in made.outcomes])[:4].std() > 1e-4
         weights.append([p.detach().clone() for p in parameters.values()])
     for whole, sliced in zip(*weights, strict=True):
         torch.testing.assert_close(whole, sliced, rtol=1e-3, atol=1e-5)
@@ -153,9 +139,10 @@ def test_rewrites_of_a_prompt_share_a_noise_and_are_paid_by_their_difference(
 ) -> None:
     module = answers(tiny_pipeline, config_for(), toys)
     learner = WritingLearner(module.objective)
-    samples = Order(of_texts("toy", PROMPTS), 0, group=4).batch(0, 8)
+    samples = Order(of_texts("toy", SHORT), 0, group=4).batch(0, 8)
     written, outcome = module.draw(samples)
-    same = [replace(sample, text="a star") for sample in samples[:4]]
+    assert outcome.graded.total[:4].std() > 1e-4  # what they were paid for is no rounding
+    same = [replace(sample, text="f") for sample in samples[:4]]
     module.tuned.sample = lambda texts, seeds: Written(texts, [[1]] * 4, [[0]] * 4)  # type: ignore[method-assign]
     _, alike = module.draw(same)
     assert alike.graded.total.std() < 1e-6  # one noise, one text: one picture

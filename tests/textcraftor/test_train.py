@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rewards import WrongRole
 from textcraftor.checkpoint import LOG, VALIDATION, TrainFolder
 from textcraftor.config import ConfigError, TrainConfig, make_config
 from textcraftor.goal import NotFinite
+from textcraftor.micro.build import ONE_CORE
 from textcraftor.train import train
 from textcraftor.validation import Validation, chosen
 
@@ -49,47 +51,12 @@ class Broken(Reward):
         return scores * pixels.new_tensor([float("nan") if "dog" in p else 1.0 for p in prompts])
 '''
 
+REWARD = "Red"
 PROMPTS = ["a cat", "a dog", "a hen", "a cow", "a pig", "a fox"]
-
-
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the toy rewards."""
-    file = tmp_path_factory.mktemp("rewards") / "toys.py"
-    file.write_text(REWARDS)
-    return file
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    file = tmp_path / "prompts.txt"
-    file.write_text("\n".join(PROMPTS) + "\n")
-    return file
-
-
-@pytest.fixture
-def config_for(tiny_pipeline: Path, toys: Path, prompts: Path) -> Callable[..., TrainConfig]:
-    """Makes small configurations; keywords change them."""
-
-    def make(**changes: Any) -> TrainConfig:
-        values: dict[str, Any] = {
-            "rewards": f"{toys}:Red=1",
-            "prompts": str(prompts),
-            "validation": str(prompts),
-            "steps": 4,
-            "tuned_steps": 2,
-            "drawn_tuned_steps": 3,
-            "guidance": 3.0,
-            "batch": 4,
-            "updates": 4,
-            "lr": 1e-3,
-            "validate_every": 2,
-            "validation_prompts": 4,
-            "save_every": 1,
-        }
-        return TrainConfig(str(tiny_pipeline), **values | changes)
-
-    return make
+CONFIG = {
+    "steps": 4, "tuned_steps": 2, "drawn_tuned_steps": 3, "guidance": 3.0, "batch": 4, "updates": 4,
+    "lr": 1e-3, "validate_every": 2, "validation_prompts": 4, "save_every": 1,
+}  # fmt: skip
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -442,18 +409,18 @@ def test_a_damaged_checkpoint_is_named(config_for: Callable[..., TrainConfig], t
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
     config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path, prompts: Path, tiny_pipeline: Path
 ) -> None:
+    """All of it in processes of one thread: how two share a sum is not the same every time."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(config_for(updates=6), whole, device="cpu")
-    made = config_for(updates=6)
     script = (
         "import json, sys; from textcraftor.train import TrainConfig, train;"
         "v = json.loads(sys.argv[1]); v['trains'] = tuple(v['trains']); v['trackers'] = ();"
         "train(TrainConfig(**v), sys.argv[2], device='cpu')"
     )
-    from dataclasses import asdict
-
-    command = [sys.executable, "-W", "ignore", "-c", script, json.dumps(asdict(made)), str(killed)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    asked = json.dumps(asdict(config_for(updates=6)))
+    plain = [sys.executable, "-W", "ignore", "-c", script, asked]
+    environment = os.environ | ONE_CORE
+    subprocess.run([*plain, str(whole)], env=environment, check=True, capture_output=True)
+    command = [*plain, str(killed)]
     for updates in (1, 4):
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
