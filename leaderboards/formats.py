@@ -16,7 +16,6 @@ from typing import Any
 
 from leaderboards.board import Board, Cell, Column, Coverage, Entry, Section
 from leaderboards.render import NO_CATEGORY, headline
-from leaderboards.scores import SAMPLES, RunScores
 from leaderboards.stats import Estimate
 
 FORMAT = "tcbench.leaderboard/1"
@@ -147,23 +146,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.9g}"
     return "" if value is None else value
-
-
-def csv_scores(found: RunScores) -> str:
-    """One line an image of a run: its prompt, and its score by each reward, or nothing.
-
-    Rewards are columns, so that `tcbench import` makes a run of it again.
-    """
-    values = {
-        scored.score_set.reward: dict(zip(scored.keys.tolist(), scored.values.tolist(), strict=True))
-        for scored in found.scored
-    }
-    rows = [
-        {"prompt_id": prompt, "sample": number, "category": sample.category, "prompt": sample.prompt}
-        | {reward: by_key.get(prompt * SAMPLES + number) for reward, by_key in values.items()}
-        for (prompt, number), sample in found.samples.items()
-    ]
-    return _csv(rows)
 
 
 # JSON

@@ -6,8 +6,6 @@ import resource
 import sys
 from dataclasses import dataclass
 
-import torch
-
 
 @dataclass
 class Ledger:
@@ -42,6 +40,8 @@ class Ledger:
 def peak_mib(device: str) -> float:
     """Most memory used so far: of the device, or of this process on the CPU."""
     if device.startswith("cuda"):
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

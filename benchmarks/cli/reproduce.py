@@ -23,6 +23,12 @@ def reproduce(
     headline: Annotated[
         bool, typer.Option("--headline", help="Only the methods with several training seeds: half the work.")
     ] = False,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            "--records", help="Records of an earlier page, such as docs/world-table/records: not done again."
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="Cells side by side, a core each.")
     ] = os.cpu_count() or 1,
@@ -36,20 +42,22 @@ def reproduce(
     from benchmarks.cli.ls import table as shown_table
     from benchmarks.cli.progress import progress
     from benchmarks.reproduce import world
-    from benchmarks.reproduce.cells import keys, seconds, work
+    from benchmarks.reproduce.cells import undone, work
+    from benchmarks.reproduce.records import known, restore
     from rewards.registry import UnknownName
 
     if table != "world-table":
         raise UnknownName("comparison", table, ["world-table"])
     scale = world.QUICK if quick else world.FULL
     cells = world.cells(scale, headline_only=headline)
+    kept = known(cells, out, records) if records else {}
     if dry_run:
-        asked = keys(cells)
+        todo = {cell.name for cell in undone(cells, out)}
         rows = [
             {
                 "cell": cell.name,
                 "core-minutes": f"{cell.minutes:.1f}",
-                "done": "no" if seconds(out, cell.name, asked[cell.name]) is None else "yes",
+                "done": "on record" if cell.name in kept else "no" if cell.name in todo else "yes",
                 "needs": ", ".join(cell.needs),
             }
             for cell in cells
@@ -58,6 +66,8 @@ def reproduce(
         print(f"{len(cells)} cells, {sum(cell.minutes for cell in cells) / 60:.1f} core-hours")
         return
     out.mkdir(parents=True, exist_ok=True)
+    if records:
+        restore(cells, out, records)
     with progress() as shown:
         work(cells, out, jobs, shown)
     from benchmarks.reproduce.page import write_page

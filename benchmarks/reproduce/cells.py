@@ -1,8 +1,9 @@
 """Long work as resumable cells: each is done once, some side by side, a core each.
 
 A cell is a function of the work's folder, called in a process of its own kind. Its end is recorded in
-``FOLDER/cells/<name>.json`` with a key of what it and all that it needs were asked, and the seconds it took;
-what is recorded is not done again unless the key is another. What a cell does is resumable itself.
+``FOLDER/cells/<name>.json`` with a key of what it and all that it needs were asked, the seconds it took, and
+which files are to be kept of it; what is recorded is not done again unless the key is another. What a cell
+does is resumable itself. `records` takes what is kept to other machines.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,11 +41,14 @@ class Cell:
     name: str
     minutes: float
     """Core-minutes that it takes."""
-    run: Callable[..., None]
+    run: Callable[..., Iterable[Path]]
+    """Returns the files that tables are made of: what is kept of the cell."""
     given: Mapping[str, Any] = field(default_factory=dict)
     """What `run` is called with, after the folder and a progress."""
     needs: tuple[str, ...] = ()
     """Cells that come before it."""
+    light: bool = False
+    """Whether what is kept of it is all that other cells need."""
 
 
 def keys(cells: Sequence[Cell]) -> dict[str, str]:
@@ -56,11 +60,47 @@ def keys(cells: Sequence[Cell]) -> dict[str, str]:
     return found
 
 
-def seconds(folder: Path, name: str, key: str) -> float | None:
-    """What the start that finished a cell took; None if it was not done as it is asked now."""
+@dataclass(frozen=True)
+class Record:
+    """That a cell was done."""
+
+    key: str
+    seconds: float
+    """Of the start that finished it."""
+    keeps: Sequence[str]
+    """Files, relative to the folder."""
+    restored: bool = False
+    """It was done elsewhere: only what it keeps is here."""
+
+    def text(self) -> bytes:
+        """As its file has it."""
+        return (json.dumps(asdict(self)) + "\n").encode()
+
+    @classmethod
+    def read(cls, text: bytes) -> Record:
+        """From its file."""
+        return cls(**json.loads(text))
+
+
+def record_of(folder: Path, name: str, key: str) -> Record | None:
+    """None if a cell was not done as it is asked now."""
     file = folder / RECORDS / f"{name}.json"
-    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return record["seconds"] if record.get("key") == key else None
+    record = Record.read(file.read_bytes()) if file.is_file() else None
+    return record if record and record.key == key else None
+
+
+def undone(cells: Sequence[Cell], folder: Path) -> list[Cell]:
+    """What is to be done: cells without a record; and of those that were done elsewhere, such as keep less
+    than another one needs that is to be done.
+    """
+    asked = keys(cells)
+    records = {cell.name: record_of(folder, cell.name, asked[cell.name]) for cell in cells}
+    light = {cell.name for cell in cells if cell.light}
+    found: set[str] = {name for name, record in records.items() if record is None}
+    for cell in reversed(cells):  # each comes after what it needs
+        if cell.name in found:
+            found |= {n for n in cell.needs if n not in light and (r := records[n]) and r.restored}
+    return [cell for cell in cells if cell.name in found]
 
 
 def work(cells: Sequence[Cell], folder: Path, jobs: int, progress: Progress) -> None:
@@ -70,7 +110,7 @@ def work(cells: Sequence[Cell], folder: Path, jobs: int, progress: Progress) -> 
     while another process works in the folder.
     """
     asked = keys(cells)
-    todo = {cell.name: cell for cell in cells if seconds(folder, cell.name, asked[cell.name]) is None}
+    todo = {cell.name: cell for cell in undone(cells, folder)}
     left = sum(cell.minutes for cell in todo.values())
     progress.stage(f"cells, about {left:.0f} core-minutes left", len(cells), len(cells) - len(todo))
     os.environ.update(ONE_CORE)  # for the processes that are started now
@@ -127,13 +167,14 @@ def _do(cell: Cell, folder: Path, key: str) -> float:
     began = time.monotonic()
     with _log(folder, cell).open("a", encoding="utf-8") as log:
         try:
-            cell.run(folder, _Logged(partial(print, file=log, flush=True)), **cell.given)
+            kept = cell.run(folder, _Logged(partial(print, file=log, flush=True)), **cell.given)
+            keeps = sorted(file.relative_to(folder).as_posix() for file in kept)
         except Exception:
             traceback.print_exc(file=log)
             raise
     took = time.monotonic() - began
-    record = {"key": key, "seconds": round(took, 1)}
-    write_atomically(folder / RECORDS / f"{cell.name}.json", (json.dumps(record) + "\n").encode())
+    record = Record(key, round(took, 1), keeps)
+    write_atomically(folder / RECORDS / f"{cell.name}.json", record.text())
     return took
 
 

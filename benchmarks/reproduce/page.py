@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cli.leaderboard import write
-from benchmarks.reproduce import steps
-from benchmarks.reproduce.cells import keys, seconds
+from benchmarks.reproduce import records, steps
+from benchmarks.reproduce.cells import keys, record_of
 from benchmarks.reproduce.world import (
     BASELINE,
     BUDGET,
@@ -27,17 +26,13 @@ from benchmarks.reproduce.world import (
 )  # fmt: skip
 from leaderboards.board import Board, Cell, Section
 from leaderboards.cells import claimed
-from leaderboards.formats import csv_scores
 from leaderboards.journal import write_atomically
 from leaderboards.markdown import agreement as agreement_text
 from leaderboards.markdown import table
 from leaderboards.records import RunFolder
 from leaderboards.render import EXPOSURES, MARKS, SHORT_LEGEND, decimals, number, title
-from leaderboards.scores import read_scores
 from leaderboards.table import build
 from leaderboards.verdicts import agreement
-from textcraftor.checkpoint import TrainFolder, read_checkpoint
-from textcraftor.ledger import Ledger
 from textcraftor.validation import TRAINED
 
 TITLES: Mapping[str, str] = {
@@ -46,8 +41,8 @@ TITLES: Mapping[str, str] = {
     **{variant.name: variant.title for variant in VARIANTS},
 }
 
-SCORES = "scores"
-"""Folder with a table of scores of each system's images."""
+RECORDS = "records"
+"""Folder beside the page with what every number of it was made of."""
 
 Row = dict[str, str]
 
@@ -96,6 +91,13 @@ class Results:
         """A method's systems."""
         return [f"{name}-{seed}" for seed in seeds_of(by_name(name), self.scale)]
 
+    def training(self, method: Method, seed: int) -> steps.Result:
+        """What is kept of a method's training run: of the first seed it may be a trial."""
+        name, rates = f"{method.name}-{seed}", method.rates[: self.scale.trials]
+        if seed == 0 and len(rates) > 1:
+            name = steps.trial_name(method.name, steps.chosen_rate(self.folder, method.name, rates))
+        return steps.result(self.folder, name)
+
     @property
     def headline(self) -> list[str]:
         """Systems of the methods with several training seeds."""
@@ -112,25 +114,18 @@ class Results:
 
 
 def write_page(folder: Path, docs: Path, scale: Scale, *, headline_only: bool = False) -> list[Path]:
-    """Boards, pictures, each image's scores and ``report.md`` in `docs`. Returns the files."""
+    """Boards, pictures, ``report.md`` and the records of all cells in `docs`. Returns the files, the records'
+    folder for theirs.
+    """
     results = Results(folder, scale, headline_only)
     files = write(results.board(results.headline), docs / "headline")
     if not headline_only:
         files += write(results.board(_exploratory(scale)), docs / "exploratory")
-    (docs / SCORES).mkdir(parents=True, exist_ok=True)
-    for name in _tabulated(results):
-        table_of_scores = docs / SCORES / f"{name}.csv"
-        write_atomically(table_of_scores, csv_scores(read_scores(results.runs[name])).encode())
-        files.append(table_of_scores)
     page = "\n\n".join(_page(results)) + "\n"
+    docs.mkdir(parents=True, exist_ok=True)
     write_atomically(docs / "report.md", page.encode())
-    return [docs / "report.md", *files]
-
-
-def _tabulated(results: Results) -> list[str]:
-    """Every system of the page."""
-    asked = {cell.name for cell in cells(results.scale, headline_only=results.headline_only)}
-    return [name for name in results.runs if f"run-{name}" in asked]
+    records.keep(cells(scale), folder, docs / RECORDS)
+    return [docs / "report.md", *files, docs / RECORDS]
 
 
 def _exploratory(scale: Scale) -> list[str]:
@@ -307,7 +302,7 @@ def _trials(results: Results) -> list[Row]:
             continue
         chosen = steps.chosen_rate(results.folder, method.name, rates)
         for rate in rates:
-            found = steps.trial_result(steps.trial_folder(results.folder, method.name, rate))
+            found = steps.result(results.folder, steps.trial_name(method.name, rate)).validation
             rows.append(
                 {
                     "method": method.title,
@@ -336,17 +331,14 @@ def _costs(results: Results) -> list[Row]:
 
 def _cost(results: Results, method: Method, seed: int) -> Row:
     """A training run's ledger."""
-    place = steps.training_folder(results.folder, method.name, seed)
-    last = TrainFolder(place).newest()
-    assert last is not None  # its cell is done
-    ledger = Ledger(**last.record["ledger"])
-    found = steps.trial_result(place)
+    found = results.training(method, seed)
+    ledger = found.ledger
     return {
         "method": method.title,
         "seed": str(seed),
-        "learning rate": f"{read_record(place)['config']['lr']:g}",
-        "updates": str(last.update),
-        "chosen at": str(read_checkpoint(place / "best").update),
+        "learning rate": f"{found.config['lr']:g}",
+        "updates": str(found.updates),
+        "chosen at": str(found.validation.update),
         "samples": f"{ledger.samples:,}",
         "UNet forwards (equivalents)": f"{ledger.unet + ledger.unet_saved:,}",
         "reward calls": f"{ledger.reward_calls:,}",
@@ -355,21 +347,15 @@ def _cost(results: Results, method: Method, seed: int) -> Row:
         "of the budget": f"{ledger.compute / BUDGET:.0%}",
         "from the prefix cache": f"{ledger.unet_saved:,}",
         "seconds, one core": f"{ledger.seconds:.0f}",
-        "drift": f"{found.drift:.3g}",
+        "drift": f"{found.validation.drift:.3g}",
     }
-
-
-def read_record(place: Path) -> Mapping[str, Any]:
-    """The record of a training run."""
-    record: Mapping[str, Any] = json.loads((place / "train.json").read_text(encoding="utf-8"))
-    return record
 
 
 def _ending(results: Results) -> Iterator[str]:
     """Time, and what it was made with."""
     asked = keys(cells(results.scale, headline_only=results.headline_only))
-    took = [seconds(results.folder, name, key) or 0.0 for name, key in asked.items()]
-    hours = sum(took) / 3600
+    done = [record for name, key in asked.items() if (record := record_of(results.folder, name, key))]
+    hours = sum(record.seconds for record in done) / 3600
     environments = [one for run in results.runs.values() for one in run.header.provenance]
     versions, devices, commits = (
         sorted({words for one in environments if (words := read(one))})

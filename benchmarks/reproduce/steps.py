@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,36 @@ from benchmarks.mixes import mix, write
 from benchmarks.pairs import write_pairs
 from benchmarks.run import Request, execute, plan
 from benchmarks.systems import System, find_system
-from leaderboards.journal import read_lines, write_atomically
-from leaderboards.records import RunFolder
-from textcraftor.checkpoint import RECORD, VALIDATION, read_checkpoint
+from leaderboards.journal import write_atomically
+from leaderboards.records import HEADER, RunFolder
+from textcraftor.checkpoint import RECORD, VALIDATION, TrainFolder, read_checkpoint
 from textcraftor.config import TrainConfig, make_config
+from textcraftor.ledger import Ledger
 from textcraftor.progress import Progress
 from textcraftor.validation import TRAINED, Validation
 
 MODEL, SUITE, TRAINING_SUITE = "micro", "world", "world-train"
 SELECTION = "world-siglip"
 
+TRAINING = "train"
 TABULATED = "tabulated"
 """Folder with the name of the run folder of each system, of which there may be older ones."""
 
 
-def renders(folder: Path, progress: Progress, count: int) -> None:
+RESULTS = "results"
+"""Folder with what is kept of each training run."""
+
+
+def renders(folder: Path, progress: Progress, count: int) -> list[Path]:
     """True pictures of the training prompts, for direct fine-tuning."""
     from rewards.world.prompts import world_prompts
     from textcraftor.micro.renders import write_renders
 
     write_renders(folder / "renders", [prompt.text for prompt in world_prompts("train")[:count]])
+    return []
 
 
-def best(folder: Path, progress: Progress, prompts: int, chooser: str) -> None:
+def best(folder: Path, progress: Progress, prompts: int, chooser: str) -> list[Path]:
     """The best of four images of some training prompts, as pairs for supervised fine-tuning (RAFT)."""
     own = replace(find_system(MODEL), best_of=4, chooser=chooser, calibration="world")
     place = folder / "systems" / "best-of-4-training"
@@ -45,11 +53,14 @@ def best(folder: Path, progress: Progress, prompts: int, chooser: str) -> None:
         str(place), suite=TRAINING_SUITE, limit=prompts, rewards=(), device="cpu", out=folder / "best-runs"
     )
     write_pairs(RunFolder(execute(plan(request), progress).path), folder / "best")
+    return []
 
 
-def trial(folder: Path, progress: Progress, name: str, settings: Mapping[str, Any], rate: float) -> None:
+def trial(
+    folder: Path, progress: Progress, name: str, settings: Mapping[str, Any], rate: float
+) -> list[Path]:
     """Train with the first seed and one of the learning rates that are tried."""
-    _train(folder, progress, trial_folder(folder, name, rate), settings, rate, 0)
+    return [_train(folder, progress, trial_name(name, rate), settings, rate, 0)]
 
 
 def trained(
@@ -60,14 +71,16 @@ def trained(
     seed: int,
     rates: Sequence[float],
     rates_of: str,
-) -> None:
-    """Train with the learning rate that was chosen; or take the trial of it, if that is what is asked."""
+) -> list[Path]:
+    """Train with the learning rate that was chosen; the trial of it, if that is what is asked, is not done
+    twice.
+    """
     rate = chosen_rate(folder, rates_of, rates)
     tried = rates_of == name and seed == 0 and len(rates) > 1
-    place = trial_folder(folder, name, rate) if tried else folder / "train" / f"{name}-{seed}"
-    if not tried:
-        _train(folder, progress, place, settings, rate, seed)
-    write(find_system(str(place)), folder / "systems" / f"{name}-{seed}")
+    own = trial_name(name, rate) if tried else f"{name}-{seed}"
+    kept = _train(folder, progress, own, settings, rate, seed)
+    write(find_system(str(folder / TRAINING / own)), folder / "systems" / f"{name}-{seed}")
+    return [kept]
 
 
 def chosen_rate(folder: Path, name: str, rates: Sequence[float]) -> float:
@@ -76,29 +89,59 @@ def chosen_rate(folder: Path, name: str, rates: Sequence[float]) -> float:
     """
     if len(rates) == 1:
         return rates[0]
-    found = {rate: trial_result(trial_folder(folder, name, rate)) for rate in rates}
+    found = {rate: result(folder, trial_name(name, rate)).validation for rate in rates}
     harmless = [rate for rate in rates if not found[rate].changes[SELECTION][2] < 0]  # type: ignore[operator]
     return max(harmless or rates, key=lambda rate: found[rate].changes[TRAINED][0] or 0.0)
 
 
-def trial_result(folder: Path) -> Validation:
-    """The validation of a training run's chosen checkpoint."""
-    update = read_checkpoint(folder / "best").update
-    rows = [Validation.of(row) for row in read_lines(folder / VALIDATION)]
-    return next(row for row in rows if row.update == update)
+@dataclass(frozen=True)
+class Result:
+    """What is kept of a training run."""
+
+    config: Mapping[str, Any]
+    environments: Sequence[Mapping[str, Any]]
+    updates: int
+    ledger: Ledger
+    """Of all updates."""
+    validation: Validation
+    """Of the chosen checkpoint."""
+
+    @classmethod
+    def of(cls, training: TrainFolder) -> Result:
+        """Of one that is done."""
+        record = json.loads((training.path / RECORD).read_text(encoding="utf-8"))
+        newest = training.newest()
+        assert newest is not None
+        chosen = read_checkpoint(training.path / "best").update
+        row = next(row for row in training.rows(VALIDATION) if row["update"] == chosen)
+        ledger = Ledger(**newest.record["ledger"])
+        return cls(record["config"], record["environments"], newest.update, ledger, Validation.of(row))
 
 
-def trial_folder(folder: Path, name: str, rate: float) -> Path:
-    """Where a learning rate is tried."""
-    return folder / "train" / f"{name}-0-lr-{rate:g}"
+def result(folder: Path, name: str) -> Result:
+    """What was kept of a training run."""
+    record = json.loads((folder / RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    own = {"ledger": Ledger(**record["ledger"]), "validation": Validation(**record["validation"])}
+    return Result(**record | own)
+
+
+def trial_name(name: str, rate: float) -> str:
+    """Of the training run that tries a learning rate."""
+    return f"{name}-0-lr-{rate:g}"
 
 
 def _train(
-    folder: Path, progress: Progress, place: Path, settings: Mapping[str, Any], rate: float, seed: int
-) -> None:
+    folder: Path, progress: Progress, own: str, settings: Mapping[str, Any], rate: float, seed: int
+) -> Path:
+    """Where its result is. What is trained already is only read."""
     from textcraftor.train import train
 
+    place = folder / TRAINING / own
     train(configured(folder, settings, rate, seed), place, device="cpu", progress=progress)
+    (folder / RESULTS).mkdir(exist_ok=True)
+    kept = folder / RESULTS / f"{own}.json"
+    write_atomically(kept, (json.dumps(asdict(Result.of(TrainFolder(place))), indent=1) + "\n").encode())
+    return kept
 
 
 def configured(folder: Path, settings: Mapping[str, Any], rate: float, seed: int) -> TrainConfig:
@@ -113,19 +156,10 @@ def configured(folder: Path, settings: Mapping[str, Any], rate: float, seed: int
     return make_config(MODEL, **own, lr=rate, seed=seed)
 
 
-def _weights(folder: Path, name: str, seed: int = 0) -> Path:
-    """The chosen checkpoint of a method."""
-    made = find_system(str(folder / "systems" / f"{name}-{seed}"))
-    return Path(made.rewriter or next(iter(made.windows[-1].weights)))
-
-
-def training_folder(folder: Path, name: str, seed: int) -> Path:
-    """Where a method's training run is: of the first seed it may be a trial."""
-    weights = _weights(folder, name, seed)
-    found = [place for place in weights.parents if (place / RECORD).is_file()]
-    if not found:
-        raise ValueError(f"{weights} is in no training run: {folder} was moved or is not whole, make it anew")
-    return found[0]
+def _weights(folder: Path, name: str) -> Path:
+    """What a method's first seed was trained to."""
+    made = find_system(str(folder / "systems" / f"{name}-0"))
+    return Path(next(iter(made.windows[-1].weights)))
 
 
 def system(
@@ -135,17 +169,18 @@ def system(
     of: str,
     changes: Mapping[str, Any],
     mix: Mapping[str, float],
-) -> None:
+) -> list[Path]:
     """Make a system of others."""
     place = folder / "systems" / name
     if mix:
         _mixed(folder, place, mix)
-        return
+        return []
     base = find_system(str(folder / "systems" / f"{of}-0") if of else MODEL)
     own = dict(changes)
     if last := own.pop("last", None):
         base = base.switched(last)
     write(replace(base, **own, method=""), place)
+    return []
 
 
 def _mixed(folder: Path, place: Path, parts: Mapping[str, float]) -> System:
@@ -154,7 +189,7 @@ def _mixed(folder: Path, place: Path, parts: Mapping[str, float]) -> System:
     return mix(named, place)
 
 
-def run(folder: Path, progress: Progress, name: str, prompts: int, seeds: int) -> None:
+def run(folder: Path, progress: Progress, name: str, prompts: int, seeds: int) -> list[Path]:
     """Draw and score a system on held-out prompts, and measure how much its images of one prompt differ."""
     model = name if name == MODEL else str(folder / "systems" / name)
     request = Request(model, suite=SUITE, limit=prompts, seeds=seeds, device="cpu", out=folder / "runs")
@@ -163,5 +198,16 @@ def run(folder: Path, progress: Progress, name: str, prompts: int, seeds: int) -
     if not outcome.complete:
         raise ValueError(f"{outcome.path} is not complete: {len(outcome.missing)} images are missing")
     (column,) = find_columns([SELECTION])
-    measure(RunFolder(outcome.path), column, "cpu", progress)
+    made = RunFolder(outcome.path)
+    measure(made, column, "cpu", progress)
     write_atomically(folder / TABULATED / name, f"{outcome.path.name}\n".encode())
+    return [folder / TABULATED / name, *kept_of(made)]
+
+
+def kept_of(made: RunFolder) -> list[Path]:
+    """A run's files but for its images, of which only those are kept that a board shows."""
+    from leaderboards.pictures import shown_keys
+
+    own = made.samples()
+    shown = [made.image_path(own[key]) for key in shown_keys([made])]
+    return [made.path / HEADER, *made.path.glob("samples/*"), *made.path.glob("scores/*/*"), *shown]

@@ -209,7 +209,7 @@ def _trained(method: Method, scale: Scale) -> Iterator[Cell]:
     needs += trial_names(method.rate_of, scale) if method.rate_of else []
     for name, rate in zip(trials, rates, strict=False):
         given: dict[str, Any] = {"name": method.name, "settings": own, "rate": rate}
-        yield Cell(name, minutes, steps.trial, given, tuple(needs))
+        yield Cell(name, minutes, steps.trial, given, tuple(needs), light=True)
     for seed in seeds_of(method, scale):
         name = f"train-{method.name}-{seed}"
         given = {

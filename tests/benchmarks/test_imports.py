@@ -13,8 +13,7 @@ from PIL import Image
 from benchmarks.cli import main
 from benchmarks.imports import Import, ScoreTableError, adopt_table
 from benchmarks.suites import prompt_set
-from leaderboards.formats import csv_scores
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import RunFolder
 from leaderboards.scores import read_scores
 from leaderboards.table import build
 from textcraftor.prompts import Prompt
@@ -90,23 +89,6 @@ def test_imports_compare_with_each_other(write: Write, tmp_path: Path) -> None:
     (section,) = build(runs, "old").sections
     cell = section.cells["new", "aes", None]
     assert (cell.claim, cell.exposure) == ("better", "undeclared")
-
-
-def test_a_runs_table_of_scores_makes_the_same_run_again(
-    make_run: Callable[..., RunFolder], tmp_path: Path
-) -> None:
-    kinds = [
-        ScoreSet(name, "0" * 12, higher_is_better=True, role="judge", family="toy")
-        for name in ("aes", "clip")
-    ]
-    values = [[1 / 3, 0.1], [2e-7, 5.0], [-1.0, 0.0]]
-    run = make_run("theirs", (kinds[0], values), (kinds[1], [[2.5, 3.5], [1.5, 0.25], [9.0, -9.0]]))
-    (tmp_path / "theirs.csv").write_text(csv_scores(read_scores(run)))
-    asked = Import(tmp_path / "theirs.csv", "theirs", tmp_path / "again", rewards=["aes", "clip"])
-    again = adopt_table(asked)
-    assert again.header.planned == run.header.planned
-    for name, expected in scores(run).items():
-        assert scores(again)[name] == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.reproduce import steps, world
-from benchmarks.reproduce.cells import keys, seconds
-from textcraftor.checkpoint import TrainFolder
+from benchmarks.reproduce.cells import undone
+from benchmarks.reproduce.page import Results
 from textcraftor.ledger import Ledger
 from textcraftor.validation import TRAINED, Validation
 
@@ -54,8 +54,11 @@ def validation(gain: float, low: float | None) -> Validation:
 def test_the_chosen_rate_gains_most_without_harm(
     found: dict[float, tuple[float, float]], chosen: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    by_folder = {steps.trial_folder(tmp_path, "x", rate): validation(*v) for rate, v in found.items()}
-    monkeypatch.setattr(steps, "trial_result", by_folder.__getitem__)
+    kept = {
+        steps.trial_name("x", rate): steps.Result({}, [], 1, Ledger(), validation(*v))
+        for rate, v in found.items()
+    }
+    monkeypatch.setattr(steps, "result", lambda folder, name: kept[name])
     assert steps.chosen_rate(tmp_path, "x", list(found)) == chosen
 
 
@@ -88,8 +91,7 @@ def test_the_same_again_does_nothing_and_writes_the_same_bytes(made: Path) -> No
     files = {file: file.read_bytes() for file in (made / "page").rglob("*.*") if file.is_file()}
     records = {file: file.stat().st_mtime_ns for file in (made / "cells").glob("*.json")}
     assert len(records) == len(world.cells(world.QUICK))
-    asked = keys(world.cells(world.QUICK))
-    assert all(seconds(made, name, key) is not None for name, key in asked.items())
+    assert undone(world.cells(world.QUICK), made) == []
     assert reproduce(made) == 0
     assert {file: file.stat().st_mtime_ns for file in (made / "cells").glob("*.json")} == records
     assert all(file.read_bytes() == content for file, content in files.items())
@@ -97,14 +99,21 @@ def test_the_same_again_does_nothing_and_writes_the_same_bytes(made: Path) -> No
     assert "ReFL" not in (made / "headline-page" / "report.md").read_text()
 
 
+def test_the_kept_records_make_the_page_again(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "elsewhere"
+    assert reproduce(out, "--records", str(made / "page" / "records")) == 0
+    first, again = (
+        {f.relative_to(d): f.read_bytes() for f in d.rglob("*.*")} for d in (made / "page", out / "page")
+    )
+    assert first == again
+    assert not (out / "train").exists()
+
+
 @pytest.mark.parametrize("name", [method.name for method in world.METHODS])
 def test_a_method_is_given_the_compute_that_the_page_says(made: Path, name: str) -> None:
     """By its ledger of a few updates, and the updates of the full table."""
     method = world.by_name(name)
-    folder = TrainFolder(steps.training_folder(made, name, 0))
-    newest = folder.newest()
-    assert newest is not None
-    ledger = Ledger(**newest.record["ledger"])
+    ledger = Results(made, world.QUICK).training(method, 0).ledger
     samples = method.settings["updates"] * method.settings.get("batch", 8)
     of_a_sample = ledger.compute / ledger.samples
     if name == "alignprop":  # draws for each update how many of 25 guided steps go back, 13 at the mean
