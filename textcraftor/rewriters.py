@@ -100,6 +100,11 @@ REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
             "world-extend", str(REWRITING / "world-extend"), "{prompt},", continues=True, new_tokens=24,
             trained_on=(), source="textcraftor/micro/rewriter.py",
         ),
+        "world-promptist": Rewriter(
+            "world-promptist", str(REWRITING / "world-promptist"), "{prompt},", continues=True, new_tokens=24,
+            trained_on=("world-aesthetic", "world-pick", "world-hps", "world-clip"),
+            source="`tcbench reproduce world-table`: its rewriter's first seed, in half precision",
+        ),
     }
 )  # fmt: skip
 

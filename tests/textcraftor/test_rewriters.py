@@ -163,6 +163,7 @@ def test_published_ones_are_asked_as_their_authors_do() -> None:
     assert [name for name, found in REWRITERS.items() if found.continues] == [
         "prompt-extend",
         "world-extend",
+        "world-promptist",
     ]
 
 

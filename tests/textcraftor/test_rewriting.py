@@ -61,8 +61,9 @@ def answers(pipeline: Path, config: TrainConfig, toys: Path) -> Answers:
     return Answers(Objective(tuned, config, mix, Denoiser(pipe.unet, 3.0), (4, 8, 8)))
 
 
-def test_the_worlds_rewriter_goes_on_with_style_words() -> None:
-    rewriter = find_rewriter("world-extend")
+@pytest.mark.parametrize("name", ["world-extend", "world-promptist"])
+def test_the_worlds_rewriters_go_on_with_style_words(name: str) -> None:
+    rewriter = find_rewriter(name)
     writer = Writer(rewriter, find_model(rewriter), "cpu")
     found = writer.write(PROMPTS, [1, 2, 3, 4])
     again = writer.write(PROMPTS[2:], [3, 4])
