@@ -100,7 +100,9 @@ def test_its_gradient_is_that_of_backward(offload: bool, batch: tuple[Tensor, li
     found = mixed.gradient(*batch)
     leaf = batch[0].clone().requires_grad_()
     Mix(Panel(NAMES), parts).score(leaf, batch[1]).total.sum().backward()
-    torch.testing.assert_close(found.images, leaf.grad, rtol=1e-4, atol=1e-7)
+    assert leaf.grad is not None
+    wrong = (found.images - leaf.grad).flatten(1).norm(dim=1) / leaf.grad.flatten(1).norm(dim=1)
+    assert wrong.max() < 1e-5  # single elements may be near zero, where sums of float32 cancel
     assert not found.total.requires_grad
     own = batch[0].clone().requires_grad_()
     (5.0 * mixed.panel["world-hps"].score(own, batch[1])).sum().backward()

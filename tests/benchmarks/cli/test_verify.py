@@ -39,7 +39,7 @@ def test_published_scores_that_could_not_be_checked_are_said(capsys: pytest.Capt
 def test_a_reward_that_differs_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(parity, "BOUND", 1e-12)
+    monkeypatch.setattr(parity, "BOUND", -1.0)  # some machines give the very same bits on both ways
     assert run("jpeg-compressibility", "world-aesthetic") == 4
     assert "world-aesthetic: DIFFERS" in capsys.readouterr().err
 
