@@ -37,7 +37,7 @@ def reproduce(
     """Train every method of a comparison, draw and score it on held-out prompts, and write the tables.
 
     Work is done in cells, which are resumable and are never done twice. world-table is on the embedded world:
-    about ten core-hours, and ten minutes with --quick.
+    five to ten core-hours, and ten minutes with --quick.
     """
     from benchmarks.cli.ls import table as shown_table
     from benchmarks.cli.progress import progress
