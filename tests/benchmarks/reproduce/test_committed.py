@@ -1,4 +1,4 @@
-"""The committed comparison is what the committed records say, to the byte; and these hold what the plan asks."""
+"""The committed comparison is what the committed records say, to the byte; they hold all of the plan."""
 
 from __future__ import annotations
 
