@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import textcraftor
 from benchmarks.reproduce.cells import RECORDS, Cell, Record, keys, record_of
 from leaderboards.journal import write_atomically
 
 KIND = ".tar.xz"
+INSTALLED = Path(textcraftor.__file__).resolve().parents[1]
 
 
 def keep(cells: Sequence[Cell], folder: Path, kept: Path) -> None:
@@ -56,9 +58,17 @@ def _packed(folder: Path, name: str, record: Record) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:xz") as members:
         for path in record.keeps:
-            _add(members, path, (folder / path).read_bytes())
+            content = (folder / path).read_bytes()
+            _add(members, path, _portable(content, folder) if path.endswith(".json") else content)
         _add(members, f"{RECORDS}/{name}.json", replace(record, restored=False).text())
     return out.getvalue()
+
+
+def _portable(content: bytes, folder: Path) -> bytes:
+    """Without what is of one machine alone: places in the folder and in the installation become relative."""
+    for place in (folder.resolve(), INSTALLED):
+        content = content.replace(f"{place}/".encode(), b"")
+    return content
 
 
 def _add(members: tarfile.TarFile, path: str, content: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.reproduce.cells import Cell, CellFailed, keys, record_of, undone, work
-from benchmarks.reproduce.records import keep, known, restore
+from benchmarks.reproduce.records import INSTALLED, keep, known, restore
 from leaderboards.journal import RunFolderError, exclusive
 from textcraftor.progress import Progress, Silent
 
@@ -129,6 +129,20 @@ def test_what_is_kept_is_not_done_again_elsewhere(tmp_path: Path, chain: list[Ce
     assert {f.name: f.read_bytes() for f in (tmp_path / "again").iterdir()} == {
         f.name: content for f, (content, _) in before.items()
     }
+
+
+def says_where(folder: Path, progress: Progress) -> list[Path]:
+    """Keeps a file with places of this machine."""
+    (folder / "place.json").write_text(f'["{folder.resolve()}/train/x", "{INSTALLED}/textcraftor/micro"]')
+    return [folder / "place.json"]
+
+
+def test_what_is_kept_names_no_place_of_the_machine(tmp_path: Path) -> None:
+    cells, there = [Cell("says", 1, says_where)], tmp_path / "there"
+    work(cells, tmp_path, 1, Silent())
+    keep(cells, tmp_path, tmp_path / "kept")
+    restore(cells, there, tmp_path / "kept")
+    assert (there / "place.json").read_text() == '["train/x", "textcraftor/micro"]'
 
 
 def test_what_is_to_be_done_gets_all_that_it_needs(tmp_path: Path, chain: list[Cell]) -> None:
