@@ -213,6 +213,7 @@ class _Run:
                 warned = self._validate(update, validations)
             if due or update % config.save_every == 0:
                 self._save(update, validations, warned)
+        self.accelerator.wait_for_everyone()  # a process that leaves first can take the others' group with it
         self.accelerator.end_training()
         return Trained(self.folder.path, update, self._best(update, validations), warned, main)
 
