@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmarks.cli import options
+
+if TYPE_CHECKING:
+    from benchmarks.reproduce.cells import Cell
 
 
 def reproduce(
@@ -39,10 +43,9 @@ def reproduce(
     Work is done in cells, which are resumable and are never done twice. world-table is on the embedded world:
     five to ten core-hours, and ten minutes with --quick.
     """
-    from benchmarks.cli.ls import table as shown_table
     from benchmarks.cli.progress import progress
     from benchmarks.reproduce import world
-    from benchmarks.reproduce.cells import undone, work
+    from benchmarks.reproduce.cells import work
     from benchmarks.reproduce.records import known, restore
     from rewards.registry import UnknownName
 
@@ -52,25 +55,33 @@ def reproduce(
     cells = world.cells(scale, headline_only=headline)
     kept = known(cells, out, records) if records else {}
     if dry_run:
-        todo = {cell.name for cell in undone(cells, out)}
-        rows = [
-            {
-                "cell": cell.name,
-                "core-minutes": f"{cell.minutes:.1f}",
-                "done": "on record" if cell.name in kept else "no" if cell.name in todo else "yes",
-                "needs": ", ".join(cell.needs),
-            }
-            for cell in cells
-        ]
-        print(shown_table(rows))
-        print(f"{len(cells)} cells, {sum(cell.minutes for cell in cells) / 60:.1f} core-hours")
+        _show(cells, out, kept)
         return
     out.mkdir(parents=True, exist_ok=True)
     if records:
-        restore(cells, out, records)
+        restore(kept, out, records)
     with progress() as shown:
         work(cells, out, jobs, shown)
     from benchmarks.reproduce.page import write_page
 
     for path in write_page(out, docs or out / "page", scale, headline_only=headline):
         print(path)
+
+
+def _show(cells: Sequence[Cell], out: Path, kept: Container[str]) -> None:
+    """What would be done, and what is not any more."""
+    from benchmarks.cli.ls import table
+    from benchmarks.reproduce.cells import undone
+
+    todo = {cell.name for cell in undone(cells, out)}
+    rows = [
+        {
+            "cell": cell.name,
+            "core-minutes": f"{cell.minutes:.1f}",
+            "done": "on record" if cell.name in kept else "no" if cell.name in todo else "yes",
+            "needs": ", ".join(cell.needs),
+        }
+        for cell in cells
+    ]
+    print(table(rows))
+    print(f"{len(cells)} cells, {sum(cell.minutes for cell in cells) / 60:.1f} core-hours")

@@ -92,11 +92,9 @@ class Results:
         return [f"{name}-{seed}" for seed in seeds_of(by_name(name), self.scale)]
 
     def training(self, method: Method, seed: int) -> steps.Result:
-        """What is kept of a method's training run: of the first seed it may be a trial."""
-        name, rates = f"{method.name}-{seed}", method.rates[: self.scale.trials]
-        if seed == 0 and len(rates) > 1:
-            name = steps.trial_name(method.name, steps.chosen_rate(self.folder, method.name, rates))
-        return steps.result(self.folder, name)
+        """What is kept of a method's training run."""
+        rates = method.rates[: self.scale.trials]
+        return steps.result(self.folder, steps.training_name(self.folder, method.name, seed, rates))
 
     @property
     def headline(self) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,9 +43,9 @@ def known(cells: Sequence[Cell], folder: Path, kept: Path) -> dict[str, str]:
     }
 
 
-def restore(cells: Sequence[Cell], folder: Path, kept: Path) -> None:
+def restore(found: Mapping[str, str], folder: Path, kept: Path) -> None:
     """Put back what is kept of those that are `known`."""
-    for name, key in known(cells, folder, kept).items():
+    for name, key in found.items():
         with tarfile.open(kept / f"{name}{KIND}", "r:xz") as members:
             members.extractall(folder, filter="data")
         record = record_of(folder, name, key)

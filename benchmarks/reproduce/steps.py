@@ -76,8 +76,7 @@ def trained(
     twice.
     """
     rate = chosen_rate(folder, rates_of, rates)
-    tried = rates_of == name and seed == 0 and len(rates) > 1
-    own = trial_name(name, rate) if tried else f"{name}-{seed}"
+    own = training_name(folder, name, seed, rates if rates_of == name else ())
     kept = _train(folder, progress, own, settings, rate, seed)
     write(find_system(str(folder / TRAINING / own)), folder / "systems" / f"{name}-{seed}")
     return [kept]
@@ -128,6 +127,13 @@ def result(folder: Path, name: str) -> Result:
 def trial_name(name: str, rate: float) -> str:
     """Of the training run that tries a learning rate."""
     return f"{name}-0-lr-{rate:g}"
+
+
+def training_name(folder: Path, name: str, seed: int, rates: Sequence[float]) -> str:
+    """Of a method's training run: that of the first seed is a trial, where several rates were tried."""
+    if seed == 0 and len(rates) > 1:
+        return trial_name(name, chosen_rate(folder, name, rates))
+    return f"{name}-{seed}"
 
 
 def _train(

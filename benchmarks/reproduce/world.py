@@ -75,6 +75,7 @@ METHODS: tuple[Method, ...] = (
     Method("only-hps", "TextCraftor, HPSv2 only",
            {"rewards": "world-hps=1", "updates": 150}, (), 2.2, "textcraftor"),
     Method("k-10", "TextCraftor, K = 10", {"tuned_steps": 10, "updates": 130}, (), 4.5, "textcraftor"),
+    Method("k-15", "TextCraftor, K = 15", {"tuned_steps": 15, "updates": 115}, (), 4, "textcraftor"),
     Method("unet", "TextCraftor (UNet)", {"trains": ("unet",), "updates": 130, "ema": 0.97}, (2e-5,), 4.5),
     Method("text-unet", "TextCraftor (text + UNet), twice the compute",
            {"trains": ("unet",), "updates": 130, "start": "textcraftor"}, (2e-5,), 4.5,
@@ -83,6 +84,7 @@ METHODS: tuple[Method, ...] = (
            _ddpo(tuned_steps=5, drawn_tuned_steps=15, updates=65), (), 4.2, "rl"),
     Method("rl-lora", "RL, text encoder, LoRA r16 (TexForce)", _ddpo(lora_rank=16), (3e-4,), 5),
     Method("rl-unet", "RL, UNet, LoRA r4", _ddpo(trains=("unet",), lora_rank=4, updates=24), (3e-4,), 4.2),
+    Method("rl-long", "RL, text encoder, twice the compute", _ddpo(updates=62), (), 10, "rl"),
     Method("refl", "ReFL", {"estimator": "one-step", "updates": 184}, (), 2.4, "textcraftor"),
     Method("draft-lv", "DRaFT-LV", {"estimator": "low-variance", "updates": 143}, (), 2.5, "textcraftor"),
     Method("alignprop", "AlignProp",
@@ -94,8 +96,6 @@ METHODS: tuple[Method, ...] = (
            {"estimator": "denoising", "pairs": "best", "prompts": "", "updates": 214,
             "drawn_tuned_steps": 25}, (2e-5,), 1.5,
            needs=("best",)),
-    Method("k-15", "TextCraftor, K = 15", {"tuned_steps": 15, "updates": 115}, (), 4, "textcraftor"),
-    Method("rl-long", "RL, text encoder, twice the compute", _ddpo(updates=62), (), 10, "rl"),
 )  # fmt: skip
 
 

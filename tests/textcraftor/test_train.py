@@ -407,9 +407,9 @@ def test_a_damaged_checkpoint_is_named(config_for: Callable[..., TrainConfig], t
 
 
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
-    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path, prompts: Path, tiny_pipeline: Path
+    config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
-    """All of it in processes of one thread: how two share a sum is not the same every time."""
+    """All of it in processes that are alike but for the kill."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     script = (
         "import json, sys; from textcraftor.train import TrainConfig, train;"

@@ -118,7 +118,7 @@ def test_what_is_kept_is_not_done_again_elsewhere(tmp_path: Path, chain: list[Ce
     keep(chain, here, kept)
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in kept.iterdir()}
     assert len(before) == 4
-    restore(chain, there, kept)
+    restore(known(chain, there, kept), there, kept)
     assert undone(chain, there) == []
     work(chain, there, 1, Silent())
     assert not (there / "order").exists()
@@ -141,7 +141,7 @@ def test_what_is_kept_names_no_place_of_the_machine(tmp_path: Path) -> None:
     cells, there = [Cell("says", 1, says_where)], tmp_path / "there"
     work(cells, tmp_path, 1, Silent())
     keep(cells, tmp_path, tmp_path / "kept")
-    restore(cells, there, tmp_path / "kept")
+    restore(known(cells, there, tmp_path / "kept"), there, tmp_path / "kept")
     assert (there / "place.json").read_text() == '["train/x", "textcraftor/micro"]'
 
 
@@ -151,7 +151,7 @@ def test_what_is_to_be_done_gets_all_that_it_needs(tmp_path: Path, chain: list[C
     there.mkdir()
     work(chain[:3], here, 1, Silent())
     keep(chain[:3], here, kept)
-    restore(chain, there, kept)
+    restore(known(chain, there, kept), there, kept)
     assert [cell.name for cell in undone(chain, there)] == ["train", "other"]
     work(chain, there, 1, Silent())
     assert order(there) == ["train", "other"]
@@ -167,4 +167,4 @@ def test_only_what_was_asked_the_same_is_taken(tmp_path: Path, chain: list[Cell]
         known(chain, there, tmp_path / "nowhere")
     (tmp_path / "kept" / "try.tar.xz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"try\.tar\.xz cannot be read .*: remove it"):
-        restore(chain, there, tmp_path / "kept")
+        known(chain, there, tmp_path / "kept")
