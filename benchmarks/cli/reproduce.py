@@ -59,6 +59,7 @@ def reproduce(
         return
     out.mkdir(parents=True, exist_ok=True)
     if records:
+        print(f"{records} holds {len(kept)} of {len(cells)} cells that are not done here")
         restore(kept, out, records)
     with progress() as shown:
         work(cells, out, jobs, shown)

@@ -34,11 +34,12 @@ def known(cells: Sequence[Cell], folder: Path, kept: Path) -> dict[str, str]:
 
     Raises ValueError where nothing is kept, or an archive cannot be read.
     """
-    if not any(kept.glob(f"*{KIND}")):
-        raise ValueError(f"{kept} holds no records: give the folder that such a page was written with")
+    asked = keys(cells)
+    if not any((kept / f"{name}{KIND}").is_file() for name in asked):
+        raise ValueError(f"{kept} holds no records of this comparison: give the folder beside its page")
     return {
         name: key
-        for name, key in keys(cells).items()
+        for name, key in asked.items()
         if record_of(folder, name, key) is None and _key(kept / f"{name}{KIND}", name) == key
     }
 

@@ -163,8 +163,11 @@ def test_only_what_was_asked_the_same_is_taken(tmp_path: Path, chain: list[Cell]
     otherwise = Cell("try", 1, note, {"name": "try", "text": "-anew"}, light=True)
     there = tmp_path / "there"
     assert known([otherwise], there, tmp_path / "kept") == {}
-    with pytest.raises(ValueError, match="holds no records"):
-        known(chain, there, tmp_path / "nowhere")
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "backup.tar.xz").touch()
+    for place in ("nowhere", "others"):
+        with pytest.raises(ValueError, match=f"{place} holds no records of this comparison"):
+            known(chain, there, tmp_path / place)
     (tmp_path / "kept" / "try.tar.xz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"try\.tar\.xz cannot be read .*: remove it"):
         known(chain, there, tmp_path / "kept")
