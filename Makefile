@@ -21,7 +21,7 @@ demo: $(READY)
 
 # The environment of the packages image-reward and hpsv2, which native rewards are compared with.
 official: $(READY)
-	$(BIN)/python -m rewards.official.environment
+	$(BIN)/python -m rewards.verification.official.environment
 
 # Files of tests side by side, a core each: models this small gain nothing from a second.
 test: official
@@ -42,7 +42,7 @@ format: $(READY)
 lock: $(UV)
 	$(COMPILE) pyproject.toml -o requirements/runtime.lock
 	$(COMPILE) pyproject.toml --group dev -o requirements/dev.lock
-	$(COMPILE) rewards/official/requirements.in -o rewards/official/requirements.lock
+	$(COMPILE) rewards/verification/official/requirements.in -o rewards/verification/official/requirements.lock
 	$(COMPILE) scripts/imscore/requirements.in -o scripts/imscore/requirements.lock
 
 $(UV):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean, stdev
 
 from leaderboards.records import RunFolder, ScoreSet
-from rewards.calibration import Calibration, Measured
+from rewards.combine.calibration import Calibration, Measured
 
 FEWEST = 100
 """Pictures, below which a mean and a deviation say little."""

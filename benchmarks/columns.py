@@ -15,7 +15,7 @@ from benchmarks.systems import OPEN_REWARDS, WORLD_REWARDS
 from leaderboards.records import ScoreSet
 from rewards.info import RewardInfo
 from rewards.registry import UnknownName, info, load
-from rewards.weights import check, provenance
+from rewards.weights.locate import check, provenance
 
 if TYPE_CHECKING:
     from rewards.base import Reward
@@ -87,8 +87,8 @@ def families(names: Iterable[str]) -> list[str]:
 
 def score_set(info: RewardInfo, files: Mapping[str, Path]) -> ScoreSet:
     """The record of the column: which reward, from which weights, and the id of what its scores depend on."""
+    from rewards.backbones.processor import profile_of
     from rewards.base import score_id
-    from rewards.folders import profile_of
 
     return ScoreSet(
         reward=info.name,

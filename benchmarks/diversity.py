@@ -9,7 +9,7 @@ from benchmarks.columns import Column
 from benchmarks.score import open_image
 from leaderboards.journal import exclusive
 from leaderboards.records import RunFolder, Sample, Score, ScoreSet, short_id
-from textcraftor.progress import Progress
+from tcbench.progress import Progress
 
 if TYPE_CHECKING:
     from rewards.base import Reward
@@ -72,8 +72,8 @@ def _to_measure(run: RunFolder, record: ScoreSet) -> list[list[Sample]]:
 def _of_prompt(run: RunFolder, reward: Reward, samples: Sequence[Sample]) -> list[Score]:
     import torch
 
+    from rewards.backbones.towers import embed
     from rewards.base import as_batch
-    from rewards.towers import embed
 
     images = as_batch([open_image(run, sample).convert("RGB") for sample in samples])
     with torch.inference_mode():

@@ -12,8 +12,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Literal
 
-from textcraftor import provenance
-from textcraftor.launch import PACKAGES, ROOT, imported_from
+from tcbench.launch import PACKAGES, ROOT, imported_from
+from textcraftor.io import provenance
 
 SHADOWED: dict[str, Path | None] = {}
 """Packages that another folder hid when the command started; the launcher fills it."""
@@ -96,7 +96,7 @@ def device() -> Iterator[Finding]:
     """What the work would run on."""
     import torch
 
-    from textcraftor.devices import find_device
+    from textcraftor.diffusion.devices import find_device
 
     chosen = find_device("auto")
     name = torch.cuda.get_device_name() if chosen == "cuda" else platform.processor() or platform.machine()
@@ -115,7 +115,7 @@ def settings() -> Iterator[Finding]:
 def pipelines() -> Iterator[Finding]:
     """Which named systems' pipelines are on this machine. A shipped one that is missing is a problem."""
     from benchmarks.systems import SYSTEMS
-    from textcraftor.pipeline import MissingPipeline, find_pipeline
+    from textcraftor.diffusion.pipeline import MissingPipeline, find_pipeline
 
     for system in SYSTEMS.values():
         try:
@@ -133,9 +133,9 @@ def pipelines() -> Iterator[Finding]:
 
 def reward_weights() -> Iterator[Finding]:
     """Which rewards' weights are on this machine. Shipped ones that are missing are a problem."""
-    from rewards.lock import BrokenLock
     from rewards.registry import info, names
-    from rewards.weights import WrongWeights, check
+    from rewards.weights.locate import WrongWeights, check
+    from rewards.weights.lock import BrokenLock
 
     for name in names():
         try:

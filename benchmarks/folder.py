@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.generate import missing_images, plan_batches
 from leaderboards.journal import exclusive
 from leaderboards.records import Header, Planned, RunFolder, Sample, folder_name, short_id
-from textcraftor.prompts import Prompt, prompts_sha256, read_prompts
+from textcraftor.diffusion.prompts import Prompt, prompts_sha256, read_prompts
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 IMAGE_COLUMNS = ("image", "file_name", "file")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from leaderboards.journal import write_atomically
 from leaderboards.records import Key, RunFolder, Sample
-from textcraftor.progress import Progress
-from textcraftor.prompts import initial_latents, noise_seed
+from tcbench.progress import Progress
+from textcraftor.diffusion.prompts import initial_latents, noise_seed
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from textcraftor.drawing import Drawing
+    from textcraftor.diffusion.runner import Drawing
 
 Item = TypeVar("Item")
 

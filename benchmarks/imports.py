@@ -15,7 +15,7 @@ from pathlib import Path
 from leaderboards.journal import exclusive
 from leaderboards.records import Header, Planned, RunFolder, Sample, Score, ScoreSet, folder_name, short_id
 from leaderboards.scores import SAMPLES
-from textcraftor.prompts import Prompt, canonical, prompts_sha256, read_text
+from textcraftor.diffusion.prompts import Prompt, canonical, prompts_sha256, read_text
 
 PROMPT, REWARD, SCORE = "prompt", "reward", "score"
 OPTIONAL = ("prompt_id", "sample", "category", "image")

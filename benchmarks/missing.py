@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from benchmarks.suites.base import MissingPrompts
-from rewards.weights import MissingWeights
-from textcraftor.pipeline import MissingPipeline
+from rewards.weights.locate import MissingWeights
+from textcraftor.diffusion.pipeline import MissingPipeline
 from textcraftor.rewriters import MissingRewriter
 
 Found = TypeVar("Found")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.systems import System, SystemFileError, find_system
-from textcraftor.drawing import ORIGINAL, Window
-from textcraftor.pipeline import find_pipeline
-from textcraftor.system import SYSTEM_FILE, base_of, write_system
+from textcraftor.diffusion.pipeline import find_pipeline
+from textcraftor.diffusion.runner import ORIGINAL, Window
+from textcraftor.io.system import SYSTEM_FILE, base_of, write_system
 
 
 def mix(
@@ -39,7 +39,7 @@ def mix(
         raise SystemFileError(f"{out} exists already: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     if in_weights:
-        from textcraftor.mixing import average_weights
+        from textcraftor.io.mixing import average_weights
 
         own = find_pipeline(first.source)
         average_weights({own if n == ORIGINAL else Path(n): w for n, w in parts.items()}, out)
@@ -123,7 +123,7 @@ def sweep(model: str, strengths: Sequence[float], lasts: Iterable[int], out: Pat
 
 def export(model: str, kind: str, out: Path) -> None:
     """Write a tuned system for other tools: "diffusers", "lora" or "single-file". Raises ValueError."""
-    from textcraftor import export as exports
+    from textcraftor.io import export as exports
 
     system = find_system(model)
     places = [name for window in system.windows[-1:] for name in window.weights]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leaderboards.journal import write_atomically
 from leaderboards.records import RunFolder
-from textcraftor.pairs import DECLARED, METADATA
+from textcraftor.io.pairs import DECLARED, METADATA
 
 
 def write_pairs(run: RunFolder, out: Path) -> int:

@@ -21,13 +21,14 @@ from benchmarks.suites.base import PromptSet
 from benchmarks.systems import System, find_system
 from leaderboards.journal import exclusive
 from leaderboards.records import Header, Key, Planned, RunFolder, Sample, folder_name, short_id
-from rewards.weights import file_sha256
-from textcraftor import pipeline as pipelines
-from textcraftor import provenance, rewriters
-from textcraftor.devices import batch_size_for, find_device, find_dtype
-from textcraftor.drawing import Drawing
-from textcraftor.progress import Progress
-from textcraftor.prompts import noise_seed, stratified_order
+from rewards.weights.locate import file_sha256
+from tcbench.progress import Progress
+from textcraftor import rewriters
+from textcraftor.diffusion import pipeline as pipelines
+from textcraftor.diffusion.devices import batch_size_for, find_device, find_dtype
+from textcraftor.diffusion.prompts import noise_seed, stratified_order
+from textcraftor.diffusion.runner import Drawing
+from textcraftor.io import provenance
 from textcraftor.rewriters import Rewriter
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NOISE = "cpu-sha256-1"
-"""Names the rule that gives a sample its noise (textcraftor.prompts); part of every generation id."""
+"""Version of the noise rule in textcraftor.diffusion.prompts; part of every generation id."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,7 @@ def _calibration_sha256(system: System) -> str | None:
     """Of the scales that the chooser's weights are of. Raises ValueError for a file that is none."""
     if not system.calibration:
         return None
-    from rewards.calibration import find_calibration
+    from rewards.combine.calibration import find_calibration
 
     return file_sha256(find_calibration(system.calibration)[0])
 
@@ -283,8 +284,8 @@ def _choosers(system: System) -> Sequence[str]:
     """Rewards that choose the best of several tries. Raises WrongRole for one that must not be optimised."""
     if not system.chooser:
         return ()
+    from rewards.combine.mix import parse
     from rewards.info import check_role
-    from rewards.mix import parse
     from rewards.registry import info
 
     names = list(parse(system.chooser))

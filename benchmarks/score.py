@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.generate import split
 from leaderboards.records import Key, RunFolder, Sample, Score, ScoreSet, Status
-from textcraftor.progress import Progress
+from tcbench.progress import Progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image

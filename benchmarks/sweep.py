@@ -20,7 +20,7 @@ from leaderboards.pictures import image_table, png, shown_keys
 from leaderboards.records import RunFolder
 from leaderboards.scores import read_scores
 from leaderboards.stats import Estimate, mean_interval
-from textcraftor.progress import Progress
+from tcbench.progress import Progress
 
 SHOWN = 4
 """Prompts in the grid, below each other for each number of last steps."""

@@ -13,12 +13,12 @@ from types import MappingProxyType
 from typing import Any
 
 from rewards.registry import UnknownName
-from textcraftor.devices import DTYPES
-from textcraftor.drawing import ORIGINAL, Window
-from textcraftor.models import MODELS, Model
-from textcraftor.pipeline import SAMPLERS, SPACINGS, Schedule, Source
+from textcraftor.diffusion.devices import DTYPES
+from textcraftor.diffusion.models import MODELS, Model
+from textcraftor.diffusion.pipeline import SAMPLERS, SPACINGS, Schedule, Source
+from textcraftor.diffusion.runner import ORIGINAL, Window
+from textcraftor.io.system import SYSTEM_FILE
 from textcraftor.rewriters import find_rewriter
-from textcraftor.system import SYSTEM_FILE
 
 STYLE_WORDS = ", vivid, crisp, glowing, clean"
 """Prompt engineering in the embedded world: the words that its captions use for good quality."""
@@ -134,7 +134,7 @@ class System:
         """
         record = asdict(self)
         if self.trained_on is not None and self.chooser:
-            from rewards.mix import parse
+            from rewards.combine.mix import parse
             from rewards.registry import info
 
             choosers = [info(name).name for name in parse(self.chooser)]

@@ -20,8 +20,8 @@ from rewards.info import RewardInfo, WeightsFile, WrongRole, check_role
 from rewards.registry import UnknownName, info, load, names, register, score
 
 if TYPE_CHECKING:
-    from rewards.adapters import ddpo_fn, flow_grpo_fn, pil_fn, tensor_fn
     from rewards.base import Reward
+    from rewards.combine.adapters import ddpo_fn, flow_grpo_fn, pil_fn, tensor_fn
 
 __all__ = [
     "Reward",
@@ -43,10 +43,10 @@ __all__ = [
 
 _ON_USE = {
     "Reward": "rewards.base",
-    "ddpo_fn": "rewards.adapters",
-    "flow_grpo_fn": "rewards.adapters",
-    "pil_fn": "rewards.adapters",
-    "tensor_fn": "rewards.adapters",
+    "ddpo_fn": "rewards.combine.adapters",
+    "flow_grpo_fn": "rewards.combine.adapters",
+    "pil_fn": "rewards.combine.adapters",
+    "tensor_fn": "rewards.combine.adapters",
 }
 """What imports torch, and where it is."""
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Self, final
 import torch
 from torch import Tensor, nn
 
-from rewards.folders import profile_of
+from rewards.backbones.processor import profile_of
 from rewards.info import RewardInfo
 from rewards.preprocess import preprocess, to_tensor
-from rewards.weights import PACKAGE, check, content_id, file_sha256
+from rewards.weights.locate import check, content_id
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from rewards.tokens import Tokenizer
+    from rewards.backbones.tokens import Tokenizer
 
 WANTED = "a list of PIL images or one float tensor (B, 3, H, W) in [0, 1]"
 """What images are, in messages."""
@@ -157,14 +157,23 @@ def score_id(info: RewardInfo, dtype: str = "float32", files: Mapping[str, Path]
     """
     files = check(info) if files is None else files
     record = {
-        "entry": Path(info.entry).name if ".py:" in info.entry else info.entry,
+        "entry": _entry_id(info.entry),
         "options": dict(info.options),
         "weights": {file.key: content_id(file, files[file.key]) for file in info.weights},
-        "code": {name: file_sha256(PACKAGE / name) for name in info.code},
+        "code": dict(info.code),
         "profile": asdict(profile_of(info, files)),
         "dtype": dtype,
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _entry_id(entry: str) -> str:
+    """The class of a reward as part of its id, without the folder that its module lies in.
+
+    Moving a file must not change an id: a reward file of the user counts by its name, and the built-in
+    rewards, which lay directly in ``rewards/`` before they moved to ``rewards/models/``, as they did there.
+    """
+    return Path(entry).name if ".py:" in entry else entry.replace("rewards.models.", "rewards.", 1)
 
 
 def as_batch(images: Tensor | Sequence[Image]) -> list[Tensor]:

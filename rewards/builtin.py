@@ -63,8 +63,23 @@ def _world_file(path: str, key: str) -> WeightsFile:
 
 
 WORLD_TOKENIZER = _world("tokenizer", "tokenizer", TOKENIZER_FILES)
-ORACLE_EYES = ("world/vision.py", "world/render.py", "world/scenes.py")
-"""What the oracle sees with: it knows the renderer's colours and outlines."""
+VISION_CODE = {
+    "world/vision.py": "429876e2464e3f896d0d18dea48906de99a7b94815f492eb97204a79281be8f4",
+    "world/render.py": "1b06172e6695b9610f0a88a2679299cab1c353ce287f91d687c40af57ada5062",
+    "world/scenes.py": "58713cb61ceef1eb026a3e20d36c84157bc1dbb2ef5c6448913a6a865e7107fe",
+}
+"""Code version of the image analysis that world-rule and world-oracle share (`RewardInfo.code`): the sha256
+that each file had when its scores last changed. tests/rewards/world/test_code_version.py pins the scores.
+"""
+RULE_CODE = {
+    "world/aesthetics.py": "6ebd46ad90f5b55172c00c783f6cfe0866e8a5ec4e6e87ebf9f83b9e7935e89b",
+    **VISION_CODE,
+}
+ORACLE_CODE = {
+    "world/claims.py": "4ffd3979bf2ac4fa8372ec211e84f8306e83eb1613e32e379d1966f203d1efaf",
+    "world/captions.py": "3efd90b7b23bfd58ac53f17164ff9ac0a85668d20c582413352d63ebee3df887",
+    **VISION_CODE,
+}
 
 WORLD_CLIP = _world("world-clip", "backbone", OPEN_CLIP_FILES)
 
@@ -143,7 +158,7 @@ WORLD_REWARDS = (
         family="world-rule",
         profile="squash-64",
         scale="the world's aesthetic rule: colour, sharpness, glow, composition, less noise and clipping",
-        code=("world/aesthetics.py", *ORACLE_EYES),
+        code=RULE_CODE,
         typical_range=(1, 10),
         paper=WORLD_REPORT,
         citation="the embedded world of this package",
@@ -157,7 +172,7 @@ WORLD_REWARDS = (
         family="world-oracle",
         profile="squash-64",
         scale="share of the prompt's claims that image analysis finds true",
-        code=("world/claims.py", "world/captions.py", *ORACLE_EYES),
+        code=ORACLE_CODE,
         typical_range=(0, 1),
         paper=WORLD_REPORT,
         citation="the embedded world of this package",

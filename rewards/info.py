@@ -94,8 +94,9 @@ class RewardInfo:
     weights: tuple[WeightsFile, ...] = ()
     options: Mapping[str, str | float | int | bool] = field(default_factory=dict, hash=False)
     """What the class needs to know to be this reward, such as the convention of a score."""
-    code: tuple[str, ...] = ()
-    """Files below ``rewards/`` that are the reward as weights are others': an edit of them changes its id."""
+    code: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Version of the code of a reward without weights, by source file: an opaque text, part of the score id.
+    Change it whenever a change of the code changes a score."""
     paper: str = ""
     citation: str = ""
     licence: str = "unknown"

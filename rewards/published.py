@@ -64,7 +64,7 @@ AESTHETICS_CITATION = "Schuhmann et al. 2022, LAION-5B, section on aesthetic sub
 
 AESTHETIC_V2 = RewardInfo(
     name="aesthetic-v2",
-    entry="rewards.aesthetic:LaionAestheticV2",
+    entry="rewards.models.aesthetic:LaionAestheticV2",
     uses_prompt=False,
     family="clip",
     profile="clip-224",
@@ -88,7 +88,7 @@ AESTHETIC_V2 = RewardInfo(
 AESTHETIC_V1 = replace(
     AESTHETIC_V2,
     name="aesthetic-v1",
-    entry="rewards.aesthetic:LaionAestheticV1",
+    entry="rewards.models.aesthetic:LaionAestheticV1",
     weights=(
         VIT_L_14,
         WeightsFile(
@@ -106,7 +106,7 @@ AESTHETIC_V1 = replace(
 AESTHETIC_V25 = replace(
     AESTHETIC_V2,
     name="aesthetic-v2.5",
-    entry="rewards.aesthetic:AestheticV25",
+    entry="rewards.models.aesthetic:AestheticV25",
     family="siglip",
     profile="siglip-384",
     scale="predicted rating, 1 to 10; above 5.5 is great",
@@ -127,7 +127,7 @@ AESTHETIC_V25 = replace(
 
 CLIP_IQA = RewardInfo(
     name="clip-iqa",
-    entry="rewards.clipiqa:ClipIqa",
+    entry="rewards.models.clipiqa:ClipIqa",
     uses_prompt=False,
     family="clip",
     profile="clip-native",
@@ -140,7 +140,7 @@ CLIP_IQA = RewardInfo(
 
 JPEG = RewardInfo(
     name="jpeg-incompressibility",
-    entry="rewards.jpeg:JpegSize",
+    entry="rewards.models.jpeg:JpegSize",
     differentiable=False,
     uses_prompt=False,
     family="jpeg",
@@ -162,7 +162,7 @@ JPEG_SMALL = replace(
 
 CLIP = RewardInfo(
     name="clip",
-    entry="rewards.clipscore:ClipScore",
+    entry="rewards.models.clipscore:ClipScore",
     family="clip",
     profile="clip-224",
     scale="100 x cosine, the convention of torchmetrics and of most tables",
@@ -193,7 +193,7 @@ CLIP_COSINE = replace(
 
 SIGLIP = RewardInfo(
     name="siglip",
-    entry="rewards.siglip:SiglipScore",
+    entry="rewards.models.siglip:SiglipScore",
     family="siglip",
     profile="siglip-384",
     scale="logit that image and text belong together; its sigmoid is the probability",
@@ -233,7 +233,7 @@ SIGLIP_2 = replace(
 
 PICKSCORE = RewardInfo(
     name="pickscore",
-    entry="rewards.pickscore:PickScore",
+    entry="rewards.models.pickscore:PickScore",
     family="clip",
     profile="clip-224-floor",
     scale="cosine x logit scale; a difference of 1 is picked 73 % of the time",
@@ -261,7 +261,7 @@ PICKSCORE = RewardInfo(
 
 HPSV2 = RewardInfo(
     name="hpsv2",
-    entry="rewards.hpsv2:HPSv2",
+    entry="rewards.models.hpsv2:HPSv2",
     family="clip",
     profile="hps-224",
     scale="cosine; tables print it x 100",
@@ -299,7 +299,7 @@ HPSV2_1_ANTIALIAS = replace(HPSV2_1, name="hpsv2.1-antialias", profile="hps-224-
 
 MPS = RewardInfo(
     name="mps",
-    entry="rewards.mps:Mps",
+    entry="rewards.models.mps:Mps",
     family="clip",
     profile="clip-224-floor",
     scale="cosine x logit scale, for the condition of overall quality",
@@ -316,7 +316,7 @@ MPS = RewardInfo(
 
 HPSV3 = RewardInfo(
     name="hpsv3",
-    entry="rewards.hpsv3:Hpsv3",
+    entry="rewards.models.hpsv3:Hpsv3",
     family="hpsv3",
     profile="qwen-448",
     scale="unbounded; models of the paper average from about 0 to 11",
@@ -344,7 +344,7 @@ HPSV3 = RewardInfo(
 
 IMAGEREWARD = RewardInfo(
     name="imagereward",
-    entry="rewards.imagereward:ImageReward",
+    entry="rewards.models.imagereward:ImageReward",
     family="blip",
     profile="clip-224",
     scale="standardised: mean 0 and deviation 1 over the paper's pictures",
@@ -373,7 +373,7 @@ IMAGEREWARD = RewardInfo(
 
 VQASCORE = RewardInfo(
     name="vqascore",
-    entry="rewards.vqascore:VqaScore",
+    entry="rewards.models.vqascore:VqaScore",
     family="clip-flant5",
     profile="llava-336",
     scale='likelihood of "Yes" to whether the picture shows the prompt',

@@ -93,7 +93,7 @@ def load(
         raise UnknownName("precision", dtype, DTYPES)
     import torch
 
-    from rewards.weights import check
+    from rewards.weights.locate import check
 
     record = info(name) if isinstance(name, str) else name
     files = check(record, weights)

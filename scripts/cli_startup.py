@@ -34,7 +34,7 @@ def goodbye(name: str, formal: bool = False) -> None:
 app()
 """
 
-TCBENCH = "from textcraftor.launch import main; main()"
+TCBENCH = "from tcbench.launch import main; main()"
 
 
 def seconds(command: list[str], folder: str) -> float:

@@ -95,7 +95,7 @@ class Subject:
 def prepare(folder: Path) -> dict[str, Subject]:
     """Random weights of the published sizes, in the published layouts."""
     import rewards
-    from rewards.verification.official import hpsv2_checkpoint, imagereward_checkpoint
+    from rewards.verification.official.compare import hpsv2_checkpoint, imagereward_checkpoint
 
     backbone, eyes = write_vit_l_14(folder)
     heads = {
@@ -123,7 +123,7 @@ def write_vit_l_14(folder: Path) -> tuple[Path, Path]:
     from open_clip.model import CLIP
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    from rewards.verification.checkpoints import save_half
+    from rewards.verification.tiny.checkpoints import save_half
 
     ours, theirs = folder / "vit-l-14", folder / "vit-l-14-transformers"
     ours.mkdir()
@@ -147,7 +147,7 @@ def write_head(path: Path, *, linear: bool) -> Path:
     import torch
     from torch import nn
 
-    from rewards.head import ScoreHead
+    from rewards.backbones.head import ScoreHead
 
     torch.save((nn.Linear(768, 1) if linear else ScoreHead(768)).state_dict(), path)
     return path
@@ -157,8 +157,8 @@ def write_pickscore(folder: Path) -> tuple[Path, Path]:
     """A ViT-H/14 in transformers' layout, and a tokenizer that reads letter by letter."""
     from transformers import CLIPConfig, CLIPModel
 
-    from rewards.verification.checkpoints import Sizes
-    from rewards.verification.vocabularies import write_clip_tokenizer
+    from rewards.verification.tiny.checkpoints import Sizes
+    from rewards.verification.tiny.vocabularies import write_clip_tokenizer
 
     text = {
         "hidden_size": 1024,
@@ -217,7 +217,7 @@ class Bench:
 
     def official(self) -> Iterator[Figure]:
         """HPSv2 and ImageReward against their packages."""
-        from rewards.official.environment import run
+        from rewards.verification.official.environment import run
 
         pairs = {"images": list(map(str, self.all_paths)), "prompts": PROMPTS, "pairs": True}
         for name in ("hpsv2", "imagereward"):
@@ -231,7 +231,7 @@ class Bench:
 
     def peers(self) -> Iterator[Figure]:
         """Each reward that imscore has too, on one tensor of pictures."""
-        from rewards.official.environment import run
+        from rewards.verification.official.environment import run
 
         for name in PEERS:
             files = {key: str(path) for key, path in self.subjects[name].peer.items()}
@@ -282,8 +282,8 @@ def worker(ask: Path, answer: Path) -> None:
     from safetensors.torch import load_file
 
     import rewards
-    from rewards.official.runner import peak_mib
-    from rewards.panel import Panel
+    from rewards.combine.panel import Panel
+    from rewards.verification.official.runner import peak_mib
 
     job = json.loads(ask.read_text(encoding="utf-8"))
     records = plain_records(job["files"])

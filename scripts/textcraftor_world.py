@@ -85,7 +85,7 @@ class Work:
     def _one(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         print(shlex.join(["tcbench", *command]), file=sys.stderr, flush=True)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        whole = [sys.executable, "-m", "textcraftor.launch", *command]
+        whole = [sys.executable, "-m", "tcbench.launch", *command]
         return subprocess.run(whole, capture_output=True, text=True, env=environment, check=False)
 
 
@@ -160,8 +160,8 @@ def report(folder: Path, docs: Path) -> Iterator[str]:
     import statistics
 
     from benchmarks.sweep import paired_change, prompt_scores
-    from textcraftor.checkpoint import LOG, TrainFolder, read_checkpoint
     from textcraftor.config import make_config
+    from textcraftor.io.checkpoint import LOG, TrainFolder, read_checkpoint
 
     base = prompt_scores(find_run(folder / "runs", "micro"))
     spread = statistics.stdev(base["world-blip"].values())
@@ -253,8 +253,8 @@ def verdict_lines(verdicts: Sequence[tuple[Variant, Any, list[str], float]], spr
 def interpolation(folder: Path) -> Iterator[str]:
     """The mix of trained rewards at each strength, against the one before."""
     from benchmarks.sweep import paired_change, prompt_scores
-    from rewards.calibration import WORLD, Calibration
-    from rewards.mix import parse
+    from rewards.combine.calibration import WORLD, Calibration
+    from rewards.combine.mix import parse
     from textcraftor.config import make_config
 
     parts = parse(make_config("micro").rewards)

@@ -37,9 +37,9 @@ def pipeline(device: str, dtype: Any, scratch: Path) -> Any:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from rewards.verification.checkpoints import Sizes
-    from rewards.verification.vocabularies import write_clip_tokenizer
-    from textcraftor.micro.unet import scheduler
+    from rewards.verification.tiny.checkpoints import Sizes
+    from rewards.verification.tiny.vocabularies import write_clip_tokenizer
+    from textcraftor.micro.training.unet import scheduler
 
     text = CLIPTextConfig(
         vocab_size=49408,
@@ -122,11 +122,11 @@ class Bench:
         """A whole update as a function without arguments."""
         import torch
 
-        from rewards.mix import Mix, Part
-        from rewards.panel import Panel
+        from rewards.combine.mix import Mix, Part
+        from rewards.combine.panel import Panel
+        from textcraftor.algorithms.objective import Objective
         from textcraftor.config import TrainConfig
-        from textcraftor.objective import Objective
-        from textcraftor.sampling import Denoiser
+        from textcraftor.diffusion.sampling import Denoiser
         from textcraftor.sources import Sample
         from textcraftor.tuned import Tuned
 

@@ -102,8 +102,8 @@ class Bench:
 def ours(job: dict[str, Any]) -> dict[str, float]:
     """Our loop; seconds a sample after the first update, or of each of two epochs."""
     from rewards.world.prompts import world_prompts
-    from textcraftor.checkpoint import LOG, TrainFolder
     from textcraftor.config import TrainConfig
+    from textcraftor.io.checkpoint import LOG, TrainFolder
     from textcraftor.sources import of_texts
     from textcraftor.train import train
 
@@ -142,10 +142,10 @@ def plain(job: dict[str, Any]) -> dict[str, float]:
     from torch.utils.checkpoint import checkpoint
 
     import rewards
-    from rewards.mix import parse
+    from rewards.combine.mix import parse
     from rewards.world.prompts import world_prompts
-    from textcraftor.pipeline import MICRO, load
-    from textcraftor.prompts import initial_latents
+    from textcraftor.diffusion.pipeline import MICRO, load
+    from textcraftor.diffusion.prompts import initial_latents
     from textcraftor.train import peak_mib
 
     pipe = load(MICRO, device="cpu", dtype="float32", sampler="ddim")

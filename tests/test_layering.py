@@ -13,10 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 MAY_IMPORT = {
-    "leaderboards": {"leaderboards"},
-    "rewards": {"rewards"},
-    "textcraftor": {"textcraftor", "rewards", "leaderboards"},
-    "benchmarks": {"benchmarks", "textcraftor", "rewards", "leaderboards"},
+    "tcbench": {"tcbench"},
+    "leaderboards": {"leaderboards", "tcbench"},
+    "rewards": {"rewards", "tcbench"},
+    "textcraftor": {"textcraftor", "rewards", "leaderboards", "tcbench"},
+    "benchmarks": {"benchmarks", "textcraftor", "rewards", "leaderboards", "tcbench"},
 }
 
 HEAVY = ("torch", "transformers", "diffusers", "open_clip", "pandas", "matplotlib")

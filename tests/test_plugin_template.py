@@ -46,7 +46,7 @@ def run(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_it_is_listed_without_torch(run: Run) -> None:
-    listed = run("-c", "from textcraftor.launch import main; main()", "ls", "rewards")
+    listed = run("-c", "from tcbench.launch import main; main()", "ls", "rewards")
     (line,) = [line for line in listed.splitlines() if line.startswith("warmth ")]
     assert {"trainable", "custom", "higher", "MIT"} <= set(line.split())
     run("-c", "import rewards, sys; rewards.info('warmth'); assert 'torch' not in sys.modules")

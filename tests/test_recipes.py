@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.systems import read_system
-from rewards.mix import parse
+from rewards.combine.mix import parse
 from textcraftor.config import make_config
 
 RECIPES = Path(__file__).parents[1] / "docs" / "recipes"

@@ -1,4 +1,4 @@
-"""The built wheel: the four packages and nothing else at top level, with all their data."""
+"""The built wheel: the five packages and nothing else at top level, with all their data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {"rewards", "textcraftor", "benchmarks", "leaderboards"}
+PACKAGES = {"tcbench", "rewards", "textcraftor", "benchmarks", "leaderboards"}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return set(zipfile.ZipFile(file).namelist())
 
 
-def test_top_level_is_the_four_packages(wheel: set[str]) -> None:
+def test_top_level_is_the_five_packages(wheel: set[str]) -> None:
     top = {name.partition("/")[0] for name in wheel}
     assert {name for name in top if not name.endswith(".dist-info")} == PACKAGES
     assert len(top) == len(PACKAGES) + 1

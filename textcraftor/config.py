@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from rewards.registry import UnknownName
-from textcraftor.models import find_model
-from textcraftor.pipeline import SAMPLERS, SPACINGS
+from textcraftor.diffusion.models import find_model
+from textcraftor.diffusion.pipeline import SAMPLERS, SPACINGS
 
 ON_PAIRS = ("direct", "denoising")
 """Estimators that need real images."""
@@ -62,8 +62,8 @@ class TrainConfig:
     lora_rank: int = 0
     """Rank of adapters on the attention of what is trained; 0: all weights are."""
     estimator: str = "chain"
-    """How the reward's gradient is estimated (`textcraftor.sampling`); "denoising" imitates pairs, "ddpo"
-    learns from rewards that have no gradient, and so does "rewriting", which trains a prompt rewriter.
+    """How the reward's gradient is estimated (`textcraftor.diffusion.sampling`); "denoising" imitates pairs,
+    "ddpo" learns from rewards that have no gradient, and so does "rewriting", which trains a prompt rewriter.
     """
     sampler: str = "ddim"
     steps: int = 25

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from rewards.base import Reward
-from rewards.calibration import find_calibration
+from rewards.combine.calibration import find_calibration
+from rewards.combine.mix import Mix, parse
+from rewards.combine.panel import Panel
 from rewards.info import RewardInfo, check_role
-from rewards.mix import Mix, parse
-from rewards.panel import Panel
 from rewards.registry import info, load
+from tcbench.progress import Progress
 from textcraftor.config import WITHOUT_GRADIENT, ConfigError, TrainConfig
-from textcraftor.drawing import Drawing
-from textcraftor.models import Model
-from textcraftor.pipeline import encoders_sha256, pipeline_sha256
-from textcraftor.prefix import PrefixCache
-from textcraftor.progress import Progress
+from textcraftor.diffusion.models import Model
+from textcraftor.diffusion.pipeline import encoders_sha256, pipeline_sha256
+from textcraftor.diffusion.prefix_cache import PrefixCache
+from textcraftor.diffusion.runner import Drawing
 from textcraftor.rewriters import find_model, find_rewriter, settings
 from textcraftor.sources import PromptSource, find_prompts
 

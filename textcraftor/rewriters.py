@@ -17,16 +17,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from leaderboards.journal import append_lines, read_lines, write_atomically
-from rewards import hub
-from rewards.quiet import quiet
 from rewards.registry import UnknownName
-from rewards.weights import file_sha256
-from textcraftor.pipeline import REWRITING
-from textcraftor.progress import Progress
-from textcraftor.prompts import canonical, noise_seed
+from rewards.weights import hub
+from rewards.weights.locate import file_sha256
+from tcbench.progress import Progress
+from tcbench.quiet import quiet
+from textcraftor.diffusion.pipeline import REWRITING
+from textcraftor.diffusion.prompts import canonical, noise_seed
 
 if TYPE_CHECKING:
-    from textcraftor.prompts import Prompt
+    from textcraftor.diffusion.prompts import Prompt
 
 KEPT = "rewrites.jsonl"
 """The run's file of rewrites."""
@@ -98,7 +98,7 @@ REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
         ),
         "world-extend": Rewriter(
             "world-extend", str(REWRITING / "world-extend"), "{prompt},", continues=True, new_tokens=24,
-            trained_on=(), source="textcraftor/micro/rewriter.py",
+            trained_on=(), source="textcraftor/micro/training/rewriter.py",
         ),
         "world-promptist": Rewriter(
             "world-promptist", str(REWRITING / "world-promptist"), "{prompt},", continues=True, new_tokens=24,

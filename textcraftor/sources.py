@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textcraftor.config import ConfigError
-from textcraftor.prompts import PROMPT_COLUMNS, canonical, noise_seed, read_prompts
+from textcraftor.diffusion.prompts import PROMPT_COLUMNS, canonical, noise_seed, read_prompts
 
 HUB = "hub:"
 

@@ -25,19 +25,24 @@ import torch
 from torch import Tensor
 
 from leaderboards.journal import exclusive
-from textcraftor import pipeline as pipelines
-from textcraftor.checkpoint import LOG, VALIDATION, Checkpoint, TrainFolder
+from tcbench.progress import Progress, Silent
+from textcraftor.algorithms.ddpo import PolicyLearner
+from textcraftor.algorithms.goal import NotFinite
+from textcraftor.algorithms.learners import GradientLearner, Learner, Made, Stepper
+from textcraftor.algorithms.objective import Objective, Outcome
+from textcraftor.algorithms.rewriter import TunedWriter, WritingLearner
 from textcraftor.config import ConfigError, TrainConfig
-from textcraftor.ddpo import PolicyLearner
-from textcraftor.devices import find_device
-from textcraftor.drawing import Drawing
-from textcraftor.goal import NotFinite
-from textcraftor.learners import GradientLearner, Learner, Made, Stepper
+from textcraftor.diffusion import pipeline as pipelines
+from textcraftor.diffusion.devices import find_device
+from textcraftor.diffusion.models import find_model
+from textcraftor.diffusion.pipeline import Schedule
+from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.sampling import Denoiser
+from textcraftor.io.checkpoint import LOG, VALIDATION, Checkpoint, TrainFolder
+from textcraftor.io.pairs import read_pairs
+from textcraftor.io.provenance import environment
+from textcraftor.io.system import write_trained
 from textcraftor.ledger import Ledger, peak_mib
-from textcraftor.models import find_model
-from textcraftor.objective import Objective, Outcome
-from textcraftor.pairs import read_pairs
-from textcraftor.pipeline import Schedule
 from textcraftor.prepare import (
     check_rewards,
     completed,
@@ -48,12 +53,7 @@ from textcraftor.prepare import (
     start_sha256,
     time_ids,
 )
-from textcraftor.progress import Progress, Silent
-from textcraftor.provenance import environment
-from textcraftor.rewriting import TunedWriter, WritingLearner
-from textcraftor.sampling import Denoiser
 from textcraftor.sources import Order, PromptSource, Sample, find_prompts
-from textcraftor.system import write_trained
 from textcraftor.tuned import Trainee, Tuned
 from textcraftor.validation import Validation, Validator, alarm, chosen, save_grid
 

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from textcraftor.conditioning import Conditioning, encode, with_encoders
 from textcraftor.config import ConfigError, TrainConfig
-from textcraftor.export import save_adapters, save_text_encoder, save_unet
-from textcraftor.pipeline import ENCODERS
+from textcraftor.diffusion.conditioning import Conditioning, encode, with_encoders
+from textcraftor.diffusion.pipeline import ENCODERS
+from textcraftor.io.export import save_adapters, save_text_encoder, save_unet
 
 ATTENTION = {
     "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
@@ -134,7 +134,7 @@ class Tuned(nn.Module):
 
     def start_from(self, folder: Path) -> None:
         """Take over the text encoders, and the UNet if it is trained, of a checkpoint's folder."""
-        from textcraftor.pipeline import MissingPipeline, load_encoders
+        from textcraftor.diffusion.pipeline import MissingPipeline, load_encoders
 
         found = load_encoders(self.original, folder)
         if (folder / "unet").is_dir() and "unet" not in self.parts:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from leaderboards.stats import Estimate, mean_interval
+from rewards.backbones.towers import embed
 from rewards.base import Reward
-from rewards.mix import Mix
-from rewards.towers import embed
+from rewards.combine.mix import Mix
+from textcraftor.algorithms.goal import decode
+from textcraftor.algorithms.objective import drifted
 from textcraftor.config import TrainConfig
-from textcraftor.goal import decode
-from textcraftor.objective import drifted
-from textcraftor.prompts import initial_latents, noise_seed
-from textcraftor.sampling import Denoiser, Rollout, fresh
+from textcraftor.diffusion.prompts import initial_latents, noise_seed
+from textcraftor.diffusion.sampling import Denoiser, Rollout, fresh
 from textcraftor.sources import PromptSource
 from textcraftor.tuned import Trainee
 

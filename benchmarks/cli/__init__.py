@@ -106,7 +106,7 @@ def exit_code(error: Exception) -> int:
     from benchmarks.suites.base import OtherPrompts
     from leaderboards.journal import MixedIds
     from rewards.registry import UnknownName
-    from rewards.weights import WrongWeights
+    from rewards.weights.locate import WrongWeights
 
     if isinstance(error, UnknownName):
         return 2

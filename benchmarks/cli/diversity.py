@@ -25,7 +25,7 @@ def diversity(
     from benchmarks.columns import find_columns
     from benchmarks.diversity import measure
     from leaderboards.records import find_runs
-    from textcraftor.devices import find_device
+    from textcraftor.diffusion.devices import find_device
 
     (column,) = find_columns([by])
     found = find_runs(runs)

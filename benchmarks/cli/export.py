@@ -31,7 +31,7 @@ def export(
     """Write tuned weights as diffusers, peft, ComfyUI and others read them.
 
     They have the tuned encoder in all steps; for the last steps alone diffusers' users add
-    textcraftor.drawing.switch_encoder to their call.
+    textcraftor.diffusion.runner.switch_encoder to their call.
     """
     from benchmarks.mixes import export as write
 

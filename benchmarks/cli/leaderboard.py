@@ -58,7 +58,7 @@ def write(board: Board, out: Path, date: str | None = None) -> list[Path]:
     from leaderboards.journal import write_atomically
     from leaderboards.markdown import markdown
     from leaderboards.pictures import draw_differences, draw_samples, png
-    from textcraftor.provenance import commit, installed_version
+    from textcraftor.io.provenance import commit, installed_version
 
     made = {name: version for name in COMPUTING if (version := installed_version(name))}
     stamp = Stamp(made, commit(), date)

@@ -92,7 +92,7 @@ def reward_records() -> list[RewardInfo]:
 
 def _here(record: RewardInfo) -> str:
     """Whether the reward's weights are on this machine: "shipped" with the package, "yes" or "no"."""
-    from rewards.weights import MissingWeights, locate
+    from rewards.weights.locate import MissingWeights, locate
 
     try:
         found = [locate(record, file) for file in record.weights]

@@ -35,7 +35,7 @@ def mix(
     import shlex
 
     from benchmarks.mixes import mix as make
-    from textcraftor.mixing import parse_weights
+    from textcraftor.io.mixing import parse_weights
 
     make(parse_weights(terms), out, last=switch_step, in_weights=space is Space.WEIGHTS)
     print(f"next: {shlex.join(['tcbench', 'run', '--model', str(out)])}")

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from textcraftor.progress import Progress
+from tcbench.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -38,7 +38,7 @@ def score(
     from benchmarks.cli.progress import progress
     from benchmarks.columns import find_columns
     from benchmarks.run import score_run
-    from textcraftor.devices import find_device
+    from textcraftor.diffusion.devices import find_device
 
     names = _rewards(folder, prompts, rewards)
     columns = find_columns(names)

@@ -45,7 +45,7 @@ def train(
     """Tune a text encoder end to end by the gradients of rewards (TextCraftor).
 
     The folder it makes is a model for `tcbench run --model`. Killed at any moment, the same command ends with
-    the very weights it would have had. Several GPUs: accelerate launch --module textcraftor.launch train ...
+    the very weights it would have had. Several GPUs: accelerate launch --module tcbench.launch train ...
     """
     from dataclasses import asdict
     from json import dumps

@@ -56,10 +56,10 @@ def verify(
     Exit code 4 if one differs, or if the comparison does not notice a reward that is broken on purpose.
     """
     from rewards import registry
-    from rewards.quiet import quiet
     from rewards.verification import published
     from rewards.verification.pictures import reference_data
-    from textcraftor.provenance import environment
+    from tcbench.quiet import quiet
+    from textcraftor.io.provenance import environment
 
     records = [registry.info(name) for name in names or registry.names()]
     rows = []
@@ -90,7 +90,7 @@ def verify(
 def _rows(
     records: Sequence[RewardInfo], images: Path | None, scratch: Path, *, official: bool, full: bool
 ) -> Iterator[Parity]:
-    from rewards.verification.official import OFFICIAL
+    from rewards.verification.official.compare import OFFICIAL
     from rewards.verification.parity import compare, compare_official
     from rewards.verification.pictures import PROMPTS, photographs, pictures
 

@@ -15,7 +15,7 @@ from benchmarks.cli.ls import table
 
 if TYPE_CHECKING:
     from rewards.info import RewardInfo, WeightsFile
-    from rewards.weights import Located
+    from rewards.weights.locate import Located
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -29,7 +29,7 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Rewa
 @app.command("list")
 def list_(json: options.Json = False) -> None:
     """Every file that a reward needs: its size, whence, where it is here, and what it is checked against."""
-    from rewards import lock
+    from rewards.weights import lock
 
     recorded = lock.read().weights
     rows = [_row(record, file, recorded) for record in _records(None) for file in record.weights]
@@ -43,7 +43,7 @@ def pull(
 ) -> None:
     """Download the weights of rewards, unless they are here; all are checked as if they were used."""
     from rewards.info import LicenceNotAccepted
-    from rewards.weights import MissingWeights, WrongWeights, check
+    from rewards.weights.locate import MissingWeights, WrongWeights, check
 
     if bool(names) == everything:
         raise typer.BadParameter("say which rewards, or --all")
@@ -94,7 +94,7 @@ def convert(
     ] = None,
 ) -> None:
     """Make a .safetensors file of a checkpoint, which loads wherever that did and gives the same scores."""
-    from rewards.convert import convert as convert_
+    from rewards.weights.convert import convert as convert_
 
     made = convert_(file, out)
     if made.left_out:
@@ -110,7 +110,7 @@ def _records(names: Sequence[str] | None) -> list[RewardInfo]:
 
 
 def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> Row:
-    from rewards.weights import MissingWeights, locate, lock_name
+    from rewards.weights.locate import MissingWeights, locate, lock_name
 
     try:
         found = locate(record, file)
@@ -131,7 +131,7 @@ def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> Row
 
 def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
     """A row a file; what several rewards share is hashed once."""
-    from rewards.weights import MissingWeights, content_id, locate
+    from rewards.weights.locate import MissingWeights, content_id, locate
 
     hashes: dict[tuple[Path, tuple[tuple[str, ...], ...]], str] = {}
     for record in records:
@@ -153,8 +153,8 @@ def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
 
 def _result(record: RewardInfo, file: WeightsFile, found: Located, sha256: str, accept: bool) -> str:
     """How weights with the content ``sha256`` stand to what is published or recorded; both are hex."""
-    from rewards import lock
-    from rewards.weights import WrongWeights, compare
+    from rewards.weights import lock
+    from rewards.weights.locate import WrongWeights, compare
 
     before = lock.read().weights.get(found.origin, {}).get("sha256")
     if accept and not file.sha256 and before not in (None, sha256):

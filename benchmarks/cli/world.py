@@ -39,7 +39,7 @@ def build(
     from rich.live import Live
     from rich.table import Table
 
-    from textcraftor.micro import build as stages
+    from textcraftor.micro.training import stages
 
     with Live(console=Console(stderr=True), refresh_per_second=2) as live:
         for running in stages.build(folder.resolve(), jobs, device):
@@ -62,7 +62,7 @@ def build(
 def report(folder: Folder = Path("build/world"), docs: Docs = Path("docs/world")) -> None:
     """Measure the installed world and write report.md with its pictures."""
     from benchmarks.systems import STYLE_WORDS, SYSTEMS
-    from textcraftor.micro.report import write_report
+    from textcraftor.micro.training.report import write_report
 
     write_report(
         folder,

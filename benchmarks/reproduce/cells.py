@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from leaderboards.journal import exclusive, write_atomically
-from textcraftor.micro.build import ONE_CORE
-from textcraftor.progress import Progress
+from tcbench.progress import Progress
+from textcraftor.micro.training.stages import ONE_CORE
 
 RECORDS = "cells"
 

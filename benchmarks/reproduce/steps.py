@@ -17,10 +17,10 @@ from benchmarks.run import Request, execute, plan
 from benchmarks.systems import System, find_system
 from leaderboards.journal import write_atomically
 from leaderboards.records import HEADER, RunFolder
-from textcraftor.checkpoint import RECORD, VALIDATION, TrainFolder, read_checkpoint
+from tcbench.progress import Progress
 from textcraftor.config import TrainConfig, make_config
+from textcraftor.io.checkpoint import RECORD, VALIDATION, TrainFolder, read_checkpoint
 from textcraftor.ledger import Ledger
-from textcraftor.progress import Progress
 from textcraftor.validation import TRAINED, Validation
 
 MODEL, SUITE, TRAINING_SUITE = "micro", "world", "world-train"
@@ -38,7 +38,7 @@ RESULTS = "results"
 def renders(folder: Path, progress: Progress, count: int) -> list[Path]:
     """True pictures of the training prompts, for direct fine-tuning."""
     from rewards.world.prompts import world_prompts
-    from textcraftor.micro.renders import write_renders
+    from textcraftor.micro.training.renders import write_renders
 
     write_renders(folder / "renders", [prompt.text for prompt in world_prompts("train")[:count]])
     return []

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rewards import hub
-from textcraftor.prompts import Prompt, PromptFileError, prompts_sha256, read_prompts
+from rewards.weights import hub
+from textcraftor.diffusion.prompts import Prompt, PromptFileError, prompts_sha256, read_prompts
 
 PROMPTS_VARIABLE = "TCBENCH_PROMPTS"
 

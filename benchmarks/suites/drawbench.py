@@ -1,7 +1,7 @@
 """DrawBench (Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models"): 200 prompts."""
 
 from benchmarks.suites.base import PromptSource, Suite
-from textcraftor.prompts import read_prompts
+from textcraftor.diffusion.prompts import read_prompts
 
 SUITE = Suite(
     name="drawbench",

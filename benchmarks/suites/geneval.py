@@ -1,7 +1,7 @@
 """GenEval (Ghosh et al. 2023, "GenEval: An Object-Focused Framework"): 553 prompts in six tasks, by `tag`."""
 
 from benchmarks.suites.base import PromptSource, Suite
-from textcraftor.prompts import read_prompts
+from textcraftor.diffusion.prompts import read_prompts
 
 SUITE = Suite(
     name="geneval",

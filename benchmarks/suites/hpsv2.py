@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.suites.base import PromptSource, Suite
-from textcraftor.prompts import Prompt, read_prompts
+from textcraftor.diffusion.prompts import Prompt, read_prompts
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 

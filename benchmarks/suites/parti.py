@@ -5,7 +5,7 @@ off.
 """
 
 from benchmarks.suites.base import PromptSource, Suite
-from textcraftor.prompts import read_prompts
+from textcraftor.diffusion.prompts import read_prompts
 
 SUITE = Suite(
     name="parti",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.suites.base import PromptSource, Suite
-from textcraftor.prompts import Prompt, read_prompts
+from textcraftor.diffusion.prompts import Prompt, read_prompts
 
 SHIPPED = PromptSource(("world.jsonl",), shipped=Path(__file__).parent / "world.jsonl")
 

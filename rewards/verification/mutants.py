@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rewards.backbones.tokens import Tokenizer, Tokens
 from rewards.base import Reward
 from rewards.preprocess import CLIP_MEAN, CLIP_STD, HALF
-from rewards.tokens import Tokenizer, Tokens
 
 OTHER_FIT = {
     "shortest": "squash",

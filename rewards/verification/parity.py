@@ -24,10 +24,10 @@ from torch import Tensor
 from rewards.base import Reward
 from rewards.info import RewardInfo
 from rewards.registry import load
-from rewards.verification.checkpoints import tiny_record, write
 from rewards.verification.mutants import MUTANTS, Broken
-from rewards.verification.official import OFFICIAL, Checkpoint
-from rewards.weights import check
+from rewards.verification.official.compare import OFFICIAL, Checkpoint
+from rewards.verification.tiny.checkpoints import tiny_record, write
+from rewards.weights.locate import check
 
 BOUND = 1e-3
 """Of the standard deviation of the reference's scores over pictures x prompts."""
@@ -97,35 +97,35 @@ References = Mapping[str, tuple[str, Callable[[RewardInfo], Score]]]
 
 REFERENCES: References = MappingProxyType(
     {
-        "rewards.aesthetic:LaionAestheticV1": (
+        "rewards.models.aesthetic:LaionAestheticV1": (
             "open_clip, PIL, and the head's matrices one by one",
             lambda _: _reference("aesthetic", layers=("",)),
         ),
-        "rewards.aesthetic:LaionAestheticV2": (
+        "rewards.models.aesthetic:LaionAestheticV2": (
             "open_clip, PIL, and the head's matrices one by one",
             lambda _: _reference("aesthetic"),
         ),
-        "rewards.aesthetic:AestheticV25": (
+        "rewards.models.aesthetic:AestheticV25": (
             "transformers' SigLIP, PIL, and the head's matrices one by one",
             lambda _: _reference("aesthetic", "score_v25"),
         ),
-        "rewards.clipiqa:ClipIqa": (
+        "rewards.models.clipiqa:ClipIqa": (
             "open_clip with the attention pooling written out",
             lambda _: _reference("clipiqa"),
         ),
-        "rewards.clipscore:ClipScore": (
+        "rewards.models.clipscore:ClipScore": (
             "transformers' CLIP and PIL",
             lambda record: _reference("clip", CLIPSCORES[str(record.options["convention"])]),
         ),
-        "rewards.pickscore:PickScore": (
+        "rewards.models.pickscore:PickScore": (
             "transformers' CLIP with its processor",
             lambda _: _reference("clip", "logits"),
         ),
-        "rewards.siglip:SiglipScore": (
+        "rewards.models.siglip:SiglipScore": (
             "transformers' SigLIP and PIL, the tokens written out",
             lambda _: _reference("siglip"),
         ),
-        "rewards.hpsv2:HPSv2": (
+        "rewards.models.hpsv2:HPSv2": (
             "open_clip and torchvision's own resize and pad",
             lambda record: _reference(
                 "hpsv2",
@@ -133,23 +133,23 @@ REFERENCES: References = MappingProxyType(
                 antialias=record.profile.endswith("antialias"),
             ),
         ),
-        "rewards.imagereward:ImageReward": (
+        "rewards.models.imagereward:ImageReward": (
             "timm's ViT and transformers' BLIP text model",
             lambda _: _reference("blip"),
         ),
-        "rewards.mps:Mps": (
+        "rewards.models.mps:Mps": (
             "transformers' CLIP, PIL, and the cross-attention written out",
             lambda _: _reference("mps"),
         ),
-        "rewards.hpsv3:Hpsv3": (
+        "rewards.models.hpsv3:Hpsv3": (
             "transformers' Qwen2-VL and its processor, the message written out",
             lambda _: _reference("hpsv3"),
         ),
-        "rewards.vqascore:VqaScore": (
+        "rewards.models.vqascore:VqaScore": (
             "transformers' CLIP and T5, PIL, the question written out",
             lambda _: _reference("vqascore"),
         ),
-        "rewards.jpeg:JpegSize": (
+        "rewards.models.jpeg:JpegSize": (
             "the size of PIL's file",
             lambda record: _reference("jpeg", sign=int(record.options["sign"])),
         ),

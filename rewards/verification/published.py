@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from rewards.registry import info, load
-from rewards.weights import MissingWeights, check, content_id
+from rewards.weights.locate import MissingWeights, check, content_id
 
 
 @dataclass(frozen=True)

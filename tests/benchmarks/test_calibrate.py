@@ -10,7 +10,7 @@ import pytest
 from benchmarks.calibrate import calibrate
 from benchmarks.cli import main
 from leaderboards.records import RunFolder, ScoreSet
-from rewards.calibration import Calibration
+from rewards.combine.calibration import Calibration
 
 SET = ScoreSet("clip", "a" * 12, True, "trainable", "clip")
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.columns import PRESETS, expanded
 from benchmarks.run import Request, _system
 from benchmarks.systems import SYSTEMS
-from rewards.mix import parse
+from rewards.combine.mix import parse
 from rewards.registry import info
 from textcraftor.config import PROFILES, make_config
 

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.columns import find_columns
 from benchmarks.diversity import measure
 from leaderboards.records import RunFolder, Sample, ScoreSet
-from textcraftor.progress import Silent
+from tcbench.progress import Silent
 
 MakeRun = Callable[..., RunFolder]
 
@@ -55,8 +55,8 @@ def test_alike_images_have_none_and_different_ones_the_mean_pairwise_distance(ru
     assert (2, 0) not in scores  # it waits for its other images
     import torch
 
+    from rewards.backbones.towers import embed
     from rewards.base import as_batch
-    from rewards.towers import embed
 
     reward = column.load("cpu")
     images = [Image.open(run.image_path(run.samples()[1, seed])) for seed in range(3)]

@@ -12,7 +12,7 @@ from benchmarks import doctor
 from benchmarks.doctor import Finding, examine, libraries, packages, pipelines, prompt_sets, reward_weights
 from benchmarks.systems import SYSTEMS
 from rewards.info import RewardInfo
-from textcraftor.launch import ROOT
+from tcbench.launch import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_another_distribution_with_the_same_package_is_a_problem(
 
 
 def test_a_missing_library_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("textcraftor.provenance.installed_version", lambda name: None)
+    monkeypatch.setattr("textcraftor.io.provenance.installed_version", lambda name: None)
     assert of(list(libraries()), "torch") == Finding(
         "library", "torch", "problem", "not installed", "pip install torch"
     )

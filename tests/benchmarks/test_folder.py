@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.folder import ImageFolderError, adopt
-from textcraftor.prompts import PromptFileError
+from textcraftor.diffusion.prompts import PromptFileError
 
 
 @pytest.fixture

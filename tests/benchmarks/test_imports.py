@@ -16,7 +16,7 @@ from benchmarks.suites import prompt_set
 from leaderboards.records import RunFolder
 from leaderboards.scores import read_scores
 from leaderboards.table import build
-from textcraftor.prompts import Prompt
+from textcraftor.diffusion.prompts import Prompt
 
 Write = Callable[[str, str], Path]
 

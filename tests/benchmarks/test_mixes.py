@@ -16,9 +16,9 @@ from benchmarks.run import Request, execute, plan
 from benchmarks.sweep import Sweep, run
 from benchmarks.systems import SystemFileError, find_system
 from leaderboards.records import RunFolder
+from tcbench.progress import Silent
 from textcraftor.config import ConfigError, TrainConfig
-from textcraftor.mixing import parse_weights
-from textcraftor.progress import Silent
+from textcraftor.io.mixing import parse_weights
 from textcraftor.train import train
 
 

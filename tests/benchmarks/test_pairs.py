@@ -11,8 +11,8 @@ import pytest
 from benchmarks.pairs import write_pairs
 from leaderboards.records import RunFolder, Sample, ScoreSet
 from textcraftor.config import TrainConfig
-from textcraftor.pairs import read_pairs
-from textcraftor.system import optimised_for, write_trained
+from textcraftor.io.pairs import read_pairs
+from textcraftor.io.system import optimised_for, write_trained
 
 MakeRun = Callable[..., RunFolder]
 

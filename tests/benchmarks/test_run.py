@@ -17,9 +17,9 @@ from leaderboards.records import RunFolder
 from leaderboards.scores import frame
 from rewards import WrongRole
 from rewards.registry import UnknownName
-from textcraftor.drawing import Drawing
-from textcraftor.pipeline import MissingPipeline
-from textcraftor.progress import Silent
+from tcbench.progress import Silent
+from textcraftor.diffusion.pipeline import MissingPipeline
+from textcraftor.diffusion.runner import Drawing
 
 Requests = Callable[..., Request]
 
@@ -52,7 +52,7 @@ def test_nothing_is_loaded_when_there_is_nothing_to_do(
     request_for: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(request_for())
-    monkeypatch.setattr("textcraftor.pipeline.load", None)
+    monkeypatch.setattr("textcraftor.diffusion.pipeline.load", None)
     monkeypatch.setattr("benchmarks.columns.load", None)
     assert run(request_for()).complete
 
@@ -62,7 +62,7 @@ def test_another_reward_later_draws_nothing(
 ) -> None:
     first = run(request_for())
     images = image_bytes(first)
-    monkeypatch.setattr("textcraftor.pipeline.load", None)
+    monkeypatch.setattr("textcraftor.diffusion.pipeline.load", None)
     both = run(request_for(rewards=[f"{toy_rewards}:Brightness", f"{toy_rewards}:Picky"]))
     assert both.path == first.path
     assert both.made == 8
@@ -442,7 +442,7 @@ def test_another_environment_is_noted(request_for: Requests, monkeypatch: pytest
             notes.append(message)
 
     run(request_for())
-    monkeypatch.setattr("textcraftor.provenance.versions", lambda: {"torch": "99"})
+    monkeypatch.setattr("textcraftor.io.provenance.versions", lambda: {"torch": "99"})
     execute(plan(request_for()), Notes())
     assert any("torch" in note and "now 99" in note for note in notes)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reward]:
     """Loads a reward by its name, with its weights replaced by tiny random ones."""
-    from rewards.verification.checkpoints import load_tiny
+    from rewards.verification.tiny.checkpoints import load_tiny
 
     folder = tmp_path_factory.mktemp("zoo")
     return cache(lambda name: load_tiny(rewards.info(name), folder / name))
@@ -27,7 +27,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reward]:
 @pytest.fixture(scope="session")
 def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Path]]:
     """Writes the tiny weights of a reward and gives their places by key."""
-    from rewards.verification.checkpoints import write
+    from rewards.verification.tiny.checkpoints import write
 
     folder = tmp_path_factory.mktemp("files")
     return lambda name: write(rewards.info(name), folder / name)
@@ -36,6 +36,6 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict
 @pytest.fixture
 def changed_on_purpose() -> Callable[[], None]:
     """Forgets what weights were at their first use, for a test that changes them where they are."""
-    from rewards import lock
+    from rewards.weights import lock
 
     return lambda: lock.place().unlink(missing_ok=True)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import rewards
 from rewards.base import Reward
-from rewards.verification.checkpoints import tiny_record
-from rewards.weights import MissingWeights, WrongWeights
+from rewards.verification.tiny.checkpoints import tiny_record
+from rewards.weights.locate import MissingWeights, WrongWeights
 
 State = dict[str, Any]
 
@@ -221,6 +221,6 @@ def test_a_torn_tokenizer_or_configuration_is_named(
 
 
 def _as_if_never_used(case: Case) -> None:
-    from rewards import lock
+    from rewards.weights import lock
 
     lock.place().unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rewards.mix import parse
+from rewards.combine.mix import parse
 from rewards.registry import UnknownName, info
 from textcraftor.config import FREE, PROFILES, ConfigError, TrainConfig, make_config
 

@@ -12,8 +12,8 @@ from benchmarks.run import Request, execute, plan
 from leaderboards.journal import read_lines
 from leaderboards.records import RunFolder
 from rewards.registry import UnknownName
-from textcraftor.progress import Silent
-from textcraftor.prompts import Prompt
+from tcbench.progress import Silent
+from textcraftor.diffusion.prompts import Prompt
 from textcraftor.rewriters import (
     KEPT,
     REWRITERS,

@@ -12,15 +12,15 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
-from textcraftor.checkpoint import VALIDATION, TrainFolder
-from textcraftor.conditioning import encode, with_encoders
+from textcraftor.algorithms.goal import decode
 from textcraftor.config import TrainConfig
-from textcraftor.drawing import Drawing, Window, switch_encoder
-from textcraftor.export import export_diffusers
-from textcraftor.goal import decode
-from textcraftor.pipeline import Schedule, load
-from textcraftor.prompts import initial_latents
-from textcraftor.sampling import Denoiser, Rollout, fresh
+from textcraftor.diffusion.conditioning import encode, with_encoders
+from textcraftor.diffusion.pipeline import Schedule, load
+from textcraftor.diffusion.prompts import initial_latents
+from textcraftor.diffusion.runner import Drawing, Window, switch_encoder
+from textcraftor.diffusion.sampling import Denoiser, Rollout, fresh
+from textcraftor.io.checkpoint import VALIDATION, TrainFolder
+from textcraftor.io.export import export_diffusers
 from textcraftor.train import train
 
 SCHEDULE = Schedule("ddim", 4, 3.0)
@@ -106,7 +106,7 @@ def test_both_encoders_are_trained_and_exported(
     theirs.set_progress_bar_config(disable=True)
     noise = initial_latents([1, 2], (4, 8, 8))
     image = theirs(TEXTS, latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np").images
-    from textcraftor.pipeline import load_encoders
+    from textcraftor.diffusion.pipeline import load_encoders
 
     pipe = load(tiny_sdxl, device="cpu", dtype="float32", sampler="ddim")
     whole = Drawing(pipe, SCHEDULE, {"best": load_encoders(pipe, best)}, (Window(1.0, {"best": 1.0}),))

@@ -8,7 +8,7 @@ import pytest
 
 from rewards.world.prompts import world_prompts
 from textcraftor.config import ConfigError
-from textcraftor.prompts import PromptFileError, noise_seed
+from textcraftor.diffusion.prompts import PromptFileError, noise_seed
 from textcraftor.sources import Order, find_prompts, of_texts
 
 

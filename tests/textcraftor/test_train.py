@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 
 import rewards
 from rewards import WrongRole
-from textcraftor.checkpoint import LOG, VALIDATION, TrainFolder
+from textcraftor.algorithms.goal import NotFinite
 from textcraftor.config import ConfigError, TrainConfig, make_config
-from textcraftor.goal import NotFinite
-from textcraftor.micro.build import ONE_CORE
+from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
+from textcraftor.micro.training.stages import ONE_CORE
 from textcraftor.train import train
 from textcraftor.validation import Validation, chosen
 
@@ -391,7 +391,7 @@ def test_out_of_memory_says_which_knob(
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr("textcraftor.objective.Objective.forward", fail)
+    monkeypatch.setattr("textcraftor.algorithms.objective.Objective.forward", fail)
     with pytest.raises(
         ConfigError, match=r"lower micro_batch.*checkpointing = true.*the last checkpoint is whole"
     ):
@@ -442,7 +442,7 @@ def test_profiles_of_the_embedded_pipeline_are_ready_to_run() -> None:
 def test_an_encoder_of_another_architecture_is_refused(
     config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
-    from textcraftor.pipeline import MICRO
+    from textcraftor.diffusion.pipeline import MICRO
 
     with pytest.raises(ValueError, match=r"has hidden_size 128, the pipeline's own 16: .* another model"):
         train(config_for(start=str(MICRO)), tmp_path / "out", device="cpu")

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from benchmarks.cli import main
-from rewards import lock, registry
+from rewards import registry
 from rewards.info import RewardInfo, WeightsFile
+from rewards.weights import lock
 
 Fill = Callable[[Mapping[str, bytes], str], Path]
 Command = Callable[..., tuple[int, str, str]]
@@ -98,7 +99,7 @@ def test_pull_says_where_everything_is_or_what_could_not_be_had(
         return str(fill_hub_cache({"head.pth": b"head"}, COMMIT) / "head.pth")
 
     with monkeypatch.context() as patch:
-        patch.setattr("rewards.hub.barrier", lambda _: "")
+        patch.setattr("rewards.weights.hub.barrier", lambda _: "")
         patch.setattr("huggingface_hub.hf_hub_download", download)
         code, out, err = weights("pull", "toy")
     assert (code, err, fetched[0]) == (0, "", False)
@@ -148,7 +149,7 @@ def test_verify_hashes_afresh_and_ends_with_4_where_something_changed(
     assert "ok: as published" in out
     assert "ok: as at first use" in weights("verify", "toy")[1]
     with monkeypatch.context() as patch:  # the size and the time of change are what they were
-        patch.setattr("rewards.weights._hashes", dict.fromkeys(_stamps(place), "0" * 64))
+        patch.setattr("rewards.weights.locate._hashes", dict.fromkeys(_stamps(place), "0" * 64))
         assert "ok: as at first use" in weights("verify", "toy")[1]
     fill_hub_cache({"head.pth": b"tampered"}, COMMIT)
     fill_hub_cache({"eyes.pth": b"wrong"}, "main")
@@ -225,7 +226,7 @@ def test_ls_says_which_rewards_weights_are_here_without_a_look_into_them(
             main(["ls", "rewards", "--json"])
         return {row["reward"]: row["here"] for row in json.loads(capsys.readouterr().out)}
 
-    monkeypatch.setattr("rewards.weights.file_sha256", None)  # nothing is hashed
+    monkeypatch.setattr("rewards.weights.locate.file_sha256", None)  # nothing is hashed
     assert {here()[name] for name in ("toy", "toy-pair")} == {"no"}
     fill_hub_cache({"head.pth": b"head"}, COMMIT)
     found = here()

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.reproduce.cells import Cell, CellFailed, keys, record_of, undone, work
 from benchmarks.reproduce.records import INSTALLED, keep, known, restore
 from leaderboards.journal import RunFolderError, exclusive
-from textcraftor.progress import Progress, Silent
+from tcbench.progress import Progress, Silent
 
 
 def note(folder: Path, progress: Progress, name: str, text: str = "") -> list[Path]:

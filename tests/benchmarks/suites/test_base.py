@@ -10,7 +10,7 @@ import pytest
 from benchmarks.suites import SUITES, prompt_set, suite
 from benchmarks.suites.base import MissingPrompts, OtherPrompts, PromptSource, is_present, read_suite
 from rewards.registry import UnknownName
-from textcraftor.prompts import PromptFileError
+from textcraftor.diffusion.prompts import PromptFileError
 
 PUBLIC = ["parti", "hpsv2", "drawbench", "geneval"]
 

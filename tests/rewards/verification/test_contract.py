@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import rewards
+from rewards.backbones.tokens import Tokens
 from rewards.base import Reward
-from rewards.tokens import Tokens
 from rewards.verification import contract
 from rewards.verification.case import Case
 from rewards.verification.samples import PROMPTS, blobs

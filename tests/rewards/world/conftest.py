@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world tokenizer of 100 merges, learnt from 300 captions."""
-    from rewards.world.tokenizer import caption_corpus, write_tokenizer
+    from rewards.world.training.tokenizer import caption_corpus, write_tokenizer
 
     folder = tmp_path_factory.mktemp("world") / "tokenizer"
     write_tokenizer(folder, caption_corpus(300), merges=100)
@@ -22,7 +22,7 @@ def world_clip(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Pat
     """The folder of a world-clip with random weights."""
     import torch
 
-    from rewards.world import clip
+    from rewards.world.training import clip
 
     torch.manual_seed(0)
     size = len(clip.Tokens(tokenizer))

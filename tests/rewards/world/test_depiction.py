@@ -10,11 +10,11 @@ from PIL import Image
 
 from rewards.world.captions import read
 from rewards.world.claims import answers
-from rewards.world.data import depiction
 from rewards.world.prompts import world_prompts
 from rewards.world.render import render
+from rewards.world.training.data import depiction
 from rewards.world.vision import look
-from textcraftor.micro.renders import write_renders
+from textcraftor.micro.training.renders import write_renders
 
 
 def test_a_depiction_is_what_was_said() -> None:

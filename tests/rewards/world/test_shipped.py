@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import rewards
-from rewards.world import evaluate
+from rewards.world.training import evaluate
 
 COUNT = 200
 ROOT = Path(__file__).resolve().parents[3]

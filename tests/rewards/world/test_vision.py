@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rewards.world.evaluate import oracle
 from rewards.world.render import render
 from rewards.world.scenes import BACKGROUNDS, CLEAN, COLOURS, SHAPES, Item, Scene, Style, random_scene
+from rewards.world.training.evaluate import oracle
 from rewards.world.vision import look, to_lab
 
 RING = Item("ring", "green", "medium", 32.0, 32.0, 14.5, "centre")

@@ -14,10 +14,10 @@ from safetensors import safe_open
 import rewards
 from benchmarks.systems import SYSTEMS
 from rewards.world.prompts import world_prompts
-from textcraftor.drawing import Drawing
-from textcraftor.micro.measure import render_prompts
-from textcraftor.pipeline import MICRO, Schedule, load
-from textcraftor.prompts import initial_latents
+from textcraftor.diffusion.pipeline import MICRO, Schedule, load
+from textcraftor.diffusion.prompts import initial_latents
+from textcraftor.diffusion.runner import Drawing
+from textcraftor.micro.training.measure import render_prompts
 
 MEGABYTES = 30
 GUIDANCE = SYSTEMS["micro"].guidance

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.run import Request, execute, plan
 from leaderboards.records import RunFolder
-from textcraftor.checkpoint import VALIDATION, TrainFolder
+from tcbench.progress import Silent
 from textcraftor.config import make_config
-from textcraftor.progress import Silent
+from textcraftor.io.checkpoint import VALIDATION, TrainFolder
 from textcraftor.train import train
 
 

@@ -1,0 +1,1 @@
+"""Several rewards together: panels, weighted sums, calibration, adapters for other training loops."""

@@ -1,0 +1,1 @@
+"""The reward models, one paper a file."""

@@ -1,0 +1,45 @@
+"""ImageReward: a BLIP with cross-attention that ranks pictures for a prompt.
+
+Xu et al. 2023, "ImageReward: Learning and Evaluating Human Preferences for Text-to-Image Generation".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from rewards.backbones.blip import BlipConfig, BlipRanker
+from rewards.backbones.tokens import bert_tokenizer
+from rewards.base import Reward
+from rewards.weights.locate import load_state, read_tensors
+
+PUBLISHED = BlipConfig(mean=0.16717362830052426, std=1.0333394966054072)
+"""ImageReward's sizes, and the statistics of its raw reward (the official ImageReward.py)."""
+
+UNUSED = (
+    ".position_ids",
+    *(f"blip.{tower}_proj.{part}" for tower in ("vision", "text") for part in ("weight", "bias")),
+)
+"""Endings of keys of the published checkpoint that no score depends on: BLIP's contrastive projections."""
+
+
+class ImageReward(Reward):
+    """The raw reward, standardised. Sizes come from the file ``config``, else they are the published ones.
+
+    The text's first token stays [CLS], as in the official code, though BLIP was trained with [ENC] there.
+    """
+
+    def _build(self, files: Mapping[str, Path]) -> None:
+        self.config = BlipConfig.read(files["config"]) if "config" in files else PUBLISHED
+        self.ranker = BlipRanker(self.config)
+        load_state(self.ranker, read_tensors(files["checkpoint"]), files["checkpoint"], ignore=UNUSED)
+        self.tokenizer = bert_tokenizer(files["vocabulary"], self.config.max_tokens)
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        assert self.tokenizer is not None  # made in _build
+        tokens = self.tokenizer(prompts)
+        raw = self.ranker(pixels, tokens.ids.to(pixels.device), tokens.mask.to(pixels.device))
+        score: Tensor = (raw - self.config.mean) / self.config.std
+        return score

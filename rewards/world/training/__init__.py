@@ -1,0 +1,1 @@
+"""How the rewards of the embedded world are trained."""

@@ -1,0 +1,1 @@
+"""Version, launcher, errors and file handling: the ground floor of tcbench."""

@@ -1,0 +1,363 @@
+"""CLIPScore by any model: what its folder says is what its library does with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
+
+import rewards
+from rewards.backbones.processor import read_profile
+from rewards.base import Reward, score_id
+from rewards.preprocess import PROFILES, preprocess, to_tensor
+from rewards.verification.references import clip as reference
+from rewards.verification.tiny.checkpoints import sizes_of, tiny_record, write_siglip
+from rewards.verification.tiny.vocabularies import write_unigrams
+from rewards.weights.locate import MissingWeights, WrongWeights
+
+Files = Callable[[str], Mapping[str, Path]]
+PROMPTS = ["a small blue square on a grey background", "", "a large red circle " * 30, "Two dogs, running"]
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def coarse(height: int, width: int) -> Image.Image:
+    return picture(6, 8, height).resize((width, height), Image.Resampling.BICUBIC)
+
+
+IMAGES = [coarse(224, 224), coarse(300, 451), coarse(500, 230), coarse(64, 80)]
+
+
+def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def add_openai_words(folder: Path) -> None:
+    """OpenAI's vocabulary, which open_clip ships, in the files that transformers reads."""
+    words = open_clip.tokenizer.SimpleTokenizer()
+    renamed = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {renamed.get(word, word): number for word, number in words.encoder.items()}
+    write_json(folder / "vocab.json", vocabulary)
+    merges = "".join(f"{left} {right}\n" for left, right in words.bpe_ranks)
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer"})
+
+
+@pytest.fixture(scope="module")
+def twins(tiny_files: Files, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of the same CLIP: one of open_clip's layout, one of transformers'."""
+    ours = tiny_files("clip")["backbone"]
+    theirs = tmp_path_factory.mktemp("clip")
+    reference.from_open_clip(ours).save_pretrained(theirs)
+    add_openai_words(theirs)
+    write_json(theirs / "preprocessor_config.json", CLIPImageProcessorPil().to_dict())
+    return ours, theirs
+
+
+@pytest.fixture(scope="module")
+def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, sizes = tmp_path_factory.mktemp("siglip"), replace(sizes_of(rewards.info("siglip")), px=64)
+    write_siglip(folder, sizes)
+    write_unigrams(folder, sizes)
+    size = {"height": 64, "width": 64}
+    write_json(folder / "preprocessor_config.json", SiglipImageProcessorPil(size=size).to_dict())
+    return folder
+
+
+CONVENTIONS = [
+    ("clip", reference.score),
+    ("clip-hessel", reference.hessel),
+    ("clip-logits", reference.logits),
+    ("clip-cosine", reference.cosine),
+]
+
+
+def check_against(official: Callable[..., float], reward: Reward, files: Mapping[str, Path]) -> None:
+    """Scores of pictures of any shape and of short, long and empty prompts are the official ones."""
+    expected = [official(files, image, prompt) for image, prompt in zip(IMAGES, PROMPTS, strict=True)]
+    spread = max(expected) - min(expected)
+    assert spread > 0
+    assert reward.score(IMAGES, PROMPTS).tolist() == pytest.approx(expected, abs=1e-4 * spread)
+
+
+@pytest.mark.parametrize(("convention", "official"), CONVENTIONS)
+def test_both_layouts_of_one_model_score_as_transformers_clip_does(
+    twins: tuple[Path, Path], convention: str, official: Callable[..., float]
+) -> None:
+    ours, theirs = (rewards.load(f"{convention}:{folder}") for folder in twins)
+    for reward, folder in ((ours, twins[0]), (theirs, twins[1])):
+        check_against(official, reward, {"backbone": folder})
+    image = coarse(224, 230)  # of which both libraries crop the same
+    torch.testing.assert_close(ours.score([image], ["a"]), theirs.score([image], ["a"]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "official"),
+    [
+        *CONVENTIONS,
+        ("world-clip", reference.score),
+        ("pickscore", reference.logits),
+    ],
+)
+def test_named_rewards_score_as_transformers_clip_does(
+    tiny: Callable[[str], Reward], tiny_files: Files, name: str, official: Callable[..., float]
+) -> None:
+    check_against(official, tiny(name), tiny_files(name))
+
+
+def test_a_siglip_is_scored_too_and_its_logit_has_its_bias(siglip_folder: Path) -> None:
+    images, prompts = [coarse(70, 90), coarse(64, 64)], ["a red circle", "A large WHITE circle!"]
+    cosines, logits = (
+        rewards.load(f"{kind}:{siglip_folder}").score(images, prompts)
+        for kind in ("clip-cosine", "clip-logits")
+    )
+    files = {"model": siglip_folder, "tokenizer": siglip_folder}
+    alone = rewards.load(replace(rewards.info("siglip"), profile="siglip-64"), weights=files)
+    torch.testing.assert_close(logits, alone.score(images, prompts), rtol=0, atol=1e-6)
+    scale = load_file(siglip_folder / "model.safetensors")["logit_scale"].exp()
+    torch.testing.assert_close(logits, cosines * scale - 3, rtol=0, atol=1e-5)  # the bias that was written
+
+
+def test_a_siglip_of_open_clip_is_read_with_its_own_tokenizer(
+    siglip_folder: Path, tmp_path: Path, changed_on_purpose: Callable[[], None]
+) -> None:
+    from open_clip.model import CustomTextCLIP
+    from transformers import T5TokenizerFast
+
+    from rewards.backbones.sentencepiece import unigram_tokenizer
+
+    words = unigram_tokenizer(siglip_folder / "spiece.model", "</s>")
+    T5TokenizerFast(tokenizer_object=words, extra_ids=0, pad_token="</s>").save_pretrained(tmp_path)
+    sizes = sizes_of(rewards.info("siglip"))
+    model: dict[str, Any] = {
+        "embed_dim": 32,
+        "custom_text": True,
+        "init_logit_bias": -3,
+        "vision_cfg": {"image_size": 64, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {
+            "context_length": 64,
+            "vocab_size": sizes.vocabulary,
+            "hf_tokenizer_name": "someone/words",
+            "tokenizer_kwargs": {"clean": "canonicalize"},
+            "width": 32,
+            "heads": 2,
+            "layers": 1,
+            "no_causal_mask": True,
+            "pool_type": "last",
+        },
+    }
+    asked = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    write_json(tmp_path / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": asked})
+    torch.manual_seed(0)
+    network = CustomTextCLIP(**{k: v for k, v in model.items() if k != "custom_text"})
+    save_file(network.state_dict(), tmp_path / "open_clip_model.safetensors")
+    reward = rewards.load(f"clip-logits:{tmp_path}")
+    assert reward.profile == PROFILES["siglip-64"]
+    image = coarse(64, 80)
+    theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    for prompt in ("A red, circle", "a_red circle", ""):
+        with torch.no_grad():
+            logits, _ = theirs.eval().get_logits(transform(image)[None], tokens([prompt]))
+        assert reward.score([image], [prompt]).item() == pytest.approx(logits.item(), abs=1e-5)
+    (tmp_path / "tokenizer_config.json").unlink()
+    changed_on_purpose()
+    with pytest.raises(WrongWeights, match="lacks the tokenizer it names: put the files of someone/words"):
+        rewards.load(f"clip:{tmp_path}")
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(150, 211), (64, 67), (40, 31)])
+def test_images_become_what_open_clips_own_transform_makes(
+    tmp_path: Path, resize: str, interpolation: str, size: tuple[int, int]
+) -> None:
+    asked: dict[str, Any] = {
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.5, 0.6, 0.7],
+        "resize_mode": resize,
+        "interpolation": interpolation,
+    }
+    model = {"vision_cfg": {"image_size": 64}, "text_cfg": {}}
+    write_json(tmp_path / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": asked})
+    image = picture(*size)
+    expected: Any = open_clip.image_transform(64, is_train=False, **asked)(image)
+    found = preprocess(to_tensor(image)[None], read_profile(tmp_path))[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=64),
+        CLIPImageProcessorPil(
+            size={"shortest_edge": 64}, crop_size=64, resample=2, image_mean=[0.5, 0.4, 0.3]
+        ),
+        SiglipImageProcessorPil(size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        SiglipImageProcessorPil(size={"height": 64, "width": 64}, resample=2, do_normalize=False),
+    ],
+)
+@pytest.mark.parametrize("size", [(150, 211), (64, 67), (40, 31)])
+def test_images_become_what_transformers_own_processor_makes(
+    tmp_path: Path, processor: Any, size: tuple[int, int]
+) -> None:
+    write_json(tmp_path / "preprocessor_config.json", processor.to_dict())
+    image = picture(*size)
+    expected: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+    found = preprocess(to_tensor(image)[None], read_profile(tmp_path))[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+
+def test_a_known_way_has_its_known_name(twins: tuple[Path, Path], siglip_folder: Path) -> None:
+    names = [read_profile(folder).name for folder in (*twins, siglip_folder)]
+    assert names == ["clip-224", "clip-224-floor", "siglip-64"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"),
+    [
+        ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type 'ViTImageProcessor'"),
+        ({"image_processor_type": "Siglip2ImageProcessor"}, "image_processor_type 'Siglip2ImageProcessor'"),
+        ({"resample": 0}, "resample 0"),
+        ({"do_center_crop": False}, "do_center_crop false"),
+        ({"crop_size": 200}, "crop_size 200 of size 224"),
+        ({"rescale_factor": 1.0}, "rescale_factor 1.0"),
+        ({"size": {"height": 100, "width": 50}}, r"a size of \(100, 50\)"),
+    ],
+)
+def test_a_way_that_is_not_known_is_refused(tmp_path: Path, asked: dict[str, object], what: str) -> None:
+    write_json(tmp_path / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"} | asked)
+    with pytest.raises(WrongWeights, match=f"in a way that is not known here: {what} is not supported"):
+        read_profile(tmp_path)
+
+
+def test_a_folder_that_is_neither_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(MissingWeights, match=r"needs its backbone .* lacks open_clip_config.json") as error:
+        rewards.load(f"clip:{tmp_path}")
+    assert "\n" not in str(error.value)
+    assert "Give a folder that open_clip or transformers saved" in str(error.value)
+    with pytest.raises(MissingWeights, match=r"nothing at .*gone"):
+        rewards.load(f"clip:{tmp_path / 'gone'}")
+
+
+def test_another_model_of_either_library_is_refused(
+    twins: tuple[Path, Path], tmp_path: Path, changed_on_purpose: Callable[[], None]
+) -> None:
+    for file in twins[1].iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "config.json").unlink()
+    write_json(tmp_path / "config.json", {"model_type": "blip"})
+    with pytest.raises(WrongWeights, match="describes a blip, expected one of clip, siglip"):
+        rewards.load(f"clip:{tmp_path}")
+    changed_on_purpose()
+    write_json(
+        tmp_path / "open_clip_config.json",
+        {"model_cfg": {"vision_cfg": {}, "text_cfg": {"hf_model_name": "xlm-roberta-base"}}},
+    )
+    save_file({}, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(WrongWeights, match=r"describes no CLIP .*its text tower is not open_clip's own"):
+        rewards.load(f"clip:{tmp_path}")
+
+
+def test_the_score_id_changes_with_the_way_images_are_prepared_and_not_with_the_folders_name(
+    twins: tuple[Path, Path], tmp_path: Path, changed_on_purpose: Callable[[], None]
+) -> None:
+    first = score_id(rewards.info(f"clip:{twins[1]}"))
+    for file in twins[1].iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    assert score_id(rewards.info(f"clip:{tmp_path}")) == first
+    assert score_id(rewards.info(f"clip-cosine:{tmp_path}")) != first
+    changed_on_purpose()
+    (tmp_path / "preprocessor_config.json").unlink()
+    write_json(tmp_path / "preprocessor_config.json", CLIPImageProcessorPil(resample=2).to_dict())
+    assert score_id(rewards.info(f"clip:{tmp_path}")) != first
+
+
+def test_a_hub_id_may_name_its_revision() -> None:
+    record = rewards.info("clip:laion/CLIP-ViT-H-14-laion2B-s32B-b79K@1c2b849")
+    (weights,) = record.weights
+    assert (weights.hub, weights.revision) == ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "1c2b849")
+    assert rewards.info("clip-hessel:laion/x").weights[0].revision == "main"
+    assert rewards.info("clip-hessel:laion/x").options == {"convention": "hessel"}
+    with pytest.raises(
+        MissingWeights, match="hf download laion/x --revision main, or set TCBENCH_WEIGHTS_CLIP"
+    ):
+        rewards.load("clip:laion/x")
+    with pytest.raises(rewards.UnknownName):
+        rewards.info("pickscore:laion/x")
+
+
+def test_only_one_layout_of_a_repository_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rewards.weights.locate import check
+
+    there = [
+        "open_clip_pytorch_model.bin",
+        "open_clip_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    there += ["config.json", "model.safetensors", "preprocessor_config.json", "vocab.json", "merges.txt"]
+    for name in there:
+        (tmp_path / name).touch()
+    fetched = []
+
+    def snapshot(repository: str, allow_patterns: list[str], **where: object) -> str:
+        fetched.extend(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("rewards.weights.hub.barrier", lambda url: "")
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda repository, revision: there)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert check(rewards.info("clip:laion/x")) == {"backbone": tmp_path}
+    assert fetched == ["open_clip_config.json", "open_clip_pytorch_model.bin", *there[2:4]]
+
+
+@pytest.mark.parametrize("name", ["clip", "clip-hessel", "aesthetic-v1", "aesthetic-v2", "clip-iqa"])
+def test_openais_weights_are_refused_without_their_activation(
+    tiny_files: Files, tmp_path: Path, name: str, changed_on_purpose: Callable[[], None]
+) -> None:
+    files = dict(tiny_files(name))
+    for file in files["backbone"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    record, weights = tiny_record(rewards.info(name)), files | {"backbone": tmp_path}
+    rewards.load(record, weights=weights)
+    changed_on_purpose()
+    config = json.loads((tmp_path / "open_clip_config.json").read_text(encoding="utf-8"))
+    del config["model_cfg"]["quick_gelu"]
+    write_json(tmp_path / "open_clip_config.json", config)
+    with pytest.raises(WrongWeights, match='does not ask for their activation, "quick_gelu": true'):
+        rewards.load(record, weights=weights)
+
+
+def test_so_are_openais_weights_by_a_hub_id_or_a_folders_name(
+    twins: tuple[Path, Path], tmp_path: Path, changed_on_purpose: Callable[[], None]
+) -> None:
+    assert rewards.info("clip:timm/vit_base_patch16_clip_224.openai@abc").weights[0].quick_gelu
+    assert not rewards.info("clip:timm/vit_base_patch16_clip_224.datacompxl").weights[0].quick_gelu
+    folder = tmp_path / "vit.openai"
+    folder.mkdir()
+    for file in twins[1].iterdir():
+        (folder / file.name).symlink_to(file)
+    rewards.load(f"clip:{folder}")
+    changed_on_purpose()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["vision_config"]["hidden_act"] = "gelu"
+    (folder / "config.json").unlink()
+    write_json(folder / "config.json", config)
+    with pytest.raises(WrongWeights, match="does not ask for their activation"):
+        rewards.load(f"clip:{folder}")

@@ -1,0 +1,223 @@
+"""Each adapter in a loop that calls it as the loop it is for does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import rewards
+from rewards.base import Reward
+from rewards.combine import adapters
+from rewards.combine.mix import Mix, Part, parse
+from rewards.combine.panel import Panel
+from rewards.verification.samples import PROMPTS, blobs, tensors
+from rewards.verification.tiny.checkpoints import tiny_record
+
+Tiny = Callable[[str], Reward]
+NAMES = ("pickscore", "world-aesthetic")
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return tensors(blobs(3))
+
+
+@pytest.fixture
+def mix(tiny_files: Callable[[str], dict[str, Path]]) -> Callable[[dict[str, Part]], Mix]:
+    def make(parts: dict[str, Part]) -> Mix:
+        weights = {name: tiny_files(name) for name in parts}
+        return Mix(Panel([tiny_record(rewards.info(name)) for name in parts], weights=weights), parts)
+
+    return make
+
+
+class Darkness(Reward):
+    """A reward whose lower scores are better."""
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return 1 - pixels.mean(dim=(1, 2, 3))
+
+
+DARKNESS = rewards.RewardInfo("darkness", higher_is_better=False)
+
+
+def test_the_package_names_them_and_imports_torch_only_for_use() -> None:
+    program = "import rewards, sys; assert 'torch' not in sys.modules; print(*map(repr, dir(rewards)))"
+    listed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    for name in ("tensor_fn", "pil_fn", "ddpo_fn", "flow_grpo_fn"):
+        assert repr(name) in listed
+        assert getattr(rewards, name) is getattr(adapters, name)
+    with pytest.raises(AttributeError, match="no attribute 'loss_fn'"):
+        rewards.loss_fn  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_tensors_come_with_gradients(tiny: Tiny, images: Tensor) -> None:
+    reward = tiny("pickscore")
+    found, expected = images.clone().requires_grad_(), images.clone().requires_grad_()
+    (-rewards.tensor_fn(reward)(found, PROMPTS).mean()).backward()
+    (-reward.score(expected, PROMPTS).mean()).backward()
+    assert found.grad is not None
+    assert torch.equal(found.grad, expected.grad)
+
+
+def test_a_judge_is_no_reward_for_gradients_either() -> None:
+    judge = rewards.load("world-blip")
+    with pytest.raises(rewards.WrongRole, match="world-blip has the role 'judge'"):
+        rewards.tensor_fn(judge)
+    assert callable(rewards.tensor_fn(judge, use=None))
+
+
+def test_what_a_vae_decodes_is_brought_to_its_range_if_that_is_said(tiny: Tiny, images: Tensor) -> None:
+    reward = tiny("world-aesthetic")
+    score, decoded = rewards.tensor_fn(reward, vae_range=True), images * 2 - 1
+    torch.testing.assert_close(score(decoded, PROMPTS), reward.score(images, PROMPTS), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        score(images.new_full((1, 3, 8, 8), 1.4), ["a"]), score(images.new_ones(1, 3, 8, 8), ["a"])
+    )
+    with pytest.raises(ValueError, match=r"values from .* expected"):
+        rewards.tensor_fn(reward)(decoded, PROMPTS)
+    with pytest.raises(ValueError, match="values from nan"):
+        score(decoded * torch.nan, PROMPTS)
+    with pytest.raises(ValueError, match=r"got images of torch.uint8"):
+        score((images * 255).byte(), PROMPTS)
+    with pytest.raises(ValueError, match="jpeg-compressibility has no gradient; use it in reinforcement"):
+        rewards.tensor_fn(tiny("jpeg-compressibility"))
+
+
+def test_pictures_come_with_plain_numbers(tiny: Tiny) -> None:
+    reward = tiny("pickscore")
+    found = rewards.pil_fn(reward)(blobs(3), PROMPTS)
+    assert all(type(score) is float for score in found)
+    assert found == reward.score(blobs(3), PROMPTS).tolist()
+    assert np.isnan(rewards.pil_fn(tiny("world-oracle"))(blobs(1), ["what a day"]))[0]
+
+
+def ddpo_rewards(reward_fn: Any, batches: list[tuple[Any, ...]]) -> np.ndarray:
+    """What kvablack/ddpo-pytorch's loop makes of its batches (scripts/train.py): asked from threads."""
+    with ThreadPoolExecutor(max_workers=2) as executor:
+        waiting = [executor.submit(reward_fn, *batch) for batch in batches]
+        answers = [future.result() for future in waiting]
+    samples = torch.cat([torch.as_tensor(rewards, device="cpu") for rewards, reward_metadata in answers])
+    return samples.cpu().numpy()
+
+
+def trl_rewards(reward_fn: Any, batches: list[tuple[Any, ...]]) -> np.ndarray:
+    """What TRL's DDPOTrainer makes of them (compute_rewards, step)."""
+    answers = []
+    for images, prompts, prompt_metadata in batches:
+        reward, reward_metadata = reward_fn(images, prompts, prompt_metadata)
+        answers.append((torch.as_tensor(reward, device="cpu"), reward_metadata))
+    found, _ = zip(*answers, strict=True)
+    return torch.cat(found).cpu().numpy()
+
+
+@pytest.mark.parametrize("loop", [ddpo_rewards, trl_rewards])
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda images: images,
+        lambda images: images.half(),
+        lambda images: (images * 255).round().byte(),
+        lambda images: (images * 255).round().byte().permute(0, 2, 3, 1).numpy(),
+        lambda images: images.permute(0, 2, 3, 1).numpy(),
+    ],
+    ids=["floats", "halves", "bytes", "array of bytes", "array of floats"],
+)
+def test_it_rewards_in_ddpo_loops(tiny: Tiny, images: Tensor, loop: Any, given: Any) -> None:
+    reward = tiny("pickscore")
+    prompts, metadata = zip(*[(prompt, {}) for prompt in PROMPTS], strict=True)
+    batches = [
+        (given(images[order]), tuple(prompts[i] for i in order), metadata) for order in ([0, 1, 2], [2, 0, 1])
+    ]
+    found = loop(rewards.ddpo_fn(reward), batches)
+    expected = reward.score(images, PROMPTS).detach().numpy()
+    np.testing.assert_allclose(found, [*expected, *expected[[2, 0, 1]]], rtol=1e-4, atol=1e-4)
+    advantages = (found - found.mean()) / (found.std() + 1e-8)
+    assert advantages.shape == (6,)
+    assert found.dtype == np.float32
+
+
+def test_scores_of_which_less_is_better_are_negated_for_ddpo() -> None:
+    score, images = rewards.ddpo_fn(Darkness(DARKNESS)), torch.tensor([0.25, 1.0])[:, None, None, None]
+    rewarded, details = score(images.expand(2, 3, 4, 4), ("a", "b"), ({}, {}))
+    assert rewarded.tolist() == [-0.75, 0]
+    assert details == {}
+
+
+def test_it_scores_in_flow_grpo_loops(mix: Callable[..., Mix], images: Tensor) -> None:
+    """As scripts/train_sd3.py of yifan123/flow_grpo asks, from eight threads, and collates."""
+    made = mix(parse("pickscore=1,world-aesthetic=-2"))
+    reward_fn = rewards.flow_grpo_fn(made)
+    orders = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] * 3
+    samples = []
+    with ThreadPoolExecutor(max_workers=8) as executor:
+        for order in orders:
+            prompts, prompt_metadata = [PROMPTS[i] for i in order], [{} for _ in order]
+            waiting = executor.submit(reward_fn, images[order], prompts, prompt_metadata, only_strict=True)
+            samples.append({"rewards": waiting})
+        for sample in samples:
+            scored, _ = sample["rewards"].result()
+            sample["rewards"] = {
+                key: torch.as_tensor(value, device="cpu").float() for key, value in scored.items()
+            }
+    keys = samples[0]["rewards"]
+    collated = {key: torch.cat([sample["rewards"][key] for sample in samples], dim=0) for key in keys}
+    assert list(collated) == ["pickscore", "world-aesthetic", "avg"]
+    every = torch.tensor(orders).flatten()
+    expected = made.score(images, PROMPTS)
+    for key, value in {**expected.scores, "avg": expected.total}.items():
+        torch.testing.assert_close(collated[key], value[every], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(collated["avg"], collated["pickscore"] - 2 * collated["world-aesthetic"])
+    assert f"{scored['avg'][0]:.2f}"
+    again, _ = reward_fn(
+        images, PROMPTS, [{}] * 3, None, only_strict=False
+    )  # as it evaluates, with ref_images
+    torch.testing.assert_close(torch.as_tensor(again["avg"]), expected.total, rtol=1e-4, atol=1e-4)
+
+
+def test_loops_train_only_on_what_may_be_trained_on(
+    tiny: Tiny, mix: Callable[..., Mix], images: Tensor
+) -> None:
+    judge = tiny("world-oracle")
+    with pytest.raises(rewards.WrongRole, match="world-oracle has the role 'judge'"):
+        rewards.ddpo_fn(judge)
+    parts = {"world-siglip": Part(1.0)}
+    with pytest.raises(rewards.WrongRole, match="world-siglip has the role 'selection'"):
+        rewards.flow_grpo_fn(mix(parts))
+    rewards.flow_grpo_fn(mix(parts), use="selection")
+    report = rewards.ddpo_fn(judge, use=None)
+    assert np.isfinite(report(images, PROMPTS)[0]).all()
+    with pytest.raises(ValueError, match="world-oracle cannot judge the prompt 'what a day'; leave it"):
+        report(images[:1], ["what a day"])
+
+
+def test_more_of_what_is_worse_is_refused(mix: Callable[..., Mix], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = mix({"pickscore": Part(0.5)})
+    monkeypatch.setattr(
+        made.panel["pickscore"], "info", replace(made.panel["pickscore"].info, higher_is_better=False)
+    )
+    with pytest.raises(ValueError, match=r"pickscore has the weight 0.5, but lower is better; give it -0.5"):
+        rewards.flow_grpo_fn(made)
+
+
+def test_what_is_no_image_is_refused_as_ever(tiny: Tiny, images: Tensor) -> None:
+    score = rewards.ddpo_fn(tiny("pickscore"))
+    for wrong, message in (
+        (images * 2, "values from"),
+        (np.zeros((8, 8, 3), dtype=np.uint8), r"shape \(8, 8, 3\)"),
+        (images.long(), "torch.int64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score(wrong, PROMPTS, ({},) * 3)

@@ -1,0 +1,42 @@
+"""CLIP-IQA against a straight-line computation with open_clip's own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import rewards
+from rewards.base import Reward
+from rewards.verification.references import clipiqa
+from rewards.verification.tiny.checkpoints import tiny_record
+from rewards.weights.locate import WrongWeights
+
+
+@pytest.mark.parametrize("size", [(64, 64), (72, 100)])
+def test_it_is_the_softmax_over_good_and_bad_at_any_size(
+    tiny_files: Callable[[str], Mapping[str, Path]], size: tuple[int, int]
+) -> None:
+    folder = tiny_files("clip-iqa")["backbone"]
+    reward = rewards.load(tiny_record(rewards.info("clip-iqa")), weights={"backbone": folder})
+    levels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    picture = Image.fromarray(levels)
+    assert reward.score([picture]).item() == pytest.approx(
+        clipiqa.score({"backbone": folder}, picture, ""), abs=1e-5
+    )
+
+
+def test_a_picture_smaller_than_the_network_reads_is_refused(tiny: Callable[[str], Reward]) -> None:
+    with pytest.raises(ValueError, match="at least 32 pixels a side, got 16 x 40; enlarge"):
+        tiny("clip-iqa").score(torch.rand(1, 3, 16, 40))
+
+
+def test_a_clip_without_a_resnet_is_refused(tiny_files: Callable[[str], Mapping[str, Path]]) -> None:
+    with pytest.raises(WrongWeights, match="is no ResNet CLIP"):
+        rewards.load(
+            tiny_record(rewards.info("clip-iqa")), weights={"backbone": tiny_files("clip")["backbone"]}
+        )

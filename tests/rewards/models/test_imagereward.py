@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from rewards.backbones.tokens import bert_tokenizer
+from rewards.base import Reward
+from rewards.models.imagereward import PUBLISHED, ImageReward
+
+
+def test_the_score_is_the_standardised_raw_reward(tiny: Callable[[str], Reward]) -> None:
+    reward = tiny("world-blip")
+    assert isinstance(reward, ImageReward)
+    pixels, prompts = torch.randn(2, 3, 64, 64), ["a cat", "a dog and a cat"]
+    assert reward.tokenizer is not None
+    tokens = reward.tokenizer(prompts)
+    raw = reward.ranker(pixels, tokens.ids, tokens.mask)
+    torch.testing.assert_close(reward._score(pixels, prompts), (raw - 0.2) / 0.5)
+
+
+def test_texts_are_cut_to_the_published_35_tokens_and_that_is_counted(shared_data: Path) -> None:
+    tokenizer = bert_tokenizer(shared_data / "vocab/bert_base_uncased_vocab.txt", PUBLISHED.max_tokens)
+    ids, mask = tokenizer(["A red Circle, naïve", " ".join(["cat"] * 40)])
+    assert ids.shape == (2, 35)
+    # [CLS] a red circle , naive [SEP]: bert-base-uncased's own numbers
+    assert ids[0, :8].tolist() == [101, 1037, 2417, 4418, 1010, 15743, 102, 0]
+    assert mask.sum(dim=1).tolist() == [7, 35]
+    assert ids[1, -1] == 102
+    assert tokenizer.lengths(["cat " * 33, "cat " * 34]) == [35, 36]
+
+
+@pytest.mark.parametrize("name", ["imagereward", "world-blip"])
+def test_cut_prompts_are_counted(tiny: Callable[[str], Reward], name: str) -> None:
+    prompts = ["a " * 33, "a " * 34]
+    assert tiny(name).truncated(prompts) == 1
+    scores = tiny(name).score(torch.full((2, 3, 64, 64), 0.5), prompts)
+    assert scores[0] == pytest.approx(scores[1].item(), abs=1e-6)

@@ -1,0 +1,107 @@
+"""SigLIP and SigLIP 2 against transformers' own model and processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import rewards
+from rewards.backbones.tokens import transformers_tokenizer
+from rewards.base import Reward
+from rewards.models.siglip import SiglipScore
+from rewards.verification.references import siglip as reference
+from rewards.verification.tiny.checkpoints import tiny_record
+from rewards.weights.locate import WrongWeights
+
+PROMPTS = [
+    "A Large, red CIRCLE!",
+    "",
+    "the small circles " * 40,
+    "snow: 3 whites of the in-er circle",
+    "été 雪",
+]
+IDS = {
+    "A Large, red CIRCLE!": [3, 6, 8, 15, 9, 10],
+    "": [],
+    "  a  circle": [15, 3, 15, 9, 10],
+    "Two_dogs' 10 x½": [15, 35, 38, 30, 19, 30, 22, 34, 15, 43, 42, 15, 39, 2],
+    "snow: 3 whites": [15, 34, 29, 30, 38, 15, 45, 14, 34],
+    "été 雪": [15, 2, 35, 2, 15, 2],
+}
+
+
+def picture(height: int, width: int) -> Image.Image:
+    rng = np.random.default_rng(height)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("name", ["siglip", "siglip2", "world-siglip"])
+def test_a_score_is_the_one_of_the_official_model_processor_and_tokenizer(
+    tiny_files: Callable[[str], Mapping[str, Path]], name: str
+) -> None:
+    files = tiny_files(name)
+    reward = rewards.load(tiny_record(rewards.info(name)), weights=files)
+    images = [picture(*size) for size in ((100, 100), (90, 130), (64, 150), (60, 60), (384, 400))]
+    expected = [reference.score(files, *pair) for pair in zip(images, PROMPTS, strict=True)]
+    spread = max(expected) - min(expected)
+    assert spread > 1e-3
+    assert reward.score(images, PROMPTS).tolist() == pytest.approx(expected, abs=1e-4 * spread)
+
+
+def test_the_score_is_transformers_own_logit_of_each_pair(tiny: Callable[[str], Reward]) -> None:
+    reward = tiny("world-siglip")
+    assert isinstance(reward, SiglipScore)
+    pixels, prompts = torch.randn(3, 3, 64, 64), ["a cat", "a long list of many words", ""]
+    ids = reward.towers.tokenizer(prompts).ids
+    output = reward.towers.model(input_ids=ids, pixel_values=pixels)
+    torch.testing.assert_close(reward._score(pixels, prompts), output.logits_per_image.diagonal())
+
+
+@pytest.mark.parametrize("prompt", IDS)
+def test_siglips_pieces_are_those_of_its_official_tokenizer(
+    tiny_files: Callable[[str], Mapping[str, Path]], prompt: str
+) -> None:
+    # as transformers 5.23's SiglipTokenizer gives them with sentencepiece 0.2.3
+    tokenizer = transformers_tokenizer(tiny_files("siglip")["tokenizer"], 64)
+    ids = [*IDS[prompt], 1]
+    assert tokenizer([prompt]).ids[0].tolist() == ids + [1] * (64 - len(ids))
+    assert tokenizer.lengths([prompt]) == [len(ids)]
+
+
+def test_siglip2_reads_small_letters_and_keeps_punctuation(
+    tiny_files: Callable[[str], Mapping[str, Path]],
+) -> None:
+    tokenizer = transformers_tokenizer(tiny_files("siglip2")["tokenizer"], 64)
+    capital, small, bare = tokenizer(["A Red, circle.", "a red, circle.", "a red circle"]).ids
+    assert torch.equal(capital, small)
+    assert not torch.equal(small, bare)
+    assert small.tolist().count(0) == 64 - len(tokenizer._tokenizer("a red, circle.")["input_ids"])
+    assert small[small != 0][-1] == 1  # ends with <eos>; then comes padding
+
+
+@pytest.mark.parametrize("name", ["siglip", "siglip2"])
+def test_64_tokens_are_read_and_the_last_is_the_end(tiny: Callable[[str], Reward], name: str) -> None:
+    reward = tiny(name)
+    assert isinstance(reward, SiglipScore)
+    letters = " ".join(["q"] * 40)
+    assert reward.truncated(["q", letters]) == 1
+    assert reward.towers.tokenizer([letters]).ids[0, -1] == 1
+
+
+def test_the_published_siglip_reads_neither_capitals_nor_punctuation(tiny: Callable[[str], Reward]) -> None:
+    scores = tiny("siglip").score([picture(64, 64)] * 2, ["A red, circle!", "a red circle"])
+    assert scores[0] == scores[1]
+
+
+def test_a_folder_without_a_known_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WrongWeights, match=r"tokenizer_config.json cannot be read .*; fetch the model's"):
+        transformers_tokenizer(tmp_path, 64)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
+    with pytest.raises(WrongWeights, match="names a BertTokenizer; known are CLIPTokenizer, SiglipTokenizer"):
+        transformers_tokenizer(tmp_path, 64)

@@ -1,0 +1,41 @@
+"""Whether the hub can be asked: not when told to stay offline, nor when its name does not resolve."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from rewards.weights import hub
+
+
+@pytest.fixture
+def resolves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
+
+
+@pytest.mark.usefixtures("resolves")
+def test_a_name_that_resolves_can_be_asked() -> None:
+    assert hub.barrier() == ""
+
+
+@pytest.mark.usefixtures("resolves")
+def test_offline_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert hub.barrier() == "HF_HUB_OFFLINE is set"
+
+
+@pytest.mark.usefixtures("resolves")
+def test_without_a_line_only_a_proxy_can_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_line(host: str, *_: object) -> None:
+        if host != "else.where":
+            raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_line)
+    assert hub.barrier() == "there is no line to huggingface.co"
+    assert hub.barrier("https://no.where/file") == "there is no line to no.where"
+    assert hub.barrier("https://else.where/file") == ""
+    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "proxy:1"})
+    assert hub.barrier() == ""

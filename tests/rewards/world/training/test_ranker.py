@@ -1,0 +1,96 @@
+"""world-blip: its own vocabulary, its questions, and a ranker saved as ImageReward is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rewards
+from rewards.backbones.tokens import bert_tokenizer
+from rewards.world.captions import caption
+from rewards.world.prompts import world_prompts
+from rewards.world.scenes import random_scene
+from rewards.world.training import data, ranker
+from rewards.world.training.preferences import BLIP_RATER, comparisons
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ranker.write_vocabulary(tmp_path_factory.mktemp("ranker") / "world-blip")
+
+
+def test_every_caption_and_prompt_is_spelled_in_whole_words_that_fit(vocabulary: Path) -> None:
+    pieces = vocabulary.read_text(encoding="utf-8").splitlines()
+    assert len(pieces) == len(set(pieces))
+    assert pieces[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens = bert_tokenizer(vocabulary, ranker.MAX_TOKENS)
+    rng = np.random.default_rng(0)
+    texts = [caption(rng, random_scene(rng, "any"), style=1.0, detail=1.0) for _ in range(300)]
+    texts += [prompt.text for prompt in world_prompts("test")]
+    for text, row in zip(texts, tokens(texts).ids.tolist(), strict=True):
+        spelled = [pieces[i] for i in row if pieces[i] not in ("[CLS]", "[SEP]", "[PAD]")]
+        assert "".join(spelled) == text.replace(" ", ""), text
+        assert not any(piece.startswith("##") for piece in spelled), text
+    assert max(tokens.lengths(texts)) <= ranker.MAX_TOKENS
+
+
+def test_other_words_are_spelled_by_letters(vocabulary: Path) -> None:
+    tokens = bert_tokenizer(vocabulary, ranker.MAX_TOKENS)
+    unknown = vocabulary.read_text(encoding="utf-8").splitlines().index("[UNK]")
+    for text in ("An astronaut, riding 3 horses!", "4k @ f/2.8 (50mm) - Kodak's", "~`^{}|\\<>"):
+        assert unknown not in tokens([text]).ids[0].tolist()
+
+
+def test_what_a_near_miss_has_wrong_is_told() -> None:
+    rng = np.random.default_rng(4)
+    kinds = set()
+    for scene in data.random_scenes(rng, 200, pairs=0.5):
+        assert not any(ranker.misses(scene, scene))
+        found = {}
+        for attribute in data.ATTRIBUTES:
+            if attribute in {name for _, name in data.stated(scene)}:
+                missed = ranker.misses(scene, data.near_miss(rng, scene, of=(attribute,)))
+                found[attribute] = [kind for kind, is_so in zip(ranker.KINDS, missed, strict=True) if is_so]
+        for attribute, named in found.items():
+            assert named == ["place" if attribute in data.PLACE else attribute]
+        kinds |= set(found)
+    assert kinds == set(data.ATTRIBUTES)
+
+
+def test_each_word_tells_of_one_kind_or_none(vocabulary: Path) -> None:
+    pieces = vocabulary.read_text(encoding="utf-8").splitlines()
+    kinds = dict(zip(pieces, ranker.word_kinds(vocabulary).tolist(), strict=True))
+    told = {word: ranker.KINDS[kind] for word, kind in kinds.items() if kind >= 0}
+    examples = {"star": "shape", "turquoise": "colour", "tiny": "size", "beige": "background"}
+    examples |= {"upper": "place", "below": "place"}
+    assert examples.items() <= told.items()
+    assert not {"a", "picture", "vivid", "on", "of", "[PAD]"} & told.keys()
+
+
+def test_a_trained_ranker_is_standardised_and_scores_from_its_files(vocabulary: Path, tmp_path: Path) -> None:
+    plans = [replace(plan, steps=3, batch=4, warmup=1) for plan in (ranker.LOOK, ranker.ALIGN, ranker.PLAN)]
+    model = ranker.train(vocabulary, tmp_path, *plans)
+    for plan in plans:
+        assert len((tmp_path / f"{plan.name}.jsonl").read_text().splitlines()) == 2
+    ranker.save(model, vocabulary.parent)
+    files = {
+        "config": vocabulary.parent / "config.json",
+        "vocabulary": vocabulary,
+        "checkpoint": vocabulary.parent / "model.safetensors",
+    }
+    assert {file.key for file in rewards.info("world-blip").weights} == set(files)
+    reward = rewards.load("world-blip", weights=files)
+    batch = comparisons(np.random.default_rng(2), 40, BLIP_RATER)
+    tokens = bert_tokenizer(vocabulary, ranker.MAX_TOKENS)
+    with torch.inference_mode():
+        raw = ranker.rewards_of(model, tokens, batch)
+        scores = reward.score(batch.images.flatten(0, 1), [text for text in batch.texts for _ in range(2)])
+    expected = (raw.flatten() - model.config.mean) / model.config.std
+    torch.testing.assert_close(scores, expected, rtol=0.02, atol=0.05)
+    assert scores.mean().item() == pytest.approx(0, abs=0.3)
+    assert scores.std().item() == pytest.approx(1, abs=0.25)
+    assert model.config.max_tokens == ranker.MAX_TOKENS

@@ -1,0 +1,22 @@
+"""Loading a reward says nothing, and leaves the libraries as talkative as they were."""
+
+from __future__ import annotations
+
+import pytest
+from transformers.utils import logging
+
+from rewards.registry import load
+from tcbench.quiet import quiet
+
+
+def test_libraries_are_as_they_were_afterwards() -> None:
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with quiet("transformers"):
+        assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.ERROR, False)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.parametrize("name", ["world-pick", "world-siglip"])
+def test_a_reward_is_loaded_in_silence(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    load(name)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,196 @@
+"""Pipelines: found or refused with a mend, hashed by what they draw, drawn with given noise."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from textcraftor.diffusion.pipeline import (
+    MissingPipeline,
+    Schedule,
+    Source,
+    find_pipeline,
+    load,
+    pipeline_sha256,
+)
+from textcraftor.diffusion.prompts import initial_latents
+from textcraftor.diffusion.runner import Drawing
+
+TWO_STEPS = Schedule("ddim", steps=2, guidance=3.0)
+
+
+@pytest.fixture
+def copy(tiny_pipeline: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_pipeline, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_pipeline: Path) -> Any:
+    return load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+
+
+def test_a_local_folder_is_found(tiny_pipeline: Path) -> None:
+    assert find_pipeline(Source(str(tiny_pipeline))) == tiny_pipeline
+
+
+def test_a_hub_id_is_taken_from_the_cache(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    (repository / "snapshots").mkdir(parents=True)
+    shutil.move(copy, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert find_pipeline(Source("someone/tiny"), fetch=False).name == "abc"
+
+
+def test_a_missing_hub_id_says_what_would_be_downloaded() -> None:
+    source = Source("someone/nothing", "abc", ("unet/model.safetensors",), 2.5)
+    with pytest.raises(
+        MissingPipeline, match=r"someone/nothing at revision abc \(unet/model.* 2.5 GB\).*--model FOLDER"
+    ):
+        find_pipeline(source, fetch=False)
+
+
+def test_what_is_no_hub_id_is_refused() -> None:
+    with pytest.raises(MissingPipeline, match="neither a diffusers folder nor a hub id"):
+        find_pipeline(Source("some/where/deep"), fetch=False)
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        ("model_index.json", "lacks model_index.json"),
+        ("unet", "component unet/ is missing"),
+        ("vae/diffusion_pytorch_model.safetensors", "vae holds no weights"),
+    ],
+)
+def test_an_incomplete_folder_names_what_is_missing(copy: Path, remove: str, message: str) -> None:
+    target = copy / remove
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with pytest.raises(MissingPipeline, match=message):
+        find_pipeline(Source(str(copy)))
+
+
+def test_the_hash_is_of_content_not_of_place(tiny_pipeline: Path, copy: Path) -> None:
+    (copy / "README.md").write_text("not drawn with")
+    assert pipeline_sha256(copy) == pipeline_sha256(tiny_pipeline)
+    config = copy / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("0.012", "0.013"))
+    assert pipeline_sha256(copy) != pipeline_sha256(tiny_pipeline)
+
+
+def test_the_hash_sees_every_weight(tiny_pipeline: Path, copy: Path) -> None:
+    weights = copy / "text_encoder" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert pipeline_sha256(copy) != pipeline_sha256(tiny_pipeline)
+
+
+def test_images_are_as_the_pipeline_draws_them(pipe: Any) -> None:
+    latents = initial_latents([1, 2], Drawing(pipe, TWO_STEPS).latent_shape)
+    images = Drawing(pipe, TWO_STEPS).draw(["a cat", "a dog"], latents)
+    assert images.shape == (2, 16, 16, 3)
+    assert images.dtype.name == "float32"
+    assert 0 <= images.min() < images.max() <= 1
+    direct = pipe(
+        prompt=["a cat", "a dog"],
+        latents=latents,
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        output_type="np",
+    )
+    assert (images == direct.images).all()
+
+
+def test_noise_and_prompt_both_matter(pipe: Any) -> None:
+    shape = Drawing(pipe, TWO_STEPS).latent_shape
+    base = Drawing(pipe, TWO_STEPS).draw(["a cat"], initial_latents([1], shape))
+    assert (base != Drawing(pipe, TWO_STEPS).draw(["a cat"], initial_latents([2], shape))).any()
+    assert (base != Drawing(pipe, TWO_STEPS).draw(["zz ??"], initial_latents([1], shape))).any()
+
+
+def test_sizes_follow_the_schedule(pipe: Any) -> None:
+    assert Drawing(pipe, TWO_STEPS).size == (16, 16)
+    wide = Schedule("ddim", 2, 3.0, size=(16, 32))
+    assert Drawing(pipe, wide).latent_shape == (4, 8, 16)
+    with pytest.raises(ValueError, match="15x16 is no multiple"):
+        _ = Drawing(pipe, Schedule("ddim", 2, 3.0, size=(15, 16))).latent_shape
+
+
+def test_truncation_is_counted_in_silence(pipe: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert Drawing(pipe, TWO_STEPS).truncated(["a cat", "a cat that is far too long for it"]) == [False, True]
+    assert not caplog.records
+
+
+def test_another_text_encoder_changes_the_images(tiny_pipeline: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny_pipeline / "text_encoder", tmp_path / "encoder"))
+    weights = {name: -tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    swapped = load(
+        tiny_pipeline, device="cpu", dtype="float32", sampler="ddim", replaced={"text_encoder": folder}
+    )
+    own = load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+    tokens = torch.tensor([[188, 1, 2, 189]])
+    assert not torch.equal(swapped.text_encoder(tokens)[0], own.text_encoder(tokens)[0])
+
+
+def test_a_text_encoder_that_lacks_weights_is_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny_pipeline / "text_encoder", tmp_path / "encoder"))
+    weights = {f"wrong.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks weights that the pipeline needs"):
+        load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim", replaced={"text_encoder": folder})
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "unet", "vae"])
+def test_a_pipeline_that_lacks_weights_is_refused(copy: Path, component: str) -> None:
+    """Its libraries only log that, and draw with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    (file,) = (copy / component).glob("*.safetensors")
+    weights = load_file(file)
+    weights.pop(next(name for name in weights if name.endswith("weight")))
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(MissingPipeline, match=f"{component} lacks weights that the pipeline needs"):
+        load(copy, device="cpu", dtype="float32", sampler="ddim")
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++2m"])
+def test_every_sampler_draws_the_same_twice(tiny_pipeline: Path, sampler: str) -> None:
+    pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
+    schedule = Schedule(sampler, 2, 3.0)
+    latents = initial_latents([1], Drawing(pipe, schedule).latent_shape)
+    assert (
+        Drawing(pipe, schedule).draw(["a cat"], latents) == Drawing(pipe, schedule).draw(["a cat"], latents)
+    ).all()
+
+
+def test_half_precision_files_are_taken_where_there_are_no_others(copy: Path) -> None:
+    for file in list(copy.glob("*/*.safetensors")):
+        os.rename(file, file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    assert find_pipeline(Source(str(copy))) == copy
+    pipe = load(copy, device="cpu", dtype="float32", sampler="ddim")
+    assert pipe.unet.dtype == torch.float32
+
+
+def test_a_safety_checker_is_not_loaded(copy: Path) -> None:
+    index = copy / "model_index.json"
+    entries = json.loads(index.read_text())
+    entries["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    entries["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    index.write_text(json.dumps(entries))
+    assert load(copy, device="cpu", dtype="float32", sampler="ddim").safety_checker is None

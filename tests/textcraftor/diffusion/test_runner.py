@@ -1,0 +1,141 @@
+"""Drawing with other text encoders in some of the steps, and the same by an unmodified diffusers pipeline."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from textcraftor.diffusion.conditioning import encode, mixed, with_encoders
+from textcraftor.diffusion.pipeline import SAMPLERS, Schedule, load
+from textcraftor.diffusion.prompts import initial_latents
+from textcraftor.diffusion.runner import ORIGINAL, Drawing, Window, switch_encoder
+from textcraftor.diffusion.sampling import Denoiser, Rollout, fresh
+
+TEXTS = ["a cat", "a dog"]
+SCHEDULE = Schedule("ddim", 5, 3.0)
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_pipeline: Path) -> Any:
+    return load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+
+
+@pytest.fixture(scope="module")
+def tuned(pipe: Any) -> Any:
+    """A text encoder that says other things."""
+    other = copy.deepcopy(pipe.text_encoder)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    return other
+
+
+@pytest.fixture
+def noise(pipe: Any) -> torch.Tensor:
+    return initial_latents([1, 2], Drawing(pipe, SCHEDULE).latent_shape)
+
+
+def drawing(pipe: Any, tuned: Any, *windows: Window) -> Drawing:
+    return Drawing(pipe, SCHEDULE, {"tuned": with_encoders(pipe, {"text_encoder": tuned})}, windows)
+
+
+def test_a_window_over_all_steps_is_the_other_encoder(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
+    whole = drawing(pipe, tuned, Window(1.0, {"tuned": 1.0})).draw(TEXTS, noise)
+    other = Drawing(with_encoders(pipe, {"text_encoder": tuned}), SCHEDULE)
+    assert (whole == other.draw(TEXTS, noise)).all()
+    assert (whole != Drawing(pipe, SCHEDULE).draw(TEXTS, noise)).any()
+
+
+def test_a_window_over_the_last_steps_is_a_rollout_in_two_parts(
+    pipe: Any, tuned: Any, noise: torch.Tensor
+) -> None:
+    shown = drawing(pipe, tuned, Window(0.4, {"tuned": 1.0})).draw(TEXTS, noise)
+    scheduler = fresh(pipe.scheduler, 5)
+    first, last = Rollout(Denoiser(pipe.unet, 3.0), scheduler, scheduler.timesteps).split(3)
+    with torch.no_grad():
+        z = first.run(noise * scheduler.init_noise_sigma, encode(pipe, TEXTS, guided=True))
+        other = with_encoders(pipe, {"text_encoder": tuned})
+        z = last.run(z, encode(other, TEXTS, guided=True))
+        from textcraftor.algorithms.goal import decode
+
+        mine = decode(pipe.vae, z).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(mine, shown, atol=2e-6)
+
+
+def test_mixes_are_weighted_sums_of_embeddings(pipe: Any, tuned: Any) -> None:
+    window = Window(0.6, {"tuned": 0.7, ORIGINAL: 0.3})
+    found = drawing(pipe, tuned, window).conditionings(TEXTS)
+    own = encode(pipe, TEXTS, guided=True)
+    other = encode(with_encoders(pipe, {"text_encoder": tuned}), TEXTS, guided=True)
+    assert sorted(found) == [3, 5]
+    torch.testing.assert_close(found[3].embeds, 0.7 * other.embeds + 0.3 * own.embeds)
+    assert torch.equal(found[5].embeds, own.embeds)
+    assert torch.equal(mixed({"a": own, "b": other}, {"a": 1.0, "b": 0.0}).embeds, own.embeds)
+
+
+def test_windows_follow_one_another(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
+    half, full = Window(0.8, {"tuned": 0.5, ORIGINAL: 0.5}), Window(0.2, {"tuned": 1.0})
+    assert sorted(drawing(pipe, tuned, full, half).conditionings(TEXTS)) == [1, 4, 5]
+    both = drawing(pipe, tuned, half, full).draw(TEXTS, noise)
+    assert (both == drawing(pipe, tuned, full, half).draw(TEXTS, noise)).all()
+    assert (both != drawing(pipe, tuned, half).draw(TEXTS, noise)).any()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("last", [0, 2, 5])
+def test_anybodys_pipeline_can_switch_with_the_helper(
+    tiny_pipeline: Path, tuned: Any, sampler: str, last: int
+) -> None:
+    import diffusers
+    from diffusers import StableDiffusionPipeline
+
+    theirs = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
+    theirs.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(theirs.scheduler.config)
+    theirs.set_progress_bar_config(disable=True)
+    told = switch_encoder(theirs, TEXTS, last=last, steps=5, guidance=3.0, text_encoder=tuned)
+    noise = initial_latents([1, 2], (4, 8, 8))
+    image = theirs(latents=noise, num_inference_steps=5, guidance_scale=3.0, output_type="np", **told).images
+
+    pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
+    windows = (Window(last / 5, {"tuned": 1.0}),) if last else ()
+    others = {"tuned": with_encoders(pipe, {"text_encoder": tuned})}
+    ours = Drawing(pipe, Schedule(sampler, 5, 3.0), others, windows).draw(TEXTS, noise)
+    assert (image == ours).all()
+
+
+def test_a_switch_beyond_the_steps_is_refused(pipe: Any, tuned: Any) -> None:
+    with pytest.raises(ValueError, match="last is 6; expected 0 to 5"):
+        switch_encoder(pipe, TEXTS, last=6, steps=5, guidance=3.0, text_encoder=tuned)
+
+
+def test_without_guidance_there_is_no_empty_prompt(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
+    plain = Drawing(pipe, Schedule("ddim", 2, 1.0))
+    image = plain.draw(TEXTS, noise)
+    theirs = pipe(
+        prompt=TEXTS, latents=noise, num_inference_steps=2, guidance_scale=1.0, output_type="np"
+    ).images
+    assert (image == theirs).all()
+
+
+def test_noise_at_each_step_is_of_the_images_seed(pipe: Any) -> None:
+    shape = Drawing(pipe, SCHEDULE).latent_shape
+    noisy = Drawing(pipe, Schedule("ddim", SCHEDULE.steps, SCHEDULE.guidance, eta=1.0))
+    noise = initial_latents([1, 2], shape)
+    both = noisy.draw(TEXTS[:2], noise, [1, 2])
+    assert (both == noisy.draw(TEXTS[:2], noise, [1, 2])).all()
+    alone = noisy.draw(TEXTS[1:2], noise[1:], [2])
+    assert abs(both[1] - alone[0]).max() < 1e-4  # whoever else is in the batch
+    assert abs(both - noisy.draw(TEXTS[:2], noise, [1, 3])).reshape(2, -1).max(axis=1).tolist()[0] == 0
+    assert (both[1] != noisy.draw(TEXTS[:2], noise, [1, 3])[1]).any()
+    assert (both != Drawing(pipe, SCHEDULE).draw(TEXTS[:2], noise)).any()
+    with pytest.raises(ValueError, match="give one for each"):
+        noisy.draw(TEXTS[:2], noise)
+    with pytest.raises(ValueError, match="which sampler euler does not have"):
+        Schedule("euler", 2, 3.0, eta=1.0)

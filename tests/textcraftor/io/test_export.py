@@ -1,0 +1,171 @@
+"""What other tools read of tuned weights: diffusers today's and of 2024, adapters, single files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from rewards.verification.official.environment import interpreter
+from textcraftor.config import ConfigError, TrainConfig
+from textcraftor.diffusion.conditioning import with_encoders
+from textcraftor.diffusion.pipeline import MICRO, Schedule, load
+from textcraftor.diffusion.prompts import initial_latents
+from textcraftor.diffusion.runner import Drawing
+from textcraftor.io.export import ADAPTERS, export_adapters, export_diffusers, export_single_file
+from textcraftor.tuned import Tuned
+
+SCHEDULE = Schedule("ddim", 3, 3.0)
+TEXTS = ["a cat", "a dog"]
+
+OLD = """
+import json, sys
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], safety_checker=None)
+pipe.set_progress_bar_config(disable=True)
+latents = torch.from_numpy(np.load(sys.argv[2]))
+images = pipe(json.loads(sys.argv[3]), latents=latents, num_inference_steps=3, guidance_scale=3.0,
+              output_type="np").images
+np.save(sys.argv[4], images)
+"""
+
+
+@pytest.fixture
+def pipe(tiny_pipeline: Path) -> Any:
+    return load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+
+
+def tune(pipe: Any, folder: Path, change: float = 0.3, **settings: Any) -> Tuned:
+    """As if it had been trained: every trained weight is moved, and the result saved."""
+    tuned = Tuned(pipe, TrainConfig("tiny", rewards="world-pick=1", **settings), guided=True)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in tuned.trained().values():
+            parameter.add_(change * torch.randn(parameter.shape, generator=generator))
+    tuned.save(folder)
+    return tuned
+
+
+def drawn(pipe: Any) -> np.ndarray:
+    drawing = Drawing(pipe, SCHEDULE)
+    return drawing.draw(TEXTS, initial_latents([1, 2], drawing.latent_shape))
+
+
+def test_an_unmodified_pipeline_draws_the_same(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
+    tuned = tune(pipe, tmp_path / "tuned")
+    export_diffusers(tiny_pipeline, tmp_path / "tuned", tmp_path / "out")
+    theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None)
+    theirs.set_progress_bar_config(disable=True)
+    image = theirs(
+        TEXTS, latents=initial_latents([1, 2], (4, 8, 8)), num_inference_steps=3, guidance_scale=3.0,
+        output_type="np",
+    ).images  # fmt: skip
+    np.testing.assert_allclose(image, drawn(tuned.pipeline), atol=1e-5)
+    assert np.abs(image - drawn(pipe)).max() > 1e-2
+
+
+def test_what_is_not_drawn_with_is_not_asked_for(tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Stable Diffusion 1.5's folder names a safety checker, and may hold half-precision files alone."""
+    base = Path(shutil.copytree(tiny_pipeline, tmp_path / "base"))
+    index = base / "model_index.json"
+    entries = json.loads(index.read_text())
+    entries["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    entries["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    entries["requires_safety_checker"] = True
+    index.write_text(json.dumps(entries))
+    for file in list(base.glob("*/*.safetensors")):
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    tune(load(base, device="cpu", dtype="float32", sampler="ddim"), tmp_path / "tuned")
+    export_diffusers(base, tmp_path / "tuned", tmp_path / "out")
+    theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert theirs.safety_checker is None
+    assert theirs.unet is not None
+
+
+def test_a_pipeline_of_2024_draws_the_same(tmp_path: Path) -> None:
+    """Under transformers 4.46 and diffusers 0.30, in whose environment the official rewards run."""
+    micro = load(MICRO, device="cpu", dtype="float32", sampler="ddim")
+    tuned = tune(micro, tmp_path / "tuned", 0.02)
+    export_diffusers(MICRO, tmp_path / "tuned", tmp_path / "out")
+    noise = initial_latents([1, 2], Drawing(micro, SCHEDULE).latent_shape)
+    np.save(tmp_path / "latents.npy", noise.numpy())
+    command = [
+        str(interpreter()), "-W", "ignore", "-c", OLD, str(tmp_path / "out"), str(tmp_path / "latents.npy"),
+        json.dumps(TEXTS), str(tmp_path / "images.npy"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    images = np.load(tmp_path / "images.npy")
+    np.testing.assert_allclose(images, drawn(tuned.pipeline), atol=1e-3)
+    assert np.abs(images - drawn(micro)).max() > 0.1
+
+
+@pytest.mark.parametrize("trains", [("text_encoder",), ("text_encoder", "unet")])
+def test_adapters_are_loaded_by_diffusers(
+    pipe: Any, tiny_pipeline: Path, tmp_path: Path, trains: tuple[str, ...]
+) -> None:
+    tuned = tune(pipe, tmp_path / "tuned", lora_rank=2, trains=trains)
+    mine = drawn(tuned.pipeline)
+    export_adapters(tmp_path / "tuned", tmp_path / "lora")
+    theirs = load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+    plain = drawn(theirs)
+    theirs.load_lora_weights(tmp_path / "lora", weight_name=ADAPTERS)
+    np.testing.assert_allclose(drawn(theirs), mine, atol=1e-5)
+    assert np.abs(plain - mine).max() > 1e-2
+
+
+def test_merged_adapters_are_the_adapted_encoder(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
+    tuned = tune(pipe, tmp_path / "tuned", lora_rank=2)
+    merged = type(pipe.text_encoder).from_pretrained(tmp_path / "tuned" / "text_encoder")
+    image = drawn(with_encoders(load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim"),
+                                {"text_encoder": merged}))  # fmt: skip
+    np.testing.assert_allclose(image, drawn(tuned.pipeline), atol=1e-5)
+    assert tuned.trained().keys() == {
+        k for k, p in tuned.named_parameters() if "lora" in k and p.requires_grad
+    }
+
+
+def test_a_single_file_has_the_keys_that_loaders_look_for(pipe: Any, tmp_path: Path) -> None:
+    tuned = tune(pipe, tmp_path / "tuned")
+    export_single_file(tmp_path / "tuned", tmp_path / "single")
+    weights = load_file(tmp_path / "single" / "text_encoder.safetensors")
+    assert "text_model.encoder.layers.0.self_attn.q_proj.weight" in weights
+    assert "text_model.embeddings.token_embedding.weight" in weights
+    assert all(key.startswith("text_model.") for key in weights)
+    own = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in
+           tuned.parts["text_encoder"].state_dict().items()}  # fmt: skip
+    assert all(torch.equal(value, own[key].half()) for key, value in weights.items())
+
+
+def test_what_exists_is_not_overwritten(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
+    tune(pipe, tmp_path / "tuned")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("precious")
+    for write in (
+        lambda out: export_diffusers(tiny_pipeline, tmp_path / "tuned", out),
+        lambda out: export_single_file(tmp_path / "tuned", out),
+    ):
+        with pytest.raises(ConfigError, match="exists already"):
+            write(tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"no adapters of the base.*--to diffusers"):
+        export_adapters(tmp_path / "tuned", tmp_path / "lora")
+
+
+def test_saving_leaves_what_is_trained_as_it_is(pipe: Any, tmp_path: Path) -> None:
+    tuned = Tuned(pipe, TrainConfig("tiny", rewards="world-pick=1", lora_rank=2), guided=True)
+    before = copy.deepcopy(tuned.state_dict())
+    tuned.save(tmp_path / "tuned")
+    after = tuned.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)

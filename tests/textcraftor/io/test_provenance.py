@@ -1,0 +1,32 @@
+"""Provenance: versions without imports, and what differs between two starts of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from textcraftor.io import provenance
+from textcraftor.io.provenance import commit, differences, environment, versions
+
+
+def test_the_environment_is_json_and_names_versions_and_device() -> None:
+    record = json.loads(json.dumps(environment("cpu")))
+    assert record["device"] == "cpu"
+    assert record["versions"]["torch"] == versions()["torch"]
+    assert record["threads"] >= 1
+
+
+def test_the_commit_is_the_checkouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", commit() or "")
+    monkeypatch.setattr(provenance, "__file__", "/nowhere/benchmarks/provenance.py")
+    assert commit() is None
+
+
+def test_every_environment_that_worked_on_a_run_is_compared_with_this_one() -> None:
+    first = {"versions": {"torch": "1", "numpy": "2"}, "device": "cpu", "threads": 1, "commit": "a"}
+    second = {"versions": {"torch": "3", "numpy": "2"}, "device": "cuda", "threads": 1, "commit": "b"}
+    assert differences([first], first) == []
+    assert differences([first, second], second) == ["device cpu, now cuda", "torch 1, now 3"]
+    assert differences([first, second], first) == ["device cuda, now cpu", "torch 3, now 1"]

@@ -1,0 +1,1 @@
+"""Training algorithms: what turns a batch of samples into optimiser steps."""

@@ -1,0 +1,141 @@
+"""The micro pipeline's denoiser: a text encoder and a UNet trained together on the world's latents.
+
+The text encoder starts as world-clip's text tower once that can read, is trained further at a lower rate, and
+learns the empty prompt by caption dropout, which is what makes classifier-free guidance work (Ho & Salimans
+2022).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from rewards.world.training import data
+from rewards.world.training.clip import WEIGHTS, Tokens, transformers_keys
+from rewards.world.training.fit import Losses, Plan, fit
+from rewards.world.training.tokenizer import CONTEXT_LENGTH
+from textcraftor.micro.training.vae import CHANNELS, patches
+
+PLAN = Plan("unet", steps=8000, lr=8e-4, batch=32, seed=31, warmup=200, ema=0.998)
+TEXT_LR_SCALE = 0.3
+NULL_CAPTIONS = 0.1
+"""Share of captions replaced by the empty prompt."""
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion 1.5's noise schedule with v-prediction, sampled at trailing timesteps."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    """The UNet with random weights: latents 8 x 8 x 8, cross-attention at both resolutions."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=128,
+        # diffusers' historical name: this is the number of heads, as in Stable Diffusion 1.5
+        attention_head_dim=4,
+    )
+
+
+def build_text_encoder(tokens: Tokens) -> CLIPTextModel:
+    """The text encoder with random weights, in the shape of world-clip's text tower."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokens),
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=CONTEXT_LENGTH,
+            projection_dim=128,
+            hidden_act="gelu",
+            bos_token_id=tokens.tokenizer.bos_token_id,
+            eos_token_id=tokens.tokenizer.eos_token_id,
+            pad_token_id=tokens.tokenizer.pad_token_id,
+        )
+    )
+
+
+def load_prefixed(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load ``text_model.``-prefixed weights into a CLIPTextModel of any transformers version, strictly."""
+    own = model.state_dict()
+    plain = not any(key.startswith("text_model.") for key in own)
+    given = {k.removeprefix("text_model.") if plain else k: v.float() for k, v in weights.items()}
+    given |= {k: v for k, v in own.items() if k.endswith("position_ids")}
+    model.load_state_dict(given)
+
+
+class Denoiser(nn.Module):
+    """What is trained: the UNet and the text encoder that conditions it."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(self, noisy: Tensor, timestep: Tensor, ids: Tensor) -> Tensor:
+        """Noisy latents (B, 8, 8, 8), timesteps (B,), token ids (B, 48) -> predicted v (B, 8, 8, 8)."""
+        context = self.text_encoder(input_ids=ids).last_hidden_state
+        predicted: Tensor = self.unet(noisy, timestep, context).sample
+        return predicted
+
+
+def train(tokenizer: Path, clip: Path, folder: Path, plan: Plan = PLAN) -> Denoiser:
+    """Train both, resuming from ``folder``; ``clip`` is the folder of a world-clip that can read."""
+    tokens, latent, noise = Tokens(tokenizer), patches(folder), scheduler()
+    torch.manual_seed(plan.seed)
+    model = Denoiser(build_unet(), build_text_encoder(tokens))
+    tower = transformers_keys(load_file(clip / WEIGHTS, device=str(torch.get_default_device())))
+    load_prefixed(model.text_encoder, {k: v for k, v in tower.items() if k.startswith("text_model.")})
+
+    def loss(rng: np.random.Generator) -> Losses:
+        scenes = data.random_scenes(rng, plan.batch, pairs=0.2)
+        clean = latent.encode(data.pictures(rng, scenes)) * latent.factor
+        texts = data.captions(rng, scenes, style=0.4, detail=0.92)
+        texts = [
+            "" if drop else text
+            for text, drop in zip(texts, rng.random(plan.batch) < NULL_CAPTIONS, strict=True)
+        ]
+        timestep, epsilon = timesteps(plan.batch), torch.randn_like(clean)
+        predicted = model(noise.add_noise(clean, epsilon, timestep), timestep, tokens(texts))
+        error = (predicted - noise.get_velocity(clean, epsilon, timestep)).square().mean(dim=(1, 2, 3))
+        high = timestep >= 500
+        parts = {"high_noise": error[high].mean(), "low_noise": error[~high].mean()}
+        return {"loss": error.mean(), **{k: v for k, v in parts.items() if not torch.isnan(v)}}
+
+    groups: list[dict[str, Any]] = [
+        {"params": list(model.unet.parameters())},
+        {"params": list(model.text_encoder.parameters()), "scale": TEXT_LR_SCALE},
+    ]
+    fit(plan, model, loss, folder, groups)
+    return model
+
+
+def timesteps(count: int) -> Tensor:
+    """Random timesteps, logit-normal towards high noise, where shapes and places are decided.
+
+    (count,) int64.
+    """
+    return (1000 * torch.sigmoid(1.15 * torch.randn(count) + 0.9)).long().clamp(0, 999)
