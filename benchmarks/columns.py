@@ -10,12 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from benchmarks.missing import Search
 from benchmarks.systems import OPEN_REWARDS, WORLD_REWARDS
 from leaderboards.records import ScoreSet
 from rewards.info import RewardInfo
-from rewards.registry import UnknownName, info, load
+from rewards.registry import info, load
 from rewards.weights.locate import check, provenance
+from tcbench.errors import ProblemCollector, UnknownName
 
 if TYPE_CHECKING:
     from rewards.base import Reward
@@ -65,12 +65,12 @@ class Column:
 def find_columns(names: Iterable[str], *, fetch: bool = True) -> tuple[Column, ...]:
     """The named rewards, whose weights are downloaded if `fetch` and the hub can be reached.
 
-    Raises UnknownName, or MissingWeights and Missing for the ones that cannot be used.
+    Raises UnknownName, MissingFiles, or Problems where several cannot be used.
     """
     found = [info(name) for name in names]
-    search = Search()
-    located = [search.find(partial(check, record, fetch=fetch)) or {} for record in found]
-    search.check()
+    problems = ProblemCollector()
+    located = [problems.run(partial(check, record, fetch=fetch)) or {} for record in found]
+    problems.raise_any()
     return tuple(
         Column(record, score_set(record, files), files) for record, files in zip(found, located, strict=True)
     )

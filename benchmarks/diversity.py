@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.columns import Column
 from benchmarks.score import open_image
-from leaderboards.journal import exclusive
 from leaderboards.records import RunFolder, Sample, Score, ScoreSet, short_id
+from tcbench.files import locked
 from tcbench.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def measure(run: RunFolder, column: Column, device: str, progress: Progress) -> 
         family=NAME,
         details={"embedding": column.info.name, "score_id": column.record.score_id},
     )
-    with exclusive(run.path):
+    with locked(run.path):
         todo = _to_measure(run, record)
         count = len(run.header.planned.prompt_ids)
         progress.stage(NAME, count, count - len(todo))

@@ -12,11 +12,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Literal
 
-from tcbench.launch import PACKAGES, ROOT, imported_from
+from tcbench.launch import PACKAGES, ROOT, SHADOWED, imported_from
 from textcraftor.io import provenance
-
-SHADOWED: dict[str, Path | None] = {}
-"""Packages that another folder hid when the command started; the launcher fills it."""
 
 State = Literal["ok", "absent", "warning", "problem"]
 
@@ -115,13 +112,14 @@ def settings() -> Iterator[Finding]:
 def pipelines() -> Iterator[Finding]:
     """Which named systems' pipelines are on this machine. A shipped one that is missing is a problem."""
     from benchmarks.systems import SYSTEMS
-    from textcraftor.diffusion.pipeline import MissingPipeline, find_pipeline
+    from tcbench.errors import MissingFiles
+    from textcraftor.diffusion.pipeline import find_pipeline
 
     for system in SYSTEMS.values():
         try:
             place = find_pipeline(system.source, fetch=False)
             yield Finding("pipeline", system.name, "ok", str(place))
-        except MissingPipeline as error:
+        except MissingFiles as error:
             shipped = system.gigabytes is None
             text = (
                 "the installed package lacks it"
@@ -134,8 +132,8 @@ def pipelines() -> Iterator[Finding]:
 def reward_weights() -> Iterator[Finding]:
     """Which rewards' weights are on this machine. Shipped ones that are missing are a problem."""
     from rewards.registry import info, names
-    from rewards.weights.locate import WrongWeights, check
-    from rewards.weights.lock import BrokenLock
+    from rewards.weights.locate import check
+    from tcbench.errors import FileFormatError, MismatchError
 
     for name in names():
         try:
@@ -146,7 +144,7 @@ def reward_weights() -> Iterator[Finding]:
         try:
             check(record, fetch=False)
             yield Finding("reward", name, "ok", "weights found" if record.weights else "needs no weights")
-        except (WrongWeights, BrokenLock) as error:
+        except (MismatchError, FileFormatError) as error:
             yield Finding("reward", name, "problem", "its weights cannot be trusted", str(error))
         except ValueError as error:
             shipped = all(file.package for file in record.weights)

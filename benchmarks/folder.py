@@ -8,17 +8,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from benchmarks.generate import missing_images, plan_batches
-from leaderboards.journal import exclusive
 from leaderboards.records import Header, Planned, RunFolder, Sample, folder_name, short_id
+from tcbench.errors import FileFormatError
+from tcbench.files import locked
 from textcraftor.diffusion.prompts import Prompt, prompts_sha256, read_prompts
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 IMAGE_COLUMNS = ("image", "file_name", "file")
 BATCH_SIZE = 16
-
-
-class ImageFolderError(ValueError):
-    """Images and prompts that do not fit together; the message says how to mend it."""
 
 
 def adopt(folder: Path, prompts_file: Path, out: Path, name: str | None = None) -> RunFolder:
@@ -46,7 +43,7 @@ def adopt(folder: Path, prompts_file: Path, out: Path, name: str | None = None) 
         details={"name": system, "folder": str(folder.resolve())},
     )
     path = out / folder_name(header.suite, system, header.generation_id)
-    with exclusive(path):
+    with locked(path):
         return _record(RunFolder.create(path, header), prompts, images, hashes)
 
 
@@ -70,20 +67,20 @@ def match(folder: Path, prompts: Sequence[Prompt], prompts_file: Path) -> list[P
     if column is not None:
         silent = next((prompt for prompt in prompts if not prompt.tags.get(column)), None)
         if silent is not None:
-            raise ImageFolderError(
+            raise FileFormatError(
                 f"{prompts_file}: prompt {silent.id} ({silent.text!r}) has no {column!r}, others have: "
                 "name the file of each, or of none"
             )
         images = [folder / prompt.tags[column] for prompt in prompts]
         missing = next((image for image in images if not image.is_file()), None)
         if missing is not None:
-            raise ImageFolderError(
+            raise FileFormatError(
                 f"{prompts_file} names {missing}, which is not there: mend the column {column!r}"
             )
         return images
     images = sorted((f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
     if len(images) != len(prompts):
-        raise ImageFolderError(
+        raise FileFormatError(
             f"{folder} holds {len(images)} images and {prompts_file} {len(prompts)} prompts: "
             "make them as many, or name each prompt's file in a column 'image'"
         )

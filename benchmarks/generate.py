@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from leaderboards.journal import write_atomically
 from leaderboards.records import Key, RunFolder, Sample
+from tcbench.files import write_atomically
 from tcbench.progress import Progress
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 

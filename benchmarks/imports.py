@@ -12,17 +12,14 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from leaderboards.journal import exclusive
 from leaderboards.records import Header, Planned, RunFolder, Sample, Score, ScoreSet, folder_name, short_id
 from leaderboards.scores import SAMPLES
+from tcbench.errors import FileFormatError
+from tcbench.files import locked
 from textcraftor.diffusion.prompts import Prompt, canonical, prompts_sha256, read_text
 
 PROMPT, REWARD, SCORE = "prompt", "reward", "score"
 OPTIONAL = ("prompt_id", "sample", "category", "image")
-
-
-class ScoreTableError(ValueError):
-    """A table of scores that cannot be read as one; the message says how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +57,11 @@ class _Line:
 def adopt_table(asked: Import) -> RunFolder:
     """The run, below `out`, of the table's scores. Doing it again changes nothing.
 
-    Raises ScoreTableError.
+    Raises FileFormatError.
     """
     lines = list(_lines(asked))
     if not lines:
-        raise ScoreTableError(f"{asked.table} holds no score; expected at least one line")
+        raise FileFormatError(f"{asked.table} holds no score; expected at least one line")
     _check_names(asked, {line.reward for line in lines})
     prompts, ids = _prompts(asked, lines)
     prompts_hash = prompts_sha256(prompts)
@@ -90,7 +87,7 @@ def adopt_table(asked: Import) -> RunFolder:
         | ({} if asked.trained_on is None else {"trained_on": list(asked.trained_on)}),
     )
     path = asked.out / folder_name(name, asked.system, header.generation_id)
-    with exclusive(path):
+    with locked(path):
         run = RunFolder.create(path, header)
         if not run.samples():
             _record(run, asked, prompts, ids, lines)
@@ -101,14 +98,14 @@ def _check_names(asked: Import, rewards: set[str]) -> None:
     """What is said of rewards must be of the table's. `trained_on` may name others."""
     for name in asked.lower_is_better:
         if name not in rewards:
-            raise ScoreTableError(
+            raise FileFormatError(
                 f"{asked.table} has no reward {name!r} to be better when lower; it has "
                 f"{', '.join(sorted(rewards))}"
             )
     close = {name.lower(): name for name in rewards}
     for name in asked.trained_on or ():
         if name not in rewards and name.lower() in close:
-            raise ScoreTableError(
+            raise FileFormatError(
                 f"{asked.table} has no reward {name!r}, but {close[name.lower()]!r}: write it so"
             )
 
@@ -160,7 +157,7 @@ def _image(table: Path, line: _Line) -> tuple[str, str | None]:
     try:
         return str(file.resolve()), sha256(file.read_bytes()).hexdigest()
     except OSError as error:
-        raise ScoreTableError(
+        raise FileFormatError(
             f"{table}, {line.place} names the image {file}, which cannot be read ({error.strerror}): mend "
             "the column 'image' or remove it"
         ) from error
@@ -177,7 +174,7 @@ def _prompts(asked: Import, lines: Sequence[_Line]) -> tuple[Sequence[Prompt], d
     for line in lines:
         seen = first.setdefault(_identity(line), line)
         if canonical(seen.prompt) != canonical(line.prompt):
-            raise ScoreTableError(
+            raise FileFormatError(
                 f"{asked.table}, {line.place}: prompt_id {line.prompt_id!r} is of another prompt than in "
                 f"{seen.place}; ids must name one prompt"
             )
@@ -195,7 +192,7 @@ def _prompts(asked: Import, lines: Sequence[_Line]) -> tuple[Sequence[Prompt], d
         fits = 0 <= by_id < len(prompts) and prompts[by_id].text == text
         place = by_id if fits else places.get(text)
         if place is None:
-            raise ScoreTableError(
+            raise FileFormatError(
                 f"{asked.table}, {line.place}: {line.prompt!r} is no prompt of {name}; leave --suite out, or "
                 "take the suite's prompts as they are"
             )
@@ -203,7 +200,7 @@ def _prompts(asked: Import, lines: Sequence[_Line]) -> tuple[Sequence[Prompt], d
     twins = Counter(found.values())
     for identity, place in found.items():
         if twins[place] > 1:
-            raise ScoreTableError(
+            raise FileFormatError(
                 f"{asked.table}, {first[identity].place}: two of its prompts are prompt {place} of {name} "
                 f"({prompts[place].text!r}), which stands there several times; give prompt_id, counted from 0"
             )
@@ -230,7 +227,7 @@ def _lines(asked: Import) -> Iterator[_Line]:
             )
             twin = seen.setdefault((_identity(line), line.sample, reward), place)
             if twin != place:
-                raise ScoreTableError(
+                raise FileFormatError(
                     f"{asked.table}, {place}: {reward} of this prompt's sample {line.sample} stands already "
                     f"in {twin}; number the samples in a column 'sample'"
                 )
@@ -240,17 +237,17 @@ def _lines(asked: Import) -> Iterator[_Line]:
 def _scores(asked: Import, place: str, row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(reward, score as text) of a row."""
     if not row.get(PROMPT, "").strip():
-        raise ScoreTableError(f"{asked.table}, {place}: no {PROMPT!r} among {', '.join(row)}; add it")
+        raise FileFormatError(f"{asked.table}, {place}: no {PROMPT!r} among {', '.join(row)}; add it")
     if asked.rewards:
         for reward in asked.rewards:
             if reward not in row:
-                raise ScoreTableError(f"{asked.table}, {place}: no column {reward!r} among {', '.join(row)}")
+                raise FileFormatError(f"{asked.table}, {place}: no column {reward!r} among {', '.join(row)}")
             yield reward, row[reward]
     elif REWARD in row and SCORE in row:
         yield row[REWARD], row[SCORE]
     else:
         others = [name for name in row if name not in (PROMPT, *OPTIONAL)]
-        raise ScoreTableError(
+        raise FileFormatError(
             f"{asked.table}, {place}: no columns 'reward' and 'score'; name those that are rewards, such as "
             f"--rewards {','.join(others) or 'NAME'}"
         )
@@ -263,7 +260,7 @@ def _number(table: Path, place: str, name: str, text: str) -> float:
         value = math.nan
     whole = 0 <= value < SAMPLES and value == int(value) if math.isfinite(value) else False
     if not math.isfinite(value) or (name == "sample" and not whole):
-        raise ScoreTableError(f"{table}, {place}: {name} is {text!r}; expected a number, or nothing")
+        raise FileFormatError(f"{table}, {place}: {name} is {text!r}; expected a number, or nothing")
     return value
 
 
@@ -280,23 +277,23 @@ def _rows(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
         try:
             for row in reader:
                 if None in row or None in row.values():
-                    raise ScoreTableError(
+                    raise FileFormatError(
                         f"{table}, line {reader.line_num}: not as many cells as in the head; mend the row"
                     )
                 yield f"line {reader.line_num}", {key.strip(): value for key, value in row.items()}
         except csv.Error as error:
-            raise ScoreTableError(f"{table}, line {reader.line_num}: {error}; mend the quotes") from error
+            raise FileFormatError(f"{table}, line {reader.line_num}: {error}; mend the quotes") from error
     else:
-        raise ScoreTableError(f"{table}: unknown kind {kind!r}; give .csv, .tsv or .jsonl")
+        raise FileFormatError(f"{table}: unknown kind {kind!r}; give .csv, .tsv or .jsonl")
 
 
 def _cells(table: Path, place: str, line: str) -> dict[str, str]:
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise ScoreTableError(f"{table}, {place}: not JSON ({error}); mend it") from error
+        raise FileFormatError(f"{table}, {place}: not JSON ({error}); mend it") from error
     if not isinstance(record, dict):
-        raise ScoreTableError(f"{table}, {place}: expected an object with 'prompt', not {line[:40]!r}")
+        raise FileFormatError(f"{table}, {place}: expected an object with 'prompt', not {line[:40]!r}")
     return {
         key: "" if value is None else value if isinstance(value, str) else json.dumps(value)
         for key, value in record.items()

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.systems import System, SystemFileError, find_system
+from benchmarks.systems import System, find_system
+from tcbench.errors import ConfigError
 from textcraftor.diffusion.pipeline import find_pipeline
 from textcraftor.diffusion.runner import ORIGINAL, Window
 from textcraftor.io.system import SYSTEM_FILE, base_of, write_system
@@ -22,21 +23,19 @@ def mix(
     """
     tuned = {name: find_system(name) for name in weights if name != ORIGINAL}
     if not tuned:
-        raise SystemFileError(f"a mix needs at least one tuned system, such as ckpt/tc=0.7 {ORIGINAL}=0.3")
+        raise ConfigError(f"a mix needs at least one tuned system, such as ckpt/tc=0.7 {ORIGINAL}=0.3")
     first = next(iter(tuned.values()))
     for name, system in tuned.items():
         if not system.windows:
-            raise SystemFileError(
-                f"{name} is no tuned checkpoint: there is no other text encoder in it to mix"
-            )
+            raise ConfigError(f"{name} is no tuned checkpoint: there is no other text encoder in it to mix")
         if _base(system) != _base(first):
-            raise SystemFileError(
+            raise ConfigError(
                 f"{name} was made for another base model than {next(iter(tuned))}: mix alike ones"
             )
     parts = _parts(weights, tuned)
     share = first.windows[-1].share if last is None else last / first.steps
     if out.exists() and any(out.iterdir()):
-        raise SystemFileError(f"{out} exists already: choose another --out")
+        raise ConfigError(f"{out} exists already: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     if in_weights:
         from textcraftor.io.mixing import average_weights
@@ -128,7 +127,7 @@ def export(model: str, kind: str, out: Path) -> None:
     system = find_system(model)
     places = [name for window in system.windows[-1:] for name in window.weights]
     if len(places) != 1 or places == [ORIGINAL]:
-        raise SystemFileError(
+        raise ConfigError(
             f"{model} is not one tuned encoder: export a checkpoint, or a mix made with --space weights"
         )
     tuned = Path(places[0])

@@ -6,8 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from leaderboards.journal import write_atomically
 from leaderboards.records import RunFolder
+from tcbench.files import write_atomically
 from textcraftor.io.pairs import DECLARED, METADATA
 
 

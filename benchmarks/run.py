@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.columns import Column, expanded, families, find_columns
 from benchmarks.generate import Artist, generate, missing_images
-from benchmarks.missing import Search
 from benchmarks.score import Scored, score, summarise
 from benchmarks.suites import CUSTOM, prompt_set
 from benchmarks.suites.base import PromptSet
 from benchmarks.systems import System, find_system
-from leaderboards.journal import exclusive
 from leaderboards.records import Header, Key, Planned, RunFolder, Sample, folder_name, short_id
 from rewards.weights.locate import file_sha256
+from tcbench.errors import ProblemCollector
+from tcbench.files import locked
 from tcbench.progress import Progress
 from textcraftor import rewriters
 from textcraftor.diffusion import pipeline as pipelines
@@ -110,13 +110,13 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
     wrong.
     """
     system = _system(request)
-    search = Search()
-    prompts = search.find(lambda: prompt_set(system.suite, request.prompts, fetch=fetch))
-    columns = search.find(lambda: find_columns(system.rewards if with_rewards else (), fetch=fetch))
-    folder = search.find(lambda: pipelines.find_pipeline(system.source, fetch=fetch))
-    rewriter = search.find(lambda: _rewriter(system, fetch))
-    choosers = search.find(lambda: find_columns(_choosers(system), fetch=fetch))
-    search.check()
+    problems = ProblemCollector()
+    prompts = problems.run(lambda: prompt_set(system.suite, request.prompts, fetch=fetch))
+    columns = problems.run(lambda: find_columns(system.rewards if with_rewards else (), fetch=fetch))
+    folder = problems.run(lambda: pipelines.find_pipeline(system.source, fetch=fetch))
+    rewriter = problems.run(lambda: _rewriter(system, fetch))
+    choosers = problems.run(lambda: find_columns(_choosers(system), fetch=fetch))
+    problems.raise_any()
     assert prompts is not None
     assert columns is not None
     assert folder is not None
@@ -150,7 +150,7 @@ def plan(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> 
 
 def execute(plan: Plan, progress: Progress) -> Outcome:
     """Draw and score what is missing of `plan`, in its run folder, held for this process alone."""
-    with exclusive(plan.path):
+    with locked(plan.path):
         run = RunFolder.create(plan.path, plan.header)
         _note_environment(run, plan.header.provenance[0], progress)
         load = partial(_load_artist, plan)
@@ -162,7 +162,7 @@ def execute(plan: Plan, progress: Progress) -> Outcome:
 def score_run(run: RunFolder, columns: Sequence[Column], device: str, progress: Progress) -> Outcome:
     """Score the images that the run has with every column."""
     here = provenance.environment(device)
-    with exclusive(run.path):
+    with locked(run.path):
         run = RunFolder.create(run.path, replace(run.header, provenance=(here,)))
         _note_environment(run, here, progress)
         return _score(run, columns, device, progress, made=0)

@@ -15,11 +15,11 @@ import numpy as np
 from benchmarks.mixes import Point, sweep
 from benchmarks.run import Request, execute, plan
 from benchmarks.systems import find_system
-from leaderboards.journal import write_atomically
 from leaderboards.pictures import image_table, png, shown_keys
 from leaderboards.records import RunFolder
 from leaderboards.scores import read_scores
 from leaderboards.stats import Estimate, mean_interval
+from tcbench.files import write_atomically
 from tcbench.progress import Progress
 
 SHOWN = 4

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rewards.registry import UnknownName
+from tcbench.errors import ConfigError, UnknownName
 from textcraftor.diffusion.devices import DTYPES
 from textcraftor.diffusion.models import MODELS, Model
 from textcraftor.diffusion.pipeline import SAMPLERS, SPACINGS, Schedule, Source
@@ -29,10 +29,6 @@ WORLD_REWARDS = (
 )  # fmt: skip
 
 OPEN_REWARDS = ("clip", "pickscore", "hpsv2.1", "aesthetic-v2")
-
-
-class SystemFileError(ValueError):
-    """A system description that cannot be used; the message says what to mend."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +186,9 @@ def read_system(path: Path) -> System:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise SystemFileError(f"cannot read system file {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot read system file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SystemFileError(f"{path} is not TOML: {error}") from error
+        raise ConfigError(f"{path} is not TOML: {error}") from error
     base = _base(path, raw.pop("base")) if "base" in raw else None
     _check_keys(path, raw, base)
     for key in ("pipeline", "text_encoder", "unet", "rewriter", "calibration"):
@@ -213,7 +209,7 @@ def read_system(path: Path) -> System:
     except UnknownName:
         raise
     except ValueError as error:
-        raise SystemFileError(f"{path}: {error}") from error
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _beside(path: Path, place: str) -> str:
@@ -227,7 +223,7 @@ def _window(path: Path, entry: Mapping[str, Any]) -> Window:
     if not numbers or set(entry) > {"share", "weights"} or not all(
         isinstance(weight, (int, float)) and not isinstance(weight, bool) for weight in weights.values()
     ):  # fmt: skip
-        raise SystemFileError(
+        raise ConfigError(
             f"{path}: window {dict(entry)}; expected share = 0.6 (of the steps, from the end) and weights = "
             "{ FOLDER = 0.7, original = 0.3 }"
         )
@@ -239,7 +235,7 @@ def _window(path: Path, entry: Mapping[str, Any]) -> Window:
 
 def _base(path: Path, name: object) -> System:
     if not isinstance(name, str):
-        raise SystemFileError(f"{path}: base = {name!r}; expected the name of a system")
+        raise ConfigError(f"{path}: base = {name!r}; expected the name of a system")
     if name not in SYSTEMS:
         raise UnknownName(f"base of {path}", name, SYSTEMS)
     return SYSTEMS[name]
@@ -265,11 +261,11 @@ def _check_keys(path: Path, raw: Mapping[str, Any], base: System | None) -> None
         if wrong_type or (isinstance(value, list) and not all(type(item) is of for item in value)):
             expected = " or ".join(t.__name__ for t in _TYPES[key])
             expected += f" of {of.__name__}" if list in _TYPES[key] else ""
-            raise SystemFileError(f"{path}: {key} = {value!r}; expected {expected}")
+            raise ConfigError(f"{path}: {key} = {value!r}; expected {expected}")
     if len(raw.get("size", (0, 0))) != 2:
-        raise SystemFileError(f"{path}: size = {raw['size']!r}; expected [height, width] in pixels")
+        raise ConfigError(f"{path}: size = {raw['size']!r}; expected [height, width] in pixels")
     if base is None and "pipeline" not in raw:
-        raise SystemFileError(
+        raise ConfigError(
             f"{path}: give `pipeline` (a diffusers folder or hub id) or `base` (a named system)"
         )
 

@@ -23,14 +23,6 @@ CellKey = tuple[str, str, str | None]
 """(entry label, column label, category or None for all prompts)."""
 
 
-class UnknownBaseline(ValueError):
-    """No run of that name; `known` are the names that would do."""
-
-    def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(f"no run of baseline {name!r}; there are {', '.join(known)}")
-        self.name, self.known = name, known
-
-
 @dataclass(frozen=True)
 class Entry:
     """A row: one run. `label` is the system's name, with the generation id where that alone is ambiguous."""

@@ -26,15 +26,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from leaderboards.journal import (
-    Appender,
-    MixedIds,
-    RunFolderError,
-    append_lines,
-    read_lines,
-    read_records,
-    write_atomically,
-)
+from leaderboards.journal import Appender, read_records
+from tcbench.errors import FileFormatError, MismatchError
+from tcbench.files import append_lines, read_lines, write_atomically
 
 SCHEMA = 1
 HEADER = "run.json"
@@ -108,7 +102,7 @@ class Header:
         try:
             raw = json.loads(text)
             if raw["schema"] != SCHEMA:
-                raise RunFolderError(
+                raise FileFormatError(
                     f"{path} has schema {raw['schema']}, this version reads {SCHEMA}: use another --out"
                 )
             planned = Planned(
@@ -121,7 +115,7 @@ class Header:
             }
             return cls(**raw)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RunFolderError(
+            raise FileFormatError(
                 f"{path} is not a run header ({error!r}): remove its folder or restore the file"
             ) from error
 
@@ -196,21 +190,21 @@ class RunFolder:
         self.path = Path(path)
         file = self.path / HEADER
         if not file.is_file():
-            raise RunFolderError(f"{self.path} is not a run folder: it holds no {HEADER}")
+            raise FileFormatError(f"{self.path} is not a run folder: it holds no {HEADER}")
         self.header = Header.from_json(file.read_text(encoding="utf-8"), file)
 
     @classmethod
     def create(cls, path: Path | str, header: Header) -> Self:
         """Start the run at `path`, or continue it with `header`'s plan and watermarks.
 
-        Raises MixedIds when the folder holds a run of other settings.
+        Raises MismatchError when the folder holds a run of other settings.
         """
         path = Path(path)
         (path / "images").mkdir(parents=True, exist_ok=True)
         if (path / HEADER).exists():
             old = cls(path).header
             if old.generation_id != header.generation_id:
-                raise MixedIds(
+                raise MismatchError(
                     f"{path} holds generation {old.generation_id}, asked for {header.generation_id}: "
                     "use another --out"
                 )
@@ -241,7 +235,7 @@ class RunFolder:
     def image_path(self, sample: Sample) -> Path:
         """Where `sample`'s image lies (an absolute path on record stays as it is)."""
         if sample.image is None:
-            raise RunFolderError(f"sample {sample.key} of {self.path} has no image: {sample.reason}")
+            raise FileFormatError(f"sample {sample.key} of {self.path} has no image: {sample.reason}")
         return self.path / sample.image
 
     # batches
@@ -291,7 +285,7 @@ class RunFolder:
         return merged
 
     def score_appender(self, score_set: ScoreSet) -> Appender:
-        """Appender for one reward. Raises MixedIds if the folder holds another reward or id."""
+        """Appender for one reward. Raises MismatchError if the folder holds another reward or id."""
         folder = self.path / "scores" / score_set.folder
         file = folder / "reward.json"
         if not file.exists():
@@ -301,7 +295,7 @@ class RunFolder:
             )
         old = _build(ScoreSet, json.loads(file.read_text(encoding="utf-8")))
         if (old.reward, old.score_id) != (score_set.reward, score_set.score_id):
-            raise MixedIds(
+            raise MismatchError(
                 f"{folder} holds {old.reward} {old.score_id}, not {score_set.reward} {score_set.score_id}: "
                 "move that folder away"
             )
@@ -311,15 +305,15 @@ class RunFolder:
 def find_runs(paths: Iterable[Path | str]) -> list[RunFolder]:
     """The run folders among and directly below `paths`, sorted by path, each once.
 
-    Raises RunFolderError for a path that does not exist or holds no run.
+    Raises FileFormatError for a path that does not exist or holds no run.
     """
     found: dict[Path, RunFolder] = {}
     for path in map(Path, paths):
         if not path.exists():
-            raise RunFolderError(f"no run folder at {path}: give run folders, or the folder that holds them")
+            raise FileFormatError(f"no run folder at {path}: give run folders, or the folder that holds them")
         headers = [path / HEADER] if (path / HEADER).is_file() else sorted(path.glob(f"*/{HEADER}"))
         if not headers:
-            raise RunFolderError(f"{path} holds no run: `tcbench run --out {path} ...` makes one")
+            raise FileFormatError(f"{path} holds no run: `tcbench run --out {path} ...` makes one")
         for header in headers:
             found.setdefault(header.parent.resolve(), RunFolder(header.parent))
     return [found[key] for key in sorted(found)]
@@ -332,6 +326,6 @@ def _build(kind: type[Record], record: dict[str, Any]) -> Record:
         raise _strange(kind, record) from error
 
 
-def _strange(kind: type[Record], record: Mapping[str, Any]) -> RunFolderError:
+def _strange(kind: type[Record], record: Mapping[str, Any]) -> FileFormatError:
     known = ", ".join(f.name for f in fields(kind))
-    return RunFolderError(f"a {kind.__name__} record has other fields than {known}: {sorted(record)}")
+    return FileFormatError(f"a {kind.__name__} record has other fields than {known}: {sorted(record)}")

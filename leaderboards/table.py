@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from leaderboards.board import Board, Cell, Column, Coverage, Entry, Section, UnknownBaseline
+from leaderboards.board import Board, Cell, Column, Coverage, Entry, Section
 from leaderboards.cells import categories, cells
 from leaderboards.hpsv2 import official
-from leaderboards.journal import MixedIds
 from leaderboards.records import RunFolder, ScoreSet
 from leaderboards.scores import RunScores, Scored, Table, read_scores
 from leaderboards.stats import LEVEL, RESAMPLES
 from leaderboards.verdicts import gaps, methods, ranks
+from tcbench.errors import MismatchError, UnknownName
 
 REASONS = 4
 """Most reasons that a board names for what has no score: each may name a file of its own."""
@@ -27,7 +27,7 @@ def build(runs: Sequence[RunFolder], baseline: str) -> Board:
     """Compare `runs` with the run of system `baseline` (or `system@generation id`) on the same suite.
 
     A suite where no run, or more than one, is called so gets a note in place of differences. Raises
-    UnknownBaseline, ValueError where the name is ambiguous on every suite, MixedIds for a run given twice.
+    UnknownName, ValueError where the name is ambiguous on every suite, MismatchError for a run given twice.
     """
     scores = {run.path: read_scores(run) for run in runs}
     suites: dict[tuple[str, str], list[RunFolder]] = {}
@@ -72,12 +72,12 @@ def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: st
 
 
 def _entries(runs: Sequence[RunFolder]) -> list[Entry]:
-    """The rows of one suite, by system. Raises MixedIds for a run given twice, which would count twice."""
+    """The rows of one suite, by system. Raises MismatchError for a run given twice."""
     seen: dict[str, RunFolder] = {}
     for run in runs:
         twin = seen.setdefault(run.header.generation_id, run)
         if twin is not run:
-            raise MixedIds(f"{twin.path} and {run.path} hold the same run: give only one of them")
+            raise MismatchError(f"{twin.path} and {run.path} hold the same run: give only one of them")
     many = Counter(run.header.system for run in runs)
     rows = [Entry(run.header.system, run) for run in runs]
     rows = [row if many[row.label] == 1 else replace(row, label=row.full_name) for row in rows]
@@ -92,7 +92,7 @@ def _ordered(rows: Sequence[Entry], baseline: str | None) -> tuple[Entry, ...]:
 
 def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:
     """Every (reward, score id) that all runs with scores by that reward have: trainable ones first, judges
-    after. Raises MixedIds for a reward whose runs have no score id in common.
+    after. Raises MismatchError for a reward whose runs have no score id in common.
     """
     sets = {entry.label: entry.run.score_sets() for entry in entries}
     found = {_key(score_set): score_set for own in sets.values() for score_set in own}
@@ -104,7 +104,7 @@ def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:
     for reward, shared in common.items():
         if not shared:
             named = ", ".join(f"{label} {'/'.join(sorted(own))}" for label, own in ids[reward].items())
-            raise MixedIds(
+            raise MismatchError(
                 f"the runs were scored by different versions of {reward} (weights, preprocessing or "
                 f"precision): {named}; score them anew with one, or compare them apart"
             )
@@ -120,12 +120,12 @@ def _key(score_set: ScoreSet) -> tuple[str, str]:
 
 
 def _check_suites(suites: Mapping[tuple[str, str], Sequence[RunFolder]]) -> None:
-    """A suite has one prompt set. Raises MixedIds."""
+    """A suite has one prompt set. Raises MismatchError."""
     seen: dict[str, tuple[str, RunFolder]] = {}
     for (suite, sha256), (run, *_) in suites.items():
         other, twin = seen.setdefault(suite, (sha256, run))
         if other != sha256:
-            raise MixedIds(
+            raise MismatchError(
                 f"{twin.path} and {run.path} have different prompts (SHA-256 {other[:12]} and {sha256[:12]}) "
                 f"by the name of {suite}: compare them apart"
             )
@@ -139,7 +139,7 @@ def _check_baseline(name: str, suites: Sequence[Sequence[Entry]]) -> None:
     if any(called):
         labels = ", ".join(entry.label for found in called for entry in found)
         raise ValueError(f"baseline {name!r} fits several runs of a suite: name one of {labels}")
-    raise UnknownBaseline(name, tuple(sorted({entry.label for entries in suites for entry in entries})))
+    raise UnknownName("baseline", name, sorted({entry.label for entries in suites for entry in entries}))
 
 
 def _notes(baseline: str, called: Sequence[str], entries: Sequence[Entry]) -> Iterator[str]:

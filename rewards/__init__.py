@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 # Both are free of torch. They are imported at once, not on first use, so that `rewards.info` is the function
 # and not the module of that name.
 from rewards.info import RewardInfo, WeightsFile, WrongRole, check_role
-from rewards.registry import UnknownName, info, load, names, register, score
+from rewards.registry import info, load, names, register, score
+from tcbench.errors import UnknownName
 
 if TYPE_CHECKING:
     from rewards.base import Reward

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rewards.builtin import BUILTIN, CLIPSCORES, by_another_model
 from rewards.info import RewardInfo
+from tcbench.errors import UnknownName
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,18 +37,6 @@ Class = TypeVar("Class", bound="type[Reward]")
 _registered: dict[str, RewardInfo] = {}
 _classes: dict[str, type[Reward]] = {}  # by entry
 _modules: dict[Path, str] = {}  # of files outside any package, by path
-
-
-class UnknownName(ValueError):
-    """A name that nothing has, with the names that come close."""
-
-    def __init__(self, kind: str, asked: str, known: Iterable[str]) -> None:
-        self.kind, self.asked, self.known = kind, asked, tuple(known)
-        close = get_close_matches(asked, self.known, n=3, cutoff=0.5)
-        hint = (
-            f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(self.known) or 'none'}"
-        )
-        super().__init__(f"no {kind} is called {asked!r}; {hint}")
 
 
 def names() -> list[str]:

@@ -14,6 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("tcbench", "rewards", "textcraftor", "benchmarks", "leaderboards")
+SHADOWED: dict[str, Path | None] = {}
+"""Packages that another folder hid when the command started; `tcbench doctor` reports them."""
+
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds the four packages of this installation."""
 
@@ -37,7 +40,7 @@ def main() -> None:
     hidden = shadowed()
     if hidden:
         sys.path.insert(0, str(ROOT))
-        import_module("benchmarks.doctor").SHADOWED.update(hidden)
+        SHADOWED.update(hidden)
     import_module("benchmarks.cli").main()
 
 

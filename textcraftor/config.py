@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rewards.registry import UnknownName
+from tcbench.errors import ConfigError, UnknownName
 from textcraftor.diffusion.models import find_model
 from textcraftor.diffusion.pipeline import SAMPLERS, SPACINGS
 
@@ -27,10 +27,6 @@ WITHOUT_GRADIENT = ("ddpo", "rewriting", "denoising")
 TRAINABLE = ("text_encoder", "text_encoder_2", "unet", "rewriter")
 PRECISIONS = ("float32", "bfloat16")
 LR_SCHEDULES = ("constant", "linear", "cosine")
-
-
-class ConfigError(ValueError):
-    """A training configuration that cannot be used; the message says what to mend."""
 
 
 @dataclass(frozen=True)

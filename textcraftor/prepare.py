@@ -15,8 +15,9 @@ from rewards.combine.mix import Mix, parse
 from rewards.combine.panel import Panel
 from rewards.info import RewardInfo, check_role
 from rewards.registry import info, load
+from tcbench.errors import ConfigError
 from tcbench.progress import Progress
-from textcraftor.config import WITHOUT_GRADIENT, ConfigError, TrainConfig
+from textcraftor.config import WITHOUT_GRADIENT, TrainConfig
 from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.pipeline import encoders_sha256, pipeline_sha256
 from textcraftor.diffusion.prefix_cache import PrefixCache

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from leaderboards.journal import append_lines, read_lines, write_atomically
-from rewards.registry import UnknownName
 from rewards.weights import hub
 from rewards.weights.locate import file_sha256
+from tcbench.errors import ConfigError, MissingFiles, UnknownName
+from tcbench.files import append_lines, read_lines, write_atomically
 from tcbench.progress import Progress
 from tcbench.quiet import quiet
 from textcraftor.diffusion.pipeline import REWRITING
@@ -36,14 +36,6 @@ SETTINGS = "rewriter.toml"
 
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
 BATCH = 16
-
-
-class RewriterError(ValueError):
-    """A rewriter that cannot be used; the message says how to mend it."""
-
-
-class MissingRewriter(RewriterError):
-    """A language model that is not on this machine; the message says how to get it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ class Rewriter:
 
     def __post_init__(self) -> None:
         if "{prompt}" not in self.template:
-            raise RewriterError(f"template {self.template!r} of {self.name} has no {{prompt}} to put it in")
+            raise ConfigError(f"template {self.template!r} of {self.name} has no {{prompt}} to put it in")
 
 
 REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
@@ -122,7 +114,7 @@ def write_settings(rewriter: Rewriter, folder: Path) -> None:
 def find_rewriter(name: str) -> Rewriter:
     """A named one, or a folder with a language model and rewriter.toml.
 
-    Raises UnknownName with close matches, RewriterError for settings that cannot be used.
+    Raises UnknownName with close matches, ConfigError for settings that cannot be used.
     """
     if name in REWRITERS:
         return REWRITERS[name]
@@ -136,17 +128,17 @@ def find_rewriter(name: str) -> Rewriter:
         for key, value in values.items():
             expected = kinds.get(key) or (type(usual[key]) if key in usual else str)
             if not isinstance(value, (int, float) if expected is float else expected):
-                raise RewriterError(f"{folder / SETTINGS}: {key} = {value!r}; expected {expected.__name__}")
+                raise ConfigError(f"{folder / SETTINGS}: {key} = {value!r}; expected {expected.__name__}")
         if "trained_on" in values:
             values["trained_on"] = tuple(map(str, values["trained_on"]))
         return Rewriter(**{"name": folder.resolve().name, **values, "place": str(folder)})
     except (tomllib.TOMLDecodeError, TypeError) as error:
-        raise RewriterError(f"{folder / SETTINGS}: {error}; expected fields of Rewriter") from error
+        raise ConfigError(f"{folder / SETTINGS}: {error}; expected fields of Rewriter") from error
 
 
 def find_model(rewriter: Rewriter, *, fetch: bool = True) -> Path:
     """The folder of its language model, from the hub client's cache unless it is given. Raises
-    MissingRewriter.
+    MissingFiles.
     """
     folder = Path(rewriter.place).expanduser()
     if folder.is_dir():
@@ -165,7 +157,7 @@ def find_model(rewriter: Rewriter, *, fetch: bool = True) -> Path:
         )
     except Exception as error:  # the client lets its HTTP library's own errors through
         reason = f"not in the hub client's cache, and {offline}" if offline else str(error).splitlines()[0]
-        raise MissingRewriter(
+        raise MissingFiles(
             f"rewriter {rewriter.name} needs {rewriter.place}: {reason}; fetch it online"
         ) from error
 
@@ -236,7 +228,7 @@ class Writer:
                 self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         except (OSError, ValueError) as error:
             said = str(error).splitlines()[0]
-            raise RewriterError(f"{folder} is no causal language model: {said}") from error
+            raise ConfigError(f"{folder} is no causal language model: {said}") from error
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.to(device).eval()
@@ -285,10 +277,10 @@ class Writer:
         return [self.rewriter.template.replace("{prompt}", prompt) for prompt in prompts]
 
     def _check_length(self, asked: int) -> None:
-        """Raises RewriterError where the model has no places for what it is asked and what it will answer."""
+        """Raises ConfigError where the model has no places for what it is asked and what it will answer."""
         places = getattr(self.model.config, "max_position_embeddings", None)
         if places and asked + self.rewriter.new_tokens > places:
-            raise RewriterError(
+            raise ConfigError(
                 f"a prompt is {asked} tokens of {self.rewriter.name}, which has {places} places for it "
                 f"and the {self.rewriter.new_tokens} that are written: shorten it, or set fewer new_tokens"
             )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textcraftor.config import ConfigError
+from tcbench.errors import ConfigError
 from textcraftor.diffusion.prompts import PROMPT_COLUMNS, canonical, noise_seed, read_prompts
 
 HUB = "hub:"

@@ -24,14 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leaderboards.journal import exclusive
+from tcbench.errors import ConfigError
+from tcbench.files import locked
 from tcbench.progress import Progress, Silent
 from textcraftor.algorithms.ddpo import PolicyLearner
 from textcraftor.algorithms.goal import NotFinite
 from textcraftor.algorithms.learners import GradientLearner, Learner, Made, Stepper
 from textcraftor.algorithms.objective import Objective, Outcome
 from textcraftor.algorithms.rewriter import TunedWriter, WritingLearner
-from textcraftor.config import ConfigError, TrainConfig
+from textcraftor.config import TrainConfig
 from textcraftor.diffusion import pipeline as pipelines
 from textcraftor.diffusion.devices import find_device
 from textcraftor.diffusion.models import find_model
@@ -112,7 +113,7 @@ def train(
             InitProcessGroupKwargs(timeout=VALIDATION_PATIENCE),
         ],
     )
-    holds = exclusive(Path(out)) if accelerator.is_main_process else nullcontext()
+    holds = locked(Path(out)) if accelerator.is_main_process else nullcontext()
     with holds:
         try:
             return _Run(config, Path(out), accelerator, progress or Silent(), prompts, validation).go()

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from textcraftor.config import ConfigError, TrainConfig
+from tcbench.errors import ConfigError
+from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import Conditioning, encode, with_encoders
 from textcraftor.diffusion.pipeline import ENCODERS
 from textcraftor.io.export import save_adapters, save_text_encoder, save_unet
@@ -134,11 +135,12 @@ class Tuned(nn.Module):
 
     def start_from(self, folder: Path) -> None:
         """Take over the text encoders, and the UNet if it is trained, of a checkpoint's folder."""
-        from textcraftor.diffusion.pipeline import MissingPipeline, load_encoders
+        from tcbench.errors import MissingFiles
+        from textcraftor.diffusion.pipeline import load_encoders
 
         found = load_encoders(self.original, folder)
         if (folder / "unet").is_dir() and "unet" not in self.parts:
-            raise MissingPipeline(
+            raise MissingFiles(
                 f"{folder} has a tuned UNet, which would be lost: add unet to trains, or start from a "
                 "checkpoint without one"
             )
@@ -149,7 +151,7 @@ class Tuned(nn.Module):
                 own: Any = self.parts[name]
                 other = type(own).from_pretrained(folder / name, local_files_only=True)
                 if other.config.block_out_channels != own.config.block_out_channels:
-                    raise MissingPipeline(f"{folder / name} is a UNet of another architecture")
+                    raise MissingFiles(f"{folder / name} is a UNet of another architecture")
                 _adopt(own, other.state_dict())
 
     def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:

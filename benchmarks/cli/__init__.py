@@ -18,6 +18,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from tcbench.errors import Problems
+
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "run": (
@@ -87,8 +89,8 @@ class Verbs(TyperGroup):
         except (ValueError, OSError) as error:
             if os.environ.get("TCBENCH_DEBUG") == "1" or isinstance(error, BrokenPipeError):
                 raise
-            print(_one_line(error), file=sys.stderr)
-            raise typer.Exit(exit_code(error)) from None
+            print("\n".join(_error_lines(error)), file=sys.stderr)
+            raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
 
 def load_verb(name: str) -> Any:
@@ -101,30 +103,19 @@ def load_verb(name: str) -> Any:
     return typer.main.get_command(single)
 
 
-def exit_code(error: Exception) -> int:
-    """2 for an unknown name, 4 for results, prompts or weights that are not what they should be, else 1."""
-    from benchmarks.suites.base import OtherPrompts
-    from leaderboards.journal import MixedIds
-    from rewards.registry import UnknownName
-    from rewards.weights.locate import WrongWeights
-
-    if isinstance(error, UnknownName):
-        return 2
-    return 4 if isinstance(error, (MixedIds, OtherPrompts, WrongWeights)) else 1
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+def _error_lines(error: Exception) -> list[str]:
+    """One line a problem."""
     if isinstance(error, OSError) and not isinstance(error, ValueError) and error.errno is not None:
         where = error.filename or "while writing"
-        return f"error: {error.strerror}: {where}; what is done is kept, mend it and run again"
-    return f"error: {text}"
+        return [f"error: {error.strerror}: {where}; finished work is kept; fix this and re-run"]
+    problems = error.errors if isinstance(error, Problems) else [error]
+    return [f"error: {' '.join(str(problem).split())}" for problem in problems]
 
 
 def _interrupted(arguments: Sequence[str]) -> int:
-    print("interrupted; what is done is kept", file=sys.stderr)
+    print("interrupted; finished work is kept", file=sys.stderr)
     if arguments and arguments[0] in RESUMABLE:
-        print(f"go on with: {shlex.join(['tcbench', *arguments])}", file=sys.stderr)
+        print(f"resume with: {shlex.join(['tcbench', *arguments])}", file=sys.stderr)
     return 130
 
 

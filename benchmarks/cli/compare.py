@@ -80,7 +80,7 @@ def _chosen(section: Section, names: Sequence[str] | None, pair: Sequence[RunFol
 def _find(name: str, runs: Path) -> RunFolder:
     """A run by its folder, or the one run of a system. Raises UnknownName, ValueError if it has several."""
     from leaderboards.records import HEADER, RunFolder, find_runs
-    from rewards.registry import UnknownName
+    from tcbench.errors import UnknownName
 
     if (Path(name) / HEADER).is_file():
         return RunFolder(name)

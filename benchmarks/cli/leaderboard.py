@@ -35,16 +35,11 @@ def leaderboard(
     Every suite is a section of its own. Writes leaderboard.md, .csv (a line a cell), .wide.csv (a line a
     system), .json and .tex, differences.png and samples.png, and prints the headline table.
     """
-    from leaderboards.board import UnknownBaseline
     from leaderboards.records import find_runs
     from leaderboards.render import SHORT_LEGEND
     from leaderboards.table import build
-    from rewards.registry import UnknownName
 
-    try:
-        board = build(find_runs(runs), baseline)
-    except UnknownBaseline as error:
-        raise UnknownName("run's system", error.name, error.known) from None
+    board = build(find_runs(runs), baseline)
     for section in board.sections:
         print("\n".join(_lines(section)), end="\n\n")
     print(SHORT_LEGEND)
@@ -55,9 +50,9 @@ def leaderboard(
 def write(board: Board, out: Path, date: str | None = None) -> list[Path]:
     """Write the board's files into `out`; returns their paths. A picture with nothing to show is left out."""
     from leaderboards.formats import Stamp, csv_long, csv_wide, json_text, latex
-    from leaderboards.journal import write_atomically
     from leaderboards.markdown import markdown
     from leaderboards.pictures import draw_differences, draw_samples, png
+    from tcbench.files import write_atomically
     from textcraftor.io.provenance import commit, installed_version
 
     made = {name: version for name in COMPUTING if (version := installed_version(name))}

@@ -92,11 +92,12 @@ def reward_records() -> list[RewardInfo]:
 
 def _here(record: RewardInfo) -> str:
     """Whether the reward's weights are on this machine: "shipped" with the package, "yes" or "no"."""
-    from rewards.weights.locate import MissingWeights, locate
+    from rewards.weights.locate import locate
+    from tcbench.errors import MissingFiles
 
     try:
         found = [locate(record, file) for file in record.weights]
-    except MissingWeights:
+    except MissingFiles:
         return "no"
     return "yes" if any(place.origin for place in found) else "shipped"
 

@@ -47,7 +47,7 @@ def reproduce(
     from benchmarks.reproduce import world
     from benchmarks.reproduce.cells import work
     from benchmarks.reproduce.records import known, restore
-    from rewards.registry import UnknownName
+    from tcbench.errors import UnknownName
 
     if table != "world-table":
         raise UnknownName("comparison", table, ["world-table"])

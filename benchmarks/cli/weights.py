@@ -43,7 +43,8 @@ def pull(
 ) -> None:
     """Download the weights of rewards, unless they are here; all are checked as if they were used."""
     from rewards.info import LicenceNotAccepted
-    from rewards.weights.locate import MissingWeights, WrongWeights, check
+    from rewards.weights.locate import check
+    from tcbench.errors import MismatchError, MissingFiles
 
     if bool(names) == everything:
         raise typer.BadParameter("say which rewards, or --all")
@@ -52,12 +53,12 @@ def pull(
         try:
             for key, path in check(record).items():
                 print(f"{record.name}  {key}  {path}")
-        except (MissingWeights, WrongWeights, LicenceNotAccepted) as error:
+        except (MissingFiles, MismatchError, LicenceNotAccepted) as error:
             print(f"error: {error}", file=sys.stderr)
             if not (everything and isinstance(error, LicenceNotAccepted)):
                 failed.append(error)
     if failed:
-        raise typer.Exit(4 if any(isinstance(error, WrongWeights) for error in failed) else 1)
+        raise typer.Exit(4 if any(isinstance(error, MismatchError) for error in failed) else 1)
 
 
 @app.command()
@@ -110,12 +111,13 @@ def _records(names: Sequence[str] | None) -> list[RewardInfo]:
 
 
 def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> Row:
-    from rewards.weights.locate import MissingWeights, locate, lock_name
+    from rewards.weights.locate import locate, lock_name
+    from tcbench.errors import MissingFiles
 
     try:
         found = locate(record, file)
         here, name = str(found.path), found.origin
-    except MissingWeights:
+    except MissingFiles:
         here, name = "no", lock_name(file)
     checked = "package" if not name else "locked" if name in recorded else "not yet"
     return {
@@ -131,7 +133,8 @@ def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> Row
 
 def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
     """A row a file; what several rewards share is hashed once."""
-    from rewards.weights.locate import MissingWeights, content_id, locate
+    from rewards.weights.locate import content_id, locate
+    from tcbench.errors import MissingFiles
 
     hashes: dict[tuple[Path, tuple[tuple[str, ...], ...]], str] = {}
     for record in records:
@@ -139,7 +142,7 @@ def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
             row = {"reward": record.name, "key": file.key}
             try:
                 found = locate(record, file)
-            except MissingWeights:
+            except MissingFiles:
                 yield row | {"result": MISSING}
                 continue
             if not found.origin and not file.sha256:
@@ -154,7 +157,8 @@ def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
 def _result(record: RewardInfo, file: WeightsFile, found: Located, sha256: str, accept: bool) -> str:
     """How weights with the content ``sha256`` stand to what is published or recorded; both are hex."""
     from rewards.weights import lock
-    from rewards.weights.locate import WrongWeights, compare
+    from rewards.weights.locate import compare
+    from tcbench.errors import MismatchError
 
     before = lock.read().weights.get(found.origin, {}).get("sha256")
     if accept and not file.sha256 and before not in (None, sha256):
@@ -162,7 +166,7 @@ def _result(record: RewardInfo, file: WeightsFile, found: Located, sha256: str, 
         return f"{OK}: accepted {sha256}, recorded was {before}"
     try:
         compare(record, file, found, sha256)
-    except WrongWeights as error:
+    except MismatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG
     if file.sha256:

@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from leaderboards.journal import exclusive, write_atomically
+from tcbench.files import locked, write_atomically
 from tcbench.progress import Progress
 from textcraftor.micro.training.stages import ONE_CORE
 
@@ -116,7 +116,7 @@ def work(cells: Sequence[Cell], folder: Path, jobs: int, progress: Progress) -> 
     os.environ.update(ONE_CORE)  # for the processes that are started now
     running: dict[Future[float], Cell] = {}
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_watch, initargs=(os.getpid(),))
-    with exclusive(folder / RECORDS), pool:
+    with locked(folder / RECORDS), pool:
         while todo or running:
             busy = {cell.name for cell in running.values()}
             for cell in _ready(todo, busy):

@@ -26,13 +26,13 @@ from benchmarks.reproduce.world import (
 )  # fmt: skip
 from leaderboards.board import Board, Cell, Section
 from leaderboards.cells import claimed
-from leaderboards.journal import write_atomically
 from leaderboards.markdown import agreement as agreement_text
 from leaderboards.markdown import table
 from leaderboards.records import RunFolder
 from leaderboards.render import EXPOSURES, MARKS, SHORT_LEGEND, decimals, number, title
 from leaderboards.table import build
 from leaderboards.verdicts import agreement
+from tcbench.files import write_atomically
 from textcraftor.validation import TRAINED
 
 TITLES: Mapping[str, str] = {

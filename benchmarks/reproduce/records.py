@@ -14,7 +14,7 @@ from pathlib import Path
 
 import textcraftor
 from benchmarks.reproduce.cells import RECORDS, Cell, Record, keys, record_of
-from leaderboards.journal import write_atomically
+from tcbench.files import write_atomically
 
 KIND = ".tar.xz"
 INSTALLED = Path(textcraftor.__file__).resolve().parents[1]

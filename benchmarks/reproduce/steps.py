@@ -15,8 +15,8 @@ from benchmarks.mixes import mix, write
 from benchmarks.pairs import write_pairs
 from benchmarks.run import Request, execute, plan
 from benchmarks.systems import System, find_system
-from leaderboards.journal import write_atomically
 from leaderboards.records import HEADER, RunFolder
+from tcbench.files import write_atomically
 from tcbench.progress import Progress
 from textcraftor.config import TrainConfig, make_config
 from textcraftor.io.checkpoint import RECORD, VALIDATION, TrainFolder, read_checkpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from rewards.registry import UnknownName
+from tcbench.errors import UnknownName
 
 if TYPE_CHECKING:
     from benchmarks.suites.base import PromptSet, Suite

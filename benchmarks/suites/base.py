@@ -8,17 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewards.weights import hub
-from textcraftor.diffusion.prompts import Prompt, PromptFileError, prompts_sha256, read_prompts
+from tcbench.errors import FileFormatError, MismatchError, MissingFiles
+from textcraftor.diffusion.prompts import Prompt, prompts_sha256, read_prompts
 
 PROMPTS_VARIABLE = "TCBENCH_PROMPTS"
-
-
-class MissingPrompts(ValueError):
-    """A suite's prompt file that is not on this machine; the message says how to get it."""
-
-
-class OtherPrompts(ValueError):
-    """Prompts that are not the suite's pinned ones (exit code 4)."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +56,14 @@ def read_suite(suite: Suite, prompts: Path | None = None, *, fetch: bool = True)
     """`suite`'s prompts from `prompts` (a folder, or the file of a one-file suite), $TCBENCH_PROMPTS or the
     hub cache, downloaded if `fetch` and the hub can be reached.
 
-    Raises MissingPrompts, PromptFileError, or OtherPrompts where the file holds other prompts than the pinned
+    Raises MissingFiles, FileFormatError, or MismatchError where the file holds other prompts than the pinned
     ones.
     """
     files = [_locate(suite, source, prompts, fetch) for source in suite.sources]
     found = suite.read(files)
     sha256 = prompts_sha256(found)
     if (len(found), sha256) != (suite.count, suite.sha256):
-        raise OtherPrompts(
+        raise MismatchError(
             f"{' + '.join(map(str, files))} holds {len(found)} prompts with sha256 {sha256[:16]}, but suite "
             f"{suite.name} is {suite.count} with {suite.sha256[:16]}: "
             "restore the file, or run it as your own with --suite custom"
@@ -81,9 +74,9 @@ def read_suite(suite: Suite, prompts: Path | None = None, *, fetch: bool = True)
 def read_custom(prompts: Path | None) -> PromptSet:
     """A user's own prompt file as a suite named after it."""
     if prompts is None:
-        raise PromptFileError("suite custom needs --prompts FILE (.txt, .csv, .tsv, .json or .jsonl)")
+        raise FileFormatError("suite custom needs --prompts FILE (.txt, .csv, .tsv, .json or .jsonl)")
     if prompts.is_dir():
-        raise PromptFileError(f"{prompts} is a folder: give --prompts a file, or --suite the suite it holds")
+        raise FileFormatError(f"{prompts} is a folder: give --prompts a file, or --suite the suite it holds")
     found = tuple(read_prompts(prompts))
     return PromptSet(f"custom_{prompts.stem}", found, prompts_sha256(found), "custom")
 
@@ -96,7 +89,7 @@ def is_present(suite: Suite, prompts: Path | None = None) -> bool:
 def _locate(suite: Suite, source: PromptSource, prompts: Path | None, fetch: bool) -> Path:
     if prompts is not None and prompts.is_file() and len(suite.sources) > 1:
         names = ", ".join(s.names[0] for s in suite.sources)
-        raise MissingPrompts(
+        raise MissingFiles(
             f"suite {suite.name} has {len(suite.sources)} files ({names}): give --prompts their folder"
         )
     found, why = _on_disk(source, prompts), ""
@@ -108,7 +101,7 @@ def _locate(suite: Suite, source: PromptSource, prompts: Path | None, fetch: boo
     cache = "the hub client's cache" if source.hub else f"any folder: {PROMPTS_VARIABLE} is not set"
     searched = prompts or os.environ.get(PROMPTS_VARIABLE) or cache
     about = "; ".join(filter(None, (where, why)))
-    raise MissingPrompts(
+    raise MissingFiles(
         f"suite {suite.name}: no {' or '.join(source.names)} in {searched} ({about}): "
         f"name the folder that holds it with --prompts PATH or {PROMPTS_VARIABLE}"
     )

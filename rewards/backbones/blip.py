@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.backbones.head import ScoreHead
-from rewards.weights.locate import WrongWeights
+from tcbench.errors import MismatchError
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class BlipConfig:
         try:
             values = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise WrongWeights(f"{path} holds no fields by name as JSON ({error}); fetch it again") from error
+            raise MismatchError(f"{path} is not a JSON object ({error}); fetch it again") from error
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             known = ", ".join(cls.__dataclass_fields__)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rewards.info import PUBLISHED, RewardInfo
 from rewards.preprocess import CLIP_MEAN, CLIP_STD, HALF, PROFILES, Profile
-from rewards.weights.locate import WrongWeights
+from tcbench.errors import MismatchError
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 PROCESSOR_CONFIG = "preprocessor_config.json"
@@ -34,22 +34,22 @@ def profile_of(info: RewardInfo, files: Mapping[str, Path]) -> Profile:
 
 
 def read_profile(folder: Path) -> Profile:
-    """The profile of a folder of either layout, by a known name if it has one. Raises `WrongWeights`."""
+    """The profile of a folder of either layout, by a known name if it has one. Raises `MismatchError`."""
     is_open_clip = (folder / OPEN_CLIP_CONFIG).is_file()
     config = read_json(folder / (OPEN_CLIP_CONFIG if is_open_clip else PROCESSOR_CONFIG))
     try:
         found = _of_open_clip(config) if is_open_clip else _of_transformers(config)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WrongWeights(f"{folder} asks for images in a way that is not known here: {error}") from error
+        raise MismatchError(f"{folder} asks for images in a way that is not known here: {error}") from error
     return next((known for known in PROFILES.values() if replace(known, name=found.name) == found), found)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a configuration file holds. Raises `WrongWeights`."""
+    """What a configuration file holds. Raises `MismatchError`."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise WrongWeights(f"{path} cannot be read ({error}); fetch it again") from error
+        raise MismatchError(f"{path} cannot be read ({error}); fetch it again") from error
 
 
 def _of_open_clip(config: Mapping[str, Any]) -> Profile:

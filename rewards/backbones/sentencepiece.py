@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rewards.weights.locate import WrongWeights
+from tcbench.errors import MismatchError
 
 SPACE = "▁"
 """What stands for a space within a piece."""
@@ -28,7 +28,7 @@ UNIGRAM, UNKNOWN = 1, 2
 def unigram_tokenizer(path: Path, end: str) -> Any:
     """A `tokenizers.Tokenizer` that cuts text as the model in the file does and puts the piece ``end`` last.
 
-    Text is to come with `SPACE` before it, as sentencepiece puts it there by itself. Raises `WrongWeights`.
+    Text is to come with `SPACE` before it, as sentencepiece puts it there by itself. Raises `MismatchError`.
     """
     from tokenizers import Regex, Tokenizer, normalizers
     from tokenizers.models import Unigram
@@ -37,7 +37,7 @@ def unigram_tokenizer(path: Path, end: str) -> Any:
     pieces, unknown, table = _read(path)
     ids = {piece: i for i, (piece, _) in enumerate(pieces)}
     if end not in ids:
-        raise WrongWeights(f"{path} has no piece {end!r}; expected the published vocabulary")
+        raise MismatchError(f"{path} has no piece {end!r}; expected the published vocabulary")
     tokenizer = Tokenizer(Unigram(pieces, unk_id=unknown))
     steps: list[Any] = [normalizers.Precompiled(table)] if table else []
     steps += [
@@ -66,9 +66,9 @@ def _read(path: Path) -> tuple[list[tuple[str, float]], int, bytes]:
                 table = inner.get(NORMALISER_TABLE, b"")
         unknown = kinds.index(UNKNOWN)
     except (IndexError, KeyError, ValueError, struct.error) as error:
-        raise WrongWeights(f"{path} cannot be read as a sentencepiece model; fetch it again") from error
+        raise MismatchError(f"{path} cannot be read as a sentencepiece model; fetch it again") from error
     if model_kind != UNIGRAM:
-        raise WrongWeights(f"{path} is no unigram model of sentencepiece, the only kind that is read here")
+        raise MismatchError(f"{path} is no unigram model of sentencepiece, the only kind that is read here")
     return pieces, unknown, table
 
 

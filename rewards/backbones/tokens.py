@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rewards.backbones.sentencepiece import SPACE, unigram_tokenizer
-from rewards.weights.locate import WrongWeights
+from tcbench.errors import MismatchError
 
 CLIP_LIMIT = 77
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -92,21 +92,21 @@ class TransformersTokenizer:
 
 
 def transformers_tokenizer(folder: Path, limit: int) -> TransformersTokenizer:
-    """The tokenizer in a folder of transformers' layout, of the kind that it says. Raises `WrongWeights`."""
+    """The tokenizer in a folder of transformers' layout, of the kind that it says. Raises `MismatchError`."""
     path = folder / "tokenizer_config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         kind = settings.get("tokenizer_class", "CLIPTokenizer")  # old folders of CLIPs do not say
     except (OSError, ValueError, AttributeError) as error:
-        raise WrongWeights(f"{path} cannot be read ({error}); fetch the model's tokenizer") from error
+        raise MismatchError(f"{path} cannot be read ({error}); fetch the model's tokenizer") from error
     make = TOKENIZERS.get(str(kind).removesuffix("Fast"))
     if make is None:
-        raise WrongWeights(f"{path} names a {kind}; known are {', '.join(TOKENIZERS)}")
+        raise MismatchError(f"{path} names a {kind}; known are {', '.join(TOKENIZERS)}")
     return make(folder, limit)
 
 
 def clip_tokenizer(folder: Path, limit: int) -> TransformersTokenizer:
-    """The CLIP tokenizer in a folder of transformers' layout. Raises `WrongWeights`."""
+    """The CLIP tokenizer in a folder of transformers' layout. Raises `MismatchError`."""
     from transformers import CLIPTokenizer
 
     with _named(folder):
@@ -146,7 +146,7 @@ def siglip2_tokenizer(folder: Path, limit: int) -> TransformersTokenizer:
 
 
 def bert_tokenizer(vocabulary: Path, limit: int) -> TransformersTokenizer:
-    """Lower-case WordPiece with the vocabulary in a text file, one piece a line. Raises `WrongWeights`."""
+    """Lower-case WordPiece with the vocabulary in a text file, one piece a line. Raises `MismatchError`."""
     from transformers import BertTokenizer
 
     with _named(vocabulary):
@@ -171,4 +171,4 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise WrongWeights(f"{path} cannot be read as a tokenizer ({error}); fetch it again") from error
+        raise MismatchError(f"{path} cannot be read as a tokenizer ({error}); fetch it again") from error

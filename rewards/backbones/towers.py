@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from rewards.backbones.processor import OPEN_CLIP_CONFIG, read_json
 from rewards.backbones.tokens import OpenClipTokenizer, Tokenizer, transformers_tokenizer
-from rewards.weights.locate import WrongWeights, load_state, misfit, read_tensors
+from rewards.weights.locate import load_state, misfit, read_tensors
+from tcbench.errors import MismatchError
 from tcbench.quiet import quiet
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _share(key: tuple[object, ...], make: Callable[[], Shared]) -> Shared:
 def towers_in(folder: Path, tokenizer: Path | None = None) -> Towers:
     """The CLIP or SigLIP in a folder of either library's layout (see `shared_towers`).
 
-    Without a ``tokenizer`` folder, it is what the model's folder holds or names. Raises `WrongWeights`.
+    Without a ``tokenizer`` folder, it is what the model's folder holds or names. Raises `MismatchError`.
     """
     if (folder / OPEN_CLIP_CONFIG).is_file():
         return OpenClip.from_folder(folder, tokenizer)
@@ -175,7 +176,7 @@ class OpenClip(Towers):
 
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Path | None = None) -> OpenClip:
-        """The model in a folder of open_clip's own layout (see `shared_towers`). Raises `WrongWeights`."""
+        """The model in a folder of open_clip's own layout (see `shared_towers`). Raises `MismatchError`."""
         key = (cls, folder.resolve(), tokenizer.resolve() if tokenizer else None)
         return _share(key, lambda: cls._from_folder(folder, tokenizer))
 
@@ -188,10 +189,10 @@ class OpenClip(Towers):
             if "multimodal_cfg" in model or "hf_model_name" in text:
                 raise ValueError("its text tower is not open_clip's own")
             towers = cls(model, _tokenizer(text, folder, tokenizer))
-        except WrongWeights:
+        except MismatchError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise WrongWeights(
+            raise MismatchError(
                 f"{path} describes no CLIP of open_clip ({error!r}); fetch it again"
             ) from error
         weights = next((folder / n for n in OPEN_CLIP_WEIGHTS if (folder / n).is_file()), folder)
@@ -210,7 +211,7 @@ class OpenClip(Towers):
 
         tensors = read_tensors(checkpoint)
         if not isinstance(tensors.get("state_dict"), Mapping):
-            raise WrongWeights(f"{checkpoint} has no state_dict; expected the published checkpoint")
+            raise MismatchError(f"{checkpoint} has no state_dict; expected the published checkpoint")
         towers = cls(get_model_config(architecture))
         load_state(towers.model, tensors["state_dict"], checkpoint)
         return towers
@@ -234,7 +235,7 @@ def _tokenizer(text: Mapping[str, Any], folder: Path, tokenizer: Path | None) ->
     if not name:
         return OpenClipTokenizer(limit, **settings)
     if not (folder / "tokenizer_config.json").is_file():
-        raise WrongWeights(f"{folder} lacks the tokenizer it names: put the files of {name} there")
+        raise MismatchError(f"{folder} lacks the tokenizer it names: put the files of {name} there")
     return OpenClipTokenizer(limit, folder, **settings)
 
 
@@ -256,7 +257,7 @@ class TransformersTowers(Towers):
         path = folder / "config.json"
         kind = read_json(path).get("model_type")
         if kind not in ARCHITECTURES:
-            raise WrongWeights(f"{path} describes a {kind}, expected one of {', '.join(ARCHITECTURES)}")
+            raise MismatchError(f"{path} describes a {kind}, expected one of {', '.join(ARCHITECTURES)}")
         return cls.of(getattr(transformers, ARCHITECTURES[kind]), folder, words)
 
     @classmethod
@@ -279,7 +280,7 @@ class TransformersTowers(Towers):
 
 
 def from_pretrained(architecture: type[Any], folder: Path, ignore: Iterable[str] = ()) -> Any:
-    """A transformers model from a folder, float32. Raises `WrongWeights` where transformers only warns.
+    """A transformers model from a folder, float32. Raises `MismatchError` where transformers only warns.
 
     ``ignore`` lists beginnings of keys that may be left over, such as those of a half that is not made.
     """
@@ -296,7 +297,7 @@ def from_pretrained(architecture: type[Any], folder: Path, ignore: Iterable[str]
             )
     except Exception as error:  # torn files make transformers raise nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WrongWeights(f"{source} does not fit {architecture.__name__}: {reason}") from error
+        raise MismatchError(f"{source} does not fit {architecture.__name__}: {reason}") from error
     wrong = {str(key): "missing" for key in report["missing_keys"]}
     wrong |= {
         key: "not expected"

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from rewards.backbones.towers import OpenClip, wide
 from rewards.base import Reward
-from rewards.weights.locate import WrongWeights
+from tcbench.errors import MismatchError
 
 ANTONYMS = ("Good photo.", "Bad photo.")
 """The pair of the official configuration (IceClear/CLIP-IQA, configs/clipiqa)."""
@@ -33,7 +33,7 @@ class ClipIqa(Reward):
         towers = OpenClip.from_folder(files["backbone"], files.get("tokenizer"))
         self.eyes: Any = deepcopy(towers.model.visual)  # of its own: it is not as other rewards see
         if not hasattr(self.eyes, "attnpool"):
-            raise WrongWeights(
+            raise MismatchError(
                 f"{files['backbone']} is no ResNet CLIP, as CLIP-IQA needs for images of any size"
             )
         places = self.eyes.attnpool.positional_embedding

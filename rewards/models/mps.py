@@ -22,7 +22,8 @@ from rewards.backbones.head import Wide
 from rewards.backbones.tokens import clip_tokenizer
 from rewards.backbones.towers import cosine
 from rewards.base import Reward
-from rewards.weights.locate import WrongWeights, load_state, read_tensors
+from rewards.weights.locate import load_state, read_tensors
+from tcbench.errors import MismatchError
 
 CONDITION = (
     "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, "
@@ -220,13 +221,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = N
 
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The official module's state dict. Raises `WrongWeights`, also for that module itself."""
+    """The official module's state dict. Raises `MismatchError`, also for that module itself."""
     try:
         tensors = read_tensors(path)
-    except WrongWeights as error:
+    except MismatchError as error:
         if not (zipfile.is_zipfile(path) and get_unsafe_globals_in_checkpoint(path)):
             raise
-        raise WrongWeights(
+        raise MismatchError(
             f"{path} is a pickled module, as the official MPS_overall_checkpoint.pth is, "
             "and reading it would run code from it; give its state dict instead: model.safetensors of "
             "RE-N-Y/mpsv1, or what torch.save(torch.load(path, weights_only=False).state_dict(), 'mps.pth') "

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from rewards.backbones.processor import read_json
 from rewards.backbones.tokens import Tokens
 from rewards.base import Reward
-from rewards.weights.locate import WrongWeights, load_state, read_folder
+from rewards.weights.locate import load_state, read_folder
+from tcbench.errors import MismatchError
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -54,7 +55,7 @@ class VqaScore(Reward):
         self.model = ClipFlanT5.from_folder(files["model"], files["tower"])
         self.questions = self.tokenizer = Questions(files["tokenizer"])
         if self.questions.words > self.model.t5.config.vocab_size:
-            raise WrongWeights(
+            raise MismatchError(
                 f"{files['tokenizer']} has {self.questions.words} words, but {files['model']} only "
                 f"{self.model.t5.config.vocab_size}; take the tokenizer of the same Flan-T5"
             )
@@ -76,13 +77,13 @@ class Questions:
     """The question of a prompt, as T5's tokens: those before the picture, the same for all, and after it."""
 
     def __init__(self, path: Path) -> None:
-        """``path`` is a ``tokenizer.json``. Raises `WrongWeights`."""
+        """``path`` is a ``tokenizer.json``. Raises `MismatchError`."""
         from transformers import PreTrainedTokenizerFast
 
         try:
             self._tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(path))
         except Exception as error:  # the tokenizers library raises nothing more exact
-            raise WrongWeights(f"{path} cannot be read as a tokenizer ({error}); fetch it again") from error
+            raise MismatchError(f"{path} cannot be read as a tokenizer ({error}); fetch it again") from error
         self.before, self.answer = self._ids([BEFORE, ANSWER])
         self.words = len(self._tokenizer)
         self.limit = CONTEXT - len(self.before) - 1
@@ -125,17 +126,17 @@ class ClipFlanT5(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: Path, tower: Path) -> ClipFlanT5:
-        """The model in a folder as published, with CLIP's own configuration file. Raises `WrongWeights`."""
+        """The model in a folder as published, with CLIP's own configuration file. Raises `MismatchError`."""
         from huggingface_hub.errors import StrictDataclassError
 
         config, vision = read_json(folder / "config.json"), read_json(tower)
         other = {key: config[key] for key, value in TRAINED.items() if config.get(key, value) != value}
         if other:
-            raise WrongWeights(f"{folder / 'config.json'} has {other}; expected {TRAINED}")
+            raise MismatchError(f"{folder / 'config.json'} has {other}; expected {TRAINED}")
         try:
             model = cls(config, vision["vision_config"])
         except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
-            raise WrongWeights(f"{folder} and {tower} describe no CLIP-FlanT5 ({error!r})") from error
+            raise MismatchError(f"{folder} and {tower} describe no CLIP-FlanT5 ({error!r})") from error
         state = {model._own(key): value for key, value in read_folder(folder).items()}
         if "t5.shared.weight" in state:
             state |= dict.fromkeys(COPIES, state["t5.shared.weight"])

@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from rewards.registry import info, load
-from rewards.weights.locate import MissingWeights, check, content_id
+from rewards.weights.locate import check, content_id
+from tcbench.errors import MissingFiles
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def check_published(name: str, folder: Path | None) -> Checked:
     published = PUBLISHED[name]
     try:
         files = check(info(name), fetch=False)
-    except MissingWeights:
+    except MissingFiles:
         return Checked(name, "not checked: weights missing", published.scores)
     paths = [folder / path for path in published.images] if folder else []
     if not paths or not all(path.is_file() for path in paths):

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rewards.weights import lock
-from rewards.weights.locate import NESTED, WrongWeights, file_sha256, read_tensors
+from rewards.weights.locate import NESTED, file_sha256, read_tensors
+from tcbench.errors import MismatchError
 
 
 class Converted(NamedTuple):
@@ -31,7 +32,7 @@ def convert(source: Path, out: Path | None = None) -> Converted:
     An inner dict, such as "state_dict", becomes keys that begin with its name and a dot; the metadata says
     which. That the file was made of ``source`` is recorded in the lock file, so that it is accepted where the
     sha256 of ``source`` is published: metadata could claim anything, the lock file names the very bytes that
-    were written here. Raises ValueError for a file that exists or is none, and `WrongWeights`.
+    were written here. Raises ValueError for a file that exists or is none, and `MismatchError`.
     """
     made = out or source.with_suffix(".safetensors")
     if not source.is_file():
@@ -75,9 +76,9 @@ def _flatten(
         inner |= found
     unclear = [name for name in nested if "." in name] + [k for k in flat if k.partition(".")[0] in nested]
     if unclear:
-        raise WrongWeights(f"{source} has keys that would not stay apart: {', '.join(unclear[:4])}")
+        raise MismatchError(f"{source} has keys that would not stay apart: {', '.join(unclear[:4])}")
     if not flat and not inner:
-        raise WrongWeights(f"{source} holds no tensors by name, neither as they are nor in a state_dict")
+        raise MismatchError(f"{source} holds no tensors by name, neither as they are nor in a state_dict")
     return flat | inner, nested, tuple(left_out)
 
 
@@ -87,7 +88,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -
     own = {}
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized:
-            raise WrongWeights(f"{key} is sparse or quantized; a .safetensors file holds plain tensors")
+            raise MismatchError(f"{key} is sparse or quantized; a .safetensors file holds plain tensors")
         dense = tensor.detach().contiguous()
         storage = dense.untyped_storage()
         shared = storage.data_ptr() in seen or storage.nbytes() != dense.nbytes

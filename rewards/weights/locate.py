@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rewards.info import RewardInfo, WeightsFile, check_consent
 from rewards.weights import hub, lock
+from tcbench.errors import MismatchError, MissingFiles
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,14 +32,7 @@ NESTED = "tcbench.nested"
 _hashes: dict[tuple[Path, int, int], str] = {}  # by path, size and time of change
 
 
-class MissingWeights(ValueError, FileNotFoundError):
-    """Weights that are not on this machine, with what to fetch and how to point at a local copy."""
-
-    __str__ = ValueError.__str__  # OSError's own would look for an errno
-
-
-class WrongWeights(ValueError):
-    """Weights that are there but are not the published ones, or do not fit the model."""
+# OSError's own would look for an errno
 
 
 class Located(NamedTuple):
@@ -54,7 +48,7 @@ def check(
     """Where each of the reward's weights is, by key. Loads none, but downloads what is missing if ``fetch``.
 
     ``weights`` and the environment (see `variable`) override where a file is looked for. Raises
-    `MissingWeights`, `WrongWeights` for a file whose sha256 is not the published one, or not that of its
+    `MissingFiles`, `MismatchError` for a file whose sha256 is not the published one, or not that of its
     first use where none is published, and `LicenceNotAccepted`.
     """
     check_consent(info)
@@ -71,7 +65,7 @@ def check(
 def locate(
     info: RewardInfo, file: WeightsFile, given: str | Path | None = None, *, fetch: bool = False
 ) -> Located:
-    """Where one of the reward's weights is, without a look into it. Raises `MissingWeights`."""
+    """Where one of the reward's weights is, without a look into it. Raises `MissingFiles`."""
     elsewhere = given or os.environ.get(variable(info.name, file.key))
     found, reason = _look_up(file, fetch and not elsewhere)
     own = not reason and (not elsewhere or Path(elsewhere) == found)
@@ -80,7 +74,7 @@ def locate(
         reason = "" if found.exists() else f"nothing at {found}"
     reason = reason or _misfit(file, found)
     if reason:
-        raise MissingWeights(_how_to_mend(info, file, reason))
+        raise MissingFiles(_how_to_mend(info, file, reason))
     if own and file.package:
         return Located(found, "")
     return Located(found, lock_name(file) if own else lock_name(file, os.path.abspath(found)))
@@ -95,18 +89,18 @@ def lock_name(file: WeightsFile, place: str = "") -> str:
 def compare(info: RewardInfo, file: WeightsFile, found: Located, sha256: str) -> None:
     """Check the `content_id` of located weights against the published one, else the one of their first use.
 
-    Raises `WrongWeights`. Weights that are used for the first time are recorded.
+    Raises `MismatchError`. Weights that are used for the first time are recorded.
     """
     if file.sha256:
         if file.sha256 not in (sha256, lock.source_of(sha256)):
             other = found.path.suffix == ".safetensors" and not file.file.endswith(".safetensors")
-            raise WrongWeights(
+            raise MismatchError(
                 f"{found.path} is not the published {file.title} of {info.name}: its sha256 is {sha256}, "
                 f"expected {file.sha256}; "
                 + ("make it here from that: tcbench weights convert" if other else "fetch it again")
             )
     elif found.origin and (known := lock.record(found.origin, sha256)) != sha256:
-        raise WrongWeights(
+        raise MismatchError(
             f"{found.path} is not what {info.name} used before: its sha256 is {sha256}, recorded is {known}; "
             f"if it was changed on purpose, tcbench weights verify --accept {info.name}, or remove "
             f"{found.origin!r} from {lock.place()}"
@@ -154,7 +148,7 @@ def file_sha256(path: Path, *, fresh: bool = False) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """The tensors of a .safetensors file or of a torch checkpoint, on the CPU. Raises `WrongWeights`.
+    """The tensors of a .safetensors file or of a torch checkpoint, on the CPU. Raises `MismatchError`.
 
     A torch checkpoint is read without running code from it and may be nested, such as under "state_dict";
     what `rewards.weights.convert` made of one reads the same.
@@ -168,9 +162,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # torn files make the libraries raise nearly anything
-        raise WrongWeights(f"{path} cannot be read as weights ({_reason(error)}); fetch it again") from error
+        raise MismatchError(f"{path} cannot be read as weights ({_reason(error)}); fetch it again") from error
     if not isinstance(content, Mapping):
-        raise WrongWeights(
+        raise MismatchError(
             f"{path} holds a {type(content).__name__}; expected tensors by name, as a state_dict has them"
         )
     return dict(content)
@@ -202,7 +196,7 @@ def _reason(error: Exception) -> str:
 def read_folder(folder: Path) -> dict[str, Any]:
     """The tensors in a folder of transformers' layout: one file, or the parts that its index names.
 
-    Raises `WrongWeights`.
+    Raises `MismatchError`.
     """
     whole, index = ("model.safetensors", "pytorch_model.bin"), next(folder.glob("*.index.json"), None)
     if index is None:
@@ -211,12 +205,12 @@ def read_folder(folder: Path) -> dict[str, Any]:
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise WrongWeights(f"{index} is no index of weights ({error!r}); fetch it again") from error
+            raise MismatchError(f"{index} is no index of weights ({error!r}); fetch it again") from error
     if not names:
-        raise WrongWeights(f"{folder} has no weights; expected {' or '.join(whole)}, or an index of parts")
+        raise MismatchError(f"{folder} has no weights; expected {' or '.join(whole)}, or an index of parts")
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
-        raise WrongWeights(f"{folder} lacks {', '.join(lacking)}, which its index names; fetch it again")
+        raise MismatchError(f"{folder} lacks {', '.join(lacking)}, which its index names; fetch it again")
     return {key: value for name in names for key, value in read_tensors(folder / name).items()}
 
 
@@ -225,7 +219,7 @@ def load_state(
 ) -> None:
     """Put ``state`` into ``module``, every key of it, in the module's own precision.
 
-    Raises `WrongWeights`, which names what does not fit.
+    Raises `MismatchError`, which names what does not fit.
     ``ignore`` lists endings of keys that carry no weights, such as stored position numbers.
     """
     endings = tuple(ignore)
@@ -244,11 +238,11 @@ def load_state(
     module.load_state_dict(given)
 
 
-def misfit(source: Path, architecture: type[Any], wrong: Mapping[str, str]) -> WrongWeights:
+def misfit(source: Path, architecture: type[Any], wrong: Mapping[str, str]) -> MismatchError:
     """The error that says what is wrong with which key of ``source``."""
     shown = "; ".join(f"{key}: {what}" for key, what in sorted(wrong.items(), key=str)[:4])
     more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-    return WrongWeights(f"{source} does not fit {architecture.__name__}: {shown}{more}")
+    return MismatchError(f"{source} does not fit {architecture.__name__}: {shown}{more}")
 
 
 def _find(info: RewardInfo, file: WeightsFile, given: str | Path | None, fetch: bool) -> Path:
@@ -256,7 +250,7 @@ def _find(info: RewardInfo, file: WeightsFile, given: str | Path | None, fetch: 
     if file.sha256 or found.origin:
         compare(info, file, found, content_id(file, found.path))
     if file.quick_gelu and not _asks_for_quick_gelu(found.path):
-        raise WrongWeights(
+        raise MismatchError(
             f"{found.path} holds OpenAI's weights for {info.name}, but its configuration does not ask for "
             'their activation, "quick_gelu": true; without it every score is wrong: take a revision that does'
         )
@@ -285,7 +279,7 @@ def _asks_for_quick_gelu(folder: Path) -> bool:
         # a CLIPConfig that does not say means quick ones
         return all(half.get("hidden_act", "quick_gelu") == "quick_gelu" for half in halves)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WrongWeights(f"{path} cannot be read ({error!r}); fetch it again") from error
+        raise MismatchError(f"{path} cannot be read ({error!r}); fetch it again") from error
 
 
 def _look_up(file: WeightsFile, fetch: bool) -> tuple[Path, str]:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.weights.hub import cache_folder
+from tcbench.errors import FileFormatError
 
 VARIABLE = "TCBENCH_WEIGHTS_LOCK"
 VERSION = 1
@@ -40,10 +41,6 @@ SETTLED_NS = 2 * 10**9
 Table = dict[str, dict[str, Any]]
 
 _said: set[Path] = set()
-
-
-class BrokenLock(ValueError):
-    """A lock file that cannot be read as one; nothing can be checked against it."""
 
 
 @dataclass
@@ -62,14 +59,14 @@ def place() -> Path:
 
 
 def read() -> Lock:
-    """What is recorded; nothing where there is no file yet. Raises `BrokenLock`."""
+    """What is recorded; nothing where there is no file yet. Raises `FileFormatError`."""
     path = place()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return Lock()
     except OSError as error:
-        raise BrokenLock(f"{path} cannot be read ({error.strerror}); set {VARIABLE} to a file") from error
+        raise FileFormatError(f"{path} cannot be read ({error.strerror}); set {VARIABLE}") from error
     except ValueError as error:
         raise _broken(path, "torn or no JSON") from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
@@ -138,8 +135,8 @@ def _entry(sha256: str) -> dict[str, str]:
     return {"sha256": sha256, "recorded": datetime.now(UTC).strftime("%Y-%m-%d")}
 
 
-def _broken(path: Path, reason: str) -> BrokenLock:
-    return BrokenLock(
+def _broken(path: Path, reason: str) -> FileFormatError:
+    return FileFormatError(
         f"{path} is no lock file of tcbench's weights: {reason}; "
         f"remove it, and what is there is recorded anew, or set {VARIABLE} to another file"
     )

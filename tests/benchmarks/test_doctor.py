@@ -12,7 +12,7 @@ from benchmarks import doctor
 from benchmarks.doctor import Finding, examine, libraries, packages, pipelines, prompt_sets, reward_weights
 from benchmarks.systems import SYSTEMS
 from rewards.info import RewardInfo
-from tcbench.launch import ROOT
+from tcbench.launch import ROOT, SHADOWED
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_the_checkout_itself_is_no_collision() -> None:
 
 
 def test_a_package_that_was_shadowed_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.SHADOWED, "benchmarks", tmp_path / "benchmarks")
+    monkeypatch.setitem(SHADOWED, "benchmarks", tmp_path / "benchmarks")
     finding = of(list(packages(tmp_path)), "benchmarks")
     assert finding.state == "problem"
     assert f"finds {tmp_path / 'benchmarks'}, tcbench uses {ROOT / 'benchmarks'}" in finding.text

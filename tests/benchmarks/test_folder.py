@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.folder import ImageFolderError, adopt
-from textcraftor.diffusion.prompts import PromptFileError
+from benchmarks.folder import adopt
+from tcbench.errors import FileFormatError
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_folder_that_was_moved_is_found_again(images: Path, tmp_path: Path) ->
 
 def test_a_column_that_only_some_prompts_have_is_refused(images: Path, tmp_path: Path) -> None:
     file = prompts(tmp_path, '{"prompt": "a", "image": "img10.png"}\n"b"\n"c"\n', "p.jsonl")
-    with pytest.raises(ImageFolderError, match=r"prompt 1 \('b'\) has no 'image', others have"):
+    with pytest.raises(FileFormatError, match=r"prompt 1 \('b'\) has no 'image', others have"):
         adopt(images, file, tmp_path)
 
 
@@ -72,15 +72,15 @@ def test_other_images_are_another_run(images: Path, tmp_path: Path) -> None:
 
 
 def test_too_few_prompts_are_refused(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ImageFolderError, match=r"holds 3 images and .* 2 prompts"):
+    with pytest.raises(FileFormatError, match=r"holds 3 images and .* 2 prompts"):
         adopt(images, prompts(tmp_path, "prompt\na\nb\n"), tmp_path)
 
 
 def test_a_named_image_that_is_not_there_is_refused(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ImageFolderError, match=r"img9\.png, which is not there"):
+    with pytest.raises(FileFormatError, match=r"img9\.png, which is not there"):
         adopt(images, prompts(tmp_path, "prompt,image\na,img9.png\n"), tmp_path)
 
 
 def test_a_bad_prompt_file_is_refused(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(PromptFileError):
+    with pytest.raises(FileFormatError):
         adopt(images, prompts(tmp_path, "name\na\n"), tmp_path)

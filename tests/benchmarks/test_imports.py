@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from benchmarks.cli import main
-from benchmarks.imports import Import, ScoreTableError, adopt_table
+from benchmarks.imports import Import, adopt_table
 from benchmarks.suites import prompt_set
 from leaderboards.records import RunFolder
 from leaderboards.scores import read_scores
 from leaderboards.table import build
+from tcbench.errors import FileFormatError
 from textcraftor.diffusion.prompts import Prompt
 
 Write = Callable[[str, str], Path]
@@ -116,23 +117,23 @@ def test_imports_compare_with_each_other(write: Write, tmp_path: Path) -> None:
 def test_what_is_no_table_of_scores_is_said(
     write: Write, tmp_path: Path, name: str, text: str, said: str
 ) -> None:
-    with pytest.raises(ScoreTableError, match=said):
+    with pytest.raises(FileFormatError, match=said):
         adopt_table(Import(write(name, text), "theirs", tmp_path / "runs"))
 
 
 def test_prompts_that_are_not_the_suites_are_refused(write: Write, tmp_path: Path) -> None:
     table = write("t.csv", "prompt,reward,score\na unicorn,aes,1\n")
     world = prompt_set("world")
-    with pytest.raises(ScoreTableError, match="'a unicorn' is no prompt of world; leave --suite out"):
+    with pytest.raises(FileFormatError, match="'a unicorn' is no prompt of world; leave --suite out"):
         adopt_table(Import(table, "theirs", tmp_path / "runs", ("world", world.prompts)))
 
 
 def test_what_is_said_of_rewards_must_fit_the_table(write: Write, tmp_path: Path) -> None:
     table = write("t.csv", "prompt,fid\na cat,1\n")
     asked = Import(table, "theirs", tmp_path / "runs", rewards=["fid"])
-    with pytest.raises(ScoreTableError, match="no reward 'fdi' to be better when lower; it has fid"):
+    with pytest.raises(FileFormatError, match="no reward 'fdi' to be better when lower; it has fid"):
         adopt_table(replace(asked, lower_is_better=["fdi"]))
-    with pytest.raises(ScoreTableError, match="no reward 'FID', but 'fid'"):
+    with pytest.raises(FileFormatError, match="no reward 'FID', but 'fid'"):
         adopt_table(replace(asked, trained_on=["FID"]))
     plain, turned = adopt_table(asked), adopt_table(replace(asked, lower_is_better=["fid"]))
     assert plain.path != turned.path
@@ -149,7 +150,7 @@ def test_samples_are_numbered_through_and_prompts_that_repeat_need_ids(write: Wr
     run = adopt_table(Import(table, "theirs", tmp_path / "runs", suite, rewards=["aes"]))
     assert list(run.header.planned.prompt_ids) == [0, 2]
     table = write("v.csv", "prompt_id,prompt,aes\nx-1,a cat,1\nx-3,a cat,3\n")
-    with pytest.raises(ScoreTableError, match="two of its prompts are prompt 0 of pets"):
+    with pytest.raises(FileFormatError, match="two of its prompts are prompt 0 of pets"):
         adopt_table(Import(table, "theirs", tmp_path / "runs", suite, rewards=["aes"]))
 
 

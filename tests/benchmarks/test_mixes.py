@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from benchmarks.mixes import export, mix
 from benchmarks.run import Request, execute, plan
 from benchmarks.sweep import Sweep, run
-from benchmarks.systems import SystemFileError, find_system
+from benchmarks.systems import find_system
 from leaderboards.records import RunFolder
+from tcbench.errors import ConfigError
 from tcbench.progress import Silent
-from textcraftor.config import ConfigError, TrainConfig
+from textcraftor.config import TrainConfig
 from textcraftor.io.mixing import parse_weights
 from textcraftor.train import train
 
@@ -142,12 +143,12 @@ def test_mixes_in_weight_space(checkpoints: Path, tiny_pipeline: Path, tmp_path:
 
 def test_mixes_that_cannot_be_are_refused(checkpoints: Path, tmp_path: Path) -> None:
     a = str(checkpoints / "a")
-    with pytest.raises(SystemFileError, match="needs at least one tuned system"):
+    with pytest.raises(ConfigError, match="needs at least one tuned system"):
         mix({"original": 1.0}, tmp_path / "x")
-    with pytest.raises(SystemFileError, match="micro is no tuned checkpoint"):
+    with pytest.raises(ConfigError, match="micro is no tuned checkpoint"):
         mix({"micro": 1.0}, tmp_path / "x")
     mix({a: 1.0}, tmp_path / "x")
-    with pytest.raises(SystemFileError, match="exists already"):
+    with pytest.raises(ConfigError, match="exists already"):
         mix({a: 1.0}, tmp_path / "x")
     for terms, message in (
         (["a"], "is no share"), (["a=x"], "is no share"), (["a=1", "a=2"], "twice"), (["a=0"], "not 0"),
@@ -191,5 +192,5 @@ def test_exports_of_systems(checkpoints: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no adapters"):
         export(a, "lora", tmp_path / "lora")
     mix({a: 0.5, "original": 0.5}, tmp_path / "half")
-    with pytest.raises(SystemFileError, match="not one tuned encoder"):
+    with pytest.raises(ConfigError, match="not one tuned encoder"):
         export(str(tmp_path / "half"), "diffusers", tmp_path / "none")

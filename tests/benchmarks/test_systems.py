@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.systems import STYLE_WORDS, SYSTEMS, SystemFileError, find_system, read_system
-from rewards.registry import UnknownName
+from benchmarks.systems import STYLE_WORDS, SYSTEMS, find_system, read_system
+from tcbench.errors import ConfigError, UnknownName
 
 
 def toml(folder: Path, text: str) -> str:
@@ -69,21 +69,21 @@ def test_a_toml_files_paths_are_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("pipeline = ", SystemFileError, "is not TOML"),
-        ("steps = 3", SystemFileError, "give `pipeline`"),
-        ('base = "micro"\nsteps = "many"', SystemFileError, "steps = 'many'; expected int"),
-        ('base = "micro"\nsteps = true', SystemFileError, "steps = True; expected int"),
-        ('base = "micro"\nsize = [64]', SystemFileError, r"expected \[height, width\]"),
+        ("pipeline = ", ConfigError, "is not TOML"),
+        ("steps = 3", ConfigError, "give `pipeline`"),
+        ('base = "micro"\nsteps = "many"', ConfigError, "steps = 'many'; expected int"),
+        ('base = "micro"\nsteps = true', ConfigError, "steps = True; expected int"),
+        ('base = "micro"\nsize = [64]', ConfigError, r"expected \[height, width\]"),
         ('base = "micro"\nguidence = 3', UnknownName, "did you mean guidance"),
         ('base = "micro"\nsampler = "dimm"', UnknownName, "did you mean ddim"),
         ('base = "micr"', UnknownName, "did you mean micro"),
-        ("base = 3", SystemFileError, "base = 3; expected the name of a system"),
-        ('base = "system.toml"', UnknownName, "no base of .* is called 'system.toml'"),
-        ('base = "micro"\nsteps = 0', SystemFileError, "steps is 0; expected at least 1"),
-        ('base = "micro"\nguidance = -3', SystemFileError, "guidance is -3; expected at least 0"),
-        ('base = "micro"\nsize = [4, 4]', SystemFileError, r"size is \[4, 4\]; expected"),
-        ('base = "micro"\nrewards = [1]', SystemFileError, r"rewards = \[1\]; expected list of str"),
-        ('base = "micro"\ndtype = "fp16"', UnknownName, "no dtype is called 'fp16'"),
+        ("base = 3", ConfigError, "base = 3; expected the name of a system"),
+        ('base = "system.toml"', UnknownName, "unknown base of .* 'system.toml'"),
+        ('base = "micro"\nsteps = 0', ConfigError, "steps is 0; expected at least 1"),
+        ('base = "micro"\nguidance = -3', ConfigError, "guidance is -3; expected at least 0"),
+        ('base = "micro"\nsize = [4, 4]', ConfigError, r"size is \[4, 4\]; expected"),
+        ('base = "micro"\nrewards = [1]', ConfigError, r"rewards = \[1\]; expected list of str"),
+        ('base = "micro"\ndtype = "fp16"', UnknownName, "unknown dtype 'fp16'"),
     ],
 )
 def test_a_bad_toml_file_is_one_line(
@@ -98,7 +98,7 @@ def test_a_byte_order_mark_is_no_part_of_a_toml_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_toml_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SystemFileError, match="cannot read system file"):
+    with pytest.raises(ConfigError, match="cannot read system file"):
         find_system(str(tmp_path / "none.toml"))
 
 
@@ -121,5 +121,5 @@ def test_a_rewriter_says_what_it_was_optimised_for(tmp_path: Path) -> None:
 def test_noise_is_refused_where_a_sampler_has_none(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('base = "sd15"\nsampler = "euler"\neta = 1.0\n')
-    with pytest.raises(SystemFileError, match=r"eta is 1, which sampler euler does not have"):
+    with pytest.raises(ConfigError, match=r"eta is 1, which sampler euler does not have"):
         read_system(file)

@@ -9,16 +9,9 @@ from typing import Any
 
 import pytest
 
-from leaderboards.journal import (
-    Appender,
-    MixedIds,
-    RunFolderError,
-    append_lines,
-    exclusive,
-    read_lines,
-    read_records,
-    write_atomically,
-)
+from leaderboards.journal import Appender, read_records
+from tcbench.errors import FileFormatError, MismatchError, TcbenchError
+from tcbench.files import append_lines, locked, read_lines, write_atomically
 
 
 @dataclass
@@ -66,14 +59,14 @@ def test_a_damaged_line_inside_is_named(tmp_path: Path, line: bytes) -> None:
     append(tmp_path, 1)
     file = only_file(tmp_path)
     file.write_bytes(line + b"\n" + file.read_bytes())
-    with pytest.raises(RunFolderError, match="line 1 is"):
+    with pytest.raises(FileFormatError, match="line 1 is"):
         values(tmp_path)
 
 
 def test_records_of_another_id_are_refused(tmp_path: Path) -> None:
     append(tmp_path, 1)
     append(tmp_path, 2, folder_id="b")
-    with pytest.raises(MixedIds, match="records of b in a folder of a"):
+    with pytest.raises(MismatchError, match="records of b in a folder of a"):
         values(tmp_path)
 
 
@@ -97,12 +90,12 @@ def test_a_full_disk_takes_back_the_torn_part(tmp_path: Path, monkeypatch: pytes
 
 def test_a_held_folder_is_refused_to_others_and_free_afterwards(tmp_path: Path) -> None:
     with (
-        exclusive(tmp_path / "run"),
-        pytest.raises(RunFolderError, match="another process is working on"),
-        exclusive(tmp_path / "run"),
+        locked(tmp_path / "run"),
+        pytest.raises(TcbenchError, match="another process is working on"),
+        locked(tmp_path / "run"),
     ):
         pass
-    with exclusive(tmp_path / "run"):
+    with locked(tmp_path / "run"):
         pass
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from leaderboards.journal import MixedIds, RunFolderError
 from leaderboards.records import (
     Header,
     Planned,
@@ -20,6 +19,7 @@ from leaderboards.records import (
     folder_name,
     short_id,
 )
+from tcbench.errors import FileFormatError, MismatchError
 
 HEADER = Header(
     suite="toy",
@@ -82,7 +82,7 @@ def test_continuing_updates_the_plan_and_keeps_every_environment(run: RunFolder)
 
 
 def test_other_settings_are_refused(run: RunFolder) -> None:
-    with pytest.raises(MixedIds, match="asked for cccccccccccc"):
+    with pytest.raises(MismatchError, match="asked for cccccccccccc"):
         RunFolder.create(run.path, replace(HEADER, generation_id="cccccccccccc"))
 
 
@@ -105,7 +105,7 @@ def test_records_of_another_id_are_refused(run: RunFolder) -> None:
     append(run, sample(0))
     file = only_file(run.path / "samples")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"id": "cccccccccccc"}) + "\n")
-    with pytest.raises(MixedIds, match="cccccccccccc in a folder of aaaaaaaaaaaa"):
+    with pytest.raises(MismatchError, match="cccccccccccc in a folder of aaaaaaaaaaaa"):
         run.samples()
 
 
@@ -148,13 +148,13 @@ def test_a_score_folder_refuses_another_score_id(run: RunFolder) -> None:
     append_scores(run, Score(0, 0, "ok", 0.5))
     file = only_file(run.path / "scores" / BRIGHT.folder)
     file.write_text(file.read_text().replace(BRIGHT.score_id, "dddddddddddd"))
-    with pytest.raises(MixedIds):
+    with pytest.raises(MismatchError):
         run.scores(BRIGHT)
 
 
 def test_find_runs_takes_runs_and_their_parent_once(run: RunFolder) -> None:
     assert [r.path for r in find_runs([run.path.parent, run.path])] == [run.path]
-    with pytest.raises(RunFolderError, match="no run folder at"):
+    with pytest.raises(FileFormatError, match="no run folder at"):
         find_runs([run.path / "nowhere"])
-    with pytest.raises(RunFolderError, match="holds no run"):
+    with pytest.raises(FileFormatError, match="holds no run"):
         find_runs([run.path / "images"])

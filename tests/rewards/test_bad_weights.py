@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import rewards
 from rewards.base import Reward
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.locate import MissingWeights, WrongWeights
+from tcbench.errors import MismatchError, MissingFiles
 
 State = dict[str, Any]
 
@@ -79,7 +79,7 @@ class Case:
             torch.save(content, self.path)
         return key
 
-    def error(self, kind: type[Exception] = WrongWeights) -> str:
+    def error(self, kind: type[Exception] = MismatchError) -> str:
         with pytest.raises(kind) as error:
             self.load()
         assert "\n" not in str(error.value)
@@ -151,7 +151,7 @@ def test_a_file_is_no_folder_and_a_folder_no_file(case: Case) -> None:
     else:
         other.mkdir()
     case.files[case.layout.key] = other
-    assert f"{other} is not a {'folder' if case.layout.inside else 'file'}" in case.error(MissingWeights)
+    assert f"{other} is not a {'folder' if case.layout.inside else 'file'}" in case.error(MissingFiles)
 
 
 @pytest.mark.parametrize("case", FOLDERS, indirect=True)
@@ -162,7 +162,7 @@ def test_a_folder_without_its_configuration_is_no_model(case: Case) -> None:
         _as_if_never_used(case)
         assert str(case.given) in case.error()
     configuration.unlink()
-    assert f"{case.given} lacks {configuration.name}" in case.error(MissingWeights)
+    assert f"{case.given} lacks {configuration.name}" in case.error(MissingFiles)
 
 
 @pytest.mark.parametrize("case", FILES, indirect=True)

@@ -73,9 +73,9 @@ def test_listing_every_reward_imports_no_model_library() -> None:
 
 
 def test_an_unknown_name_gets_the_close_ones() -> None:
-    with pytest.raises(rewards.UnknownName, match="no reward is called 'world-clp'; did you mean world-clip"):
+    with pytest.raises(rewards.UnknownName, match="unknown reward 'world-clp'; did you mean world-clip"):
         rewards.info("world-clp")
-    with pytest.raises(rewards.UnknownName, match="there are aesthetic-v1, "):
+    with pytest.raises(rewards.UnknownName, match="available: aesthetic-v1, "):
         rewards.load("qqqqqqqq")
 
 

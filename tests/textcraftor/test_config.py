@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from rewards.combine.mix import parse
-from rewards.registry import UnknownName, info
-from textcraftor.config import FREE, PROFILES, ConfigError, TrainConfig, make_config
+from rewards.registry import info
+from tcbench.errors import ConfigError, UnknownName
+from textcraftor.config import FREE, PROFILES, TrainConfig, make_config
 
 
 def test_later_sources_win(tmp_path: Path) -> None:

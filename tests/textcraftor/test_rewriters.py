@@ -9,22 +9,16 @@ import pytest
 import torch
 
 from benchmarks.run import Request, execute, plan
-from leaderboards.journal import read_lines
 from leaderboards.records import RunFolder
-from rewards.registry import UnknownName
+from tcbench.errors import (
+    ConfigError,
+    MissingFiles,  # fmt: skip
+    UnknownName,
+)
+from tcbench.files import read_lines
 from tcbench.progress import Silent
 from textcraftor.diffusion.prompts import Prompt
-from textcraftor.rewriters import (
-    KEPT,
-    REWRITERS,
-    MissingRewriter,
-    Rewriter,
-    RewriterError,
-    find_model,
-    find_rewriter,
-    rewrite,
-    settings,
-)  # fmt: skip
+from textcraftor.rewriters import KEPT, REWRITERS, Rewriter, find_model, find_rewriter, rewrite, settings
 
 WORDS = [
     "a",
@@ -170,16 +164,16 @@ def test_published_ones_are_asked_as_their_authors_do() -> None:
 def test_what_cannot_rewrite_is_said(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="promptist"):
         find_rewriter("promptits")
-    with pytest.raises(MissingRewriter, match="rewriter promptist needs microsoft/Promptist: not in the hub"):
+    with pytest.raises(MissingFiles, match="rewriter promptist needs microsoft/Promptist: not in the hub"):
         find_model(find_rewriter("promptist"))
-    with pytest.raises(RewriterError, match=r"has no \{prompt\} to put it in"):
+    with pytest.raises(ConfigError, match=r"has no \{prompt\} to put it in"):
         Rewriter("x", "x", "Rephrase:")
     (tmp_path / "rewriter.toml").write_text("beans = 3\n")
-    with pytest.raises(RewriterError, match="beans"):
+    with pytest.raises(ConfigError, match="beans"):
         find_rewriter(str(tmp_path))
     (tmp_path / "rewriter.toml").write_text('beams = "3"\n')
-    with pytest.raises(RewriterError, match="beams = '3'; expected int"):
+    with pytest.raises(ConfigError, match="beams = '3'; expected int"):
         find_rewriter(str(tmp_path))
     (tmp_path / "rewriter.toml").write_text("")
-    with pytest.raises(RewriterError, match="is no causal language model"):
+    with pytest.raises(ConfigError, match="is no causal language model"):
         texts(find_rewriter(str(tmp_path)), tmp_path, tmp_path / KEPT)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rewards.world.prompts import world_prompts
-from textcraftor.config import ConfigError
-from textcraftor.diffusion.prompts import PromptFileError, noise_seed
+from tcbench.errors import ConfigError, FileFormatError
+from textcraftor.diffusion.prompts import noise_seed
 from textcraftor.sources import Order, find_prompts, of_texts
 
 
@@ -53,12 +53,12 @@ def test_a_hub_data_set_stays_on_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PromptFileError, match="cannot read"):
+    with pytest.raises(FileFormatError, match="cannot read"):
         find_prompts(str(tmp_path / "none.txt"))
     with pytest.raises(ConfigError, match="no prompts of its own"):
         find_prompts("")
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(PromptFileError):
+    with pytest.raises(FileFormatError):
         find_prompts(str(tmp_path / "empty.txt"))
 
 

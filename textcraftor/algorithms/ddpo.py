@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tcbench.errors import ConfigError
 from textcraftor.algorithms.goal import look
 from textcraftor.algorithms.learners import Made, Stepper, check_shares, chunks, worth
 from textcraftor.algorithms.objective import LATER_NOISE, Objective, Outcome, drifted
-from textcraftor.config import ConfigError
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.sampling import Rollout
 from textcraftor.sources import Sample

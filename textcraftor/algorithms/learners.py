@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tcbench.errors import ConfigError
 from textcraftor.algorithms.objective import Objective, Outcome
-from textcraftor.config import ConfigError
 from textcraftor.sources import Sample
 from textcraftor.validation import TRAINED
 

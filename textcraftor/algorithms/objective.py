@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from rewards.combine.mix import Mix
+from tcbench.errors import ConfigError
 from textcraftor.algorithms.goal import Graded, encode_images, grade, look
-from textcraftor.config import ConfigError, TrainConfig
+from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.prefix_cache import PrefixCache
 from textcraftor.diffusion.prompts import initial_latents, noise_seed

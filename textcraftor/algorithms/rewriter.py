@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tcbench.errors import ConfigError
 from tcbench.quiet import quiet
 from textcraftor.algorithms.ddpo import policy_loss
 from textcraftor.algorithms.goal import look
 from textcraftor.algorithms.learners import Made, Stepper, check_shares, chunks, worth
 from textcraftor.algorithms.objective import LATER_NOISE, Objective, Outcome, drifted
-from textcraftor.config import ConfigError, TrainConfig
+from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import Conditioning, encode
 from textcraftor.diffusion.prompts import noise_seed
 from textcraftor.io.system import optimised_for

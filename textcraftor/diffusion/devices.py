@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rewards.registry import UnknownName
+from tcbench.errors import UnknownName
 
 DTYPES = ("float32", "float16", "bfloat16")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rewards.registry import UnknownName
+from tcbench.errors import UnknownName
 from textcraftor.diffusion.pipeline import MICRO, Source
 
 

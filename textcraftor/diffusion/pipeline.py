@@ -16,6 +16,7 @@ from typing import Any
 
 from rewards.weights import hub
 from rewards.weights.locate import file_sha256
+from tcbench.errors import MissingFiles
 from tcbench.quiet import quiet
 
 MICRO = Path(__file__).resolve().parents[1] / "micro" / "pipeline"
@@ -48,10 +49,6 @@ SAMPLERS: Mapping[str, str] = {
 
 SPACINGS = ("leading", "trailing", "linspace")
 """How a scheduler spreads its timesteps."""
-
-
-class MissingPipeline(ValueError):
-    """A pipeline, or a file of it, that is not on this machine; the message says how to get it."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +89,13 @@ class Source:
 def find_pipeline(source: Source, *, fetch: bool = True) -> Path:
     """The local folder of `source`, from the hub client's cache unless it is a folder.
 
-    What is not cached is downloaded if `fetch` and the hub can be reached. Raises MissingPipeline, with what
+    What is not cached is downloaded if `fetch` and the hub can be reached. Raises MissingFiles, with what
     to do, when it cannot be had or is incomplete.
     """
     folder = Path(source.place).expanduser()
     if not folder.is_dir():
         if folder.is_absolute():
-            raise MissingPipeline(f"no folder {folder}; expected a diffusers pipeline there")
+            raise MissingFiles(f"no folder {folder}; expected a diffusers pipeline there")
         folder = _from_hub(source, fetch)
     list(pipeline_files(folder))  # names the first missing file
     return folder
@@ -119,12 +116,10 @@ def _from_hub(source: Source, fetch: bool) -> Path:
             local_files_only=bool(offline),
         )
     except HFValidationError as error:
-        raise MissingPipeline(
-            f"{source.place!r} is neither a diffusers folder nor a hub id: {local}"
-        ) from error
+        raise MissingFiles(f"{source.place!r} is neither a diffusers folder nor a hub id: {local}") from error
     except Exception as error:  # the client lets its HTTP library's own errors through
         reason = f"not in the hub client's cache, and {offline}" if offline else str(error).splitlines()[0]
-        raise MissingPipeline(f"to download: {source}. Now: {reason}; fetch it online, or {local}") from error
+        raise MissingFiles(f"to download: {source}. Now: {reason}; fetch it online, or {local}") from error
     return Path(folder)
 
 
@@ -134,16 +129,16 @@ def _plain(source: Source) -> bool:
 
 
 def pipeline_files(folder: Path) -> Iterator[Path]:
-    """Every file of `folder` that decides what it draws. Raises MissingPipeline at the first missing one."""
+    """Every file of `folder` that decides what it draws. Raises MissingFiles at the first missing one."""
     index = folder / INDEX
     if not index.is_file():
-        raise MissingPipeline(f"{folder} is no diffusers pipeline: it lacks {INDEX}")
+        raise MissingFiles(f"{folder} is no diffusers pipeline: it lacks {INDEX}")
     yield index
     suffix = variant(folder)
     for name in components(folder):
         part = folder / name
         if not part.is_dir():
-            raise MissingPipeline(
+            raise MissingFiles(
                 f"pipeline {folder} is incomplete: component {name}/ is missing; copy it again"
             )
         yield from sorted(file for file in part.iterdir() if file.suffix in (".json", ".txt"))
@@ -163,7 +158,7 @@ def _index(folder: Path) -> dict[str, Any]:
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise MissingPipeline(f"{folder / INDEX} is damaged ({error}): copy the pipeline again") from error
+        raise MissingFiles(f"{folder / INDEX} is damaged ({error}): copy the pipeline again") from error
     return index
 
 
@@ -180,9 +175,7 @@ def _weight_files(part: Path, suffix: str | None) -> list[Path]:
         files = [f for f in files if "non_ema" not in f.name]
         if files:
             return files
-    raise MissingPipeline(
-        f"pipeline component {part} holds no weights (*.safetensors): copy the pipeline again"
-    )
+    raise MissingFiles(f"pipeline component {part} holds no weights (*.safetensors): copy the pipeline again")
 
 
 def pipeline_sha256(folder: Path) -> str:
@@ -194,7 +187,7 @@ def pipeline_sha256(folder: Path) -> str:
 def component_sha256(folder: Path) -> str:
     """Identity of a model's folder (config.json and weights) that replaces a component of a pipeline."""
     if not (folder / "config.json").is_file():
-        raise MissingPipeline(f"{folder} is no model's folder: it lacks config.json")
+        raise MissingFiles(f"{folder} is no model's folder: it lacks config.json")
     files = [folder / "config.json", *_weight_files(folder, None)]
     return hashlib.sha256("\n".join(f"{f.name} {file_sha256(f)}" for f in files).encode()).hexdigest()
 
@@ -203,7 +196,7 @@ def encoders_sha256(folder: Path) -> str:
     """Identity of the text encoders in a folder (text_encoder/, text_encoder_2/) beside a pipeline's own."""
     found = [name for name in ENCODERS if (folder / name).is_dir()]
     if not found:
-        raise MissingPipeline(f"{folder} holds no text encoder: expected {' or '.join(ENCODERS)} in it")
+        raise MissingFiles(f"{folder} holds no text encoder: expected {' or '.join(ENCODERS)} in it")
     lines = [f"{name} {component_sha256(folder / name)}" for name in found]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -244,7 +237,7 @@ def load(
 
 
 def _load_component(kind: Sequence[str], folder: Path, dtype: str, variant: str | None) -> Any:
-    """One model of a pipeline; `kind` is its (library, class). Raises MissingPipeline for lacking weights.
+    """One model of a pipeline; `kind` is its (library, class). Raises MissingFiles for lacking weights.
 
     Both libraries only log what weights a file lacks, and go on with random numbers.
     """
@@ -263,14 +256,14 @@ def _load_component(kind: Sequence[str], folder: Path, dtype: str, variant: str 
         )
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
-        raise MissingPipeline(f"{folder} lacks weights that the pipeline needs: {names} ...; export it again")
+        raise MissingFiles(f"{folder} lacks weights that the pipeline needs: {names} ...; export it again")
     return model.eval()
 
 
 def load_encoders(pipe: Any, folder: Path) -> Any:
     """`pipe` with the text encoders that lie in `folder` (text_encoder/, text_encoder_2/), all else shared.
 
-    Raises MissingPipeline for a folder that holds none, or one of another architecture.
+    Raises MissingFiles for a folder that holds none, or one of another architecture.
     """
     from textcraftor.diffusion.conditioning import with_encoders
 
@@ -282,11 +275,11 @@ def load_encoders(pipe: Any, folder: Path) -> Any:
             model = _load_component(kind, folder / name, str(own.dtype).removeprefix("torch."), None)
             other = [key for key in SIZES if getattr(model.config, key) != getattr(own.config, key)]
             if other:
-                raise MissingPipeline(
+                raise MissingFiles(
                     f"{folder / name} has {other[0]} {getattr(model.config, other[0])}, the pipeline's own "
                     f"{getattr(own.config, other[0])}: it was made for another model"
                 )
             found[name] = model.to(pipe.device)
     if not found:
-        raise MissingPipeline(f"{folder} holds no text encoder: expected {' or '.join(ENCODERS)} in it")
+        raise MissingFiles(f"{folder} holds no text encoder: expected {' or '.join(ENCODERS)} in it")
     return with_encoders(pipe, found)

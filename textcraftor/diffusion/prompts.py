@@ -17,16 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tcbench.errors import FileFormatError
+
 if TYPE_CHECKING:
     import torch
 
 PROMPT_COLUMNS = ("prompt", "prompts", "text", "caption")
 CATEGORY_COLUMNS = ("category", "style", "tag")
 ID_COLUMNS = ("id", "prompt_id")
-
-
-class PromptFileError(ValueError):
-    """A prompt file that cannot be read; the message names file, line and mend."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +104,15 @@ def read_prompts(path: Path | str) -> list[Prompt]:
     Tables and JSON objects need a column `prompt` (or text, caption) and may have `category` (or style, tag);
     JSON may also be a list of strings or an object of lists, whose keys become categories. A byte-order mark
     and Windows line ends are accepted, and so are empty lines between prompts of a text file.
-    Raises PromptFileError otherwise, naming file, line and mend.
+    Raises FileFormatError otherwise, naming file, line and mend.
     """
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise PromptFileError(f"{path}: unknown kind {path.suffix!r}; give one of {', '.join(_READERS)}")
+        raise FileFormatError(f"{path}: unknown kind {path.suffix!r}; give one of {', '.join(_READERS)}")
     entries = list(reader(path, read_text(path)))
     if not entries:
-        raise PromptFileError(f"{path} holds no prompt; expected at least one")
+        raise FileFormatError(f"{path} holds no prompt; expected at least one")
     _refuse_duplicate_ids(path, entries)
     return [_prompt(path, position, entry) for position, entry in enumerate(entries)]
 
@@ -126,14 +124,14 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise PromptFileError(f"cannot read prompt file {path}: {error.strerror}") from error
+        raise FileFormatError(f"cannot read prompt file {path}: {error.strerror}") from error
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         mend = f"convert it, for instance: iconv -f latin1 -t utf-8 {path.name}"
-        raise PromptFileError(
+        raise FileFormatError(
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; {mend}"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -160,9 +158,9 @@ def _table(path: Path, reader: csv.DictReader[str]) -> Iterator[_Entry]:
     reader.fieldnames = names
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise PromptFileError(f"{path}, line 1: two columns are called {twice[0]!r}; rename or remove one")
+        raise FileFormatError(f"{path}, line 1: two columns are called {twice[0]!r}; rename or remove one")
     if _first(names, PROMPT_COLUMNS) is None:
-        raise PromptFileError(
+        raise FileFormatError(
             f"{path}, line 1: no prompt column among {', '.join(names) or 'nothing'}; name one 'prompt'"
         )
     try:
@@ -171,12 +169,12 @@ def _table(path: Path, reader: csv.DictReader[str]) -> Iterator[_Entry]:
             beyond = row.pop(None, None) or []  # cells without a head
             cells = list(row.values())
             if None in cells or any(cell.strip() for cell in beyond):
-                raise PromptFileError(
+                raise FileFormatError(
                     f"{path}, {place}: not {len(names)} cells as in the head line; mend the row"
                 )
             yield _Entry(place, dict(zip(names, (str(cell) for cell in cells), strict=True)))
     except csv.Error as error:
-        raise PromptFileError(
+        raise FileFormatError(
             f"{path}, line {reader.line_num}: {error}; mend the quotes of the row"
         ) from error
 
@@ -188,7 +186,7 @@ def _json(path: Path, text: str) -> Iterator[_Entry]:
             {"prompt": item, "category": category} for category, items in value.items() for item in items
         ]
     if not isinstance(value, list):
-        raise PromptFileError(f"{path}: expected a list of prompts, or an object of lists by category")
+        raise FileFormatError(f"{path}: expected a list of prompts, or an object of lists by category")
     for number, item in enumerate(value, 1):
         yield _Entry(f"entry {number}", _fields(path, f"entry {number}", item))
 
@@ -208,7 +206,7 @@ def _parse(path: Path, text: str, lines_before: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise PromptFileError(
+        raise FileFormatError(
             f"{path}, line {lines_before + error.lineno}: not JSON ({error.msg}); mend it"
         ) from error
 
@@ -217,7 +215,7 @@ def _fields(path: Path, place: str, item: object) -> dict[str, str]:
     if isinstance(item, str):
         return {"prompt": item}
     if not isinstance(item, dict):
-        raise PromptFileError(
+        raise FileFormatError(
             f"{path}, {place}: {item!r} is no prompt; expected text or an object with 'prompt'"
         )
     fields = {
@@ -225,7 +223,7 @@ def _fields(path: Path, place: str, item: object) -> dict[str, str]:
     }
     name = _first(fields, PROMPT_COLUMNS)
     if name is None or not isinstance({str(k).lower(): v for k, v in item.items()}[name], str):
-        raise PromptFileError(f"{path}, {place}: no text under 'prompt' among {', '.join(fields)}; add it")
+        raise FileFormatError(f"{path}, {place}: no text under 'prompt' among {', '.join(fields)}; add it")
     return fields
 
 
@@ -239,11 +237,11 @@ def _prompt(path: Path, position: int, entry: _Entry) -> Prompt:
     assert text_name is not None  # every reader has checked it
     text = canonical(entry.fields[text_name])
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise PromptFileError(
+        raise FileFormatError(
             f"{path}, {entry.place}: the prompt holds half a character (a lone surrogate); mend it"
         )
     if not text:
-        raise PromptFileError(f"{path}, {entry.place}: the prompt is empty; write one or remove it")
+        raise FileFormatError(f"{path}, {entry.place}: the prompt is empty; write one or remove it")
     tags = {name: value for name, value in entry.fields.items() if name not in (text_name, category_name)}
     return Prompt(position, text, canonical(entry.fields[category_name]) if category_name else "", tags)
 
@@ -260,4 +258,4 @@ def _refuse_duplicate_ids(path: Path, entries: Sequence[_Entry]) -> None:
         if not others:
             continue
         second = others[0]
-        raise PromptFileError(f"{path}, {second}: id {value!r} stands already in {first}; ids must differ")
+        raise FileFormatError(f"{path}, {second}: id {value!r} stands already in {first}; ids must differ")

@@ -12,15 +12,15 @@ system.toml         what `tcbench run --model FOLDER` draws with
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leaderboards.journal import append_lines, read_lines, write_atomically
-from textcraftor.config import ConfigError, TrainConfig
+from tcbench.errors import ConfigError
+from tcbench.files import LOCK_FILE, append_lines, new_folder, read_lines, restore_folder, write_atomically
+from textcraftor.config import TrainConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,10 +66,10 @@ class TrainFolder:
         ``record`` has the "config", and an "environment" that is added to those of earlier starts. Raises
         ConfigError for a folder of another run.
         """
-        _mend(self.path / "best")
+        restore_folder(self.path / "best")
         file = self.path / RECORD
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-        if known is None and self.path.is_dir() and any(self.path.iterdir()):
+        if known is None and self.path.is_dir() and {file.name for file in self.path.iterdir()} - {LOCK_FILE}:
             raise ConfigError(f"{self.path} holds other things than a training run: choose another --out")
         if known is not None and (differences := _differences(known, record)):
             raise ConfigError(
@@ -98,7 +98,7 @@ class TrainFolder:
     ) -> Path:
         """A checkpoint after ``update`` updates; ``write`` adds what is drawn with. Keeps the newest few."""
         path = self.path / "checkpoints" / f"{update:06d}"
-        with _whole(path) as temporary:
+        with new_folder(path) as temporary:
             from safetensors import SafetensorError
             from safetensors.torch import save_file
 
@@ -116,7 +116,7 @@ class TrainFolder:
 
     def choose(self, checkpoint: Path) -> None:
         """Make a checkpoint the run's best, without what only going on needs."""
-        with _whole(self.path / "best") as temporary:
+        with new_folder(self.path / "best") as temporary:
             shutil.copytree(checkpoint, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE))
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -146,48 +146,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ConfigError(
             f"{path} is no checkpoint ({error}); remove it to go on from an earlier one"
         ) from error
-
-
-class _whole:
-    """A new folder that appears under its name when the block ends well, in place of an old one."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._temporary = path, path.with_name(f".{path.name}.part")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir(parents=True)
-        return self._temporary
-
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            return
-        for file in self._temporary.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        old = self._path.with_name(f".{self._path.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self._path.exists():
-            os.rename(self._path, old)
-        os.rename(self._temporary, self._path)
-        _sync(self._path.parent)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _mend(path: Path) -> None:
-    """Put back the old folder where a process ended between the two renames of `_whole`."""
-    old = path.with_name(f".{path.name}.old")
-    if old.exists() and not path.exists():
-        os.rename(old, path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from textcraftor.config import ConfigError
+from tcbench.errors import ConfigError
 from textcraftor.diffusion.pipeline import ENCODERS, INDEX, NOT_DRAWING, pipeline_files
 
 ADAPTERS = "pytorch_lora_weights.safetensors"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from textcraftor.config import ConfigError
+from tcbench.errors import ConfigError
 from textcraftor.diffusion.pipeline import ENCODERS
 from textcraftor.diffusion.runner import ORIGINAL
 from textcraftor.io.export import prefixed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textcraftor.config import ConfigError
+from tcbench.errors import ConfigError
 from textcraftor.sources import PromptSource, of_texts
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from leaderboards.journal import write_atomically
 from rewards.registry import info
+from tcbench.files import write_atomically
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.models import MODELS, find_model
 from textcraftor.diffusion.runner import ORIGINAL, Window

@@ -22,7 +22,8 @@ from rewards.info import RewardInfo, WeightsFile
 from rewards.models.imagereward import PUBLISHED
 from rewards.verification.official.environment import run
 from rewards.verification.tiny.vocabularies import write_word_pieces
-from rewards.weights.locate import MissingWeights, check
+from rewards.weights.locate import check
+from tcbench.errors import MissingFiles
 
 SMALL_CLIP = {
     "embed_dim": 64,
@@ -153,7 +154,7 @@ def _vocabulary(record: RewardInfo) -> Path | None:
     file = next(file for file in record.weights if file.key == "vocabulary")
     try:
         return check(replace(record, weights=(file,)), fetch=False)["vocabulary"]
-    except MissingWeights:
+    except MissingFiles:
         return None
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.cli import VERBS, main
 from benchmarks.cli.progress import Lines
-from leaderboards.journal import MixedIds
+from tcbench.errors import MismatchError
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -160,7 +160,7 @@ def test_mixed_records_exit_with_4(
     tcbench: Command, run_arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def mixed(*_: object) -> None:
-        raise MixedIds("records of a in a folder of b")
+        raise MismatchError("records of a in a folder of b")
 
     monkeypatch.setattr("benchmarks.run.execute", mixed)
     assert tcbench(*run_arguments)[0] == 4
@@ -396,4 +396,4 @@ def test_training_on_the_command_line_ends_with_a_model_to_run(
     assert (code, err.count("\n")) == (1, 1)
     code, out, err = tcbench(*arguments, "--set", "learning_rate=1")
     assert code == 2
-    assert "no field in --set is called 'learning_rate'" in err
+    assert "unknown field in --set 'learning_rate'" in err

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.reproduce.cells import Cell, CellFailed, keys, record_of, undone, work
 from benchmarks.reproduce.records import INSTALLED, keep, known, restore
-from leaderboards.journal import RunFolderError, exclusive
+from tcbench.errors import TcbenchError
+from tcbench.files import locked
 from tcbench.progress import Progress, Silent
 
 
@@ -93,8 +94,8 @@ def test_a_killed_process_is_said_and_its_cell_is_done_again(tmp_path: Path) -> 
 
 def test_two_do_not_work_in_one_folder(tmp_path: Path) -> None:
     with (
-        exclusive(tmp_path / "cells"),
-        pytest.raises(RunFolderError, match="another process is working"),
+        locked(tmp_path / "cells"),
+        pytest.raises(TcbenchError, match="another process is working"),
     ):
         work([Cell("one", 1, note, {"name": "one"})], tmp_path, 1, Silent())
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.suites import SUITES, prompt_set, suite
-from benchmarks.suites.base import MissingPrompts, OtherPrompts, PromptSource, is_present, read_suite
-from rewards.registry import UnknownName
-from textcraftor.diffusion.prompts import PromptFileError
+from benchmarks.suites.base import PromptSource, is_present, read_suite
+from tcbench.errors import FileFormatError, MismatchError, MissingFiles, UnknownName
 
 PUBLIC = ["parti", "hpsv2", "drawbench", "geneval"]
 
@@ -71,7 +70,7 @@ def test_a_one_file_suite_takes_the_file_itself(shared_data: Path, tmp_path: Pat
 
 
 def test_a_suite_of_several_files_wants_their_folder(shared_data: Path) -> None:
-    with pytest.raises(MissingPrompts, match=r"has 4 files .* give --prompts their folder"):
+    with pytest.raises(MissingFiles, match=r"has 4 files .* give --prompts their folder"):
         prompt_set("hpsv2", shared_data / "prompts" / "hpsv2_photo.json")
 
 
@@ -87,17 +86,17 @@ def test_other_prompts_are_refused_with_both_identities(shared_data: Path, tmp_p
     lines = (shared_data / "prompts" / "PartiPrompts.tsv").read_text().splitlines()
     (tmp_path / "PartiPrompts.tsv").write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]))
     with pytest.raises(
-        OtherPrompts, match=rf"1632 prompts .* but suite parti is 1632 with {suite('parti').sha256[:16]}"
+        MismatchError, match=rf"1632 prompts .* but suite parti is 1632 with {suite('parti').sha256[:16]}"
     ):
         prompt_set("parti", tmp_path)
 
 
 def test_missing_prompts_say_where_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(MissingPrompts, match=r"no PartiPrompts.tsv .*nateraw/parti-prompts.*TCBENCH_PROMPTS"):
+    with pytest.raises(MissingFiles, match=r"no PartiPrompts.tsv .*nateraw/parti-prompts.*TCBENCH_PROMPTS"):
         prompt_set("parti")
-    with pytest.raises(MissingPrompts, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(MissingFiles, match="HF_HUB_OFFLINE is set"):
         prompt_set("parti")
-    with pytest.raises(MissingPrompts, match="djghosh13/geneval"):
+    with pytest.raises(MissingFiles, match="djghosh13/geneval"):
         prompt_set("geneval", tmp_path)
 
 
@@ -107,7 +106,7 @@ def test_a_download_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("benchmarks.suites.base.hub.barrier", lambda: "")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
-    with pytest.raises(MissingPrompts, match=r"nateraw/parti-prompts.*; the connection was reset"):
+    with pytest.raises(MissingFiles, match=r"nateraw/parti-prompts.*; the connection was reset"):
         prompt_set("parti")
 
 
@@ -126,9 +125,9 @@ def test_an_unknown_suite_gets_close_matches() -> None:
 
 
 def test_custom_prompts_need_a_file(tmp_path: Path) -> None:
-    with pytest.raises(PromptFileError, match="needs --prompts FILE"):
+    with pytest.raises(FileFormatError, match="needs --prompts FILE"):
         prompt_set("custom")
-    with pytest.raises(PromptFileError, match="is a folder"):
+    with pytest.raises(FileFormatError, match="is a folder"):
         prompt_set("custom", tmp_path)
 
 
@@ -152,5 +151,5 @@ def test_every_suite_is_a_complete_record(name: str) -> None:
 
 def test_reading_checks_the_count_too(shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "drawbench.json").write_text('["a cat"]')
-    with pytest.raises(OtherPrompts, match="holds 1 prompts"):
+    with pytest.raises(MismatchError, match="holds 1 prompts"):
         read_suite(suite("drawbench"), tmp_path)

@@ -24,7 +24,7 @@ from rewards.preprocess import PROFILES, preprocess, to_tensor
 from rewards.verification.references import clip as reference
 from rewards.verification.tiny.checkpoints import sizes_of, tiny_record, write_siglip
 from rewards.verification.tiny.vocabularies import write_unigrams
-from rewards.weights.locate import MissingWeights, WrongWeights
+from tcbench.errors import MismatchError, MissingFiles
 
 Files = Callable[[str], Mapping[str, Path]]
 PROMPTS = ["a small blue square on a grey background", "", "a large red circle " * 30, "Two dogs, running"]
@@ -177,7 +177,7 @@ def test_a_siglip_of_open_clip_is_read_with_its_own_tokenizer(
         assert reward.score([image], [prompt]).item() == pytest.approx(logits.item(), abs=1e-5)
     (tmp_path / "tokenizer_config.json").unlink()
     changed_on_purpose()
-    with pytest.raises(WrongWeights, match="lacks the tokenizer it names: put the files of someone/words"):
+    with pytest.raises(MismatchError, match="lacks the tokenizer it names: put the files of someone/words"):
         rewards.load(f"clip:{tmp_path}")
 
 
@@ -242,16 +242,16 @@ def test_a_known_way_has_its_known_name(twins: tuple[Path, Path], siglip_folder:
 )
 def test_a_way_that_is_not_known_is_refused(tmp_path: Path, asked: dict[str, object], what: str) -> None:
     write_json(tmp_path / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"} | asked)
-    with pytest.raises(WrongWeights, match=f"in a way that is not known here: {what} is not supported"):
+    with pytest.raises(MismatchError, match=f"in a way that is not known here: {what} is not supported"):
         read_profile(tmp_path)
 
 
 def test_a_folder_that_is_neither_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(MissingWeights, match=r"needs its backbone .* lacks open_clip_config.json") as error:
+    with pytest.raises(MissingFiles, match=r"needs its backbone .* lacks open_clip_config.json") as error:
         rewards.load(f"clip:{tmp_path}")
     assert "\n" not in str(error.value)
     assert "Give a folder that open_clip or transformers saved" in str(error.value)
-    with pytest.raises(MissingWeights, match=r"nothing at .*gone"):
+    with pytest.raises(MissingFiles, match=r"nothing at .*gone"):
         rewards.load(f"clip:{tmp_path / 'gone'}")
 
 
@@ -262,7 +262,7 @@ def test_another_model_of_either_library_is_refused(
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "config.json").unlink()
     write_json(tmp_path / "config.json", {"model_type": "blip"})
-    with pytest.raises(WrongWeights, match="describes a blip, expected one of clip, siglip"):
+    with pytest.raises(MismatchError, match="describes a blip, expected one of clip, siglip"):
         rewards.load(f"clip:{tmp_path}")
     changed_on_purpose()
     write_json(
@@ -270,7 +270,7 @@ def test_another_model_of_either_library_is_refused(
         {"model_cfg": {"vision_cfg": {}, "text_cfg": {"hf_model_name": "xlm-roberta-base"}}},
     )
     save_file({}, tmp_path / "open_clip_model.safetensors")
-    with pytest.raises(WrongWeights, match=r"describes no CLIP .*its text tower is not open_clip's own"):
+    with pytest.raises(MismatchError, match=r"describes no CLIP .*its text tower is not open_clip's own"):
         rewards.load(f"clip:{tmp_path}")
 
 
@@ -295,7 +295,7 @@ def test_a_hub_id_may_name_its_revision() -> None:
     assert rewards.info("clip-hessel:laion/x").weights[0].revision == "main"
     assert rewards.info("clip-hessel:laion/x").options == {"convention": "hessel"}
     with pytest.raises(
-        MissingWeights, match="hf download laion/x --revision main, or set TCBENCH_WEIGHTS_CLIP"
+        MissingFiles, match="hf download laion/x --revision main, or set TCBENCH_WEIGHTS_CLIP"
     ):
         rewards.load("clip:laion/x")
     with pytest.raises(rewards.UnknownName):
@@ -340,7 +340,7 @@ def test_openais_weights_are_refused_without_their_activation(
     config = json.loads((tmp_path / "open_clip_config.json").read_text(encoding="utf-8"))
     del config["model_cfg"]["quick_gelu"]
     write_json(tmp_path / "open_clip_config.json", config)
-    with pytest.raises(WrongWeights, match='does not ask for their activation, "quick_gelu": true'):
+    with pytest.raises(MismatchError, match='does not ask for their activation, "quick_gelu": true'):
         rewards.load(record, weights=weights)
 
 
@@ -359,5 +359,5 @@ def test_so_are_openais_weights_by_a_hub_id_or_a_folders_name(
     config["vision_config"]["hidden_act"] = "gelu"
     (folder / "config.json").unlink()
     write_json(folder / "config.json", config)
-    with pytest.raises(WrongWeights, match="does not ask for their activation"):
+    with pytest.raises(MismatchError, match="does not ask for their activation"):
         rewards.load(f"clip:{folder}")

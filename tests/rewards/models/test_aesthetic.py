@@ -18,7 +18,8 @@ from rewards.builtin import BUILTIN
 from rewards.info import LicenceNotAccepted
 from rewards.models.aesthetic import LaionAestheticV1, LaionAestheticV2
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.locate import MissingWeights, file_sha256, load_state, read_tensors
+from rewards.weights.locate import file_sha256, load_state, read_tensors
+from tcbench.errors import MissingFiles
 
 
 @pytest.fixture
@@ -104,5 +105,5 @@ def test_version_2_5_is_loaded_by_those_who_accept_its_licence(monkeypatch: pyte
     with pytest.raises(LicenceNotAccepted, match=r"set TCBENCH_ACCEPT_LICENCES=AGPL-3\.0"):
         rewards.load("aesthetic-v2.5")
     monkeypatch.setenv("TCBENCH_ACCEPT_LICENCES", "GPL-3.0, AGPL-3.0")
-    with pytest.raises(MissingWeights):
+    with pytest.raises(MissingFiles):
         rewards.load("aesthetic-v2.5")

@@ -14,7 +14,7 @@ import rewards
 from rewards.base import Reward
 from rewards.verification.references import clipiqa
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.locate import WrongWeights
+from tcbench.errors import MismatchError
 
 
 @pytest.mark.parametrize("size", [(64, 64), (72, 100)])
@@ -36,7 +36,7 @@ def test_a_picture_smaller_than_the_network_reads_is_refused(tiny: Callable[[str
 
 
 def test_a_clip_without_a_resnet_is_refused(tiny_files: Callable[[str], Mapping[str, Path]]) -> None:
-    with pytest.raises(WrongWeights, match="is no ResNet CLIP"):
+    with pytest.raises(MismatchError, match="is no ResNet CLIP"):
         rewards.load(
             tiny_record(rewards.info("clip-iqa")), weights={"backbone": tiny_files("clip")["backbone"]}
         )

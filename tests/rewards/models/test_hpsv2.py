@@ -10,7 +10,7 @@ from PIL import Image
 import rewards
 from rewards.base import Reward
 from rewards.verification.references import hpsv2
-from rewards.weights.locate import WrongWeights
+from tcbench.errors import MismatchError
 
 
 @pytest.mark.parametrize("name", ["hpsv2", "hpsv2-antialias", "hpsv2.1", "hpsv2.1-antialias"])
@@ -26,5 +26,5 @@ def test_the_score_is_the_bare_cosine_on_the_official_input(
 
 def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "other.pt")
-    with pytest.raises(WrongWeights, match="has no state_dict; expected the published checkpoint"):
+    with pytest.raises(MismatchError, match="has no state_dict; expected the published checkpoint"):
         rewards.load("hpsv2", weights={"checkpoint": tmp_path / "other.pt"})

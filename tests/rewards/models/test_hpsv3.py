@@ -19,7 +19,7 @@ from rewards.models.hpsv3 import AFTER_IMAGE, Hpsv3, patchify
 from rewards.preprocess import PROFILES, preprocess, to_tensor
 from rewards.verification.references import hpsv3 as reference
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.locate import WrongWeights
+from tcbench.errors import MismatchError
 
 Tiny = Callable[[str], Reward]
 Files = Callable[[str], Mapping[str, Path]]
@@ -122,5 +122,5 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     change(state)
     files["checkpoint"] = tmp_path / "other.safetensors"
     save_file(state, files["checkpoint"])
-    with pytest.raises(WrongWeights, match=message):
+    with pytest.raises(MismatchError, match=message):
         rewards.load(tiny_record(rewards.info("hpsv3")), weights=files)

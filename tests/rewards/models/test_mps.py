@@ -19,7 +19,7 @@ from rewards.base import Reward
 from rewards.models.mps import CONDITION, Mps, relevant
 from rewards.verification.references import mps as reference
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.locate import WrongWeights
+from tcbench.errors import MismatchError
 
 Tiny = Callable[[str], Reward]
 Files = Callable[[str], Mapping[str, Path]]
@@ -111,7 +111,7 @@ def test_a_state_without_the_cross_attention_is_refused(tiny_files: Files, tmp_p
     files = tiny_files("mps")
     state = {key: value for key, value in official_state(files).items() if key.startswith("model.")}
     torch.save(state, tmp_path / "clip.pth")
-    with pytest.raises(WrongWeights, match=r"cross_model\.layers\.0\.0\.fn\.ff\.0\.weight: missing"):
+    with pytest.raises(MismatchError, match=r"cross_model\.layers\.0\.0\.fn\.ff\.0\.weight: missing"):
         load(files, tmp_path / "clip.pth")
 
 
@@ -128,7 +128,7 @@ def test_the_pickled_official_module_is_not_run_but_refused(tiny_files: Files, t
     module = Trap(1, 1)
     module.trace = tmp_path / "trace"
     torch.save(module, tmp_path / "MPS_overall_checkpoint.pth")
-    with pytest.raises(WrongWeights, match=r"is a pickled module, .*model\.safetensors of RE-N-Y/mpsv1"):
+    with pytest.raises(MismatchError, match=r"is a pickled module, .*model\.safetensors of RE-N-Y/mpsv1"):
         load(tiny_files("mps"), tmp_path / "MPS_overall_checkpoint.pth")
     assert not module.trace.exists()
 
@@ -141,5 +141,5 @@ def test_a_torn_checkpoint_is_to_be_fetched_again(tiny_files: Files, tmp_path: P
     shutil.copy(whole, torn)
     with torn.open("r+b") as file:
         file.truncate(whole.stat().st_size // 2)
-    with pytest.raises(WrongWeights, match="fetch it again"):
+    with pytest.raises(MismatchError, match="fetch it again"):
         load(files, torn)

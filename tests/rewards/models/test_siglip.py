@@ -16,7 +16,7 @@ from rewards.base import Reward
 from rewards.models.siglip import SiglipScore
 from rewards.verification.references import siglip as reference
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.locate import WrongWeights
+from tcbench.errors import MismatchError
 
 PROMPTS = [
     "A Large, red CIRCLE!",
@@ -100,8 +100,10 @@ def test_the_published_siglip_reads_neither_capitals_nor_punctuation(tiny: Calla
 
 
 def test_a_folder_without_a_known_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WrongWeights, match=r"tokenizer_config.json cannot be read .*; fetch the model's"):
+    with pytest.raises(MismatchError, match=r"tokenizer_config.json cannot be read .*; fetch the model's"):
         transformers_tokenizer(tmp_path, 64)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
-    with pytest.raises(WrongWeights, match="names a BertTokenizer; known are CLIPTokenizer, SiglipTokenizer"):
+    with pytest.raises(
+        MismatchError, match="names a BertTokenizer; known are CLIPTokenizer, SiglipTokenizer"
+    ):
         transformers_tokenizer(tmp_path, 64)

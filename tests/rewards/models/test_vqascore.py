@@ -19,7 +19,8 @@ from rewards.base import Reward
 from rewards.models.vqascore import VqaScore
 from rewards.verification.references import vqascore as reference
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.locate import WrongWeights, read_folder
+from rewards.weights.locate import read_folder
+from tcbench.errors import MismatchError
 
 Tiny = Callable[[str], Reward]
 Files = Callable[[str], Mapping[str, Path]]
@@ -125,19 +126,21 @@ def test_a_key_too_few_or_too_many_is_refused(
     part = folder / "pytorch_model-00001-of-00002.bin"
     state = torch.load(part, weights_only=True)
     torch.save({**state, "extra.weight": torch.ones(1)}, part)
-    with pytest.raises(WrongWeights, match=r"t5\.extra\.weight: not expected"):
+    with pytest.raises(MismatchError, match=r"t5\.extra\.weight: not expected"):
         load(tiny_files(NAME), model=folder)
     changed_on_purpose()
     state.pop("decoder.final_layer_norm.weight")
     torch.save(state, part)
-    with pytest.raises(WrongWeights, match=r"t5\.decoder\.final_layer_norm\.weight: missing"):
+    with pytest.raises(MismatchError, match=r"t5\.decoder\.final_layer_norm\.weight: missing"):
         load(tiny_files(NAME), model=folder)
 
 
 def test_a_part_that_is_not_there_is_named(tiny_files: Files, tmp_path: Path) -> None:
     folder = copy(tiny_files(NAME), tmp_path)
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(WrongWeights, match=r"lacks pytorch_model-00002-of-00002\.bin, which its index names"):
+    with pytest.raises(
+        MismatchError, match=r"lacks pytorch_model-00002-of-00002\.bin, which its index names"
+    ):
         load(tiny_files(NAME), model=folder)
 
 
@@ -161,12 +164,12 @@ def test_another_model_is_refused(
         (folder / "pytorch_model.bin.index.json").unlink()
         tables = {key: value[:150] for key, value in state.items() if len(value) == config["vocab_size"]}
         torch.save(state | tables, folder / "pytorch_model.bin")
-    with pytest.raises(WrongWeights, match=message):
+    with pytest.raises(MismatchError, match=message):
         load(files, model=folder)
 
 
 def test_what_is_no_tokenizer_is_refused(tiny_files: Files, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text("{}", encoding="utf-8")
-    with pytest.raises(WrongWeights, match="cannot be read as a tokenizer"):
+    with pytest.raises(MismatchError, match="cannot be read as a tokenizer"):
         load(tiny_files(NAME), tokenizer=path)

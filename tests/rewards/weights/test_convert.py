@@ -14,7 +14,8 @@ import rewards
 from rewards.info import RewardInfo, WeightsFile
 from rewards.verification.tiny.checkpoints import tiny_record
 from rewards.weights.convert import convert
-from rewards.weights.locate import WrongWeights, check, content_id, file_sha256, read_tensors, variable
+from rewards.weights.locate import check, content_id, file_sha256, read_tensors, variable
+from tcbench.errors import MismatchError
 
 FILE = WeightsFile("checkpoint", file="weights.pt", hub="someone/something")
 
@@ -77,10 +78,10 @@ def test_it_is_accepted_for_the_published_file_where_it_was_made_and_forgery_is_
     assert content_id(FILE, moved) != record.weights[0].sha256, "a score's id names what was really used"
     claims = {"tcbench.source_sha256": record.weights[0].sha256}
     save_file({"a": torch.zeros(2)}, tmp_path / "forged.safetensors", claims)
-    with pytest.raises(WrongWeights, match="make it here from that: tcbench weights convert"):
+    with pytest.raises(MismatchError, match="make it here from that: tcbench weights convert"):
         check(record, {"checkpoint": tmp_path / "forged.safetensors"})
     save_file({"a": torch.zeros(2)}, moved, claims)
-    with pytest.raises(WrongWeights, match=r"elsewhere\.safetensors is not the published weights\.pt"):
+    with pytest.raises(MismatchError, match=r"elsewhere\.safetensors is not the published weights\.pt"):
         check(record, {"checkpoint": moved})
 
 
@@ -113,7 +114,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*[Ss]parse.*:UserWarning")
 def test_what_cannot_be_converted_is_one_line(tmp_path: Path, content: object, message: str) -> None:
     torch.save(content, tmp_path / "weights.pt")
-    with pytest.raises(WrongWeights, match=message) as error:
+    with pytest.raises(MismatchError, match=message) as error:
         convert(tmp_path / "weights.pt")
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]

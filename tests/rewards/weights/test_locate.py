@@ -16,16 +16,8 @@ from safetensors.torch import save_file
 import rewards
 from rewards.base import Reward, score_id
 from rewards.info import RewardInfo, WeightsFile
-from rewards.weights.locate import (
-    MissingWeights,
-    WrongWeights,
-    check,
-    content_id,
-    file_sha256,
-    load_state,
-    read_tensors,
-    variable,
-)
+from rewards.weights.locate import check, content_id, file_sha256, load_state, read_tensors, variable
+from tcbench.errors import MismatchError, MissingFiles
 
 COMMIT = "abc1" * 10
 HEAD = WeightsFile("head", file="head.pth", hub="someone/something", revision=COMMIT, megabytes=4)
@@ -44,7 +36,7 @@ def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_missing_weights_say_what_they_are_where_to_get_them_and_how_to_point_at_a_copy() -> None:
-    with pytest.raises(MissingWeights) as error:
+    with pytest.raises(MissingFiles) as error:
         check(INFO)
     message = str(error.value)
     assert "\n" not in message
@@ -64,7 +56,7 @@ def test_every_published_reward_names_its_source_when_it_is_missing(tmp_path: Pa
         for file in rewards.info(name).weights:
             if not file.package:
                 lone = replace(rewards.info(name), weights=(file,), consent="")
-                with pytest.raises(MissingWeights, match=re.escape(file.hub or file.url)) as error:
+                with pytest.raises(MissingFiles, match=re.escape(file.hub or file.url)) as error:
                     check(lone, fetch=False)
                 assert variable(name, file.key) in str(error.value)
 
@@ -78,7 +70,7 @@ def test_a_given_path_and_the_environment_point_at_local_copies(
     assert check(INFO) == {"head": tmp_path / "one.pth"}
     assert check(INFO, {"head": tmp_path / "two.pth"}) == {"head": tmp_path / "two.pth"}
     monkeypatch.setenv(VARIABLE, str(tmp_path / "three.pth"))
-    with pytest.raises(MissingWeights, match=r"nothing at .*three\.pth"):
+    with pytest.raises(MissingFiles, match=r"nothing at .*three\.pth"):
         check(INFO)
 
 
@@ -89,7 +81,7 @@ def test_weights_of_another_name_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_lacks_a_file_is_missing_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(MissingWeights, match=r"lacks \*\.safetensors"):
+    with pytest.raises(MissingFiles, match=r"lacks \*\.safetensors"):
         check(RewardInfo("r", weights=(FOLDER,)), {"model": tmp_path})
 
 
@@ -100,7 +92,7 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None
     assert check(record, {"head": path}) == {"head": path}
     path.write_bytes(b"tampered!")
     os.utime(path, ns=(1, 1))
-    with pytest.raises(WrongWeights, match=rf"its sha256 is {file_sha256(path)}, expected"):
+    with pytest.raises(MismatchError, match=rf"its sha256 is {file_sha256(path)}, expected"):
         check(record, {"head": path})
 
 
@@ -124,7 +116,7 @@ def test_the_hub_clients_cache_is_used_without_a_line(fill_hub_cache: Fill, tmp_
 
 def test_another_revision_in_the_cache_is_not_taken_for_this_one(fill_hub_cache: Fill) -> None:
     fill_hub_cache({"head.pth": b"head"}, "d" * 40)
-    with pytest.raises(MissingWeights):
+    with pytest.raises(MissingFiles):
         check(INFO)
 
 
@@ -149,7 +141,7 @@ def test_a_bad_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "head", file="head.pth", url=source.as_uri(), sha256=hashlib.sha256(b"weights").hexdigest()
     )
     monkeypatch.setattr("rewards.weights.locate.hub.barrier", lambda _: "")
-    with pytest.raises(MissingWeights, match="gave something else than the published file"):
+    with pytest.raises(MissingFiles, match="gave something else than the published file"):
         check(RewardInfo("r", weights=(file,)))
     source.write_bytes(b"weights")
     assert check(RewardInfo("r", weights=(file,)))["head"].read_bytes() == b"weights"
@@ -169,7 +161,7 @@ def test_a_damaged_transformers_folder_is_one_line(
         state = load_file(path)
         state["visual_projection.weight"] = torch.zeros(3, 3)
         save_file(state, path, {"format": "pt"})
-    with pytest.raises(WrongWeights, match="does not fit CLIPModel: "):
+    with pytest.raises(MismatchError, match="does not fit CLIPModel: "):
         rewards.load("world-pick", weights=files)
 
 
@@ -178,7 +170,7 @@ def test_an_open_clip_folder_that_describes_no_clip_is_one_line(
 ) -> None:
     files = tiny_files("world-clip")
     (files["backbone"] / "open_clip_config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(WrongWeights, match="describes no CLIP of open_clip"):
+    with pytest.raises(MismatchError, match="describes no CLIP of open_clip"):
         rewards.load("world-clip", weights=files)
 
 
@@ -228,7 +220,7 @@ def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_are_named_all_at_once(tmp_path: Path) -> None:
     state = {"weight": torch.ones(1, 3), "extra": torch.ones(1)}
-    with pytest.raises(WrongWeights) as error:
+    with pytest.raises(MismatchError) as error:
         load_state(torch.nn.Linear(2, 1), state, tmp_path / "head.pth")
     message = str(error.value)
     assert "bias: missing; extra: not expected; weight: shape (1, 3), not (1, 2)" in message
@@ -239,7 +231,7 @@ def test_weights_that_do_not_fit_are_named_all_at_once(tmp_path: Path) -> None:
 def test_a_torn_file_is_not_read_as_weights(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"torn{suffix}"
     path.write_bytes(b"not weights at all")
-    with pytest.raises(WrongWeights, match=r"cannot be read as weights .* fetch it again"):
+    with pytest.raises(MismatchError, match=r"cannot be read as weights .* fetch it again"):
         read_tensors(path)
 
 
@@ -253,7 +245,7 @@ class Harmful:
 def test_a_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Harmful()}, tmp_path / "harmful.pth")
-    with pytest.raises(WrongWeights):
+    with pytest.raises(MismatchError):
         read_tensors(tmp_path / "harmful.pth")
     assert not (tmp_path / "ran-code").exists()
 
@@ -269,7 +261,7 @@ def test_a_transformers_folder_with_missing_tensors_is_refused(
     state = load_file(path)
     del state["visual_projection.weight"]
     save_file(state, path, {"format": "pt"})
-    with pytest.raises(WrongWeights, match=r"does not fit CLIPModel: visual_projection\.weight: missing"):
+    with pytest.raises(MismatchError, match=r"does not fit CLIPModel: visual_projection\.weight: missing"):
         rewards.load("world-pick", weights=files)
 
 

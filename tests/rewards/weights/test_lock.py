@@ -18,8 +18,8 @@ import rewards
 from rewards.info import RewardInfo, WeightsFile
 from rewards.weights import locate as weights
 from rewards.weights import lock
-from rewards.weights.locate import WrongWeights, check, content_id, file_sha256
-from rewards.weights.lock import BrokenLock
+from rewards.weights.locate import check, content_id, file_sha256
+from tcbench.errors import FileFormatError, MismatchError
 
 Fill = Callable[[Mapping[str, bytes], str], Path]
 
@@ -52,7 +52,7 @@ def test_the_first_use_is_recorded_and_a_change_is_refused_until_it_is_accepted(
         assert check(INFO, {"head": path}) == {"head": path}
     assert recorded() == {str(path): sha(b"first")}
     change(path, b"second")
-    with pytest.raises(WrongWeights) as error:
+    with pytest.raises(MismatchError) as error:
         check(INFO, {"head": path})
     message = str(error.value)
     assert "\n" not in message
@@ -86,7 +86,7 @@ def test_the_environments_files_and_links_go_by_the_path_that_was_said(
     check(INFO)
     link.unlink()
     link.symlink_to("two.pth")
-    with pytest.raises(WrongWeights, match=r"head\.pth is not what toy used before"):
+    with pytest.raises(MismatchError, match=r"head\.pth is not what toy used before"):
         check(INFO)
 
 
@@ -97,7 +97,7 @@ def test_a_branch_that_moved_on_the_hub_is_noticed(fill_hub_cache: Fill) -> None
     assert check(INFO, found) == found, "found once and then given, as a run does, it is no other file"
     assert len(recorded()) == 1
     fill_hub_cache({"head.pth": b"second"}, "main")
-    with pytest.raises(WrongWeights, match=r"someone/something@main/head\.pth"):
+    with pytest.raises(MismatchError, match=r"someone/something@main/head\.pth"):
         check(INFO)
     assert folder.exists()
 
@@ -112,7 +112,7 @@ def test_a_folder_goes_by_the_files_that_are_needed_of_it(fill_hub_cache: Fill) 
     fill_hub_cache({"README.md": b"hello"}, "main")
     check(record)
     fill_hub_cache({"config.json": b"{ }"}, "main")
-    with pytest.raises(WrongWeights, match="is not what toy used before"):
+    with pytest.raises(MismatchError, match="is not what toy used before"):
         check(record)
 
 
@@ -141,7 +141,9 @@ def test_what_is_published_or_of_the_package_is_not_recorded(tmp_path: Path) -> 
 def test_a_torn_or_foreign_lock_file_is_one_clear_error_and_stays(tmp_path: Path, text: str) -> None:
     (tmp_path / "head.pth").write_bytes(b"head")
     lock.place().write_text(text, encoding="utf-8")
-    with pytest.raises(BrokenLock, match=r"is no lock file of tcbench's weights: .*; remove it") as error:
+    with pytest.raises(
+        FileFormatError, match=r"is no lock file of tcbench's weights: .*; remove it"
+    ) as error:
         check(INFO, {"head": tmp_path / "head.pth"})
     assert str(lock.place()) in str(error.value)
     assert "\n" not in str(error.value)
@@ -152,7 +154,7 @@ def test_a_folder_given_as_the_lock_file_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(lock.VARIABLE, str(tmp_path))
-    with pytest.raises(BrokenLock, match=r"cannot be read .*set TCBENCH_WEIGHTS_LOCK to a file"):
+    with pytest.raises(FileFormatError, match=r"cannot be read .*set TCBENCH_WEIGHTS_LOCK to a file"):
         lock.read()
 
 

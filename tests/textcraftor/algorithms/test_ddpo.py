@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from rewards.combine.mix import Mix, Part
 from rewards.combine.panel import Panel
+from tcbench.errors import ConfigError
 from textcraftor.algorithms.ddpo import (
     BUFFER,
     ENOUGH,
@@ -28,7 +29,7 @@ from textcraftor.algorithms.ddpo import (
 )
 from textcraftor.algorithms.learners import Stepper
 from textcraftor.algorithms.objective import Objective
-from textcraftor.config import ConfigError, TrainConfig
+from textcraftor.config import TrainConfig
 from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.sampling import Denoiser, Rollout
 from textcraftor.io.checkpoint import LOG, TrainFolder

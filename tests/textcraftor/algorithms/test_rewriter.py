@@ -15,15 +15,16 @@ from accelerate import Accelerator
 from benchmarks.mixes import write
 from benchmarks.run import Request, execute, plan
 from benchmarks.systems import find_system
-from leaderboards.journal import read_lines
 from leaderboards.records import RunFolder
 from rewards.combine.mix import Mix, Part
 from rewards.combine.panel import Panel
+from tcbench.errors import ConfigError
+from tcbench.files import read_lines
 from tcbench.progress import Silent
 from textcraftor.algorithms.learners import Stepper
 from textcraftor.algorithms.objective import Objective
 from textcraftor.algorithms.rewriter import Answers, TunedWriter, WritingLearner
-from textcraftor.config import ConfigError, TrainConfig, make_config
+from textcraftor.config import TrainConfig, make_config
 from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.io.checkpoint import LOG, TrainFolder

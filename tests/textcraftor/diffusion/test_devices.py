@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rewards.registry import UnknownName
+from tcbench.errors import UnknownName
 from textcraftor.diffusion.devices import batch_size_for, find_device, find_dtype
 
 

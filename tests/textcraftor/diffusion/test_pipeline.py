@@ -11,14 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from textcraftor.diffusion.pipeline import (
-    MissingPipeline,
-    Schedule,
-    Source,
-    find_pipeline,
-    load,
-    pipeline_sha256,
-)
+from tcbench.errors import MissingFiles
+from textcraftor.diffusion.pipeline import Schedule, Source, find_pipeline, load, pipeline_sha256
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import Drawing
 
@@ -54,13 +48,13 @@ def test_a_hub_id_is_taken_from_the_cache(
 def test_a_missing_hub_id_says_what_would_be_downloaded() -> None:
     source = Source("someone/nothing", "abc", ("unet/model.safetensors",), 2.5)
     with pytest.raises(
-        MissingPipeline, match=r"someone/nothing at revision abc \(unet/model.* 2.5 GB\).*--model FOLDER"
+        MissingFiles, match=r"someone/nothing at revision abc \(unet/model.* 2.5 GB\).*--model FOLDER"
     ):
         find_pipeline(source, fetch=False)
 
 
 def test_what_is_no_hub_id_is_refused() -> None:
-    with pytest.raises(MissingPipeline, match="neither a diffusers folder nor a hub id"):
+    with pytest.raises(MissingFiles, match="neither a diffusers folder nor a hub id"):
         find_pipeline(Source("some/where/deep"), fetch=False)
 
 
@@ -75,7 +69,7 @@ def test_what_is_no_hub_id_is_refused() -> None:
 def test_an_incomplete_folder_names_what_is_missing(copy: Path, remove: str, message: str) -> None:
     target = copy / remove
     shutil.rmtree(target) if target.is_dir() else target.unlink()
-    with pytest.raises(MissingPipeline, match=message):
+    with pytest.raises(MissingFiles, match=message):
         find_pipeline(Source(str(copy)))
 
 
@@ -164,7 +158,7 @@ def test_a_pipeline_that_lacks_weights_is_refused(copy: Path, component: str) ->
     weights = load_file(file)
     weights.pop(next(name for name in weights if name.endswith("weight")))
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(MissingPipeline, match=f"{component} lacks weights that the pipeline needs"):
+    with pytest.raises(MissingFiles, match=f"{component} lacks weights that the pipeline needs"):
         load(copy, device="cpu", dtype="float32", sampler="ddim")
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tcbench.errors import FileFormatError
 from textcraftor.diffusion.prompts import (
     Prompt,
-    PromptFileError,
     canonical,
     initial_latents,
     noise_seed,
@@ -83,7 +83,7 @@ def test_bad_files_are_named_with_line_and_mend(
     tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     file = write(tmp_path, name, content)
-    with pytest.raises(PromptFileError, match=message) as caught:
+    with pytest.raises(FileFormatError, match=message) as caught:
         read_prompts(file)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -100,7 +100,7 @@ def test_some_entries_may_have_no_id(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(PromptFileError, match=r"cannot read prompt file .*: No such file"):
+    with pytest.raises(FileFormatError, match=r"cannot read prompt file .*: No such file"):
         read_prompts(tmp_path / "none.txt")
 
 

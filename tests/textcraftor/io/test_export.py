@@ -16,7 +16,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from rewards.verification.official.environment import interpreter
-from textcraftor.config import ConfigError, TrainConfig
+from tcbench.errors import ConfigError
+from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import with_encoders
 from textcraftor.diffusion.pipeline import MICRO, Schedule, load
 from textcraftor.diffusion.prompts import initial_latents

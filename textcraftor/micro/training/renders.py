@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from leaderboards.journal import write_atomically
 from rewards.world.captions import read
 from rewards.world.render import render
 from rewards.world.training.data import depiction
+from tcbench.files import write_atomically
 from textcraftor.io.pairs import METADATA
 
 

@@ -1,0 +1,109 @@
+"""Errors that a user can fix. Each class carries the exit code that the command line ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class TcbenchError(ValueError):
+    """Base class. The message says what was given, what was expected, and how to fix it, in one line."""
+
+    exit_code = 1
+
+
+class UnknownName(TcbenchError):
+    """A name that is not in a table; the message offers close matches.
+
+    Args:
+        kind: What the name should be, such as "reward".
+        given: The name that was given.
+        known: The names that exist.
+    """
+
+    exit_code = 2
+
+    def __init__(self, kind: str, given: str, known: Iterable[str]) -> None:
+        self.kind, self.given, self.known = kind, given, tuple(known)
+        close = get_close_matches(given, self.known, n=3, cutoff=0.5)
+        hint = (
+            f"did you mean {' or '.join(close)}?"
+            if close
+            else f"available: {', '.join(self.known) or 'none'}"
+        )
+        super().__init__(f"unknown {kind} {given!r}; {hint}")
+
+
+class ConfigError(TcbenchError):
+    """Settings that are invalid, by themselves or together."""
+
+
+class FileFormatError(TcbenchError):
+    """A file or folder that does not have the expected layout."""
+
+
+class MissingFiles(TcbenchError):
+    """Weights, prompts or a pipeline that are not on this machine; the message says how to get them."""
+
+
+class MismatchError(TcbenchError):
+    """Files or records that are not the expected ones, such as weights with another sha256."""
+
+    exit_code = 4
+
+
+class Problems(TcbenchError):
+    """Several errors at once, one a line, so that a user can fix all of them before the next start."""
+
+    def __init__(self, errors: Iterable[TcbenchError]) -> None:
+        self.errors = tuple(errors)
+        self.exit_code = max((error.exit_code for error in self.errors), default=1)
+        super().__init__("\n".join(str(error) for error in self.errors))
+
+
+class ProblemCollector:
+    """Runs several checks and raises all their errors together.
+
+    problems = ProblemCollector()
+    prompts = problems.run(lambda: find_prompts(name))  # None if it failed
+    problems.raise_any()
+    """
+
+    def __init__(self) -> None:
+        self._errors: list[TcbenchError] = []
+
+    def run(self, check: Callable[[], T]) -> T | None:
+        """Return the result of ``check``; on a `TcbenchError` remember it and return None."""
+        with self.catch():
+            return check()
+        return None
+
+    @contextmanager
+    def catch(self) -> Iterator[None]:
+        """Remember a `TcbenchError` that is raised within the block."""
+        try:
+            yield
+        except Problems as error:
+            self._errors += error.errors
+        except TcbenchError as error:
+            self._errors.append(error)
+
+    def raise_any(self) -> None:
+        """Raise the only error, or `Problems` for several.
+
+        Raises:
+            TcbenchError: If a check failed.
+        """
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise Problems(self._errors)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

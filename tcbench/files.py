@@ -1,0 +1,178 @@
+"""Files that survive a crash: atomic writes, locks, hashes and JSON lines. Free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+from filelock import FileLock, Timeout
+
+from tcbench.errors import FileFormatError, TcbenchError
+
+LOCK_FILE = ".tcbench.lock"
+"""Lock of a folder that one process writes (`locked`)."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to a temporary file, sync it and rename it: a reader sees all of it or nothing.
+
+    Raises:
+        OSError: If the disk is full or read-only; the old file is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a temporary folder that takes the place of ``path`` when the block ends without an error.
+
+    Everything is synced first. A crash between the two renames is repaired by `restore_folder`.
+    """
+    temporary, old = path.with_name(f".{path.name}.part"), _replaced(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.rename(path, old)
+    os.rename(temporary, path)
+    _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(path: Path) -> None:
+    """Put the old folder back where a process ended between the two renames of `new_folder`."""
+    if _replaced(path).exists() and not path.exists():
+        os.rename(_replaced(path), path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process; the system releases it when the process ends, however it ends.
+
+    Temporary files of a process that was killed (`write_atomically`) are removed.
+
+    Raises:
+        TcbenchError: If another process holds the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise TcbenchError(f"another process is working on {folder}: wait for it or end it") from error
+    try:
+        for torn in folder.rglob(".*.tmp"):
+            torn.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a JSON lines file; a last line without its end, of a crash, is dropped.
+
+    Returns:
+        One mapping a line; an empty list if the file does not exist.
+
+    Raises:
+        FileFormatError: If a line is not a JSON object.
+    """
+    if not file.exists():
+        return []
+    *lines, _torn = file.read_bytes().split(b"\n")
+    try:
+        records: list[Any] = orjson.loads(b"[%s]" % b",".join(lines))  # in one call: a board reads millions
+    except ValueError:
+        records = []
+    if len(records) != len(lines):
+        records = list(_parse_each(file, lines))
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise FileFormatError(f"{file}, line {number} is not a record: remove the line, it is redone")
+    return records
+
+
+def append_lines(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append records to a JSON lines file, after removing an incomplete last line, and sync it.
+
+    Raises:
+        OSError: If the disk is full or read-only; earlier lines are unchanged.
+    """
+    lines = "".join(map(json_line, records))
+    if not lines:
+        return
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.ftruncate(descriptor, os.read(descriptor, os.fstat(descriptor).st_size).rfind(b"\n") + 1)
+        append_and_sync(descriptor, lines.encode())
+    finally:
+        os.close(descriptor)
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """Return a record as one line of JSON. NaN and infinity are refused: JSON has no such numbers."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def append_and_sync(descriptor: int, data: bytes) -> None:
+    """Append ``data`` to an open file and sync it; on an error remove the part that was written."""
+    before = os.lseek(descriptor, 0, os.SEEK_END)
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, before)
+        raise
+
+
+def _parse_each(file: Path, lines: Iterable[bytes]) -> Iterator[Any]:
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise FileFormatError(
+                f"{file}, line {number} is damaged ({error}): remove the line, it is redone"
+            ) from error
+
+
+def _replaced(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
