@@ -198,7 +198,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_done(
         code, _, err = tcbench(*run_arguments)
     assert code == 1
     assert "error: No space left on device" in err
-    assert "what is done is kept" in err
+    assert "finished work is kept" in err
     code, _, err = tcbench(*run_arguments)
     assert code == 0
     assert "images: 3 of 8 done" in err
@@ -220,7 +220,7 @@ def test_an_interruption_prints_the_command_that_resumes(
     monkeypatch.setattr("benchmarks.run.execute", interrupted)
     code, _, err = tcbench(*run_arguments, "--seeds", "1")
     assert code == 130
-    assert f"go on with: tcbench {' '.join(run_arguments)} --seeds 1" in err
+    assert f"resume with: tcbench {' '.join(run_arguments)} --seeds 1" in err
 
 
 DYING = """
