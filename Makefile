@@ -41,7 +41,7 @@ format: $(READY)
 
 lock: $(UV)
 	$(COMPILE) pyproject.toml -o requirements/runtime.lock
-	$(COMPILE) pyproject.toml --group dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --group dev --group docs -o requirements/dev.lock
 	$(COMPILE) rewards/verification/official/requirements.in -o rewards/verification/official/requirements.lock
 	$(COMPILE) scripts/imscore/requirements.in -o scripts/imscore/requirements.lock
 
