@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tcbench.errors import ConfigError
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.conditioning import Conditioning, encode, with_encoders
+from textcraftor.diffusion.conditioning import Conditioning, encode_prompts, replace_encoders
 from textcraftor.diffusion.pipeline import ENCODERS
 from textcraftor.io.export import save_adapters, save_text_encoder, save_unet
 
@@ -67,7 +67,7 @@ class Tuned(nn.Module):
         )
         # plain attributes of an object that is no module: frozen parts are no part of the state
         self._frozen = _Frozen(
-            pipe, with_encoders(pipe, {n: self.parts[n] for n in self.parts if n in ENCODERS})
+            pipe, replace_encoders(pipe, {n: self.parts[n] for n in self.parts if n in ENCODERS})
         )
 
     @property
@@ -115,13 +115,13 @@ class Tuned(nn.Module):
 
     def encode(self, texts: list[str]) -> Conditioning:
         """The tuned encoders' conditioning, with its graph."""
-        found = encode(self.pipeline, texts, guided=self.guided)
+        found = encode_prompts(self.pipeline, texts, guided=self.guided)
         return found if self.tune_null or not self.guided else found.without_null_gradient()
 
     def encode_original(self, texts: list[str]) -> Conditioning:
         """The original encoders', without one."""
         with torch.no_grad():
-            return encode(self.original, texts, guided=self.guided)
+            return encode_prompts(self.original, texts, guided=self.guided)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name."""

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from textcraftor.algorithms.goal import decode
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.conditioning import encode, with_encoders
+from textcraftor.diffusion.conditioning import encode_prompts, replace_encoders
 from textcraftor.diffusion.pipeline import Schedule, load
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import Drawing, Window, switch_encoder
@@ -42,7 +42,7 @@ def test_a_rollout_ends_with_the_pipelines_own_image(pipe: Any) -> None:
     scheduler = fresh(pipe.scheduler, 4)
     steps = Rollout(Denoiser(pipe.unet, 3.0, ids), scheduler, scheduler.timesteps)
     with torch.no_grad():
-        z = steps.run(noise * scheduler.init_noise_sigma, encode(pipe, TEXTS, guided=True))
+        z = steps.run(noise * scheduler.init_noise_sigma, encode_prompts(pipe, TEXTS, guided=True))
         mine = decode(pipe.vae, z).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(mine, theirs, atol=2e-6)
 
@@ -57,7 +57,7 @@ def test_both_encoders_switch_in_anybodys_pipeline(pipe: Any, tiny_sdxl: Path) -
     told = switch_encoder(theirs, TEXTS, last=2, steps=4, guidance=3.0, **others)
     noise = initial_latents([1, 2], (4, 8, 8))
     image = theirs(latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np", **told).images
-    tuned = {"tuned": with_encoders(pipe, others)}
+    tuned = {"tuned": replace_encoders(pipe, others)}
     ours = Drawing(pipe, SCHEDULE, tuned, (Window(0.5, {"tuned": 1.0}),)).draw(TEXTS, noise)
     assert (image == ours).all()
     assert (ours != Drawing(pipe, SCHEDULE).draw(TEXTS, noise)).any()

@@ -27,7 +27,7 @@ from textcraftor.algorithms.goal import look
 from textcraftor.algorithms.learners import Made, Stepper, check_shares, chunks, worth
 from textcraftor.algorithms.objective import LATER_NOISE, Objective, Outcome, drifted
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.conditioning import Conditioning, encode
+from textcraftor.diffusion.conditioning import Conditioning, encode_prompts
 from textcraftor.diffusion.prompts import noise_seed
 from textcraftor.io.system import optimised_for
 from textcraftor.rewriters import Rewriter, Writer, Written, find_model, find_rewriter, write_settings
@@ -76,7 +76,7 @@ class TunedWriter(nn.Module):
     def encode_original(self, texts: list[str]) -> Conditioning:
         """That of the texts as they are."""
         with torch.no_grad():
-            return encode(self.original, texts, guided=self.guided)
+            return encode_prompts(self.original, texts, guided=self.guided)
 
     def sample(self, texts: Sequence[str], seeds: Sequence[int]) -> Written:
         """Rewrites with the model's own probabilities, whatever its usual decoding is."""

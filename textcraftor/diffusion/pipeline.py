@@ -265,7 +265,7 @@ def load_encoders(pipe: Any, folder: Path) -> Any:
 
     Raises MissingFiles for a folder that holds none, or one of another architecture.
     """
-    from textcraftor.diffusion.conditioning import with_encoders
+    from textcraftor.diffusion.conditioning import replace_encoders
 
     found = {}
     for name in ENCODERS:
@@ -282,4 +282,4 @@ def load_encoders(pipe: Any, folder: Path) -> Any:
             found[name] = model.to(pipe.device)
     if not found:
         raise MissingFiles(f"{folder} holds no text encoder: expected {' or '.join(ENCODERS)} in it")
-    return with_encoders(pipe, found)
+    return replace_encoders(pipe, found)

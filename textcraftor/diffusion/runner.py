@@ -102,13 +102,15 @@ class Drawing:
 
     def conditionings(self, texts: Sequence[str]) -> dict[int, Conditioning]:
         """The conditioning by how many of the steps are left when it takes over."""
-        from textcraftor.diffusion.conditioning import encode, mixed
+        from textcraftor.diffusion.conditioning import encode_prompts, mix_conditionings
 
-        known = {name: encode(pipe, texts, guided=self.guided) for name, pipe in self.encoders.items()}
-        known[ORIGINAL] = encode(self.pipe, texts, guided=self.guided)
+        known = {
+            name: encode_prompts(pipe, texts, guided=self.guided) for name, pipe in self.encoders.items()
+        }
+        known[ORIGINAL] = encode_prompts(self.pipe, texts, guided=self.guided)
         found = {self.schedule.steps: known[ORIGINAL]}
         for window in sorted(self.windows, key=lambda window: -window.share):
-            found[window.steps(self.schedule.steps)] = mixed(known, window.weights)
+            found[window.steps(self.schedule.steps)] = mix_conditionings(known, window.weights)
         return found
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:
@@ -182,12 +184,12 @@ def switch_encoder(
     It takes the place of ``prompt``. Works with Stable Diffusion 1.x, 2.x and XL pipelines, ControlNet and
     inpainting variants included. Raises ValueError if ``last`` is not between 0 and ``steps``.
     """
-    from textcraftor.diffusion.conditioning import with_encoders
+    from textcraftor.diffusion.conditioning import replace_encoders
 
     if not 0 <= last <= steps:
         raise ValueError(f"last is {last}; expected 0 to {steps}, the number of steps")
     given = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
-    tuned = with_encoders(pipe, {name: model for name, model in given.items() if model is not None})
+    tuned = replace_encoders(pipe, {name: model for name, model in given.items() if model is not None})
     windows = (Window(last / steps, {"tuned": 1.0}),) if last else ()
     drawing = Drawing(pipe, Schedule("", steps, guidance), {"tuned": tuned}, windows)
     import torch

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from textcraftor.diffusion.conditioning import encode, mixed, with_encoders
+from textcraftor.diffusion.conditioning import encode_prompts, mix_conditionings, replace_encoders
 from textcraftor.diffusion.pipeline import SAMPLERS, Schedule, load
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import ORIGINAL, Drawing, Window, switch_encoder
@@ -43,12 +43,12 @@ def noise(pipe: Any) -> torch.Tensor:
 
 
 def drawing(pipe: Any, tuned: Any, *windows: Window) -> Drawing:
-    return Drawing(pipe, SCHEDULE, {"tuned": with_encoders(pipe, {"text_encoder": tuned})}, windows)
+    return Drawing(pipe, SCHEDULE, {"tuned": replace_encoders(pipe, {"text_encoder": tuned})}, windows)
 
 
 def test_a_window_over_all_steps_is_the_other_encoder(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
     whole = drawing(pipe, tuned, Window(1.0, {"tuned": 1.0})).draw(TEXTS, noise)
-    other = Drawing(with_encoders(pipe, {"text_encoder": tuned}), SCHEDULE)
+    other = Drawing(replace_encoders(pipe, {"text_encoder": tuned}), SCHEDULE)
     assert (whole == other.draw(TEXTS, noise)).all()
     assert (whole != Drawing(pipe, SCHEDULE).draw(TEXTS, noise)).any()
 
@@ -60,9 +60,9 @@ def test_a_window_over_the_last_steps_is_a_rollout_in_two_parts(
     scheduler = fresh(pipe.scheduler, 5)
     first, last = Rollout(Denoiser(pipe.unet, 3.0), scheduler, scheduler.timesteps).split(3)
     with torch.no_grad():
-        z = first.run(noise * scheduler.init_noise_sigma, encode(pipe, TEXTS, guided=True))
-        other = with_encoders(pipe, {"text_encoder": tuned})
-        z = last.run(z, encode(other, TEXTS, guided=True))
+        z = first.run(noise * scheduler.init_noise_sigma, encode_prompts(pipe, TEXTS, guided=True))
+        other = replace_encoders(pipe, {"text_encoder": tuned})
+        z = last.run(z, encode_prompts(other, TEXTS, guided=True))
         from textcraftor.algorithms.goal import decode
 
         mine = decode(pipe.vae, z).permute(0, 2, 3, 1).numpy()
@@ -72,12 +72,12 @@ def test_a_window_over_the_last_steps_is_a_rollout_in_two_parts(
 def test_mixes_are_weighted_sums_of_embeddings(pipe: Any, tuned: Any) -> None:
     window = Window(0.6, {"tuned": 0.7, ORIGINAL: 0.3})
     found = drawing(pipe, tuned, window).conditionings(TEXTS)
-    own = encode(pipe, TEXTS, guided=True)
-    other = encode(with_encoders(pipe, {"text_encoder": tuned}), TEXTS, guided=True)
+    own = encode_prompts(pipe, TEXTS, guided=True)
+    other = encode_prompts(replace_encoders(pipe, {"text_encoder": tuned}), TEXTS, guided=True)
     assert sorted(found) == [3, 5]
     torch.testing.assert_close(found[3].embeds, 0.7 * other.embeds + 0.3 * own.embeds)
     assert torch.equal(found[5].embeds, own.embeds)
-    assert torch.equal(mixed({"a": own, "b": other}, {"a": 1.0, "b": 0.0}).embeds, own.embeds)
+    assert torch.equal(mix_conditionings({"a": own, "b": other}, {"a": 1.0, "b": 0.0}).embeds, own.embeds)
 
 
 def test_windows_follow_one_another(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
@@ -105,7 +105,7 @@ def test_anybodys_pipeline_can_switch_with_the_helper(
 
     pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     windows = (Window(last / 5, {"tuned": 1.0}),) if last else ()
-    others = {"tuned": with_encoders(pipe, {"text_encoder": tuned})}
+    others = {"tuned": replace_encoders(pipe, {"text_encoder": tuned})}
     ours = Drawing(pipe, Schedule(sampler, 5, 3.0), others, windows).draw(TEXTS, noise)
     assert (image == ours).all()
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from textcraftor.algorithms.goal import decode
-from textcraftor.diffusion.conditioning import Conditioning, encode
+from textcraftor.diffusion.conditioning import Conditioning, encode_prompts
 from textcraftor.diffusion.pipeline import SAMPLERS, Schedule, load
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import Drawing
@@ -107,17 +107,17 @@ def alike(found: list[Tensor], expected: list[Tensor], tolerance: float = 1e-9) 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_the_chain_is_autograd_through_the_whole_graph(pipe: Any, start: Tensor, checkpointed: bool) -> None:
-    c = encode(pipe, TEXTS, guided=True)
+    c = encode_prompts(pipe, TEXTS, guided=True)
     estimate = ESTIMATORS["chain"](rollout(pipe, checkpointed=checkpointed), start, c, goal, Fixed())
-    whole = by_hand(pipe, start, encode(pipe, TEXTS, guided=True), lambda z: z)
+    whole = by_hand(pipe, start, encode_prompts(pipe, TEXTS, guided=True), lambda z: z)
     alike(encoder_gradients(pipe, estimate.surrogate), encoder_gradients(pipe, value(whole).sum()))
 
 
 @pytest.mark.parametrize("name", ["conditioning", "detached-chain"])
 def test_detached_latents_leave_the_gradient_of_the_conditioning(pipe: Any, start: Tensor, name: str) -> None:
-    estimate = ESTIMATORS[name](rollout(pipe), start, encode(pipe, TEXTS, guided=True), goal, Fixed())
-    graph = by_hand(pipe, start, encode(pipe, TEXTS, guided=True), Tensor.detach)
-    whole = by_hand(pipe, start, encode(pipe, TEXTS, guided=True), lambda z: z)
+    estimate = ESTIMATORS[name](rollout(pipe), start, encode_prompts(pipe, TEXTS, guided=True), goal, Fixed())
+    graph = by_hand(pipe, start, encode_prompts(pipe, TEXTS, guided=True), Tensor.detach)
+    whole = by_hand(pipe, start, encode_prompts(pipe, TEXTS, guided=True), lambda z: z)
     expected = encoder_gradients(pipe, value(graph).sum())
     alike(encoder_gradients(pipe, estimate.surrogate), expected)
     other = encoder_gradients(pipe, value(whole).sum())
@@ -125,7 +125,7 @@ def test_detached_latents_leave_the_gradient_of_the_conditioning(pipe: Any, star
 
 
 def test_the_chain_agrees_with_finite_differences(pipe: Any, start: Tensor) -> None:
-    c = encode(pipe, TEXTS, guided=True).leaf()
+    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
     surrogate = ESTIMATORS["chain"](rollout(pipe), start, c, goal, Fixed()).surrogate
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(3)).double()
@@ -141,7 +141,7 @@ def test_the_chain_agrees_with_finite_differences(pipe: Any, start: Tensor) -> N
 
 def test_conditioning_only_agrees_with_finite_differences(pipe: Any, start: Tensor) -> None:
     """Of the run whose UNet is shown the latents of the unchanged prompt."""
-    c = encode(pipe, TEXTS, guided=True).leaf()
+    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
     surrogate = ESTIMATORS["conditioning"](rollout(pipe), start, c, goal, Fixed()).surrogate
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(4)).double()
@@ -164,7 +164,7 @@ def test_conditioning_only_agrees_with_finite_differences(pipe: Any, start: Tens
 
 
 def test_truncation_is_the_chain_through_fewer_steps(pipe: Any, start: Tensor) -> None:
-    c = encode(pipe, TEXTS, guided=True).leaf()
+    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
     estimate = ESTIMATORS["truncation"](rollout(pipe), start, c, goal, Fixed(2))
     (found,) = torch.autograd.grad(estimate.surrogate, c.tensors)
     before, after = rollout(pipe).split(2)
@@ -180,7 +180,7 @@ def test_one_step_is_the_schedulers_own_prediction(pipe: Any, start: Tensor, pre
         type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=prediction), STEPS
     )
     steps = Rollout(Denoiser(pipe.unet, GUIDANCE), scheduler, scheduler.timesteps[-LAST:])
-    c = encode(pipe, TEXTS, guided=True).leaf()
+    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
     estimate = ESTIMATORS["one-step"](steps, start, c, goal, Fixed(0))
     t = steps.timesteps[0]
     e = steps.output(start, t, c)
@@ -192,7 +192,7 @@ def test_one_step_is_the_schedulers_own_prediction(pipe: Any, start: Tensor, pre
 
 
 def test_low_variance_averages_fresh_noises(pipe: Any, start: Tensor) -> None:
-    c = encode(pipe, TEXTS, guided=True).leaf()
+    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
     estimate = ESTIMATORS["low-variance"](rollout(pipe), start, c, goal, Fixed())
     (found,) = torch.autograd.grad(estimate.surrogate, c.tensors)
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_low_variance_averages_fresh_noises(pipe: Any, start: Tensor) -> None:
 
 
 def test_direct_rewards_the_prediction_from_a_noised_image(pipe: Any, start: Tensor) -> None:
-    c = encode(pipe, TEXTS, guided=True).leaf()
+    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
     estimate = ESTIMATORS["direct"](rollout(pipe), start, c, goal, Fixed(500))
     (found,) = torch.autograd.grad(estimate.surrogate, c.tensors)
     alpha = pipe.scheduler.alphas_cumprod[500]
@@ -220,7 +220,7 @@ def test_direct_rewards_the_prediction_from_a_noised_image(pipe: Any, start: Ten
 
 
 def test_denoising_is_the_unguided_loss_of_diffusion(pipe: Any, start: Tensor) -> None:
-    c = encode(pipe, TEXTS, guided=True).leaf()
+    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
     estimate = ESTIMATORS["denoising"](rollout(pipe), start, c, goal, Fixed(500))
     (found,) = torch.autograd.grad(estimate.surrogate, c.tensors)
     noise = Fixed().noise(start)
@@ -242,7 +242,7 @@ def test_one_step_estimators_need_the_variance_preserving_scheduler(tiny_pipelin
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_gradients_pass_through_every_sampler(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
-    c = encode(pipe, TEXTS, guided=True).leaf()
+    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
     scheduler = fresh(pipe.scheduler, STEPS)
     z = initial_latents([1, 2], (4, 8, 8)) * scheduler.init_noise_sigma
     found = []
@@ -262,7 +262,7 @@ def test_a_rollout_ends_with_the_pipelines_own_image(tiny_pipeline: Path, sample
     scheduler = fresh(pipe.scheduler, STEPS)
     steps = Rollout(Denoiser(pipe.unet, GUIDANCE), scheduler, scheduler.timesteps)
     with torch.no_grad():
-        z = steps.run(noise * scheduler.init_noise_sigma, encode(pipe, TEXTS, guided=True))
+        z = steps.run(noise * scheduler.init_noise_sigma, encode_prompts(pipe, TEXTS, guided=True))
         mine = decode(pipe.vae, z).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(mine, theirs, atol=2e-6)
 
@@ -274,7 +274,7 @@ def test_a_run_can_begin_in_the_middle(tiny_pipeline: Path, sampler: str) -> Non
     whole = fresh(pipe.scheduler, STEPS)
     z = initial_latents([1], (4, 8, 8)) * whole.init_noise_sigma
     with torch.no_grad():
-        c = encode(pipe, TEXTS[:1], guided=True)
+        c = encode_prompts(pipe, TEXTS[:1], guided=True)
         before, after = Rollout(denoise, whole, whole.timesteps).split(2)
         middle = before.run(z, c)
         begun = fresh(pipe.scheduler, STEPS, 2)
@@ -285,13 +285,13 @@ def test_a_run_can_begin_in_the_middle(tiny_pipeline: Path, sampler: str) -> Non
 def test_the_denoiser_counts_its_work(pipe: Any, start: Tensor) -> None:
     steps = rollout(pipe)
     with torch.no_grad():
-        steps.run(start, encode(pipe, TEXTS, guided=True))
+        steps.run(start, encode_prompts(pipe, TEXTS, guided=True))
     denoise: Any = steps.denoise
     assert (denoise.calls, denoise.graphs) == (2 * 2 * LAST, 0)
-    steps.run(start, encode(pipe, TEXTS, guided=True))
+    steps.run(start, encode_prompts(pipe, TEXTS, guided=True))
     assert (denoise.calls, denoise.graphs) == (4 * 2 * LAST, 2 * 2 * LAST)
     again = rollout(pipe, checkpointed=True)
-    c = encode(pipe, TEXTS, guided=True).leaf()
+    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
     torch.autograd.grad(again.run(start, c).sum(), c.tensors)
     counted: Any = again.denoise
     assert (counted.calls, counted.graphs) == (2 * 4 * LAST, 4 * LAST)  # made twice, walked back once

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from rewards.verification.official.environment import interpreter
 from tcbench.errors import ConfigError
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.conditioning import with_encoders
+from textcraftor.diffusion.conditioning import replace_encoders
 from textcraftor.diffusion.pipeline import MICRO, Schedule, load
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import Drawing
@@ -129,7 +129,7 @@ def test_adapters_are_loaded_by_diffusers(
 def test_merged_adapters_are_the_adapted_encoder(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
     tuned = tune(pipe, tmp_path / "tuned", lora_rank=2)
     merged = type(pipe.text_encoder).from_pretrained(tmp_path / "tuned" / "text_encoder")
-    image = drawn(with_encoders(load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim"),
+    image = drawn(replace_encoders(load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim"),
                                 {"text_encoder": merged}))  # fmt: skip
     np.testing.assert_allclose(image, drawn(tuned.pipeline), atol=1e-5)
     assert tuned.trained().keys() == {
