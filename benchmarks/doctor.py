@@ -12,6 +12,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Literal
 
+from tcbench import environment
 from tcbench.launch import PACKAGES, ROOT, SHADOWED, imported_from
 from textcraftor.io import provenance
 
@@ -82,7 +83,7 @@ def libraries() -> Iterator[Finding]:
     """Installed versions."""
     yield Finding("library", "python", "ok", platform.python_version())
     for name in provenance.LIBRARIES:
-        found = provenance.installed_version(name)
+        found = environment.installed_version(name)
         if found:
             yield Finding("library", name, "ok", found)
         elif name != DISTRIBUTION:

@@ -52,8 +52,8 @@ def write(board: Board, out: Path, date: str | None = None) -> list[Path]:
     from leaderboards.formats import Stamp, csv_long, csv_wide, json_text, latex
     from leaderboards.markdown import markdown
     from leaderboards.pictures import draw_differences, draw_samples, png
+    from tcbench.environment import commit, installed_version
     from tcbench.files import write_atomically
-    from textcraftor.io.provenance import commit, installed_version
 
     made = {name: version for name in COMPUTING if (version := installed_version(name))}
     stamp = Stamp(made, commit(), date)

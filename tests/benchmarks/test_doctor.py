@@ -63,7 +63,7 @@ def test_another_distribution_with_the_same_package_is_a_problem(
 
 
 def test_a_missing_library_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("textcraftor.io.provenance.installed_version", lambda name: None)
+    monkeypatch.setattr("tcbench.environment.installed_version", lambda name: None)
     assert of(list(libraries()), "torch") == Finding(
         "library", "torch", "problem", "not installed", "pip install torch"
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
+
+from tcbench.environment import commit, installed_version
 
 LIBRARIES = (
     "tcbench", "torch", "torchvision", "diffusers", "transformers", "open_clip_torch",
@@ -21,32 +20,6 @@ COMPARED = ("device", "threads")
 def versions() -> dict[str, str]:
     """Installed versions of the libraries that results depend on, without importing any."""
     return {name: found for name in LIBRARIES if (found := installed_version(name))}
-
-
-def installed_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def commit() -> str | None:
-    """The git commit of the checkout this package lies in, with "+changes" if dirty; None for an installed
-    one.
-    """
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        head = _git(root, "rev-parse", "HEAD")
-        return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None  # git is not installed, or the checkout is not ours to read
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 
-import pytest
-
-from textcraftor.io import provenance
-from textcraftor.io.provenance import commit, differences, environment, versions
+from textcraftor.io.provenance import differences, environment, versions
 
 
 def test_the_environment_is_json_and_names_versions_and_device() -> None:
@@ -16,12 +12,6 @@ def test_the_environment_is_json_and_names_versions_and_device() -> None:
     assert record["device"] == "cpu"
     assert record["versions"]["torch"] == versions()["torch"]
     assert record["threads"] >= 1
-
-
-def test_the_commit_is_the_checkouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", commit() or "")
-    monkeypatch.setattr(provenance, "__file__", "/nowhere/benchmarks/provenance.py")
-    assert commit() is None
 
 
 def test_every_environment_that_worked_on_a_run_is_compared_with_this_one() -> None:
