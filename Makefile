@@ -1,4 +1,4 @@
-# Everything a person or CI runs. `make setup` needs python3 (3.11 or newer) and make; all it makes is .venv and .tools.
+# Everything a person or CI runs. `make setup` needs python3 (3.11 or newer) and make; it creates only .venv and .tools.
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -6,11 +6,11 @@ UV := .tools/uv/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-# Flags of the two runs of `make demo`; what keeps it under ten minutes on two cores.
+# Options of both runs of `make demo`. 128 prompts keep it under ten minutes on two cores.
 DEMO ?= --suite world --limit 128
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-.PHONY: setup demo official test test-slow check format lock
+.PHONY: setup demo official test test-slow check lint docs format lock
 
 setup: $(READY)
 
@@ -19,21 +19,27 @@ demo: $(READY)
 	$(BIN)/tcbench run --model 'micro+style-words' $(DEMO)
 	$(BIN)/tcbench leaderboard runs --baseline micro --out board
 
-# The environment of the packages image-reward and hpsv2, which native rewards are compared with.
+# The environment of the packages image-reward and hpsv2, which the native rewards are verified against.
 official: $(READY)
 	$(BIN)/python -m rewards.verification.official.environment
 
-# Files of tests side by side, a core each: models this small gain nothing from a second.
+# One process per core and one thread per process: the test models are too small to use a second thread.
 test: official
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: official
 	$(BIN)/pytest -m slow
 
-check: $(READY)
+check: lint docs
+
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documentation site in build/site. The variable silences a notice about the successor of MkDocs.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -1,8 +1,8 @@
-"""The command `tcbench`. A verb's module is imported only when that verb is run, so help is instant.
+"""The command `tcbench`. The module of a command is imported only when that command runs, so help is instant.
 
-Data goes to stdout; progress, remarks and errors to stderr. Exit codes: 0 complete, 1 failure, 2 usage or
-unknown name, 3 finished with missing samples or weights, 4 verification or provenance mismatch, 130
-interrupted. A known error is one line; TCBENCH_DEBUG=1 shows its traceback.
+Data goes to stdout; progress, notes and errors go to stderr. Exit codes: 0 complete, 1 failure, 2 usage error
+or unknown name, 3 finished with missing samples or weights, 4 verification or provenance mismatch, 130
+interrupted. Every problem is one line; TCBENCH_DEBUG=1 shows the traceback.
 """
 
 from __future__ import annotations
@@ -20,65 +20,60 @@ from typer.core import TyperCommand, TyperGroup
 
 from tcbench.errors import Problems
 
+GENERATE, TRAIN, COMPARE, REWARDS, SETUP = (
+    "Generate and score",
+    "Train",
+    "Compare",
+    "Rewards and weights",
+    "Set-up",
+)
+"""Panels of `tcbench --help`, in this order."""
+
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "run": (
-            "benchmarks.cli.run",
-            "Generate images with a model, score them, say how it stands. Resumable.",
-        ),
-        "generate": ("benchmarks.cli.generate", "Only generate a run's images."),
-        "score": ("benchmarks.cli.score", "Score a run's images, or any folder of images with prompts."),
-        "import": ("benchmarks.cli.import_table", "Make a run of scores that another tool computed."),
-        "diversity": ("benchmarks.cli.diversity", "Measure how much the images of one prompt differ."),
-        "train": (
-            "benchmarks.cli.train",
-            "Tune a model's text encoder by the gradients of rewards (TextCraftor). Resumable.",
-        ),
-        "pairs": ("benchmarks.cli.pairs", "Write a run's images with their prompts as pairs to train on."),
-        "mix": ("benchmarks.cli.mix", "Interpolate tuned text encoders, or mix their styles."),
-        "sweep": (
-            "benchmarks.cli.sweep",
-            "Draw and score over strengths of a tuned encoder and switch steps.",
-        ),
-        "export": ("benchmarks.cli.export", "Write tuned weights as diffusers, peft and ComfyUI read them."),
-        "leaderboard": ("benchmarks.cli.leaderboard", "Compare runs: means, intervals, paired differences."),
-        "compare": ("benchmarks.cli.compare", "Say what one run changes against another, and where most."),
-        "reproduce": (
-            "benchmarks.cli.reproduce",
-            "Make a published comparison again, from training to the page. Resumable.",
-        ),
-        "ls": ("benchmarks.cli.ls", "List models, rewards, suites or runs."),
-        "calibrate": (
-            "benchmarks.cli.calibrate",
-            "Measure each reward's scale on a run, for mixing rewards.",
-        ),
-        "verify": (
-            "benchmarks.cli.verify",
-            "Compare rewards with their authors' code, or with a second computation of it.",
-        ),
-        "doctor": (
-            "benchmarks.cli.doctor",
-            "Say what is installed, imported from where, and what is missing.",
-        ),
-        "weights": ("benchmarks.cli.weights", "List, download, verify or convert the weights of rewards."),
-        "world": ("benchmarks.cli.world", "Rebuild the embedded world: its pipeline and its rewards."),
+        "run": (GENERATE, "Generate images with a model and score them. Resumable."),
+        "generate": (GENERATE, "Generate the images of a run without scoring them. Resumable."),
+        "score": (GENERATE, "Score the images of a run, or any folder of images with prompts."),
+        "import": (GENERATE, "Import scores that another tool computed."),
+        "diversity": (GENERATE, "Measure how much the images of one prompt differ."),
+        "train": (TRAIN, "Fine-tune a text encoder or UNet on rewards (TextCraftor, DDPO). Resumable."),
+        "pairs": (TRAIN, "Write the images of a run with their prompts as training pairs."),
+        "mix": (TRAIN, "Interpolate a tuned text encoder with the original one, or mix several."),
+        "sweep": (TRAIN, "Score a tuned encoder at several strengths and numbers of tuned steps."),
+        "export": (TRAIN, "Export tuned weights for diffusers, PEFT or ComfyUI."),
+        "leaderboard": (COMPARE, "Compare runs with a baseline: tables and figures."),
+        "compare": (COMPARE, "Compare two runs, and list the prompts where they differ most."),
+        "reproduce": (COMPARE, "Reproduce a published comparison, from training to tables. Resumable."),
+        "calibrate": (REWARDS, "Measure the scale of each reward on a run, for reward mixes."),
+        "verify": (REWARDS, "Verify rewards against their authors' code or an independent reference."),
+        "weights": (REWARDS, "List, download, verify or convert the weights of rewards."),
+        "ls": (SETUP, "List models, rewards, suites or runs."),
+        "doctor": (SETUP, "Check this installation: packages, versions, device and weights."),
+        "world": (SETUP, "Rebuild the embedded world: its pipeline and its rewards."),
     }
 )
-"""A verb's module defines a function of the module's name, or `app`, a Typer app of sub-commands."""
+"""Commands with their help panel and summary, in the order they are listed."""
+
+_MODULES = {"import": "import_table"}  # `import` is a keyword of Python
 
 RESUMABLE = ("run", "generate", "score", "train", "sweep", "reproduce", "world")
 
+_RENAMED = {"--switch-step": "--tuned-steps", "--switch-steps": "--tuned-steps"}
+
 
 class Verbs(TyperGroup):
-    """The verbs as a table: listed without importing them, imported when one is called."""
+    """The group of all commands. Listing them imports none of their modules."""
 
     def __init__(self, **attributes: Any) -> None:
-        attributes["commands"] = {name: TyperCommand(name, help=text) for name, (_, text) in VERBS.items()}
+        attributes["commands"] = {
+            name: TyperCommand(name, help=text, rich_help_panel=panel)
+            for name, (panel, text) in VERBS.items()
+        }
         super().__init__(**attributes)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name, _, rest = super().resolve_command(ctx, args)
-        assert name is not None  # an unknown verb has been refused
+        assert name is not None  # super() has refused an unknown command
         return name, load_verb(name), rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -94,20 +89,21 @@ class Verbs(TyperGroup):
 
 
 def load_verb(name: str) -> Any:
-    """The command of verb `name`, from its module."""
-    module = import_module(VERBS[name][0])
+    """Import a command. Its module defines `app`, a Typer app of sub-commands, or a function of its name."""
+    module_name = _MODULES.get(name, name)
+    module = import_module(f"benchmarks.cli.{module_name}")
     if hasattr(module, "app"):
         return typer.main.get_group(module.app)
     single = typer.Typer(add_completion=False)
-    single.command(name)(getattr(module, module.__name__.rpartition(".")[2]))
+    single.command(name)(getattr(module, module_name))
     return typer.main.get_command(single)
 
 
 def _error_lines(error: Exception) -> list[str]:
-    """One line a problem."""
+    """Return one line for each problem."""
     if isinstance(error, OSError) and not isinstance(error, ValueError) and error.errno is not None:
-        where = error.filename or "while writing"
-        return [f"error: {error.strerror}: {where}; finished work is kept; fix this and re-run"]
+        path = error.filename or "while writing"
+        return [f"error: {error.strerror}: {path}; finished work is kept; fix this and re-run"]
     problems = error.errors if isinstance(error, Problems) else [error]
     return [f"error: {' '.join(str(problem).split())}" for problem in problems]
 
@@ -123,12 +119,12 @@ app = typer.Typer(
     name="tcbench",
     cls=Verbs,
     no_args_is_help=True,
-    help="Compare text-to-image systems by rewards one can trust.",
+    help="Score, fine-tune and compare text-to-image models with differentiable rewards.",
 )
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(version("tcbench"))
@@ -141,10 +137,14 @@ def _options(
         False, "--version", help="Print the version and exit.", is_eager=True, callback=_show_version
     ),
 ) -> None:
-    """Options of the command itself; `version` has done its work when this is called."""
+    """Declare the options of `tcbench` itself; their callbacks do the work."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `tcbench`; exits with the documented codes."""
+    """Run `tcbench` with ``arguments`` (by default those of the process) and exit with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for old, new in _RENAMED.items():
+        if any(argument == old or argument.startswith(f"{old}=") for argument in given):
+            print(f"error: the option {old} is now called {new}", file=sys.stderr)
+            raise SystemExit(2)
     typer.main.get_command(app).main(args=given, prog_name="tcbench", obj=given)

@@ -14,7 +14,7 @@ def calibrate(
 ) -> None:
     """Measure mean and deviation of each reward on a run's pictures, so that a mix can weigh them alike."""
     from benchmarks.calibrate import calibrate as measure
-    from benchmarks.cli.ls import table
+    from benchmarks.cli.tables import text_table
     from leaderboards.records import RunFolder
 
     found = measure(RunFolder(run))
@@ -23,4 +23,4 @@ def calibrate(
         {"reward": name, "mean": f"{m.mean:.4f}", "deviation": f"{m.std:.4f}", "pictures": m.count}
         for name, m in found.rewards.items()
     ]
-    print(table(rows))
+    print(text_table(rows))

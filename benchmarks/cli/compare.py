@@ -54,9 +54,9 @@ def compare(
     if json:
         print(js.dumps(_record(section, found), indent=1))
         return
-    from benchmarks.cli.ls import table
+    from benchmarks.cli.tables import text_table
 
-    print(table(comparison_rows(section)), end="\n\n")
+    print(text_table(comparison_rows(section)), end="\n\n")
     print("\n".join(_extremes(found, prompts)))
 
 

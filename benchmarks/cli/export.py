@@ -1,4 +1,4 @@
-"""`tcbench export`: a tuned encoder for other tools."""
+"""`tcbench export`: write tuned weights for other tools."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 
-class Kind(StrEnum):
-    """What can be written."""
+class ExportFormat(StrEnum):
+    """File formats that other tools read."""
 
     DIFFUSERS = "diffusers"
     LORA = "lora"
@@ -18,20 +18,20 @@ class Kind(StrEnum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A checkpoint's folder.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="A training run folder.", show_default=False)],
     to: Annotated[
-        Kind,
+        ExportFormat,
         typer.Option(
             help="diffusers: the whole pipeline. lora: adapters for load_lora_weights. single-file: the text "
-            "encoder as ComfyUI and Forge load it."
+            "encoder for ComfyUI and Forge."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the files.")],
 ) -> None:
-    """Write tuned weights as diffusers, peft, ComfyUI and others read them.
+    """Export tuned weights for diffusers, PEFT, ComfyUI and similar tools.
 
-    They have the tuned encoder in all steps; for the last steps alone diffusers' users add
-    textcraftor.diffusion.runner.switch_encoder to their call.
+    Exported files use the tuned encoder in all sampling steps. To use it only in the last steps of a
+    diffusers pipeline, pass `textcraftor.diffusion.runner.switch_encoder` to the pipeline call.
     """
     from benchmarks.mixes import export as write
 

@@ -77,9 +77,9 @@ def write(board: Board, out: Path, date: str | None = None) -> list[Path]:
 
 def _lines(section: Section) -> Iterator[str]:
     """The headline of one suite for a terminal."""
-    from benchmarks.cli.ls import table
+    from benchmarks.cli.tables import text_table
     from leaderboards.render import headline, transposed
 
     yield f"suite {section.suite}"
-    yield table(transposed(headline(section)))
+    yield text_table(transposed(headline(section)))
     yield from section.notes

@@ -1,10 +1,10 @@
-"""`tcbench ls`: what there is to run with, and what was run. Needs no torch."""
+"""`tcbench ls`: list models, rewards, suites and runs. Needs no torch."""
 
 from __future__ import annotations
 
 import json as json_
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmarks.cli import options
+from benchmarks.cli.tables import text_table
 
 if TYPE_CHECKING:
     from leaderboards.records import RunFolder
@@ -21,7 +22,7 @@ Row = dict[str, Any]
 
 
 class Kind(StrEnum):
-    """What can be listed."""
+    """What `tcbench ls` lists."""
 
     models = "models"
     rewards = "rewards"
@@ -36,16 +37,16 @@ def ls(
 ) -> None:
     """List models, rewards, suites or runs."""
     listing: Mapping[Kind, Callable[[], list[Row]]] = {
-        Kind.models: models,
-        Kind.rewards: rewards,
-        Kind.suites: suites,
-        Kind.runs: lambda: runs(out),
+        Kind.models: _models,
+        Kind.rewards: _rewards,
+        Kind.suites: _suites,
+        Kind.runs: lambda: _runs(out),
     }
     rows = listing[kind]()
-    print(json_.dumps(rows, indent=1) if json else table(rows) or f"no {kind}")
+    print(json_.dumps(rows, indent=1) if json else text_table(rows) or f"no {kind}")
 
 
-def models() -> list[Row]:
+def _models() -> list[Row]:
     from benchmarks.systems import SYSTEMS
 
     return [
@@ -61,7 +62,7 @@ def models() -> list[Row]:
     ]
 
 
-def rewards() -> list[Row]:
+def _rewards() -> list[Row]:
     return [
         {
             "reward": record.name,
@@ -78,7 +79,7 @@ def rewards() -> list[Row]:
 
 
 def reward_records() -> list[RewardInfo]:
-    """The records of all rewards; a plug-in that cannot be imported is an error line and hides no others."""
+    """Return the records of all rewards. A plug-in that cannot be imported is reported and left out."""
     from rewards.registry import info, names
 
     records = []
@@ -91,18 +92,18 @@ def reward_records() -> list[RewardInfo]:
 
 
 def _here(record: RewardInfo) -> str:
-    """Whether the reward's weights are on this machine: "shipped" with the package, "yes" or "no"."""
+    """Return "shipped" for weights in the package, "yes" if all are on this machine, otherwise "no"."""
     from rewards.weights.locate import locate
     from tcbench.errors import MissingFiles
 
     try:
-        found = [locate(record, file) for file in record.weights]
+        files = [locate(record, file) for file in record.weights]
     except MissingFiles:
         return "no"
-    return "yes" if any(place.origin for place in found) else "shipped"
+    return "yes" if any(file.origin for file in files) else "shipped"
 
 
-def suites() -> list[Row]:
+def _suites() -> list[Row]:
     from benchmarks.suites import SUITES, suite
     from benchmarks.suites.base import is_present
 
@@ -120,7 +121,7 @@ def suites() -> list[Row]:
     ]
 
 
-def runs(out: Path) -> list[Row]:
+def _runs(out: Path) -> list[Row]:
     from leaderboards.records import HEADER, find_runs
 
     if not any(out.glob(f"*/{HEADER}")):
@@ -137,16 +138,5 @@ def runs(out: Path) -> list[Row]:
 
 
 def _images(run: RunFolder) -> int:
-    made = (key for key, sample in run.samples().items() if sample.image is not None)
-    return sum(key in run.header.planned for key in made)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """`rows` as aligned columns under a head line; no rows give an empty text."""
-    if not rows:
-        return ""
-    cells = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in cells
-    )
+    complete = (key for key, sample in run.samples().items() if sample.image is not None)
+    return sum(key in run.header.planned for key in complete)

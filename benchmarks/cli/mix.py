@@ -1,4 +1,4 @@
-"""`tcbench mix`: a system whose text embedding is a weighted sum of several encoders'."""
+"""`tcbench mix`: combine several text encoders into one system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 
 class Space(StrEnum):
-    """Where encoders are mixed."""
+    """Whether embeddings or weights are mixed."""
 
     EMBEDDING = "embedding"
     WEIGHTS = "weights"
@@ -20,22 +20,31 @@ def mix(
     terms: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME=WEIGHT...", help="Checkpoints, mixes and `original`: ckpt/tc=0.7 original=0.3."
+            metavar="NAME=WEIGHT...",
+            help="Training run folders, mixes or `original`, with their weights: ckpt/tc=0.7 original=0.3.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new system.")],
-    switch_step: Annotated[
-        int | None, typer.Option(min=1, help="The last N steps are the mix's; the first one's by default.")
+    tuned_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of last sampling steps that use the mix; by default that of the first encoder.",
+        ),
     ] = None,
     space: Annotated[
-        Space, typer.Option(help="Mix embeddings while drawing, or weights once.")
+        Space,
+        typer.Option(help="embedding: mix embeddings at every step. weights: average weights once."),
     ] = Space.EMBEDDING,
 ) -> None:
-    """Interpolate a tuned encoder with the original one, or mix the styles of several."""
+    """Interpolate a tuned text encoder with the original one, or mix the styles of several.
+
+    The result is a folder that `tcbench run --model` accepts.
+    """
     import shlex
 
     from benchmarks.mixes import mix as make
     from textcraftor.io.mixing import parse_weights
 
-    make(parse_weights(terms), out, last=switch_step, in_weights=space is Space.WEIGHTS)
+    make(parse_weights(terms), out, last=tuned_steps, in_weights=space is Space.WEIGHTS)
     print(f"next: {shlex.join(['tcbench', 'run', '--model', str(out)])}")

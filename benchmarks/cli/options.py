@@ -1,4 +1,4 @@
-"""The options that several verbs share, each written once."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -12,73 +12,90 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A named model, a TOML file, a diffusers folder or a hub id.",
+        help="Named model, TOML file, diffusers folder, training run folder or hub id.",
         show_default=False,
     ),
 ]
 Suite = Annotated[
     str | None,
-    typer.Option("--suite", "-s", help="Prompt set; the model's own by default. `custom` for your own."),
+    typer.Option("--suite", "-s", help="Prompt set; by default the model's own. `custom`: your prompt file."),
 ]
 Prompts = Annotated[
-    Path | None, typer.Option("--prompts", help="Your prompt file, or the folder that holds a suite's files.")
+    Path | None,
+    typer.Option("--prompts", help="Your prompt file, or the folder with a suite's prompt files."),
 ]
 Rewards = Annotated[
     str | None,
     typer.Option(
-        "--rewards", "-r", help="Names with commas between them; paper, default, heldout; also file.py:Name."
+        "--rewards",
+        "-r",
+        help="Comma-separated reward names, file.py:Name, or a set of rewards: paper, default, heldout.",
     ),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", min=1, help="Only N prompts: a seeded subset with every category in proportion."),
+    typer.Option("--limit", min=1, help="Use only N prompts: a seeded subset, stratified by category."),
 ]
-Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Images for each prompt.")]
-BaseSeed = Annotated[int, typer.Option("--base-seed", help="Another draw of all noise.")]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Number of images per prompt.")]
+BaseSeed = Annotated[int, typer.Option("--base-seed", help="Base seed of the initial noise.")]
 Steps = Annotated[
-    int | None, typer.Option("--steps", min=1, help="Sampling steps; the model's own by default.")
+    int | None, typer.Option("--steps", min=1, help="Sampling steps; by default the model's own.")
 ]
 Guidance = Annotated[
-    float | None, typer.Option("--guidance", min=0.0, help="Guidance scale; the model's own by default.")
+    float | None, typer.Option("--guidance", min=0.0, help="Guidance scale; by default the model's own.")
 ]
-SwitchStep = Annotated[
+TunedSteps = Annotated[
     int | None,
     typer.Option(
-        "--switch-step", min=1, help="The last N steps are the tuned encoder's; its own by default."
+        "--tuned-steps",
+        min=1,
+        help="Number of last sampling steps that use the tuned encoder; by default the model's own.",
     ),
 ]
-BatchSize = Annotated[str, typer.Option("--batch-size", help="auto, or a number.")]
+BatchSize = Annotated[str, typer.Option("--batch-size", help="Images per batch: auto, or a number.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder that holds the run folders.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, do nothing.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run folders.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan, then exit.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-def names(given: str | None) -> list[str] | None:
-    """Comma-separated names as a list, each once; None stays None. Raises BadParameter for an empty one."""
-    if given is None:
+def names(text: str | None) -> list[str] | None:
+    """Split comma-separated names and drop duplicates. None stays None.
+
+    Raises:
+        typer.BadParameter: If the text contains no name.
+    """
+    if text is None:
         return None
-    found = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
-    if not found:
-        raise typer.BadParameter(f"--rewards {given!r} names no reward; `tcbench ls rewards` lists them")
-    return found
+    result = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not result:
+        raise typer.BadParameter(f"--rewards {text!r} is empty; `tcbench ls rewards` lists the names")
+    return result
 
 
-def batch_size(given: str) -> int | None:
-    """None for "auto", else the number. Raises BadParameter for anything else."""
-    if given == "auto":
+def batch_size(text: str) -> int | None:
+    """Return None for "auto", otherwise the number.
+
+    Raises:
+        typer.BadParameter: If the text is neither.
+    """
+    if text == "auto":
         return None
-    if not given.isdecimal() or int(given) == 0:
-        raise typer.BadParameter(f"--batch-size is {given!r}; expected auto or a whole number of at least 1")
-    return int(given)
+    if not text.isdecimal() or int(text) == 0:
+        raise typer.BadParameter(f"--batch-size is {text!r}; expected auto or a whole number of at least 1")
+    return int(text)
 
 
-def numbers(option: str, given: str) -> list[float]:
-    """Comma-separated numbers. Raises BadParameter for what is none."""
+def numbers(option: str, text: str) -> list[float]:
+    """Parse comma-separated numbers of the option ``option``.
+
+    Raises:
+        typer.BadParameter: If one is not a number.
+    """
     try:
-        return [float(number) for number in given.split(",") if number.strip()]
+        return [float(number) for number in text.split(",") if number.strip()]
     except ValueError as error:
         raise typer.BadParameter(
-            f"--{option} {given!r}: {error}; write numbers with commas between them"
+            f"--{option} is {text!r}; expected comma-separated numbers: {error}"
         ) from error

@@ -71,7 +71,7 @@ def reproduce(
 
 def _show(cells: Sequence[Cell], out: Path, kept: Container[str]) -> None:
     """What would be done, and what is not any more."""
-    from benchmarks.cli.ls import table
+    from benchmarks.cli.tables import text_table
     from benchmarks.reproduce.cells import undone
 
     todo = {cell.name for cell in undone(cells, out)}
@@ -84,5 +84,5 @@ def _show(cells: Sequence[Cell], out: Path, kept: Container[str]) -> None:
         }
         for cell in cells
     ]
-    print(table(rows))
+    print(text_table(rows))
     print(f"{len(cells)} cells, {sum(cell.minutes for cell in cells) / 60:.1f} core-hours")

@@ -1,4 +1,4 @@
-"""`tcbench sweep`: curves of every reward over the strength of a tuned encoder and the steps it runs."""
+"""`tcbench sweep`: score a tuned encoder at several strengths and numbers of tuned steps."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from benchmarks.cli import options
 
 def sweep(
     model: options.Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of systems, runs, table and pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for systems, runs, table and figures.")],
     strengths: Annotated[
-        str, typer.Option(help="Weights of the tuned encoder; the original has the rest.")
+        str,
+        typer.Option(help="Comma-separated weights of the tuned encoder; the original one gets the rest."),
     ] = "0,0.25,0.5,0.75,1",
-    switch_steps: Annotated[
-        str | None, typer.Option(help="Numbers of last steps; the checkpoint's own by default.")
+    tuned_steps: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated numbers of last steps that use the tuned encoder; default: the model's own."
+        ),
     ] = None,
     suite: options.Suite = None,
     rewards: options.Rewards = None,
@@ -25,19 +29,19 @@ def sweep(
     limit: options.Limit = None,
     device: options.Device = "auto",
 ) -> None:
-    """Draw and score a tuned encoder at several strengths and switch steps.
+    """Generate and score images at several strengths of a tuned encoder and numbers of tuned steps.
 
-    Writes sweep.csv (means and paired changes with intervals), curves.png and grid.png. The same command
-    again draws nothing anew.
+    Writes sweep.csv (means and paired changes with intervals), curves.png and grid.png. Re-run the command to
+    resume; finished runs are not repeated.
     """
     from benchmarks.cli.progress import progress
     from benchmarks.sweep import Sweep, run
 
-    asked = Sweep(
+    plan = Sweep(
         model=model,
         out=out,
         strengths=tuple(options.numbers("strengths", strengths)),
-        lasts=tuple(map(int, options.numbers("switch-steps", switch_steps))) if switch_steps else (),
+        lasts=tuple(map(int, options.numbers("tuned-steps", tuned_steps))) if tuned_steps else (),
         suite=suite,
         rewards=options.names(rewards),
         prompts=prompts,
@@ -45,5 +49,5 @@ def sweep(
         device=device,
     )
     with progress() as shown:
-        for file in run(asked, shown):
+        for file in run(plan, shown):
             print(file)

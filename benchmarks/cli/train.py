@@ -27,7 +27,8 @@ def train(
         typer.Option("--prompts", help="A prompt file, suite:NAME, or hub:ID[@revision][:column]."),
     ] = None,
     profile: Annotated[
-        str, typer.Option("--profile", help="default, paper, official-code or quick.")
+        str,
+        typer.Option("--profile", help="default, paper, official-code, ddpo, rewriter or quick."),
     ] = "default",
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="TOML file with fields of TrainConfig.")

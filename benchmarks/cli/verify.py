@@ -114,13 +114,13 @@ def _verdict(row: Parity) -> str:
 
 
 def _show(found: dict[str, Any], rows: Sequence[Parity], checked: Sequence[Checked], json: bool) -> None:
-    from benchmarks.cli.ls import table
+    from benchmarks.cli.tables import text_table
     from rewards.verification.table import HEAD, cells
 
     if json:
         print(json_.dumps(found, indent=1))
         return
-    print(table([dict(zip(HEAD[:-1], cells(row, ""), strict=False)) for row in rows]))
+    print(text_table([dict(zip(HEAD[:-1], cells(row, ""), strict=False)) for row in rows]))
     for item in checked:
         values = " ".join(f"{value:.4f}" for value in item.found)
         verdict = f"{'met' if item.ok else 'NOT MET'}: {values}" if item.found else item.status

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmarks.cli import options
-from benchmarks.cli.ls import table
+from benchmarks.cli.tables import text_table
 
 if TYPE_CHECKING:
     from rewards.info import RewardInfo, WeightsFile
@@ -33,7 +33,7 @@ def list_(json: options.Json = False) -> None:
 
     recorded = lock.read().weights
     rows = [_row(record, file, recorded) for record in _records(None) for file in record.weights]
-    print(json_.dumps(rows, indent=1) if json else table(rows))
+    print(json_.dumps(rows, indent=1) if json else text_table(rows))
 
 
 @app.command()
@@ -76,7 +76,7 @@ def verify(
     if accept and not names:
         raise typer.BadParameter("--accept needs the names of the rewards whose weights changed on purpose")
     rows = list(_verify(_records(names), accept))
-    print(table(rows))
+    print(text_table(rows))
     counts = {word: sum(row["result"].startswith(word) for row in rows) for word in (OK, WRONG, NOT_CHECKED)}
     print(", ".join(f"{count} {word}" for word, count in counts.items()), file=sys.stderr)
     if counts[WRONG]:

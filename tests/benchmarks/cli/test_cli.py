@@ -316,13 +316,40 @@ def test_score_says_what_it_lacks(tcbench: Command, arguments: list[str], messag
     assert message in err
 
 
-def test_help_of_every_verb_that_is_here(tcbench: Command) -> None:
+def test_help_lists_every_command_in_its_panel(tcbench: Command) -> None:
     code, out, _ = tcbench("--help")
     assert code == 0
-    for verb in VERBS:
-        assert re.search(rf"│ {verb} ", out)
-    for verb in ("run", "generate", "score", "ls", "doctor"):
-        assert tcbench(verb, "--help")[0] == 0
+    panel = ""
+    listed = {}
+    for line in out.splitlines():
+        if title := re.match(r"╭─ (.+?) ─", line):
+            panel = title[1]
+        elif command := re.match(r"│ (\w+) ", line):
+            listed[command[1]] = panel
+    assert {name: panel for name, (panel, _) in VERBS.items()}.items() <= listed.items()
+
+
+@pytest.mark.parametrize("command", VERBS)
+def test_every_command_has_help(tcbench: Command, command: str) -> None:
+    code, out, _ = tcbench(command, "--help")
+    assert code == 0
+    assert f"tcbench {command}" in out
+
+
+def test_help_of_train_names_every_profile(tcbench: Command) -> None:
+    _, out, _ = tcbench("train", "--help")
+    for profile in ("default", "paper", "official-code", "ddpo", "rewriter", "quick"):
+        assert profile in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [(["run", "--switch-step", "5"], "--switch-step"), (["sweep", "--switch-steps=5,10"], "--switch-steps")],
+)
+def test_renamed_options_are_reported(tcbench: Command, arguments: list[str], option: str) -> None:
+    code, _, err = tcbench(*arguments)
+    assert code == 2
+    assert err == f"error: the option {option} is now called --tuned-steps\n"
 
 
 def test_plain_lines_carry_rate_and_time_left(
