@@ -15,8 +15,9 @@ from typing import Any
 from tcbench.errors import ConfigError, UnknownName
 from textcraftor.diffusion.devices import DTYPES
 from textcraftor.diffusion.models import MODELS, Model
-from textcraftor.diffusion.pipeline import SAMPLERS, SPACINGS, Schedule, Source
+from textcraftor.diffusion.pipeline import Source
 from textcraftor.diffusion.runner import ORIGINAL, Window
+from textcraftor.diffusion.schedule import SAMPLERS, SPACINGS, Schedule
 from textcraftor.io.system import SYSTEM_FILE
 from textcraftor.rewriters import find_rewriter
 

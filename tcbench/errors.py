@@ -23,19 +23,21 @@ class UnknownName(TcbenchError):
         kind: What the name should be, such as "reward".
         given: The name that was given.
         known: The names that exist.
+        source: Where the name was given, such as a file; the message begins with it.
     """
 
     exit_code = 2
 
-    def __init__(self, kind: str, given: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, given: str, known: Iterable[str], *, source: str = "") -> None:
         self.kind, self.given, self.known = kind, given, tuple(known)
+        prefix = f"{source}: " if source else ""
         close = get_close_matches(given, self.known, n=3, cutoff=0.5)
         hint = (
             f"did you mean {' or '.join(close)}?"
             if close
             else f"available: {', '.join(self.known) or 'none'}"
         )
-        super().__init__(f"unknown {kind} {given!r}; {hint}")
+        super().__init__(f"{prefix}unknown {kind} {given!r}; {hint}")
 
 
 class ConfigError(TcbenchError):

@@ -12,7 +12,7 @@ from typing import Any
 
 from tcbench.errors import ConfigError, UnknownName
 from textcraftor.diffusion.models import find_model
-from textcraftor.diffusion.pipeline import SAMPLERS, SPACINGS
+from textcraftor.diffusion.schedule import SAMPLERS, SPACINGS
 
 ON_PAIRS = ("direct", "denoising")
 """Estimators that need real images."""

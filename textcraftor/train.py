@@ -36,9 +36,9 @@ from textcraftor.config import TrainConfig
 from textcraftor.diffusion import pipeline as pipelines
 from textcraftor.diffusion.devices import find_device
 from textcraftor.diffusion.models import find_model
-from textcraftor.diffusion.pipeline import Schedule
 from textcraftor.diffusion.runner import Drawing
 from textcraftor.diffusion.sampling import Denoiser
+from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.checkpoint import LOG, VALIDATION, Checkpoint, TrainFolder
 from textcraftor.io.pairs import read_pairs
 from textcraftor.io.provenance import environment

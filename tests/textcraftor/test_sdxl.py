@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from textcraftor.algorithms.goal import decode
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import encode_prompts, replace_encoders
-from textcraftor.diffusion.pipeline import Schedule, load
+from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import Drawing, Window, switch_encoder
 from textcraftor.diffusion.sampling import Denoiser, Rollout, fresh
+from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.checkpoint import VALIDATION, TrainFolder
 from textcraftor.io.export import export_diffusers
 from textcraftor.train import train

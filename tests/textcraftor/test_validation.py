@@ -13,10 +13,11 @@ from rewards.combine.mix import Mix, Part
 from rewards.combine.panel import Panel
 from rewards.registry import load as load_reward
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.pipeline import SAMPLERS, Schedule, load
+from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.runner import Drawing, Window
 from textcraftor.diffusion.sampling import Denoiser
+from textcraftor.diffusion.schedule import SAMPLERS, Schedule
 from textcraftor.sources import of_texts
 from textcraftor.tuned import Tuned
 from textcraftor.validation import NOISES, VALIDATION_SEED, Validation, Validator, alarm, change, chosen

@@ -18,6 +18,7 @@ from rewards.weights import hub
 from rewards.weights.locate import file_sha256
 from tcbench.errors import MissingFiles
 from tcbench.quiet import quiet
+from textcraftor.diffusion.schedule import SAMPLERS
 
 MICRO = Path(__file__).resolve().parents[1] / "micro" / "pipeline"
 """The embedded pipeline: a plain diffusers folder."""
@@ -37,37 +38,6 @@ SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddi
 ENCODERS = ("text_encoder", "text_encoder_2")
 NO_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
 HUB_PATTERNS = (INDEX, "*/config.json", "*/*.safetensors.index.json", "scheduler/*", "tokenizer*/*")
-
-SAMPLERS: Mapping[str, str] = {
-    "ddim": "DDIMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "dpm++2m": "DPMSolverMultistepScheduler",
-    "pndm": "PNDMScheduler",
-}
-"""Samplers by name. Given the initial noise they draw no more of it, but for ddim with an eta."""
-
-
-SPACINGS = ("leading", "trailing", "linspace")
-"""How a scheduler spreads its timesteps."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a pipeline draws. `size` is (height, width) in pixels, None for the pipeline's own; `eta` the
-    noise of each step, as DDIM has it. Raises ValueError for a sampler that has none.
-    """
-
-    sampler: str
-    steps: int
-    guidance: float
-    size: tuple[int, int] | None = None
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.eta and self.sampler != "ddim":
-            raise ValueError(
-                f"eta is {self.eta:g}, which sampler {self.sampler} does not have: take ddim, or 0"
-            )
 
 
 @dataclass(frozen=True)

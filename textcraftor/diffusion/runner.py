@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tcbench.quiet import quiet
-from textcraftor.diffusion.pipeline import LIBRARIES, Schedule
+from textcraftor.diffusion.pipeline import LIBRARIES
 from textcraftor.diffusion.prompts import noise_seed
+from textcraftor.diffusion.schedule import Schedule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,7 +192,7 @@ def switch_encoder(
     given = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
     tuned = replace_encoders(pipe, {name: model for name, model in given.items() if model is not None})
     windows = (Window(last / steps, {"tuned": 1.0}),) if last else ()
-    drawing = Drawing(pipe, Schedule("", steps, guidance), {"tuned": tuned}, windows)
+    drawing = Drawing(pipe, Schedule(steps=steps, guidance=guidance), {"tuned": tuned}, windows)
     import torch
 
     with torch.no_grad():

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from tcbench.errors import MissingFiles
-from textcraftor.diffusion.pipeline import Schedule, Source, find_pipeline, load, pipeline_sha256
+from textcraftor.diffusion.pipeline import Source, find_pipeline, load, pipeline_sha256
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.schedule import Schedule
 
 TWO_STEPS = Schedule("ddim", steps=2, guidance=3.0)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from textcraftor.algorithms.goal import decode
 from textcraftor.diffusion.conditioning import Conditioning, encode_prompts
-from textcraftor.diffusion.pipeline import SAMPLERS, Schedule, load
+from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import Drawing
 from textcraftor.diffusion.sampling import (
@@ -26,6 +26,7 @@ from textcraftor.diffusion.sampling import (
     noised,
     predicted_x0,
 )
+from textcraftor.diffusion.schedule import SAMPLERS, Schedule
 
 # inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

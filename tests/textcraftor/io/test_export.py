@@ -19,9 +19,10 @@ from rewards.verification.official.environment import interpreter
 from tcbench.errors import ConfigError
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import replace_encoders
-from textcraftor.diffusion.pipeline import MICRO, Schedule, load
+from textcraftor.diffusion.pipeline import MICRO, load
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.export import ADAPTERS, export_adapters, export_diffusers, export_single_file
 from textcraftor.tuned import Tuned
 

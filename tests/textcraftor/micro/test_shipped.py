@@ -14,9 +14,10 @@ from safetensors import safe_open
 import rewards
 from benchmarks.systems import SYSTEMS
 from rewards.world.prompts import world_prompts
-from textcraftor.diffusion.pipeline import MICRO, Schedule, load
+from textcraftor.diffusion.pipeline import MICRO, load
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.schedule import Schedule
 from textcraftor.micro.training.measure import render_prompts
 
 MEGABYTES = 30

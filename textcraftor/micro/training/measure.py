@@ -18,9 +18,10 @@ from rewards.world.claims import answers
 from rewards.world.pixels import to_bytes
 from rewards.world.prompts import WorldPrompt
 from rewards.world.vision import look
-from textcraftor.diffusion.pipeline import Schedule, load
+from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.schedule import Schedule
 
 STEPS = 25
 BATCH = 25

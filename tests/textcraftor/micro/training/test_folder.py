@@ -14,9 +14,10 @@ from transformers import CLIPTextModel
 
 from rewards.world.training.clip import Tokens
 from rewards.world.training.tokenizer import caption_corpus, write_tokenizer
-from textcraftor.diffusion.pipeline import Schedule, load
+from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.export import save_text_encoder
 from textcraftor.micro.training import unet, vae
 from textcraftor.micro.training.folder import write_pipeline
