@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean, stdev
 
 from leaderboards.records import RunFolder, ScoreSet
-from rewards.combine.calibration import Calibration, Measured
+from rewards.combine.calibration import Calibration, RewardStatistics
 
 FEWEST = 100
 """Pictures, below which a mean and a deviation say little."""
@@ -34,7 +34,7 @@ def calibrate(run: RunFolder) -> Calibration:
     )
 
 
-def _measured(run: RunFolder, found: ScoreSet) -> Measured:
+def _measured(run: RunFolder, found: ScoreSet) -> RewardStatistics:
     scores = [score.score for score in run.scores(found).values() if score.score is not None]
     if len(scores) < FEWEST:
         raise ValueError(
@@ -43,4 +43,4 @@ def _measured(run: RunFolder, found: ScoreSet) -> Measured:
     std = stdev(scores)
     if not std:
         raise ValueError(f"{found.reward} gave every picture of {run.path} the same score: no scale to find")
-    return Measured(fmean(scores), std, len(scores), found.score_id)
+    return RewardStatistics(fmean(scores), std, len(scores), found.score_id)

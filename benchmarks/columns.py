@@ -14,7 +14,7 @@ from benchmarks.systems import OPEN_REWARDS, WORLD_REWARDS
 from leaderboards.records import ScoreSet
 from rewards.info import RewardInfo
 from rewards.registry import info, load
-from rewards.weights.locate import check, provenance
+from rewards.weights.locate import locate_weights, weights_provenance
 from tcbench.errors import ProblemCollector, UnknownName
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def find_columns(names: Iterable[str], *, fetch: bool = True) -> tuple[Column, .
     """
     found = [info(name) for name in names]
     problems = ProblemCollector()
-    located = [problems.run(partial(check, record, fetch=fetch)) or {} for record in found]
+    located = [problems.run(partial(locate_weights, record, fetch=fetch)) or {} for record in found]
     problems.raise_any()
     return tuple(
         Column(record, score_set(record, files), files) for record, files in zip(found, located, strict=True)
@@ -101,6 +101,6 @@ def score_set(info: RewardInfo, files: Mapping[str, Path]) -> ScoreSet:
             "licence": info.licence,
             "profile": profile_of(info, files).name,
             "scale": info.scale,
-            "weights": provenance(info, files),
+            "weights": weights_provenance(info, files),
         },
     )

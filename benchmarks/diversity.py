@@ -72,12 +72,12 @@ def _to_measure(run: RunFolder, record: ScoreSet) -> list[list[Sample]]:
 def _of_prompt(run: RunFolder, reward: Reward, samples: Sequence[Sample]) -> list[Score]:
     import torch
 
-    from rewards.backbones.towers import embed
+    from rewards.backbones.towers import tower_embeddings
     from rewards.base import as_batch
 
     images = as_batch([open_image(run, sample).convert("RGB") for sample in samples])
     with torch.inference_mode():
-        embedding = embed(reward, torch.cat(images))
+        embedding = tower_embeddings(reward, torch.cat(images))
     if embedding is None:
         raise ValueError(
             f"{reward.info.name} has no embedding of images; take one of the CLIP kind, such as world-siglip"

@@ -132,18 +132,18 @@ def pipelines() -> Iterator[Finding]:
 
 def reward_weights() -> Iterator[Finding]:
     """Which rewards' weights are on this machine. Shipped ones that are missing are a problem."""
-    from rewards.registry import info, names
-    from rewards.weights.locate import check
+    from rewards.registry import info, list_rewards
+    from rewards.weights.locate import locate_weights
     from tcbench.errors import FileFormatError, MismatchError
 
-    for name in names():
+    for name in list_rewards():
         try:
             record = info(name)
         except ValueError as error:  # a plug-in that cannot be imported
             yield Finding("reward", name, "problem", str(error), "mend or uninstall the plug-in")
             continue
         try:
-            check(record, fetch=False)
+            locate_weights(record, fetch=False)
             yield Finding("reward", name, "ok", "weights found" if record.weights else "needs no weights")
         except (MismatchError, FileFormatError) as error:
             yield Finding("reward", name, "problem", "its weights cannot be trusted", str(error))

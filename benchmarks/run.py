@@ -19,7 +19,7 @@ from benchmarks.suites import CUSTOM, prompt_set
 from benchmarks.suites.base import PromptSet
 from benchmarks.systems import System, find_system
 from leaderboards.records import Header, Key, Planned, RunFolder, Sample, folder_name, short_id
-from rewards.weights.locate import file_sha256
+from rewards.weights.lock import cached_sha256
 from tcbench.errors import ProblemCollector
 from tcbench.files import locked
 from tcbench.progress import Progress
@@ -275,20 +275,21 @@ def _calibration_sha256(system: System) -> str | None:
     """Of the scales that the chooser's weights are of. Raises ValueError for a file that is none."""
     if not system.calibration:
         return None
-    from rewards.combine.calibration import find_calibration
+    from rewards.combine.calibration import Calibration, calibration_path
 
-    return file_sha256(find_calibration(system.calibration)[0])
+    Calibration.read(system.calibration)  # raises if the file is not a calibration
+    return cached_sha256(calibration_path(system.calibration))
 
 
 def _choosers(system: System) -> Sequence[str]:
     """Rewards that choose the best of several tries. Raises WrongRole for one that must not be optimised."""
     if not system.chooser:
         return ()
-    from rewards.combine.mix import parse
+    from rewards.combine.terms import parse_mix
     from rewards.info import check_role
     from rewards.registry import info
 
-    names = list(parse(system.chooser))
+    names = list(parse_mix(system.chooser))
     for name in names:
         check_role(info(name), "training")
     return names
@@ -338,9 +339,9 @@ def _load_artist(plan: Plan) -> Artist:
         return Artist(drawing)
     import torch
 
-    from textcraftor.prepare import load_mix
+    from rewards.combine.mix import load_mix
 
-    mix = load_mix(system.chooser, system.calibration, plan.device)
+    mix = load_mix(system.chooser, calibration=system.calibration, device=plan.device)
 
     def judge(images: NDArray[np.float32], prompts: Sequence[str]) -> NDArray[np.float32]:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(plan.device)

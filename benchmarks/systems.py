@@ -131,10 +131,10 @@ class System:
         """
         record = asdict(self)
         if self.trained_on is not None and self.chooser:
-            from rewards.combine.mix import parse
+            from rewards.combine.terms import parse_mix
             from rewards.registry import info
 
-            choosers = [info(name).name for name in parse(self.chooser)]
+            choosers = [info(name).name for name in parse_mix(self.chooser)]
             record["trained_on"] = list(dict.fromkeys([*self.trained_on, *choosers]))
         return record
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rewards.backbones.processor import profile_of
 from rewards.info import RewardInfo
 from rewards.preprocess import preprocess, to_tensor
-from rewards.weights.locate import check, content_id
+from rewards.weights.locate import content_id, locate_weights
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -155,7 +155,7 @@ def score_id(info: RewardInfo, dtype: str = "float32", files: Mapping[str, Path]
     The contents of ``files``, the located weights by key, are part of it. Raises `MissingWeights` if they are
     to be found first and cannot be.
     """
-    files = check(info) if files is None else files
+    files = locate_weights(info) if files is None else files
     record = {
         "entry": _entry_id(info.entry),
         "options": dict(info.options),

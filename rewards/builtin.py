@@ -183,7 +183,7 @@ WORLD_REWARDS = (
 BUILTIN = {record.name: record for record in (*PUBLISHED_REWARDS, *WORLD_REWARDS)}
 
 
-def by_another_model(record: RewardInfo, model: str) -> RewardInfo:
+def clipscore_by_model(record: RewardInfo, model: str) -> RewardInfo:
     """A CLIPScore of `CLIPSCORES` by any CLIP or SigLIP that open_clip or transformers (safetensors) saved.
 
     ``model`` is a folder on this machine or "owner/name" on the hub, "owner/name@revision" to pin it. Images

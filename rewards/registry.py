@@ -1,11 +1,10 @@
-"""Finding rewards by name: built-in, registered in this process, installed as a plug-in, or in a Python file.
+"""Rewards by name: built-in, registered in this process, installed as plug-ins, or in a Python file.
 
-Free of torch: a reward's class is imported when it is loaded, not when it is listed.
+Free of torch: a reward's class is imported when the reward is loaded, not when it is listed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rewards.builtin import BUILTIN, CLIPSCORES, by_another_model
+from rewards.builtin import BUILTIN, CLIPSCORES, clipscore_by_model
 from rewards.info import RewardInfo
-from tcbench.errors import UnknownName
+from tcbench.errors import ConfigError, TcbenchError, UnknownName
+from tcbench.files import sha256
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,27 +27,43 @@ if TYPE_CHECKING:
     from rewards.base import Reward
 
 GROUP = "tcbench.rewards"
-"""Entry points of this group are rewards: each names a `Reward` class or, to list fast, a `RewardInfo`."""
+"""Entry point group of reward plug-ins. Each entry point names a `Reward` class or a `RewardInfo`; the latter
+lists without importing torch."""
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-"""Precisions that a reward can be loaded in."""
+"""Precisions in which a reward can be loaded."""
 
-Class = TypeVar("Class", bound="type[Reward]")
+_RewardClass = TypeVar("_RewardClass", bound="type[Reward]")
 
 _registered: dict[str, RewardInfo] = {}
 _classes: dict[str, type[Reward]] = {}  # by entry
-_modules: dict[Path, str] = {}  # of files outside any package, by path
+_file_modules: dict[Path, str] = {}  # module names of reward files, by path
 
 
-def names() -> list[str]:
-    """The names of all rewards: the built-in ones in their own order, then the others by name."""
+def list_rewards() -> list[str]:
+    """Return the names of all rewards: built-in ones in their own order, then the others sorted.
+
+    Example:
+        >>> import rewards
+        >>> "imagereward" in rewards.list()
+        True
+    """
     return [*BUILTIN, *sorted({*_registered, *_plugins()} - set(BUILTIN))]
 
 
 def info(name: str) -> RewardInfo:
-    """The record of a reward, by its name, as ``file.py:Class``, or as ``clip:model`` (`by_another_model`).
+    """Return the record of a reward, without loading it.
 
-    Raises `UnknownName`.
+    Args:
+        name: A name of `list_rewards`, ``file.py:Class``, or ``clip:MODEL`` (`clipscore_by_model`).
+
+    Raises:
+        UnknownName: If there is no such reward.
+
+    Example:
+        >>> import rewards
+        >>> rewards.info("hpsv2").licence
+        'Apache-2.0'
     """
     path, _, attribute = name.rpartition(":")
     if path.endswith(".py"):
@@ -56,13 +72,13 @@ def info(name: str) -> RewardInfo:
         return BUILTIN[name]
     convention, colon, model = name.partition(":")
     if colon and convention in CLIPSCORES and model:
-        return by_another_model(BUILTIN[convention], model)
+        return clipscore_by_model(BUILTIN[convention], model)
     if name in _registered:
         return _registered[name]
     plugins = _plugins()
     if name in plugins:
         return _info_of_plugin(plugins[name])
-    raise UnknownName("reward", name, names())
+    raise UnknownName("reward", name, list_rewards())
 
 
 def load(
@@ -72,36 +88,61 @@ def load(
     dtype: str = "float32",
     weights: Mapping[str, str | Path] | None = None,
 ) -> Reward:
-    """A reward ready to score on ``device`` in ``dtype`` ("float32" unless there is a reason).
+    """Load a reward.
 
-    ``weights`` maps keys of the record's weights to local copies. Raises `UnknownName` for a reward or a
-    precision that there is not, or `MissingWeights` with what to fetch and from where.
+    Args:
+        name: The name of a reward (see `info`), or its record.
+        device: Where scores are computed, such as "cuda".
+        dtype: Precision of the model, one of `DTYPES`. Half precision can make scores tie.
+        weights: Local copies of weights by key of the record's weights.
+
+    Returns:
+        The reward, frozen and in evaluation mode.
+
+    Raises:
+        UnknownName: If the reward or the precision does not exist.
+        MissingFiles: If weights are missing; the message says how to get them.
+        MismatchError: If weights are not the published ones, or do not fit the model.
+
+    Example:
+        >>> import rewards
+        >>> reward = rewards.load("world-clip")
+        >>> reward.info.scale
+        '100 x cosine'
     """
     if dtype not in DTYPES:
         raise UnknownName("precision", dtype, DTYPES)
     import torch
 
-    from rewards.weights.locate import check
+    from rewards.weights.locate import locate_weights
 
     record = info(name) if isinstance(name, str) else name
-    files = check(record, weights)
-    reward = _class(record)(record, files)
+    files = locate_weights(record, weights)
+    reward = _reward_class(record)(record, files)
     return reward.to(device=device, dtype=getattr(torch, dtype))
 
 
 def score(name: str, images: Tensor | Sequence[Image], prompts: Sequence[str] | None = None) -> Tensor:
-    """Scores (B,) of images by a reward that is loaded for this call alone; see `Reward.score`."""
+    """Load a reward for this call alone and return its scores (B,); see `load` and `Reward.score`.
+
+    Example:
+        >>> import torch, rewards
+        >>> rewards.score("world-rule", torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2])
+    """
     return load(name).score(images, prompts)
 
 
-def register(record: RewardInfo, cls: type[Reward] | None = None) -> Callable[[Class], Class]:
-    """Make a reward known by its name: ``@register(RewardInfo(...))`` on a class, or ``register(info, cls)``.
+def register(record: RewardInfo, cls: type[Reward] | None = None) -> Callable[[_RewardClass], _RewardClass]:
+    """Add a reward to this process: ``@register(RewardInfo(...))`` on a class, or ``register(record, cls)``.
 
-    A record that names its class by ``entry`` can be registered alone, so that the class is imported on use.
-    Raises ValueError if another reward has the name.
+    A record that names its class by ``entry`` can be registered alone; the class is then imported on use.
+
+    Raises:
+        ConfigError: If another reward has the name.
     """
 
-    def add(decorated: Class) -> Class:
+    def add(decorated: _RewardClass) -> _RewardClass:
         entry = f"{decorated.__module__}:{decorated.__qualname__}"
         _add(replace(record, entry=entry))
         _classes[entry] = decorated
@@ -115,86 +156,90 @@ def register(record: RewardInfo, cls: type[Reward] | None = None) -> Callable[[C
 
 
 def _add(record: RewardInfo) -> None:
-    known, point = _registered.get(record.name), _plugins().get(record.name)
-    taken = record.name in BUILTIN or (known is not None and known.entry != record.entry)
-    # a package that offers a reward by an entry point may also register it where it is defined
-    if taken or (point is not None and _package(point.value) != _package(record.entry)):
-        raise ValueError(f"there is a reward called {record.name!r} already; give yours another name")
+    existing, point = _registered.get(record.name), _plugins().get(record.name)
+    taken = record.name in BUILTIN or (existing is not None and existing.entry != record.entry)
+    # A package that offers a reward by an entry point may also register it where the class is defined.
+    if taken or (point is not None and _top_package(point.value) != _top_package(record.entry)):
+        raise ConfigError(f"a reward named {record.name!r} exists already; choose another name")
     _registered[record.name] = record
 
 
-def _package(entry: str) -> str:
-    """The top-level package of "module:name"."""
+def _top_package(entry: str) -> str:
+    """Return the top-level package of "module:name"."""
     return entry.partition(":")[0].partition(".")[0]
 
 
-def _class(record: RewardInfo) -> type[Reward]:
-    """The class of a record, imported. Raises ValueError for an entry that is no `Reward` class."""
+def _reward_class(record: RewardInfo) -> type[Reward]:
     from rewards.base import Reward
 
     if record.entry in _classes:
         return _classes[record.entry]
-    where, _, attribute = record.entry.rpartition(":")
-    found: Any = _module_in_file(Path(where)) if where.endswith(".py") else import_module(where)
-    for part in attribute.split("."):
-        found = getattr(found, part)
-    if not (isinstance(found, type) and issubclass(found, Reward)):
-        raise ValueError(f"{record.entry} is no reward: expected a class that extends rewards.Reward")
-    return found
+    module, _, attribute = record.entry.rpartition(":")
+    cls: Any = _module_of_file(Path(module)) if module.endswith(".py") else import_module(module)
+    for name in attribute.split("."):
+        cls = getattr(cls, name)
+    if not (isinstance(cls, type) and issubclass(cls, Reward)):
+        raise TcbenchError(f"{record.entry} is not a reward; expected a class that extends rewards.Reward")
+    return cls
 
 
 def _plugins() -> dict[str, EntryPoint]:
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    for name in set(BUILTIN) & set(found):
-        raise ValueError(f"the plug-in {found[name].value} takes the name of the built-in reward {name!r}")
-    return found
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    for name in set(BUILTIN) & set(points):
+        raise ConfigError(
+            f"the plug-in {points[name].value} has the name of the built-in reward {name!r}; "
+            "uninstall or rename it"
+        )
+    return points
 
 
 def _info_of_plugin(point: EntryPoint) -> RewardInfo:
-    """The record of a plug-in, under its entry point's name; its package's version is an option, so that an
-    upgrade changes the score's id. Raises ValueError if it cannot be imported.
+    """Return the record of a plug-in, under its entry point's name.
+
+    The package's version is added to the options, so that an upgrade changes the score id.
     """
     try:
-        found = point.load()
-    except Exception as error:  # whatever a stranger's module raises, the message is about that module
-        raise ValueError(
+        target = point.load()
+    except Exception as error:  # a plug-in's module may raise anything
+        raise TcbenchError(
             f"the reward plug-in {point.name} = {point.value} cannot be imported: {error}"
         ) from error
-    record = found if isinstance(found, RewardInfo) else replace(_record_of(found), entry=point.value)
+    record = target if isinstance(target, RewardInfo) else replace(_record_of(target), entry=point.value)
     version = {"package": f"{point.dist.name} {point.dist.version}"} if point.dist else {}
     return replace(record, name=point.name, options={**record.options, **version})
 
 
 def _info_in_file(path: Path, attribute: str) -> RewardInfo:
-    """The record of class ``attribute`` in a file, whose hash is an option so that an edit changes the id."""
-    module = _module_in_file(path)
-    found = getattr(module, attribute, None)
-    if not isinstance(found, type):
-        own = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
-        raise UnknownName(f"class in {path}", attribute, own)
-    record = _record_of(found)
-    options = {**record.options, "source": _sha256(path)[:12]}
+    """Return the record of a class in a file. The file's hash is an option: an edit changes the score id."""
+    module = _module_of_file(path)
+    cls = getattr(module, attribute, None)
+    if not isinstance(cls, type):
+        names = [
+            n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__
+        ]
+        raise UnknownName(f"class in {path}", attribute, names)
+    record = _record_of(cls)
+    options = {**record.options, "source": sha256(path)[:12]}
     return replace(record, entry=f"{path}:{attribute}", options=options)
 
 
 def _record_of(cls: type) -> RewardInfo:
-    """The record that a class was registered with, or a plain one under its own name."""
+    """Return the record a class was registered with, or a default one under its own name."""
     entry = f"{cls.__module__}:{cls.__qualname__}"
     return next((r for r in _registered.values() if r.entry == entry), RewardInfo(cls.__name__))
 
 
-def _module_in_file(path: Path) -> ModuleType:
-    """The module in a file outside any package, run once for each content.
-
-    What an earlier content of the file registered is forgotten.
-    """
+def _module_of_file(path: Path) -> ModuleType:
+    """Return the module of a reward file; it is run once for each content of the file."""
     if not path.is_file():
-        raise ValueError(f"no file {path}: a reward of your own is given as file.py:Class")
-    name = f"tcbench_file_{_sha256(path)}"
-    before = _modules.get(path.resolve(), name)
-    _modules[path.resolve()] = name
-    if before not in {own for file, own in _modules.items() if file.is_file()}:
-        for stale in [n for n, record in _registered.items() if record.entry.startswith(f"{before}:")]:
+        raise TcbenchError(f"{path} does not exist; give a reward in a file as file.py:Class")
+    # Named by content, so that an edited file is run again and an unchanged one is not.
+    name = f"tcbench_file_{sha256(path)}"
+    previous = _file_modules.get(path.resolve(), name)
+    _file_modules[path.resolve()] = name
+    # What an earlier content registered is forgotten, unless another file still has that content.
+    if previous not in {module for file, module in _file_modules.items() if file.is_file()}:
+        for stale in [n for n, record in _registered.items() if record.entry.startswith(f"{previous}:")]:
             del _registered[stale]
     if name not in sys.modules:
         spec = spec_from_file_location(name, path)
@@ -208,9 +253,5 @@ def _module_in_file(path: Path) -> ModuleType:
             del sys.modules[name]
             if not isinstance(error, Exception):
                 raise
-            raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+            raise TcbenchError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     return sys.modules[name]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -253,12 +253,12 @@ def verdict_lines(verdicts: Sequence[tuple[Variant, Any, list[str], float]], spr
 def interpolation(folder: Path) -> Iterator[str]:
     """The mix of trained rewards at each strength, against the one before."""
     from benchmarks.sweep import paired_change, prompt_scores
-    from rewards.combine.calibration import WORLD, Calibration
-    from rewards.combine.mix import parse
+    from rewards.combine.calibration import WORLD_CALIBRATION, Calibration
+    from rewards.combine.terms import parse_mix
     from textcraftor.config import make_config
 
-    parts = parse(make_config("micro").rewards)
-    calibration, last = Calibration.read(WORLD), make_config("micro").drawn_tuned_steps
+    parts = parse_mix(make_config("micro").rewards)
+    calibration, last = Calibration.read(WORLD_CALIBRATION), make_config("micro").drawn_tuned_steps
     points = []
     for strength in STRENGTHS:
         found = prompt_scores(find_run(folder / "sweep" / "runs", f"seed-0-{strength:g}-last-{last}"))

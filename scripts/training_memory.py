@@ -122,8 +122,9 @@ class Bench:
         """A whole update as a function without arguments."""
         import torch
 
-        from rewards.combine.mix import Mix, Part
+        from rewards.combine.mix import RewardMix
         from rewards.combine.panel import Panel
+        from rewards.combine.terms import MixTerm
         from textcraftor.algorithms.objective import Objective
         from textcraftor.config import TrainConfig
         from textcraftor.diffusion.sampling import Denoiser
@@ -148,7 +149,7 @@ class Bench:
         if reference:
             for module in (pipe.unet, pipe.vae, panel):
                 module.requires_grad_(True)
-        mix = Mix(panel, {name: Part(1.0) for name in panel.names})
+        mix = RewardMix(panel, {name: MixTerm(1.0) for name in panel.names})
         latent = options.size // 8
         objective = Objective(tuned, config, mix, Denoiser(pipe.unet, 7.5), (4, latent, latent))
         optimiser = torch.optim.AdamW(list(tuned.trained().values()), lr=1e-6, fused=True)

@@ -142,7 +142,7 @@ def plain(job: dict[str, Any]) -> dict[str, float]:
     from torch.utils.checkpoint import checkpoint
 
     import rewards
-    from rewards.combine.mix import parse
+    from rewards.combine.terms import parse_mix
     from rewards.world.prompts import world_prompts
     from textcraftor.diffusion.pipeline import MICRO, load
     from textcraftor.diffusion.prompts import initial_latents
@@ -150,7 +150,7 @@ def plain(job: dict[str, Any]) -> dict[str, float]:
 
     pipe = load(MICRO, device="cpu", dtype="float32", sampler="ddim")
     encoder = load(MICRO, device="cpu", dtype="float32", sampler="ddim").text_encoder
-    scorers = {name: rewards.load(name) for name in parse(REWARDS)}
+    scorers = {name: rewards.load(name) for name in parse_mix(REWARDS)}
     for module in (pipe.unet, pipe.vae, *scorers.values()):
         module.requires_grad_(True)
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-4)

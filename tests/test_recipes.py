@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.systems import read_system
-from rewards.combine.mix import parse
+from rewards.combine.terms import parse_mix
 from textcraftor.config import make_config
 
 RECIPES = Path(__file__).parents[1] / "docs" / "recipes"
@@ -22,7 +22,7 @@ GIVEN = {"direct": {"pairs": "pairs"}, "raft": {"pairs": "pairs"}}
 @pytest.mark.parametrize("file", TRAINING, ids=lambda file: file.stem)
 def test_a_training_recipe_is_a_configuration(file: Path) -> None:
     made = make_config("sd15", file=file, **GIVEN.get(file.stem, {"prompts": "prompts.txt"}))
-    assert parse(made.rewards)
+    assert parse_mix(made.rewards)
     assert made.batch % (made.micro_batch or made.batch) == 0
 
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from rewards.base import Reward
-from rewards.combine.calibration import find_calibration
-from rewards.combine.mix import Mix, parse
-from rewards.combine.panel import Panel
+from rewards.combine.mix import RewardMix, load_mix
+from rewards.combine.terms import parse_mix
 from rewards.info import RewardInfo, check_role
 from rewards.registry import info, load
 from tcbench.errors import ConfigError
@@ -40,7 +39,7 @@ def check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
     """Records of the trained rewards. Raises WrongRole for a judge, ConfigError for one without the gradient
     that an estimator needs.
     """
-    found = {name: info(name) for name in parse(config.rewards)}
+    found = {name: info(name) for name in parse_mix(config.rewards)}
     for record in found.values():
         check_role(record, "training")
         if not record.differentiable and config.estimator not in WITHOUT_GRADIENT:
@@ -57,17 +56,10 @@ def check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
     return found
 
 
-def load_rewards(config: TrainConfig, device: str) -> tuple[Mix, Reward | None]:
+def load_rewards(config: TrainConfig, device: str) -> tuple[RewardMix, Reward | None]:
     """The mix that is maximised, and the reward that checkpoints are chosen by."""
-    mix = load_mix(config.rewards, config.calibration, device, offload=config.offload)
+    mix = load_mix(config.rewards, calibration=config.calibration, device=device, offload=config.offload)
     return mix, load(config.selection, device=device) if config.selection else None
-
-
-def load_mix(rewards: str, calibration: str, device: str, *, offload: bool = False) -> Mix:
-    """A mix as it is written, by "" official scores, the "world"'s calibration, or that of a file."""
-    parts = parse(rewards)
-    scale = find_calibration(calibration)[1] if calibration else None
-    return Mix(Panel(list(parts), device=device, offload=offload), parts, scale)
 
 
 def find_held(config: TrainConfig, progress: Progress) -> PromptSource | None:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rewards.weights import hub
-from rewards.weights.locate import file_sha256
+from rewards.weights.lock import cached_sha256
 from tcbench.errors import ConfigError, MissingFiles, UnknownName
 from tcbench.files import append_lines, read_lines, write_atomically
 from tcbench.progress import Progress
@@ -145,7 +145,7 @@ def find_model(rewriter: Rewriter, *, fetch: bool = True) -> Path:
         return folder
     from huggingface_hub import snapshot_download
 
-    offline = hub.barrier() if fetch else "nothing is downloaded now"
+    offline = hub.offline_reason() if fetch else "nothing is downloaded now"
     try:
         return Path(
             snapshot_download(
@@ -165,7 +165,7 @@ def find_model(rewriter: Rewriter, *, fetch: bool = True) -> Path:
 def settings(rewriter: Rewriter, folder: Path) -> dict[str, Any]:
     """What decides its rewrites: for the generation id."""
     files = sorted(file for pattern in FILES for file in folder.glob(pattern))
-    hashes = [f"{file.name} {file_sha256(file)}" for file in files]
+    hashes = [f"{file.name} {cached_sha256(file)}" for file in files]
     record = asdict(rewriter)
     for unimportant in ("name", "place", "revision", "source", "trained_on"):
         record.pop(unimportant)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from leaderboards.stats import Estimate, mean_interval
-from rewards.backbones.towers import embed
+from rewards.backbones.towers import tower_embeddings
 from rewards.base import Reward
-from rewards.combine.mix import Mix
+from rewards.combine.mix import RewardMix
 from textcraftor.algorithms.goal import decode
 from textcraftor.algorithms.objective import drifted
 from textcraftor.config import TrainConfig
@@ -124,7 +124,7 @@ class Validator:
         self,
         tuned: Trainee,
         config: TrainConfig,
-        mix: Mix,
+        mix: RewardMix,
         selection: Reward | None,
         denoiser: Denoiser,
         latent_shape: tuple[int, int, int],
@@ -152,7 +152,7 @@ class Validator:
             found = {**mixed.scores, TRAINED: mixed.total}
             if self.selection is not None:
                 found[self.selection.info.name] = self.selection.score(part, said)
-                embeddings.append(embed(self.selection, part))
+                embeddings.append(tower_embeddings(self.selection, part))
             for name, values in found.items():
                 scores.setdefault(name, []).append(values)
         by_prompt = {

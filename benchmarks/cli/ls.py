@@ -80,10 +80,10 @@ def _rewards() -> list[Row]:
 
 def reward_records() -> list[RewardInfo]:
     """Return the records of all rewards. A plug-in that cannot be imported is reported and left out."""
-    from rewards.registry import info, names
+    from rewards.registry import info, list_rewards
 
     records = []
-    for name in names():
+    for name in list_rewards():
         try:
             records.append(info(name))
         except ValueError as error:
@@ -93,11 +93,11 @@ def reward_records() -> list[RewardInfo]:
 
 def _here(record: RewardInfo) -> str:
     """Return "shipped" for weights in the package, "yes" if all are on this machine, otherwise "no"."""
-    from rewards.weights.locate import locate
+    from rewards.weights.locate import locate_file
     from tcbench.errors import MissingFiles
 
     try:
-        files = [locate(record, file) for file in record.weights]
+        files = [locate_file(record, file) for file in record.weights]
     except MissingFiles:
         return "no"
     return "yes" if any(file.origin for file in files) else "shipped"

@@ -61,7 +61,7 @@ def verify(
     from tcbench.quiet import quiet
     from textcraftor.io.provenance import environment
 
-    records = [registry.info(name) for name in names or registry.names()]
+    records = [registry.info(name) for name in names or registry.list_rewards()]
     rows = []
     with TemporaryDirectory() as scratch, quiet("transformers"):
         for row in _rows(records, images, Path(scratch), official=official or full, full=full):

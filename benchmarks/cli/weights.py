@@ -15,7 +15,7 @@ from benchmarks.cli.tables import text_table
 
 if TYPE_CHECKING:
     from rewards.info import RewardInfo, WeightsFile
-    from rewards.weights.locate import Located
+    from rewards.weights.locate import LocatedWeights
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -29,9 +29,9 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Rewa
 @app.command("list")
 def list_(json: options.Json = False) -> None:
     """Every file that a reward needs: its size, whence, where it is here, and what it is checked against."""
-    from rewards.weights import lock
+    from rewards.weights.lock import WeightsLock
 
-    recorded = lock.read().weights
+    recorded = WeightsLock().recorded()
     rows = [_row(record, file, recorded) for record in _records(None) for file in record.weights]
     print(json_.dumps(rows, indent=1) if json else text_table(rows))
 
@@ -43,7 +43,7 @@ def pull(
 ) -> None:
     """Download the weights of rewards, unless they are here; all are checked as if they were used."""
     from rewards.info import LicenceNotAccepted
-    from rewards.weights.locate import check
+    from rewards.weights.locate import locate_weights
     from tcbench.errors import MismatchError, MissingFiles
 
     if bool(names) == everything:
@@ -51,7 +51,7 @@ def pull(
     failed: list[Exception] = []
     for record in _records(names):
         try:
-            for key, path in check(record).items():
+            for key, path in locate_weights(record).items():
                 print(f"{record.name}  {key}  {path}")
         except (MissingFiles, MismatchError, LicenceNotAccepted) as error:
             print(f"error: {error}", file=sys.stderr)
@@ -95,9 +95,9 @@ def convert(
     ] = None,
 ) -> None:
     """Make a .safetensors file of a checkpoint, which loads wherever that did and gives the same scores."""
-    from rewards.weights.convert import convert as convert_
+    from rewards.weights.convert import convert_checkpoint
 
-    made = convert_(file, out)
+    made = convert_checkpoint(file, out)
     if made.left_out:
         print(f"note: left out, as they hold no tensors: {', '.join(made.left_out)}", file=sys.stderr)
     print(f"{made.path}  {made.tensors} tensors")
@@ -111,14 +111,14 @@ def _records(names: Sequence[str] | None) -> list[RewardInfo]:
 
 
 def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> Row:
-    from rewards.weights.locate import locate, lock_name
+    from rewards.weights.locate import locate_file, lock_key
     from tcbench.errors import MissingFiles
 
     try:
-        found = locate(record, file)
+        found = locate_file(record, file)
         here, name = str(found.path), found.origin
     except MissingFiles:
-        here, name = "no", lock_name(file)
+        here, name = "no", lock_key(file)
     checked = "package" if not name else "locked" if name in recorded else "not yet"
     return {
         "reward": record.name,
@@ -133,7 +133,7 @@ def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> Row
 
 def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
     """A row a file; what several rewards share is hashed once."""
-    from rewards.weights.locate import content_id, locate
+    from rewards.weights.locate import content_id, locate_file
     from tcbench.errors import MissingFiles
 
     hashes: dict[tuple[Path, tuple[tuple[str, ...], ...]], str] = {}
@@ -141,7 +141,7 @@ def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
         for file in record.weights:
             row = {"reward": record.name, "key": file.key}
             try:
-                found = locate(record, file)
+                found = locate_file(record, file)
             except MissingFiles:
                 yield row | {"result": MISSING}
                 continue
@@ -154,18 +154,19 @@ def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
             yield row | {"result": _result(record, file, found, hashes[place], accept)}
 
 
-def _result(record: RewardInfo, file: WeightsFile, found: Located, sha256: str, accept: bool) -> str:
+def _result(record: RewardInfo, file: WeightsFile, found: LocatedWeights, sha256: str, accept: bool) -> str:
     """How weights with the content ``sha256`` stand to what is published or recorded; both are hex."""
-    from rewards.weights import lock
-    from rewards.weights.locate import compare
+    from rewards.weights.locate import verify_sha256
+    from rewards.weights.lock import WeightsLock
     from tcbench.errors import MismatchError
 
-    before = lock.read().weights.get(found.origin, {}).get("sha256")
+    lock = WeightsLock()
+    before = lock.recorded().get(found.origin)
     if accept and not file.sha256 and before not in (None, sha256):
         lock.accept(found.origin, sha256)
         return f"{OK}: accepted {sha256}, recorded was {before}"
     try:
-        compare(record, file, found, sha256)
+        verify_sha256(record, file, found, sha256)
     except MismatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG

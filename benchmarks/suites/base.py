@@ -136,7 +136,7 @@ def _cached(source: PromptSource) -> Path | None:
 
 def _download(source: tuple[str, str]) -> tuple[Path | None, str]:
     """The file fetched from the hub, or None and the reason."""
-    offline = hub.barrier()
+    offline = hub.offline_reason()
     if offline:
         return None, offline
     from huggingface_hub import hf_hub_download

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from rewards.backbones.processor import OPEN_CLIP_CONFIG, read_json
 from rewards.backbones.tokens import OpenClipTokenizer, Tokenizer, transformers_tokenizer
-from rewards.weights.locate import load_state, misfit, read_tensors
+from rewards.weights.tensors import load_state, read_tensors, state_mismatch
 from tcbench.errors import MismatchError
 from tcbench.quiet import quiet
 
@@ -35,13 +35,13 @@ ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 """Classes of transformers by the "model_type" of a configuration."""
 
 PROMPTS_KEPT = 4096
-"""Embeddings of prompts that `Towers.remember` keeps: 16 MB of 1,024 floats each."""
+"""Embeddings of prompts that `Towers.keep_prompts` keeps: 16 MB of 1,024 floats each."""
 
 
 class Towers(nn.Module, ABC):
     """Unit embeddings of images and of prompts, made once for all rewards that share the towers.
 
-    Nothing is kept unless `remember` is asked for it: a reward used by itself computes each score afresh.
+    Nothing is kept unless `keep_prompts` is asked for it: a reward used by itself computes each score afresh.
     """
 
     model: Any
@@ -90,7 +90,7 @@ class Towers(nn.Module, ABC):
             self._read.popitem(last=False)
         return embeddings
 
-    def remember(self) -> None:
+    def keep_prompts(self) -> None:
         """Keep embeddings of prompts from now on, those used last, up to `PROMPTS_KEPT`."""
         self._read = OrderedDict()
 
@@ -119,7 +119,7 @@ class Towers(nn.Module, ABC):
     def _embed_prompts(self, prompts: Sequence[str]) -> Tensor: ...
 
 
-def embed(reward: Reward, images: Tensor) -> Tensor | None:
+def tower_embeddings(reward: Reward, images: Tensor) -> Tensor | None:
     """Unit embeddings (B, D) of images (B, 3, H, W) by a reward's towers, or None if it has none."""
     towers = [module for module in reward.modules() if isinstance(module, Towers)]
     if not towers:
@@ -308,7 +308,7 @@ def from_pretrained(architecture: type[Any], folder: Path, ignore: Iterable[str]
         str(key): f"shape {tuple(given)}, not {tuple(own)}" for key, given, own in report["mismatched_keys"]
     }
     if wrong:
-        raise misfit(source, architecture, wrong)
+        raise state_mismatch(source, architecture, wrong)
     return model
 
 

@@ -1,15 +1,14 @@
-"""Rewards as the functions that other people's training loops call. B images, H height, W width.
+"""Rewards as the functions that other training loops call. B images, H height, W width.
 
-`tensor_fn` and `pil_fn` are plain functions of images and prompts. `ddpo_fn` and `flow_grpo_fn` have the
-signature that two families of reinforcement learning expect; those loops call from threads of their own, so
-here one call is scored at a time.
+`tensor_fn` and `pil_fn` return plain functions of images and prompts. `ddpo_fn` and `flow_grpo_fn` return
+functions with the signatures of two families of reinforcement learning loops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,49 +21,32 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from rewards.base import Reward
-    from rewards.combine.mix import Mix
+    from rewards.combine.mix import RewardMix
 
-_TURN = Lock()
-"""Tokenizers, and the towers that a panel shares, are not to be used by two threads at once."""
-
-
-class DdpoFn(Protocol):
-    """See `ddpo_fn`."""
-
-    def __call__(
-        self, images: Any, prompts: Sequence[str], metadata: object = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Rewards (B,), and nothing more to say of them."""
-        ...
-
-
-class FlowGrpoFn(Protocol):
-    """See `flow_grpo_fn`."""
-
-    def __call__(
-        self,
-        images: Any,
-        prompts: Sequence[str],
-        metadata: object = None,
-        ref_images: object = None,
-        only_strict: bool = True,
-    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
-        """Scores (B,) by name, the weighted sum as "avg", and nothing more to say of them."""
-        ...
+_ONE_AT_A_TIME = Lock()
+"""Those loops score in threads, and neither tokenizers nor a panel's shared towers are thread-safe."""
 
 
 def tensor_fn(
     reward: Reward, *, vae_range: bool = False, use: Use | None = "training"
 ) -> Callable[[Tensor, Sequence[str]], Tensor]:
-    """Images (B, 3, H, W) in [0, 1] and B prompts to rewards (B,), with gradients to the images.
+    """Make a differentiable function for loops such as DRaFT, AlignProp and ReFL.
 
-    For loops that maximise a reward by its gradient, such as DRaFT's, AlignProp's and ReFL's. With
-    ``vae_range`` images are what a diffusers VAE decodes, about [-1, 1]; they are cut to it, as diffusers'
-    own VaeImageProcessor does, and where that cuts a pixel it has no gradient. The rewards of one whose lower
-    scores are better come negated. Raises ValueError for a reward that has no gradient, and `WrongRole` as
-    `ddpo_fn` does.
+    Args:
+        reward: The reward to maximise.
+        vae_range: Images are the output of a diffusers VAE, about [-1, 1]. They are mapped to [0, 1] and
+            clipped, as diffusers' VaeImageProcessor does; a clipped pixel has no gradient.
+        use: What the function is for, checked against the reward's role; None checks nothing.
+
+    Returns:
+        A function of images (B, 3, H, W) in [0, 1] and B prompts that returns rewards (B,) with gradients
+        to the images; negated scores if lower scores are better.
+
+    Raises:
+        ValueError: If the reward has no gradient.
+        WrongRole: If the reward's role forbids ``use``.
     """
-    _allow(reward.info, use)
+    _check_use(reward.info, use)
     sign = 1 if reward.info.higher_is_better else -1
     if not reward.info.differentiable:
         raise ValueError(
@@ -72,7 +54,7 @@ def tensor_fn(
         )
 
     def score(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        if vae_range and images.is_floating_point():  # other images are refused below
+        if vae_range and images.is_floating_point():  # score() refuses other dtypes with a clear error
             images = (images / 2 + 0.5).clamp(0, 1)
         return sign * reward.score(images, prompts)
 
@@ -80,60 +62,75 @@ def tensor_fn(
 
 
 def pil_fn(reward: Reward) -> Callable[[Sequence[Image], Sequence[str]], list[float]]:
-    """B PIL images and B prompts to B scores, NaN where the reward cannot judge."""
+    """Make a function of B PIL images and B prompts that returns B scores, NaN where it cannot judge."""
 
     def score(images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
-        with _TURN, torch.no_grad():
+        with _ONE_AT_A_TIME, torch.no_grad():
             scores: list[float] = reward.score(images, prompts).tolist()
         return scores
 
     return score
 
 
-def ddpo_fn(reward: Reward, *, use: Use | None = "training") -> DdpoFn:
-    """A ``reward_fn(images, prompts, metadata) -> (rewards (B,), {})`` as DDPO's loops call it.
+def ddpo_fn(
+    reward: Reward, *, use: Use | None = "training"
+) -> Callable[..., tuple[NDArray[np.float32], dict[str, Any]]]:
+    """Make a ``reward_fn(images, prompts, metadata) -> (rewards, {})`` for DDPO loops.
 
-    Those are kvablack/ddpo-pytorch (ddpo_pytorch/rewards.py, scripts/train.py) and TRL's DDPOTrainer
-    (huggingface/trl, trl/trainer/ddpo_trainer.py, until TRL dropped it). Images are a tensor (B, 3, H, W),
-    floats in [0, 1] or uint8, or an array (B, H, W, 3) of either; prompts and metadata are tuples of B, of
-    which metadata is not read. Rewards are float32 on the CPU. The loop maximises them, so those of a
-    reward whose lower scores are better come negated.
+    These are kvablack/ddpo-pytorch (ddpo_pytorch/rewards.py, scripts/train.py) and TRL's DDPOTrainer
+    (huggingface/trl, trl/trainer/ddpo_trainer.py, removed from recent versions).
 
-    Raises ValueError when it is called for images or prompts as `Reward.score` does, and for a prompt that
-    the reward cannot judge; `WrongRole` at once for a reward that must not be trained on, unless ``use`` is
-    None: then it only reports, or this is an ablation.
+    The function takes images as a tensor (B, 3, H, W), floats in [0, 1] or uint8, or as an array
+    (B, H, W, 3) of either, B prompts, and metadata, which it ignores. It returns rewards (B,), float32, on
+    the CPU; negated scores if lower scores are better, because the loop maximises. It raises ValueError for
+    invalid images or prompts, and for a prompt that the reward cannot judge.
+
+    Args:
+        reward: The reward to maximise.
+        use: What the function is for, checked against the reward's role; None (reports, ablations)
+            checks nothing.
+
+    Raises:
+        WrongRole: If the reward's role forbids ``use``.
     """
-    _allow(reward.info, use)
+    _check_use(reward.info, use)
     sign = 1 if reward.info.higher_is_better else -1
 
     def score(
         images: Any, prompts: Sequence[str], metadata: object = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        with _TURN, torch.no_grad():
-            scores = reward.score(as_images(images), prompts)
-        return sign * _judged(reward.info.name, scores, prompts), {}
+        with _ONE_AT_A_TIME, torch.no_grad():
+            scores = reward.score(_reward_input(images), prompts)
+        return sign * _without_nan(reward.info.name, scores, prompts), {}
 
     return score
 
 
-def flow_grpo_fn(mix: Mix, *, use: Use | None = "training") -> FlowGrpoFn:
-    """A ``reward_fn(images, prompts, metadata, only_strict=...) -> (scores by name, {})`` for Flow-GRPO.
+def flow_grpo_fn(
+    mix: RewardMix, *, use: Use | None = "training"
+) -> Callable[..., tuple[Mapping[str, NDArray[np.float32]], dict[str, Any]]]:
+    """Make a ``reward_fn(images, prompts, metadata, only_strict=...) -> (scores, {})`` for Flow-GRPO.
 
-    It takes the place of ``multi_score(device, score_dict)`` (yifan123/flow_grpo, flow_grpo/rewards.py,
-    scripts/train_sd3.py), whose loop maximises the entry "avg", the weighted sum. Here that is the mix's
-    total, so a mix of `rewards.combine.mix.Part` with weights alone is the same sum. Each reward's own
-    scores (B,) are beside it under its name, float32 on the CPU. Images and prompts are as `ddpo_fn` takes
-    them; ``metadata``, ``ref_images`` and ``only_strict`` are of other rewards, and are not read.
+    It replaces ``multi_score(device, score_dict)`` (yifan123/flow_grpo, flow_grpo/rewards.py,
+    scripts/train_sd3.py). The loop maximises the entry "avg" of the scores, the weighted sum: here the mix's
+    total, which is the same sum for a mix with weights alone. Each reward's scores (B,) are beside it by
+    name, float32 on the CPU. Images and prompts are those of `ddpo_fn`; ``metadata``, ``ref_images`` and
+    ``only_strict`` are ignored.
 
-    Raises as `ddpo_fn` does, and at once ValueError for a positive weight of a reward whose lower scores are
-    better: the loop would make them worse.
+    Args:
+        mix: The reward mix to maximise.
+        use: What the function is for, checked against the rewards' roles; None checks nothing.
+
+    Raises:
+        WrongRole: If a reward's role forbids ``use``.
+        ValueError: If a reward whose lower scores are better has a positive weight.
     """
-    for name, part in mix.parts.items():
+    for name, term in mix.terms.items():
         record = mix.panel[name].info
-        _allow(record, use)
-        if not record.higher_is_better and part.weight > 0:
+        _check_use(record, use)
+        if not record.higher_is_better and term.weight > 0:
             raise ValueError(
-                f"{name} has the weight {part.weight:g}, but lower is better; give it {-part.weight:g}"
+                f"{name} has the weight {term.weight:g}, but lower scores are better; use {-term.weight:g}"
             )
 
     def score(
@@ -143,18 +140,18 @@ def flow_grpo_fn(mix: Mix, *, use: Use | None = "training") -> FlowGrpoFn:
         ref_images: object = None,
         only_strict: bool = True,
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
-        with _TURN, torch.no_grad():
-            mixed = mix.score(as_images(images), prompts)
-        named = {name: _judged(name, scores, prompts) for name, scores in mixed.scores.items()}
+        with _ONE_AT_A_TIME, torch.no_grad():
+            mixed = mix.score(_reward_input(images), prompts)
+        named = {name: _without_nan(name, scores, prompts) for name, scores in mixed.scores.items()}
         return {**named, "avg": mixed.total.cpu().numpy()}, {}
 
     return score
 
 
-def as_images(images: Any) -> Any:
-    """What `Reward.score` takes, of what a loop has: a uint8 tensor (B, 3, H, W), or an array (B, H, W, 3).
+def _reward_input(images: Any) -> Any:
+    """Convert a uint8 tensor (B, 3, H, W) or an array (B, H, W, 3) to what `Reward.score` takes.
 
-    All else is left to `Reward.score`, which says what is wrong with it.
+    Everything else is passed on: `Reward.score` raises the error for it.
     """
     if isinstance(images, np.ndarray):
         images = torch.tensor(images)
@@ -164,17 +161,17 @@ def as_images(images: Any) -> Any:
     return images
 
 
-def _allow(record: RewardInfo, use: Use | None) -> None:
+def _check_use(record: RewardInfo, use: Use | None) -> None:
     if use is not None:
         check_role(record, use)
 
 
-def _judged(name: str, scores: Tensor, prompts: Sequence[str]) -> NDArray[np.float32]:
-    """The scores (B,) on the CPU. Raises ValueError if one is NaN: an average over it would be NaN too."""
-    found: NDArray[np.float32] = scores.cpu().numpy()
-    for prompt, score in zip(prompts, found, strict=True):
-        if np.isnan(score):
+def _without_nan(name: str, scores: Tensor, prompts: Sequence[str]) -> NDArray[np.float32]:
+    """Return scores (B,) on the CPU. Raises ValueError for a NaN, which would spread to the whole batch."""
+    values: NDArray[np.float32] = scores.cpu().numpy()
+    for prompt, value in zip(prompts, values, strict=True):
+        if np.isnan(value):
             raise ValueError(
-                f"{name} cannot judge the prompt {prompt[:60]!r}; leave it out or take another reward"
+                f"{name} cannot judge the prompt {prompt[:60]!r}; remove the prompt or use another reward"
             )
-    return found
+    return values

@@ -1,7 +1,8 @@
-"""What makes rewards comparable before they are summed: the mean and deviation of each on the same pictures.
+"""Mean and standard deviation of each reward's scores on the same images, to make rewards comparable.
 
-A calibration is measured once, on the pictures that a named system drew for a pinned prompt set, and says so;
-it holds for the very reward (its score id) it was measured with. Free of torch.
+A calibration is measured once, on the images that one system generated for a fixed prompt set, and records
+both. It is valid for exactly the versions of the rewards (their score ids) it was measured with. Free of
+torch.
 """
 
 from __future__ import annotations
@@ -12,69 +13,83 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-WORLD = Path(__file__).resolve().parents[1] / "world" / "calibration.json"
-"""Of the embedded world's rewards, on what its pipeline draws for its prompts."""
+from tcbench.errors import FileFormatError, MismatchError
+from tcbench.files import write_atomically
+
+WORLD_CALIBRATION = Path(__file__).resolve().parents[1] / "world" / "calibration.json"
+"""Calibration of the embedded world's rewards, on images that its pipeline generated for its prompts."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One reward's scores on the pictures."""
+class RewardStatistics:
+    """One reward's scores on the images of a calibration."""
 
     mean: float
     std: float
     count: int
-    """Pictures that it could score."""
+    """Number of images that the reward could score."""
     score_id: str
-    """`rewards.base.score_id` of the reward: weights, code, preprocessing, precision."""
+    """`rewards.base.score_id` of the reward: weights, code, preprocessing and precision."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The rewards' means and deviations, and the pictures they were measured on."""
+    """Statistics of several rewards, and the images they were measured on."""
 
-    rewards: Mapping[str, Measured]
+    rewards: Mapping[str, RewardStatistics]
     suite: str
     suite_sha256: str
-    """Of the prompts."""
+    """Hash of the suite's prompts."""
     system: str
     generation_id: str
-    """Of the pictures: weights, sampler, steps, guidance, size."""
+    """Id of how the images were generated: weights, sampler, steps, guidance, size."""
     provenance: tuple[Mapping[str, Any], ...] = ()
-    """The environments that drew and scored."""
+    """Environments in which images were generated and scored."""
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """The calibration in a JSON file. Raises ValueError for a file that holds none."""
+    def read(cls, source: str | Path) -> Self:
+        """Read a calibration.
+
+        Args:
+            source: Path of a JSON file, or "world" for the embedded world's calibration.
+
+        Raises:
+            FileFormatError: If the file is not a calibration.
+        """
+        path = calibration_path(source)
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            values["rewards"] = {name: Measured(**found) for name, found in values["rewards"].items()}
+            values["rewards"] = {name: RewardStatistics(**row) for name, row in values["rewards"].items()}
             return cls(**values)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is no calibration ({error}); `tcbench calibrate RUN --out FILE` makes one"
+            raise FileFormatError(
+                f"{path} is not a calibration file ({error}); `tcbench calibrate RUN --out FILE` writes one"
             ) from error
 
     def write(self, path: Path) -> None:
-        """As JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write the calibration as JSON."""
+        write_atomically(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
-    def of(self, name: str, score_id: str) -> Measured:
-        """The reward's mean and deviation. Raises ValueError if it has none, or those of another version."""
+    def statistics(self, name: str, score_id: str) -> RewardStatistics:
+        """Return the statistics of a reward.
+
+        Raises:
+            MismatchError: If it has none, or if they are of another version than ``score_id``.
+        """
         if name not in self.rewards:
-            raise ValueError(
+            raise MismatchError(
                 f"the calibration on {self.suite} has no {name}, only {', '.join(self.rewards)}; score a run "
                 "with it and calibrate again"
             )
-        found = self.rewards[name]
-        if found.score_id != score_id:
-            raise ValueError(
-                f"the calibration of {name} is of its version {found.score_id}, this one is {score_id}; "
-                "score a run with it and calibrate again"
+        statistics = self.rewards[name]
+        if statistics.score_id != score_id:
+            raise MismatchError(
+                f"the calibration of {name} has the score id {statistics.score_id}, the loaded reward has "
+                f"{score_id}; score a run with it and calibrate again"
             )
-        return found
+        return statistics
 
 
-def find_calibration(name: str) -> tuple[Path, Calibration]:
-    """The file of the "world"'s calibration, or that of this name, and what it holds. Raises ValueError."""
-    path = WORLD if name == "world" else Path(name).expanduser()
-    return path, Calibration.read(path)
+def calibration_path(source: str | Path) -> Path:
+    """Return the file of the "world"'s calibration, or the given path with "~" expanded."""
+    return WORLD_CALIBRATION if source == "world" else Path(source).expanduser()

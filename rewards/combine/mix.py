@@ -1,137 +1,148 @@
-"""A weighted sum of rewards, as TextCraftor and its kin maximise (Li et al. 2024, equation 7)."""
+"""A weighted sum of rewards, the objective of TextCraftor (Li et al. 2024, equation 7)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rewards.combine.calibration import Calibration
-from rewards.combine.panel import Panel
-from rewards.info import RewardInfo
-from rewards.registry import info
+from rewards.combine.panel import LocalWeights, Panel
+from rewards.combine.terms import MixTerm, parse_mix
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 @dataclass(frozen=True)
-class Part:
-    """A reward's share of a mix: ``weight`` x (min(score, cap) - mean) / std.
-
-    ``mean`` and ``std`` are those of the reward's scores on some pictures; 0 and 1 leave the official scale.
-    """
-
-    weight: float
-    cap: float = math.inf
-    mean: float = 0.0
-    std: float = 1.0
-
-    def value(self, scores: Tensor) -> Tensor:
-        """Scores (B,) to the part's values (B,)."""
-        return self.weight * (scores.clamp(max=self.cap) - self.mean) / self.std
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """What a mix gave: its ``total`` (B,), each reward's ``scores`` (B,), each part's ``values`` (B,)."""
+class MixScores:
+    """Scores of B images by a mix."""
 
     total: Tensor
+    """Sum of the terms' values, (B,)."""
     scores: Mapping[str, Tensor]
+    """Official scores (B,) by reward."""
     values: Mapping[str, Tensor]
+    """Values (B,) of the terms by reward: capped, standardised and weighted scores."""
 
 
 @dataclass(frozen=True)
-class Gradient(Mixed):
-    """The same with the gradient of the total's sum at the ``images`` (B, 3, H, W).
+class MixGradient(MixScores):
+    """Scores of B images by a mix, and the gradient of the total at the images."""
 
-    ``norms`` (B,) are the lengths of each part's own gradient at each image: what pulls hardest.
-    """
-
-    images: Tensor
+    gradient: Tensor
+    """Gradient of the sum of ``total`` with respect to the images, (B, 3, H, W)."""
     norms: Mapping[str, Tensor]
+    """L2 norm (B,) of each term's own gradient at each image, by reward: which term pulls hardest."""
 
 
-def parse(text: str) -> dict[str, Part]:
-    """``aesthetic-v2=1,hpsv2=100@0.3``: a weight a reward, after ``@`` the score above which it pays no more.
+class RewardMix:
+    """A weighted sum of the rewards of a panel. `load_mix` makes one from a text.
 
-    Raises ValueError, which says what is wrong, and `UnknownName` for a reward that there is not.
-    """
-    parts: dict[str, Part] = {}
-    for term in filter(None, (term.strip() for term in text.split(","))):
-        name, equals, amount = term.rpartition("=")
-        weight, at, cap = amount.partition("@")
-        try:
-            part = Part(float(weight), float(cap) if at else math.inf)
-        except ValueError:
-            equals = ""
-        if not equals or not name or not math.isfinite(part.weight) or math.isnan(part.cap):
-            raise ValueError(f"{term!r} is no reward's share of a mix; write name=weight or name=weight@cap")
-        if name in parts:
-            raise ValueError(f"the mix names {name} twice; give it one weight")
-        info(name)
-        parts[name] = part
-    if not parts:
-        raise ValueError("a mix needs at least one reward, such as pickscore=1,clip=100")
-    return parts
+    Args:
+        panel: The rewards.
+        terms: One term for each reward of the panel, by name.
+        calibration: Means and deviations that standardise the scores before they are weighted. Without
+            it the weights apply to official scores.
 
-
-class Mix:
-    """A panel's rewards, weighted and summed.
-
-    Weights are of the official scores, or with a ``calibration`` of scores that are standardised by it first.
+    Raises:
+        ValueError: If the names of ``terms`` and ``panel`` differ, or the calibration lacks a reward.
     """
 
     def __init__(
-        self, panel: Panel, parts: Mapping[str, Part], calibration: Calibration | None = None
+        self, panel: Panel, terms: Mapping[str, MixTerm], calibration: Calibration | None = None
     ) -> None:
-        if set(parts) != set(panel.names):
+        if set(terms) != set(panel.names):
             raise ValueError(
-                f"the mix is of {', '.join(parts)}, the panel of {', '.join(panel.names)}; "
-                "they must be the same"
+                f"the mix has the rewards {', '.join(terms)}, the panel has {', '.join(panel.names)}; "
+                "give both the same rewards"
             )
-        self.panel, self.parts = panel, {name: parts[name] for name in panel.names}
+        self.panel = panel
+        self.terms = {name: terms[name] for name in panel.names}
         if calibration is not None:
-            self.parts = {name: self._standardised(name, calibration) for name in panel.names}
+            self.terms = {name: self._calibrated(name, calibration) for name in panel.names}
 
-    def score(self, images: Tensor | Sequence[Image], prompts: Sequence[str] | None = None) -> Mixed:
-        """The mix of images, as `Panel.score` takes them; gradients of the total reach the images."""
+    def score(self, images: Tensor | Sequence[Image], prompts: Sequence[str] | None = None) -> MixScores:
+        """Score images, which are given as to `Panel.score`. Gradients of the total reach the images."""
         scores = self.panel.score(images, prompts)
-        values = {name: self.parts[name].value(scores[name]) for name in scores}
-        return Mixed(torch.stack(list(values.values())).sum(dim=0), scores, values)
+        values = {name: self.terms[name].value(scores[name]) for name in scores}
+        return MixScores(torch.stack(list(values.values())).sum(dim=0), scores, values)
 
-    def gradient(self, images: Tensor, prompts: Sequence[str] | None = None) -> Gradient:
-        """The mix of ``images`` (B, 3, H, W) with its gradient at them, a reward at a time.
+    def gradient(self, images: Tensor, prompts: Sequence[str] | None = None) -> MixGradient:
+        """Score images and compute the gradient of the total, one reward after another.
 
-        An offloaded panel's rewards take turns on the device here too. Raises ValueError for a reward that
-        has no gradient.
+        The gradient of a sum is the sum of the gradients, so only one reward's graph needs to be in memory,
+        and the rewards of an offloaded panel can take turns on the device.
+
+        Args:
+            images: Float tensor (B, 3, H, W), RGB in [0, 1].
+            prompts: One text an image; may be None if no reward of the mix reads prompts.
+
+        Raises:
+            ValueError: If a reward of the mix has no gradient.
         """
         self._check_differentiable()
         leaf = images.detach().requires_grad_()
         scores, values, norms = {}, {}, {}
         total = torch.zeros_like(leaf)
         with torch.enable_grad():
-            for name, found in self.panel.each(leaf, prompts):
-                value = self.parts[name].value(found)
+            for name, score in self.panel.each(leaf, prompts):
+                value = self.terms[name].value(score)
+                # Rewards that share a tower or a preprocessing share that part of the graph, so it is kept
+                # for the next one. An offloaded panel shares nothing across turns and frees it at once.
                 (own,) = torch.autograd.grad(value.sum(), leaf, retain_graph=not self.panel.offload)
                 total += own
                 norms[name] = own.flatten(1).norm(dim=1)
-                scores[name], values[name] = found.detach(), value.detach()
-                del found, value  # with their graph, before the next reward makes its own
-        return Gradient(torch.stack(list(values.values())).sum(dim=0), scores, values, total, norms)
+                scores[name], values[name] = score.detach(), value.detach()
+                # The loop's variables would keep this graph alive while the next reward builds its own.
+                del score, value
+        return MixGradient(torch.stack(list(values.values())).sum(dim=0), scores, values, total, norms)
 
-    def _standardised(self, name: str, calibration: Calibration) -> Part:
-        measured = calibration.of(name, self.panel[name].score_id)
-        return replace(self.parts[name], mean=measured.mean, std=measured.std)
+    def _calibrated(self, name: str, calibration: Calibration) -> MixTerm:
+        # By score id, so that statistics of another version of the reward are never applied.
+        statistics = calibration.statistics(name, self.panel[name].score_id)
+        return replace(self.terms[name], mean=statistics.mean, std=statistics.std)
 
     def _check_differentiable(self) -> None:
-        records: list[RewardInfo] = [self.panel[name].info for name in self.parts]
-        blind = [record.name for record in records if not record.differentiable]
-        if blind:
+        without = [name for name in self.terms if not self.panel[name].info.differentiable]
+        if without:
             raise ValueError(
-                f"{', '.join(blind)} has no gradient; use it in reinforcement learning or to report, not here"
+                f"no gradient: {', '.join(without)}; use such rewards in reinforcement learning or reports"
             )
+
+
+def load_mix(
+    mix: str | Mapping[str, MixTerm],
+    *,
+    calibration: str | Path | Calibration | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    weights: LocalWeights | None = None,
+    offload: bool = False,
+) -> RewardMix:
+    """Load the rewards of a mix.
+
+    Args:
+        mix: A text such as "pickscore=1,hpsv2=100@0.3" (see `parse_mix`), or terms by reward name.
+        calibration: "world" or the path of a calibration file (see `tcbench calibrate`), to weight
+            standardised scores; None or "" to weight official scores.
+        device: Where scores are computed, such as "cuda".
+        dtype: Precision of the models, such as "float32" or "bfloat16".
+        weights: Local copies of weights, reward name -> key -> path.
+        offload: Keep the rewards on the CPU and move one at a time to the device.
+
+    Raises:
+        ConfigError: If the text is not a mix.
+        UnknownName: If a reward does not exist.
+        MissingFiles: If weights are missing; the message says how to get them.
+        ValueError: If the calibration is unreadable or lacks a reward.
+    """
+    terms = parse_mix(mix) if isinstance(mix, str) else mix
+    if calibration is not None and not isinstance(calibration, Calibration):
+        calibration = Calibration.read(calibration) if str(calibration) else None
+    panel = Panel(list(terms), device=device, dtype=dtype, weights=weights, offload=offload)
+    return RewardMix(panel, terms, calibration)

@@ -1,4 +1,4 @@
-"""Many rewards over the same images in one pass: what they share is loaded once and computed once."""
+"""Score the same images with several rewards; what the rewards share is loaded and computed once."""
 
 from __future__ import annotations
 
@@ -20,16 +20,32 @@ from rewards.registry import load
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Files = Mapping[str, Mapping[str, str | Path]]
-"""Local copies of weights, reward -> key -> path."""
+LocalWeights = Mapping[str, Mapping[str, str | Path]]
+"""Local copies of weights, reward name -> key -> path."""
 
 
 class Panel(nn.Module):
-    """Rewards by name, scored together.
+    """Rewards that score the same images together.
 
-    Towers that are the same files are one module, an image tower sees each picture once, preprocessing that
-    is equal is done once, and embeddings of prompts are kept from call to call. With ``offload`` the rewards
-    wait on the CPU and take turns on ``device``.
+    Scores are bit-identical to those of the rewards loaded one by one, because only whole computations with
+    the same inputs are shared:
+
+    - Towers that come from the same files are one module, and an image tower embeds each batch once.
+    - Preprocessing is done once for rewards with the same profile and precision.
+    - Embeddings of prompts are kept from call to call, up to 4,096 a tower.
+
+    Args:
+        rewards: Names, or records, of the rewards.
+        device: Where scores are computed, such as "cuda".
+        dtype: Precision of the models, such as "float32" or "bfloat16".
+        weights: Local copies of weights, reward name -> key -> path.
+        offload: Keep the rewards on the CPU and move one at a time to the device. Needs less device
+            memory and more time.
+
+    Raises:
+        ValueError: If no reward is given, or one is given twice.
+        UnknownName: If a reward or the precision does not exist.
+        MissingFiles: If weights are missing; the message says how to get them.
     """
 
     def __init__(
@@ -38,12 +54,12 @@ class Panel(nn.Module):
         *,
         device: str = "cpu",
         dtype: str = "float32",
-        weights: Files | None = None,
+        weights: LocalWeights | None = None,
         offload: bool = False,
     ) -> None:
         super().__init__()
         self.device, self.offload = torch.device(device), offload
-        given = weights or {}
+        local = weights or {}
         self._rewards: dict[str, Reward] = {}
         with shared_towers():
             for reward in rewards:
@@ -51,17 +67,18 @@ class Panel(nn.Module):
                 if name in self._rewards:
                     raise ValueError(f"the panel has {name} twice; name each reward once")
                 self._rewards[name] = load(
-                    reward, device="cpu" if offload else device, dtype=dtype, weights=given.get(name)
+                    reward, device="cpu" if offload else device, dtype=dtype, weights=local.get(name)
                 )
         if not self._rewards:
-            raise ValueError("a panel needs at least one reward")
+            raise ValueError("the panel has no reward; name at least one")
+        # Registered by number, because a name may hold a dot ("hpsv2.1"), which modules do not allow.
         self._modules.update({f"reward{i}": reward for i, reward in enumerate(self._rewards.values())})
         for towers in self._towers():
-            towers.remember()
+            towers.keep_prompts()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its rewards, in their order."""
+        """Names of the rewards, in their order."""
         return tuple(self._rewards)
 
     def __getitem__(self, name: str) -> Reward:
@@ -70,22 +87,35 @@ class Panel(nn.Module):
     def score(
         self, images: Tensor | Sequence[Image], prompts: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """Scores (B,) by reward, as `rewards.base.Reward.score` gives them.
+        """Score images with every reward.
 
-        Raises ValueError as it does, and for images that need gradients when rewards take turns: those are
-        gone from the device before the gradients are computed (`Mix.gradient` does it in turn).
+        Args:
+            images: As for `Reward.score`: a float tensor (B, 3, H, W), RGB in [0, 1], or PIL images.
+            prompts: One text an image; may be None if no reward reads prompts.
+
+        Returns:
+            Scores (B,), float32, by reward, on the panel's device.
+
+        Raises:
+            ValueError: If images or prompts are invalid, or if the panel is offloaded and the images need
+                gradients: a reward has left the device before ``backward()`` would need it. Use
+                `RewardMix.gradient`, which differentiates in turn.
         """
         if self.offload and torch.is_grad_enabled() and _needs_gradient(images):
-            raise ValueError("an offloaded panel gives no gradients by backward(); use Mix.gradient")
+            raise ValueError("an offloaded panel has no gradients by backward(); use RewardMix.gradient")
         return {name: scores.to(self.device) for name, scores in self.each(images, prompts)}
 
     def each(
         self, images: Tensor | Sequence[Image], prompts: Sequence[str] | None = None
     ) -> Iterator[tuple[str, Tensor]]:
-        """The same, a reward at a time: name and scores (B,). An offloaded one stays until the next comes."""
+        """Yield name and scores (B,) of each reward in turn; the arguments are those of `score`.
+
+        An offloaded reward stays on the device until the next one is requested.
+        """
         batch = as_batch(images)
         count = sum(len(part) for part in batch)
-        made: dict[tuple[Profile, torch.dtype, bool], tuple[Tensor, ...]] = {}
+        # Differentiability is part of the key: pixels for a reward without gradient are detached.
+        pixels: dict[tuple[Profile, torch.dtype, bool], tuple[Tensor, ...]] = {}
         with ExitStack() as stack:
             if not self.offload:
                 for towers in self._shared():
@@ -93,13 +123,15 @@ class Panel(nn.Module):
             for name, reward in self._rewards.items():
                 texts = reward.check_prompts(prompts, count)
                 key = (reward.profile, reward.dtype, reward.info.differentiable)
-                with self._present(reward):
-                    if key not in made or self.offload:  # whoever takes turns frees its graph in between
-                        made[key] = reward.pixels([part.to(self.device) for part in batch])
-                    yield name, reward.score_pixels(made[key], texts)
+                with self._on_device(reward):
+                    # An offloaded panel preprocesses for each reward: `RewardMix.gradient` frees the graph
+                    # of a turn, and with it that of shared pixels.
+                    if key not in pixels or self.offload:
+                        pixels[key] = reward.pixels([part.to(self.device) for part in batch])
+                    yield name, reward.score_pixels(pixels[key], texts)
 
     @contextmanager
-    def _present(self, reward: Reward) -> Iterator[None]:
+    def _on_device(self, reward: Reward) -> Iterator[None]:
         if self.offload:
             reward.to(self.device)
         try:
@@ -109,7 +141,7 @@ class Panel(nn.Module):
                 reward.to("cpu")
 
     def _shared(self) -> list[Towers]:
-        """Towers that several rewards look with; what others see need not be kept."""
+        """Return towers of several rewards. Keeping the embeddings of the others would cost memory only."""
         users = Counter(
             module
             for reward in self._rewards.values()

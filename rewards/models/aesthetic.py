@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from rewards.backbones.head import WIDTHS, ScoreHead, WideDict, WideLinear
 from rewards.backbones.towers import OpenClip, from_pretrained, wide
 from rewards.base import Reward
-from rewards.weights.locate import load_state, read_tensors
+from rewards.weights.tensors import load_state, read_tensors
 
 
 class LaionAestheticV1(Reward):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rewards.backbones.head import Wide
 from rewards.base import Reward
-from rewards.weights.locate import load_state, read_tensors
+from rewards.weights.tensors import load_state, read_tensors
 
 REWARD = "<|Reward|>"
 """The token, added to Qwen's, whose last state is scored."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from rewards.backbones.blip import BlipConfig, BlipRanker
 from rewards.backbones.tokens import bert_tokenizer
 from rewards.base import Reward
-from rewards.weights.locate import load_state, read_tensors
+from rewards.weights.tensors import load_state, read_tensors
 
 PUBLISHED = BlipConfig(mean=0.16717362830052426, std=1.0333394966054072)
 """ImageReward's sizes, and the statistics of its raw reward (the official ImageReward.py)."""

@@ -22,7 +22,7 @@ from rewards.backbones.head import Wide
 from rewards.backbones.tokens import clip_tokenizer
 from rewards.backbones.towers import cosine
 from rewards.base import Reward
-from rewards.weights.locate import load_state, read_tensors
+from rewards.weights.tensors import load_state, read_tensors
 from tcbench.errors import MismatchError
 
 CONDITION = (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rewards.backbones.processor import read_json
 from rewards.backbones.tokens import Tokens
 from rewards.base import Reward
-from rewards.weights.locate import load_state, read_folder
+from rewards.weights.tensors import load_state, read_folder_tensors
 from tcbench.errors import MismatchError
 
 SYSTEM = (
@@ -137,7 +137,7 @@ class ClipFlanT5(nn.Module):
             model = cls(config, vision["vision_config"])
         except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
             raise MismatchError(f"{folder} and {tower} describe no CLIP-FlanT5 ({error!r})") from error
-        state = {model._own(key): value for key, value in read_folder(folder).items()}
+        state = {model._own(key): value for key, value in read_folder_tensors(folder).items()}
         if "t5.shared.weight" in state:
             state |= dict.fromkeys(COPIES, state["t5.shared.weight"])
         load_state(model, state, folder, ignore=UNUSED)

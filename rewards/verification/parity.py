@@ -27,7 +27,7 @@ from rewards.registry import load
 from rewards.verification.mutants import MUTANTS, Broken
 from rewards.verification.official.compare import OFFICIAL, Checkpoint
 from rewards.verification.tiny.checkpoints import tiny_record, write
-from rewards.weights.locate import check
+from rewards.weights.locate import locate_weights
 
 BOUND = 1e-3
 """Of the standard deviation of the reference's scores over pictures x prompts."""
@@ -167,7 +167,7 @@ def compare(
         return base
     title, make = REFERENCES[record.entry]
     if _shipped(record):
-        subject, files = record, check(record)
+        subject, files = record, locate_weights(record)
     else:
         subject, files = tiny_record(record), write(record, folder)
     texts = prompts if record.uses_prompt else ("",)

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from rewards.registry import info, load
-from rewards.weights.locate import check, content_id
+from rewards.weights.locate import content_id, locate_weights
 from tcbench.errors import MissingFiles
 
 
@@ -75,7 +75,7 @@ def check_published(name: str, folder: Path | None) -> Checked:
     """
     published = PUBLISHED[name]
     try:
-        files = check(info(name), fetch=False)
+        files = locate_weights(info(name), fetch=False)
     except MissingFiles:
         return Checked(name, "not checked: weights missing", published.scores)
     paths = [folder / path for path in published.images] if folder else []

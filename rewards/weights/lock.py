@@ -1,187 +1,198 @@
-"""What weights were when they were first used: one small JSON file, so that no change of them passes unseen.
+"""Hashes of weights at their first use, in one JSON file, so that a later change of them is noticed.
 
-The file is $TCBENCH_WEIGHTS_LOCK, else weights.lock.json in the user's cache. It has three tables:
+The file is $TCBENCH_WEIGHTS_LOCK, else ``weights.lock.json`` in the user's cache. Its tables are:
 
-- ``weights``: origin (hub id@revision/file, URL or local path) to the sha256 that it had at its first use;
-- ``converted``: sha256 of a file that `weights.convert` wrote to that of the checkpoint it was made of;
-- ``files``: path to the sha256 of a large file while its size and time of change are these, so that it is not
-  hashed at every start. `tcbench weights verify` does not believe this table.
+- ``weights``: origin (hub id@revision/file, URL or local path) -> sha256 at the first use;
+- ``converted``: sha256 of a file that `rewards.weights.convert` wrote -> sha256 of the source checkpoint;
+- ``files``: path -> sha256 of a large file, valid while its size and modification time are the recorded
+  ones, so that it is not hashed at every start. `tcbench weights verify` ignores this table.
 
-It is replaced as a whole, by one process at a time. Where it cannot be written, that is said once and weights
-are used unrecorded. Free of torch.
+If the file cannot be written, a note is printed once and weights are used unrecorded. Free of torch.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from rewards.weights.hub import cache_folder
 from tcbench.errors import FileFormatError
+from tcbench.files import sha256, write_atomically
 
-VARIABLE = "TCBENCH_WEIGHTS_LOCK"
-VERSION = 1
-ABOUT = "What weights were at their first use. Remove an entry, or the file, to take anew what is there."
+LOCK_VARIABLE = "TCBENCH_WEIGHTS_LOCK"
 
-KEEP_FROM_BYTES = 1 << 24
-"""Smaller files are hashed in no time."""
-SETTLED_NS = 2 * 10**9
-"""A file that changed this lately may change again within the same tick of its file system's clock."""
+_VERSION = 1
+_ABOUT = "What weights were at their first use. Remove an entry, or the file, to take anew what is there."
 
-Table = dict[str, dict[str, Any]]
+_LARGE_BYTES = 1 << 24
+"""Files below this size are hashed at every start: that takes no noticeable time."""
+_SETTLED_NS = 2 * 10**9
+"""A file modified more recently than this may change again without a change of its modification time."""
 
-_said: set[Path] = set()
+_Table = dict[str, dict[str, Any]]
+
+_unwritable: set[Path] = set()  # files for which the note was printed
+_hashes: dict[tuple[Path, int, int], str] = {}  # this process's hashes by path, size, modification time
 
 
 @dataclass
-class Lock:
-    """The content of the file; every entry of a table has a "sha256"."""
+class _Tables:
+    """Content of the file; every entry of a table has a "sha256"."""
 
-    weights: Table = field(default_factory=dict)
-    converted: Table = field(default_factory=dict)
-    files: Table = field(default_factory=dict)
-
-
-def place() -> Path:
-    """Where the lock file is, or will be."""
-    given = os.environ.get(VARIABLE)
-    return (Path(given) if given else cache_folder() / "weights.lock.json").resolve()
+    weights: _Table = field(default_factory=dict)
+    converted: _Table = field(default_factory=dict)
+    files: _Table = field(default_factory=dict)
 
 
-def read() -> Lock:
-    """What is recorded; nothing where there is no file yet. Raises `FileFormatError`."""
-    path = place()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return Lock()
-    except OSError as error:
-        raise FileFormatError(f"{path} cannot be read ({error.strerror}); set {VARIABLE}") from error
-    except ValueError as error:
-        raise _broken(path, "torn or no JSON") from error
-    if not isinstance(content, dict) or content.get("version") != VERSION:
-        raise _broken(path, f"it does not say version {VERSION}")
-    tables: dict[str, Any] = {name: content.get(name) for name in Lock.__dataclass_fields__}
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise _broken(path, f"it has no table {name!r}")
-        for key, entry in table.items():
-            if not (isinstance(entry, dict) and re.fullmatch("[0-9a-f]{64}", str(entry.get("sha256")))):
-                raise _broken(path, f"{key!r} has no sha256")
-    return Lock(**tables)
+class WeightsLock:
+    """The lock file.
+
+    It is read at every call, because other processes change it too, and replaced atomically.
+
+    Args:
+        path: The file; by default $TCBENCH_WEIGHTS_LOCK, else one in the user's cache.
+
+    Raises:
+        FileFormatError: From every method, if the file is damaged or is not a lock file.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        given = path or os.environ.get(LOCK_VARIABLE)
+        self.path = (Path(given) if given else cache_folder() / "weights.lock.json").resolve()
+
+    def recorded(self) -> dict[str, str]:
+        """Return the recorded sha256 of all weights by origin."""
+        return {origin: entry["sha256"] for origin, entry in self._read().weights.items()}
+
+    def first_use(self, origin: str, digest: str) -> str:
+        """Return the recorded sha256 of ``origin``; record ``digest`` and return it if there is none."""
+        recorded = self.recorded()
+        if origin not in recorded:
+            self._try_change(lambda tables: tables.weights.setdefault(origin, _entry(digest)))
+            recorded = self.recorded()  # another process may have been first
+        return recorded.get(origin, digest)
+
+    def accept(self, origin: str, digest: str) -> None:
+        """Record ``digest`` as the right sha256 of ``origin`` from now on.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        self._change(lambda tables: tables.weights.update({origin: _entry(digest)}))
+
+    def record_conversion(self, converted: str, source: str) -> None:
+        """Record that the file with the sha256 ``converted`` holds the tensors of that with ``source``."""
+        self._try_change(lambda tables: tables.converted.update({converted: _entry(source)}))
+
+    def source_of(self, converted: str) -> str:
+        """Return the sha256 of the checkpoint that a file was converted from; empty if unknown."""
+        return str(self._read().converted.get(converted, {"sha256": ""})["sha256"])
+
+    def cached_files(self) -> dict[str, str]:
+        """Return the remembered sha256 of large files by path."""
+        return {path: entry["sha256"] for path, entry in self._read().files.items()}
+
+    def _remembered(self, path: Path, stat: os.stat_result) -> str:
+        """Return the sha256 of a large file that has not changed since it was hashed, else ""."""
+        if stat.st_size < _LARGE_BYTES:
+            return ""
+        entry = self._read().files.get(str(path), {})
+        unchanged = (entry.get("size"), entry.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)
+        return str(entry["sha256"]) if unchanged else ""
+
+    def _remember(self, path: Path, stat: os.stat_result, digest: str) -> None:
+        """Keep the sha256 of a large file; ``stat`` is from before it was hashed."""
+        if stat.st_size < _LARGE_BYTES or self._remembered(path, stat) == digest:
+            return
+        entry = {"sha256": digest, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+        def put(tables: _Tables) -> None:
+            tables.files = {name: row for name, row in tables.files.items() if os.path.exists(name)}
+            tables.files[str(path)] = entry
+
+        self._try_change(put)
+
+    def _read(self) -> _Tables:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return _Tables()
+        except OSError as error:
+            raise FileFormatError(
+                f"{self.path} cannot be read ({error.strerror}); set {LOCK_VARIABLE} to a file"
+            ) from error
+        except ValueError as error:
+            raise self._invalid("it is not valid JSON") from error
+        if not isinstance(content, dict) or content.get("version") != _VERSION:
+            raise self._invalid(f"it does not have version {_VERSION}")
+        tables: dict[str, Any] = {name: content.get(name) for name in _Tables.__dataclass_fields__}
+        for name, table in tables.items():
+            if not isinstance(table, dict):
+                raise self._invalid(f"it has no table {name!r}")
+            for key, entry in table.items():
+                if not (isinstance(entry, dict) and re.fullmatch("[0-9a-f]{64}", str(entry.get("sha256")))):
+                    raise self._invalid(f"{key!r} has no sha256")
+        return _Tables(**tables)
+
+    def _invalid(self, reason: str) -> FileFormatError:
+        return FileFormatError(
+            f"{self.path} is not a lock file of tcbench's weights: {reason}; remove it to record the "
+            f"weights again, or set {LOCK_VARIABLE} to another file"
+        )
+
+    def _try_change(self, change: Callable[[_Tables], object]) -> None:
+        try:
+            self._change(change)
+        except OSError as error:
+            # Scoring must work on a read-only machine, so this is a note and no error; once is enough.
+            if self.path not in _unwritable:
+                _unwritable.add(self.path)
+                print(
+                    f"note: {self.path} cannot be written ({error.strerror}), so changed weights may go "
+                    f"unnoticed; set {LOCK_VARIABLE} to a writable file",
+                    file=sys.stderr,
+                )
+
+    def _change(self, change: Callable[[_Tables], object]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A separate file is locked, because the lock file itself is replaced.
+        with FileLock(self.path.with_name(f"{self.path.name}.guard")):
+            tables = self._read()
+            change(tables)
+            content = {"about": _ABOUT, "version": _VERSION, **asdict(tables)}
+            write_atomically(self.path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def record(origin: str, sha256: str) -> str:
-    """The sha256 on record of ``origin``; if there was none, the given one, which is recorded now."""
-    if origin not in (known := read().weights):
-        _change_or_say(lambda lock: lock.weights.setdefault(origin, _entry(sha256)))
-        known = read().weights  # another process may have been first
-    return str(known.get(origin, {"sha256": sha256})["sha256"])
+def cached_sha256(path: Path, *, fresh: bool = False) -> str:
+    """Return the sha256 of a file, in hex.
+
+    Args:
+        path: The file.
+        fresh: Hash the file even if its size and modification time are those of an earlier hash.
+    """
+    stat, resolved = path.stat(), path.resolve()
+    # Decided before hashing: a file that changes meanwhile must not count as settled.
+    settled = stat.st_mtime_ns < time.time_ns() - _SETTLED_NS
+    stamp = (resolved, stat.st_size, stat.st_mtime_ns)
+    lock = WeightsLock()
+    digest = "" if fresh else _hashes.get(stamp) or lock._remembered(resolved, stat)
+    if not digest:
+        digest = sha256(path)
+        if settled:
+            lock._remember(resolved, stat, digest)
+    _hashes[stamp] = digest
+    return digest
 
 
-def accept(origin: str, sha256: str) -> None:
-    """Take ``sha256`` as the right one of ``origin`` from now on. Raises OSError if it cannot be recorded."""
-    _change(lambda lock: lock.weights.update({origin: _entry(sha256)}))
-
-
-def record_conversion(made: str, source: str) -> None:
-    """The file with the sha256 ``made`` holds the tensors of the one with the sha256 ``source``."""
-    _change_or_say(lambda lock: lock.converted.update({made: _entry(source)}))
-
-
-def source_of(made: str) -> str:
-    """The sha256 of the checkpoint that the file with the sha256 ``made`` was made of; empty if unknown."""
-    return str(read().converted.get(made, {"sha256": ""})["sha256"])
-
-
-def kept(path: Path, stat: os.stat_result) -> str:
-    """The sha256 of a large file that has not changed since it was hashed; else empty."""
-    if stat.st_size < KEEP_FROM_BYTES:
-        return ""
-    entry = read().files.get(str(path), {})
-    same = (entry.get("size"), entry.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)
-    return str(entry["sha256"]) if same else ""
-
-
-def keep(path: Path, stat: os.stat_result, sha256: str) -> None:
-    """Keep the sha256 of a large file; ``stat`` is from before it was hashed, when it `is_settled`."""
-    if stat.st_size < KEEP_FROM_BYTES or kept(path, stat) == sha256:
-        return
-    entry = {"sha256": sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-    def put(lock: Lock) -> None:
-        lock.files = {known: value for known, value in lock.files.items() if os.path.exists(known)}
-        lock.files[str(path)] = entry
-
-    _change_or_say(put)
-
-
-def is_settled(stat: os.stat_result) -> bool:
-    """Whether a further change of the file would show in its time of change."""
-    return stat.st_mtime_ns < time.time_ns() - SETTLED_NS
-
-
-def _entry(sha256: str) -> dict[str, str]:
-    return {"sha256": sha256, "recorded": datetime.now(UTC).strftime("%Y-%m-%d")}
-
-
-def _broken(path: Path, reason: str) -> FileFormatError:
-    return FileFormatError(
-        f"{path} is no lock file of tcbench's weights: {reason}; "
-        f"remove it, and what is there is recorded anew, or set {VARIABLE} to another file"
-    )
-
-
-def _change_or_say(change: Callable[[Lock], object]) -> None:
-    """`_change` the file, or say once that it cannot be written."""
-    try:
-        _change(change)
-    except OSError as error:
-        if place() not in _said:
-            _said.add(place())
-            print(
-                f"note: {place()} cannot be written ({error.strerror}), so later changes of weights may pass "
-                f"unseen; set {VARIABLE} to a file that can",
-                file=sys.stderr,
-            )
-
-
-def _change(change: Callable[[Lock], object]) -> None:
-    """Read, change and replace the file while no other process does."""
-    path = place()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
-        lock = read()
-        change(lock)
-        _write(path, lock)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Other processes wait. The guard is a file of its own, as the lock file itself is replaced."""
-    with path.with_name(f"{path.name}.guard").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        yield
-
-
-def _write(path: Path, lock: Lock) -> None:
-    text = json.dumps({"about": ABOUT, "version": VERSION, **asdict(lock)}, indent=1)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def _entry(digest: str) -> dict[str, str]:
+    return {"sha256": digest, "recorded": datetime.now(UTC).strftime("%Y-%m-%d")}

@@ -46,5 +46,5 @@ def test_the_command_writes_what_a_mix_reads(
     with pytest.raises(SystemExit) as done:
         main(["calibrate", str(run.path), "--out", str(tmp_path / "made.json")])
     assert not done.value.code
-    assert Calibration.read(tmp_path / "made.json").of("clip", "a" * 12).mean == 49.5
+    assert Calibration.read(tmp_path / "made.json").statistics("clip", "a" * 12).mean == 49.5
     assert "49.5000" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.columns import PRESETS, expanded
 from benchmarks.run import Request, _system
 from benchmarks.systems import SYSTEMS
-from rewards.combine.mix import parse
+from rewards.combine.terms import parse_mix
 from rewards.registry import info
 from textcraftor.config import PROFILES, make_config
 
@@ -36,6 +36,6 @@ def test_a_run_takes_the_preset_of_what_it_can_draw() -> None:
 def test_presets_are_known_and_heldout_shares_no_family_with_what_is_trained_on(domain: str) -> None:
     presets = {name: [info(one) for one in names] for name, names in PRESETS[domain].items()}
     trained = make_config("micro").rewards if domain == "world" else str(PROFILES["paper"]["rewards"])
-    families = {info(name).family for name in parse(trained)}
+    families = {info(name).family for name in parse_mix(trained)}
     assert families.isdisjoint(record.family for record in presets["heldout"])
     assert SYSTEMS["micro" if domain == "world" else "sd15"].rewards == PRESETS[domain]["default"]

@@ -55,12 +55,12 @@ def test_alike_images_have_none_and_different_ones_the_mean_pairwise_distance(ru
     assert (2, 0) not in scores  # it waits for its other images
     import torch
 
-    from rewards.backbones.towers import embed
+    from rewards.backbones.towers import tower_embeddings
     from rewards.base import as_batch
 
     reward = column.load("cpu")
     images = [Image.open(run.image_path(run.samples()[1, seed])) for seed in range(3)]
-    embedding = embed(reward, torch.cat(as_batch(images)))
+    embedding = tower_embeddings(reward, torch.cat(as_batch(images)))
     assert embedding is not None
     pairs = [float(embedding[i] @ embedding[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert np.mean(different) == pytest.approx(1 - np.mean(pairs), abs=1e-5)

@@ -36,6 +36,6 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict
 @pytest.fixture
 def changed_on_purpose() -> Callable[[], None]:
     """Forgets what weights were at their first use, for a test that changes them where they are."""
-    from rewards.weights import lock
+    from rewards.weights.lock import WeightsLock
 
-    return lambda: lock.place().unlink(missing_ok=True)
+    return lambda: WeightsLock().path.unlink(missing_ok=True)

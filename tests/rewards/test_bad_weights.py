@@ -131,7 +131,7 @@ def test_code_in_a_file_is_not_run(case: Case, monkeypatch: pytest.MonkeyPatch) 
     torch.save({"state_dict": {"weight": Harmful()}, "weight": Harmful()}, case.path)
     message = case.error()
     assert str(case.path) in message
-    assert case.layout.inside or "asks to run posix.system, which weights must not" in message
+    assert case.layout.inside or "would run posix.system, which weights must not" in message
     assert not (case.folder / "ran-code").exists()
 
 
@@ -221,6 +221,6 @@ def test_a_torn_tokenizer_or_configuration_is_named(
 
 
 def _as_if_never_used(case: Case) -> None:
-    from rewards.weights import lock
+    from rewards.weights.lock import WeightsLock
 
-    lock.place().unlink(missing_ok=True)
+    WeightsLock().path.unlink(missing_ok=True)

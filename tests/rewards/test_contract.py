@@ -18,7 +18,7 @@ from rewards.world.render import render
 from rewards.world.scenes import CLEAN, Item, Scene
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = rewards.names()
+NAMES = rewards.list()
 
 Tiny = Callable[[str], Reward]
 

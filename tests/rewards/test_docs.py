@@ -103,7 +103,7 @@ def test_every_example_is_run(examples: Examples) -> None:
 
 def test_names_on_the_page_exist() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    known = {*rewards.names(), *PROFILES}
+    known = {*rewards.list(), *PROFILES}
     said = set(re.findall(r"`([a-z0-9.]+(?:-[a-z0-9]+)+|hpsv2(?:\.1)?)`", page))
     assert said
     assert said <= known

@@ -59,7 +59,7 @@ def plug_in(folder: Path, monkeypatch: pytest.MonkeyPatch, points: str, **module
 def test_listing_every_reward_imports_no_model_library() -> None:
     program = (
         "import sys, rewards\n"
-        "print(len([rewards.info(name) for name in rewards.names()]))\n"
+        "print(len([rewards.info(name) for name in rewards.list()]))\n"
         "heavy = {'torch', 'transformers', 'diffusers', 'open_clip', 'numpy', 'pandas', 'matplotlib'}\n"
         "print(*sorted(heavy & set(sys.modules)))\n"
     )
@@ -85,7 +85,7 @@ def test_a_registered_class_is_found_by_its_name(orange: Tensor) -> None:
         def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
             return pixels[:, 0].mean(dim=(1, 2))
 
-    assert "redness" in rewards.names()
+    assert "redness" in rewards.list()
     assert isinstance(rewards.load("redness"), Redness)
     assert rewards.score("redness", orange).tolist() == [1]
 
@@ -100,18 +100,18 @@ def test_register_is_also_a_call(orange: Tensor) -> None:
 
 
 def test_a_name_that_is_taken_is_refused() -> None:
-    with pytest.raises(ValueError, match="there is a reward called 'clip' already"):
+    with pytest.raises(ValueError, match="a reward named 'clip' exists already"):
         rewards.register(rewards.RewardInfo("clip", entry="elsewhere:Clip"))
     rewards.register(rewards.RewardInfo("mine", entry="here:Mine"))
     rewards.register(
         rewards.RewardInfo("mine", entry="here:Mine", scale="the same class again, as on a reload")
     )
-    with pytest.raises(ValueError, match="there is a reward called 'mine' already"):
+    with pytest.raises(ValueError, match="a reward named 'mine' exists already"):
         rewards.register(rewards.RewardInfo("mine", entry="there:Mine"))
 
 
 def test_an_entry_that_is_no_reward_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"pathlib:Path is no reward: expected a class that extends"):
+    with pytest.raises(ValueError, match=r"pathlib:Path is not a reward; expected a class that extends"):
         rewards.load(rewards.RewardInfo("wrong", entry="pathlib:Path"))
 
 
@@ -144,14 +144,14 @@ def test_two_files_cannot_register_one_name(tmp_path: Path) -> None:
         )
     rewards.info(f"{tmp_path / 'own1.py'}:Redness")
     with pytest.raises(
-        ValueError, match=r"own2\.py cannot be run: .* 'twice' already; give yours another name"
+        ValueError, match=r"own2\.py cannot be run: .* 'twice' exists already; choose another name"
     ):
         rewards.info(f"{tmp_path / 'own2.py'}:Redness")
 
 
 def test_a_wrong_file_or_class_is_said_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
-    with pytest.raises(ValueError, match=r"no file .*own\.py: .* file\.py:Class"):
+    with pytest.raises(ValueError, match=r"own\.py does not exist; .* file\.py:Class"):
         rewards.info(f"{path}:Redness")
     path.write_text(OWN.format(name="other-redness"), encoding="utf-8")
     with pytest.raises(rewards.UnknownName, match="'Rednes'; did you mean Redness"):
@@ -166,7 +166,7 @@ def test_an_installed_plug_in_is_first_class(
 ) -> None:
     module = OWN.format(name="plugged-redness")
     plug_in(tmp_path, monkeypatch, "plugged-green = plugged_a:Greenness", plugged_a=module)
-    assert "plugged-green" in rewards.names()
+    assert "plugged-green" in rewards.list()
     assert rewards.info("plugged-green").entry == "plugged_a:Greenness"
     assert rewards.load("plugged-green").score(orange, ["a"]).tolist() == [0.5]
 
@@ -186,15 +186,15 @@ def test_a_plug_in_may_be_a_record_so_that_listing_stays_fast(
 
 def test_a_broken_plug_in_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(tmp_path, monkeypatch, "plugged-bad = plugged_d:Bad", plugged_d="import no_such_module\n")
-    assert "plugged-bad" in rewards.names()
+    assert "plugged-bad" in rewards.list()
     with pytest.raises(ValueError, match=r"plugged-bad = plugged_d:Bad cannot be imported: .*no_such_module"):
         rewards.info("plugged-bad")
 
 
 def test_a_plug_in_cannot_take_a_built_in_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(tmp_path, monkeypatch, "clip = plugged_e:Clip", plugged_e="")
-    with pytest.raises(ValueError, match="plugged_e:Clip takes the name of the built-in reward 'clip'"):
-        rewards.names()
+    with pytest.raises(ValueError, match="plugged_e:Clip has the name of the built-in reward 'clip'"):
+        rewards.list()
 
 
 def test_an_unknown_precision_is_refused_before_anything_is_read() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rewards.combine.mix import parse
+from rewards.combine.terms import parse_mix
 from rewards.registry import info
 from tcbench.errors import ConfigError, UnknownName
 from textcraftor.config import FREE, PROFILES, TrainConfig, make_config
@@ -38,8 +38,8 @@ def test_every_profile_makes_a_configuration(model: str, profile: str) -> None:
     made = make_config(model, profile=profile)
     assert made.model == model
     if made.rewards:
-        assert all(info(name).differentiable for name in parse(made.rewards))
-    shipped = all(name.startswith("world-") for name in parse(made.rewards)) if made.rewards else False
+        assert all(info(name).differentiable for name in parse_mix(made.rewards))
+    shipped = all(name.startswith("world-") for name in parse_mix(made.rewards)) if made.rewards else False
     assert made.calibration == ("world" if shipped else "")
 
 

@@ -347,7 +347,7 @@ def test_a_run_of_nothing_but_nans_ends(
         ({"trains": ("text_encoder_2",)}, ConfigError, "has no text_encoder_2 to train"),
         ({"sampler": "dpm++2m", "prefix_cache": "cache"}, ConfigError, "remembers earlier steps"),
         ({"trains": ("unet",), "prefix_cache": "cache"}, ConfigError, "no frozen prefix to keep"),
-        ({"calibration": "none.json"}, ValueError, "is no calibration"),
+        ({"calibration": "none.json"}, ValueError, "is not a calibration file"),
         ({"sampler": "euler", "estimator": "one-step"}, ValueError, "need the sampler ddim"),
     ],
 )

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from rewards.combine.mix import Mix, Part
+from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
+from rewards.combine.terms import MixTerm
 from rewards.registry import load as load_reward
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.pipeline import load
@@ -40,7 +41,7 @@ def test_it_sees_the_images_that_a_run_draws(tiny_pipeline: Path, sampler: str) 
     with torch.no_grad():
         for parameter in tuned.trained().values():
             parameter.mul_(1.4)
-    mix = Mix(Panel(["world-rule"]), {"world-rule": Part(2.0)})
+    mix = RewardMix(Panel(["world-rule"]), {"world-rule": MixTerm(2.0)})
     selection: Any = load_reward("world-siglip")
     source = of_texts("held", PROMPTS)
     validator = Validator(tuned, config, mix, selection, Denoiser(pipe.unet, 3.0), (4, 8, 8), source)

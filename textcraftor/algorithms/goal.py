@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rewards.combine.mix import Mix
+from rewards.combine.mix import RewardMix
 
 
 class NotFinite(ValueError):
@@ -47,7 +47,7 @@ def encode_images(vae: Any, images: Tensor) -> Tensor:
 
 
 def grade(
-    latents: Tensor, prompts: Sequence[str], *, vae: Any, mix: Mix, slices: int = 0, pool: int = 0
+    latents: Tensor, prompts: Sequence[str], *, vae: Any, mix: RewardMix, slices: int = 0, pool: int = 0
 ) -> Graded:
     """The mix of what ``latents`` (B, C, h, w) decode to, with its gradient there.
 
@@ -77,7 +77,7 @@ def grade(
 
 @torch.no_grad()
 def look(
-    latents: Tensor, prompts: Sequence[str], *, vae: Any, mix: Mix, slices: int = 0, pool: int = 0
+    latents: Tensor, prompts: Sequence[str], *, vae: Any, mix: RewardMix, slices: int = 0, pool: int = 0
 ) -> Graded:
     """`grade` for what learns without the rewards' gradients, which are zero here, and need not exist."""
     size = slices or len(latents)
@@ -100,7 +100,7 @@ def look(
     )
 
 
-def _grade(latents: Tensor, prompts: Sequence[str], vae: Any, mix: Mix, pool: int) -> Graded:
+def _grade(latents: Tensor, prompts: Sequence[str], vae: Any, mix: RewardMix, pool: int) -> Graded:
     leaf = latents.detach().requires_grad_()
     with torch.enable_grad():
         images = decode(vae, leaf)
@@ -108,7 +108,7 @@ def _grade(latents: Tensor, prompts: Sequence[str], vae: Any, mix: Mix, pool: in
     broken = ~seen.detach().flatten(1).isfinite().all(dim=1)
     with torch.autocast(images.device.type, enabled=False):
         graded = mix.gradient(seen.detach().nan_to_num(0.5), prompts)
-    pull = graded.images
+    pull = graded.gradient
     broken |= ~graded.total.isfinite() | ~pull.flatten(1).isfinite().all(dim=1)
     (gradient,) = torch.autograd.grad(seen, leaf, torch.where(_rows(broken, pull), 0.0, pull))
     broken |= ~gradient.flatten(1).isfinite().all(dim=1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rewards.combine.mix import Mix
+from rewards.combine.mix import RewardMix
 from tcbench.errors import ConfigError
 from textcraftor.algorithms.goal import Graded, encode_images, grade, look
 from textcraftor.config import TrainConfig
@@ -67,7 +67,7 @@ class Objective(nn.Module):
         self,
         tuned: Trainee,
         config: TrainConfig,
-        mix: Mix,
+        mix: RewardMix,
         denoiser: Denoiser,
         latent_shape: tuple[int, int, int],
         cache: PrefixCache | None = None,
@@ -88,7 +88,7 @@ class Objective(nn.Module):
         return self._rest.denoiser
 
     @property
-    def mix(self) -> Mix:
+    def mix(self) -> RewardMix:
         """What is maximised."""
         return self._rest.mix
 
@@ -157,7 +157,7 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True)
 class _Rest:
-    mix: Mix
+    mix: RewardMix
     denoiser: Denoiser
     latent_shape: tuple[int, int, int]
     cache: PrefixCache | None

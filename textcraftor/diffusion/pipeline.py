@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rewards.weights import hub
-from rewards.weights.locate import file_sha256
+from rewards.weights.lock import cached_sha256
 from tcbench.errors import MissingFiles
 from tcbench.quiet import quiet
 from textcraftor.diffusion.schedule import SAMPLERS
@@ -75,7 +75,7 @@ def _from_hub(source: Source, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    offline = hub.barrier() if fetch else "nothing is downloaded now"
+    offline = hub.offline_reason() if fetch else "nothing is downloaded now"
     local = "name a local diffusers folder instead (--model FOLDER, or `pipeline` in a system's TOML file)"
     try:
         folder = snapshot_download(
@@ -150,7 +150,9 @@ def _weight_files(part: Path, suffix: str | None) -> list[Path]:
 
 def pipeline_sha256(folder: Path) -> str:
     """Identity of what `folder` draws: over the names and contents of `pipeline_files`."""
-    lines = [f"{file.relative_to(folder).as_posix()} {file_sha256(file)}" for file in pipeline_files(folder)]
+    lines = [
+        f"{file.relative_to(folder).as_posix()} {cached_sha256(file)}" for file in pipeline_files(folder)
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -159,7 +161,7 @@ def component_sha256(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         raise MissingFiles(f"{folder} is no model's folder: it lacks config.json")
     files = [folder / "config.json", *_weight_files(folder, None)]
-    return hashlib.sha256("\n".join(f"{f.name} {file_sha256(f)}" for f in files).encode()).hexdigest()
+    return hashlib.sha256("\n".join(f"{f.name} {cached_sha256(f)}" for f in files).encode()).hexdigest()
 
 
 def encoders_sha256(folder: Path) -> str:

@@ -50,9 +50,9 @@ def optimised_for(config: TrainConfig) -> list[str] | None:
     """Rewards that a run's weights are optimised for: its own, those of the checkpoint or rewriter it starts
     from, and those that its pairs were drawn or chosen by. None where one of these does not say.
     """
-    from rewards.combine.mix import parse  # with torch, which a description needs not
+    from rewards.combine.terms import parse_mix  # with torch, which a description needs not
 
-    found = [] if config.estimator == "denoising" else [info(name).name for name in parse(config.rewards)]
+    found = [] if config.estimator == "denoising" else [info(name).name for name in parse_mix(config.rewards)]
     declared: list[Sequence[str] | None] = []
     if config.rewriter:
         declared.append(find_rewriter(config.rewriter).trained_on)

@@ -22,7 +22,7 @@ from rewards.info import RewardInfo, WeightsFile
 from rewards.models.imagereward import PUBLISHED
 from rewards.verification.official.environment import run
 from rewards.verification.tiny.vocabularies import write_word_pieces
-from rewards.weights.locate import check
+from rewards.weights.locate import locate_weights
 from tcbench.errors import MissingFiles
 
 SMALL_CLIP = {
@@ -153,7 +153,7 @@ def _vocabulary(record: RewardInfo) -> Path | None:
     """BERT's vocabulary, where it is; it is not fetched for this."""
     file = next(file for file in record.weights if file.key == "vocabulary")
     try:
-        return check(replace(record, weights=(file,)), fetch=False)["vocabulary"]
+        return locate_weights(replace(record, weights=(file,)), fetch=False)["vocabulary"]
     except MissingFiles:
         return None
 

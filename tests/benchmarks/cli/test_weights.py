@@ -13,7 +13,7 @@ import torch
 from benchmarks.cli import main
 from rewards import registry
 from rewards.info import RewardInfo, WeightsFile
-from rewards.weights import lock
+from rewards.weights.lock import WeightsLock
 
 Fill = Callable[[Mapping[str, bytes], str], Path]
 Command = Callable[..., tuple[int, str, str]]
@@ -65,7 +65,7 @@ def test_the_list_says_what_is_needed_where_it_is_and_what_it_is_checked_against
     place = fill_hub_cache({"head.pth": b"head"}, COMMIT)
     head["here"] = str(place / "head.pth")
     assert listed(weights, "toy") == [head]
-    assert not lock.place().exists(), "a look is no use"
+    assert not WeightsLock().path.exists(), "a look is no use"
     assert weights("pull", "toy")[0] == 0
     assert listed(weights, "toy") == [head | {"checked": "locked"}]
     eyes = listed(weights, "toy-pair")[1]
@@ -99,7 +99,7 @@ def test_pull_says_where_everything_is_or_what_could_not_be_had(
         return str(fill_hub_cache({"head.pth": b"head"}, COMMIT) / "head.pth")
 
     with monkeypatch.context() as patch:
-        patch.setattr("rewards.weights.hub.barrier", lambda _: "")
+        patch.setattr("rewards.weights.hub.offline_reason", lambda _: "")
         patch.setattr("huggingface_hub.hf_hub_download", download)
         code, out, err = weights("pull", "toy")
     assert (code, err, fetched[0]) == (0, "", False)
@@ -149,7 +149,7 @@ def test_verify_hashes_afresh_and_ends_with_4_where_something_changed(
     assert "ok: as published" in out
     assert "ok: as at first use" in weights("verify", "toy")[1]
     with monkeypatch.context() as patch:  # the size and the time of change are what they were
-        patch.setattr("rewards.weights.locate._hashes", dict.fromkeys(_stamps(place), "0" * 64))
+        patch.setattr("rewards.weights.lock._hashes", dict.fromkeys(_stamps(place), "0" * 64))
         assert "ok: as at first use" in weights("verify", "toy")[1]
     fill_hub_cache({"head.pth": b"tampered"}, COMMIT)
     fill_hub_cache({"eyes.pth": b"wrong"}, "main")
@@ -191,12 +191,12 @@ def test_a_change_stops_a_run_with_4(weights: Command, fill_hub_cache: Fill) -> 
 
 
 def test_a_broken_lock_file_is_one_line(weights: Command, fill_hub_cache: Fill) -> None:
-    lock.place().write_text("{", encoding="utf-8")
+    WeightsLock().path.write_text("{", encoding="utf-8")
     fill_hub_cache({"head.pth": b"head"}, COMMIT)
     for arguments in (["list"], ["verify"], ["pull", "toy"]):
         code, out, err = weights(*arguments)
         assert (code, out, err.count("\n")) == (1, "", 1)
-        assert f"error: {lock.place()} is no lock file" in err
+        assert f"error: {WeightsLock().path} is not a lock file" in err
 
 
 @pytest.mark.parametrize("arguments", [["pull"], ["pull", "toy", "--all"], ["verify", "tiy"], ["convert"]])
@@ -226,7 +226,7 @@ def test_ls_says_which_rewards_weights_are_here_without_a_look_into_them(
             main(["ls", "rewards", "--json"])
         return {row["reward"]: row["here"] for row in json.loads(capsys.readouterr().out)}
 
-    monkeypatch.setattr("rewards.weights.locate.file_sha256", None)  # nothing is hashed
+    monkeypatch.setattr("rewards.weights.lock.cached_sha256", None)  # nothing is hashed
     assert {here()[name] for name in ("toy", "toy-pair")} == {"no"}
     fill_hub_cache({"head.pth": b"head"}, COMMIT)
     found = here()

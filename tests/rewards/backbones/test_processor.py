@@ -251,7 +251,7 @@ def test_a_folder_that_is_neither_is_one_clear_error(tmp_path: Path) -> None:
         rewards.load(f"clip:{tmp_path}")
     assert "\n" not in str(error.value)
     assert "Give a folder that open_clip or transformers saved" in str(error.value)
-    with pytest.raises(MissingFiles, match=r"nothing at .*gone"):
+    with pytest.raises(MissingFiles, match=r"gone does not exist"):
         rewards.load(f"clip:{tmp_path / 'gone'}")
 
 
@@ -303,7 +303,7 @@ def test_a_hub_id_may_name_its_revision() -> None:
 
 
 def test_only_one_layout_of_a_repository_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from rewards.weights.locate import check
+    from rewards.weights.locate import locate_weights
 
     there = [
         "open_clip_pytorch_model.bin",
@@ -320,10 +320,10 @@ def test_only_one_layout_of_a_repository_is_fetched(monkeypatch: pytest.MonkeyPa
         fetched.extend(allow_patterns)
         return str(tmp_path)
 
-    monkeypatch.setattr("rewards.weights.hub.barrier", lambda url: "")
+    monkeypatch.setattr("rewards.weights.hub.offline_reason", lambda url: "")
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda repository, revision: there)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    assert check(rewards.info("clip:laion/x")) == {"backbone": tmp_path}
+    assert locate_weights(rewards.info("clip:laion/x")) == {"backbone": tmp_path}
     assert fetched == ["open_clip_config.json", "open_clip_pytorch_model.bin", *there[2:4]]
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 import rewards
 from rewards.base import Reward
 from rewards.combine import adapters
-from rewards.combine.mix import Mix, Part, parse
+from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
+from rewards.combine.terms import MixTerm, parse_mix
 from rewards.verification.samples import PROMPTS, blobs, tensors
 from rewards.verification.tiny.checkpoints import tiny_record
 
@@ -33,10 +34,10 @@ def images() -> Tensor:
 
 
 @pytest.fixture
-def mix(tiny_files: Callable[[str], dict[str, Path]]) -> Callable[[dict[str, Part]], Mix]:
-    def make(parts: dict[str, Part]) -> Mix:
+def mix(tiny_files: Callable[[str], dict[str, Path]]) -> Callable[[dict[str, MixTerm]], RewardMix]:
+    def make(parts: dict[str, MixTerm]) -> RewardMix:
         weights = {name: tiny_files(name) for name in parts}
-        return Mix(Panel([tiny_record(rewards.info(name)) for name in parts], weights=weights), parts)
+        return RewardMix(Panel([tiny_record(rewards.info(name)) for name in parts], weights=weights), parts)
 
     return make
 
@@ -156,9 +157,9 @@ def test_scores_of_which_less_is_better_are_negated_for_ddpo() -> None:
     assert details == {}
 
 
-def test_it_scores_in_flow_grpo_loops(mix: Callable[..., Mix], images: Tensor) -> None:
+def test_it_scores_in_flow_grpo_loops(mix: Callable[..., RewardMix], images: Tensor) -> None:
     """As scripts/train_sd3.py of yifan123/flow_grpo asks, from eight threads, and collates."""
-    made = mix(parse("pickscore=1,world-aesthetic=-2"))
+    made = mix(parse_mix("pickscore=1,world-aesthetic=-2"))
     reward_fn = rewards.flow_grpo_fn(made)
     orders = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] * 3
     samples = []
@@ -188,27 +189,33 @@ def test_it_scores_in_flow_grpo_loops(mix: Callable[..., Mix], images: Tensor) -
 
 
 def test_loops_train_only_on_what_may_be_trained_on(
-    tiny: Tiny, mix: Callable[..., Mix], images: Tensor
+    tiny: Tiny, mix: Callable[..., RewardMix], images: Tensor
 ) -> None:
     judge = tiny("world-oracle")
     with pytest.raises(rewards.WrongRole, match="world-oracle has the role 'judge'"):
         rewards.ddpo_fn(judge)
-    parts = {"world-siglip": Part(1.0)}
+    parts = {"world-siglip": MixTerm(1.0)}
     with pytest.raises(rewards.WrongRole, match="world-siglip has the role 'selection'"):
         rewards.flow_grpo_fn(mix(parts))
     rewards.flow_grpo_fn(mix(parts), use="selection")
     report = rewards.ddpo_fn(judge, use=None)
     assert np.isfinite(report(images, PROMPTS)[0]).all()
-    with pytest.raises(ValueError, match="world-oracle cannot judge the prompt 'what a day'; leave it"):
+    with pytest.raises(
+        ValueError, match="world-oracle cannot judge the prompt 'what a day'; remove the prompt"
+    ):
         report(images[:1], ["what a day"])
 
 
-def test_more_of_what_is_worse_is_refused(mix: Callable[..., Mix], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = mix({"pickscore": Part(0.5)})
+def test_more_of_what_is_worse_is_refused(
+    mix: Callable[..., RewardMix], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = mix({"pickscore": MixTerm(0.5)})
     monkeypatch.setattr(
         made.panel["pickscore"], "info", replace(made.panel["pickscore"].info, higher_is_better=False)
     )
-    with pytest.raises(ValueError, match=r"pickscore has the weight 0.5, but lower is better; give it -0.5"):
+    with pytest.raises(
+        ValueError, match=r"pickscore has the weight 0.5, but lower scores are better; use -0.5"
+    ):
         rewards.flow_grpo_fn(made)
 
 

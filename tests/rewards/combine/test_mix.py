@@ -13,10 +13,10 @@ from torch import Tensor
 import rewards
 from rewards import UnknownName
 from rewards.base import score_id
-from rewards.combine import mix
-from rewards.combine.calibration import WORLD, Calibration, Measured
-from rewards.combine.mix import Mix, Part
+from rewards.combine.calibration import WORLD_CALIBRATION, Calibration, RewardStatistics
+from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
+from rewards.combine.terms import MixTerm, parse_mix
 from rewards.world.training import data
 
 NAMES = ("world-clip", "world-aesthetic", "world-hps")
@@ -35,44 +35,44 @@ def panel() -> Panel:
 
 
 def test_the_words_of_a_command_line_are_parts() -> None:
-    assert mix.parse("aesthetic-v2=1, pickscore=0.5,hpsv2=100@0.3") == {
-        "aesthetic-v2": Part(1.0),
-        "pickscore": Part(0.5),
-        "hpsv2": Part(100.0, cap=0.3),
+    assert parse_mix("aesthetic-v2=1, pickscore=0.5,hpsv2=100@0.3") == {
+        "aesthetic-v2": MixTerm(1.0),
+        "pickscore": MixTerm(0.5),
+        "hpsv2": MixTerm(100.0, cap=0.3),
     }
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "needs at least one reward"),
-        ("clip", "'clip' is no reward's share"),
-        ("clip=", "'clip=' is no reward's share"),
-        ("clip=much", "'clip=much' is no reward's share"),
-        ("clip=nan", "'clip=nan' is no reward's share"),
-        ("clip=1@", "'clip=1@' is no reward's share"),
-        ("clip=1@nan", "'clip=1@nan' is no reward's share"),
-        ("clip=1@x", "'clip=1@x' is no reward's share"),
+        ("", "reward mix is empty"),
+        ("clip", "invalid term 'clip'"),
+        ("clip=", "invalid term 'clip='"),
+        ("clip=much", "invalid term 'clip=much'"),
+        ("clip=nan", "invalid term 'clip=nan'"),
+        ("clip=1@", "invalid term 'clip=1@'"),
+        ("clip=1@nan", "invalid term 'clip=1@nan'"),
+        ("clip=1@x", "invalid term 'clip=1@x'"),
         ("clip=1,clip=2", "names clip twice"),
     ],
 )
 def test_other_words_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        mix.parse(text)
+        parse_mix(text)
 
 
 def test_an_unknown_reward_gets_its_close_matches() -> None:
     with pytest.raises(UnknownName, match="did you mean pickscore"):
-        mix.parse("pikscore=1")
+        parse_mix("pikscore=1")
 
 
 def test_the_total_is_the_weighted_sum(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
     parts = {
-        "world-clip": Part(0.1),
-        "world-aesthetic": Part(2.0, mean=6.0, std=1.5),
-        "world-hps": Part(10.0),
+        "world-clip": MixTerm(0.1),
+        "world-aesthetic": MixTerm(2.0, mean=6.0, std=1.5),
+        "world-hps": MixTerm(10.0),
     }
-    found = Mix(panel, parts).score(*batch)
+    found = RewardMix(panel, parts).score(*batch)
     own = panel.score(*batch)
     for name in NAMES:
         torch.testing.assert_close(found.scores[name], own[name])
@@ -86,8 +86,8 @@ def test_above_its_cap_a_reward_pays_no_more_and_pulls_no_more(
 ) -> None:
     scores = panel.score(*batch)["world-aesthetic"].sort()
     cap = scores.values[1].item() - 1e-3  # below two of three
-    parts = {name: Part(0.0) for name in NAMES} | {"world-aesthetic": Part(1.0, cap=cap)}
-    found = Mix(panel, parts).gradient(*batch)
+    parts = {name: MixTerm(0.0) for name in NAMES} | {"world-aesthetic": MixTerm(1.0, cap=cap)}
+    found = RewardMix(panel, parts).gradient(*batch)
     assert found.total[scores.indices[1:]].tolist() == pytest.approx([cap, cap])
     pulls = found.norms["world-aesthetic"][scores.indices]
     assert pulls[0] > 0
@@ -96,13 +96,13 @@ def test_above_its_cap_a_reward_pays_no_more_and_pulls_no_more(
 
 @pytest.mark.parametrize("offload", [False, True])
 def test_its_gradient_is_that_of_backward(offload: bool, batch: tuple[Tensor, list[str]]) -> None:
-    parts = {"world-clip": Part(0.1), "world-aesthetic": Part(1.0), "world-hps": Part(5.0)}
-    mixed = Mix(Panel(NAMES, offload=offload), parts)
+    parts = {"world-clip": MixTerm(0.1), "world-aesthetic": MixTerm(1.0), "world-hps": MixTerm(5.0)}
+    mixed = RewardMix(Panel(NAMES, offload=offload), parts)
     found = mixed.gradient(*batch)
     leaf = batch[0].clone().requires_grad_()
-    Mix(Panel(NAMES), parts).score(leaf, batch[1]).total.sum().backward()
+    RewardMix(Panel(NAMES), parts).score(leaf, batch[1]).total.sum().backward()
     assert leaf.grad is not None
-    wrong = (found.images - leaf.grad).flatten(1).norm(dim=1) / leaf.grad.flatten(1).norm(dim=1)
+    wrong = (found.gradient - leaf.grad).flatten(1).norm(dim=1) / leaf.grad.flatten(1).norm(dim=1)
     assert wrong.max() < 1e-5  # single elements may be near zero, where sums of float32 cancel
     assert not found.total.requires_grad
     own = batch[0].clone().requires_grad_()
@@ -114,40 +114,42 @@ def test_its_gradient_is_that_of_backward(offload: bool, batch: tuple[Tensor, li
 
 
 def test_what_has_no_gradient_is_named(batch: tuple[Tensor, list[str]]) -> None:
-    mixed = Mix(Panel(["world-clip", "world-rule"]), {"world-clip": Part(1.0), "world-rule": Part(1.0)})
+    mixed = RewardMix(
+        Panel(["world-clip", "world-rule"]), {"world-clip": MixTerm(1.0), "world-rule": MixTerm(1.0)}
+    )
     assert mixed.score(*batch).total.isfinite().all()
-    with pytest.raises(ValueError, match="world-rule has no gradient"):
+    with pytest.raises(ValueError, match="no gradient: world-rule"):
         mixed.gradient(*batch)
 
 
 def test_a_mix_is_of_the_panels_rewards(panel: Panel) -> None:
     with pytest.raises(
-        ValueError, match="the mix is of world-clip, the panel of world-clip, world-aesthetic"
+        ValueError, match="the mix has the rewards world-clip, the panel has world-clip, world-aesthetic"
     ):
-        Mix(panel, {"world-clip": Part(1.0)})
-    assert math.isinf(Part(1.0).cap)
+        RewardMix(panel, {"world-clip": MixTerm(1.0)})
+    assert math.isinf(MixTerm(1.0).cap)
 
 
 def test_a_calibration_makes_weights_count_deviations(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
-    measured = {name: Measured(1.5, 0.25, 100, panel[name].score_id) for name in NAMES}
+    measured = {name: RewardStatistics(1.5, 0.25, 100, panel[name].score_id) for name in NAMES}
     calibration = Calibration(measured, "world", "5" * 64, "micro", "6" * 12)
-    parts = {name: Part(2.0) for name in NAMES}
-    mixed = Mix(panel, parts, calibration).score(*batch)
+    parts = {name: MixTerm(2.0) for name in NAMES}
+    mixed = RewardMix(panel, parts, calibration).score(*batch)
     for name in NAMES:
         torch.testing.assert_close(mixed.values[name], 2 * (mixed.scores[name] - 1.5) / 0.25)
 
 
 def test_a_calibration_of_another_version_or_without_a_reward_is_refused(panel: Panel) -> None:
-    parts = dict.fromkeys(NAMES, Part(1.0))
-    old = {name: Measured(0, 1, 100, "0" * 12) for name in NAMES}
-    with pytest.raises(ValueError, match="calibration of world-clip is of its version 0000"):
-        Mix(panel, parts, Calibration(old, "world", "5" * 64, "micro", "6" * 12))
+    parts = dict.fromkeys(NAMES, MixTerm(1.0))
+    old = {name: RewardStatistics(0, 1, 100, "0" * 12) for name in NAMES}
+    with pytest.raises(ValueError, match="calibration of world-clip has the score id 0000"):
+        RewardMix(panel, parts, Calibration(old, "world", "5" * 64, "micro", "6" * 12))
     with pytest.raises(ValueError, match="the calibration on world has no world-clip"):
-        Mix(panel, parts, Calibration({}, "world", "5" * 64, "micro", "6" * 12))
+        RewardMix(panel, parts, Calibration({}, "world", "5" * 64, "micro", "6" * 12))
 
 
 def test_the_shipped_calibration_is_of_the_shipped_rewards() -> None:
-    calibration = Calibration.read(WORLD)
+    calibration = Calibration.read(WORLD_CALIBRATION)
     for name, measured in calibration.rewards.items():
         assert measured.score_id == score_id(rewards.info(name)), f"{name}: calibrate again"
         assert measured.count >= 400
@@ -155,10 +157,12 @@ def test_the_shipped_calibration_is_of_the_shipped_rewards() -> None:
 
 
 def test_a_calibration_is_written_and_read(tmp_path: Path) -> None:
-    made = Calibration({"a": Measured(1.0, 2.0, 100, "0" * 12)}, "world", "5" * 64, "micro", "6" * 12, ())
+    made = Calibration(
+        {"a": RewardStatistics(1.0, 2.0, 100, "0" * 12)}, "world", "5" * 64, "micro", "6" * 12, ()
+    )
     made.write(tmp_path / "made.json")
     read = Calibration.read(tmp_path / "made.json")
     assert read.rewards == made.rewards
     (tmp_path / "made.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"made\.json is no calibration"):
+    with pytest.raises(ValueError, match=r"made\.json is not a calibration file"):
         Calibration.read(tmp_path / "made.json")

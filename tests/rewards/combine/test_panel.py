@@ -150,7 +150,7 @@ def test_offloaded_rewards_give_no_gradient_by_backward(
     panel_of: Callable[..., Panel], images: Tensor
 ) -> None:
     panel = panel_of("clip", offload=True)
-    with pytest.raises(ValueError, match=r"gives no gradients by backward.*Mix\.gradient"):
+    with pytest.raises(ValueError, match=r"has no gradients by backward.*RewardMix\.gradient"):
         panel.score(images.clone().requires_grad_(), PROMPTS)
     with torch.no_grad():
         assert panel.score(images.clone().requires_grad_(), PROMPTS)["clip"].shape == (3,)
@@ -187,7 +187,7 @@ def test_another_precision_forgets_prompts(panel_of: Callable[..., Panel], image
 
 
 def test_a_panel_is_of_different_rewards() -> None:
-    with pytest.raises(ValueError, match="needs at least one reward"):
+    with pytest.raises(ValueError, match="has no reward; name at least one"):
         Panel([])
     with pytest.raises(ValueError, match="has world-clip twice"):
         Panel(["world-clip", "world-clip"])

@@ -18,7 +18,8 @@ from rewards.builtin import BUILTIN
 from rewards.info import LicenceNotAccepted
 from rewards.models.aesthetic import LaionAestheticV1, LaionAestheticV2
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.locate import file_sha256, load_state, read_tensors
+from rewards.weights.lock import cached_sha256
+from rewards.weights.tensors import load_state, read_tensors
 from tcbench.errors import MissingFiles
 
 
@@ -39,7 +40,7 @@ def published(shared_data: Path, name: str) -> Path:
     """The head's file, which must be the one on record."""
     (head,) = (file for file in BUILTIN[name].weights if file.key == "head")
     path = shared_data / "weights/laion_aesthetic" / head.file
-    assert file_sha256(path) == head.sha256
+    assert cached_sha256(path) == head.sha256
     return path
 
 

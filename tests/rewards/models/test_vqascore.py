@@ -19,7 +19,7 @@ from rewards.base import Reward
 from rewards.models.vqascore import VqaScore
 from rewards.verification.references import vqascore as reference
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.locate import read_folder
+from rewards.weights.tensors import read_folder_tensors
 from tcbench.errors import MismatchError
 
 Tiny = Callable[[str], Reward]
@@ -96,7 +96,7 @@ def test_a_prompt_that_holds_the_sign_for_the_picture_is_refused(tiny: Tiny) -> 
 
 def test_the_output_layer_stays_apart_from_the_table_of_words(tiny: Tiny, tiny_files: Files) -> None:
     reward: Any = tiny(NAME)
-    state = read_folder(tiny_files(NAME)["model"])
+    state = read_folder_tensors(tiny_files(NAME)["model"])
     assert not torch.equal(state["lm_head.weight"], state["shared.weight"])
     t5 = reward.model.t5
     for layer, key in ((t5.lm_head, "lm_head"), (t5.shared, "shared"), (t5.decoder.embed_tokens, "shared")):
@@ -106,7 +106,7 @@ def test_the_output_layer_stays_apart_from_the_table_of_words(tiny: Tiny, tiny_f
 def test_one_file_loads_as_parts_do(tiny: Tiny, tiny_files: Files, tmp_path: Path) -> None:
     files = tiny_files(NAME)
     image, expected = picture(50, 60), tiny(NAME).score([picture(50, 60)], ["a cat"])
-    state = read_folder(files["model"])
+    state = read_folder_tensors(files["model"])
     for kind in ("bin", "safetensors"):
         folder = tmp_path / kind
         folder.mkdir()
@@ -160,7 +160,7 @@ def test_another_model_is_refused(
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
     if "vocab_size" in change:
-        state = read_folder(folder)
+        state = read_folder_tensors(folder)
         (folder / "pytorch_model.bin.index.json").unlink()
         tables = {key: value[:150] for key, value in state.items() if len(value) == config["vocab_size"]}
         torch.save(state | tables, folder / "pytorch_model.bin")

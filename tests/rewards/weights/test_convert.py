@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 import rewards
 from rewards.info import RewardInfo, WeightsFile
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.convert import convert
-from rewards.weights.locate import check, content_id, file_sha256, read_tensors, variable
+from rewards.weights.convert import convert_checkpoint
+from rewards.weights.locate import _environment_variable, content_id, locate_weights
+from rewards.weights.lock import cached_sha256
+from rewards.weights.tensors import read_tensors
 from tcbench.errors import MismatchError
 
 FILE = WeightsFile("checkpoint", file="weights.pt", hub="someone/something")
@@ -32,9 +34,9 @@ def test_a_converted_file_scores_as_the_original(
     record, files = tiny_record(rewards.info(name)), tiny_files(name)
     images, prompts = torch.rand(2, 3, 48, 64), ["a red circle", "a blue square"]
     before = rewards.load(record, weights=files).score(images, prompts)
-    made = convert(files.pop(key), tmp_path / "made.safetensors")
+    made = convert_checkpoint(files.pop(key), tmp_path / "made.safetensors")
     assert made.left_out == ()
-    monkeypatch.setenv(variable(record.name, key), str(made.path))
+    monkeypatch.setenv(_environment_variable(record.name, key), str(made.path))
     assert torch.equal(rewards.load(record, weights=files).score(images, prompts), before)
 
 
@@ -47,7 +49,7 @@ def test_it_reads_as_the_original_with_inner_dicts_and_shared_memory(tmp_path: P
         "none": torch.zeros(0, 3),
     }
     torch.save(content, tmp_path / "weights.pt")
-    made = convert(tmp_path / "weights.pt")
+    made = convert_checkpoint(tmp_path / "weights.pt")
     assert made == (tmp_path / "weights.safetensors", 7, ())
     assert "state_dict.a.weight" in load_file(made.path)
     old, new = (read_tensors(tmp_path / f"weights.{suffix}") for suffix in ("pt", "safetensors"))
@@ -63,33 +65,33 @@ def test_it_reads_as_the_original_with_inner_dicts_and_shared_memory(tmp_path: P
 def test_what_holds_no_tensors_is_named(tmp_path: Path) -> None:
     content = {"state_dict": {"a": torch.ones(1), "version": 2}, "epoch": 3, "optimizer": {"state": {0: {}}}}
     torch.save(content, tmp_path / "weights.pt")
-    made = convert(tmp_path / "weights.pt")
+    made = convert_checkpoint(tmp_path / "weights.pt")
     assert made.left_out == ("state_dict.version", "epoch", "optimizer")
     assert read_tensors(made.path).keys() == {"state_dict"}
 
 
 def test_it_is_accepted_for_the_published_file_where_it_was_made_and_forgery_is_not(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "weights.pt")
-    record = RewardInfo("toy", weights=(replace(FILE, sha256=file_sha256(tmp_path / "weights.pt")),))
-    made = convert(tmp_path / "weights.pt").path
-    assert check(record, {"checkpoint": made}) == {"checkpoint": made}
+    record = RewardInfo("toy", weights=(replace(FILE, sha256=cached_sha256(tmp_path / "weights.pt")),))
+    made = convert_checkpoint(tmp_path / "weights.pt").path
+    assert locate_weights(record, {"checkpoint": made}) == {"checkpoint": made}
     moved = made.rename(tmp_path / "elsewhere.safetensors")
-    assert check(record, {"checkpoint": moved}) == {"checkpoint": moved}
+    assert locate_weights(record, {"checkpoint": moved}) == {"checkpoint": moved}
     assert content_id(FILE, moved) != record.weights[0].sha256, "a score's id names what was really used"
     claims = {"tcbench.source_sha256": record.weights[0].sha256}
     save_file({"a": torch.zeros(2)}, tmp_path / "forged.safetensors", claims)
-    with pytest.raises(MismatchError, match="make it here from that: tcbench weights convert"):
-        check(record, {"checkpoint": tmp_path / "forged.safetensors"})
+    with pytest.raises(MismatchError, match="convert it on this machine: tcbench weights convert"):
+        locate_weights(record, {"checkpoint": tmp_path / "forged.safetensors"})
     save_file({"a": torch.zeros(2)}, moved, claims)
     with pytest.raises(MismatchError, match=r"elsewhere\.safetensors is not the published weights\.pt"):
-        check(record, {"checkpoint": moved})
+        locate_weights(record, {"checkpoint": moved})
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "weights.pt")
     (tmp_path / "weights.safetensors").write_bytes(b"precious")
     with pytest.raises(ValueError, match=r"weights\.safetensors exists; remove it, or .* --out"):
-        convert(tmp_path / "weights.pt")
+        convert_checkpoint(tmp_path / "weights.pt")
     assert (tmp_path / "weights.safetensors").read_bytes() == b"precious"
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -97,7 +99,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "weights.pt")
     with pytest.raises(OSError, match=r"made\.safetensors.* cannot be written"):
-        convert(tmp_path / "weights.pt", tmp_path / "nowhere/made.safetensors")
+        convert_checkpoint(tmp_path / "weights.pt", tmp_path / "nowhere/made.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
 
 
@@ -106,8 +108,8 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     [
         ([torch.ones(1)], "holds a list"),
         ({"epoch": 3}, "holds no tensors by name"),
-        ({"a.b": {"c": torch.ones(1)}}, r"would not stay apart: a\.b"),
-        ({"a": {"b": torch.ones(1)}, "a.b": torch.ones(1)}, r"would not stay apart: a\.b"),
+        ({"a.b": {"c": torch.ones(1)}}, r"would be ambiguous: a\.b"),
+        ({"a": {"b": torch.ones(1)}, "a.b": torch.ones(1)}, r"would be ambiguous: a\.b"),
         ({"a": torch.eye(2).to_sparse()}, "a is sparse or quantized"),
     ],
 )
@@ -115,7 +117,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 def test_what_cannot_be_converted_is_one_line(tmp_path: Path, content: object, message: str) -> None:
     torch.save(content, tmp_path / "weights.pt")
     with pytest.raises(MismatchError, match=message) as error:
-        convert(tmp_path / "weights.pt")
+        convert_checkpoint(tmp_path / "weights.pt")
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
 
@@ -129,5 +131,5 @@ def test_from_a_checkpoint_to_safetensors_and_nothing_else(
     for name in ("a.safetensors", "a.pt"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match=r"is not a file|cannot convert|exists") as error:
-        convert(tmp_path / source, tmp_path / out if out else None)
+        convert_checkpoint(tmp_path / source, tmp_path / out if out else None)
     assert "\n" not in str(error.value)

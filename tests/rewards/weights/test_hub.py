@@ -18,13 +18,13 @@ def resolves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("resolves")
 def test_a_name_that_resolves_can_be_asked() -> None:
-    assert hub.barrier() == ""
+    assert hub.offline_reason() == ""
 
 
 @pytest.mark.usefixtures("resolves")
 def test_offline_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert hub.barrier() == "HF_HUB_OFFLINE is set"
+    assert hub.offline_reason() == "HF_HUB_OFFLINE is set"
 
 
 @pytest.mark.usefixtures("resolves")
@@ -34,8 +34,8 @@ def test_without_a_line_only_a_proxy_can_help(monkeypatch: pytest.MonkeyPatch) -
             raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_line)
-    assert hub.barrier() == "there is no line to huggingface.co"
-    assert hub.barrier("https://no.where/file") == "there is no line to no.where"
-    assert hub.barrier("https://else.where/file") == ""
+    assert hub.offline_reason() == "cannot resolve huggingface.co"
+    assert hub.offline_reason("https://no.where/file") == "cannot resolve no.where"
+    assert hub.offline_reason("https://else.where/file") == ""
     monkeypatch.setattr(hub, "getproxies", lambda: {"https": "proxy:1"})
-    assert hub.barrier() == ""
+    assert hub.offline_reason() == ""

@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 import rewards
 from rewards.base import Reward, score_id
 from rewards.info import RewardInfo, WeightsFile
-from rewards.weights.locate import check, content_id, file_sha256, load_state, read_tensors, variable
+from rewards.weights.locate import _environment_variable, content_id, locate_weights
+from rewards.weights.lock import cached_sha256
+from rewards.weights.tensors import load_state, read_tensors
 from tcbench.errors import MismatchError, MissingFiles
 
 COMMIT = "abc1" * 10
@@ -37,7 +39,7 @@ def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_missing_weights_say_what_they_are_where_to_get_them_and_how_to_point_at_a_copy() -> None:
     with pytest.raises(MissingFiles) as error:
-        check(INFO)
+        locate_weights(INFO)
     message = str(error.value)
     assert "\n" not in message
     for part in (
@@ -52,13 +54,13 @@ def test_missing_weights_say_what_they_are_where_to_get_them_and_how_to_point_at
 
 
 def test_every_published_reward_names_its_source_when_it_is_missing(tmp_path: Path) -> None:
-    for name in rewards.names():
+    for name in rewards.list():
         for file in rewards.info(name).weights:
             if not file.package:
                 lone = replace(rewards.info(name), weights=(file,), consent="")
                 with pytest.raises(MissingFiles, match=re.escape(file.hub or file.url)) as error:
-                    check(lone, fetch=False)
-                assert variable(name, file.key) in str(error.value)
+                    locate_weights(lone, fetch=False)
+                assert _environment_variable(name, file.key) in str(error.value)
 
 
 def test_a_given_path_and_the_environment_point_at_local_copies(
@@ -67,33 +69,33 @@ def test_a_given_path_and_the_environment_point_at_local_copies(
     for name in ("one.pth", "two.pth"):
         (tmp_path / name).write_text(name, encoding="utf-8")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "one.pth"))
-    assert check(INFO) == {"head": tmp_path / "one.pth"}
-    assert check(INFO, {"head": tmp_path / "two.pth"}) == {"head": tmp_path / "two.pth"}
+    assert locate_weights(INFO) == {"head": tmp_path / "one.pth"}
+    assert locate_weights(INFO, {"head": tmp_path / "two.pth"}) == {"head": tmp_path / "two.pth"}
     monkeypatch.setenv(VARIABLE, str(tmp_path / "three.pth"))
-    with pytest.raises(MissingFiles, match=r"nothing at .*three\.pth"):
-        check(INFO)
+    with pytest.raises(MissingFiles, match=r"three\.pth does not exist"):
+        locate_weights(INFO)
 
 
 def test_weights_of_another_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no weights called heads; it has head"):
-        check(INFO, {"heads": tmp_path})
+    with pytest.raises(ValueError, match="has no weights called heads; available: head"):
+        locate_weights(INFO, {"heads": tmp_path})
 
 
 def test_a_folder_that_lacks_a_file_is_missing_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(MissingFiles, match=r"lacks \*\.safetensors"):
-        check(RewardInfo("r", weights=(FOLDER,)), {"model": tmp_path})
+        locate_weights(RewardInfo("r", weights=(FOLDER,)), {"model": tmp_path})
 
 
 def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "head.pth"
     path.write_bytes(b"published")
-    record = replace(INFO, weights=(replace(HEAD, sha256=file_sha256(path)),))
-    assert check(record, {"head": path}) == {"head": path}
+    record = replace(INFO, weights=(replace(HEAD, sha256=cached_sha256(path)),))
+    assert locate_weights(record, {"head": path}) == {"head": path}
     path.write_bytes(b"tampered!")
     os.utime(path, ns=(1, 1))
-    with pytest.raises(MismatchError, match=rf"its sha256 is {file_sha256(path)}, expected"):
-        check(record, {"head": path})
+    with pytest.raises(MismatchError, match=rf"its sha256 is {cached_sha256(path)}, expected"):
+        locate_weights(record, {"head": path})
 
 
 def test_the_hub_clients_cache_is_used_without_a_line(fill_hub_cache: Fill, tmp_path: Path) -> None:
@@ -101,8 +103,8 @@ def test_the_hub_clients_cache_is_used_without_a_line(fill_hub_cache: Fill, tmp_
     fill_hub_cache({"config.json": b"{}", "model.safetensors": b"model"}, "main")
     program = (
         "from rewards.info import RewardInfo, WeightsFile\n"
-        "from rewards.weights.locate import check\n"
-        f"found = check(RewardInfo('r', weights=({HEAD!r}, {FOLDER!r})))\n"
+        "from rewards.weights.locate import locate_weights\n"
+        f"found = locate_weights(RewardInfo('r', weights=({HEAD!r}, {FOLDER!r})))\n"
         "print(found['head'].read_text(), (found['model'] / 'model.safetensors').read_text())\n"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
@@ -117,7 +119,7 @@ def test_the_hub_clients_cache_is_used_without_a_line(fill_hub_cache: Fill, tmp_
 def test_another_revision_in_the_cache_is_not_taken_for_this_one(fill_hub_cache: Fill) -> None:
     fill_hub_cache({"head.pth": b"head"}, "d" * 40)
     with pytest.raises(MissingFiles):
-        check(INFO)
+        locate_weights(INFO)
 
 
 def test_a_file_behind_a_url_is_fetched_once_and_verified(
@@ -125,13 +127,13 @@ def test_a_file_behind_a_url_is_fetched_once_and_verified(
 ) -> None:
     source = tmp_path / "source.pth"
     source.write_bytes(b"weights")
-    file = WeightsFile("head", file="head.pth", url=source.as_uri(), sha256=file_sha256(source))
+    file = WeightsFile("head", file="head.pth", url=source.as_uri(), sha256=cached_sha256(source))
     record = RewardInfo("r", weights=(file,))
     monkeypatch.setattr("rewards.weights.locate.hub.barrier", lambda _: "")
-    found = check(record)["head"]
+    found = locate_weights(record)["head"]
     assert found.read_bytes() == b"weights"
     source.unlink()
-    assert check(record)["head"] == found
+    assert locate_weights(record)["head"] == found
 
 
 def test_a_bad_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,10 +143,10 @@ def test_a_bad_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "head", file="head.pth", url=source.as_uri(), sha256=hashlib.sha256(b"weights").hexdigest()
     )
     monkeypatch.setattr("rewards.weights.locate.hub.barrier", lambda _: "")
-    with pytest.raises(MissingFiles, match="gave something else than the published file"):
-        check(RewardInfo("r", weights=(file,)))
+    with pytest.raises(MissingFiles, match="does not have the published sha256"):
+        locate_weights(RewardInfo("r", weights=(file,)))
     source.write_bytes(b"weights")
-    assert check(RewardInfo("r", weights=(file,)))["head"].read_bytes() == b"weights"
+    assert locate_weights(RewardInfo("r", weights=(file,)))["head"].read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize("damage", ["torn", "shape"])
@@ -187,7 +189,7 @@ def test_a_sha_is_computed_again_when_the_file_changes(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     for content in (b"one", b"another"):
         path.write_bytes(content)
-        assert file_sha256(path) == hashlib.sha256(content).hexdigest()
+        assert cached_sha256(path) == hashlib.sha256(content).hexdigest()
 
 
 def test_a_folders_id_covers_the_files_that_are_used_and_no_others(tmp_path: Path) -> None:

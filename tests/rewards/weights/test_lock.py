@@ -16,9 +16,9 @@ import pytest
 
 import rewards
 from rewards.info import RewardInfo, WeightsFile
-from rewards.weights import locate as weights
 from rewards.weights import lock
-from rewards.weights.locate import check, content_id, file_sha256
+from rewards.weights.locate import content_id, locate_weights
+from rewards.weights.lock import LOCK_VARIABLE, WeightsLock, cached_sha256
 from tcbench.errors import FileFormatError, MismatchError
 
 Fill = Callable[[Mapping[str, bytes], str], Path]
@@ -34,9 +34,9 @@ def sha(content: bytes) -> str:
 
 def recorded() -> dict[str, str]:
     """What the file itself says, by origin."""
-    if not lock.place().exists():
+    if not WeightsLock().path.exists():
         return {}
-    tables = json.loads(lock.place().read_text(encoding="utf-8"))
+    tables = json.loads(WeightsLock().path.read_text(encoding="utf-8"))
     return {origin: entry["sha256"] for origin, entry in tables["weights"].items()}
 
 
@@ -49,29 +49,35 @@ def test_the_first_use_is_recorded_and_a_change_is_refused_until_it_is_accepted(
     path = tmp_path / "head.pth"
     change(path, b"first")
     for _ in range(2):
-        assert check(INFO, {"head": path}) == {"head": path}
+        assert locate_weights(INFO, {"head": path}) == {"head": path}
     assert recorded() == {str(path): sha(b"first")}
     change(path, b"second")
     with pytest.raises(MismatchError) as error:
-        check(INFO, {"head": path})
+        locate_weights(INFO, {"head": path})
     message = str(error.value)
     assert "\n" not in message
-    for part in (path, sha(b"first"), sha(b"second"), "tcbench weights verify --accept toy", lock.place()):
+    for part in (
+        path,
+        sha(b"first"),
+        sha(b"second"),
+        "tcbench weights verify --accept toy",
+        WeightsLock().path,
+    ):
         assert str(part) in message
     assert recorded() == {str(path): sha(b"first")}
-    lock.accept(str(path), sha(b"second"))
-    check(INFO, {"head": path})
+    WeightsLock().accept(str(path), sha(b"second"))
+    locate_weights(INFO, {"head": path})
 
 
 def test_an_entry_that_is_removed_is_recorded_anew(tmp_path: Path) -> None:
     path = tmp_path / "head.pth"
     change(path, b"first")
-    check(INFO, {"head": path})
-    tables = json.loads(lock.place().read_text(encoding="utf-8"))
+    locate_weights(INFO, {"head": path})
+    tables = json.loads(WeightsLock().path.read_text(encoding="utf-8"))
     del tables["weights"][str(path)]
-    lock.place().write_text(json.dumps(tables), encoding="utf-8")
+    WeightsLock().path.write_text(json.dumps(tables), encoding="utf-8")
     change(path, b"second")
-    check(INFO, {"head": path})
+    locate_weights(INFO, {"head": path})
     assert recorded() == {str(path): sha(b"second")}
 
 
@@ -83,45 +89,47 @@ def test_the_environments_files_and_links_go_by_the_path_that_was_said(
     link = tmp_path / "head.pth"
     link.symlink_to("one.pth")
     monkeypatch.setenv("TCBENCH_WEIGHTS_TOY_HEAD", str(link))
-    check(INFO)
+    locate_weights(INFO)
     link.unlink()
     link.symlink_to("two.pth")
     with pytest.raises(MismatchError, match=r"head\.pth is not what toy used before"):
-        check(INFO)
+        locate_weights(INFO)
 
 
 def test_a_branch_that_moved_on_the_hub_is_noticed(fill_hub_cache: Fill) -> None:
     folder = fill_hub_cache({"head.pth": b"first"}, "main")
-    found = check(INFO)
+    found = locate_weights(INFO)
     assert recorded() == {"someone/something@main/head.pth": sha(b"first")}
-    assert check(INFO, found) == found, "found once and then given, as a run does, it is no other file"
+    assert locate_weights(INFO, found) == found, (
+        "found once and then given, as a run does, it is no other file"
+    )
     assert len(recorded()) == 1
     fill_hub_cache({"head.pth": b"second"}, "main")
     with pytest.raises(MismatchError, match=r"someone/something@main/head\.pth"):
-        check(INFO)
+        locate_weights(INFO)
     assert folder.exists()
 
 
 def test_a_folder_goes_by_the_files_that_are_needed_of_it(fill_hub_cache: Fill) -> None:
     fill_hub_cache({"config.json": b"{}", "model.safetensors": b"one", "head.pth": b"head"}, "main")
     record = RewardInfo("toy", weights=(FOLDER, HEAD, replace(FOLDER, key="settings", patterns=("*.json",))))
-    found = check(record)
+    found = locate_weights(record)
     names = [f"someone/something@main{rest}" for rest in (" [config.json, *.safetensors]", "/head.pth")]
     assert list(recorded()) == [*names, "someone/something@main [*.json]"]
     assert recorded()[names[0]] == content_id(FOLDER, found["model"])
     fill_hub_cache({"README.md": b"hello"}, "main")
-    check(record)
+    locate_weights(record)
     fill_hub_cache({"config.json": b"{ }"}, "main")
     with pytest.raises(MismatchError, match="is not what toy used before"):
-        check(record)
+        locate_weights(record)
 
 
 def test_what_is_published_or_of_the_package_is_not_recorded(tmp_path: Path) -> None:
     path = tmp_path / "head.pth"
     path.write_bytes(b"head")
-    check(replace(INFO, weights=(replace(HEAD, sha256=sha(b"head")),)), {"head": path})
-    found = check(rewards.info("world-aesthetic"))
-    check(rewards.info("world-aesthetic"), found)
+    locate_weights(replace(INFO, weights=(replace(HEAD, sha256=sha(b"head")),)), {"head": path})
+    found = locate_weights(rewards.info("world-aesthetic"))
+    locate_weights(rewards.info("world-aesthetic"), found)
     assert recorded() == {}
 
 
@@ -140,34 +148,34 @@ def test_what_is_published_or_of_the_package_is_not_recorded(tmp_path: Path) -> 
 )
 def test_a_torn_or_foreign_lock_file_is_one_clear_error_and_stays(tmp_path: Path, text: str) -> None:
     (tmp_path / "head.pth").write_bytes(b"head")
-    lock.place().write_text(text, encoding="utf-8")
+    WeightsLock().path.write_text(text, encoding="utf-8")
     with pytest.raises(
-        FileFormatError, match=r"is no lock file of tcbench's weights: .*; remove it"
+        FileFormatError, match=r"is not a lock file of tcbench's weights: .*; remove it"
     ) as error:
-        check(INFO, {"head": tmp_path / "head.pth"})
-    assert str(lock.place()) in str(error.value)
+        locate_weights(INFO, {"head": tmp_path / "head.pth"})
+    assert str(WeightsLock().path) in str(error.value)
     assert "\n" not in str(error.value)
-    assert lock.place().read_text(encoding="utf-8") == text
+    assert WeightsLock().path.read_text(encoding="utf-8") == text
 
 
 def test_a_folder_given_as_the_lock_file_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(lock.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path))
     with pytest.raises(FileFormatError, match=r"cannot be read .*set TCBENCH_WEIGHTS_LOCK to a file"):
-        lock.read()
+        WeightsLock().recorded()
 
 
 def test_the_lock_file_lies_in_the_users_cache_unless_said_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(lock.VARIABLE)
+    monkeypatch.delenv(LOCK_VARIABLE)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert lock.place() == tmp_path / "home/.cache/tcbench/weights.lock.json"
+    assert WeightsLock().path == tmp_path / "home/.cache/tcbench/weights.lock.json"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert lock.place() == tmp_path / "cache/tcbench/weights.lock.json"
-    lock.record("a", sha(b"a"))
+    assert WeightsLock().path == tmp_path / "cache/tcbench/weights.lock.json"
+    WeightsLock().first_use("a", sha(b"a"))
     assert list(recorded()) == ["a"]
 
 
@@ -177,9 +185,9 @@ def test_where_it_cannot_be_written_that_is_said_once_and_weights_are_used(
 ) -> None:
     path = tmp_path / "head.pth"
     path.write_bytes(b"head")
-    lock.record("known", sha(b"known"))
+    WeightsLock().first_use("known", sha(b"known"))
     if where == "no folder":
-        monkeypatch.setenv(lock.VARIABLE, str(path / "weights.lock.json"))
+        monkeypatch.setenv(LOCK_VARIABLE, str(path / "weights.lock.json"))
     else:
 
         def read_only(*_: object) -> None:
@@ -187,24 +195,24 @@ def test_where_it_cannot_be_written_that_is_said_once_and_weights_are_used(
 
         monkeypatch.setattr("rewards.weights.lock.os.replace", read_only)
     for _ in range(2):
-        check(INFO, {"head": path})
+        locate_weights(INFO, {"head": path})
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert f"note: {lock.place()} cannot be written" in line
-    assert lock.VARIABLE in line
+    assert f"note: {WeightsLock().path} cannot be written" in line
+    assert LOCK_VARIABLE in line
     with pytest.raises(OSError, match=r"head|Read-only"):
-        lock.accept(str(path), sha(b"head"))
+        WeightsLock().accept(str(path), sha(b"head"))
     if where == "read-only":
         assert list(recorded()) == ["known"]
-        assert lock.record("known", sha(b"other")) == sha(b"known")
+        assert WeightsLock().first_use("known", sha(b"other")) == sha(b"known")
 
 
 WRITING = """
 import sys
-from rewards.weights import lock
+from rewards.weights.lock import WeightsLock
 for number in range(20):
-    lock.record(f"{sys.argv[1]} {number}", "0" * 64)
-    lock.record("all", sys.argv[1] * 64)
+    WeightsLock().first_use(f"{sys.argv[1]} {number}", "0" * 64)
+    WeightsLock().first_use("all", sys.argv[1] * 64)
 """
 
 
@@ -215,13 +223,13 @@ def test_processes_that_write_at_once_lose_nothing() -> None:
     found = recorded()
     assert len(found) == 61
     assert found["all"] in {name * 64 for name in "abc"}
-    assert lock.record("all", "d" * 64) == found["all"]
+    assert WeightsLock().first_use("all", "d" * 64) == found["all"]
 
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that counts as large and was not touched lately."""
-    monkeypatch.setattr(lock, "KEEP_FROM_BYTES", 4)
+    monkeypatch.setattr(lock, "_LARGE_BYTES", 4)
     change(tmp_path / "large", b"large")
     return tmp_path / "large"
 
@@ -229,7 +237,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Forgets what a process remembers by itself."""
-    return lambda: monkeypatch.setattr(weights, "_hashes", {})
+    return lambda: monkeypatch.setattr(lock, "_hashes", {})
 
 
 def test_a_large_file_is_hashed_once_by_all_processes_and_anew_when_it_changes(
@@ -240,39 +248,39 @@ def test_a_large_file_is_hashed_once_by_all_processes_and_anew_when_it_changes(
     monkeypatch.setattr(hashlib, "file_digest", lambda f, name: hashed.append(f.name) or digest(f, name))
     for _ in range(3):
         new_process()
-        assert file_sha256(large) == sha(b"large")
+        assert cached_sha256(large) == sha(b"large")
     assert hashed == [str(large)]
     change(large, b"larger")
     new_process()
-    assert file_sha256(large) == sha(b"larger")
+    assert cached_sha256(large) == sha(b"larger")
     assert len(hashed) == 2
 
 
 def test_what_keeps_size_and_time_is_found_out_by_a_fresh_hash(
     large: Path, new_process: Callable[[], None]
 ) -> None:
-    file_sha256(large)
+    cached_sha256(large)
     change(large, b"LARGE")
     new_process()
-    assert file_sha256(large) == sha(b"large")
-    assert file_sha256(large, fresh=True) == sha(b"LARGE")
-    assert file_sha256(large) == sha(b"LARGE")
+    assert cached_sha256(large) == sha(b"large")
+    assert cached_sha256(large, fresh=True) == sha(b"LARGE")
+    assert cached_sha256(large) == sha(b"LARGE")
     new_process()
-    assert file_sha256(large) == sha(b"LARGE")
+    assert cached_sha256(large) == sha(b"LARGE")
 
 
 def test_neither_a_small_file_nor_one_that_may_still_be_written_is_kept(large: Path, tmp_path: Path) -> None:
     for path, content in ((tmp_path / "small", b"abc"), (tmp_path / "new", b"large")):
         path.write_bytes(content)
-        assert file_sha256(path) == sha(content)
-    assert lock.read().files == {}
-    file_sha256(large)
-    assert list(lock.read().files) == [str(large)]
+        assert cached_sha256(path) == sha(content)
+    assert WeightsLock().cached_files() == {}
+    cached_sha256(large)
+    assert list(WeightsLock().cached_files()) == [str(large)]
 
 
 def test_hashes_of_files_that_are_gone_are_forgotten(large: Path, tmp_path: Path) -> None:
-    file_sha256(large)
+    cached_sha256(large)
     large.unlink()
     change(tmp_path / "another", b"another")
-    file_sha256(tmp_path / "another")
-    assert list(lock.read().files) == [str(tmp_path / "another")]
+    cached_sha256(tmp_path / "another")
+    assert list(WeightsLock().cached_files()) == [str(tmp_path / "another")]

@@ -13,8 +13,9 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 
-from rewards.combine.mix import Mix, Part
+from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
+from rewards.combine.terms import MixTerm
 from tcbench.errors import ConfigError
 from textcraftor.algorithms.ddpo import (
     BUFFER,
@@ -67,7 +68,7 @@ CONFIG = {
 
 def policy(pipeline: Path, config: TrainConfig, toys: Path) -> Policy:
     pipe = load(pipeline, device="cpu", dtype="float32", sampler="ddim")
-    mix = Mix(Panel([f"{toys}:Red"]), {f"{toys}:Red": Part(1.0)})
+    mix = RewardMix(Panel([f"{toys}:Red"]), {f"{toys}:Red": MixTerm(1.0)})
     return Policy(
         Objective(Tuned(pipe, config, guided=True), config, mix, Denoiser(pipe.unet, 3.0), (4, 8, 8))
     )

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rewards.combine.mix import Mix, Part
+from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
+from rewards.combine.terms import MixTerm
 from textcraftor.algorithms.goal import decode, encode_images, grade
 from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents
@@ -25,9 +26,10 @@ def vae(tiny_pipeline: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def mix() -> Mix:
-    return Mix(
-        Panel(["world-aesthetic", "world-clip"]), {"world-aesthetic": Part(0.5), "world-clip": Part(0.1)}
+def mix() -> RewardMix:
+    return RewardMix(
+        Panel(["world-aesthetic", "world-clip"]),
+        {"world-aesthetic": MixTerm(0.5), "world-clip": MixTerm(0.1)},
     )
 
 
@@ -36,7 +38,7 @@ def latents() -> Tensor:
     return initial_latents([1, 2, 3], (4, 8, 8))
 
 
-def test_it_is_the_gradient_of_the_decoded_images_rewards(vae: Any, mix: Mix, latents: Tensor) -> None:
+def test_it_is_the_gradient_of_the_decoded_images_rewards(vae: Any, mix: RewardMix, latents: Tensor) -> None:
     found = grade(latents, TEXTS, vae=vae, mix=mix)
     leaf = latents.clone().requires_grad_()
     images = decode(vae, leaf)
@@ -50,21 +52,21 @@ def test_it_is_the_gradient_of_the_decoded_images_rewards(vae: Any, mix: Mix, la
     assert not found.skipped
 
 
-def test_slices_change_nothing(vae: Any, mix: Mix, latents: Tensor) -> None:
+def test_slices_change_nothing(vae: Any, mix: RewardMix, latents: Tensor) -> None:
     whole = grade(latents, TEXTS, vae=vae, mix=mix)
     parts = grade(latents, TEXTS, vae=vae, mix=mix, slices=2)
     torch.testing.assert_close(parts.gradient, whole.gradient, rtol=1e-3, atol=2e-6)
     torch.testing.assert_close(parts.total, whole.total)
 
 
-def test_pooled_images_are_what_rewards_see(vae: Any, mix: Mix, latents: Tensor) -> None:
+def test_pooled_images_are_what_rewards_see(vae: Any, mix: RewardMix, latents: Tensor) -> None:
     found = grade(latents, TEXTS, vae=vae, mix=mix, pool=8)
     small = F.adaptive_avg_pool2d(decode(vae, latents), 8)
     torch.testing.assert_close(found.total, mix.score(small, TEXTS).total)
     assert found.images.shape[-1] == 16
 
 
-def test_a_row_that_is_not_finite_is_left_out_alone(vae: Any, mix: Mix, latents: Tensor) -> None:
+def test_a_row_that_is_not_finite_is_left_out_alone(vae: Any, mix: RewardMix, latents: Tensor) -> None:
     whole = grade(latents, TEXTS, vae=vae, mix=mix)
     broken = latents.clone()
     broken[1] = float("nan")
@@ -74,7 +76,7 @@ def test_a_row_that_is_not_finite_is_left_out_alone(vae: Any, mix: Mix, latents:
     torch.testing.assert_close(found.gradient[[0, 2]], whole.gradient[[0, 2]], rtol=1e-3, atol=2e-6)
 
 
-def test_clipped_pixels_pass_no_gradient(mix: Mix) -> None:
+def test_clipped_pixels_pass_no_gradient(mix: RewardMix) -> None:
     class Bright:
         """Decodes everything far above white."""
 

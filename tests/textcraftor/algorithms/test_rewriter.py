@@ -16,8 +16,9 @@ from benchmarks.mixes import write
 from benchmarks.run import Request, execute, plan
 from benchmarks.systems import find_system
 from leaderboards.records import RunFolder
-from rewards.combine.mix import Mix, Part
+from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
+from rewards.combine.terms import MixTerm
 from tcbench.errors import ConfigError
 from tcbench.files import read_lines
 from tcbench.progress import Silent
@@ -57,7 +58,7 @@ CONFIG = {
 
 def answers(pipeline: Path, config: TrainConfig, toys: Path) -> Answers:
     pipe = load(pipeline, device="cpu", dtype="float32", sampler="ddim")
-    mix = Mix(Panel([f"{toys}:Bright"]), {f"{toys}:Bright": Part(1.0)})
+    mix = RewardMix(Panel([f"{toys}:Bright"]), {f"{toys}:Bright": MixTerm(1.0)})
     tuned = TunedWriter(pipe, config, guided=True)
     return Answers(Objective(tuned, config, mix, Denoiser(pipe.unet, 3.0), (4, 8, 8)))
 
