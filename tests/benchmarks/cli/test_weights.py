@@ -226,7 +226,7 @@ def test_ls_says_which_rewards_weights_are_here_without_a_look_into_them(
             main(["ls", "rewards", "--json"])
         return {row["reward"]: row["here"] for row in json.loads(capsys.readouterr().out)}
 
-    monkeypatch.setattr("rewards.weights.lock.cached_sha256", None)  # nothing is hashed
+    monkeypatch.setattr("rewards.weights.locate.cached_sha256", None)  # nothing is hashed
     assert {here()[name] for name in ("toy", "toy-pair")} == {"no"}
     fill_hub_cache({"head.pth": b"head"}, COMMIT)
     found = here()

@@ -104,7 +104,7 @@ def test_a_download_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None
     def fails(*_: object, **__: object) -> str:
         raise RuntimeError("the connection was reset")
 
-    monkeypatch.setattr("benchmarks.suites.base.hub.barrier", lambda: "")
+    monkeypatch.setattr("benchmarks.suites.base.hub.offline_reason", lambda: "")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
     with pytest.raises(MissingFiles, match=r"nateraw/parti-prompts.*; the connection was reset"):
         prompt_set("parti")

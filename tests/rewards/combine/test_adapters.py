@@ -200,9 +200,7 @@ def test_loops_train_only_on_what_may_be_trained_on(
     rewards.flow_grpo_fn(mix(parts), use="selection")
     report = rewards.ddpo_fn(judge, use=None)
     assert np.isfinite(report(images, PROMPTS)[0]).all()
-    with pytest.raises(
-        ValueError, match="world-oracle cannot judge the prompt 'what a day'; remove the prompt"
-    ):
+    with pytest.raises(ValueError, match="world-oracle cannot judge the prompt 'what a day'; remove"):
         report(images[:1], ["what a day"])
 
 
@@ -213,9 +211,7 @@ def test_more_of_what_is_worse_is_refused(
     monkeypatch.setattr(
         made.panel["pickscore"], "info", replace(made.panel["pickscore"].info, higher_is_better=False)
     )
-    with pytest.raises(
-        ValueError, match=r"pickscore has the weight 0.5, but lower scores are better; use -0.5"
-    ):
+    with pytest.raises(ValueError, match=r"pickscore has the weight 0.5, but lower scores are better"):
         rewards.flow_grpo_fn(made)
 
 
