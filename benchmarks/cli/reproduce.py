@@ -1,4 +1,4 @@
-"""`tcbench reproduce`: make a published comparison again, from training to the page."""
+"""`tcbench reproduce`: run a published comparison again, from training to the report."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import typer
 from benchmarks.cli import options
 
 if TYPE_CHECKING:
-    from benchmarks.reproduce.cells import Cell
+    from tcbench.cells import WorkCell
 
 
 def reproduce(
-    table: Annotated[str, typer.Argument(help="What is made: world-table.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the work; the same command goes on.")],
+    table: Annotated[str, typer.Argument(help="The comparison: world-table.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the work; re-run to resume.")],
     docs: Annotated[
-        Path | None, typer.Option("--docs", help="Where page, boards and pictures go; OUT/page by default.")
+        Path | None, typer.Option("--docs", help="Folder for report, boards and pictures; default OUT/page.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Hardly any of everything, to see that it works.")
+        bool, typer.Option("--quick", help="Tiny amounts of everything, to check that it works.")
     ] = False,
     headline: Annotated[
         bool, typer.Option("--headline", help="Only the methods with several training seeds: half the work.")
@@ -30,56 +30,57 @@ def reproduce(
     records: Annotated[
         Path | None,
         typer.Option(
-            "--records", help="Records of an earlier page, such as docs/world-table/records: not done again."
+            "--records",
+            help="Archives of an earlier run, such as docs/world-table/records; archived cells are not run.",
         ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Cells side by side, a core each.")
+        int, typer.Option("--jobs", "-j", min=1, help="Cells that run at a time, on one core each.")
     ] = os.cpu_count() or 1,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Train every method of a comparison, draw and score it on held-out prompts, and write the tables.
+    """Train every method of a comparison, sample and score held-out prompts, and write the tables.
 
-    Work is done in cells, which are resumable and are never done twice. world-table is on the embedded world:
-    five to ten core-hours, and ten minutes with --quick.
+    The work is split into resumable cells, and a finished cell is not run again. world-table compares methods
+    on the embedded world in five to ten core-hours, or in ten minutes with --quick.
     """
     from benchmarks.cli.progress import progress
     from benchmarks.reproduce import world
-    from benchmarks.reproduce.cells import work
-    from benchmarks.reproduce.records import known, restore
+    from benchmarks.reproduce.archives import restorable_cells, restore_cells
+    from tcbench.cells import run_cells
     from tcbench.errors import UnknownName
 
     if table != "world-table":
         raise UnknownName("comparison", table, ["world-table"])
     scale = world.QUICK if quick else world.FULL
-    cells = world.cells(scale, headline_only=headline)
-    kept = known(cells, out, records) if records else {}
+    cells = world.plan_cells(scale, headline_only=headline)
+    archived = restorable_cells(cells, out, records) if records else {}
     if dry_run:
-        _show(cells, out, kept)
+        _show(cells, out, archived)
         return
     out.mkdir(parents=True, exist_ok=True)
     if records:
-        print(f"{records} holds {len(kept)} of {len(cells)} cells that are not done here")
-        restore(kept, out, records)
+        print(f"restoring {len(archived)} of {len(cells)} cells from {records}")
+        restore_cells(archived, out, records)
     with progress() as shown:
-        work(cells, out, jobs, shown)
-    from benchmarks.reproduce.page import write_page
+        run_cells(cells, out, jobs, shown)
+    from benchmarks.reproduce.report import write_comparison_report
 
-    for path in write_page(out, docs or out / "page", scale, headline_only=headline):
+    for path in write_comparison_report(out, docs or out / "page", scale, headline_only=headline):
         print(path)
 
 
-def _show(cells: Sequence[Cell], out: Path, kept: Container[str]) -> None:
-    """What would be done, and what is not any more."""
+def _show(cells: Sequence[WorkCell], out: Path, archived: Container[str]) -> None:
+    """Print the plan and the state of each cell."""
     from benchmarks.cli.tables import text_table
-    from benchmarks.reproduce.cells import undone
+    from tcbench.cells import unfinished_cells
 
-    todo = {cell.name for cell in undone(cells, out)}
+    todo = {cell.name for cell in unfinished_cells(cells, out)}
     rows = [
         {
             "cell": cell.name,
             "core-minutes": f"{cell.minutes:.1f}",
-            "done": "on record" if cell.name in kept else "no" if cell.name in todo else "yes",
+            "finished": "archived" if cell.name in archived else "no" if cell.name in todo else "yes",
             "needs": ", ".join(cell.needs),
         }
         for cell in cells

@@ -1,9 +1,10 @@
-"""`tcbench world build|report`: retrain the embedded world from seeds, and measure what is installed."""
+"""`tcbench world build|report`: train the embedded world again, and measure the installed one."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,54 +18,62 @@ app = typer.Typer(no_args_is_help=True)
 REWARDS = Path(rewards.__file__).parent / "world" / "weights"
 PIPELINE = Path(textcraftor.__file__).parent / "micro" / "pipeline"
 
-Folder = Annotated[Path, typer.Option(help="Training states and logs; building again goes on from them.")]
-Docs = Annotated[Path, typer.Option(help="Where the report and its pictures are written.")]
+Folder = Annotated[Path, typer.Option(help="Folder of training states and logs; re-run to resume.")]
+Docs = Annotated[Path, typer.Option(help="Folder of the report and its pictures.")]
 
 
 @app.command()
 def build(
     folder: Folder = Path("build/world"),
-    jobs: Annotated[
-        int, typer.Option(help="Stages trained side by side, a core each.", min=1)
-    ] = os.cpu_count() or 1,
+    jobs: Annotated[int, typer.Option(help="Stages that are trained at a time, on one core each.", min=1)] = (
+        os.cpu_count() or 1
+    ),
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
-    install: Annotated[bool, typer.Option(help="Replace the shipped weights by the new ones.")] = False,
+    install: Annotated[
+        bool, typer.Option(help="Replace the shipped weights by the new ones and write the report.")
+    ] = False,
     docs: Docs = Path("docs/world"),
 ) -> None:
-    """Train every model of the embedded world; resumable.
-
-    With --install, ship the result and report on it.
-    """
+    """Train every model of the embedded world. Re-run the command to resume."""
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table
 
-    from textcraftor.micro.training import stages
+    from tcbench.cells import ONE_CORE, run_cells, unfinished_cells
+    from tcbench.progress import Silent
+    from textcraftor.micro.training.stages import build_cells, install_world, training_state
 
+    folder = folder.resolve()
+    cells = build_cells(device)
+
+    def show(running: Sequence[str]) -> None:
+        table = Table("stage", "state", box=None)
+        unfinished = {cell.name for cell in unfinished_cells(cells, folder)}
+        for cell in cells:
+            state = "waiting" if cell.name in unfinished else "finished"
+            table.add_row(cell.name, training_state(folder, cell.name) if cell.name in running else state)
+        live.update(table)
+
+    environment = ONE_CORE if device == "cpu" else {}
     with Live(console=Console(stderr=True), refresh_per_second=2) as live:
-        for running in stages.build(folder.resolve(), jobs, device):
-            table = Table("stage", "state", box=None)
-            for name in stages.STAGES:
-                state = "finished" if stages.finished(folder, name) else running.get(name, "waiting")
-                table.add_row(name, state)
-            live.update(table)
+        run_cells(cells, folder, jobs, Silent(), environment=environment, watch=show)
     if install:
-        stages.install(folder, REWARDS, PIPELINE)
+        install_world(folder, REWARDS, PIPELINE)
         report(folder, docs)
     else:
         print(
-            f"trained: {folder}; install it with: tcbench world build --folder {folder} --install",
+            f"trained: {folder}; to install it: tcbench world build --folder {folder} --install",
             file=sys.stderr,
         )
 
 
 @app.command()
 def report(folder: Folder = Path("build/world"), docs: Docs = Path("docs/world")) -> None:
-    """Measure the installed world and write report.md with its pictures."""
+    """Measure the installed world; write report.md and its pictures."""
     from benchmarks.systems import STYLE_WORDS, SYSTEMS
-    from textcraftor.micro.training.report import write_report
+    from textcraftor.micro.training.report import write_world_report
 
-    write_report(
+    write_world_report(
         folder,
         docs,
         REWARDS,

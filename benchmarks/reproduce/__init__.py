@@ -1,1 +1,1 @@
-"""Comparisons that one command makes again, from training to the page."""
+"""Published comparisons that one command runs again, from training to the report."""

@@ -1,7 +1,7 @@
-"""The comparison on the embedded world: its methods, their budget, and the cells that it is made of.
+"""The comparison on the embedded world: its methods, their budget, and its cells.
 
-Everything that decides the table stands here, and stood here before the methods were compared: what they are,
-the compute they are given, the learning rates that are tried, and which comparisons are the headline.
+Everything that decides the table is in this file, and was here before the methods were compared: the
+methods, their compute, the learning rates that are tried, and the headline comparisons.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.reproduce import steps
-from benchmarks.reproduce.cells import Cell
+from benchmarks.reproduce.tasks import TASKS
+from tcbench.cells import WorkCell
 
 BUDGET = 78_000
 """Compute of each method (`textcraftor.ledger.Ledger.compute`): TextCraftor's, 150 updates of 8 samples."""
 
 HEADLINE = ("textcraftor", "rl", "rewriter", "direct")
-"""The methods with several training seeds. Holm's correction is over two families: each of their systems
-against the base, and the first method's seeds against the others' of the same number; by every column.
+"""Methods with several training seeds. Holm's correction covers two families, each by every column: all
+headline systems against the base model, and the first method's seeds against the others' of the same number.
 """
 
 BASELINE = "micro"
@@ -27,21 +27,20 @@ REWARDS = "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.6"
 
 @dataclass(frozen=True)
 class Method:
-    """Something that is trained: settings of TrainConfig beside the model's own."""
+    """A method that is trained."""
 
     name: str
     title: str
     settings: Mapping[str, Any]
+    """Settings of `textcraftor.config.TrainConfig` that differ from the model's own."""
     rates: tuple[float, ...]
-    """Learning rates: with several, each is tried with the first seed (`steps.chosen_rate`)."""
+    """Learning rates. Several are each tried with the first seed (`tasks.chosen_rate`)."""
     minutes: float
-    """Core-minutes of one training run, where a core draws about 300 rows of the UNet a second, as those of
-    2025 do; where it draws half as many, twice that.
-    """
+    """Core-minutes of one training run on a core that computes about 300 rows of the UNet a second."""
     rate_of: str = ""
-    """Another method whose chosen learning rate is taken."""
+    """Another method whose chosen learning rate is used."""
     needs: tuple[str, ...] = ()
-    """Cells, or trained methods, that it starts from."""
+    """Cells, or methods, whose results training starts from."""
 
 
 def _ddpo(**more: Any) -> dict[str, Any]:
@@ -101,16 +100,16 @@ METHODS: tuple[Method, ...] = (
 
 @dataclass(frozen=True)
 class Variant:
-    """A system that is drawn with and not trained: another one, changed."""
+    """A system that needs no training of its own: another system with changes, or a mix of encoders."""
 
     name: str
     title: str
     of: str = ""
-    """A method, or "" for the base model."""
+    """The method whose first seed is changed; "" for the base model."""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `benchmarks.systems.System`; "last": the steps that the tuned encoder draws."""
+    """Fields of `benchmarks.systems.System`, and "tuned_steps" for the steps with the tuned encoder."""
     mix: Mapping[str, float] = field(default_factory=dict)
-    """Or methods (and "original") that are mixed."""
+    """Weights of methods' encoders (and of "original") in a mix; then ``of`` and ``changes`` are unused."""
 
 
 SAMPLERS = ("euler", "dpm++2m")
@@ -120,14 +119,14 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("extend", "prompt rewriter, supervised only", changes={"rewriter": "world-extend"}),
     Variant("best-of-4", "best of 4 images",
             changes={"best_of": 4, "chooser": REWARDS, "calibration": "world"}),
-    Variant("micro-eta-1", "as it is, eta 1", changes={"eta": 1.0}),
+    Variant("micro-eta-1", "base, eta 1", changes={"eta": 1.0}),
     Variant("rl-eta-1", "RL, text encoder, eta 1", "rl", {"eta": 1.0}),
-    *(Variant(f"last-{last}", f"K = 5, last {last} steps drawn", "textcraftor", {"last": last})
-      for last in (5, 10, 25)),
-    Variant("k-10-last-10", "K = 10, last 10 steps drawn", "k-10", {"last": 10}),
+    *(Variant(f"last-{steps}", f"K = 5, sampled with the last {steps} steps", "textcraftor",
+              {"tuned_steps": steps}) for steps in (5, 10, 25)),
+    Variant("k-10-last-10", "K = 10, sampled with the last 10 steps", "k-10", {"tuned_steps": 10}),
     *(Variant(f"{name}-{sampler}", f"{title}, {sampler}", of, {"sampler": sampler})
       for sampler in SAMPLERS
-      for name, title, of in (("micro", "as it is", ""), ("textcraftor", "TextCraftor", "textcraftor"))),
+      for name, title, of in (("micro", "base", ""), ("textcraftor", "TextCraftor", "textcraftor"))),
     *(Variant(f"strength-{share:g}", f"strength {share:g}",
               mix={"textcraftor": share, "original": round(1 - share, 2)}) for share in (0.25, 0.5, 0.75)),
     Variant("aesthetic-pick-0.5", "half aesthetic, half PickScore",
@@ -139,111 +138,122 @@ VARIANTS: tuple[Variant, ...] = (
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything is done."""
+    """Amount of work."""
 
     prompts: int = 400
+    """Held-out prompts."""
     seeds: int = 2
+    """Noises a prompt."""
     training_seeds: int = 3
+    """Training seeds of a headline method."""
     trials: int = 3
+    """Most learning rates that are tried for a method."""
     updates: float = 1.0
     """Share of a method's updates."""
     renders: int = 2000
-    """Pictures for direct fine-tuning."""
-    best: int = 300
-    """Prompts whose best of four images are imitated (RAFT)."""
+    """Rendered images for direct fine-tuning."""
+    best_prompts: int = 300
+    """Prompts whose best of four images are training data (RAFT)."""
     validation_prompts: int = 32
     batch: int = 0
-    """Most samples of an update; 0: as many as a method has."""
+    """Samples of an update; 0 leaves each method its own number."""
     validations: int = 3
-    """In a training run, after the first."""
+    """Validations of a training run after the first."""
     run_minutes: float = 2.0
-    """Core-minutes of drawing and scoring one system."""
+    """Core-minutes of sampling and scoring one system."""
     minutes: float = 1.0
-    """Of a training run's."""
+    """Factor for the core-minutes of training."""
 
 
 FULL = Scale()
 QUICK = Scale(
-    prompts=4, training_seeds=2, trials=2, updates=0.0, renders=8, best=4, validation_prompts=2,
+    prompts=4, training_seeds=2, trials=2, updates=0.0, renders=8, best_prompts=4, validation_prompts=2,
     batch=4, validations=1, run_minutes=0.1, minutes=0.02,
 )  # fmt: skip
-"""To see that it works: nothing is learnt in so little."""
+"""Checks that everything works; nothing is learned in so few updates."""
 
 
-def cells(scale: Scale, *, headline_only: bool = False) -> list[Cell]:
-    """All of them, the headline's first; or those alone."""
-    first = [
-        Cell("renders", 1, steps.renders, {"count": scale.renders}),
+def plan_cells(scale: Scale, *, headline_only: bool = False) -> list[WorkCell]:
+    """Return all cells, those of the headline first, or those of the headline alone."""
+    cells = [
+        _cell("renders", "renders", 1, {"count": scale.renders}),
         _run(BASELINE, scale),
-        *(cell for method in METHODS if method.name in HEADLINE for cell in _trained(method, scale)),
+        *(cell for method in METHODS if method.name in HEADLINE for cell in _training(method, scale)),
     ]
     if headline_only:
-        return first
+        return cells
     return [
-        *first,
-        Cell("best", 3.5 * scale.minutes, steps.best, {"prompts": scale.best, "chooser": REWARDS}),
-        *(cell for method in METHODS if method.name not in HEADLINE for cell in _trained(method, scale)),
+        *cells,
+        _cell("best", "best", 3.5 * scale.minutes, {"prompts": scale.best_prompts, "reward": REWARDS}),
+        *(cell for method in METHODS if method.name not in HEADLINE for cell in _training(method, scale)),
         *(cell for variant in VARIANTS for cell in _variant(variant, scale)),
     ]
 
 
-def seeds_of(method: Method, scale: Scale) -> range:
-    """Training seeds of a method."""
-    return range(scale.training_seeds if method.name in HEADLINE else 1)
-
-
-def _settings(method: Method, scale: Scale) -> dict[str, Any]:
-    """Of TrainConfig, all but learning rate, seed and places."""
-    own = {**method.settings, "rewards": method.settings.get("rewards", REWARDS), "method": method.title}
-    own["updates"] = max(1, round(own["updates"] * scale.updates))
-    if scale.batch:
-        own |= {"batch": scale.batch, "group": min(2, own.get("group", 1)), "policy_updates": 1}
-    own["validate_every"] = own["save_every"] = -(-own["updates"] // scale.validations)
-    return own | {"validation_prompts": scale.validation_prompts}
-
-
-def _trained(method: Method, scale: Scale) -> Iterator[Cell]:
-    """Trials of the first seed, then the other seeds, and a run of each."""
-    own, minutes = _settings(method, scale), method.minutes * scale.minutes
-    rates = method.rates[: scale.trials]
-    trials = trial_names(method.name, scale)
-    needs = [f"train-{name}-0" if name in {m.name for m in METHODS} else name for name in method.needs]
-    needs += trial_names(method.rate_of, scale) if method.rate_of else []
-    for name, rate in zip(trials, rates, strict=False):
-        given: dict[str, Any] = {"name": method.name, "settings": own, "rate": rate}
-        yield Cell(name, minutes, steps.trial, given, tuple(needs), light=True)
-    for seed in seeds_of(method, scale):
-        name = f"train-{method.name}-{seed}"
-        given = {
-            "name": method.name, "settings": own, "seed": seed,
-            "rates": list(rates or by_name(method.rate_of).rates[: scale.trials]),
-            "rates_of": method.rate_of or method.name,
-        }  # fmt: skip
-        tried = bool(trials) and seed == 0  # then it is one of the trials
-        yield Cell(name, 0.0 if tried else minutes, steps.trained, given, (*needs, *trials))
-        yield _run(f"{method.name}-{seed}", scale, name)
-
-
-def trial_names(name: str, scale: Scale) -> list[str]:
-    """Cells that a method's learning rate is chosen by."""
-    rates = by_name(name).rates[: scale.trials]
-    return [f"try-{name}-{rate:g}" for rate in rates] if len(rates) > 1 else []
-
-
-def by_name(name: str) -> Method:
-    """The method of that name."""
+def find_method(name: str) -> Method:
+    """Return the method of this name."""
     return next(method for method in METHODS if method.name == name)
 
 
-def _variant(variant: Variant, scale: Scale) -> Iterator[Cell]:
-    of = [variant.of] if variant.of else [name for name in variant.mix if name != "original"]
+def seeds_of(method: Method, scale: Scale) -> range:
+    """Return the training seeds of a method."""
+    return range(scale.training_seeds if method.name in HEADLINE else 1)
+
+
+def _cell(
+    name: str, task: str, minutes: float, options: Mapping[str, Any], needs: tuple[str, ...] = (), **more: Any
+) -> WorkCell:
+    return WorkCell(name, task, TASKS[task], options, needs, minutes, **more)
+
+
+def _settings(method: Method, scale: Scale) -> dict[str, Any]:
+    """Settings of TrainConfig, except learning rate, seed and paths."""
+    settings = {**method.settings, "rewards": method.settings.get("rewards", REWARDS), "method": method.title}
+    settings["updates"] = max(1, round(settings["updates"] * scale.updates))
+    if scale.batch:
+        settings |= {"batch": scale.batch, "group": min(2, settings.get("group", 1)), "policy_updates": 1}
+    settings["validate_every"] = settings["save_every"] = -(-settings["updates"] // scale.validations)
+    return settings | {"validation_prompts": scale.validation_prompts}
+
+
+def _training(method: Method, scale: Scale) -> Iterator[WorkCell]:
+    """Yield the trials with the first seed, then for each seed its training and its run."""
+    settings, minutes = _settings(method, scale), method.minutes * scale.minutes
+    rates = method.rates[: scale.trials]
+    trials = _trials(method.name, scale)
+    names = {one.name for one in METHODS}
+    needs = [f"train-{name}-0" if name in names else name for name in method.needs]
+    needs += _trials(method.rate_of, scale) if method.rate_of else []
+    for name, rate in zip(trials, rates, strict=False):
+        options: dict[str, Any] = {"name": method.name, "settings": settings, "rate": rate}
+        yield _cell(name, "trial", minutes, options, tuple(needs), light=True)
+    for seed in seeds_of(method, scale):
+        name = f"train-{method.name}-{seed}"
+        options = {
+            "name": method.name, "settings": settings, "seed": seed,
+            "rates": list(rates or find_method(method.rate_of).rates[: scale.trials]),
+            "rates_of": method.rate_of or method.name,
+        }  # fmt: skip
+        is_trial = bool(trials) and seed == 0  # the first seed with the chosen rate has been trained already
+        yield _cell(name, "train", 0.0 if is_trial else minutes, options, (*needs, *trials))
+        yield _run(f"{method.name}-{seed}", scale, name)
+
+
+def _trials(name: str, scale: Scale) -> list[str]:
+    """Names of the cells that a method's learning rate is chosen by."""
+    rates = find_method(name).rates[: scale.trials]
+    return [f"try-{name}-{rate:g}" for rate in rates] if len(rates) > 1 else []
+
+
+def _variant(variant: Variant, scale: Scale) -> Iterator[WorkCell]:
+    sources = [variant.of] if variant.of else [name for name in variant.mix if name != "original"]
     name = f"system-{variant.name}"
-    given = {"name": variant.name, "of": variant.of, "changes": variant.changes, "mix": variant.mix}
-    yield Cell(name, 0.0, steps.system, given, tuple(f"train-{one}-0" for one in of))
+    options = {"name": variant.name, "of": variant.of, "changes": variant.changes, "mix": variant.mix}
+    yield _cell(name, "system", 0.0, options, tuple(f"train-{source}-0" for source in sources))
     cell = _run(variant.name, scale, name)
     yield replace(cell, minutes=cell.minutes * variant.changes.get("best_of", 1))
 
 
-def _run(name: str, scale: Scale, *needs: str) -> Cell:
-    given = {"name": name, "prompts": scale.prompts, "seeds": scale.seeds}
-    return Cell(f"run-{name}", scale.run_minutes, steps.run, given, needs)
+def _run(name: str, scale: Scale, *needs: str) -> WorkCell:
+    options = {"name": name, "prompts": scale.prompts, "seeds": scale.seeds}
+    return _cell(f"run-{name}", "run", scale.run_minutes, options, needs)

@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 
 import rewards
 from rewards import WrongRole
+from tcbench.cells import ONE_CORE
 from tcbench.errors import ConfigError
 from textcraftor.algorithms.goal import NotFinite
 from textcraftor.config import TrainConfig, make_config
 from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
-from textcraftor.micro.training.stages import ONE_CORE
 from textcraftor.train import train
 from textcraftor.validation import Validation, chosen
 

@@ -1,4 +1,4 @@
-"""The committed comparison is what the committed records say, to the byte; they hold all of the plan."""
+"""The committed report of the comparison regenerates from the committed archives."""
 
 from __future__ import annotations
 
@@ -10,37 +10,43 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.reproduce import world
-from benchmarks.reproduce.page import RECORDS
-from benchmarks.reproduce.records import known
+from benchmarks.reproduce.archives import SUFFIX, read_manifest, restorable_cells
+from benchmarks.reproduce.report import RECORDS
+from tcbench.cells import cell_keys
+from tcbench.files import sha256
 
 DOCS = Path(__file__).parents[3] / "docs" / "world-table"
+CELLS = world.plan_cells(world.FULL)
 
 
 @pytest.fixture(scope="module")
-def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page, made of the records alone."""
-    out = tmp_path_factory.mktemp("again")
+def regenerated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of `tcbench reproduce world-table` from the archives alone."""
+    out = tmp_path_factory.mktemp("regenerated")
     with pytest.raises(SystemExit) as ended:
         main(["reproduce", "world-table", "--records", str(DOCS / RECORDS), "--out", str(out)])
     assert not ended.value.code
     return out
 
 
-def test_every_cell_of_the_plan_is_on_record(tmp_path: Path) -> None:
-    cells = world.cells(world.FULL)
-    assert list(known(cells, tmp_path, DOCS / RECORDS)) == [cell.name for cell in cells]
+def test_the_manifest_has_the_plans_keys_and_the_archives_hashes(tmp_path: Path) -> None:
+    manifest = read_manifest(DOCS / RECORDS)
+    assert {name: entry.key for name, entry in manifest.items()} == cell_keys(CELLS)
+    hashes = {path.name.removesuffix(SUFFIX): sha256(path) for path in (DOCS / RECORDS).glob(f"*{SUFFIX}")}
+    assert {name: entry.sha256 for name, entry in manifest.items()} == hashes
+    assert list(restorable_cells(CELLS, tmp_path, DOCS / RECORDS)) == [cell.name for cell in CELLS]
 
 
-def test_the_page_is_the_committed_one(again: Path) -> None:
-    assert not (again / "train").exists()  # nothing was done again
-    assert (again / "page" / "report.md").read_text() == (DOCS / "report.md").read_text()
+def test_the_report_is_the_committed_one(regenerated: Path) -> None:
+    assert not (regenerated / "train").exists()  # nothing was run again
+    assert (regenerated / "page" / "report.md").read_text() == (DOCS / "report.md").read_text()
 
 
-def cells_of(board: Path) -> list[dict[str, object]]:
-    """Numbers as such: another machine may sum in another order."""
+def rows(board: Path) -> list[dict[str, object]]:
+    """Rows of a board, numbers to be compared approximately: another machine may sum in another order."""
     return [
-        {key: number(value) for key, value in line.items() if key != "made_with"}
-        for line in csv.DictReader(io.StringIO(board.read_text(encoding="utf-8")))
+        {key: number(value) for key, value in row.items() if key != "made_with"}
+        for row in csv.DictReader(io.StringIO(board.read_text(encoding="utf-8")))
     ]
 
 
@@ -52,10 +58,10 @@ def number(text: str) -> object:
 
 
 @pytest.mark.parametrize("name", ["headline", "exploratory"])
-def test_the_boards_are_the_committed_ones(again: Path, name: str) -> None:
-    expected = cells_of(DOCS / name / "leaderboard.csv")
+def test_the_boards_are_the_committed_ones(regenerated: Path, name: str) -> None:
+    expected = rows(DOCS / name / "leaderboard.csv")
     assert len(expected) > 100
-    found = csv.DictReader(io.StringIO((again / "page" / name / "leaderboard.csv").read_text()))
-    for line, own in zip(found, expected, strict=True):
-        for key, value in own.items():
-            assert (line[key] if isinstance(value, str) else float(line[key])) == value, key
+    board = (regenerated / "page" / name / "leaderboard.csv").read_text()
+    for row, expected_row in zip(csv.DictReader(io.StringIO(board)), expected, strict=True):
+        for key, value in expected_row.items():
+            assert (row[key] if isinstance(value, str) else float(row[key])) == value, key

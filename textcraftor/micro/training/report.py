@@ -24,7 +24,7 @@ COUNT = 1000
 Note = Callable[[str], None]
 
 
-def write_report(
+def write_world_report(
     folder: Path, docs: Path, rewards: Path, pipeline: Path, guidance: float, words: str, note: Note = print
 ) -> None:
     """Measure the world whose training logs are in ``folder`` and whose weights are installed."""

@@ -1,23 +1,18 @@
-"""Training the whole embedded world from seeds: a table of resumable stages, processes side by side.
-
-``python -m textcraftor.micro.training.stages STAGE FOLDER`` runs one stage; `build` runs all whose inputs
-are there, a core each, and skips what is finished. A finished stage leaves ``FOLDER/<stage>.done`` with its
-training seconds.
-"""
+"""The stages that train the embedded world, as a table; `build_cells` makes resumable cells of them."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tcbench.cells import WorkCell, unfinished_cells
+from tcbench.errors import MissingFiles
+from tcbench.progress import Progress
 
 TOKENIZER = "tokenizer"
 CLIP_READ, CLIP = "world-clip-read", "world-clip"
@@ -145,85 +140,24 @@ REWARDS = (
 """Folders that are shipped with the package ``rewards``."""
 
 
-class BuildFailed(ValueError):
-    """A stage ended with an error; the message names its log."""
+def build_cells(device: str = "cpu") -> list[WorkCell]:
+    """Return the stages as resumable cells (`tcbench.cells.run_cells`) that train on ``device``."""
+    return [
+        WorkCell(name, name, partial(_run_stage, name=name, device=device), needs=stage.needs)
+        for name, stage in STAGES.items()
+    ]
 
 
-def finished(folder: Path, stage: str) -> bool:
-    """Whether a stage has run to its end in this folder."""
-    return (folder / f"{stage}.done").exists()
-
-
-def run_stage(name: str, folder: Path, device: str = "cpu") -> None:
-    """Run one stage to its end in this process and mark it finished.
-
-    Raises BuildFailed while another process runs it, such as one whose parent was killed.
-    """
+def _run_stage(folder: Path, progress: Progress, name: str, device: str) -> list[Path]:
     import torch
 
-    folder.mkdir(parents=True, exist_ok=True)
     torch.set_default_device(device)
-    began = time.monotonic()
-    with (folder / f"{name}.lock").open("w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BuildFailed(f"another process trains {name} in {folder}: wait for it or end it") from error
-        STAGES[name].run(folder)
-    record = {"stage": name, "seconds_of_last_process": round(time.monotonic() - began, 1), "device": device}
-    (folder / f"{name}.done").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    STAGES[name].run(folder)
+    return []
 
 
-def build(folder: Path, jobs: int, device: str = "cpu") -> Iterator[dict[str, str]]:
-    """Run every unfinished stage, at most ``jobs`` at a time, one thread each on the CPU.
-
-    Yields about once a second what each running stage is at, stage -> text. Raises `BuildFailed`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        while len(done := {name for name in STAGES if finished(folder, name)}) < len(STAGES):
-            for name, process in list(running.items()):
-                if process.poll() is not None:
-                    del running[name]
-                    if not finished(folder, name):
-                        raise BuildFailed(
-                            f"stage {name} failed; its output is in {folder / name}.log; run again to resume"
-                        )
-            ready = (s for s in STAGES.values() if s.name not in done | set(running) and set(s.needs) <= done)
-            for stage in ready:
-                if len(running) < jobs:
-                    running[stage.name] = _start(stage.name, folder, device)
-            yield {name: progress(folder, name) for name in running}
-            time.sleep(1.0)
-    finally:
-        for process in running.values():
-            process.terminate()  # where a stage is finished its process has nothing left to lose
-            process.wait()
-
-
-ONE_CORE = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    # glibc gives large blocks back to the system at once and faults them in anew at every step: keeping them
-    # made a step of the UNet 1.2 times as fast.
-    "MALLOC_MMAP_THRESHOLD_": "1000000000",
-    "MALLOC_TRIM_THRESHOLD_": "4000000000",
-    "MALLOC_TOP_PAD_": "268435456",
-}
-"""Environment of a stage that is trained on one CPU core."""
-
-
-def _start(name: str, folder: Path, device: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "textcraftor.micro.training.stages", name, str(folder), device]
-    with (folder / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(
-            command, stdout=log, stderr=log, env=os.environ | (ONE_CORE if device == "cpu" else {})
-        )
-
-
-def progress(folder: Path, name: str) -> str:
-    """Where a stage is, from the last line of its newest log: step, loss and seconds a step."""
+def training_state(folder: Path, name: str) -> str:
+    """Describe how far a stage is by the last line of its newest log: step, loss and seconds a step."""
     for plan in reversed(STAGES[name].plans or (name,)):
         log = folder / f"{plan}.jsonl"
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
@@ -234,9 +168,16 @@ def progress(folder: Path, name: str) -> str:
     return "starting"
 
 
-def install(folder: Path, rewards: Path, pipeline: Path) -> None:
-    """Put the finished weights where the packages ship them: ``rewards`` and ``pipeline`` are made anew, and
-    beside the latter the rewriter that was taught by examples.
+def install_world(folder: Path, rewards: Path, pipeline: Path) -> None:
+    """Replace the shipped weights by those of a finished build.
+
+    Args:
+        folder: Folder of the build.
+        rewards: Folder of the trained rewards; it is replaced.
+        pipeline: Folder of the micro pipeline; it is replaced. The rewriter goes beside it.
+
+    Raises:
+        MissingFiles: If a stage is not finished.
     """
     import torch
     from diffusers import AutoencoderKL
@@ -246,9 +187,11 @@ def install(folder: Path, rewards: Path, pipeline: Path) -> None:
     from textcraftor.micro.training import unet
     from textcraftor.micro.training.folder import write_pipeline
 
-    missing = [name for name in STAGES if not finished(folder, name)]
+    missing = [cell.name for cell in unfinished_cells(build_cells(), folder)]
     if missing:
-        raise BuildFailed(f"{folder} lacks the stages {', '.join(missing)}; build them first")
+        raise MissingFiles(
+            f"{folder}: unfinished stages {', '.join(missing)}: run tcbench world build --folder {folder}"
+        )
     shutil.rmtree(rewards, ignore_errors=True)
     for name in REWARDS:
         shutil.copytree(folder / name, rewards / name)
@@ -261,7 +204,3 @@ def install(folder: Path, rewards: Path, pipeline: Path) -> None:
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     write_pipeline(pipeline, folder / TOKENIZER, model.text_encoder, model.unet, vae)
     shutil.copytree(folder / EXTEND, pipeline.parent / "rewriters" / EXTEND, dirs_exist_ok=True)
-
-
-if __name__ == "__main__":
-    run_stage(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

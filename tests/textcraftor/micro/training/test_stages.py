@@ -1,24 +1,32 @@
-"""Building the world: stages in order of need, resumable, failing with the place of their log."""
+"""Stages that train the embedded world: order, resuming, failures, installing."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tcbench.cells import CellFailed, cell_keys, run_cells, unfinished_cells
+from tcbench.errors import MissingFiles
+from tcbench.progress import Silent
 from textcraftor.micro.training import rewriter
-from textcraftor.micro.training import stages as build
+from textcraftor.micro.training.stages import (
+    REWARDS,
+    STAGES,
+    build_cells,
+    install_world,
+    training_state,
+)
 
 
 def test_every_need_is_a_stage_that_comes_before() -> None:
     seen: set[str] = set()
-    for stage in build.STAGES.values():
+    for stage in STAGES.values():
         assert set(stage.needs) <= seen
         seen.add(stage.name)
-    assert set(build.REWARDS) <= seen
+    assert set(REWARDS) <= seen
 
 
 def test_the_log_of_every_stage_is_of_a_plan_that_it_runs() -> None:
@@ -39,53 +47,49 @@ def test_the_log_of_every_stage_is_of_a_plan_that_it_runs() -> None:
         "rewriter": (rewriter.PLAN,),
     }
     without = {"tokenizer", "patches"}  # nothing is trained step by step
-    assert set(build.STAGES) == set(written) | without
+    assert set(STAGES) == set(written) | without
     for name, plans in written.items():
-        assert (build.STAGES[name].plans or (name,)) == tuple(plan.name for plan in plans)
+        assert (STAGES[name].plans or (name,)) == tuple(plan.name for plan in plans)
 
 
-def test_a_finished_stage_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "STAGES", {"tokenizer": build.STAGES["tokenizer"]})
-    shown = list(build.build(tmp_path, jobs=1))
-    assert {name for running in shown for name in running} == {"tokenizer"}
-    assert json.loads((tmp_path / "tokenizer.done").read_text())["stage"] == "tokenizer"
-    assert (tmp_path / "tokenizer" / "vocab.json").is_file()
-    assert list(build.build(tmp_path, jobs=1)) == []
+def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
+    cells = [cell for cell in build_cells() if cell.name == "tokenizer"]
+    run_cells(cells, tmp_path, 1, Silent())
+    vocabulary = tmp_path / "tokenizer" / "vocab.json"
+    before = vocabulary.stat().st_mtime_ns
+    run_cells(cells, tmp_path, 1, Silent())
+    assert vocabulary.stat().st_mtime_ns == before
+    assert "tokenizer" not in {cell.name for cell in unfinished_cells(build_cells(), tmp_path)}
 
 
-def test_two_processes_do_not_train_one_stage(tmp_path: Path) -> None:
-    with (tmp_path / "tokenizer.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(build.BuildFailed, match="another process trains tokenizer"):
-            build.run_stage("tokenizer", tmp_path)
-    assert not build.finished(tmp_path, "tokenizer")
+def test_a_stage_that_is_finished_on_one_device_is_finished_on_any() -> None:
+    assert cell_keys(build_cells("cpu")) == cell_keys(build_cells("cuda"))
 
 
-def test_a_stage_that_fails_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lacking = replace(build.STAGES["world-aesthetic"], needs=())
-    monkeypatch.setattr(build, "STAGES", {lacking.name: lacking})
-    with pytest.raises(build.BuildFailed, match=r"stage world-aesthetic failed.*world-aesthetic\.log"):
-        list(build.build(tmp_path, jobs=1))
-    assert "Traceback" in (tmp_path / "world-aesthetic.log").read_text()
+def test_a_failed_stage_names_its_log(tmp_path: Path) -> None:
+    (cell,) = (replace(cell, needs=()) for cell in build_cells() if cell.name == "world-aesthetic")
+    with pytest.raises(CellFailed, match=r"cell world-aesthetic: .*world-aesthetic\.log"):
+        run_cells([cell], tmp_path, 1, Silent())
+    assert "Traceback" in (tmp_path / "cells" / "world-aesthetic.log").read_text()
 
 
-def test_half_a_world_is_not_installed(tmp_path: Path) -> None:
+def test_an_unfinished_world_is_not_installed(tmp_path: Path) -> None:
     kept = tmp_path / "rewards" / "old"
     kept.mkdir(parents=True)
-    with pytest.raises(build.BuildFailed, match=r"lacks the stages .*unet.*; build them first"):
-        build.install(tmp_path / "world", tmp_path / "rewards", tmp_path / "pipeline")
+    with pytest.raises(MissingFiles, match=r"unfinished stages .*unet.*: run tcbench world build"):
+        install_world(tmp_path / "world", tmp_path / "rewards", tmp_path / "pipeline")
     assert kept.is_dir()
 
 
-def test_progress_is_of_the_stages_newest_log(tmp_path: Path) -> None:
-    assert build.progress(tmp_path, "vae") == "starting"
+def test_the_state_is_read_from_the_stages_newest_log(tmp_path: Path) -> None:
+    assert training_state(tmp_path, "vae") == "starting"
     row = {"step": 20, "loss": 0.5, "seconds_per_step": 1.25}
     (tmp_path / "vae-decoder.jsonl").write_text(json.dumps(row) + "\n")
-    assert build.progress(tmp_path, "vae") == "step 20, loss 0.5000, 1.25 s a step"
+    assert training_state(tmp_path, "vae") == "step 20, loss 0.5000, 1.25 s a step"
     (tmp_path / "vae-encoder.jsonl").write_text(json.dumps(row | {"step": 40}) + "\n")
-    assert build.progress(tmp_path, "vae").startswith("step 40")
+    assert training_state(tmp_path, "vae").startswith("step 40")
     with (tmp_path / "vae-encoder.jsonl").open("a") as log:
-        log.write('{"step": 60, "lo')  # a line on its way
-    assert build.progress(tmp_path, "vae").startswith("step 40")
-    (tmp_path / "world-pick.jsonl").touch()  # begun anew: the lines of lost steps are cut
-    assert build.progress(tmp_path, "world-pick") == "starting"
+        log.write('{"step": 60, "lo')  # an incomplete line
+    assert training_state(tmp_path, "vae").startswith("step 40")
+    (tmp_path / "world-pick.jsonl").touch()  # the lines of lost steps were removed
+    assert training_state(tmp_path, "world-pick") == "starting"

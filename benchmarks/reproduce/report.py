@@ -1,4 +1,4 @@
-"""The page of the comparison on the embedded world: tables, made of run folders and training logs alone."""
+"""The report of the comparison on the embedded world: tables from run folders and training results alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cli.leaderboard import write
-from benchmarks.reproduce import records, steps
-from benchmarks.reproduce.cells import keys, record_of
+from benchmarks.reproduce.archives import archive_cells
+from benchmarks.reproduce.tasks import (
+    SELECTION,
+    TABULATED,
+    TrainingResult,
+    chosen_rate,
+    training_name,
+    trial_name,
+)
 from benchmarks.reproduce.world import (
     BASELINE,
     BUDGET,
@@ -20,8 +27,8 @@ from benchmarks.reproduce.world import (
     VARIANTS,
     Method,
     Scale,
-    by_name,
-    cells,
+    find_method,
+    plan_cells,
     seeds_of,
 )  # fmt: skip
 from leaderboards.board import Board, Cell, Section
@@ -32,50 +39,50 @@ from leaderboards.records import RunFolder
 from leaderboards.render import EXPOSURES, MARKS, SHORT_LEGEND, decimals, number, title
 from leaderboards.table import build
 from leaderboards.verdicts import agreement
+from tcbench.cells import cell_keys, finished_record
 from tcbench.files import write_atomically
 from textcraftor.validation import TRAINED
 
 TITLES: Mapping[str, str] = {
-    BASELINE: "as it is",
+    BASELINE: "base",
     **{method.name: method.title for method in METHODS},
     **{variant.name: variant.title for variant in VARIANTS},
 }
 
 RECORDS = "records"
-"""Folder beside the page with what every number of it was made of."""
+"""Folder beside the report with the archives that all its numbers come from."""
 
 Row = dict[str, str]
 
 
 INTRODUCTION = """\
-Base: micro. Every system is drawn on the same {prompts} held-out prompts with the same {noises} noises each,
-with 25 steps of ddim and guidance 3 where nothing else is said. Numbers are paired differences to the base
-with their 95 % interval. {legend}; † the system was optimised for this reward, ‡ for one of its family.
-world-siglip chose checkpoints; world-blip, world-oracle and world-rule took part in nothing."""
+Base: micro. Every system samples the same {prompts} held-out prompts with the same {noises} noises each,
+with ddim, 25 steps and guidance 3 unless a row says otherwise. Numbers are paired differences to the base
+with 95 % intervals. {legend}; † the system was optimised for this reward, ‡ for one of its family.
+world-siglip selected checkpoints; world-blip, world-oracle and world-rule are judges and took no part."""
 
 BUDGETS = """\
-What is trained was given a compute of about {budget:,}: UNet-forward equivalents, reward calls and decodes,
-each counted as one. Gradients through rewards and decoder, and what a language model does, are not counted;
-seconds stand beside. The second stage of text + UNet was given as much again, and one run of RL twice as
-much; RAFT's includes its images. All learn from the same prompts, by the same mix of rewards where nothing
-else is said. TextCraftor and its kin have a cosine schedule and averaged weights; RL and the rewriter a
-constant rate, as their authors do."""
+Each method was trained with a compute of about {budget:,}: UNet-forward equivalents, reward calls and
+decodes, each counted as one. Gradients through rewards and decoder and the work of a language model are not
+counted; the table of costs has the seconds. The second stage of text + UNet had the same budget again, and
+one run of RL twice the budget; RAFT's budget includes sampling its images. All methods are trained on the
+same prompts, and with the same reward mix unless a row says otherwise. TextCraftor and its variants use a
+cosine schedule and averaged weights; RL and the rewriter use a constant rate, as their authors do."""
 
 PAIRS = """\
-TextCraftor against each of the others, its seeds against theirs of the same number (Holm's correction over
-all of this table):"""
+TextCraftor against each of the others, seed by seed (Holm's correction over all of this table):"""
 
 TRIALS = """\
-Each headline method had as many trials, on validation prompts. Chosen: the greatest gain in the trained mix
-at the checkpoint that world-siglip chose, among the rates where that did not fall significantly; among all
-where it fell with each. Changes are against the run's beginning: the base model, and for the rewriter the
-one that was only taught. Methods below the headline were not tried: they have the rate of their kin there, or
-their authors'."""
+Each headline method had the same number of trials, on validation prompts. The chosen rate has the greatest
+gain in the trained mix at the checkpoint that world-siglip selected; rates at which world-siglip fell
+significantly are left out, unless it fell at all of them. Changes are against the start of training: the
+base model, or for the rewriter the rewriter before reinforcement learning. Methods outside the headline had
+no trials: they use the rate of a related headline method, or their authors'."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the cells left in their folder."""
+    """Results in the folder of the work."""
 
     folder: Path
     scale: Scale
@@ -83,60 +90,64 @@ class Results:
 
     @cached_property
     def runs(self) -> Mapping[str, RunFolder]:
-        """By system."""
-        named = sorted((self.folder / steps.TABULATED).iterdir())
-        return {file.name: RunFolder(self.folder / "runs" / file.read_text().strip()) for file in named}
+        """Run folders by system."""
+        files = sorted((self.folder / TABULATED).iterdir())
+        return {file.name: RunFolder(self.folder / "runs" / file.read_text().strip()) for file in files}
 
     def seeds(self, name: str) -> list[str]:
-        """A method's systems."""
-        return [f"{name}-{seed}" for seed in seeds_of(by_name(name), self.scale)]
+        """Return a method's systems, one a training seed."""
+        return [f"{name}-{seed}" for seed in seeds_of(find_method(name), self.scale)]
 
-    def training(self, method: Method, seed: int) -> steps.Result:
-        """What is kept of a method's training run."""
+    def training(self, method: Method, seed: int) -> TrainingResult:
+        """Return the result of a method's training run."""
         rates = method.rates[: self.scale.trials]
-        return steps.result(self.folder, steps.training_name(self.folder, method.name, seed, rates))
+        return TrainingResult.read(self.folder, training_name(self.folder, method.name, seed, rates))
 
     @property
     def headline(self) -> list[str]:
         """Systems of the methods with several training seeds."""
-        return [one for name in HEADLINE for one in self.seeds(name)]
+        return [system for name in HEADLINE for system in self.seeds(name)]
 
     def board(self, names: Sequence[str], baseline: str = BASELINE) -> Board:
-        """Of these systems, against a baseline among them."""
+        """Return the board of some systems against a baseline."""
         return build([self.runs[name] for name in dict.fromkeys([baseline, *names])], baseline)
 
     def section(self, names: Sequence[str], baseline: str = BASELINE) -> Section:
-        """The board's only one."""
+        """Return the only section of `board`."""
         (section,) = self.board(names, baseline).sections
         return section
 
 
-def write_page(folder: Path, docs: Path, scale: Scale, *, headline_only: bool = False) -> list[Path]:
-    """Boards, pictures, ``report.md`` and the records of all cells in `docs`. Returns the files, the records'
-    folder for theirs.
+def write_comparison_report(
+    folder: Path, docs: Path, scale: Scale, *, headline_only: bool = False
+) -> list[Path]:
+    """Write boards, pictures, ``report.md`` and the archives of all cells into ``docs``.
+
+    Returns:
+        Paths of the files; for the archives the path of their folder.
     """
     results = Results(folder, scale, headline_only)
     files = write(results.board(results.headline), docs / "headline")
     if not headline_only:
         files += write(results.board(_exploratory(scale)), docs / "exploratory")
-    page = "\n\n".join(_page(results)) + "\n"
+    report = "\n\n".join(_report(results)) + "\n"
     docs.mkdir(parents=True, exist_ok=True)
-    write_atomically(docs / "report.md", page.encode())
-    records.keep(cells(scale), folder, docs / RECORDS)
+    write_atomically(docs / "report.md", report.encode())
+    archive_cells(plan_cells(scale), folder, docs / RECORDS)
     return [docs / "report.md", *files, docs / RECORDS]
 
 
 def _exploratory(scale: Scale) -> list[str]:
-    """Everything of one seed that is a column of the main table."""
+    """Systems with at most one training seed that stand in the second table of the main comparison."""
     trained = [f"{method.name}-0" for method in METHODS if method.name not in HEADLINE]
     return [*trained, "style-words", "extend", "best-of-4"]
 
 
-def _page(results: Results) -> Iterator[str]:
+def _report(results: Results) -> Iterator[str]:
     scale = results.scale
     yield "# The comparison on the embedded world"
     yield (
-        "Made by `tcbench reproduce world-table`; not typed. What may be concluded from it, and why, is in "
+        "Written by `tcbench reproduce world-table`. The plan and the interpretation are in "
         "[README.md](README.md)."
     )
     legend = SHORT_LEGEND.split("; in brackets")[0]
@@ -144,9 +155,9 @@ def _page(results: Results) -> Iterator[str]:
     yield BUDGETS.format(budget=BUDGET)
     yield "## Main comparison"
     yield (
-        f"{scale.training_seeds} training seeds each: the mean of their differences, the least and the "
-        "greatest in brackets, and a mark if every seed claims it (Holm's correction over all comparisons of "
-        "[headline/leaderboard.md](headline/leaderboard.md))."
+        f"{scale.training_seeds} training seeds each: the mean of their differences, with the smallest and "
+        "the largest in brackets. A method is marked better or worse only if all its seeds are (Holm's "
+        "correction over all comparisons of [headline/leaderboard.md](headline/leaderboard.md))."
     )
     yield table(_methods(results))
     yield PAIRS
@@ -156,15 +167,15 @@ def _page(results: Results) -> Iterator[str]:
     yield "## Learning rates"
     yield TRIALS
     yield table(_trials(results))
-    yield "## What training cost"
+    yield "## Training cost"
     yield table(_costs(results))
     yield from _ending(results)
 
 
 def _rest(results: Results) -> Iterator[str]:
-    """What has one training seed, and the paper's further tables."""
+    """Systems with at most one training seed, and the paper's further tables."""
     yield (
-        "One training seed or none, so exploratory (Holm's correction over "
+        "Exploratory, with one training seed or none (Holm's correction over "
         "[exploratory/leaderboard.md](exploratory/leaderboard.md)):"
     )
     yield table(_rows(results.section(_exploratory(results.scale))))
@@ -173,23 +184,24 @@ def _rest(results: Results) -> Iterator[str]:
 
 
 def _drill_downs(results: Results) -> Iterator[str]:
-    """The paper's further tables. Each is a board of its own, and exploratory."""
+    """The paper's further tables, all exploratory. Each is a board with its own correction."""
     tuned = "textcraftor-0"
-    for heading, words, names in (
+    for heading, text, names in (
         (
-            "Single rewards against all",
+            "Single rewards and all rewards",
             "",
             ["only-aesthetic-0", "only-pick-0", "only-hps-0", tuned],
         ),
         ("With and without the CLIP constraint", "", [tuned, "no-clip-0"]),
         (
-            "Train K, draw K",
-            "K steps carry gradients in training; the last so many of 25 are the tuned encoder's in drawing.",
+            "Tuned steps in training and in sampling",
+            "K is the number of last sampling steps that carry gradients in training. The tuned encoder "
+            "conditions the last 15 of 25 steps in sampling, or as many as a row says.",
             ["last-5", "last-10", tuned, "last-25", "k-10-last-10", "k-15-0"],
         ),
         (
             "Interpolation",
-            "Of the tuned encoder's embedding with the original's.",
+            "Between the embeddings of the original encoder (strength 0) and the tuned encoder (strength 1).",
             ["strength-0.25", "strength-0.5", "strength-0.75", tuned],
         ),
         (
@@ -199,11 +211,11 @@ def _drill_downs(results: Results) -> Iterator[str]:
         ),
     ):  # fmt: skip
         yield f"## {heading}"
-        if words:
-            yield words
+        if text:
+            yield text
         yield table(_rows(results.section(names), names))
     yield "## Samplers"
-    yield "The encoder was tuned with ddim; each row is against the base model with the same sampler."
+    yield "The encoder was tuned with ddim; each row is compared with the base model and the same sampler."
     yield table(
         [
             *_rows(results.section([tuned]), [tuned]),
@@ -217,8 +229,8 @@ def _drill_downs(results: Results) -> Iterator[str]:
             ),
         ]
     )
-    yield "## Reinforcement learning, drawn as it was trained"
-    yield "At eta 0 against the base at eta 0, and at eta 1 against the base at eta 1."
+    yield "## Reinforcement learning, sampled as in training"
+    yield "Training uses eta 1. Each row is compared with the base model at the same eta."
     yield table(
         [
             *_rows(results.section(["rl-0"]), ["rl-0"]),
@@ -228,7 +240,7 @@ def _drill_downs(results: Results) -> Iterator[str]:
 
 
 def _rows(section: Section, names: Sequence[str] | None = None) -> list[Row]:
-    """A line a system: its differences to the section's baseline."""
+    """One row a system: its differences to the section's baseline."""
     labels = names or [entry.label for entry in section.entries if entry.label != section.baseline]
     return [
         {"system": _title(label)}
@@ -247,11 +259,11 @@ def _title(label: str) -> str:
 def _difference(cell: Cell | None) -> str:
     if cell is None or cell.comparison is None:
         return "–"
-    found = cell.comparison.difference
-    places = decimals([found])
-    ends = " to ".join(number(end, places, sign=True) for end in (found.low, found.high))
+    difference = cell.comparison.difference
+    places = decimals([difference])
+    ends = " to ".join(number(end, places, sign=True) for end in (difference.low, difference.high))
     mark = MARKS[cell.claim] + EXPOSURES[cell.exposure]
-    return f"{number(found.value, places, sign=True)} ({ends}) {mark}"
+    return f"{number(difference.value, places, sign=True)} ({ends}) {mark}"
 
 
 def _methods(results: Results) -> list[Row]:
@@ -259,7 +271,9 @@ def _methods(results: Results) -> list[Row]:
     return [
         {"method": TITLES[name]}
         | {
-            title(column): _agreed([section.cells[one, column.label, None] for one in results.seeds(name)])
+            title(column): _agreed(
+                [section.cells[system, column.label, None] for system in results.seeds(name)]
+            )
             for column in section.columns
         }
         for name in HEADLINE
@@ -267,27 +281,28 @@ def _methods(results: Results) -> list[Row]:
 
 
 def _pairwise(results: Results) -> list[Row]:
-    """TextCraftor's seeds against the others' of the same number: one family for Holm's correction."""
+    """The first method against each other one, seeds of the same number paired."""
     first, *others = HEADLINE
     pairs = [
-        (other, results.section([own], theirs), own)
+        (other, system, results.section([system], other_system))
         for other in others
-        for own, theirs in zip(results.seeds(first), results.seeds(other), strict=True)
+        for system, other_system in zip(results.seeds(first), results.seeds(other), strict=True)
     ]
-    columns = pairs[0][1].columns
-    family = [section.cells[own, column.label, None] for _, section, own in pairs for column in columns]
-    found: dict[tuple[str, str], list[Cell]] = {}
+    columns = pairs[0][2].columns
+    # All comparisons of the table are one family for Holm's correction, so `claimed` gets them together.
+    family = [section.cells[system, column.label, None] for _, system, section in pairs for column in columns]
     names = (other for other, _, _ in pairs for _ in columns)
+    cells: dict[tuple[str, str], list[Cell]] = {}
     for other, cell in zip(names, claimed(family), strict=True):
-        found.setdefault((other, cell.column), []).append(cell)
+        cells.setdefault((other, cell.column), []).append(cell)
     return [
-        {"against": TITLES[other]} | {title(c): _agreed(found[other, c.label]) for c in columns}
+        {"against": TITLES[other]} | {title(c): _agreed(cells[other, c.label]) for c in columns}
         for other in others
     ]
 
 
 def _agreed(cells: Sequence[Cell]) -> str:
-    """What the seeds of a method come to by one reward."""
+    """Agreement of a method's seeds by one column."""
     agreed = agreement(cells)
     return agreement_text(agreed) + EXPOSURES[cells[0].exposure] if agreed else "–"
 
@@ -298,24 +313,24 @@ def _trials(results: Results) -> list[Row]:
         rates = method.rates[: results.scale.trials]
         if len(rates) < 2:
             continue
-        chosen = steps.chosen_rate(results.folder, method.name, rates)
+        chosen = chosen_rate(results.folder, method.name, rates)
         for rate in rates:
-            found = steps.result(results.folder, steps.trial_name(method.name, rate)).validation
+            trial = TrainingResult.read(results.folder, trial_name(method.name, rate)).validation
             rows.append(
                 {
                     "method": method.title,
                     "learning rate": f"{rate:g}",
                     "chosen": "yes" if rate == chosen else "",
-                    "checkpoint": str(found.update),
-                    "trained mix": _change(found.changes[TRAINED]),
-                    steps.SELECTION: _change(found.changes[steps.SELECTION]),
+                    "checkpoint": str(trial.update),
+                    "trained mix": _change(trial.changes[TRAINED]),
+                    SELECTION: _change(trial.changes[SELECTION]),
                 }
             )
     return rows or [{"method": "none", "learning rate": "one each"}]
 
 
-def _change(found: Sequence[float | None]) -> str:
-    value, low, high = (float("nan") if one is None else one for one in found)
+def _change(change: Sequence[float | None]) -> str:
+    value, low, high = (float("nan") if number is None else number for number in change)
     return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
@@ -328,15 +343,15 @@ def _costs(results: Results) -> list[Row]:
 
 
 def _cost(results: Results, method: Method, seed: int) -> Row:
-    """A training run's ledger."""
-    found = results.training(method, seed)
-    ledger = found.ledger
+    """Compute and time of a training run."""
+    result = results.training(method, seed)
+    ledger = result.ledger
     return {
         "method": method.title,
         "seed": str(seed),
-        "learning rate": f"{found.config['lr']:g}",
-        "updates": str(found.updates),
-        "chosen at": str(found.validation.update),
+        "learning rate": f"{result.config['lr']:g}",
+        "updates": str(result.updates),
+        "selected at": str(result.validation.update),
         "samples": f"{ledger.samples:,}",
         "UNet forwards (equivalents)": f"{ledger.unet + ledger.unet_saved:,}",
         "reward calls": f"{ledger.reward_calls:,}",
@@ -345,23 +360,23 @@ def _cost(results: Results, method: Method, seed: int) -> Row:
         "of the budget": f"{ledger.compute / BUDGET:.0%}",
         "from the prefix cache": f"{ledger.unet_saved:,}",
         "seconds, one core": f"{ledger.seconds:.0f}",
-        "drift": f"{found.validation.drift:.3g}",
+        "drift": f"{result.validation.drift:.3g}",
     }
 
 
 def _ending(results: Results) -> Iterator[str]:
-    """Time, and what it was made with."""
-    asked = keys(cells(results.scale, headline_only=results.headline_only))
-    done = [record for name, key in asked.items() if (record := record_of(results.folder, name, key))]
-    hours = sum(record.seconds for record in done) / 3600
-    environments = [one for run in results.runs.values() for one in run.header.provenance]
+    """Time, versions, devices and commits."""
+    keys = cell_keys(plan_cells(results.scale, headline_only=results.headline_only))
+    records = [record for name, key in keys.items() if (record := finished_record(results.folder, name, key))]
+    hours = sum(record.seconds for record in records) / 3600
+    environments = [environment for run in results.runs.values() for environment in run.header.provenance]
     versions, devices, commits = (
-        sorted({words for one in environments if (words := read(one))})
-        for read in (_versions, lambda one: str(one.get("device_name") or ""), _commit)
+        sorted({text for environment in environments if (text := describe(environment))})
+        for describe in (_versions, lambda environment: str(environment.get("device_name") or ""), _commit)
     )
-    yield "## How"
+    yield "## Provenance"
     yield (
-        f"{len(asked)} cells, {hours:.1f} core-hours (of the starts that ended them). Made with "
+        f"{len(keys)} cells, {hours:.1f} core-hours (of the starts that finished them). Computed with "
         f"{' / '.join(versions)} on {' / '.join(devices)}; commit {', '.join(commits)}."
     )
 

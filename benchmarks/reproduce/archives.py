@@ -1,0 +1,129 @@
+"""Archives of finished cells: small enough for a repository, and enough to write the tables again.
+
+``manifest.json`` lists the key of each archived cell and the sha256 of its archive. `restore_cells` puts
+cells back on another machine; they are not run again, unless a cell that has to run needs more of one than
+its archive holds. A key in the manifest is renewed when the plan's names change and the work does not; the
+archive itself then keeps the old key in its own ``cells/<name>.json``, so that its bytes never change.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import textcraftor
+from tcbench.cells import CELLS, CellRecord, WorkCell, cell_keys, finished_record, record_path
+from tcbench.errors import FileFormatError, MismatchError, MissingFiles
+from tcbench.files import sha256, write_atomically
+
+SUFFIX = ".tar.xz"
+MANIFEST = "manifest.json"
+_INSTALLED = Path(textcraftor.__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class ArchivedCell:
+    """Entry of the manifest."""
+
+    key: str
+    """Key of the cell that the archive stands for (`tcbench.cells.cell_keys`)."""
+    sha256: str
+    """Of the archive, in hex."""
+
+
+def read_manifest(archives: Path) -> dict[str, ArchivedCell]:
+    """Return the manifest of a folder of archives by cell name; empty without one.
+
+    Raises:
+        FileFormatError: If the manifest is damaged.
+    """
+    path = archives / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        return {name: ArchivedCell(**entry) for name, entry in json.loads(path.read_bytes()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{path} is not a manifest of archived cells ({error}): restore it") from error
+
+
+def archive_cells(cells: Sequence[WorkCell], folder: Path, archives: Path) -> None:
+    """Archive each finished cell and write the manifest. An archive of the same key is left as it is."""
+    archives.mkdir(parents=True, exist_ok=True)
+    manifest = read_manifest(archives)
+    for name, key in cell_keys(cells).items():
+        record, archive = finished_record(folder, name, key), archives / f"{name}{SUFFIX}"
+        if record is None or (archive.is_file() and name in manifest and manifest[name].key == key):
+            continue
+        write_atomically(archive, _packed(folder, name, record))
+        manifest[name] = ArchivedCell(key, sha256(archive))
+    content = json.dumps({name: asdict(manifest[name]) for name in sorted(manifest)}, indent=1) + "\n"
+    write_atomically(archives / MANIFEST, content.encode())
+
+
+def restorable_cells(cells: Sequence[WorkCell], folder: Path, archives: Path) -> dict[str, str]:
+    """Return names and keys of the cells that are archived as planned and not finished in ``folder``.
+
+    Raises:
+        MissingFiles: If none of the cells is archived.
+    """
+    manifest = read_manifest(archives)
+    keys = cell_keys(cells)
+    if not manifest.keys() & keys.keys():
+        raise MissingFiles(
+            f"{archives} has no archives of this comparison: give the folder beside its report.md that has a "
+            f"{MANIFEST}"
+        )
+    return {
+        name: key
+        for name, key in keys.items()
+        if name in manifest and manifest[name].key == key and finished_record(folder, name, key) is None
+    }
+
+
+def restore_cells(keys: Mapping[str, str], folder: Path, archives: Path) -> None:
+    """Unpack archives of `restorable_cells` into ``folder`` and record the cells as finished.
+
+    Raises:
+        MismatchError: If an archive is missing or differs from the manifest.
+    """
+    manifest = read_manifest(archives)
+    for name, key in keys.items():
+        archive = archives / f"{name}{SUFFIX}"
+        if not archive.is_file() or sha256(archive) != manifest[name].sha256:
+            raise MismatchError(
+                f"{archive} is missing or differs from its sha256 in {MANIFEST}: restore it, or remove its "
+                "entry there to run the cell again"
+            )
+        with tarfile.open(archive, "r:xz") as members:
+            members.extractall(folder, filter="data")
+        path = record_path(folder, name)
+        record = replace(CellRecord.read(path), key=key, restored=True)
+        write_atomically(path, record.content)
+
+
+def _packed(folder: Path, name: str, record: CellRecord) -> bytes:
+    """Return a cell's archive. The same cell gives the same bytes: no times, owners or paths of a machine."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:xz") as members:
+        for path in record.keeps:
+            content = (folder / path).read_bytes()
+            _add(members, path, _portable(content, folder) if path.endswith(".json") else content)
+        _add(members, f"{CELLS}/{name}.json", replace(record, restored=False).content)
+    return out.getvalue()
+
+
+def _portable(content: bytes, folder: Path) -> bytes:
+    """Make paths in the work's folder and in the installation relative."""
+    for root in (folder.resolve(), _INSTALLED):
+        content = content.replace(f"{root}/".encode(), b"")
+    return content
+
+
+def _add(members: tarfile.TarFile, path: str, content: bytes) -> None:
+    member = tarfile.TarInfo(path)
+    member.size = len(content)
+    members.addfile(member, io.BytesIO(content))

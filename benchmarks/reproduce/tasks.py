@@ -1,0 +1,241 @@
+"""Tasks of a comparison's cells: train, try learning rates, make systems, sample and score them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.columns import find_columns
+from benchmarks.diversity import measure
+from benchmarks.mixes import mix, write
+from benchmarks.pairs import write_pairs
+from benchmarks.run import Request, execute, plan
+from benchmarks.systems import find_system
+from leaderboards.pictures import shown_keys
+from leaderboards.records import HEADER, RunFolder
+from tcbench.errors import TcbenchError
+from tcbench.files import write_atomically
+from tcbench.progress import Progress
+from textcraftor.config import TrainConfig, make_config
+from textcraftor.io.checkpoint import RECORD, VALIDATION, TrainFolder, read_checkpoint
+from textcraftor.ledger import Ledger
+from textcraftor.validation import TRAINED, Validation
+
+MODEL, SUITE, TRAINING_SUITE = "micro", "world", "world-train"
+SELECTION = "world-siglip"
+
+TABULATED = "tabulated"
+"""Subfolder with one file a system that names its run folder: "runs" may have folders of older plans too."""
+
+_TRAINING = "train"
+_SYSTEMS = "systems"
+_RESULTS = "results"
+"""Subfolder with the archived result of each training run."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Summary of a training run, all that tables need of it."""
+
+    config: Mapping[str, Any]
+    environments: Sequence[Mapping[str, Any]]
+    updates: int
+    ledger: Ledger
+    """Compute of all updates."""
+    validation: Validation
+    """Validation of the selected checkpoint."""
+
+    @classmethod
+    def from_training(cls, training: TrainFolder) -> TrainingResult:
+        """Summarise a finished training run."""
+        record = json.loads((training.path / RECORD).read_text(encoding="utf-8"))
+        newest = training.newest()
+        assert newest is not None
+        selected = read_checkpoint(training.path / "best").update
+        row = next(row for row in training.rows(VALIDATION) if row["update"] == selected)
+        ledger = Ledger(**newest.record["ledger"])
+        return cls(record["config"], record["environments"], newest.update, ledger, Validation.of(row))
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> TrainingResult:
+        """Read the result of a training run from the folder of the work."""
+        record = json.loads(_result_path(folder, name).read_text(encoding="utf-8"))
+        parts = {"ledger": Ledger(**record["ledger"]), "validation": Validation(**record["validation"])}
+        return cls(**record | parts)
+
+    def write(self, folder: Path, name: str) -> Path:
+        """Write the result for `read` and return its path."""
+        path = _result_path(folder, name)
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        return path
+
+
+def trial_name(name: str, rate: float) -> str:
+    """Return the name of the training run that tries a learning rate with a method's first seed."""
+    return f"{name}-0-lr-{rate:g}"
+
+
+def training_name(folder: Path, name: str, seed: int, rates: Sequence[float]) -> str:
+    """Return the name of a method's training run. With several rates, that of the first seed is a trial."""
+    if seed == 0 and len(rates) > 1:
+        return trial_name(name, chosen_rate(folder, name, rates))
+    return f"{name}-{seed}"
+
+
+def chosen_rate(folder: Path, name: str, rates: Sequence[float]) -> float:
+    """Choose a method's learning rate by its trials.
+
+    The rate with the greatest gain in the trained mix on validation prompts, at the trial's selected
+    checkpoint, wins. Rates at which the selection reward fell significantly are left out, unless it fell at
+    all of them.
+    """
+    if len(rates) == 1:
+        return rates[0]
+    changes = {rate: TrainingResult.read(folder, trial_name(name, rate)).validation.changes for rate in rates}
+    # A change is (value, lower end, upper end): an upper end below zero is a significant fall.
+    harmless = [rate for rate in rates if not changes[rate][SELECTION][2] < 0]  # type: ignore[operator]
+    return max(harmless or rates, key=lambda rate: changes[rate][TRAINED][0] or 0.0)
+
+
+def _render(folder: Path, progress: Progress, count: int) -> list[Path]:
+    """Render images of the training prompts, for direct fine-tuning."""
+    from rewards.world.prompts import world_prompts
+    from textcraftor.micro.training.renders import write_renders
+
+    write_renders(folder / "renders", [prompt.text for prompt in world_prompts("train")[:count]])
+    return []
+
+
+def _best_of_four(folder: Path, progress: Progress, prompts: int, reward: str) -> list[Path]:
+    """Sample four images of each training prompt and write the best, for supervised fine-tuning (RAFT)."""
+    system = replace(find_system(MODEL), best_of=4, chooser=reward, calibration="world")
+    path = folder / _SYSTEMS / "best-of-4-training"
+    write(system, path)
+    request = Request(
+        str(path), suite=TRAINING_SUITE, limit=prompts, rewards=(), device="cpu", out=folder / "best-runs"
+    )
+    write_pairs(RunFolder(execute(plan(request), progress).path), folder / "best")
+    return []
+
+
+def _try_rate(
+    folder: Path, progress: Progress, name: str, settings: Mapping[str, Any], rate: float
+) -> list[Path]:
+    """Train with the first seed and one of the learning rates."""
+    return [_train(folder, progress, trial_name(name, rate), settings, rate, 0)]
+
+
+def _train_method(
+    folder: Path,
+    progress: Progress,
+    name: str,
+    settings: Mapping[str, Any],
+    seed: int,
+    rates: Sequence[float],
+    rates_of: str,
+) -> list[Path]:
+    """Train with the chosen learning rate and write the system. A trial with this seed and rate is reused."""
+    rate = chosen_rate(folder, rates_of, rates)
+    training = training_name(folder, name, seed, rates if rates_of == name else ())
+    result = _train(folder, progress, training, settings, rate, seed)
+    write(find_system(str(folder / _TRAINING / training)), folder / _SYSTEMS / f"{name}-{seed}")
+    return [result]
+
+
+def _train(
+    folder: Path, progress: Progress, name: str, settings: Mapping[str, Any], rate: float, seed: int
+) -> Path:
+    """Train, or resume, or do nothing if training is finished. Returns the path of the result."""
+    from textcraftor.train import train
+
+    path = folder / _TRAINING / name
+    train(_config(folder, settings, rate, seed), path, device="cpu", progress=progress)
+    return TrainingResult.from_training(TrainFolder(path)).write(folder, name)
+
+
+def _config(folder: Path, settings: Mapping[str, Any], rate: float, seed: int) -> TrainConfig:
+    """Complete a method's settings with learning rate, seed and paths in the folder of the work."""
+    # The settings come through JSON options, which have no tuples.
+    config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    if config.get("pairs"):
+        config["pairs"] = str(folder / config["pairs"])
+    elif "unet" not in config.get("trains", ()) and config.get("estimator") != "rewriting":
+        # Steps before the first tuned one do not change in training, so all runs share their latents.
+        config["prefix_cache"] = str(folder / "prefixes")
+    if config.get("start"):
+        config["start"] = str(_first_seed_weights(folder, config["start"]))
+    return make_config(MODEL, **config, lr=rate, seed=seed)
+
+
+def _first_seed_weights(folder: Path, name: str) -> Path:
+    system = find_system(str(folder / _SYSTEMS / f"{name}-0"))
+    return Path(next(iter(system.windows[-1].weights)))
+
+
+def _make_system(
+    folder: Path,
+    progress: Progress,
+    name: str,
+    of: str,
+    changes: Mapping[str, Any],
+    mix: Mapping[str, float],
+) -> list[Path]:
+    """Write a system that is another one with changes, or a mix of encoders."""
+    path = folder / _SYSTEMS / name
+    if mix:
+        _mix_encoders(folder, path, mix)
+        return []
+    base = find_system(str(folder / _SYSTEMS / f"{of}-0") if of else MODEL)
+    fields = dict(changes)
+    if tuned_steps := fields.pop("tuned_steps", None):
+        base = base.switched(tuned_steps)
+    write(replace(base, **fields, method=""), path)
+    return []
+
+
+def _mix_encoders(folder: Path, path: Path, weights: Mapping[str, float]) -> None:
+    parts = {n if n == "original" else str(folder / _SYSTEMS / f"{n}-0"): w for n, w in weights.items()}
+    shutil.rmtree(path, ignore_errors=True)  # of an interrupted start
+    mix(parts, path)
+
+
+def _run_system(folder: Path, progress: Progress, name: str, prompts: int, seeds: int) -> list[Path]:
+    """Sample a system on held-out prompts, score the images and measure their diversity."""
+    model = name if name == MODEL else str(folder / _SYSTEMS / name)
+    request = Request(model, suite=SUITE, limit=prompts, seeds=seeds, device="cpu", out=folder / "runs")
+    (folder / TABULATED).mkdir(exist_ok=True)
+    outcome = execute(plan(request), progress)
+    if not outcome.complete:
+        raise TcbenchError(f"{outcome.path}: {len(outcome.missing)} images are missing: see its samples/")
+    (column,) = find_columns([SELECTION])
+    run = RunFolder(outcome.path)
+    measure(run, column, "cpu", progress)
+    write_atomically(folder / TABULATED / name, f"{outcome.path.name}\n".encode())
+    return [folder / TABULATED / name, *_archived_files(run)]
+
+
+def _archived_files(run: RunFolder) -> list[Path]:
+    """Everything in a run folder except images that no board shows."""
+    samples = run.samples()
+    images = [run.image_path(samples[key]) for key in shown_keys([run])]
+    return [run.path / HEADER, *run.path.glob("samples/*"), *run.path.glob("scores/*/*"), *images]
+
+
+def _result_path(folder: Path, name: str) -> Path:
+    return folder / _RESULTS / f"{name}.json"
+
+
+TASKS: Mapping[str, Callable[..., list[Path]]] = {
+    "renders": _render,
+    "best": _best_of_four,
+    "trial": _try_rate,
+    "train": _train_method,
+    "system": _make_system,
+    "run": _run_system,
+}
+"""Stable task name (`tcbench.cells.WorkCell.task`) -> function. A name is never given to other work."""

@@ -1,0 +1,128 @@
+"""Archives of cells: restored elsewhere, portable, checked against the manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import textcraftor
+from benchmarks.reproduce.archives import MANIFEST, archive_cells, restorable_cells, restore_cells
+from tcbench.cells import WorkCell, cell_keys, finished_record, run_cells, unfinished_cells
+from tcbench.errors import FileFormatError, MismatchError, MissingFiles
+from tcbench.progress import Progress, Silent
+
+INSTALLED = Path(textcraftor.__file__).parents[1]
+
+
+def write_file(folder: Path, progress: Progress, name: str, text: str = "") -> list[Path]:
+    path = folder / "results" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(name + text)
+    return [path]
+
+
+def write_paths(folder: Path, progress: Progress) -> list[Path]:
+    """Write a file with paths of this machine."""
+    path = folder / "paths.json"
+    path.write_text(f'["{folder.resolve()}/train/x", "{INSTALLED}/textcraftor/micro"]')
+    return [path]
+
+
+def file_cell(name: str, *needs: str, text: str = "", light: bool = False) -> WorkCell:
+    return WorkCell(name, "file", write_file, {"name": name, "text": text}, needs, light=light)
+
+
+@pytest.fixture
+def chain() -> list[WorkCell]:
+    """A trial, a training run that is chosen by it, and two runs of the result."""
+    return [
+        file_cell("try", light=True),
+        file_cell("train", "try"),
+        file_cell("run", "train"),
+        file_cell("other", "train"),
+    ]
+
+
+@pytest.fixture
+def here(tmp_path: Path, chain: list[WorkCell]) -> Path:
+    """Folder in which the whole chain is finished."""
+    run_cells(chain, tmp_path / "here", 1, Silent())
+    return tmp_path / "here"
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.glob("*.xz")}
+
+
+def test_restored_cells_are_finished_and_archive_to_the_same_bytes(
+    tmp_path: Path, here: Path, chain: list[WorkCell]
+) -> None:
+    there, archives = tmp_path / "there", tmp_path / "archives"
+    archive_cells(chain, here, archives)
+    before = contents(archives)
+    assert len(before) == 4
+    restore_cells(restorable_cells(chain, there, archives), there, archives)
+    assert unfinished_cells(chain, there) == []
+    assert (there / "results" / "run").read_text() == "run"
+    assert restorable_cells(chain, there, archives) == {}
+    archive_cells(chain, there, archives)
+    assert contents(archives) == before  # not even touched
+    archive_cells(chain, there, tmp_path / "again")
+    again = contents(tmp_path / "again")
+    assert {name: content for name, (content, _) in again.items()} == {n: c for n, (c, _) in before.items()}
+
+
+def test_the_manifests_key_is_what_counts(tmp_path: Path, here: Path, chain: list[WorkCell]) -> None:
+    """A renamed option changes keys; a renewed manifest makes archives of the old name restorable."""
+    there, archives = tmp_path / "there", tmp_path / "archives"
+    archive_cells(chain, here, archives)
+    before = contents(archives)
+    renamed = [file_cell("try", text=" renamed", light=True), *chain[1:]]
+    assert restorable_cells(renamed, there, archives) == {}
+    manifest = json.loads((archives / MANIFEST).read_text())
+    for name, key in cell_keys(renamed).items():
+        manifest[name]["key"] = key
+    (archives / MANIFEST).write_text(json.dumps(manifest))
+    restore_cells(restorable_cells(renamed, there, archives), there, archives)
+    assert unfinished_cells(renamed, there) == []
+    record = finished_record(there, "try", cell_keys(renamed)["try"])
+    assert record is not None
+    assert record.restored
+    archive_cells(renamed, there, archives)
+    assert contents(archives) == before
+
+
+def test_archives_name_no_path_of_the_machine(tmp_path: Path) -> None:
+    cells, there = [WorkCell("paths", "paths", write_paths)], tmp_path / "there"
+    run_cells(cells, tmp_path, 1, Silent())
+    archive_cells(cells, tmp_path, tmp_path / "archives")
+    restore_cells(restorable_cells(cells, there, tmp_path / "archives"), there, tmp_path / "archives")
+    assert (there / "paths.json").read_text() == '["train/x", "textcraftor/micro"]'
+
+
+def test_a_cell_that_runs_gets_all_that_it_needs(tmp_path: Path, here: Path, chain: list[WorkCell]) -> None:
+    there, archives = tmp_path / "there", tmp_path / "archives"
+    archive_cells(chain[:3], here, archives)
+    restore_cells(restorable_cells(chain, there, archives), there, archives)
+    # "other" needs the weights of "train", which are not archived; of "try", which is light, all is.
+    assert [cell.name for cell in unfinished_cells(chain, there)] == ["train", "other"]
+
+
+def test_a_folder_without_archives_of_the_plan_is_refused(tmp_path: Path, chain: list[WorkCell]) -> None:
+    (tmp_path / "backup.tar.xz").touch()
+    with pytest.raises(MissingFiles, match="has no archives of this comparison"):
+        restorable_cells(chain, tmp_path, tmp_path)
+    (tmp_path / MANIFEST).write_text("[]")
+    with pytest.raises(FileFormatError, match="is not a manifest of archived cells"):
+        restorable_cells(chain, tmp_path, tmp_path)
+
+
+def test_a_changed_archive_is_refused(tmp_path: Path, here: Path, chain: list[WorkCell]) -> None:
+    there, archives = tmp_path / "there", tmp_path / "archives"
+    archive_cells(chain, here, archives)
+    keys = restorable_cells(chain, there, archives)
+    (archives / "try.tar.xz").write_bytes(b"no archive")
+    with pytest.raises(MismatchError, match=r"try\.tar\.xz is missing or differs from its sha256"):
+        restore_cells(keys, there, archives)
