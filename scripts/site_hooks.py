@@ -26,16 +26,22 @@ ROOT = Path(__file__).resolve().parent.parent
 log = logging.getLogger("mkdocs.hooks.site")  # below "mkdocs", so that --strict counts the warnings
 
 _ROOT_PAGES = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md"}
+_ROOT_FILES = ("README.md", "CONTRIBUTING.md", *_ROOT_PAGES.values())
+_TARGET = r"\]\((?![a-z]+:|#)([^)#\s]+)"
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 _CODE = re.compile(r"^(```.*?^```|    [^\n]*)$", re.DOTALL | re.MULTILINE)
 _COMMANDS = "<!-- commands -->"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made of files outside docs/."""
+    """Add the pages that are made of files outside docs/, and check the links of files at the root."""
     for page, source in _ROOT_PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=_LINK.sub(_below_docs, text)))
+    for source in _ROOT_FILES:
+        for target in re.findall(_TARGET, (ROOT / source).read_text(encoding="utf-8")):
+            if not (ROOT / target).exists():
+                log.warning("%s: broken link to %s", source, target)
     return files
 
 
