@@ -1,4 +1,4 @@
-"""The recipes in docs/ are configurations that this version takes, with the compute that they say."""
+"""The recipes in docs/recipes are valid configurations with the compute that they state."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ RECIPES = Path(__file__).parents[1] / "docs" / "recipes"
 TRAINING = sorted((RECIPES / "train").glob("*.toml"))
 SYSTEMS = sorted((RECIPES / "systems").glob("*.toml"))
 
-GIVEN = {"direct": {"pairs": "pairs"}, "raft": {"pairs": "pairs"}}
-"""What a recipe leaves to the user."""
+FOLDERS = {"direct": {"pairs": "pairs"}, "raft": {"pairs": "pairs"}}
+"""Settings that a user of the recipe adds; all other recipes need prompts."""
 
 
 @pytest.mark.parametrize("file", TRAINING, ids=lambda file: file.stem)
-def test_a_training_recipe_is_a_configuration(file: Path) -> None:
-    made = make_config("sd15", file=file, **GIVEN.get(file.stem, {"prompts": "prompts.txt"}))
-    assert parse_mix(made.rewards)
-    assert made.batch % (made.micro_batch or made.batch) == 0
+def test_training_recipes_are_valid_configurations(file: Path) -> None:
+    config = make_config("sd15", file=file, **FOLDERS.get(file.stem, {"prompts": "prompts.txt"}))
+    assert parse_mix(config.rewards)
+    assert config.batch % (config.micro_batch or config.batch) == 0
 
 
 @pytest.mark.parametrize("file", SYSTEMS, ids=lambda file: file.stem)
-def test_a_system_recipe_is_a_system(file: Path) -> None:
+def test_system_recipes_are_valid_systems(file: Path) -> None:
     system = read_system(file)
     assert system.pipeline.endswith("stable-diffusion-v1-5")
     assert system.trained_on is not None
 
 
-def test_the_page_names_every_recipe() -> None:
+def test_page_names_every_recipe() -> None:
     named = set(re.findall(r"`([a-z0-9-]+)`", (RECIPES / "README.md").read_text()))
     assert {file.stem for file in (*TRAINING, *SYSTEMS)} <= named
 
 
 @pytest.mark.parametrize(
-    ("name", "of_a_sample"),
+    ("name", "compute_per_sample"),
     [
         ("textcraftor", 65),
         ("textcraftor-unet", 75),
@@ -50,8 +50,8 @@ def test_the_page_names_every_recipe() -> None:
         ("direct", 9),
     ],
 )
-def test_recipes_of_equal_compute_are(name: str, of_a_sample: int) -> None:
-    """A sample's compute as the ledger counts it on the embedded world, with four rewards."""
-    own = GIVEN.get(name, {"prompts": "prompts.txt"})
-    made = make_config("sd15", file=RECIPES / "train" / f"{name}.toml", **own)
-    assert made.updates * made.batch * of_a_sample == pytest.approx(1000 * 32 * 65, rel=0.03)
+def test_recipes_use_equal_compute(name: str, compute_per_sample: int) -> None:
+    """The compute per sample is the ledger's on the embedded world, with four rewards."""
+    settings = FOLDERS.get(name, {"prompts": "prompts.txt"})
+    config = make_config("sd15", file=RECIPES / "train" / f"{name}.toml", **settings)
+    assert config.updates * config.batch * compute_per_sample == pytest.approx(1000 * 32 * 65, rel=0.03)

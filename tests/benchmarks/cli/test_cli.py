@@ -1,4 +1,4 @@
-"""The command line: exit codes, one-line errors, data on stdout, the commands that people type."""
+"""The command line: exit codes, one-line errors, data on stdout, commands that resume."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def tcbench(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command in this process; gives exit code, stdout and stderr."""
+    """Run `tcbench` in this process and return exit code, stdout and stderr."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exit:
@@ -37,7 +37,7 @@ def tcbench(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def run_arguments(tiny_pipeline: Path, prompt_file: Path, toy_rewards: Path, tmp_path: Path) -> list[str]:
-    """A tiny run: eight prompts, two steps, one toy reward."""
+    """Arguments of a tiny run: eight prompts, two steps, one toy reward."""
     return [
         "run", "--model", str(tiny_pipeline), "--prompts", str(prompt_file),
         "--rewards", f"{toy_rewards}:Brightness", "--steps", "2", "--batch-size", "3",
@@ -45,7 +45,7 @@ def run_arguments(tiny_pipeline: Path, prompt_file: Path, toy_rewards: Path, tmp
     ]  # fmt: skip
 
 
-def test_a_run_ends_with_its_folder_and_the_next_command(tcbench: Command, run_arguments: list[str]) -> None:
+def test_run_prints_its_folder_and_the_next_command(tcbench: Command, run_arguments: list[str]) -> None:
     code, out, err = tcbench(*run_arguments)
     assert code == 0
     assert re.search(r"toy-brightness +0\.\d{4}  \(8 of 8\)", out)
@@ -57,7 +57,7 @@ def test_a_run_ends_with_its_folder_and_the_next_command(tcbench: Command, run_a
     assert "nothing to do" in out
 
 
-def test_the_next_command_names_the_run_where_its_system_has_several(
+def test_next_command_names_the_run_if_its_system_has_several(
     tcbench: Command, run_arguments: list[str]
 ) -> None:
     tcbench(*run_arguments)
@@ -68,9 +68,7 @@ def test_the_next_command_names_the_run_where_its_system_has_several(
     assert tcbench(*command[: command.index("--out")], "--out", Path(command[1]) / "board")[0] == 0
 
 
-def test_a_damaged_run_beside_it_does_not_spoil_the_end_of_a_run(
-    tcbench: Command, run_arguments: list[str]
-) -> None:
+def test_damaged_run_in_the_same_folder_is_ignored(tcbench: Command, run_arguments: list[str]) -> None:
     out_folder = Path(run_arguments[run_arguments.index("--out") + 1])
     (out_folder / "old-run").mkdir(parents=True)
     (out_folder / "old-run" / "run.json").write_text("{")
@@ -79,20 +77,20 @@ def test_a_damaged_run_beside_it_does_not_spoil_the_end_of_a_run(
     assert "next: tcbench leaderboard" in out
 
 
-def test_the_version_is_printed(tcbench: Command) -> None:
+def test_version_is_printed(tcbench: Command) -> None:
     code, out, _ = tcbench("--version")
     assert code == 0
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", out.strip())
 
 
-def test_json_is_all_that_stdout_gets(tcbench: Command, run_arguments: list[str]) -> None:
+def test_stdout_contains_only_json(tcbench: Command, run_arguments: list[str]) -> None:
     code, out, _ = tcbench(*run_arguments, "--json")
     record = json.loads(out)
     assert code == 0
     assert (record["complete"], record["images"], record["rewards"][0]["scored"]) == (True, 8, 8)
 
 
-def test_a_dry_run_shows_the_plan_and_makes_nothing(
+def test_dry_run_prints_the_plan_and_writes_nothing(
     tcbench: Command, run_arguments: list[str], tmp_path: Path
 ) -> None:
     code, out, _ = tcbench(*run_arguments, "--dry-run", "--limit", "4")
@@ -103,7 +101,9 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_generate_then_score(tcbench: Command, run_arguments: list[str], toy_rewards: Path) -> None:
+def test_generated_images_are_scored_by_a_second_command(
+    tcbench: Command, run_arguments: list[str], toy_rewards: Path
+) -> None:
     at = run_arguments.index("--rewards")
     arguments = ["generate", *run_arguments[1:at], *run_arguments[at + 2 :]]
     code, out, _ = tcbench(*arguments)
@@ -140,14 +140,14 @@ def test_missing_scores_exit_with_3(tcbench: Command, run_arguments: list[str], 
 def test_unknown_names_and_bad_usage_exit_with_2(
     tcbench: Command, run_arguments: list[str], arguments: list[str], message: str
 ) -> None:
-    if "--device" in arguments:  # found out last, so the rest must be sound
+    if "--device" in arguments:  # checked last, so everything else must be valid
         arguments = [*run_arguments, "--device", "cupa"]
     code, out, err = tcbench(*arguments)
     assert (code, out) == (2, "")
     assert message in err
 
 
-def test_other_prompts_than_pinned_exit_with_4(
+def test_prompts_that_differ_from_the_pinned_ones_exit_with_4(
     tcbench: Command, run_arguments: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "drawbench.json").write_text('["a cat"]')
@@ -166,13 +166,15 @@ def test_mixed_records_exit_with_4(
     assert tcbench(*run_arguments)[0] == 4
 
 
-def test_a_known_error_is_one_line(tcbench: Command, run_arguments: list[str], tmp_path: Path) -> None:
+def test_missing_prompt_file_is_a_one_line_error(
+    tcbench: Command, run_arguments: list[str], tmp_path: Path
+) -> None:
     code, out, err = tcbench(*run_arguments, "--prompts", tmp_path / "none.txt")
     assert (code, out) == (1, "")
     assert re.fullmatch(r"error: .*none\.txt.*\n", err)
 
 
-def test_debug_shows_the_traceback(
+def test_debug_variable_shows_the_traceback(
     run_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TCBENCH_DEBUG", "1")
@@ -180,7 +182,7 @@ def test_debug_shows_the_traceback(
         main([*run_arguments, "--prompts", str(tmp_path / "none.txt")])
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_is_done(
+def test_full_disk_is_a_one_line_error_and_keeps_finished_images(
     tcbench: Command, run_arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks import generate
@@ -204,14 +206,16 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_done(
     assert "images: 3 of 8 done" in err
 
 
-def test_an_unwritable_place_is_one_line(tcbench: Command, run_arguments: list[str], tmp_path: Path) -> None:
+def test_unwritable_folder_is_a_one_line_error(
+    tcbench: Command, run_arguments: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     code, _, err = tcbench(*run_arguments, "--out", tmp_path / "file")
     assert code == 1
     assert err.startswith("error: Not a directory")
 
 
-def test_an_interruption_prints_the_command_that_resumes(
+def test_interruption_prints_the_command_that_resumes(
     tcbench: Command, run_arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -244,10 +248,10 @@ main()
 @pytest.mark.parametrize(
     "writes", [3, pytest.param(1, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)]
 )
-def test_killed_in_the_middle_of_a_line_it_ends_as_if_never_killed(
+def test_run_killed_while_writing_a_line_resumes_to_the_same_result(
     tcbench: Command, run_arguments: list[str], tmp_path: Path, writes: int
 ) -> None:
-    """Writes: 1 the batch plan, 2 to 4 records of images, 5 to 7 scores."""
+    """Write 1 is the batch plan, writes 2 to 4 are image records, 5 to 7 scores."""
     killed = subprocess.run(
         [sys.executable, "-c", DYING, str(writes), *run_arguments], cwd=ROOT, capture_output=True, text=True
     )
@@ -258,7 +262,7 @@ def test_killed_in_the_middle_of_a_line_it_ends_as_if_never_killed(
 
 
 def final_state(out: Path) -> dict[str, object]:
-    """Images and scores of the one run in `out`, without the names of process starts."""
+    """Return the images and scores of the only run in ``out``, without the names of its journal files."""
     from leaderboards.records import RunFolder
 
     (path,) = out.iterdir()
@@ -268,7 +272,7 @@ def final_state(out: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", ["models", "rewards", "suites", "runs"])
-def test_everything_can_be_listed(
+def test_ls_lists_every_kind(
     tcbench: Command, kind: str, run_arguments: list[str], tmp_path: Path, toy_rewards: Path
 ) -> None:
     if kind == "runs":
@@ -283,7 +287,7 @@ def test_everything_can_be_listed(
     assert any(first[kind] in line for line in table)
 
 
-def test_a_folder_of_images_can_be_scored(
+def test_folder_of_images_is_scored(
     tcbench: Command, shared_data: Path, toy_rewards: Path, tmp_path: Path
 ) -> None:
     images = sorted((shared_data / "photos" / "sd").glob("*.png"))
@@ -310,7 +314,7 @@ def test_a_folder_of_images_can_be_scored(
         (["score", "tests", "--prompts", "p.txt"], "say which rewards"),
     ],
 )
-def test_score_says_what_it_lacks(tcbench: Command, arguments: list[str], message: str) -> None:
+def test_score_reports_missing_arguments(tcbench: Command, arguments: list[str], message: str) -> None:
     code, _, err = tcbench(*arguments)
     assert code == 1
     assert message in err
@@ -352,7 +356,7 @@ def test_renamed_options_are_reported(tcbench: Command, arguments: list[str], op
     assert err == f"error: the option {option} is now called --tuned-steps\n"
 
 
-def test_plain_lines_carry_rate_and_time_left(
+def test_plain_progress_shows_rate_and_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
@@ -369,7 +373,7 @@ def test_plain_lines_carry_rate_and_time_left(
     ]
 
 
-DRAWING = """
+BARS = """
 from benchmarks.cli.progress import Bars, progress
 with progress() as shown:
     assert isinstance(shown, Bars)
@@ -379,12 +383,12 @@ with progress() as shown:
 """
 
 
-def test_bars_are_drawn_on_a_terminal() -> None:
+def test_terminal_shows_progress_bars() -> None:
     import pty
 
     controller, terminal = pty.openpty()
     environment = os.environ | {"TERM": "xterm"}
-    done = subprocess.run([sys.executable, "-c", DRAWING], cwd=ROOT, stderr=terminal, env=environment)
+    done = subprocess.run([sys.executable, "-c", BARS], cwd=ROOT, stderr=terminal, env=environment)
     os.close(terminal)
     shown = os.read(controller, 65536).decode()
     os.close(controller)
@@ -394,7 +398,7 @@ def test_bars_are_drawn_on_a_terminal() -> None:
     assert "note: a remark" in shown
 
 
-def test_training_on_the_command_line_ends_with_a_model_to_run(
+def test_trained_model_is_run_mixed_and_exported(
     tcbench: Command, tiny_pipeline: Path, prompt_file: Path, toy_rewards: Path, tmp_path: Path
 ) -> None:
     arguments = [
