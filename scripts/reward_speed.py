@@ -95,15 +95,17 @@ class Subject:
 def prepare(folder: Path) -> dict[str, Subject]:
     """Random weights of the published sizes, in the published layouts."""
     import rewards
-    from rewards.verification.official.compare import hpsv2_checkpoint, imagereward_checkpoint
+    from rewards.verification.official.compare import OFFICIAL
 
     backbone, eyes = write_vit_l_14(folder)
     heads = {
         name: write_head(folder / f"{name}.pth", linear=name == "aesthetic-v1") for name in SHARED_PANEL[:2]
     }
     model, tokenizer = write_pickscore(folder)
-    hps = hpsv2_checkpoint(rewards.info("hpsv2"), folder, full=True)
-    blip = imagereward_checkpoint(rewards.info("imagereward"), folder, full=True)
+    hps, blip = (
+        OFFICIAL[rewards.info(name).entry](rewards.info(name), folder, full=True)
+        for name in ("hpsv2", "imagereward")
+    )
     aesthetic = {"model": eyes, "head": heads["aesthetic-v2"]}
     return {
         "aesthetic-v1": Subject({"backbone": backbone, "head": heads["aesthetic-v1"]}),
@@ -121,16 +123,15 @@ def write_vit_l_14(folder: Path) -> tuple[Path, Path]:
     """OpenAI's ViT-L/14 in open_clip's layout, and of the same size its image half in transformers'."""
     import open_clip
     from open_clip.model import CLIP
+    from safetensors.torch import save_file
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    from rewards.verification.tiny.checkpoints import save_half
 
     ours, theirs = folder / "vit-l-14", folder / "vit-l-14-transformers"
     ours.mkdir()
     config = open_clip.get_model_config("ViT-L-14-quickgelu")
     written = json.dumps({"model_cfg": config, "preprocess_cfg": {}})
     (ours / "open_clip_config.json").write_text(written, encoding="utf-8")
-    save_half(CLIP(**config).state_dict(), ours / "open_clip_model.safetensors")
+    save_file(CLIP(**config).half().state_dict(), ours / "open_clip_model.safetensors")
     size = {
         "hidden_size": 1024,
         "intermediate_size": 4096,
@@ -157,8 +158,7 @@ def write_pickscore(folder: Path) -> tuple[Path, Path]:
     """A ViT-H/14 in transformers' layout, and a tokenizer that reads letter by letter."""
     from transformers import CLIPConfig, CLIPModel
 
-    from rewards.verification.tiny.checkpoints import Sizes
-    from rewards.verification.tiny.vocabularies import write_clip_tokenizer
+    from rewards.verification.tiny.vocabularies import write_tiny_tokenizer
 
     text = {
         "hidden_size": 1024,
@@ -178,17 +178,17 @@ def write_pickscore(folder: Path) -> tuple[Path, Path]:
         projection_dim=1024,
     )
     CLIPModel(config).half().save_pretrained(folder / "pickscore")
-    return folder / "pickscore", write_clip_tokenizer(folder / "tokenizer", Sizes(224, 77, 49408))
+    return folder / "pickscore", write_tiny_tokenizer("clip", folder / "tokenizer", 77)
 
 
 class Bench:
     """What is scored, and the processes that score it."""
 
     def __init__(self, folder: Path, photographs: Path, options: argparse.Namespace) -> None:
-        from rewards.verification.pictures import pictures
+        from rewards.verification.pictures import load_photos
 
         self.folder, self.repeats, self.device = folder, options.repeats, options.device
-        self.all_paths = [photographs / name for name in pictures(photographs, OFFICIAL_IMAGES)]
+        self.all_paths = [photographs / name for name in load_photos(photographs, OFFICIAL_IMAGES)]
         self.paths, self.prompts = self.all_paths[: options.images], PROMPTS[: options.images]
         self.tensor = squares(self.paths, folder / "images.safetensors")
         self.subjects = prepare(folder)
@@ -217,12 +217,12 @@ class Bench:
 
     def official(self) -> Iterator[Figure]:
         """HPSv2 and ImageReward against their packages."""
-        from rewards.verification.official.environment import run
+        from rewards.verification.official.environment import run_official
 
         pairs = {"images": list(map(str, self.all_paths)), "prompts": PROMPTS, "pairs": True}
         for name in ("hpsv2", "imagereward"):
             job = {**self.subjects[name].official, **pairs, "repeats": self.repeats}
-            theirs, ours = self.around(partial(run, job), name, whole=True)
+            theirs, ours = self.around(partial(run_official, job), name, whole=True)
             if name == "hpsv2":
                 called = Timing(theirs["seconds"], theirs["peak"])
                 yield Figure("hpsv2: its package as called / ours", ">= 5", called, ours)
@@ -231,13 +231,13 @@ class Bench:
 
     def peers(self) -> Iterator[Figure]:
         """Each reward that imscore has too, on one tensor of pictures."""
-        from rewards.verification.official.environment import run
+        from rewards.verification.official.environment import run_official
 
         for name in PEERS:
             files = {key: str(path) for key, path in self.subjects[name].peer.items()}
             job = {"reward": name, "files": files, "images": str(self.tensor), "prompts": self.prompts}
             job |= {"repeats": self.repeats, "device": self.device}
-            call = partial(run, job, IMSCORE / "runner.py", IMSCORE / "requirements.lock")
+            call = partial(run_official, job, IMSCORE / "runner.py", IMSCORE / "requirements.lock")
             theirs, ours = self.around(call, name, as_tensor=True)
             timing = Timing(theirs["seconds"], theirs["peak"])
             yield Figure(f"{name}: imscore / ours", ">= 1", timing, ours)
@@ -283,7 +283,7 @@ def worker(ask: Path, answer: Path) -> None:
 
     import rewards
     from rewards.combine.panel import Panel
-    from rewards.verification.official.runner import peak_mib
+    from textcraftor.ledger import peak_mib
 
     job = json.loads(ask.read_text(encoding="utf-8"))
     records = plain_records(job["files"])
@@ -317,7 +317,7 @@ def worker(ask: Path, answer: Path) -> None:
             if device != "cpu":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
-    peak = peak_mib()
+    peak = peak_mib("cpu")
     if device != "cpu":
         peak = torch.cuda.max_memory_allocated() / 2**20
     answer.write_text(json.dumps({"seconds": seconds, "peak": peak}), encoding="utf-8")
@@ -344,7 +344,7 @@ def main() -> None:
         return
     import torch
 
-    from rewards.verification.pictures import photographs
+    from rewards.verification.pictures import photo_folder
 
     where = options.device if options.device == "cpu" else torch.cuda.get_device_name()
     note = (
@@ -354,7 +354,7 @@ def main() -> None:
     rows: list[str] = []
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        bench = Bench(folder, photographs(folder, OFFICIAL_IMAGES), options)
+        bench = Bench(folder, photo_folder(folder, OFFICIAL_IMAGES), options)
         for part in options.only:
             if part == "official" and options.device != "cpu":
                 print("left out: the official packages choose their device themselves", file=sys.stderr)

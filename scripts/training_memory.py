@@ -37,8 +37,7 @@ def pipeline(device: str, dtype: Any, scratch: Path) -> Any:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from rewards.verification.tiny.checkpoints import Sizes
-    from rewards.verification.tiny.vocabularies import write_clip_tokenizer
+    from rewards.verification.tiny.vocabularies import write_tiny_tokenizer
     from textcraftor.micro.training.unet import scheduler
 
     text = CLIPTextConfig(
@@ -63,7 +62,7 @@ def pipeline(device: str, dtype: Any, scratch: Path) -> Any:
         vae=vae,
         text_encoder=CLIPTextModel(text),
         tokenizer=CLIPTokenizer.from_pretrained(
-            write_clip_tokenizer(scratch / "words", Sizes(224, 77, 49408)), model_max_length=77
+            write_tiny_tokenizer("clip", scratch / "tokenizer", 77), model_max_length=77
         ),
         unet=unet,
         scheduler=DDIMScheduler.from_config(

@@ -1,4 +1,4 @@
-"""`tcbench verify`: do the rewards compute what their authors' code computes?"""
+"""`tcbench verify`: compare rewards with their authors' code."""
 
 from __future__ import annotations
 
@@ -16,122 +16,130 @@ from benchmarks.cli import options
 if TYPE_CHECKING:
     from rewards.info import RewardInfo
     from rewards.verification.parity import Parity
-    from rewards.verification.published import Checked
+    from rewards.verification.published import PublishedCheck
 
-COUNT = 6
-"""Pictures that are compared on."""
-FULL_COUNT, FULL_PROMPTS = 3, 2
-"""With architectures of the published size."""
+_IMAGES = 6
+"""Number of images to compare on."""
+_FULL_IMAGES, _FULL_PROMPTS = 3, 2
+"""The same with ``--full``, where each score takes seconds."""
+_EXIT_DIFFERENT = 4
 
-Names = Annotated[list[str] | None, typer.Argument(help="Rewards; all of them without.", show_default=False)]
-Images = Annotated[
+_Names = Annotated[list[str] | None, typer.Argument(help="Rewards; default: all.", show_default=False)]
+_Images = Annotated[
     Path | None,
     typer.Option(
-        help="Photographs to compare on; without, pictures of the embedded world.", show_default=False
+        help="Folder of photographs to compare on; default: the test data, else rendered images.",
+        show_default=False,
     ),
 ]
 
 
 def verify(
-    names: Names = None,
+    names: _Names = None,
     official: Annotated[
         bool,
-        typer.Option("--official", help="Run the official packages too, in an environment of their own."),
+        typer.Option("--official", help="Also run the official packages, in an environment of their own."),
     ] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="Official packages at the published sizes: 8 GB, some minutes.")
+        bool,
+        typer.Option("--full", help="Run the official packages at the published sizes (8 GB, minutes)."),
     ] = False,
-    images: Images = None,
+    images: _Images = None,
     report: Annotated[
         Path | None,
-        typer.Option(help="Write values, hashes, versions and machine as JSON.", show_default=False),
+        typer.Option(
+            help="Write results, weight hashes, versions and machine to a JSON file.", show_default=False
+        ),
     ] = None,
     docs: Annotated[
-        Path | None, typer.Option(help="Write the page of the documentation.", show_default=False)
+        Path | None, typer.Option(help="Write the results as a documentation page.", show_default=False)
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Compare rewards with a second computation of their recipes, and with published scores.
+    """Compare rewards with a second implementation and with published scores.
 
-    Exit code 4 if one differs, or if the comparison does not notice a reward that is broken on purpose.
+    Exits with 4 if a reward differs, or if the comparison does not detect a deliberate bug.
     """
     from rewards import registry
-    from rewards.verification import published
     from rewards.verification.pictures import reference_data
+    from rewards.verification.published import PUBLISHED, check_published
     from tcbench.quiet import quiet
     from textcraftor.io.provenance import environment
 
     records = [registry.info(name) for name in names or registry.list_rewards()]
     rows = []
     with TemporaryDirectory() as scratch, quiet("transformers"):
-        for row in _rows(records, images, Path(scratch), official=official or full, full=full):
+        for row in _compare(records, images, Path(scratch), official=official or full, full=full):
             print(f"{row.reward}: {_verdict(row)}", file=sys.stderr)
             rows.append(row)
-    checked = [
-        published.check_published(record.name, reference_data())
-        for record in records
-        if record.name in published.PUBLISHED
+    published = [
+        check_published(record.name, reference_data()) for record in records if record.name in PUBLISHED
     ]
-    here = environment("cpu")
-    found = {
-        "environment": here,
+    machine = environment("cpu")
+    results = {
+        "environment": machine,
         "parity": [{**vars(row), "error": row.error, "ok": row.ok} for row in rows],
-        "published": [item.record() for item in checked],
+        "published": [item.to_json() for item in published],
     }
-    _show(found, rows, checked, json)
+    if json:
+        print(json_.dumps(results, indent=1))
+    else:
+        _print_results(rows, published)
     if report is not None:
-        report.write_text(json_.dumps(found, indent=1) + "\n", encoding="utf-8")
+        report.write_text(json_.dumps(results, indent=1) + "\n", encoding="utf-8")
     if docs is not None:
-        _write_docs(docs, rows, here)
-    if not all([*(row.ok for row in rows), *(item.ok for item in checked)]):
-        raise typer.Exit(4)
+        _write_docs(docs, rows, machine)
+    if not all([*(row.ok for row in rows), *(item.ok for item in published)]):
+        raise typer.Exit(_EXIT_DIFFERENT)
 
 
-def _rows(
+def _compare(
     records: Sequence[RewardInfo], images: Path | None, scratch: Path, *, official: bool, full: bool
 ) -> Iterator[Parity]:
+    """Yield one comparison per reward, with the official package where that is asked for and possible."""
     from rewards.verification.official.compare import OFFICIAL
-    from rewards.verification.parity import compare, compare_official
-    from rewards.verification.pictures import PROMPTS, photographs, pictures
+    from rewards.verification.parity import compare_with_official, compare_with_reference
+    from rewards.verification.pictures import PROMPTS, load_photos, photo_folder
 
-    folder = images or photographs(scratch, COUNT)
-    shown = pictures(folder, COUNT)
+    folder = images or photo_folder(scratch, _IMAGES)
+    photos = load_photos(folder, _IMAGES)
     for record in records:
-        place = scratch / record.name
-        place.mkdir()
+        weights = scratch / record.name
+        weights.mkdir()
+        # The small world's rewards share classes with published ones, but no package can load their weights.
         if official and record.entry in OFFICIAL and not record.name.startswith("world-"):
-            count, texts = (FULL_COUNT, PROMPTS[:FULL_PROMPTS]) if full else (COUNT, PROMPTS)
-            yield compare_official(record, folder, list(shown)[:count], texts, place, full=full)
+            count, texts = (_FULL_IMAGES, PROMPTS[:_FULL_PROMPTS]) if full else (_IMAGES, PROMPTS)
+            names = list(photos)[:count]
+            yield compare_with_official(record, folder, names, texts, weights, full=full)
         else:
-            yield compare(record, shown, PROMPTS, place)
+            yield compare_with_reference(record, photos, PROMPTS, weights)
 
 
 def _verdict(row: Parity) -> str:
     if not row.pairs:
         return row.reference
-    missed = f", does not notice: {', '.join(row.missed)}" if row.missed else ""
+    missed = f", bugs not detected: {', '.join(row.missed)}" if row.missed else ""
     return f"{'ok' if row.ok else 'DIFFERS'}, error {row.error:.1e} of the spread{missed}"
 
 
-def _show(found: dict[str, Any], rows: Sequence[Parity], checked: Sequence[Checked], json: bool) -> None:
+def _print_results(rows: Sequence[Parity], published: Sequence[PublishedCheck]) -> None:
     from benchmarks.cli.tables import text_table
-    from rewards.verification.table import HEAD, cells
+    from rewards.verification.table import HEAD, parity_cells
 
-    if json:
-        print(json_.dumps(found, indent=1))
-        return
-    print(text_table([dict(zip(HEAD[:-1], cells(row, ""), strict=False)) for row in rows]))
-    for item in checked:
-        values = " ".join(f"{value:.4f}" for value in item.found)
-        verdict = f"{'met' if item.ok else 'NOT MET'}: {values}" if item.found else item.status
+    columns = HEAD[:-1]  # "real weights" comes from users' reports
+    print(text_table([dict(zip(columns, parity_cells(row), strict=False)) for row in rows]))
+    for item in published:
+        values = " ".join(f"{score:.4f}" for score in item.scores)
+        verdict = f"{'reproduced' if item.ok else 'NOT REPRODUCED'}: {values}" if item.scores else item.status
         print(f"published scores of {item.reward}: {verdict}")
 
 
 def _write_docs(path: Path, rows: Sequence[Parity], environment: dict[str, Any]) -> None:
-    from rewards.verification.table import page
+    from rewards.verification.table import parity_page
 
     reports = [
         json_.loads(file.read_text(encoding="utf-8")) for file in sorted(path.parent.glob("reports/*.json"))
     ]
     machine = {"python": environment["python"], "device": environment["device_name"]}
-    path.write_text(page(rows, reports, {**environment["versions"], **machine}), encoding="utf-8")
+    page = parity_page(rows, reports, {**environment["versions"], **machine})
+    path.write_text(page, encoding="utf-8")

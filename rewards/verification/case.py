@@ -1,4 +1,4 @@
-"""A reward with what it is checked on, and how scores are compared. B images."""
+"""A reward with its test images and prompts, and how its scores are compared. Shapes: B images."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from rewards.base import Reward
-from rewards.verification.samples import tensors
 
 SPREAD_SHARE = 1e-4
-"""How far two ways to one score may differ, of the spread of scores; plus `ROUNDING` of the score."""
-ROUNDING = 4e-6
-HALF_SHARE, HALF_ROUNDING = 0.25, 2**-7
-"""The same for bfloat16, which has 8 digits of mantissa; it must still tell pictures apart."""
+"""Largest difference between two ways to compute a score, as a share of the scores' spread."""
+_ROUNDING = 4e-6
+"""Allowed in addition, as a share of the score: about 30 units in the last place of float32."""
+_HALF_SHARE, _HALF_ROUNDING = 0.25, 2**-7
+"""The same for bfloat16 with its 8 digits of mantissa; scores must still tell images apart."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A reward and what it is checked on: B >= 2 pictures of one size, and as many prompts, all different."""
+    """A reward and what it is checked on: B >= 2 images of one size, and B different prompts."""
 
     reward: Reward
     images: Sequence[Image]
@@ -34,69 +35,81 @@ class Case:
 
     @property
     def device(self) -> torch.device:
-        """Where the reward is."""
+        """Device of the reward."""
         return next((p.device for p in self.reward.parameters()), torch.device("cpu"))
 
     @cached_property
     def tensor(self) -> Tensor:
-        """The images (B, 3, H, W)."""
-        return tensors(self.images)
+        """The images (B, 3, H, W) in [0, 1]."""
+        # Not through `rewards.preprocess`, which the reward itself uses on images.
+        arrays = np.stack([np.asarray(image) for image in self.images])
+        return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous().float() / 255
 
     @cached_property
     def scores(self) -> Tensor:
-        """Scores (B,) of the images for their prompts."""
+        """Scores (B,) of each image for its prompt."""
         return self.grid.diagonal()
 
     @cached_property
     def grid(self) -> Tensor:
-        """Scores (B, B) of every image, by rows, for every prompt."""
+        """Scores (B, B) of every image (rows) for every prompt (columns)."""
         images, prompts = zip(*product(self.images, self.prompts), strict=True)
         return self.score(images, prompts).view(len(self.images), len(self.prompts))
 
     @cached_property
     def spread(self) -> float:
-        """How much the scores of `grid` differ; those that are NaN are left out."""
-        known = self.grid[self.grid.isfinite()]
-        return (known.max() - known.min()).item() if len(known) else 0.0
+        """Range of the scores in `grid`, without NaN; the scale on which differences are judged."""
+        finite = self.grid[self.grid.isfinite()]
+        return (finite.max() - finite.min()).item() if len(finite) else 0.0
 
     @cached_property
     def exact(self) -> Reward:
-        """A copy of the reward in float64 that leaves out the rounding of pixels to 8 bits."""
+        """A copy of the reward in float64 that does not round pixels to 8 bits."""
         copy = deepcopy(self.reward).to(torch.float64)
         copy.profile = replace(copy.profile, emulate_pil=False)
         return copy
 
     def score(self, images: Any, prompts: Sequence[str] | None) -> Tensor:
-        """Scores (B,) without gradients, on the CPU."""
+        """Return scores (B,) without gradients, on the CPU."""
         with torch.no_grad():
             return self.reward.score(images, prompts).cpu()
 
-    def near(self, found: Tensor, expected: Tensor, what: str) -> None:
-        """Raises AssertionError, which says ``what`` differs, unless both agree but for rounding."""
-        self._within(found, expected, SPREAD_SHARE, ROUNDING, what)
+    def require_close(self, actual: Tensor, expected: Tensor, message: str) -> None:
+        """Require equal scores but for rounding in float32.
 
-    def nearly(self, found: Tensor, expected: Tensor, what: str) -> None:
-        """The same but for half precision's rounding."""
-        self._within(found, expected, HALF_SHARE, HALF_ROUNDING, what)
+        Raises:
+            AssertionError: ``message`` and the values.
+        """
+        self._require_within(actual, expected, SPREAD_SHARE, _ROUNDING, message)
 
-    def _within(self, found: Tensor, expected: Tensor, share: float, rounding: float, what: str) -> None:
-        found, expected = found.detach().cpu(), expected.detach().cpu()
+    def require_roughly_close(self, actual: Tensor, expected: Tensor, message: str) -> None:
+        """Require equal scores but for rounding in bfloat16; raises as `require_close`."""
+        self._require_within(actual, expected, _HALF_SHARE, _HALF_ROUNDING, message)
+
+    def _require_within(
+        self, actual: Tensor, expected: Tensor, share: float, rounding: float, message: str
+    ) -> None:
+        actual, expected = actual.detach().cpu(), expected.detach().cpu()
         allowed = share * self.spread + rounding * expected.nan_to_num().abs().max().item()
-        same = torch.allclose(found, expected, rtol=0, atol=allowed, equal_nan=True)
-        hold(same, f"{what}: {show(found)} instead of {show(expected)}, more than {allowed:.2g} apart")
+        close = torch.allclose(actual, expected, rtol=0, atol=allowed, equal_nan=True)
+        values = f"got {format_values(actual)}, expected {format_values(expected)} within {allowed:.2g}"
+        require(close, f"{message}: {values}")
 
 
-def hold(truth: Any, text: str) -> None:
-    """Raises AssertionError with the text unless it is true; unlike `assert`, also under ``python -O``."""
-    if not truth:
-        raise AssertionError(text)
+def require(condition: Any, message: str) -> None:
+    """Raise AssertionError with the message unless the condition holds.
+
+    Unlike an `assert` statement it also works under ``python -O``.
+    """
+    if not condition:
+        raise AssertionError(message)
 
 
-def equal(found: Tensor, expected: Tensor) -> bool:
-    """Bit by bit, and NaN where NaN is expected."""
-    return torch.equal(found.nan_to_num(nan=math.pi), expected.nan_to_num(nan=math.pi))
+def bitwise_equal(actual: Tensor, expected: Tensor) -> bool:
+    """Return whether all bits are equal, with NaN in the same places."""
+    return torch.equal(actual.nan_to_num(nan=math.pi), expected.nan_to_num(nan=math.pi))
 
 
-def show(values: Tensor) -> str:
-    """Values in a message."""
+def format_values(values: Tensor) -> str:
+    """Return values as text for a message."""
     return f"[{', '.join(f'{value:.6g}' for value in values.detach().flatten().tolist())}]"

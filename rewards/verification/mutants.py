@@ -1,12 +1,13 @@
-"""A reward broken on purpose in one of the usual ways: a comparison that does not notice proves nothing.
+"""Rewards broken on purpose, each by one bug that reimplementations of reward models really have.
 
-Each mutant breaks a loaded reward for good and says whether there was anything to break.
+On random weights a small difference proves little: scores may hardly depend on the step that is wrong. So
+every comparison is repeated with these mutants, and counts only if it notices them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -19,66 +20,79 @@ from rewards.backbones.tokens import Tokenizer, Tokens
 from rewards.base import Reward
 from rewards.preprocess import CLIP_MEAN, CLIP_STD, HALF
 
-OTHER_FIT = {
+_OTHER_RESIZE = {
     "shortest": "squash",
     "longest": "shortest",
     "squash": "shortest",
     "pad": "squash",
     "area": "squash",
 }
+"""For each way to fit an image into a square, another one that is often taken instead."""
 
 
-class Broken:
-    """Whether a mutant's fault was met while the reward scored."""
+class Fault:
+    """Whether a mutant's bug took part in scoring."""
 
-    met = False
+    reached = False
 
 
-Mutant = Callable[[Reward, Broken], Any]
-"""A context in which the reward is broken; it sets ``met`` where the fault can show."""
+Mutant = Callable[[Reward, Fault], AbstractContextManager[None]]
+"""Breaks a reward for good while its context is open, and sets ``reached`` once the bug takes part."""
 
 
 @contextmanager
-def wrong_statistics(reward: Reward, broken: Broken) -> Iterator[None]:
-    """Normalised with the mean and deviation of another family of models."""
+def _wrong_statistics(reward: Reward, fault: Fault) -> Iterator[None]:
+    """Normalise with the mean and deviation of another model family.
+
+    The bug: one transform for CLIP (its own statistics) and SigLIP (0.5 and 0.5).
+    """
     if reward.profile.mean is not None:
         mean, std = (CLIP_MEAN, CLIP_STD) if reward.profile.mean == HALF else (HALF, HALF)
-        reward.profile, broken.met = replace(reward.profile, mean=mean, std=std), True
+        reward.profile, fault.reached = replace(reward.profile, mean=mean, std=std), True
     yield
 
 
 @contextmanager
-def antialias_flipped(reward: Reward, broken: Broken) -> Iterator[None]:
-    """Resized as a float tensor with the other antialiasing than was published."""
+def _wrong_antialias(reward: Reward, fault: Fault) -> Iterator[None]:
+    """Resize a float tensor with the opposite antialiasing.
+
+    The bug: a tensor resize in place of PIL's, or torchvision's changed default (false before 0.17).
+    """
     profile = reward.profile
     if profile.resize != "none":
         antialias = False if profile.emulate_pil else not profile.antialias
         reward.profile = replace(profile, emulate_pil=False, antialias=antialias)
-        broken.met = True
+        fault.reached = True
     yield
 
 
 @contextmanager
-def other_fit(reward: Reward, broken: Broken) -> Iterator[None]:
-    """Cropped where it was padded, squashed where it was cropped."""
-    if reward.profile.resize in OTHER_FIT:
-        resize: Any = OTHER_FIT[reward.profile.resize]
-        reward.profile, broken.met = replace(reward.profile, resize=resize), True
+def _wrong_resize(reward: Reward, fault: Fault) -> Iterator[None]:
+    """Crop instead of pad, or squash instead of crop.
+
+    The bug: the usual CLIP transform for a model that was trained on padded or squashed images.
+    """
+    if reward.profile.resize in _OTHER_RESIZE:
+        resize: Any = _OTHER_RESIZE[reward.profile.resize]
+        reward.profile, fault.reached = replace(reward.profile, resize=resize), True
     yield
 
 
 @contextmanager
-def other_activation(reward: Reward, broken: Broken) -> Iterator[None]:
-    """GELU for CLIP's quick GELU, and quick GELU for GELU."""
+def _wrong_activation(reward: Reward, fault: Fault) -> Iterator[None]:
+    """Use the exact GELU for the quick one, and the quick one for the exact and the tanh one.
+
+    The bug: OpenAI's weights in open_clip's "ViT-L-14" instead of "ViT-L-14-quickgelu".
+    """
 
     def quick(x: Tensor, *_: Any, **__: Any) -> Tensor:
-        broken.met = True
+        fault.reached = True
         return x * torch.sigmoid(1.702 * x)
 
-    gelu = F.gelu
+    gelu = F.gelu  # before the patch below
 
     def exact(x: Tensor) -> Tensor:
-        broken.met = True
+        fault.reached = True
         return gelu(x)
 
     for module in reward.modules():
@@ -91,84 +105,101 @@ def other_activation(reward: Reward, broken: Broken) -> Iterator[None]:
 
 
 @contextmanager
-def not_normalised(reward: Reward, broken: Broken) -> Iterator[None]:
-    """Embeddings left at the length they have."""
+def _no_normalisation(reward: Reward, fault: Fault) -> Iterator[None]:
+    """Leave embeddings at the length that they have.
 
-    def as_it_is(x: Tensor, *_: Any, **__: Any) -> Tensor:
-        broken.met = True
+    The bug: a dot product in place of the cosine, or a head on raw embeddings.
+    """
+
+    def identity(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        fault.reached = True
         return x
 
-    with patch.object(F, "normalize", as_it_is):
+    with patch.object(F, "normalize", identity):
         yield
 
 
 @contextmanager
-def other_limit(reward: Reward, broken: Broken) -> Iterator[None]:
-    """Prompts cut to half of the tokens that the model was trained to read."""
-    with _tokens(reward, broken, _cut) as _:
+def _wrong_token_limit(reward: Reward, fault: Fault) -> Iterator[None]:
+    """Truncate prompts to half of the tokens.
+
+    The bug: another model's context length, such as CLIP's 77 for a SigLIP of 64, or BLIP's 35.
+    """
+    with _tokens_changed(reward, fault, _truncate):
         yield
 
 
 @contextmanager
-def padding_attended(reward: Reward, broken: Broken) -> Iterator[None]:
-    """The mask that hides the padding is dropped, for a model that needs it."""
+def _padding_attended(reward: Reward, fault: Fault) -> Iterator[None]:
+    """Attend to padding in BLIP, which masks it.
+
+    The bug: a forgotten attention mask. Scores then depend on the batch's longest prompt.
+    """
     if "blip" in reward.info.family:
-        with _tokens(reward, broken, lambda tokens, _: Tokens(tokens.ids, torch.ones_like(tokens.mask))):
+        with _tokens_changed(
+            reward, fault, lambda tokens, _: Tokens(tokens.ids, torch.ones_like(tokens.mask))
+        ):
             yield
     else:
         yield
 
 
 @contextmanager
-def unpadded(reward: Reward, broken: Broken) -> Iterator[None]:
-    """Prompts are not padded, for a model that was trained to read the padding."""
+def _padding_missing(reward: Reward, fault: Fault) -> Iterator[None]:
+    """Do not pad prompts for SigLIP, which was trained on padded ones without a mask.
+
+    The bug: ``padding=True`` in place of ``padding="max_length"``.
+    """
     if "siglip" in reward.info.family:
-        with _tokens(reward, broken, _trim):
+        with _tokens_changed(reward, fault, _unpad):
             yield
     else:
         yield
 
 
 MUTANTS: Mapping[str, Mutant] = {
-    "mean and deviation": wrong_statistics,
-    "antialias": antialias_flipped,
-    "crop or pad": other_fit,
-    "activation": other_activation,
-    "no L2 norm": not_normalised,
-    "token limit": other_limit,
-    "padding attended": padding_attended,
-    "tokens unpadded": unpadded,
+    "mean and deviation": _wrong_statistics,
+    "antialias": _wrong_antialias,
+    "crop or pad": _wrong_resize,
+    "activation": _wrong_activation,
+    "no L2 norm": _no_normalisation,
+    "token limit": _wrong_token_limit,
+    "padding attended": _padding_attended,
+    "tokens unpadded": _padding_missing,
 }
+"""By name of the bug."""
 
 
-class _Changed:
+class _ChangedTokenizer:
     """A tokenizer whose tokens are changed afterwards."""
 
-    def __init__(self, tokenizer: Tokenizer, broken: Broken, change: Callable[[Tokens, int], Tokens]) -> None:
-        self._tokenizer, self._broken, self._change = tokenizer, broken, change
+    def __init__(self, tokenizer: Tokenizer, fault: Fault, change: Callable[[Tokens, int], Tokens]) -> None:
+        self._tokenizer, self._fault, self._change = tokenizer, fault, change
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)  # what one kind of tokenizer has beyond the others
+        return getattr(self._tokenizer, name)  # some kinds of tokenizer have further attributes
 
     def __call__(self, prompts: Sequence[str]) -> Tokens:
-        self._broken.met = True
+        self._fault.reached = True
         tokens = self._tokenizer(prompts)
+        # The last token of an empty prompt is padding, whatever id a model gives it.
         return self._change(tokens, int(self._tokenizer([""]).ids[0, -1]))
 
 
 @contextmanager
-def _tokens(reward: Reward, broken: Broken, change: Callable[[Tokens, int], Tokens]) -> Iterator[None]:
-    """The reward, and the towers it reads with, get a tokenizer whose tokens are changed."""
+def _tokens_changed(reward: Reward, fault: Fault, change: Callable[[Tokens, int], Tokens]) -> Iterator[None]:
+    """Replace the tokenizer in the reward and in every module that refers to it."""
     tokenizer = reward.tokenizer
     if tokenizer is not None:
-        changed = _Changed(tokenizer, broken, change)
+        changed = _ChangedTokenizer(tokenizer, fault, change)
         for module in reward.modules():
             for name in [name for name, value in vars(module).items() if value is tokenizer]:
                 setattr(module, name, changed)
     yield
 
 
-def _cut(tokens: Tokens, padding: int) -> Tokens:
+def _truncate(tokens: Tokens, padding: int) -> Tokens:
+    """Keep the first half of the tokens, with the end token in its last position."""
     ids, mask = tokens.ids.clone(), tokens.mask.clone()
     half = ids.shape[1] // 2
     for row, length in enumerate(mask.sum(dim=1).tolist()):
@@ -178,6 +209,6 @@ def _cut(tokens: Tokens, padding: int) -> Tokens:
     return Tokens(ids, mask)
 
 
-def _trim(tokens: Tokens, _: int) -> Tokens:
+def _unpad(tokens: Tokens, _: int) -> Tokens:
     longest = int(tokens.mask.sum(dim=1).max())
     return Tokens(tokens.ids[:, :longest], tokens.mask[:, :longest])

@@ -1,20 +1,20 @@
-"""Each reward against a second computation of its recipe: its authors' package, or straight from the files.
+"""Compare each reward with a second computation: by its authors' package, or from the files alone.
 
-The bound is on the largest difference over pictures and prompts, as a share of the scores' own spread, and
-the same comparison must refuse the reward's mutants.
+The bound is on the largest difference over images and prompts, as a share of the scores' standard deviation.
+A bound alone proves little: a reward that hardly depends on a step would pass with that step missing. So the
+same comparison must also reject mutants of the reward (`rewards.verification.mutants`).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -24,29 +24,30 @@ from torch import Tensor
 from rewards.base import Reward
 from rewards.info import RewardInfo
 from rewards.registry import load
-from rewards.verification.mutants import MUTANTS, Broken
-from rewards.verification.official.compare import OFFICIAL, Checkpoint
-from rewards.verification.tiny.checkpoints import tiny_record, write
+from rewards.verification.mutants import MUTANTS, Fault
+from rewards.verification.official.compare import OFFICIAL
+from rewards.verification.tiny.checkpoints import tiny_record, write_tiny_weights
 from rewards.weights.locate import locate_weights
 
 BOUND = 1e-3
-"""Of the standard deviation of the reference's scores over pictures x prompts."""
+"""Largest difference, as a share of the standard deviation of the reference's scores."""
 
-OWN = "none: this project's own definition"
+OWN_DEFINITION = "none: this project's own definition"
+"""Reference of a reward that this project defines itself."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What comparing one reward came to."""
+    """Result of comparing one reward."""
 
     reward: str
     profile: str
     reference: str
     """What computed the scores a second time."""
     weights: str
-    """On which weights: random ones, tiny or of the published size, or shipped ones."""
+    """On which weights: random ones, tiny or of the published size, or the shipped ones."""
     pairs: int = 0
-    """Pictures x prompts."""
+    """Number of (image, prompt) pairs."""
     spread: float = 0.0
     """Standard deviation of the reference's scores."""
     difference: float = 0.0
@@ -54,130 +55,108 @@ class Parity:
     rank: float = 1.0
     """Spearman's correlation of the two."""
     speed: float | None = None
-    """Seconds of the official code over ours for the same scores, loading left out; None: not timed."""
+    """Seconds of the official code over ours for the same scores, without loading; None if not timed."""
     mutants: Mapping[str, float] = field(default_factory=dict)
-    """Largest difference of each mutant."""
+    """Largest difference of each mutant from the reference."""
 
     @property
     def error(self) -> float:
-        """The largest difference as a share of the spread."""
-        if not self.spread:  # scores that are all alike compare nothing
+        """Largest difference as a share of the spread."""
+        if not self.spread:
+            # Equal scores would agree with anything: that is a failure, unless nothing was compared at all.
             return math.inf if self.pairs else 0.0
         return self.difference / self.spread
 
     @property
     def missed(self) -> list[str]:
-        """Mutants that the bound does not tell from the reward."""
+        """Mutants that stay within the bound."""
         return [name for name, difference in self.mutants.items() if difference <= BOUND * self.spread]
 
     @property
     def ok(self) -> bool:
-        """Within the bound, and no mutant is."""
+        """Whether the reward is within the bound, and no mutant is."""
         return self.error <= BOUND and not self.missed
 
 
-Score = Callable[..., float]
-"""``score(files, image, prompt)``, a picture at a time."""
+class _Reference(NamedTuple):
+    """A second computation: a module of `rewards.verification.references`."""
+
+    title: str
+    module: str
+    options: Mapping[str, Any] = {}
+    """Keyword arguments of its ``score`` besides those in the reward's record."""
+
+    def scorer(self, record: RewardInfo) -> Callable[..., float]:
+        """Return ``score(files, image, prompt)`` for a reward; the module is imported only now."""
+        module = import_module(f"rewards.verification.references.{self.module}")
+        options = {**record.options, **self.options}
+        if self.module == "hpsv2":
+            options["antialias"] = record.profile.endswith("antialias")
+        return partial(module.score, **options)
 
 
-def _reference(module: str, function: str = "score", **settings: Any) -> Score:
-    """A function of `rewards.verification.references`, imported when it is called."""
+_LAION = _Reference("open_clip, PIL, and the head's matrices one by one", "aesthetic")
 
-    def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
-        found = getattr(import_module(f"rewards.verification.references.{module}"), function)
-        return float(found(files, image, prompt, **settings))
-
-    return score
-
-
-CLIPSCORES = {"torchmetrics": "score", "hessel": "hessel", "logits": "logits", "cosine": "cosine"}
-"""The reference of each convention of CLIPScore."""
-
-References = Mapping[str, tuple[str, Callable[[RewardInfo], Score]]]
-
-REFERENCES: References = MappingProxyType(
-    {
-        "rewards.models.aesthetic:LaionAestheticV1": (
-            "open_clip, PIL, and the head's matrices one by one",
-            lambda _: _reference("aesthetic", layers=("",)),
-        ),
-        "rewards.models.aesthetic:LaionAestheticV2": (
-            "open_clip, PIL, and the head's matrices one by one",
-            lambda _: _reference("aesthetic"),
-        ),
-        "rewards.models.aesthetic:AestheticV25": (
-            "transformers' SigLIP, PIL, and the head's matrices one by one",
-            lambda _: _reference("aesthetic", "score_v25"),
-        ),
-        "rewards.models.clipiqa:ClipIqa": (
-            "open_clip with the attention pooling written out",
-            lambda _: _reference("clipiqa"),
-        ),
-        "rewards.models.clipscore:ClipScore": (
-            "transformers' CLIP and PIL",
-            lambda record: _reference("clip", CLIPSCORES[str(record.options["convention"])]),
-        ),
-        "rewards.models.pickscore:PickScore": (
-            "transformers' CLIP with its processor",
-            lambda _: _reference("clip", "logits"),
-        ),
-        "rewards.models.siglip:SiglipScore": (
-            "transformers' SigLIP and PIL, the tokens written out",
-            lambda _: _reference("siglip"),
-        ),
-        "rewards.models.hpsv2:HPSv2": (
-            "open_clip and torchvision's own resize and pad",
-            lambda record: _reference(
-                "hpsv2",
-                architecture=str(record.options.get("architecture", "")),
-                antialias=record.profile.endswith("antialias"),
-            ),
-        ),
-        "rewards.models.imagereward:ImageReward": (
-            "timm's ViT and transformers' BLIP text model",
-            lambda _: _reference("blip"),
-        ),
-        "rewards.models.mps:Mps": (
-            "transformers' CLIP, PIL, and the cross-attention written out",
-            lambda _: _reference("mps"),
-        ),
-        "rewards.models.hpsv3:Hpsv3": (
-            "transformers' Qwen2-VL and its processor, the message written out",
-            lambda _: _reference("hpsv3"),
-        ),
-        "rewards.models.vqascore:VqaScore": (
-            "transformers' CLIP and T5, PIL, the question written out",
-            lambda _: _reference("vqascore"),
-        ),
-        "rewards.models.jpeg:JpegSize": (
-            "the size of PIL's file",
-            lambda record: _reference("jpeg", sign=int(record.options["sign"])),
-        ),
-    }
-)
-"""By class: what computes the score a second time, in words, and how to get it for a record."""
+REFERENCES: Mapping[str, _Reference] = {
+    "rewards.models.aesthetic:LaionAestheticV1": _LAION,
+    "rewards.models.aesthetic:LaionAestheticV2": _LAION,
+    "rewards.models.aesthetic:AestheticV25": _Reference(
+        "transformers' SigLIP, PIL, and the head's matrices one by one", "aesthetic"
+    ),
+    "rewards.models.clipiqa:ClipIqa": _Reference(
+        "open_clip with the attention pooling written out", "clipiqa"
+    ),
+    "rewards.models.clipscore:ClipScore": _Reference("transformers' CLIP and PIL", "clip"),
+    "rewards.models.pickscore:PickScore": _Reference(
+        "transformers' CLIP with its processor", "clip", {"convention": "logits"}
+    ),
+    "rewards.models.siglip:SiglipScore": _Reference(
+        "transformers' SigLIP and PIL, the tokens written out", "siglip"
+    ),
+    "rewards.models.hpsv2:HPSv2": _Reference("open_clip and torchvision's own resize and pad", "hpsv2"),
+    "rewards.models.imagereward:ImageReward": _Reference(
+        "timm's ViT and transformers' BLIP text model", "blip"
+    ),
+    "rewards.models.mps:Mps": _Reference(
+        "transformers' CLIP, PIL, and the cross-attention written out", "mps"
+    ),
+    "rewards.models.hpsv3:Hpsv3": _Reference(
+        "transformers' Qwen2-VL and its processor, the message written out", "hpsv3"
+    ),
+    "rewards.models.vqascore:VqaScore": _Reference(
+        "transformers' CLIP and T5, PIL, the question written out", "vqascore"
+    ),
+    "rewards.models.jpeg:JpegSize": _Reference("the size of PIL's file", "jpeg"),
+}
+"""The second computation of each reward class."""
 
 
-def compare(
+def compare_with_reference(
     record: RewardInfo, images: Mapping[str, Image.Image], prompts: Sequence[str], folder: Path
 ) -> Parity:
-    """The reward against its straight-line reference, on shipped or tiny random weights (in ``folder``)."""
-    base = Parity(record.name, record.profile, OWN, "shipped" if _shipped(record) else "tiny random")
+    """Compare a reward with its reference, on shipped weights or on tiny random ones.
+
+    Args:
+        record: The reward.
+        images: RGB images by name.
+        prompts: Every image is scored for every prompt, unless the reward reads none.
+        folder: Where to write tiny weights.
+    """
+    shipped = bool(record.weights) and all(file.package for file in record.weights)
+    base = Parity(record.name, record.profile, OWN_DEFINITION, "shipped" if shipped else "tiny random")
     if record.entry not in REFERENCES:
         return base
-    title, make = REFERENCES[record.entry]
-    if _shipped(record):
-        subject, files = record, locate_weights(record)
-    else:
-        subject, files = tiny_record(record), write(record, folder)
+    reference = REFERENCES[record.entry]
+    subject = record if shipped else tiny_record(record)
+    files = locate_weights(record) if shipped else write_tiny_weights(record, folder)
     texts = prompts if record.uses_prompt else ("",)
-    reference, pictures = make(subject), list(images.values())
-    expected = torch.tensor([[reference(files, image, text) for text in texts] for image in pictures])
-    loader = partial(load, subject, weights=files)
-    return _measure(base, expected, loader, pictures, texts, reference=title, mutants=MUTANTS)
+    score, pictures = reference.scorer(subject), list(images.values())
+    expected = torch.tensor([[score(files, image, text) for text in texts] for image in pictures])
+    comparison = _Comparison(expected, partial(load, subject, weights=files), pictures, texts)
+    return comparison.fill(replace(base, reference=reference.title), MUTANTS)
 
 
-def compare_official(
+def compare_with_official(
     record: RewardInfo,
     folder: Path,
     names: Sequence[str],
@@ -186,14 +165,21 @@ def compare_official(
     *,
     full: bool,
 ) -> Parity:
-    """The reward against the official package on one checkpoint of random weights written to ``scratch``.
+    """Compare a reward with the official package, both on one checkpoint of random weights.
 
-    ``names`` are pictures below ``folder``. With ``full`` the architecture has the published size, and there
-    are no mutants: the small one has shown that they are noticed.
+    Args:
+        record: A reward whose class is in `OFFICIAL`.
+        folder: Folder of the images.
+        names: Paths of the images below it.
+        prompts: Every image is scored for every prompt.
+        scratch: Where to write the checkpoint.
+        full: Whether the architecture has the published size. Mutants are left out then; the small
+        architecture
+            has shown that they are noticed.
     """
-    checkpoint: Checkpoint = OFFICIAL[record.entry](record, scratch, full=full)
+    checkpoint = OFFICIAL[record.entry](record, scratch, full=full)
     paths = [folder / name for name in names]
-    answer = checkpoint.official(paths, prompts, repeats=1)
+    answer = checkpoint.score(paths, prompts, repeats=1)
     pictures = [Image.open(path).convert("RGB") for path in paths]
     package = checkpoint.package
     base = Parity(
@@ -203,71 +189,50 @@ def compare_official(
         "random, of the published size" if full else "random, small",
     )
     loader = partial(load, checkpoint.record, weights=checkpoint.files)
-    mutants = {} if full else MUTANTS
-    return _measure(
-        base,
-        torch.tensor(answer["scores"]),
-        loader,
-        pictures,
-        prompts,
-        mutants=mutants,
-        official_seconds=answer["hoisted"][0],
-    )
+    comparison = _Comparison(torch.tensor(answer["scores"]), loader, pictures, prompts)
+    return comparison.fill(base, {} if full else MUTANTS, official_seconds=answer["hoisted"][0])
 
 
-def _shipped(record: RewardInfo) -> bool:
-    return bool(record.weights) and all(file.package for file in record.weights)
+class _Comparison(NamedTuple):
+    """Scores of a reference, and what is needed to compute ours."""
 
+    expected: Tensor  # (images, prompts)
+    loader: Callable[[], Reward]
+    images: Sequence[Image.Image]
+    prompts: Sequence[str]
 
-def _measure(
-    base: Parity,
-    expected: Tensor,
-    loader: Callable[[], Reward],
-    pictures: Sequence[Image.Image],
-    prompts: Sequence[str],
-    *,
-    mutants: Mapping[str, Any],
-    reference: str = "",
-    official_seconds: float | None = None,
-) -> Parity:
-    reward = loader()
-    if official_seconds is not None:  # theirs was warm too
-        _scores(reward, pictures, prompts)
-    started = time.perf_counter()
-    ours = _scores(reward, pictures, prompts)
-    seconds = time.perf_counter() - started
-    rank = 1.0 if expected.numel() < 2 else float(spearmanr(expected.flatten(), ours.flatten()).statistic)
-    return Parity(
-        reward=base.reward,
-        profile=base.profile,
-        reference=reference or base.reference,
-        weights=base.weights,
-        pairs=expected.numel(),
-        spread=float(expected.std()),
-        difference=float((ours - expected).abs().max()),
-        rank=rank,
-        speed=None if official_seconds is None else official_seconds / seconds,
-        mutants=dict(_mutants(expected, loader, pictures, prompts, mutants)),
-    )
+    def fill(self, base: Parity, mutants: Mapping[str, Any], official_seconds: float | None = None) -> Parity:
+        """Return ``base`` with all measurements."""
+        reward = self.loader()
+        if official_seconds is not None:
+            self._scores(reward)  # warm up, as the official code was
+        started = time.perf_counter()
+        ours = self._scores(reward)
+        seconds = time.perf_counter() - started
+        both = self.expected.flatten(), ours.flatten()
+        return replace(
+            base,
+            pairs=self.expected.numel(),
+            spread=float(self.expected.std()),
+            difference=float((ours - self.expected).abs().max()),
+            rank=1.0 if self.expected.numel() < 2 else float(spearmanr(*both).statistic),
+            speed=None if official_seconds is None else official_seconds / seconds,
+            mutants=dict(self._mutants(mutants)),
+        )
 
+    def _mutants(self, mutants: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+        """Yield the largest difference of each mutant whose bug took part in scoring."""
+        for name, mutant in mutants.items():
+            # A mutant breaks its reward for good, so each gets a new one.
+            fault, reward = Fault(), self.loader()
+            with mutant(reward, fault):
+                scores = self._scores(reward)
+            if fault.reached:
+                # NaN differs from any score.
+                yield name, float((scores - self.expected).abs().nan_to_num(nan=torch.inf).max())
 
-def _mutants(
-    expected: Tensor,
-    loader: Callable[[], Reward],
-    pictures: Sequence[Image.Image],
-    prompts: Sequence[str],
-    mutants: Mapping[str, Any],
-) -> Iterator[tuple[str, float]]:
-    """Largest difference of each mutant whose fault was met."""
-    for name, mutant in mutants.items():
-        broken, reward = Broken(), loader()
-        with mutant(reward, broken):
-            scores = _scores(reward, pictures, prompts)
-        if broken.met:
-            yield name, float((scores - expected).abs().nan_to_num(nan=torch.inf).max())
-
-
-def _scores(reward: Reward, pictures: Sequence[Image.Image], prompts: Iterable[str]) -> Tensor:
-    """(pictures, prompts)."""
-    with torch.no_grad():
-        return torch.stack([reward.score(pictures, [text] * len(pictures)) for text in prompts], dim=1)
+    def _scores(self, reward: Reward) -> Tensor:
+        """Return our scores (images, prompts)."""
+        with torch.no_grad():
+            columns = [reward.score(self.images, [text] * len(self.images)) for text in self.prompts]
+        return torch.stack(columns, dim=1)

@@ -1,4 +1,4 @@
-"""The pictures and prompts that rewards are compared on."""
+"""The images and prompts on which rewards are compared with their references."""
 
 from __future__ import annotations
 
@@ -16,40 +16,47 @@ PROMPTS = (
     "from the far bank of a river; warm light on the clouds, reflections on the water, mist over the reeds, "
     "a cat asleep on a wall in the foreground, seventeen geese in the sky, all of it in very fine detail",
 )
-"""Short ones, none at all, and one longer than any text encoder here reads (35 and 77 tokens)."""
+"""Short ones, an empty one, and one beyond the limit of every text encoder that has one (35 to 77 tokens)."""
 
-SIZES = ((512, 512), (640, 427), (451, 300), (300, 451))
-"""Width and height of pictures of the embedded world, in turn."""
+_SIZES = ((512, 512), (640, 427), (451, 300), (300, 451))
+"""Width and height of rendered images, in turn: square, landscape and portrait are resized differently."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def reference_data() -> Path | None:
-    """Photographs and published pictures: $TCBENCH_SHARED, or shared/data beside the checkout; else None."""
+    """Return the folder of photographs and published images, or None.
+
+    It is $TCBENCH_SHARED, or shared/data beside the checkout.
+    """
     beside = Path(__file__).resolve().parents[3] / "shared" / "data"
     folder = Path(os.environ.get("TCBENCH_SHARED", beside))
     return folder if folder.is_dir() else None
 
 
-def photographs(scratch: Path, count: int) -> Path:
-    """The folder of real photographs, else of ``count`` pictures of the embedded world below ``scratch``."""
+def photo_folder(scratch: Path, count: int) -> Path:
+    """Return the folder of photographs; without one, write ``count`` rendered images to ``scratch``."""
     data = reference_data()
-    return data / "photos" if data else write_renders(scratch / "renders", count)
+    return data / "photos" if data else _write_renders(scratch / "renders", count)
 
 
-def pictures(folder: Path, count: int) -> dict[str, Image.Image]:
-    """The first ``count`` pictures in a folder and those below it, RGB, by their paths below it.
+def load_photos(folder: Path, count: int) -> dict[str, Image.Image]:
+    """Load the first ``count`` images of a folder and its sub-folders.
 
-    Raises ValueError if there are fewer.
+    Returns:
+        RGB images by their paths below the folder.
+
+    Raises:
+        ValueError: If there are fewer.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if len(paths) < count:
-        raise ValueError(f"{folder} has {len(paths)} pictures; give a folder with at least {count}")
+        raise ValueError(f"{folder} has {len(paths)} images; give a folder with at least {count}")
     return {path.relative_to(folder).as_posix(): Image.open(path).convert("RGB") for path in paths[:count]}
 
 
-def write_renders(folder: Path, count: int) -> Path:
-    """Pictures of the embedded world, enlarged, for a machine without photographs. Gives the folder."""
+def _write_renders(folder: Path, count: int) -> Path:
+    """Write enlarged images of the small world, and return the folder."""
     import numpy as np
 
     from rewards.world.render import render
@@ -57,7 +64,7 @@ def write_renders(folder: Path, count: int) -> Path:
 
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for place in range(count):
-        picture = Image.fromarray(render(random_scene(rng), place))
-        picture.resize(SIZES[place % len(SIZES)], Image.Resampling.BICUBIC).save(folder / f"{place}.png")
+    for i in range(count):
+        image = Image.fromarray(render(random_scene(rng), i))
+        image.resize(_SIZES[i % len(_SIZES)], Image.Resampling.BICUBIC).save(folder / f"{i}.png")
     return folder

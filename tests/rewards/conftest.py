@@ -26,11 +26,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reward]:
 
 @pytest.fixture(scope="session")
 def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Path]]:
-    """Writes the tiny weights of a reward and gives their places by key."""
-    from rewards.verification.tiny.checkpoints import write
+    """Writes the tiny weights of a reward and returns their paths by key."""
+    from rewards.verification.tiny.checkpoints import write_tiny_weights
 
     folder = tmp_path_factory.mktemp("files")
-    return lambda name: write(rewards.info(name), folder / name)
+    return lambda name: write_tiny_weights(rewards.info(name), folder / name)
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """The official packages image-reward and hpsv2, in a locked environment of their own.
 
-Neither runs beside today's transformers and timm, so their code is run by an interpreter of its own, on
-checkpoints and pictures that it is given (`run`), and only as what native rewards are compared with.
+Neither runs beside today's transformers and timm. So a separate interpreter runs their code on checkpoints
+and images that it is given (`environment.run_official`), and native rewards are compared with its scores.
 """

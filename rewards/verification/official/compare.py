@@ -1,8 +1,9 @@
-"""Native rewards against the official packages, both on ONE checkpoint of random weights.
+"""Checkpoints of random weights in the official layout, which the official packages and ours both read.
 
-The weights are chosen for scores that spread: of a random CLIP all embeddings point almost the same way, so
-their mean over some pictures and texts is taken off by the biases of the last norms, and what is left differs
-from picture to picture and from text to text.
+The weights are chosen so that scores spread. All embeddings of a random CLIP point almost the same way:
+scores would be nearly equal, and agreement would say nothing. So the mean embedding over some images and
+texts is subtracted in the bias of the last norms, and what is left differs from image to image and from text
+to text.
 """
 
 from __future__ import annotations
@@ -20,41 +21,46 @@ from rewards.backbones.blip import BlipConfig, BlipRanker
 from rewards.backbones.tokens import OpenClipTokenizer, bert_tokenizer
 from rewards.info import RewardInfo, WeightsFile
 from rewards.models.imagereward import PUBLISHED
-from rewards.verification.official.environment import run
-from rewards.verification.tiny.vocabularies import write_word_pieces
+from rewards.verification.official.environment import run_official
+from rewards.verification.tiny.vocabularies import write_tiny_tokenizer
 from rewards.weights.locate import locate_weights
 from tcbench.errors import MissingFiles
 
-SMALL_CLIP = {
+_SMALL_CLIP = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 224, "layers": 4, "width": 128, "head_width": 32, "patch_size": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 4},
 }
-SMALL_BLIP = replace(PUBLISHED, vision_width=128, vision_layers=4, vision_heads=4, text_layers=3)
-"""The official code fixes the text's width at 768."""
+_SMALL_BLIP = replace(PUBLISHED, vision_width=128, vision_layers=4, vision_heads=4, text_layers=3)
+"""Small but for the text's width, which the official code fixes at 768."""
 
-GAIN = 2.0
-"""Of random weights over their usual size: attention that looks somewhere, gates that are not linear."""
+_GAIN = 2.0
+"""Factor on the random weights: otherwise attention is almost uniform and activations are almost linear."""
+
+_TEXTS = ("cat", "large horse", "river at dawn", "seventeen geese", "oil", "cup on a table", "rocket", "mist")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """One reward's random weights in the official layout, and what each side needs to read them."""
+class OfficialCheckpoint:
+    """Random weights of one reward in the official layout, with what each side needs to read them."""
 
     record: RewardInfo
+    """The reward with the checkpoint's architecture and without the published hashes."""
     files: Mapping[str, Path]
+    """Paths by the keys of the record's weights."""
     package: str
-    """The official package."""
+    """Name of the official package on PyPI."""
     job: Mapping[str, Any]
-    """What `rewards.verification.official.runner` needs to know of it."""
+    """The checkpoint's part of a job of `rewards.verification.official.runner`."""
 
-    def official(self, images: Sequence[Path], prompts: Sequence[str], **options: Any) -> dict[str, Any]:
-        """What the official code answers (see `rewards.verification.official.runner`)."""
-        return run({**self.job, "images": list(map(str, images)), "prompts": list(prompts), **options})
+    def score(self, images: Sequence[Path], prompts: Sequence[str], **options: Any) -> dict[str, Any]:
+        """Return the official code's answer (see `rewards.verification.official.runner`)."""
+        inputs = {"images": list(map(str, images)), "prompts": list(prompts)}
+        return run_official({**self.job, **inputs, **options})
 
 
-def hpsv2_checkpoint(record: RewardInfo, folder: Path, *, full: bool) -> Checkpoint:
-    """A CLIP under "state_dict", of the published ViT-H/14 or of a small architecture."""
+def _write_hpsv2(record: RewardInfo, folder: Path, *, full: bool) -> OfficialCheckpoint:
+    """Write a CLIP under "state_dict", with ``full`` of the published ViT-H/14."""
     import open_clip
     from open_clip.model import CLIP
 
@@ -62,7 +68,7 @@ def hpsv2_checkpoint(record: RewardInfo, folder: Path, *, full: bool) -> Checkpo
     job: dict[str, Any] = {"reward": "hpsv2", "antialias": record.profile.endswith("antialias")}
     if not full:
         config = folder / f"{name}.json"
-        config.write_text(json.dumps(SMALL_CLIP), encoding="utf-8")
+        config.write_text(json.dumps(_SMALL_CLIP), encoding="utf-8")
         open_clip.add_model_config(config)
         job["architecture"] = str(config)
     torch.manual_seed(0)
@@ -70,7 +76,7 @@ def hpsv2_checkpoint(record: RewardInfo, folder: Path, *, full: bool) -> Checkpo
     with torch.no_grad():
         _strengthen(model)
         noise = torch.nn.functional.interpolate(torch.randn(8, 3, 12, 12), 224, mode="bicubic")
-        texts = OpenClipTokenizer()([f"{word} number {i}" for i, word in enumerate(_WORDS)]).ids
+        texts = OpenClipTokenizer()([f"{text} number {i}" for i, text in enumerate(_TEXTS)]).ids
         _centre(model.visual.ln_post, lambda: model.encode_image(noise))
         _centre(model.ln_final, lambda: model.encode_text(texts), at=texts.argmax(dim=-1))
     path = folder / record.weights[0].file
@@ -78,23 +84,27 @@ def hpsv2_checkpoint(record: RewardInfo, folder: Path, *, full: bool) -> Checkpo
     options = {**record.options, "architecture": name}
     files = tuple(replace(file, sha256="") for file in record.weights)
     job["checkpoint"] = str(path)
-    return Checkpoint(replace(record, options=options, weights=files), {"checkpoint": path}, "hpsv2", job)
+    record = replace(record, options=options, weights=files)
+    return OfficialCheckpoint(record, {"checkpoint": path}, "hpsv2", job)
 
 
-def imagereward_checkpoint(record: RewardInfo, folder: Path, *, full: bool) -> Checkpoint:
-    """A BLIP ranker with the projections that only BLIP's training needs, of the published sizes or small.
+def _write_imagereward(record: RewardInfo, folder: Path, *, full: bool) -> OfficialCheckpoint:
+    """Write a BLIP ranker with the projections of BLIP's pretraining, with ``full`` of the published sizes.
 
-    A text is read letter by letter where BERT's own vocabulary is not on this machine.
+    Where BERT's vocabulary is not on this machine, one of single letters takes its place.
     """
-    config = PUBLISHED if full else SMALL_BLIP
-    vocabulary = _vocabulary(record) or write_word_pieces(folder / "vocab.txt")
+    config = PUBLISHED if full else _SMALL_BLIP
+    vocabulary = _local_vocabulary(record) or write_tiny_tokenizer(
+        "bert", folder / "vocab.txt", config.max_tokens
+    )
     torch.manual_seed(0)
     ranker = BlipRanker(config).eval()
     with torch.no_grad():
         _strengthen(ranker)
-        tokens = bert_tokenizer(vocabulary, config.max_tokens)([f"a {word}" for word in _WORDS])
+        tokens = bert_tokenizer(vocabulary, config.max_tokens)([f"a {text}" for text in _TEXTS])
         noise = torch.nn.functional.interpolate(torch.randn(8, 3, 12, 12), 224, mode="bicubic")
         raw = ranker(noise, *tokens)
+        # Standardise the scores through the last layer, as the published ones are.
         last: Any = ranker.mlp.layers[-1]
         last.weight /= raw.std()
         last.bias -= raw.mean() / raw.std()
@@ -109,7 +119,7 @@ def imagereward_checkpoint(record: RewardInfo, folder: Path, *, full: bool) -> C
     sizes = folder / "config.json"
     sizes.write_text(json.dumps(asdict(config)), encoding="utf-8")
     job: dict[str, Any] = {"reward": "imagereward", "checkpoint": str(path), "vocabulary": str(vocabulary)}
-    job["med_config"] = str(_med_config(folder / "med_config.json", config))
+    job["med_config"] = str(_write_med_config(folder / "med_config.json", config))
     if not full:
         job["architecture"] = {
             "width": config.vision_width,
@@ -121,11 +131,11 @@ def imagereward_checkpoint(record: RewardInfo, folder: Path, *, full: bool) -> C
         *(replace(file, sha256="") for file in record.weights),
         WeightsFile("config", file="config.json"),
     )
-    return Checkpoint(replace(record, weights=weights), files, "image-reward", job)
+    return OfficialCheckpoint(replace(record, weights=weights), files, "image-reward", job)
 
 
-def _med_config(path: Path, config: BlipConfig) -> Path:
-    """The sizes as BLIP's own configuration file of a BERT with cross-attention."""
+def _write_med_config(path: Path, config: BlipConfig) -> Path:
+    """Write the sizes as BLIP's configuration file of a BERT with cross-attention (its ``med_config``)."""
     settings = {
         "architectures": ["BertModel"],
         "model_type": "bert",
@@ -149,8 +159,8 @@ def _med_config(path: Path, config: BlipConfig) -> Path:
     return path
 
 
-def _vocabulary(record: RewardInfo) -> Path | None:
-    """BERT's vocabulary, where it is; it is not fetched for this."""
+def _local_vocabulary(record: RewardInfo) -> Path | None:
+    """Return BERT's vocabulary if it is on this machine; it is not downloaded."""
     file = next(file for file in record.weights if file.key == "vocabulary")
     try:
         return locate_weights(replace(record, weights=(file,)), fetch=False)["vocabulary"]
@@ -161,23 +171,27 @@ def _vocabulary(record: RewardInfo) -> Path | None:
 def _strengthen(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and "embedding" not in name:
-            parameter.mul_(GAIN)
+            parameter.mul_(_GAIN)
 
 
-def _centre(norm: nn.Module, embed: Any, at: Tensor | None = None) -> None:
-    """Take the mean of what ``norm`` gives while ``embed`` runs off its bias; ``at`` picks a token a text."""
-    seen: list[Tensor] = []
-    with norm.register_forward_hook(lambda _module, _inputs, output: seen.append(output)):
+def _centre(norm: nn.Module, embed: Callable[[], Any], at: Tensor | None = None) -> None:
+    """Subtract from the bias of ``norm`` the mean of its outputs while ``embed`` runs.
+
+    Args:
+        norm: The last norm of a tower.
+        embed: Runs the tower once.
+        at: Token (B,) of each text whose state is its embedding; None: all states count.
+    """
+    outputs: list[Tensor] = []
+    with norm.register_forward_hook(lambda _module, _inputs, output: outputs.append(output)):
         embed()
-    states = seen[0] if at is None else seen[0][torch.arange(len(at)), at]
+    states = outputs[0] if at is None else outputs[0][torch.arange(len(at)), at]
     bias: Any = norm.bias
     bias -= states.flatten(0, -2).mean(dim=0)
 
 
-_WORDS = ("cat", "large horse", "river at dawn", "seventeen geese", "oil", "cup on a table", "rocket", "mist")
-
-OFFICIAL: Mapping[str, Callable[..., Checkpoint]] = {
-    "rewards.models.hpsv2:HPSv2": hpsv2_checkpoint,
-    "rewards.models.imagereward:ImageReward": imagereward_checkpoint,
+OFFICIAL: Mapping[str, Callable[..., OfficialCheckpoint]] = {
+    "rewards.models.hpsv2:HPSv2": _write_hpsv2,
+    "rewards.models.imagereward:ImageReward": _write_imagereward,
 }
-"""Who writes the checkpoint of a class that an official package can read too."""
+"""By reward class that an official package implements too: ``write(record, folder, full=...)``."""

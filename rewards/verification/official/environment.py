@@ -1,4 +1,4 @@
-"""Builds an environment from a lock file on demand, and runs a script of the package in it."""
+"""Build an environment from a lock file on demand, and run a script in it."""
 
 from __future__ import annotations
 
@@ -15,70 +15,90 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rewards.weights.hub import cache_folder
+from tcbench.errors import TcbenchError
 
-HERE = Path(__file__).parent
-LOCK, RUNNER = HERE / "requirements.lock", HERE / "runner.py"
-READY = ".ready"
-
-
-class OfficialFailed(RuntimeError, ValueError):
-    """The other packages could not be installed or did not run; the message ends with what they said."""
+_HERE = Path(__file__).parent
+_LOCK, _RUNNER = _HERE / "requirements.lock", _HERE / "runner.py"
+_READY = ".ready"
+"""Written last: an environment without it was interrupted while it was built."""
 
 
-def run(job: Mapping[str, Any], runner: Path = RUNNER, lock: Path = LOCK) -> dict[str, Any]:
-    """What ``runner`` answers to ``job`` in the environment of ``lock``: the official packages' by default.
+def run_official(job: Mapping[str, Any], runner: Path = _RUNNER, lock: Path = _LOCK) -> dict[str, Any]:
+    """Run a script in an environment of its own, and return its answer.
 
-    Builds the environment first if need be, which takes a minute and 6 GB. Raises `OfficialFailed`.
+    The environment is built first if necessary, which takes a minute and 6 GB.
+
+    Args:
+        job: What the script reads as JSON (see `rewards.verification.official.runner`).
+        runner: The script, called with the paths of the job and of the answer.
+        lock: The environment's packages with their hashes; by default the official packages.
+
+    Raises:
+        TcbenchError: If the environment cannot be built or the script fails; the message ends with what they
+            printed last.
     """
     with TemporaryDirectory() as folder:
-        ask, answer = Path(folder, "job.json"), Path(folder, "answer.json")
-        ask.write_text(json.dumps(job), encoding="utf-8")
-        offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONPATH": ""}
+        job_file, answer_file = Path(folder, "job.json"), Path(folder, "answer.json")
+        job_file.write_text(json.dumps(job), encoding="utf-8")
+        variables = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONPATH": ""}
         if job.get("device", "cpu") == "cpu":
-            offline["CUDA_VISIBLE_DEVICES"] = ""  # where it sees one, hpsv2 scores on it in half precision
-        _call([str(interpreter(lock)), "-W", "ignore", str(runner), str(ask), str(answer)], offline)
-        found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-        return found
+            # hpsv2 scores in half precision on any GPU that it sees.
+            variables["CUDA_VISIBLE_DEVICES"] = ""
+        _call(
+            [str(official_python(lock)), "-W", "ignore", str(runner), str(job_file), str(answer_file)],
+            variables,
+        )
+        answer: dict[str, Any] = json.loads(answer_file.read_text(encoding="utf-8"))
+        return answer
 
 
-def interpreter(lock: Path = LOCK) -> Path:
-    """The python of the lock's environment, built if it is not there. Raises `OfficialFailed`."""
-    home = home_of(lock)
-    python = home / "bin" / "python"
-    if not (home / READY).is_file():
-        shutil.rmtree(home, ignore_errors=True)  # half of one, of a build that was interrupted
-        _build(lock, home, python)
+def official_python(lock: Path = _LOCK) -> Path:
+    """Return the interpreter of the lock file's environment; build the environment if necessary.
+
+    Raises:
+        TcbenchError: If it cannot be built.
+    """
+    folder = _environment_folder(lock)
+    python = folder / "bin" / "python"
+    if not has_environment(lock):
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted build left
+        _build(lock, folder, python)
     return python
 
 
-def home_of(lock: Path = LOCK) -> Path:
-    """One folder for each lock file and Python, so that a new lock never meets an old environment."""
+def has_environment(lock: Path = _LOCK) -> bool:
+    """Return whether the lock file's environment has been built."""
+    return (_environment_folder(lock) / _READY).is_file()
+
+
+def _environment_folder(lock: Path) -> Path:
+    # The hash in the name keeps a new lock file from meeting an old environment.
     name = f"{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}-py3.{sys.version_info.minor}"
     return Path(os.environ.get("TCBENCH_ENVIRONMENTS") or cache_folder() / "environments") / name
 
 
-def _build(lock: Path, home: Path, python: Path) -> None:
+def _build(lock: Path, folder: Path, python: Path) -> None:
     uv = shutil.which("uv") or _project_uv()
-    print(f"building an environment from {lock.name} in {home}", file=sys.stderr)
+    print(f"building an environment from {lock.name} in {folder}", file=sys.stderr)
     if uv:
-        _call([uv, "venv", "--quiet", "--python", sys.executable, str(home)])
+        _call([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
         _call([uv, "pip", "sync", "--quiet", "--require-hashes", "--python", str(python), str(lock)])
     else:
-        _call([sys.executable, "-m", "venv", str(home)])
+        _call([sys.executable, "-m", "venv", str(folder)])
         _call([str(python), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(lock)])
-    if lock == LOCK:
+    if lock == _LOCK:
         _add_vocabulary(python)
-    (home / READY).touch()
+    (folder / _READY).touch()
 
 
 def _project_uv() -> str | None:
-    """The uv that `make setup` of a checkout leaves beside the package."""
-    uv = HERE.parents[2] / ".tools" / "uv" / "bin" / "uv"
+    """Return the uv that `make setup` installs into a checkout."""
+    uv = _HERE.parents[2] / ".tools" / "uv" / "bin" / "uv"
     return str(uv) if uv.is_file() else None
 
 
 def _add_vocabulary(python: Path) -> None:
-    """hpsv2's wheel lacks the file of CLIP's vocabulary, which open_clip's has."""
+    """Copy the file of CLIP's vocabulary from open_clip: hpsv2's wheel lacks it."""
     ours = find_spec("open_clip")
     assert ours is not None, "open_clip is a dependency"
     assert ours.origin is not None, "open_clip is a package on disk"
@@ -89,14 +109,15 @@ def _add_vocabulary(python: Path) -> None:
 
 
 def _call(command: list[str], variables: Mapping[str, str] | None = None) -> str:
+    """Run a command and return its standard output."""
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **(variables or {})}, check=False
     )
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
-        raise OfficialFailed(f"{' '.join(command[:4])} ... failed: {' | '.join(said[-3:])}")
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        raise TcbenchError(f"{' '.join(command[:4])} ... failed: {' | '.join(lines[-3:])}")
     return done.stdout
 
 
 if __name__ == "__main__":
-    print(interpreter())
+    print(official_python())

@@ -1,14 +1,23 @@
-"""Runs inside the official packages' environment: python runner.py JOB.json ANSWER.json.
+"""_Score images with an official package, inside its environment: python runner.py JOB.json ANSWER.json.
 
-A job has "reward" ("hpsv2" or "imagereward"), "checkpoint", "images" (paths), "prompts", and of what the
-packages would download: for ImageReward "med_config" and "vocabulary". "antialias" is torchvision's default
-when the published numbers were made (false) or today's (true). "architecture" names smaller sizes than the
-published ones: for HPSv2 a file of open_clip's model configuration, for ImageReward a vision transformer's
-"width", "depth" and "heads". With "pairs" each picture has its own prompt, else every picture is scored for
-every prompt. "repeats" are timed after the first time.
+The job:
+    reward: "hpsv2" or "imagereward".
+    checkpoint: Path of the weights.
+    images: Paths.
+    prompts: Texts. Every image is scored for every prompt; with "pairs" true, each image for its own.
+    antialias: For HPSv2, torchvision's default when the published numbers were made (false) or
+        today's (true).
+    med_config, vocabulary: For ImageReward, files that the package would download.
+    architecture: Smaller sizes than the published ones: for HPSv2 a file of open_clip's model configuration,
+        for ImageReward a vision transformer's "width", "depth" and "heads".
+    repeats: How often to time it after the first call.
 
-The answer has "scores" (pictures x prompts, or pictures x 1), "seconds" of each repeat as a user calls it and
-"hoisted" with the checkpoint loaded before, "peak" MiB of the process, and "versions".
+The answer:
+    scores: (images, prompts), or (images, 1) with "pairs".
+    seconds: Of each repeat, as a user calls the package.
+    hoisted: The same with the checkpoint loaded before.
+    peak: Peak memory of the process, MiB.
+    versions: Of the packages.
 """
 
 from __future__ import annotations
@@ -23,14 +32,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-Scores = list[list[float]]
-Score = Callable[[], Scores]
+_Scores = list[list[float]]
+_Score = Callable[[], _Scores]
 
-PACKAGES = ("hpsv2", "image-reward", "torch", "torchvision", "transformers", "timm", "pillow")
+_PACKAGES = ("hpsv2", "image-reward", "torch", "torchvision", "transformers", "timm", "pillow")
 
 
-def hpsv2(job: dict[str, Any]) -> tuple[Score, Score]:
-    """Scoring as `hpsv2.score` does on each call, and the same with the checkpoint loaded before."""
+def _hpsv2(job: dict[str, Any]) -> tuple[_Score, _Score]:
+    """Return scoring as `hpsv2.score` does it, and the same with the checkpoint loaded before."""
     from hpsv2 import img_score
     from hpsv2.src.open_clip import factory, transform
 
@@ -40,19 +49,20 @@ def hpsv2(job: dict[str, Any]) -> tuple[Score, Score]:
         name = Path(job["architecture"]).stem
         img_score.get_tokenizer = lambda _name: factory.get_tokenizer(name)
     create = img_score.create_model_and_transforms
-    # without the weights it starts from, which the checkpoint replaces and which would be downloaded
+    # The package starts from LAION's weights, which it would download and then replace by the checkpoint.
     img_score.create_model_and_transforms = lambda _name, _pretrained, **rest: create(name, None, **rest)
     transform.F.resize = partial(transform.F.resize, antialias=bool(job["antialias"]))
     one = partial(img_score.score, cp=job["checkpoint"])
 
-    def score() -> Scores:
+    def score() -> _Scores:
         if job.get("pairs"):
             pairs = zip(job["images"], job["prompts"], strict=True)
             return [[float(one([image], text)[0])] for image, text in pairs]
         columns = [one(job["images"], text) for text in job["prompts"]]
         return [[float(column[row]) for column in columns] for row in range(len(job["images"]))]
 
-    def hoisted() -> Scores:
+    def hoisted() -> _Scores:
+        # The package reads the checkpoint on every call. To time the rest, reading and loading do nothing.
         model, load = img_score.model_dict["model"], img_score.torch.load
         model.load_state_dict = lambda state: None
         img_score.torch.load = lambda *_, **__: {"state_dict": {}}
@@ -65,8 +75,8 @@ def hpsv2(job: dict[str, Any]) -> tuple[Score, Score]:
     return score, hoisted
 
 
-def imagereward(job: dict[str, Any]) -> tuple[Score, Score]:
-    """Scoring as `ImageReward.load(...).score` does; loading is never part of it."""
+def _imagereward(job: dict[str, Any]) -> tuple[_Score, _Score]:
+    """Return scoring as `ImageReward.load(...).score` does it, twice: loading is never part of a call."""
     import ImageReward
     import torch
     from ImageReward.models.BLIP import blip, blip_pretrain
@@ -77,20 +87,20 @@ def imagereward(job: dict[str, Any]) -> tuple[Score, Score]:
         sizes = job["architecture"]
 
         def create_vit(_vit: str, image_size: int, *_: Any) -> tuple[Any, int]:
-            eyes = blip.VisionTransformer(
+            tower = blip.VisionTransformer(
                 img_size=image_size,
                 patch_size=16,
                 embed_dim=sizes["width"],
                 depth=sizes["depth"],
                 num_heads=sizes["heads"],
             )
-            return eyes, sizes["width"]
+            return tower, sizes["width"]
 
         blip_pretrain.create_vit = create_vit
     model = ImageReward.load(job["checkpoint"], device="cpu", med_config=job["med_config"])
 
     @torch.no_grad()
-    def score() -> Scores:
+    def score() -> _Scores:
         if job.get("pairs"):
             pairs = zip(job["images"], job["prompts"], strict=True)
             return [[model.score(text, image)] for image, text in pairs]
@@ -99,8 +109,8 @@ def imagereward(job: dict[str, Any]) -> tuple[Score, Score]:
     return score, score
 
 
-def timed(score: Score, repeats: int) -> list[float]:
-    """Seconds of each repeat."""
+def _timed(score: _Score, repeats: int) -> list[float]:
+    """Return the seconds of each repeat."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -109,8 +119,8 @@ def timed(score: Score, repeats: int) -> list[float]:
     return seconds
 
 
-def peak_mib() -> float:
-    """The most memory that this process had; getrusage would count that of the process that started it."""
+def _peak_mib() -> float:
+    """Return the peak memory of this process; getrusage would include that of its parent before the fork."""
     status = Path("/proc/self/status")
     if not status.exists():  # not Linux
         return float("nan")
@@ -118,16 +128,16 @@ def peak_mib() -> float:
 
 
 def main() -> None:
-    """Answer the job."""
+    """Read the job, score, and write the answer."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    score, hoisted = {"hpsv2": hpsv2, "imagereward": imagereward}[job["reward"]](job)
+    score, hoisted = {"hpsv2": _hpsv2, "imagereward": _imagereward}[job["reward"]](job)
     scores, repeats = score(), job.get("repeats", 0)
     answer = {
         "scores": scores,
-        "seconds": timed(score, repeats),
-        "hoisted": timed(hoisted, repeats),
-        "peak": peak_mib(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "seconds": _timed(score, repeats),
+        "hoisted": _timed(hoisted, repeats),
+        "peak": _peak_mib(),
+        "versions": {name: version(name) for name in _PACKAGES},
     }
     Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")
 

@@ -1,1 +1,13 @@
-"""Scores computed a second time, a picture at a time, from the weights' files alone: nothing of `rewards`."""
+"""Second computations of every reward's recipe: one image and one prompt at a time, from the files alone.
+
+Each module has one function, ``score(files, image, prompt, **options) -> float``:
+
+    files: Paths by the keys of the reward's weights.
+    image: RGB.
+    prompt: Text; ignored where the reward reads none.
+    options: What the reward's record says beyond its weights, such as CLIPScore's convention.
+
+Nothing of `rewards` outside this folder is imported, so that a mistake cannot be made in both places at once.
+For the same reason the modules repeat each other rather than share code, and are written for reading next to
+the official source, not for speed.
+"""

@@ -1,8 +1,8 @@
-"""CLIPScore and PickScore by transformers' own CLIP, for one picture and one prompt.
+"""CLIPScore and PickScore by transformers' own CLIP.
 
-The official paths: CLIPScore of jmhessel/clipscore and of torchmetrics, PickScore's README. Weights
-in open_clip's layout are renamed to transformers' keys, and open_clip prepares pictures and texts, as OpenAI
-did.
+Official code: jmhessel/clipscore (clipscore.py), torchmetrics (functional/multimodal/clip_score.py) and
+PickScore's README (yuvalkirstain/PickScore). Weights in open_clip's layout are renamed to transformers' keys;
+open_clip prepares their images and texts, as OpenAI did.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from PIL.Image import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-LAYER = {
+_LAYER = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
     "attn.out_proj": "self_attn.out_proj",
 }
-OTHERS = {
+"""Parts of a transformer block: open_clip's name, transformers' name."""
+_OTHERS = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
     "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
     "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
@@ -43,35 +44,34 @@ OTHERS = {
         for part in ("weight", "bias")
     },
 }
+"""Tensors outside the blocks. "pre_layrnorm" is transformers' own spelling."""
 
 
-def score(files: Mapping[str, Path], image: Image, prompt: str) -> float:
-    """100 x cosine, the convention of torchmetrics."""
-    return 100 * cosine(files, image, prompt)
+def score(files: Mapping[str, Path], image: Image, prompt: str, *, convention: str = "torchmetrics") -> float:
+    """Return CLIPScore.
 
-
-def hessel(files: Mapping[str, Path], image: Image, prompt: str) -> float:
-    """The paper's own scale."""
-    return 2.5 * max(cosine(files, image, f"A photo depicts {prompt}"), 0.0)
-
-
-def logits(files: Mapping[str, Path], image: Image, prompt: str) -> float:
-    """Cosine times the model's own scale, which is PickScore if the model is PickScore's."""
-    pixels, ids = _inputs(files, image, prompt)
-    with torch.no_grad():
-        return float(_model(files)(input_ids=ids, pixel_values=pixels).logits_per_image)
-
-
-def cosine(files: Mapping[str, Path], image: Image, prompt: str) -> float:
-    """The bare cosine."""
+    Args:
+        files: A "model" or "backbone" folder; a "tokenizer" folder where it is not the same.
+        image: RGB.
+        prompt: Text.
+        convention: "torchmetrics" (100 x cosine), "hessel" (the paper's 2.5 x max(cosine, 0)), "logits"
+            (cosine times the model's logit scale, which is PickScore for PickScore's model), or "cosine".
+    """
+    if convention == "hessel":
+        # clipscore.py, CLIPCapDataset: the prefix is part of the score.
+        prompt = f"A photo depicts {prompt}"
     model, (pixels, ids) = _model(files), _inputs(files, image, prompt)
     with torch.no_grad():
         output = model(input_ids=ids, pixel_values=pixels)
-    return float(torch.nn.functional.cosine_similarity(output.image_embeds, output.text_embeds))
+    if convention == "logits":
+        return float(output.logits_per_image)
+    cosine = float(torch.nn.functional.cosine_similarity(output.image_embeds, output.text_embeds))
+    # torchmetrics clips the mean over a data set at 0, not the score of an image.
+    return {"torchmetrics": 100 * cosine, "hessel": 2.5 * max(cosine, 0.0), "cosine": cosine}[convention]
 
 
-def from_open_clip(folder: Path) -> Any:
-    """The CLIPModel of transformers with the weights in a folder of open_clip's layout."""
+def _from_open_clip(folder: Path) -> Any:
+    """Return transformers' CLIPModel with the weights of a folder in open_clip's layout."""
     from transformers import CLIPConfig, CLIPModel
 
     config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
@@ -86,7 +86,7 @@ def from_open_clip(folder: Path) -> Any:
         "patch_size": image["patch_size"],
         **activation,
     }
-    last = text["vocab_size"] - 1
+    last = text["vocab_size"] - 1  # CLIP's vocabulary ends with the start and the end token
     text_config = {
         "hidden_size": text["width"],
         "intermediate_size": 4 * text["width"],
@@ -110,20 +110,21 @@ def from_open_clip(folder: Path) -> Any:
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for key, value in state.items():
-        if key in OTHERS:
-            # projections are stored as x @ W there, as linear layers here
-            turned = value.T.contiguous() if key in ("visual.proj", "text_projection") else value
-            renamed[OTHERS[key]] = turned
+        if key in _OTHERS:
+            # open_clip computes x @ W with these two; transformers has linear layers, x @ W.T.
+            transposed = key in ("visual.proj", "text_projection")
+            renamed[_OTHERS[key]] = value.T.contiguous() if transposed else value
             continue
-        where, _, rest = key.partition("transformer.resblocks.")
+        tower, _, rest = key.partition("transformer.resblocks.")
         number, _, part = rest.partition(".")
-        layer = f"{'vision' if where else 'text'}_model.encoder.layers.{number}"
+        layer = f"{'vision' if tower else 'text'}_model.encoder.layers.{number}"
         name, _, kind = part.replace("in_proj_", "in_proj.").rpartition(".")
         if name == "attn.in_proj":
+            # torch's attention keeps query, key and value in one matrix
             for letter, third in zip("qkv", value.chunk(3), strict=True):
                 renamed[f"{layer}.self_attn.{letter}_proj.{kind}"] = third
         else:
-            renamed[f"{layer}.{LAYER[name]}.{kind}"] = value
+            renamed[f"{layer}.{_LAYER[name]}.{kind}"] = value
     return renamed
 
 
@@ -132,29 +133,29 @@ def _model(files: Mapping[str, Path]) -> Any:
 
     folder = files["model"] if "model" in files else files["backbone"]
     if (folder / "open_clip_config.json").is_file():
-        return from_open_clip(folder)
+        return _from_open_clip(folder)
     return CLIPModel.from_pretrained(folder, dtype="float32").eval()
 
 
 def _inputs(files: Mapping[str, Path], image: Image, prompt: str) -> tuple[Tensor, Tensor]:
-    """Pixels (1, 3, S, S) and token ids (1, T)."""
+    """Return pixels (1, 3, S, S) and token ids (1, T)."""
     import open_clip
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPTokenizer
 
     folder = files["model"] if "model" in files else files["backbone"]
-    words = files.get("tokenizer", folder)
+    tokenizer = files.get("tokenizer", folder)
     if (folder / "open_clip_config.json").is_file():
         config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
         limit = config["text_cfg"]["context_length"]
         pixels = open_clip.image_transform(config["vision_cfg"]["image_size"], is_train=False)(image)[None]
-        if words is folder:
+        if tokenizer is folder:
             return pixels, open_clip.tokenizer.SimpleTokenizer(context_length=limit)([prompt])
     else:
         settings = CLIPConfig.from_pretrained(folder)
         limit, size = settings.text_config.max_position_embeddings, settings.vision_config.image_size
         processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=size)
         pixels = processor(image, return_tensors="pt")["pixel_values"]
-    ids = CLIPTokenizer.from_pretrained(words)(
+    ids = CLIPTokenizer.from_pretrained(tokenizer)(
         prompt, padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
     )["input_ids"]
     return pixels, ids

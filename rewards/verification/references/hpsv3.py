@@ -1,4 +1,8 @@
-"""HPSv3 as MizzenAI/HPSv3 computes it (hpsv3/inference.py), one picture at a time, in float32."""
+"""HPSv3 in float32, with transformers' Qwen2-VL and the message written out.
+
+Official code: MizzenAI/HPSv3 (hpsv3/inference.py, hpsv3/train.py, hpsv3/dataset/data_collator_qwen.py and
+hpsv3/dataset/utils.py).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from torch import nn
 from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-PIXELS = 256 * 28 * 28
+_PIXELS = 256 * 28 * 28
+"""Area of the resized image: inference.py sets the minimum and the maximum to the same value."""
 MESSAGE = (
     "\n"
     "You are tasked with evaluating a generated image based on Visual Quality and Text Alignment "
@@ -60,20 +65,25 @@ MESSAGE = (
     "\n"
     "END\n"
 )
+"""Instruction and ending as the model was trained with them (data_collator_qwen.py).
+
+Its missing colon and its blanks at line ends are kept.
+"""
 
 
 def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
-    """The first of the two values that the head gives at the reward token."""
+    """Return the first of the head's two values at the reward token: mu; the second one is sigma."""
     tokenizer = Qwen2Tokenizer.from_pretrained(files["base"])
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|Reward|>"]})
     reward = tokenizer.convert_tokens_to_ids("<|Reward|>")
     model, head = _model(files, len(tokenizer))
 
-    picture = _fetch(image)
+    # fetch_image has resized the image already; these wide limits keep the processor from resizing it again.
     processor = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=16384 * 28 * 28)
-    seen = processor(images=[picture], return_tensors="pt")
-    count = int(seen["image_grid_thw"].prod()) // 4
+    vision = processor(images=[_fetch_image(image)], return_tensors="pt")
+    count = int(vision["image_grid_thw"].prod()) // 4  # Qwen2-VL merges 2 x 2 patches into one token
 
+    # What apply_chat_template(..., add_generation_prompt=True) gives for one user message.
     text = (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         f"<|im_start|>user\n<|vision_start|>{'<|image_pad|>' * count}<|vision_end|>"
@@ -81,14 +91,15 @@ def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
     )
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     with torch.no_grad():
-        # The official forward hands embeddings to the language model and no positions: they count up from 0.
+        # The official forward passes embeddings to the language model without positions. So all three rotary
+        # components count up from 0, instead of giving image tokens rows and columns as Qwen2-VL does.
         positions = torch.arange(ids.shape[1]).expand(3, 1, -1)
         states = model.model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             position_ids=positions,
-            pixel_values=seen["pixel_values"],
-            image_grid_thw=seen["image_grid_thw"],
+            pixel_values=vision["pixel_values"],
+            image_grid_thw=vision["image_grid_thw"],
         ).last_hidden_state
         logits = head(states)[ids == reward]
     return float(logits[0, 0])
@@ -100,11 +111,14 @@ def _model(files: Mapping[str, Path], vocabulary: int) -> tuple[Qwen2VLForCondit
     model = Qwen2VLForConditionalGeneration(config).eval()
     state = {key: value.float() for key, value in load_file(files["checkpoint"]).items()}
     names = {}
-    for key in model.state_dict():  # transformers 5 moved both halves into one
+    for key in model.state_dict():
+        # The checkpoint has the keys of transformers 4.45; transformers 5 nests both halves in "model".
         names[key] = key.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
     model.load_state_dict({key: state[name] for key, name in names.items()})
     for name, buffer in model.named_buffers():
-        if "inv_freq" in name:  # train.py: model.to(torch.bfloat16) rounds what is not trained as well
+        if "inv_freq" in name:
+            # train.py: model.to(torch.bfloat16) rounds buffers too, so the model was trained with rounded
+            # frequencies.
             buffer.data = buffer.to(torch.bfloat16).to(torch.float32)
     width = config.text_config.hidden_size
     head = nn.Sequential(
@@ -114,15 +128,15 @@ def _model(files: Mapping[str, Path], vocabulary: int) -> tuple[Qwen2VLForCondit
     return model, head
 
 
-def _fetch(image: Image.Image) -> Image.Image:
-    """dataset/utils.py of the official code: fetch_image, with the least and the most pixels alike."""
+def _fetch_image(image: Image.Image) -> Image.Image:
+    """Resize as fetch_image (hpsv3/dataset/utils.py) does: sides are multiples of 28, the area is fixed."""
     image = image.convert("RGB")
     width, height = image.size
     rows, columns = (max(28, round(side / 28) * 28) for side in (height, width))
-    if rows * columns > PIXELS:
-        beta = math.sqrt((height * width) / PIXELS)
+    if rows * columns > _PIXELS:
+        beta = math.sqrt((height * width) / _PIXELS)
         rows, columns = (math.floor(side / beta / 28) * 28 for side in (height, width))
-    elif rows * columns < PIXELS:
-        beta = math.sqrt(PIXELS / (height * width))
+    elif rows * columns < _PIXELS:
+        beta = math.sqrt(_PIXELS / (height * width))
         rows, columns = (math.ceil(side * beta / 28) * 28 for side in (height, width))
     return image.resize((columns, rows), Image.Resampling.BICUBIC)

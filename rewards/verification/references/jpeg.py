@@ -1,4 +1,7 @@
-"""The size of a JPEG, as PIL writes it (kvablack/ddpo-pytorch, ddpo_pytorch/rewards.py)."""
+"""Size of the JPEG that PIL writes.
+
+Official code: kvablack/ddpo-pytorch (ddpo_pytorch/rewards.py, `jpeg_incompressibility`).
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from PIL import Image
 
 
 def score(files: Mapping[str, Path], image: Image.Image, prompt: str, *, sign: int) -> float:
-    """Kilobytes of the file, times ``sign``."""
+    """Return the file's size in kilobytes of 1,000 bytes, times ``sign``."""
     with TemporaryDirectory() as folder:
-        path = Path(folder, "picture.jpg")
-        # from the pixels alone: a picture that was a JPEG brings its comment along
+        path = Path(folder, "image.jpg")
+        # Through an array, because PIL would write the comment of an image that was read from a JPEG again.
         Image.fromarray(np.array(image)).save(path, quality=95)
         return sign * os.path.getsize(path) / 1000

@@ -1,1 +1,1 @@
-"""Tiny random weights of every reward, in the files and folders of the published ones."""
+"""Tiny random weights of every reward's architecture, in the file layouts of the published ones."""

@@ -1,15 +1,15 @@
-"""Random weights of every reward's own architecture, in the very files and folders of the real ones.
+"""Tiny random weights of every reward's architecture, in the files and folders of the published ones.
 
-They are tiny, so that the contract and the parity of every reward are checked offline in seconds: the same
-configuration classes, key names and layouts, other sizes.
+Configuration classes, key names and layouts are those of the real weights and only the sizes differ, so that
+contract and parity of every reward are checked offline in seconds.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,103 +24,95 @@ from rewards.info import RewardInfo, WeightsFile
 from rewards.models.mps import HEADS, MpsNetwork
 from rewards.preprocess import PROFILES
 from rewards.registry import load
-from rewards.verification.tiny.flan import write_clip_t5, write_vision_config
-from rewards.verification.tiny.qwen import write_hpsv3, write_qwen_base
-from rewards.verification.tiny.vocabularies import (
-    TOKENIZER_KINDS,
-    VOCABULARIES,
-    word_pieces,
-    write_clip_tokenizer,
-    write_t5_tokenizer,
-    write_tokenizer,
-    write_word_pieces,
-)
+from rewards.verification.tiny import flan, qwen
+from rewards.verification.tiny.sizes import WIDTH, Sizes, Writer, two_tower_config
+from rewards.verification.tiny.vocabularies import vocabulary, write_tiny_tokenizer
 from rewards.weights.locate import content_id
 
 if TYPE_CHECKING:
     from rewards.base import Reward
 
-WIDTH = 32
-SEED = 1
-"""One of the first whose random CLIP has positive cosines: the paper's CLIPScore clips the others to 0."""
-OPENAI_VOCABULARY = 49408
-TINY_ARCHITECTURE = "tcbench-tiny"
-"""The name under which open_clip knows the tiny CLIP of `tiny_record`."""
-
-HPS = "rewards.models.hpsv2:HPSv2"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What of a checkpoint depends on its reward: pixels a side, text tokens, the texts' vocabulary."""
-
-    px: int
-    tokens: int
-    vocabulary: int
-    tokenizer: str = ""
-    quick_gelu: bool = False
-    """What of OpenAI's the configuration must say."""
-
-    @property
-    def patch(self) -> int:
-        """Pixels a side of an image token: four a side."""
-        return self.px // 4
-
-
-Writer = Callable[[Path, Sizes], Path]
-"""Writes one of a reward's weights at a path, to which it may add a suffix; gives the path."""
+_SEED = 1
+"""One of the first seeds whose random CLIP has positive cosines: the paper's CLIPScore clips others to 0."""
+_OPENAI_VOCABULARY = 49408
+_ARCHITECTURE = "tcbench-tiny"
+"""The name under which open_clip knows the tiny CLIP of HPSv2."""
+_TOKENIZER_KINDS = {"vocab.json": "clip", "spiece.model": "siglip", "tokenizer.json": "siglip2"}
+"""Kind of a reward's tokenizer, by the file that it must have."""
 
 
 def load_tiny(record: RewardInfo, folder: Path, **options: Any) -> Reward:
-    """The reward with tiny random weights, which are written below ``folder``."""
-    files, record = write(record, folder), tiny_record(record)
-    # as if they were published: what is made for the moment does not belong in the user's lock file
+    """Write tiny random weights of a reward and load it with them.
+
+    Args:
+        record: The reward.
+        folder: Where to write the weights.
+        options: Passed to `rewards.load`, such as ``device``.
+    """
+    files, record = write_tiny_weights(record, folder), tiny_record(record)
+    # With known hashes the weights count as published: temporary files do not belong in the user's lock file.
     known = tuple(replace(file, sha256=content_id(file, files[file.key])) for file in record.weights)
     return load(replace(record, weights=known), weights=files, **options)
 
 
 def tiny_record(record: RewardInfo) -> RewardInfo:
-    """The record, free of what only the published weights satisfy: their sha256, sizes and licence."""
+    """Return the record without what only published weights satisfy: hashes, sizes, accepted licence."""
     files = tuple(replace(file, sha256="") for file in record.weights)
     options = dict(record.options)
     if "architecture" in options:
-        options["architecture"] = TINY_ARCHITECTURE
+        options["architecture"] = _ARCHITECTURE
     if record.name == "imagereward":
+        # The published checkpoint has fixed sizes; another one states its sizes in a file of its own.
         files += (WeightsFile("config", file="config.json"),)
     return replace(record, weights=files, options=options, consent="")
 
 
-def write(record: RewardInfo, folder: Path) -> dict[str, Path]:
-    """Tiny random weights of the reward below ``folder``: their paths by key. The same at every call."""
+def write_tiny_weights(record: RewardInfo, folder: Path) -> dict[str, Path]:
+    """Write tiny random weights of a reward, the same at every call.
+
+    Args:
+        record: The reward.
+        folder: Where to write; it is created if necessary.
+
+    Returns:
+        Paths by the keys of the record's weights.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    writers, sizes = WRITERS.get(record.entry, {}), sizes_of(record)
-    made = {}
+    writers, sizes = _WRITERS.get(record.entry, {}), _sizes(record)
+    paths = {}
     for file in tiny_record(record).weights:
-        with _seed(SEED):
-            made[file.key] = writers[file.key](folder / file.key, sizes)
-    return made
+        with _seeded(_SEED):
+            paths[file.key] = writers[file.key](folder / file.key, sizes)
+    return paths
 
 
-def sizes_of(record: RewardInfo) -> Sizes:
-    """The sizes of the reward's tiny weights."""
+def _sizes(record: RewardInfo) -> Sizes:
     tokens = 48 if record.name.startswith("world-") else 64 if record.name.startswith("siglip") else 77
     needed = [name for file in record.weights if file.key == "tokenizer" for name in file.patterns]
-    kind = next((kind for name, kind in TOKENIZER_KINDS.items() if name in needed), "")
-    vocabulary = len(VOCABULARIES[kind]()) if kind else OPENAI_VOCABULARY
-    quick = any(file.quick_gelu for file in record.weights)
-    return Sizes(PROFILES[record.profile].size, tokens, vocabulary, kind, quick)
+    kind = next((kind for name, kind in _TOKENIZER_KINDS.items() if name in needed), "")
+    pieces = len(vocabulary(kind)) if kind else _OPENAI_VOCABULARY
+    quick_gelu = any(file.quick_gelu for file in record.weights)
+    return Sizes(PROFILES[record.profile].size, tokens, pieces, kind, quick_gelu)
 
 
 @contextmanager
-def _seed(seed: int) -> Iterator[None]:
-    """Weights of a seed of their own, and the caller's random numbers as they were."""
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch within the block; afterwards the caller's random state is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
-def open_clip_config(sizes: Sizes) -> dict[str, Any]:
-    """open_clip's "model_cfg" of a CLIP with a vision transformer."""
+def _write_tokenizer(folder: Path, sizes: Sizes) -> Path:
+    return write_tiny_tokenizer(sizes.tokenizer, folder, sizes.tokens)
+
+
+def _write_bert_vocabulary(path: Path, sizes: Sizes) -> Path:
+    return write_tiny_tokenizer("bert", path, sizes.tokens)
+
+
+def _open_clip_config(sizes: Sizes) -> dict[str, Any]:
+    """Return open_clip's "model_cfg" of a CLIP with a vision transformer."""
     return {
         **({"quick_gelu": True} if sizes.quick_gelu else {}),
         "embed_dim": WIDTH,
@@ -141,130 +133,110 @@ def open_clip_config(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def resnet_config(sizes: Sizes) -> dict[str, Any]:
-    """The same of a CLIP with a ResNet, as OpenAI's: quick GELUs, attention pooling."""
-    return open_clip_config(replace(sizes, px=64)) | {
-        "quick_gelu": True,
-        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
-    }
+def _write_open_clip(folder: Path, sizes: Sizes) -> Path:
+    return _save_open_clip(folder, _open_clip_config(sizes))
 
 
-def write_open_clip(folder: Path, sizes: Sizes) -> Path:
-    """A folder of open_clip's layout."""
-    return _write_open_clip(folder, open_clip_config(sizes))
+def _write_resnet_clip(folder: Path, sizes: Sizes) -> Path:
+    """Write a CLIP with a ResNet as OpenAI's RN50: quick GELU and attention pooling."""
+    vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    config = _open_clip_config(replace(sizes, px=64)) | {"quick_gelu": True, "vision_cfg": vision}
+    return _save_open_clip(folder, config)
 
 
-def write_resnet_clip(folder: Path, sizes: Sizes) -> Path:
-    """The same of a CLIP with a ResNet."""
-    return _write_open_clip(folder, resnet_config(sizes))
-
-
-def _write_open_clip(folder: Path, config: Mapping[str, Any]) -> Path:
+def _save_open_clip(folder: Path, config: Mapping[str, Any]) -> Path:
     from open_clip.model import CLIP
 
     folder.mkdir(exist_ok=True)
-    written = json.dumps({"model_cfg": config, "preprocess_cfg": {}})
-    (folder / "open_clip_config.json").write_text(written, encoding="utf-8")
-    save_half(CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    text = json.dumps({"model_cfg": config, "preprocess_cfg": {}})
+    (folder / "open_clip_config.json").write_text(text, encoding="utf-8")
+    _save_half(CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
     return folder
 
 
-def write_hps(path: Path, sizes: Sizes) -> Path:
-    """A checkpoint of the published kind, of an architecture that open_clip then knows by name."""
+def _write_hps(path: Path, sizes: Sizes) -> Path:
+    """Write a CLIP under "state_dict", and register its architecture, which HPSv2 looks up by name."""
     import open_clip
     from open_clip.model import CLIP
 
-    config = path.parent / f"{TINY_ARCHITECTURE}.json"
-    config.write_text(json.dumps(open_clip_config(sizes)), encoding="utf-8")
+    config = path.parent / f"{_ARCHITECTURE}.json"
+    config.write_text(json.dumps(_open_clip_config(sizes)), encoding="utf-8")
     open_clip.add_model_config(config)
     checkpoint = path.with_suffix(".pt")
-    torch.save({"state_dict": CLIP(**open_clip_config(sizes)).state_dict()}, checkpoint)
+    torch.save({"state_dict": CLIP(**_open_clip_config(sizes)).state_dict()}, checkpoint)
     return checkpoint
 
 
-def write_head(path: Path, _: Sizes) -> Path:
-    """Five linear layers under the keys of LAION's second head."""
+def _write_head(path: Path, _: Sizes) -> Path:
+    """Write five linear layers under the keys of LAION's second predictor."""
     torch.save(ScoreHead(WIDTH).state_dict(), path.with_suffix(".pth"))
     return path.with_suffix(".pth")
 
 
-def write_linear_head(path: Path, _: Sizes) -> Path:
-    """One linear layer, LAION's first head."""
+def _write_linear_head(path: Path, _: Sizes) -> Path:
+    """Write one linear layer, as LAION's first predictor is."""
     torch.save(nn.Linear(WIDTH, 1).state_dict(), path.with_suffix(".pth"))
     return path.with_suffix(".pth")
 
 
-def write_siglip_head(path: Path, _: Sizes) -> Path:
-    """Under the keys of the published head of version 2.5."""
+def _write_siglip_head(path: Path, _: Sizes) -> Path:
+    """Write the head under the keys of aesthetic predictor 2.5, where dropouts take every second number."""
     state: dict[str, torch.Tensor] = {}
-    for place, (inputs, outputs) in enumerate(pairwise((WIDTH, *WIDTHS, 1))):
+    for i, (inputs, outputs) in enumerate(pairwise((WIDTH, *WIDTHS, 1))):
         layer = nn.Linear(inputs, outputs).state_dict()
-        state |= {f"scoring_head.{2 * place}.{key}": value for key, value in layer.items()}
+        state |= {f"scoring_head.{2 * i}.{key}": value for key, value in layer.items()}
     torch.save(state, path.with_suffix(".pth"))
     return path.with_suffix(".pth")
 
 
-def towers_config(sizes: Sizes) -> dict[str, Any]:
-    """Transformers' configuration of both halves of a two-tower model."""
-    size = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    end = sizes.vocabulary - 1
-    special = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
-    text = {**size, **special, "vocab_size": end + 1, "max_position_embeddings": sizes.tokens}
-    vision = {**size, "image_size": sizes.px, "patch_size": sizes.patch}
-    return {"text_config": text, "vision_config": vision}
-
-
-def write_clip(folder: Path, sizes: Sizes) -> Path:
-    """A CLIP in a folder of transformers' layout."""
+def _write_clip(folder: Path, sizes: Sizes) -> Path:
+    """Write a CLIP in transformers' layout."""
     from transformers import CLIPConfig, CLIPModel
 
-    CLIPModel(CLIPConfig(projection_dim=WIDTH, **towers_config(sizes))).save_pretrained(folder)
+    CLIPModel(CLIPConfig(projection_dim=WIDTH, **two_tower_config(sizes))).save_pretrained(folder)
     return folder
 
 
-def mps_config(sizes: Sizes) -> Any:
-    """Transformers' configuration of the CLIP in MPS, whose heads are 4 wide."""
+def _mps_config(sizes: Sizes) -> Any:
+    """Return transformers' configuration of the CLIP in MPS, with attention heads of width 4."""
     from transformers import CLIPConfig
 
-    return CLIPConfig(projection_dim=4 * HEADS, **towers_config(sizes))
+    return CLIPConfig(projection_dim=4 * HEADS, **two_tower_config(sizes))
 
 
-def write_mps_config(path: Path, sizes: Sizes) -> Path:
-    """It as a file."""
-    mps_config(sizes).to_json_file(path.with_suffix(".json"), use_diff=False)
+def _write_mps_config(path: Path, sizes: Sizes) -> Path:
+    _mps_config(sizes).to_json_file(path.with_suffix(".json"), use_diff=False)
     return path.with_suffix(".json")
 
 
-def write_mps(path: Path, sizes: Sizes) -> Path:
-    """MPS under the keys of its conversion on the hub.
-
-    Letters are further apart than a new CLIP's, or all would be close to the condition and none be hidden.
-    Norms are random, as ones would not tell whether they are applied.
-    """
-    network = MpsNetwork(mps_config(sizes))
+def _write_mps(path: Path, sizes: Sizes) -> Path:
+    """Write MPS under the keys of its conversion on the hub."""
+    network = MpsNetwork(_mps_config(sizes))
+    # A new CLIP's token embeddings are alike: all tokens would be close to the condition, and none masked.
     nn.init.normal_(network.model.text_model.embeddings.token_embedding.weight)
     for weight in network.cross_model.parameters():
         if weight.ndim == 1:
+            # Norm weights of one would not show whether the norm is applied.
             nn.init.uniform_(weight, 0.5, 1.5)
     state = {f"mps.{key}": value for key, value in network.state_dict().items()}
-    save_half(state, path.with_suffix(".safetensors"))
+    _save_half(state, path.with_suffix(".safetensors"))
     return path.with_suffix(".safetensors")
 
 
-def write_siglip(folder: Path, sizes: Sizes) -> Path:
-    """A SigLIP in a folder of transformers' layout."""
+def _write_siglip(folder: Path, sizes: Sizes) -> Path:
+    """Write a SigLIP in transformers' layout."""
     from transformers import SiglipConfig, SiglipModel
 
-    config = towers_config(sizes)
+    config = two_tower_config(sizes)
     config["text_config"]["projection_size"] = WIDTH
     model = SiglipModel(SiglipConfig(**config))
+    # Published SigLIPs have a bias far from 0, which a new one lacks: a score that drops it must differ.
     nn.init.constant_(model.logit_bias, -3)
     model.save_pretrained(folder)
     return folder
 
 
-def blip_config(sizes: Sizes) -> BlipConfig:
-    """Sizes of a BLIP ranker."""
+def _blip_config(sizes: Sizes) -> BlipConfig:
     return BlipConfig(
         image_size=sizes.px,
         patch_size=sizes.patch,
@@ -274,7 +246,7 @@ def blip_config(sizes: Sizes) -> BlipConfig:
         text_width=WIDTH,
         text_layers=2,
         text_heads=2,
-        vocab_size=len(word_pieces()),
+        vocab_size=len(vocabulary("bert")),
         max_positions=64,
         max_tokens=35,
         mean=0.2,
@@ -282,17 +254,18 @@ def blip_config(sizes: Sizes) -> BlipConfig:
     )
 
 
-def write_blip_config(path: Path, sizes: Sizes) -> Path:
-    """The sizes as a file."""
-    path.with_suffix(".json").write_text(json.dumps(asdict(blip_config(sizes))), encoding="utf-8")
+def _write_blip_config(path: Path, sizes: Sizes) -> Path:
+    path.with_suffix(".json").write_text(json.dumps(asdict(_blip_config(sizes))), encoding="utf-8")
     return path.with_suffix(".json")
 
 
-def write_blip(path: Path, sizes: Sizes) -> Path:
-    """Weights of the published kind, which hold position numbers and the projections that BLIP's contrastive
-    loss needs beside the ranker's parameters (BLIP_Pretrain of the official code).
+def _write_blip(path: Path, sizes: Sizes) -> Path:
+    """Write ImageReward's ranker with what its checkpoint holds besides.
+
+    That is position ids and the projections of BLIP's contrastive loss (BLIP_Pretrain of the official code),
+    which scoring does not use.
     """
-    state = BlipRanker(blip_config(sizes)).state_dict()
+    state = BlipRanker(_blip_config(sizes)).state_dict()
     state["blip.text_encoder.embeddings.position_ids"] = torch.arange(64)[None]
     for tower in ("vision", "text"):
         state |= {f"blip.{tower}_proj.weight": torch.randn(8, 24), f"blip.{tower}_proj.bias": torch.randn(8)}
@@ -300,39 +273,39 @@ def write_blip(path: Path, sizes: Sizes) -> Path:
     return path.with_suffix(".pt")
 
 
-def save_half(state: Mapping[str, Any], path: Path) -> None:
-    """A .safetensors file in half precision, as much is published."""
+def _save_half(state: Mapping[str, Any], path: Path) -> None:
+    """Save as .safetensors in half precision, in which many weights are published."""
     save_file({key: value.half().contiguous() for key, value in state.items()}, path)
 
 
-WRITERS: Mapping[str, Mapping[str, Writer]] = {
-    "rewards.models.aesthetic:LaionAestheticV1": {"backbone": write_open_clip, "head": write_linear_head},
+_WRITERS: Mapping[str, Mapping[str, Writer]] = {
+    "rewards.models.aesthetic:LaionAestheticV1": {"backbone": _write_open_clip, "head": _write_linear_head},
     "rewards.models.aesthetic:LaionAestheticV2": {
-        "backbone": write_open_clip,
-        "tokenizer": write_clip_tokenizer,
-        "head": write_head,
+        "backbone": _write_open_clip,
+        "tokenizer": _write_tokenizer,
+        "head": _write_head,
     },
-    "rewards.models.aesthetic:AestheticV25": {"model": write_siglip, "head": write_siglip_head},
-    "rewards.models.clipscore:ClipScore": {"backbone": write_open_clip, "tokenizer": write_clip_tokenizer},
-    "rewards.models.clipiqa:ClipIqa": {"backbone": write_resnet_clip},
-    "rewards.models.pickscore:PickScore": {"model": write_clip, "tokenizer": write_clip_tokenizer},
+    "rewards.models.aesthetic:AestheticV25": {"model": _write_siglip, "head": _write_siglip_head},
+    "rewards.models.clipscore:ClipScore": {"backbone": _write_open_clip, "tokenizer": _write_tokenizer},
+    "rewards.models.clipiqa:ClipIqa": {"backbone": _write_resnet_clip},
+    "rewards.models.pickscore:PickScore": {"model": _write_clip, "tokenizer": _write_tokenizer},
     "rewards.models.mps:Mps": {
-        "checkpoint": write_mps,
-        "config": write_mps_config,
-        "tokenizer": write_clip_tokenizer,
+        "checkpoint": _write_mps,
+        "config": _write_mps_config,
+        "tokenizer": _write_tokenizer,
     },
-    HPS: {"checkpoint": write_hps, "backbone": write_open_clip, "tokenizer": write_clip_tokenizer},
-    "rewards.models.hpsv3:Hpsv3": {"checkpoint": write_hpsv3, "base": write_qwen_base},
-    "rewards.models.siglip:SiglipScore": {"model": write_siglip, "tokenizer": write_tokenizer},
+    "rewards.models.hpsv2:HPSv2": {
+        "checkpoint": _write_hps,
+        "backbone": _write_open_clip,
+        "tokenizer": _write_tokenizer,
+    },
+    "rewards.models.hpsv3:Hpsv3": qwen.WRITERS,
+    "rewards.models.siglip:SiglipScore": {"model": _write_siglip, "tokenizer": _write_tokenizer},
     "rewards.models.imagereward:ImageReward": {
-        "checkpoint": write_blip,
-        "config": write_blip_config,
-        "vocabulary": write_word_pieces,
+        "checkpoint": _write_blip,
+        "config": _write_blip_config,
+        "vocabulary": _write_bert_vocabulary,
     },
-    "rewards.models.vqascore:VqaScore": {
-        "model": write_clip_t5,
-        "tower": write_vision_config,
-        "tokenizer": write_t5_tokenizer,
-    },
+    "rewards.models.vqascore:VqaScore": flan.WRITERS,
 }
-"""Who writes which of a reward's weights: class, key, writer."""
+"""What writes each of a reward's weights, by the reward's class and the weights' key."""

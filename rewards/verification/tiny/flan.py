@@ -5,36 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from rewards.verification.tiny.vocabularies import pieces
-
-if TYPE_CHECKING:
-    from rewards.verification.tiny.checkpoints import Sizes
-
-WIDTH = 32
+from rewards.verification.tiny.sizes import WIDTH, Sizes, Writer, two_tower_config
+from rewards.verification.tiny.vocabularies import vocabulary, write_tiny_tokenizer
 
 
-def vision_config(sizes: Sizes) -> dict[str, Any]:
-    """Transformers' configuration of the tower alone."""
-    from rewards.verification.tiny.checkpoints import towers_config  # which lists these writers
-
-    config: dict[str, Any] = towers_config(sizes)["vision_config"]
-    return config
-
-
-def write_vision_config(path: Path, sizes: Sizes) -> Path:
-    """The tower's sizes, as a CLIP's configuration has them."""
-    written = json.dumps({"model_type": "clip", "vision_config": vision_config(sizes)})
-    path.with_suffix(".json").write_text(written, encoding="utf-8")
+def _write_vision_config(path: Path, sizes: Sizes) -> Path:
+    """Write a CLIP configuration of which only the vision part is read."""
+    config = {"model_type": "clip", "vision_config": two_tower_config(sizes)["vision_config"]}
+    path.with_suffix(".json").write_text(json.dumps(config), encoding="utf-8")
     return path.with_suffix(".json")
 
 
-def clip_t5_config() -> dict[str, Any]:
-    """What CLIP-FlanT5's configuration holds, a vocabulary that is rounded up beyond the tokenizer's too."""
+def _clip_t5_config() -> dict[str, Any]:
+    """Return CLIP-FlanT5's configuration.
+
+    As in the published one, the embedding table has more rows than the tokenizer has pieces.
+    """
     return {
         "architectures": ["CLIPT5ForConditionalGeneration"],
         "model_type": "clip_t5",
@@ -49,7 +40,7 @@ def clip_t5_config() -> dict[str, Any]:
         "is_gated_act": True,
         "tie_word_embeddings": False,
         "decoder_start_token_id": 0,
-        "vocab_size": len(pieces()) + 7,
+        "vocab_size": len(vocabulary("t5")) + 7,
         "torch_dtype": "bfloat16",
         "mm_vision_tower": "openai/clip-vit-large-patch14-336",
         "mm_hidden_size": WIDTH,
@@ -61,34 +52,46 @@ def clip_t5_config() -> dict[str, Any]:
     }
 
 
-def write_clip_t5(folder: Path, sizes: Sizes) -> Path:
-    """A CLIP-FlanT5 in the published layout: in parts, with the tower and every copy of the table."""
+def _write_clip_t5(folder: Path, sizes: Sizes) -> Path:
+    """Write CLIP-FlanT5 as published: sharded, with the vision tower and every copy of the embeddings."""
     from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config, T5ForConditionalGeneration
 
     folder.mkdir(exist_ok=True)
-    config = clip_t5_config()
+    config = _clip_t5_config()
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     state = dict(T5ForConditionalGeneration(T5Config.from_dict(dict(config))).state_dict())
     state["embed_tokens.weight"] = state["shared.weight"]
-    # not the table of words, as in every Flan-T5, though later versions of transformers make them one
+    # Flan-T5's output layer is not its embedding table, although later versions of transformers tie them.
     state["lm_head.weight"] = torch.randn(config["vocab_size"], WIDTH) / 4
-    # spread out, so that what a random tower sees counts among the words
+    # Image tokens of a random tower are small beside word embeddings: without this gain the image would
+    # hardly change the answer, and the comparison would not notice a wrong image.
     wide = nn.init.orthogonal_(torch.empty(WIDTH, WIDTH), gain=3)
-    state |= {f"mm_projector.{place}.weight": wide.clone() for place in (0, 2)}
-    state |= {f"mm_projector.{place}.bias": torch.randn(WIDTH) for place in (0, 2)}
-    tower = CLIPVisionModel(CLIPVisionConfig.from_dict(vision_config(sizes))).state_dict()
+    state |= {f"mm_projector.{layer}.weight": wide.clone() for layer in (0, 2)}
+    state |= {f"mm_projector.{layer}.bias": torch.randn(WIDTH) for layer in (0, 2)}
+    vision = CLIPVisionConfig.from_dict(two_tower_config(sizes)["vision_config"])
+    tower = CLIPVisionModel(vision).state_dict()
     prefix = "vision_tower.vision_tower.vision_model."
     state |= {prefix + key.removeprefix("vision_model."): value for key, value in tower.items()}
     state[f"{prefix}embeddings.position_ids"] = torch.arange(17)[None]
-    return save_parts({key: v.bfloat16() if v.is_floating_point() else v for key, v in state.items()}, folder)
+    return _save_sharded(
+        {key: v.bfloat16() if v.is_floating_point() else v for key, v in state.items()}, folder
+    )
 
 
-def save_parts(state: Mapping[str, Any], folder: Path) -> Path:
-    """Torch checkpoints of half of the keys each, and the index that says which key is where."""
+def _save_sharded(state: Mapping[str, Any], folder: Path) -> Path:
+    """Save two torch checkpoints of half of the keys each, and their index."""
     names = [f"pytorch_model-0000{part}-of-00002.bin" for part in (1, 2)]
-    places = {key: names[2 * place // len(state)] for place, key in enumerate(sorted(state))}
+    shards = {key: names[2 * i // len(state)] for i, key in enumerate(sorted(state))}
     for name in names:
-        torch.save({key: state[key] for key, place in places.items() if place == name}, folder / name)
-    index = json.dumps({"metadata": {}, "weight_map": places})
+        torch.save({key: state[key] for key, shard in shards.items() if shard == name}, folder / name)
+    index = json.dumps({"metadata": {}, "weight_map": shards})
     (folder / "pytorch_model.bin.index.json").write_text(index, encoding="utf-8")
     return folder
+
+
+WRITERS: Mapping[str, Writer] = {
+    "model": _write_clip_t5,
+    "tower": _write_vision_config,
+    "tokenizer": lambda path, sizes: write_tiny_tokenizer("t5", path, sizes.tokens),
+}
+"""What writes each of VQAScore's weights, by key."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,40 +12,39 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rewards.models.hpsv3 import INSTRUCTION
+from rewards.verification.tiny.sizes import WIDTH, Sizes, Writer
 
-WIDTH = 32
-
-QWEN_SPECIAL = [
+_SPECIAL = [
     f"<|{name}|>"
     for name in (
         *("endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end"),
         *("quad_start", "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"),
     )
 ]
-"""Qwen2-VL's special tokens in the order of their numbers, which follow those of the vocabulary."""
+"""Qwen2-VL's special tokens in the order of their ids, which follow those of the vocabulary."""
 
 
 @cache
-def qwen_vocabulary() -> tuple[dict[str, int], list[list[str]]]:
-    """Byte-level BPE with the merges that HPSv3's own instruction teaches: ids by token, and pairs."""
+def _vocabulary() -> tuple[dict[str, int], list[list[str]]]:
+    """Train a byte-level BPE on HPSv3's instruction, so that merges matter: ids by token, and the merges."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     letters = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=1024, initial_alphabet=letters, show_progress=False)
-    learner.train_from_iterator([INSTRUCTION], trainer)
-    learnt = json.loads(learner.to_str())["model"]
-    return learnt["vocab"], learnt["merges"]
+    tokenizer.train_from_iterator([INSTRUCTION], trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], model["merges"]
 
 
-def qwen_config() -> dict[str, Any]:
-    """Qwen2-VL's config.json as it is published: flat, and with rows of embeddings that no token uses."""
-    ids = {token: len(qwen_vocabulary()[0]) + i for i, token in enumerate(QWEN_SPECIAL)}
+def _config() -> dict[str, Any]:
+    """Return Qwen2-VL's configuration as it is published: flat, with embedding rows that no token uses."""
+    ids = {token: len(_vocabulary()[0]) + i for i, token in enumerate(_SPECIAL)}
     return {
         "model_type": "qwen2_vl",
         "architectures": ["Qwen2VLForConditionalGeneration"],
-        "vocab_size": len(qwen_vocabulary()[0]) + len(QWEN_SPECIAL) + 32,
+        "vocab_size": len(_vocabulary()[0]) + len(_SPECIAL) + 32,
         "hidden_size": WIDTH,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
@@ -74,17 +74,17 @@ def qwen_config() -> dict[str, Any]:
     }
 
 
-def write_qwen_base(folder: Path, _: object) -> Path:
-    """Qwen2-VL's configuration and tokenizer in a folder of transformers' layout."""
-    vocabulary, merges = qwen_vocabulary()
+def _write_base(folder: Path, _: Sizes) -> Path:
+    """Write Qwen2-VL's configuration and tokenizer in transformers' layout."""
+    vocabulary, merges = _vocabulary()
     added = {
         str(len(vocabulary) + i): {"content": token, "special": True, "normalized": False}
-        for i, token in enumerate(QWEN_SPECIAL)
+        for i, token in enumerate(_SPECIAL)
     }
     settings = {
         "tokenizer_class": "Qwen2Tokenizer",
         "added_tokens_decoder": added,
-        "additional_special_tokens": QWEN_SPECIAL[1:],
+        "additional_special_tokens": _SPECIAL[1:],
         "bos_token": None,
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
@@ -93,7 +93,7 @@ def write_qwen_base(folder: Path, _: object) -> Path:
         "model_max_length": 32768,
     }
     contents = {
-        "config.json": json.dumps(qwen_config()),
+        "config.json": json.dumps(_config()),
         "vocab.json": json.dumps(vocabulary),
         "merges.txt": "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n",
         "tokenizer_config.json": json.dumps(settings),
@@ -104,12 +104,15 @@ def write_qwen_base(folder: Path, _: object) -> Path:
     return folder
 
 
-def write_hpsv3(path: Path, _: object) -> Path:
-    """Under the keys of transformers 4.45, all but the head in bfloat16, with Qwen's unused text head."""
+def _write_checkpoint(path: Path, _: Sizes) -> Path:
+    """Write HPSv3 under the keys of transformers 4.45, which trained it.
+
+    All but the reward head is bfloat16, and Qwen's unused language model head is there too.
+    """
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-    config = Qwen2VLConfig.from_dict(qwen_config())
-    config.text_config.vocab_size = len(qwen_vocabulary()[0]) + len(QWEN_SPECIAL) + 1  # and the reward token
+    config = Qwen2VLConfig.from_dict(_config())
+    config.text_config.vocab_size = len(_vocabulary()[0]) + len(_SPECIAL) + 1  # one for <|Reward|>
     state = {
         key.replace("model.visual.", "visual.").replace("model.language_model.", "model."): value.bfloat16()
         for key, value in Qwen2VLForConditionalGeneration(config).state_dict().items()
@@ -118,3 +121,7 @@ def write_hpsv3(path: Path, _: object) -> Path:
     state |= {f"rm_head.{key}": value for key, value in nn.ModuleDict(head).state_dict().items()}
     save_file(state, path.with_suffix(".safetensors"))
     return path.with_suffix(".safetensors")
+
+
+WRITERS: Mapping[str, Writer] = {"checkpoint": _write_checkpoint, "base": _write_base}
+"""What writes each of HPSv3's weights, by key."""

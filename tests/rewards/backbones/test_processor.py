@@ -22,8 +22,8 @@ from rewards.backbones.processor import read_profile
 from rewards.base import Reward, score_id
 from rewards.preprocess import PROFILES, preprocess, to_tensor
 from rewards.verification.references import clip as reference
-from rewards.verification.tiny.checkpoints import sizes_of, tiny_record, write_siglip
-from rewards.verification.tiny.vocabularies import write_unigrams
+from rewards.verification.tiny.checkpoints import tiny_record, write_tiny_weights
+from rewards.verification.tiny.vocabularies import vocabulary
 from tcbench.errors import MismatchError, MissingFiles
 
 Files = Callable[[str], Mapping[str, Path]]
@@ -63,7 +63,7 @@ def twins(tiny_files: Files, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """Folders of the same CLIP: one of open_clip's layout, one of transformers'."""
     ours = tiny_files("clip")["backbone"]
     theirs = tmp_path_factory.mktemp("clip")
-    reference.from_open_clip(ours).save_pretrained(theirs)
+    reference._from_open_clip(ours).save_pretrained(theirs)
     add_openai_words(theirs)
     write_json(theirs / "preprocessor_config.json", CLIPImageProcessorPil().to_dict())
     return ours, theirs
@@ -71,53 +71,57 @@ def twins(tiny_files: Files, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 @pytest.fixture(scope="module")
 def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, sizes = tmp_path_factory.mktemp("siglip"), replace(sizes_of(rewards.info("siglip")), px=64)
-    write_siglip(folder, sizes)
-    write_unigrams(folder, sizes)
+    files = write_tiny_weights(
+        replace(rewards.info("siglip"), profile="siglip-64"), tmp_path_factory.mktemp("siglip")
+    )
+    folder = files["model"]
+    for file in files["tokenizer"].iterdir():  # one folder holds both, as on the hub
+        file.rename(folder / file.name)
     size = {"height": 64, "width": 64}
     write_json(folder / "preprocessor_config.json", SiglipImageProcessorPil(size=size).to_dict())
     return folder
 
 
 CONVENTIONS = [
-    ("clip", reference.score),
-    ("clip-hessel", reference.hessel),
-    ("clip-logits", reference.logits),
-    ("clip-cosine", reference.cosine),
+    ("clip", "torchmetrics"),
+    ("clip-hessel", "hessel"),
+    ("clip-logits", "logits"),
+    ("clip-cosine", "cosine"),
 ]
 
 
-def check_against(official: Callable[..., float], reward: Reward, files: Mapping[str, Path]) -> None:
+def check_against(convention: str, reward: Reward, files: Mapping[str, Path]) -> None:
     """Scores of pictures of any shape and of short, long and empty prompts are the official ones."""
-    expected = [official(files, image, prompt) for image, prompt in zip(IMAGES, PROMPTS, strict=True)]
+    pairs = zip(IMAGES, PROMPTS, strict=True)
+    expected = [reference.score(files, *pair, convention=convention) for pair in pairs]
     spread = max(expected) - min(expected)
     assert spread > 0
     assert reward.score(IMAGES, PROMPTS).tolist() == pytest.approx(expected, abs=1e-4 * spread)
 
 
-@pytest.mark.parametrize(("convention", "official"), CONVENTIONS)
+@pytest.mark.parametrize(("name", "convention"), CONVENTIONS)
 def test_both_layouts_of_one_model_score_as_transformers_clip_does(
-    twins: tuple[Path, Path], convention: str, official: Callable[..., float]
+    twins: tuple[Path, Path], name: str, convention: str
 ) -> None:
-    ours, theirs = (rewards.load(f"{convention}:{folder}") for folder in twins)
+    ours, theirs = (rewards.load(f"{name}:{folder}") for folder in twins)
     for reward, folder in ((ours, twins[0]), (theirs, twins[1])):
-        check_against(official, reward, {"backbone": folder})
+        check_against(convention, reward, {"backbone": folder})
     image = coarse(224, 230)  # of which both libraries crop the same
     torch.testing.assert_close(ours.score([image], ["a"]), theirs.score([image], ["a"]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("name", "official"),
+    ("name", "convention"),
     [
         *CONVENTIONS,
-        ("world-clip", reference.score),
-        ("pickscore", reference.logits),
+        ("world-clip", "torchmetrics"),
+        ("pickscore", "logits"),
     ],
 )
 def test_named_rewards_score_as_transformers_clip_does(
-    tiny: Callable[[str], Reward], tiny_files: Files, name: str, official: Callable[..., float]
+    tiny: Callable[[str], Reward], tiny_files: Files, name: str, convention: str
 ) -> None:
-    check_against(official, tiny(name), tiny_files(name))
+    check_against(convention, tiny(name), tiny_files(name))
 
 
 def test_a_siglip_is_scored_too_and_its_logit_has_its_bias(siglip_folder: Path) -> None:
@@ -143,7 +147,6 @@ def test_a_siglip_of_open_clip_is_read_with_its_own_tokenizer(
 
     words = unigram_tokenizer(siglip_folder / "spiece.model", "</s>")
     T5TokenizerFast(tokenizer_object=words, extra_ids=0, pad_token="</s>").save_pretrained(tmp_path)
-    sizes = sizes_of(rewards.info("siglip"))
     model: dict[str, Any] = {
         "embed_dim": 32,
         "custom_text": True,
@@ -151,7 +154,7 @@ def test_a_siglip_of_open_clip_is_read_with_its_own_tokenizer(
         "vision_cfg": {"image_size": 64, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
         "text_cfg": {
             "context_length": 64,
-            "vocab_size": sizes.vocabulary,
+            "vocab_size": len(vocabulary("siglip")),
             "hf_tokenizer_name": "someone/words",
             "tokenizer_kwargs": {"clean": "canonicalize"},
             "width": 32,

@@ -21,7 +21,8 @@ from rewards.combine import adapters
 from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm, parse_mix
-from rewards.verification.samples import PROMPTS, blobs, tensors
+from rewards.preprocess import to_tensor
+from rewards.verification.samples import PROMPTS, blobs
 from rewards.verification.tiny.checkpoints import tiny_record
 
 Tiny = Callable[[str], Reward]
@@ -30,7 +31,7 @@ NAMES = ("pickscore", "world-aesthetic")
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return tensors(blobs(3))
+    return torch.stack([to_tensor(image) for image in blobs(3)])
 
 
 @pytest.fixture

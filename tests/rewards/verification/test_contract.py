@@ -1,4 +1,4 @@
-"""Each promise of the contract is broken once, and the check of that promise says so."""
+"""Each check of the contract detects a reward that breaks its promise."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rewards.verification import contract
 from rewards.verification.case import Case
 from rewards.verification.samples import PROMPTS, blobs
 
-INFO = rewards.RewardInfo("mine")
+INFO = rewards.RewardInfo("custom")
 
 
-class Words:
-    """A word a token; what is beyond the limit is cut."""
+class WordTokenizer:
+    """One token a word. ``limit`` is what it reports, ``reads`` how many words it reads."""
 
     def __init__(self, limit: int, reads: int) -> None:
         self.limit, self.reads = limit, reads
@@ -30,87 +30,87 @@ class Words:
     def __call__(self, prompts: Sequence[str]) -> Tokens:
         ids = torch.zeros(len(prompts), self.reads, dtype=torch.int64)
         for row, prompt in zip(ids, prompts, strict=True):
-            for place, word in enumerate(prompt.split()[: self.reads]):
-                row[place] = sum(word.encode())
+            for i, word in enumerate(prompt.split()[: self.reads]):
+                row[i] = sum(word.encode())
         return Tokens(ids, ids > 0)
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
         return [len(prompt.split()) for prompt in prompts]
 
 
-class Honest(Reward):
+class Valid(Reward):
     """A reward that keeps every promise: smooth in the pixels, and it reads eight words."""
 
-    says, reads = 8, 8
+    limit, reads = 8, 8
 
     def _build(self, files: Any) -> None:
-        self.tokenizer = Words(self.says, self.reads)
+        self.tokenizer = WordTokenizer(self.limit, self.reads)
         self.weight = nn.Parameter(torch.linspace(0.1, 1, 3 * 16))
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         coarse = nn.functional.adaptive_avg_pool2d(pixels, 4).flatten(1)
-        return (coarse * self.weight).sin().mean(dim=1) + self.read(prompts).to(pixels)
+        return (coarse * self.weight).sin().mean(dim=1) + self.encode(prompts).to(pixels)
 
-    def read(self, prompts: Sequence[str]) -> Tensor:
+    def encode(self, prompts: Sequence[str]) -> Tensor:
         assert self.tokenizer is not None
         ids = self.tokenizer(prompts).ids.double()
         return (ids * torch.linspace(1, 2, ids.shape[1], dtype=torch.float64)).mean(dim=1) / 1000
 
 
-class BatchSized(Honest):
+class BatchNormalised(Valid):
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         scores = super()._score(pixels, prompts)
         return scores / scores.max()
 
 
-class OnlyLarge(Honest):
+class OnlyLarge(Valid):
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         if pixels.shape[-1] < 16:
             raise RuntimeError("kernel size can't be greater than actual input size")
         return super()._score(pixels, prompts)
 
 
-class Deaf(Honest):
-    def read(self, prompts: Sequence[str]) -> Tensor:
+class IgnoresPrompts(Valid):
+    def encode(self, prompts: Sequence[str]) -> Tensor:
         return torch.zeros(len(prompts))
 
 
-class Blind(Honest):
+class IgnoresImages(Valid):
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return super()._score(pixels * 0, prompts)
 
 
-class NeedsWords(Honest):
-    def read(self, prompts: Sequence[str]) -> Tensor:
+class FailsOnEmptyPrompts(Valid):
+    def encode(self, prompts: Sequence[str]) -> Tensor:
         return torch.tensor([len(prompt.split()[0]) / 10 for prompt in prompts])
 
 
-class NotANumber(Honest):
-    def read(self, prompts: Sequence[str]) -> Tensor:
+class NanOutsideAscii(Valid):
+    def encode(self, prompts: Sequence[str]) -> Tensor:
         return torch.tensor([float(len(prompt)) if prompt.isascii() else torch.nan for prompt in prompts])
 
 
-class CountsTooFew(Honest):
-    says, reads = 9, 8
+class LimitTooHigh(Valid):
+    limit, reads = 9, 8
 
 
-class CountsTooMany(Honest):
-    says, reads = 7, 8
+class LimitTooLow(Valid):
+    limit, reads = 7, 8
 
 
-class Thawed(Honest):
+class Unfrozen(Valid):
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         self.weight.requires_grad_()
         return super()._score(pixels, prompts)
 
 
-class Numb(Honest):
+class Detached(Valid):
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return super()._score(pixels.detach(), prompts)
 
 
-class Steep(Honest):
-    """The gradient of the rounded score is that of another function: right in value, wrong in slope."""
+class WrongGradient(Valid):
+    """The value of one function with the gradient of another."""
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         scores = super()._score(pixels, prompts)
@@ -118,47 +118,47 @@ class Steep(Honest):
         return other + (scores - other).detach()
 
 
-class Flipped(Honest):
-    """The same slope along no direction but one: gradients of red and blue change places."""
+class PermutedGradient(Valid):
+    """The gradients of red and blue are swapped."""
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        turned = pixels.flip(1)
-        return super()._score(turned + (pixels - turned).detach(), prompts)
+        flipped = pixels.flip(1)
+        return super()._score(flipped + (pixels - flipped).detach(), prompts)
 
 
-class Moody(Honest):
+class DependsOnGradMode(Valid):
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return super()._score(pixels, prompts) + torch.is_grad_enabled() * 0.01
 
 
-class Dice(Honest):
+class UsesRandomNumbers(Valid):
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         torch.rand(1)
         return super()._score(pixels, prompts)
 
 
-class Keeps(Honest):
-    """What it made first is kept, in inference mode too."""
+class CachesInInferenceMode(Valid):
+    """A tensor that is cached in inference mode cannot be used with gradients later."""
 
-    kept: Tensor | None = None
+    cache: Tensor | None = None
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         if torch.is_inference_mode_enabled():
-            self.kept = self.weight.sum()
-        known = self.weight.sum() if self.kept is None else self.kept
-        return super()._score(pixels * known / known, prompts)
+            self.cache = self.weight.sum()
+        total = self.weight.sum() if self.cache is None else self.cache
+        return super()._score(pixels * total / total, prompts)
 
 
-class Coarse(Honest):
-    """Far from zero, so that half precision holds few of its values."""
+class LosesPrecision(Valid):
+    """An offset of 100 leaves bfloat16 few distinct values."""
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         scores = super()._score(pixels, prompts)
         return (scores + 100) - 100 if scores.dtype == torch.bfloat16 else scores
 
 
-class Hidden(Honest):
-    """Its state is in no tensor that a checkpoint holds."""
+class StateOutsideBuffers(Valid):
+    """A tensor that is neither a parameter nor a buffer."""
 
     def _build(self, files: Any) -> None:
         super()._build(files)
@@ -169,23 +169,35 @@ class Hidden(Honest):
 
 
 BROKEN: dict[type[Reward], tuple[str, str]] = {
-    BatchSized: ("a_score_is_of_its_image_alone", "score otherwise alone than together"),
-    OnlyLarge: ("small_pictures_are_scored_or_refused", "8 x 5 gives a RuntimeError: kernel size"),
-    Deaf: ("the_record_says_what_matters", "uses_prompt is True, but prompts do not change scores"),
-    Blind: ("the_record_says_what_matters", "the images do not matter"),
-    NeedsWords: ("any_text_is_a_prompt", "odd prompts give a IndexError"),
-    NotANumber: ("any_text_is_a_prompt", "scores for the prompt '一只红色.* are .nan., expected finite"),
-    CountsTooFew: ("what_is_cut_is_counted", "word 9 is counted as read, but changes nothing"),
-    CountsTooMany: ("what_is_cut_is_counted", "word 8 is counted as cut, but changes the score"),
-    Thawed: ("nothing_in_it_is_trained", "parameters that need or have gradients: weight"),
-    Numb: ("gradients_reach_the_images", "differentiable is True, but scores have no gradient"),
-    Steep: ("gradients_are_slopes", "along its own direction the gradient is"),
-    Flipped: ("gradients_are_slopes", "along .* direction the gradient is"),
-    Moody: ("the_same_again", "with gradients enabled the same images score"),
-    Dice: ("the_same_again", "scoring draws random numbers"),
-    Keeps: ("the_same_again", "after a call in inference mode there are no gradients"),
-    Coarse: ("half_precision_stays_near", "scores in bfloat16: "),
-    Hidden: ("its_state_is_all_of_it", "the reward keeps offset outside its state"),
+    BatchNormalised: ("scores_do_not_depend_on_the_batch", "scores of images one by one: "),
+    OnlyLarge: ("small_images_score_or_raise_value_error", "8 x 5 pixels raise RuntimeError: kernel size"),
+    IgnoresPrompts: (
+        "uses_prompt_matches_the_scores",
+        "uses_prompt is True, but prompts do not change scores",
+    ),
+    IgnoresImages: ("uses_prompt_matches_the_scores", "images do not change the score"),
+    FailsOnEmptyPrompts: ("any_text_can_be_a_prompt", "unusual prompts raise IndexError"),
+    NanOutsideAscii: (
+        "any_text_can_be_a_prompt",
+        "scores for the prompt '一只红色.* are .nan., expected finite",
+    ),
+    LimitTooHigh: (
+        "truncated_prompts_are_counted",
+        "word 9 is within the limit of truncated.., but does not change",
+    ),
+    LimitTooLow: ("truncated_prompts_are_counted", "word 8 is beyond the limit of truncated.., but changes"),
+    Unfrozen: ("parameters_are_frozen", "parameters that need or have gradients: weight"),
+    Detached: ("gradients_reach_the_images", "differentiable is True, but scores have no gradient"),
+    WrongGradient: ("gradients_match_finite_differences", "along the gradient the slope is"),
+    PermutedGradient: ("gradients_match_finite_differences", "along .* the slope is"),
+    DependsOnGradMode: (
+        "scoring_is_deterministic",
+        "the same images score differently with gradients enabled",
+    ),
+    UsesRandomNumbers: ("scoring_is_deterministic", "scoring changes the global random state"),
+    CachesInInferenceMode: ("scoring_is_deterministic", "no gradients after a call in inference mode"),
+    LosesPrecision: ("bfloat16_scores_are_close", "scores in bfloat16: "),
+    StateOutsideBuffers: ("state_dict_restores_the_scores", "the reward keeps offset outside its state dict"),
 }
 
 
@@ -194,15 +206,15 @@ def case() -> Callable[[type[Reward]], Case]:
     return lambda cls: Case(cls(INFO), blobs(3), PROMPTS)
 
 
-def test_an_honest_reward_keeps_every_promise() -> None:
-    contract.check(Honest(INFO))
+def test_a_valid_reward_passes() -> None:
+    contract.check(Valid(INFO))
 
 
 @pytest.mark.parametrize("cls", BROKEN, ids=lambda cls: cls.__name__)
-def test_a_broken_promise_is_found(case: Callable[[type[Reward]], Case], cls: type[Reward]) -> None:
+def test_a_broken_promise_is_detected(case: Callable[[type[Reward]], Case], cls: type[Reward]) -> None:
     name, message = BROKEN[cls]
     with pytest.raises(AssertionError, match=message):
-        getattr(contract, name)(case(cls))
+        contract.CHECKS[name](case(cls))
     with pytest.raises(AssertionError):
         contract.check(cls(INFO))
 
@@ -211,30 +223,30 @@ def test_a_broken_promise_is_found(case: Callable[[type[Reward]], Case], cls: ty
     ("change", "message"),
     [
         ({"typical_range": (1, 0)}, r"typical_range is \(1, 0\), expected low < high"),
-        ({"role": "teacher"}, "the role is 'teacher', expected one of"),
+        ({"role": "teacher"}, "role is 'teacher', expected one of"),
         ({"differentiable": False}, ""),
         ({"uses_prompt": False}, "scores without prompts: "),
     ],
 )
-def test_a_record_that_is_wrong_is_found(change: dict[str, Any], message: str) -> None:
-    reward = Honest(replace(INFO, **change))
-    if change == {"differentiable": False}:  # its gradient is cut off: a judge that keeps its word
+def test_a_wrong_record_is_detected(change: dict[str, Any], message: str) -> None:
+    reward = Valid(replace(INFO, **change))
+    if change == {"differentiable": False}:  # then images are detached, which is valid for a judge
         contract.check(reward)
         return
     with pytest.raises(AssertionError, match=message):
         contract.check(reward)
 
 
-def test_it_takes_a_prompt_of_its_own_for_each_of_two_images_or_more() -> None:
+def test_unsuitable_images_or_prompts_are_refused() -> None:
     one, grey = blobs(1), [image.convert("L") for image in blobs(2)]
     two = [*one, *blobs(1, 8, 8)]
     for images, prompts in ((one, "a"), (one * 2, "aa"), (one * 2, "abc"), (two, "ab"), (grey, "ab")):
         with pytest.raises(ValueError, match=r"got \d images of .* prompts, .*; expected two or more, RGB"):
-            contract.check(Honest(INFO), images, prompts)
+            contract.check(Valid(INFO), images, prompts)
 
 
-def test_a_reward_from_a_file_keeps_them_too(tmp_path: Path) -> None:
-    """The one of the documentation, which has kinks and no parameters."""
+def test_a_reward_from_a_file_passes(tmp_path: Path) -> None:
+    """The example of the documentation, which has no parameters and is not smooth everywhere."""
     path = tmp_path / "sharpness.py"
     path.write_text(
         "import torch, rewards\n"

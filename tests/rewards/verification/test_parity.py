@@ -1,4 +1,4 @@
-"""Every reward against its second computation, and the comparison against rewards that are broken."""
+"""Every reward agrees with its reference, and the comparison detects rewards that are broken on purpose."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from PIL import Image
 
 import rewards
 from rewards.builtin import BUILTIN
-from rewards.verification.parity import BOUND, OWN, REFERENCES, Parity, compare
-from rewards.verification.pictures import PROMPTS, pictures, write_renders
+from rewards.verification.parity import BOUND, OWN_DEFINITION, REFERENCES, Parity, compare_with_reference
+from rewards.verification.pictures import PROMPTS, load_photos, photo_folder
 
-OWN_DEFINITIONS = ["world-rule", "world-oracle"]
+DEFINED_HERE = ["world-rule", "world-oracle"]
 
-MET = {
+EXPECTED_MUTANTS = {
     "clip": {"mean and deviation", "antialias", "crop or pad", "activation", "no L2 norm", "token limit"},
     "hpsv2": {"mean and deviation", "antialias", "crop or pad", "activation", "no L2 norm", "token limit"},
     "world-siglip": {"mean and deviation", "antialias", "crop or pad", "no L2 norm", "tokens unpadded"},
@@ -22,50 +22,65 @@ MET = {
     "clip-iqa": {"mean and deviation", "no L2 norm"},
     "jpeg-compressibility": set(),
 }
-"""Mutants that a reward must at least have met, so that none goes missing unnoticed."""
+"""Mutants whose bug must take part in scoring: a mutant that silently does nothing would prove nothing."""
 
 
 RECIPES = {
     (record.entry, record.profile, str(record.options.get("convention", ""))): record.name
     for record in reversed(BUILTIN.values())
 }
-"""A reward of each recipe: others differ in their weights alone, which are random here."""
+"""One reward per recipe: the others differ in their weights only, which are random here."""
 
 
 @pytest.mark.parametrize("name", RECIPES.values())
-def test_each_reward_is_its_second_computation_and_no_mutant_is(
+def test_reward_agrees_with_its_reference_and_no_mutant_does(
     tmp_path: Path, photographs: dict[str, Image.Image], name: str
 ) -> None:
-    row = compare(rewards.info(name), photographs, PROMPTS, tmp_path)
-    if name in OWN_DEFINITIONS:
-        assert row.reference == OWN
+    row = compare_with_reference(rewards.info(name), photographs, PROMPTS, tmp_path)
+    if name in DEFINED_HERE:
+        assert row.reference == OWN_DEFINITION
         return
     assert row.pairs == len(photographs) * (len(PROMPTS) if rewards.info(name).uses_prompt else 1)
     assert row.error <= BOUND
     assert row.missed == []
-    assert row.mutants.keys() >= MET.get(name, set())
+    assert row.mutants.keys() >= EXPECTED_MUTANTS.get(name, set())
     assert row.rank > 0.99
 
 
-def test_every_class_of_a_built_in_reward_has_a_reference() -> None:
-    entries = {record.entry for name, record in BUILTIN.items() if name not in OWN_DEFINITIONS}
+def test_every_built_in_reward_class_has_a_reference() -> None:
+    entries = {record.entry for name, record in BUILTIN.items() if name not in DEFINED_HERE}
     assert entries <= REFERENCES.keys()
 
 
-def test_a_difference_or_an_unnoticed_mutant_is_no_pass() -> None:
-    fine = Parity("clip", "clip-224", "it", "random", 4, spread=2.0, difference=0.001)
-    assert fine.ok
-    assert not Parity(
-        "clip", "clip-224", "it", "random", 4, spread=0.0, difference=0.0
-    ).ok  # nothing was told
-    assert not Parity("clip", "clip-224", "it", "random", 4, spread=2.0, difference=0.1).ok
-    unnoticed = Parity("clip", "clip-224", "it", "random", 4, 2.0, 0.001, mutants={"a": 0.001, "b": 1.0})
-    assert unnoticed.missed == ["a"]
-    assert not unnoticed.ok
+@pytest.mark.parametrize(
+    ("spread", "difference", "mutants", "missed"),
+    [
+        (2.0, 0.1, {}, []),  # a difference
+        (0.0, 0.0, {}, []),  # equal scores, which would agree with anything
+        (2.0, 0.001, {"a": 0.001, "b": 1.0}, ["a"]),  # a mutant that is not detected
+    ],
+)
+def test_comparison_fails(
+    spread: float, difference: float, mutants: dict[str, float], missed: list[str]
+) -> None:
+    row = Parity("clip", "clip-224", "it", "random", 4, spread, difference, mutants=mutants)
+    assert row.missed == missed
+    assert not row.ok
 
 
-def test_a_folder_with_too_few_pictures_is_refused(tmp_path: Path) -> None:
-    write_renders(tmp_path / "renders", 2)
-    assert [picture.size for picture in pictures(tmp_path, 2).values()] == [(512, 512), (640, 427)]
-    with pytest.raises(ValueError, match="has 2 pictures; give a folder with at least 3"):
-        pictures(tmp_path, 3)
+def test_comparison_passes_within_the_bound() -> None:
+    assert Parity("clip", "clip-224", "it", "random", 4, spread=2.0, difference=0.001).ok
+
+
+def test_without_photographs_rendered_images_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TCBENCH_SHARED", str(tmp_path / "missing"))
+    folder = photo_folder(tmp_path, 2)
+    assert [image.size for image in load_photos(folder, 2).values()] == [(512, 512), (640, 427)]
+
+
+def test_folder_with_too_few_images_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    with pytest.raises(ValueError, match="has 1 images; give a folder with at least 2"):
+        load_photos(tmp_path, 2)

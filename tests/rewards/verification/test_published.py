@@ -1,25 +1,26 @@
-"""Published scores: met, not met, or not checked, and never a silent pass."""
+"""Published scores are reproduced, not reproduced, or not checked, and never pass silently."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from rewards.verification import published
-from rewards.verification.published import PUBLISHED, Published, check_published
+from rewards.verification.published import PUBLISHED, check_published
 
 
 def test_without_weights_nothing_is_checked(shared_data: Path) -> None:
     for name in PUBLISHED:
-        found = check_published(name, shared_data)
-        assert found.status == "not checked: weights missing"
-        assert found.found == ()
+        result = check_published(name, shared_data)
+        assert result.status == "not checked: weights missing"
+        assert result.scores == ()
 
 
-class Fixed:
-    """A reward that gives what it is told."""
+class FixedReward:
+    """A reward with fixed scores."""
 
     def __init__(self, *scores: float) -> None:
         self.scores = scores
@@ -35,25 +36,24 @@ def test_with_weights_the_scores_are_compared(
     weights = tmp_path / "checkpoint.pt"
     weights.write_bytes(b"weights")
     monkeypatch.setattr(published, "check", lambda *_, **__: {"checkpoint": weights})
-    monkeypatch.setattr(published, "load", lambda _: Fixed(score))
-    found = check_published("hpsv2", shared_data)
-    assert found.status == "checked"
-    assert found.ok is ok
-    assert found.weights is not None
-    assert len(found.weights["checkpoint"]) == 64
+    monkeypatch.setattr(published, "load", lambda _: FixedReward(score))
+    result = check_published("hpsv2", shared_data)
+    assert result.status == "checked"
+    assert result.ok is ok
+    assert result.weights is not None
+    assert len(result.weights["checkpoint"]) == 64
+    assert result.to_json()["found"] == pytest.approx((score,))
 
 
-def test_without_the_pictures_nothing_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_images_nothing_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(published, "check", lambda *_, **__: {})
     assert check_published("hpsv2", tmp_path).status == "not checked: pictures missing"
     assert check_published("hpsv2", None).status == "not checked: pictures missing"
 
 
-def test_the_published_values_are_those_of_the_reference_data(shared_data: Path) -> None:
-    import json
-
+def test_published_values_equal_the_reference_data(shared_data: Path) -> None:
     expected = json.loads((shared_data / "golden/expected.json").read_text(encoding="utf-8"))
-    ours: Published = PUBLISHED["imagereward"]
-    assert list(ours.scores) == expected["imagereward_v1"]["scores"]
+    ours = PUBLISHED["imagereward"]
+    assert list(ours.values) == expected["imagereward_v1"]["scores"]
     assert ours.prompt == expected["imagereward_v1"]["prompt"]
-    assert PUBLISHED["hpsv2"].scores == (expected["hpsv2"]["score"],)
+    assert PUBLISHED["hpsv2"].values == (expected["hpsv2"]["score"],)

@@ -1,9 +1,9 @@
-"""The page of the documentation is made of what was measured."""
+"""docs/parity.md is generated from comparisons and from users' reports."""
 
 from __future__ import annotations
 
 from rewards.verification.parity import Parity
-from rewards.verification.table import page
+from rewards.verification.table import parity_page
 
 ROW = Parity(
     "hpsv2", "hps-224", "hpsv2 1.2.0", "random, small", 24, spread=0.1, difference=1e-7, rank=1.0,
@@ -11,7 +11,7 @@ ROW = Parity(
 )  # fmt: skip
 
 
-def test_a_row_says_error_mutants_speed_licence_and_who_confirmed_it() -> None:
+def test_row_has_error_mutants_speed_licence_and_confirming_machines() -> None:
     report = {
         "environment": {"device_name": "NVIDIA A"},
         "published": [{"reward": "hpsv2", "status": "checked", "ok": True}],
@@ -20,7 +20,7 @@ def test_a_row_says_error_mutants_speed_licence_and_who_confirmed_it() -> None:
         "environment": {"device_name": "B"},
         "published": [{"reward": "hpsv2", "status": "not checked: weights missing", "ok": True}],
     }
-    text = page([ROW], [report, missing], {"torch": "2.13.0"})
+    text = parity_page([ROW], [report, missing], {"torch": "2.13.0"})
     row = next(line for line in text.splitlines() if line.startswith("| hpsv2 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[4:] == ["1.0e-07", "1.0e-06", "1.0000", "1 of 2", "1.50", "yes", "Apache-2.0", "NVIDIA A"]

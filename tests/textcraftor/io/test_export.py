@@ -15,7 +15,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from rewards.verification.official.environment import interpreter
+from rewards.verification.official.environment import official_python
 from tcbench.errors import ConfigError
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import replace_encoders
@@ -103,7 +103,7 @@ def test_a_pipeline_of_2024_draws_the_same(tmp_path: Path) -> None:
     noise = initial_latents([1, 2], Drawing(micro, SCHEDULE).latent_shape)
     np.save(tmp_path / "latents.npy", noise.numpy())
     command = [
-        str(interpreter()), "-W", "ignore", "-c", OLD, str(tmp_path / "out"), str(tmp_path / "latents.npy"),
+        str(official_python()), "-W", "ignore", "-c", OLD, str(tmp_path / "out"), str(tmp_path / "latents.npy"),
         json.dumps(TEXTS), str(tmp_path / "images.npy"),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
