@@ -32,7 +32,7 @@ def case(tiny: Tiny) -> Callable[[str], Case]:
 
 
 def oracle_images() -> list[Image.Image]:
-    """Images that the oracle can judge: one that matches the first prompt, one that matches none, and blobs."""
+    """Images that the oracle can judge: a match of the first prompt, a match of none, and blobs."""
     items = (Item("circle", "red", "large", 32, 32, 20), Item("square", "green", "small", 20, 20, 8))
     images = [Image.fromarray(render(Scene((item,), "white", CLEAN))) for item in items]
     return [*images, *blobs(1, 64, 64)]

@@ -103,8 +103,8 @@ def test_a_pipeline_of_2024_draws_the_same(tmp_path: Path) -> None:
     noise = initial_latents([1, 2], Drawing(micro, SCHEDULE).latent_shape)
     np.save(tmp_path / "latents.npy", noise.numpy())
     command = [
-        str(official_python()), "-W", "ignore", "-c", OLD, str(tmp_path / "out"), str(tmp_path / "latents.npy"),
-        json.dumps(TEXTS), str(tmp_path / "images.npy"),
+        str(official_python()), "-W", "ignore", "-c", OLD, str(tmp_path / "out"),
+        str(tmp_path / "latents.npy"), json.dumps(TEXTS), str(tmp_path / "images.npy"),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
