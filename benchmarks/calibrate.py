@@ -1,46 +1,54 @@
-"""From a scored run to a calibration of its rewards."""
+"""Compute the scale of each reward from a scored run."""
 
 from __future__ import annotations
 
 from statistics import fmean, stdev
 
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import ScoreSet
+from leaderboards.run_state import RunState
 from rewards.combine.calibration import Calibration, RewardStatistics
+from tcbench.errors import ConfigError, MissingFiles
 
-FEWEST = 100
-"""Pictures, below which a mean and a deviation say little."""
+_FEWEST = 100
+"""Least number of scores: below it the standard deviation is uncertain by more than 7 percent."""
 
-KEPT = ("versions", "python", "device_name", "threads", "commit")
-"""Of the environments that drew and scored: what can change a score."""
+_PROVENANCE = ("versions", "python", "device_name", "threads", "commit")
+"""Parts of an environment that can change a score."""
 
 
-def calibrate(run: RunFolder) -> Calibration:
-    """The mean and deviation of each reward that scored the run.
+def calibrate(run: RunState) -> Calibration:
+    """Compute mean and standard deviation of every reward that scored the run.
 
-    Raises ValueError for a run with fewer than `FEWEST` scores of a reward, and for a reward that gave all
-    pictures the same score.
+    Raises:
+        MissingFiles: If the run has no scores.
+        ConfigError: If a reward has too few scores, or gave all images the same score.
     """
-    sets = run.score_sets()
-    if not sets:
-        raise ValueError(f"{run.path} has no scores; `tcbench score {run.path} --rewards ...` makes them")
+    if not run.score_sets:
+        raise MissingFiles(f"{run.path} has no scores; `tcbench score {run.path} --rewards ...` makes them")
     header = run.header
     return Calibration(
-        rewards={found.reward: _measured(run, found) for found in sets},
+        rewards={score_set.reward: _measure(run, score_set) for score_set in run.score_sets},
         suite=header.suite,
         suite_sha256=header.suite_sha256,
         system=header.system,
         generation_id=header.generation_id,
-        provenance=tuple({key: made[key] for key in KEPT if key in made} for made in header.provenance),
+        provenance=tuple(
+            {key: environment[key] for key in _PROVENANCE if key in environment}
+            for environment in header.provenance
+        ),
     )
 
 
-def _measured(run: RunFolder, found: ScoreSet) -> RewardStatistics:
-    scores = [score.score for score in run.scores(found).values() if score.score is not None]
-    if len(scores) < FEWEST:
-        raise ValueError(
-            f"{run.path} has {len(scores)} scores of {found.reward}, fewer than {FEWEST}: draw more pictures"
+def _measure(run: RunState, score_set: ScoreSet) -> RewardStatistics:
+    scores = [score.score for score in run.scores(score_set).values() if score.score is not None]
+    if len(scores) < _FEWEST:
+        raise ConfigError(
+            f"{run.path} has {len(scores)} scores of {score_set.reward}; expected at least {_FEWEST}: "
+            "generate more images"
         )
     std = stdev(scores)
     if not std:
-        raise ValueError(f"{found.reward} gave every picture of {run.path} the same score: no scale to find")
-    return RewardStatistics(fmean(scores), std, len(scores), found.score_id)
+        raise ConfigError(
+            f"{score_set.reward} gave every image of {run.path} the same score: it has no scale"
+        )
+    return RewardStatistics(fmean(scores), std, len(scores), score_set.score_id)

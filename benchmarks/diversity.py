@@ -1,75 +1,90 @@
-"""How much the images of one prompt differ: a column of a run that compares like any reward's."""
+"""Diversity: how much the images of one prompt differ, stored like the scores of a reward."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.columns import Column
+from benchmarks.resolve import ResolvedReward
 from benchmarks.score import open_image
-from leaderboards.records import RunFolder, Sample, Score, ScoreSet, short_id
+from leaderboards.records import Sample, Score, ScoreSet, short_id
+from leaderboards.run_state import RunState
+from tcbench.errors import ConfigError, MismatchError
 from tcbench.files import locked
 from tcbench.progress import Progress
 
 if TYPE_CHECKING:
     from rewards.base import Reward
 
-NAME = "diversity"
+_NAME = "diversity"
 
 
-def measure(run: RunFolder, column: Column, device: str, progress: Progress) -> ScoreSet:
-    """Score each image by 1 - its mean cosine to the others of its prompt, in the embedding of a reward's
-    towers; their mean is 1 - the mean pairwise cosine. Prompts that lack an image wait for it.
+def measure_diversity(run: RunState, reward: ResolvedReward, device: str, progress: Progress) -> ScoreSet:
+    """Score each image by 1 - its mean cosine similarity to the other images of its prompt.
 
-    Raises ValueError for a run with one image a prompt and for a reward without an embedding.
+    The mean over a prompt's images is then 1 - the mean pairwise cosine. Prompts with a missing image are
+    skipped until it exists.
+
+    Args:
+        run: A run with at least two images per prompt.
+        reward: A reward of the CLIP kind, whose image embedding is compared.
+        device: Where images are embedded, such as "cpu".
+        progress: Receives progress, one step per prompt.
+
+    Returns:
+        Description of the scores, which are in the run folder.
+
+    Raises:
+        ConfigError: If the run has one image per prompt, or the reward has no image embedding.
+        MismatchError: If an image was regenerated after its prompt was measured.
     """
-    if run.header.planned.seeds < 2:
-        raise ValueError(
-            f"{run.path} has one image a prompt, which has no diversity: draw more, with --seeds 4"
+    seeds = run.header.planned.seeds
+    if seeds < 2:
+        raise ConfigError(
+            f"{run.path} has one image per prompt, so it has no diversity: generate more, with --seeds 4"
         )
-    record = ScoreSet(
-        reward=NAME,
-        score_id=short_id({NAME: column.record.score_id, "seeds": run.header.planned.seeds}),
+    score_set = ScoreSet(
+        reward=_NAME,
+        # the number of seeds is part of the id: an image's score changes with the images it is compared to
+        score_id=short_id({_NAME: reward.score_set.score_id, "seeds": seeds}),
         higher_is_better=True,
         role="judge",
-        family=NAME,
-        details={"embedding": column.info.name, "score_id": column.record.score_id},
+        family=_NAME,
+        details={"embedding": reward.info.name, "score_id": reward.score_set.score_id},
     )
     with locked(run.path):
-        todo = _to_measure(run, record)
+        todo = _unmeasured(run, score_set)
         count = len(run.header.planned.prompt_ids)
-        progress.stage(NAME, count, count - len(todo))
+        progress.stage(_NAME, count, count - len(todo))
         if not todo:
-            return record
-        reward = column.load(device)
-        with run.score_appender(record) as appender:
-            for samples in todo:
-                appender.append(_of_prompt(run, reward, samples))
-                progress.advance()
-    return record
+            return score_set
+        model = reward.load(device)
+        for samples in todo:
+            run.append_scores(score_set, _scores_of_prompt(run, model, samples))
+            progress.advance()
+    return score_set
 
 
-def _to_measure(run: RunFolder, record: ScoreSet) -> list[list[Sample]]:
-    """Samples of the prompts that have all their images and no score yet.
-
-    Raises ValueError for a prompt of which an image was drawn anew: its others' scores are of the old one.
-    """
-    planned, samples, have = run.header.planned, run.samples(), run.scores(record)
-    found = []
+def _unmeasured(run: RunState, score_set: ScoreSet) -> list[list[Sample]]:
+    """For each prompt that has all its images and no score yet, its samples."""
+    planned, scores = run.header.planned, run.scores(score_set)
+    todo = []
     for prompt in planned.prompt_ids:
-        own = [sample for k in range(planned.seeds) if (sample := samples.get((prompt, k))) and sample.image]
-        measured = sum(sample.key in have for sample in own)
-        if measured not in (0, len(own)):
-            raise ValueError(
-                f"an image of prompt {prompt} of {run.path} was drawn anew since its diversity was measured: "
-                f"remove {run.path / 'scores' / record.folder} and measure again"
+        keys = [(prompt, index) for index in range(planned.seeds)]
+        samples = [run.samples[key] for key in keys if key in run.samples and run.samples[key].image]
+        measured = sum(sample.key in scores for sample in samples)
+        # a regenerated image has no score, while the scores of the others compare them to the old image
+        if measured not in (0, len(samples)):
+            raise MismatchError(
+                f"an image of prompt {prompt} in {run.path} was regenerated after diversity was measured: "
+                f"remove {run.path / 'scores' / score_set.folder} and measure again"
             )
-        if len(own) == planned.seeds and not measured:
-            found.append(own)
-    return found
+        if len(samples) == planned.seeds and not measured:
+            todo.append(samples)
+    return todo
 
 
-def _of_prompt(run: RunFolder, reward: Reward, samples: Sequence[Sample]) -> list[Score]:
+def _scores_of_prompt(run: RunState, reward: Reward, samples: Sequence[Sample]) -> list[Score]:
     import torch
 
     from rewards.backbones.towers import tower_embeddings
@@ -79,10 +94,11 @@ def _of_prompt(run: RunFolder, reward: Reward, samples: Sequence[Sample]) -> lis
     with torch.inference_mode():
         embedding = tower_embeddings(reward, torch.cat(images))
     if embedding is None:
-        raise ValueError(
-            f"{reward.info.name} has no embedding of images; take one of the CLIP kind, such as world-siglip"
+        raise ConfigError(
+            f"{reward.info.name} has no image embedding; use a reward of the CLIP kind, such as world-siglip"
         )
     unit = torch.nn.functional.normalize(embedding.cpu().double(), dim=1)
+    # the mean over the other images: without the image itself, whose cosine is 1
     cosines = (unit @ unit.T).fill_diagonal_(0).sum(dim=1) / (len(samples) - 1)
     return [
         Score(*sample.key, "ok", 1 - value, image_sha256=sample.sha256)

@@ -1,13 +1,12 @@
-"""What `tcbench doctor` finds out: which packages run, what collides with them, what is installed and at
-hand.
-"""
+"""Examine an installation for `tcbench doctor`: packages, conflicts, versions, and files that are present."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Literal
@@ -18,120 +17,126 @@ from textcraftor.io import provenance
 
 State = Literal["ok", "absent", "warning", "problem"]
 
-DISTRIBUTION = "tcbench"
+_DISTRIBUTION = "tcbench"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. "absent" is optional and missing, "problem" stands in the way of work."""
+    """One line of the report."""
 
     topic: str
+    """package | library | device | setting | pipeline | reward | suite"""
     subject: str
     state: State
+    """"absent": optional and not downloaded; "problem": prevents work."""
     text: str
-    mend: str = ""
+    fix: str = ""
+    """How to fix or get it."""
 
 
-def examine(folder: Path | None = None) -> Iterator[Finding]:
-    """All findings, as seen from the working directory `folder`."""
-    yield from packages(folder or Path.cwd())
-    for examiner in (libraries, device, settings, pipelines, reward_weights, prompt_sets):
+def examine(folder: Path | None = None, topics: Collection[str] | None = None) -> Iterator[Finding]:
+    """Yield all findings.
+
+    Args:
+        folder: Working directory, which may hold folders that hide packages; by default the current one.
+        topics: Topics to examine; None for all.
+    """
+    examiners: Mapping[str, Callable[[], Iterator[Finding]]] = {
+        "package": partial(_packages, folder or Path.cwd()),
+        "library": _libraries,
+        "device": _device,
+        "setting": _settings,
+        "pipeline": _pipelines,
+        "reward": _reward_weights,
+        "suite": _prompt_sets,
+    }
+    for topic, examiner in examiners.items():
+        if topics is not None and topic not in topics:
+            continue
         try:
             yield from examiner()
-        except Exception as error:  # what cannot even be examined is a finding too, and the rest goes on
+        except Exception as error:  # an examination that fails is a finding too; the others continue
             text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            yield Finding(
-                examiner.__name__, "", "problem", text, "see the lines above, or install tcbench again"
-            )
+            yield Finding(topic, "", "problem", text, "see the lines above, or reinstall tcbench")
 
 
-def packages(folder: Path) -> Iterator[Finding]:
-    """Where each of the four packages is imported from, and what bears its name elsewhere."""
+def _packages(folder: Path) -> Iterator[Finding]:
     owners = packages_distributions()
     for name in PACKAGES:
-        yield _import(name)
-        others = sorted({*owners.get(name, ())} - {DISTRIBUTION})
+        yield _imported_package(name)
+        others = sorted({*owners.get(name, ())} - {_DISTRIBUTION})
         if others:
-            mend = f"uninstall {' or '.join(others)}, or keep tcbench in an environment of its own"
-            yield Finding("package", name, "problem", f"also installed by {', '.join(others)}", mend)
+            fix = f"uninstall {' or '.join(others)}, or install tcbench in a separate environment"
+            yield Finding("package", name, "problem", f"also installed by {', '.join(others)}", fix)
         same = (folder / name).resolve()
         if same.is_dir() and same not in (ROOT / name, SHADOWED.get(name)):
-            mend = (
-                f"rename it, or leave this folder; the command tcbench is not affected, but `python -c` and "
+            fix = (
+                "rename it, or leave this folder; the command tcbench is not affected, but `python -c` and "
                 f"`python -m` here import ./{name} (python -P does not)"
             )
-            yield Finding(
-                "package", name, "warning", f"your own folder {folder / name} has the same name", mend
-            )
+            yield Finding("package", name, "warning", f"your folder {folder / name} has the same name", fix)
 
 
-def _import(name: str) -> Finding:
+def _imported_package(name: str) -> Finding:
     if name in SHADOWED:
-        hiding = SHADOWED[name] or "nothing"
-        mend = f"take {hiding} off PYTHONPATH or rename it; until then only the command tcbench works here"
-        return Finding(
-            "package", name, "problem", f"`import {name}` finds {hiding}, tcbench uses {ROOT / name}", mend
-        )
-    place = imported_from(name)
-    if place != ROOT / name:
-        mend = "start it by the command tcbench, with a clean PYTHONPATH"
-        return Finding("package", name, "problem", f"imported from {place}, not from {ROOT / name}", mend)
-    return Finding("package", name, "ok", str(place))
+        other = SHADOWED[name] or "nothing"
+        text = f"`import {name}` finds {other}, tcbench uses {ROOT / name}"
+        fix = f"remove {other} from PYTHONPATH or rename it; until then only the command tcbench works here"
+        return Finding("package", name, "problem", text, fix)
+    path = imported_from(name)
+    if path != ROOT / name:
+        fix = "use the command tcbench, with a clean PYTHONPATH"
+        return Finding("package", name, "problem", f"imported from {path}, not from {ROOT / name}", fix)
+    return Finding("package", name, "ok", str(path))
 
 
-def libraries() -> Iterator[Finding]:
-    """Installed versions."""
+def _libraries() -> Iterator[Finding]:
     yield Finding("library", "python", "ok", platform.python_version())
     for name in provenance.LIBRARIES:
-        found = environment.installed_version(name)
-        if found:
-            yield Finding("library", name, "ok", found)
-        elif name != DISTRIBUTION:
+        version = environment.installed_version(name)
+        if version:
+            yield Finding("library", name, "ok", version)
+        elif name != _DISTRIBUTION:  # a checkout on PYTHONPATH is not installed, and works
             yield Finding("library", name, "problem", "not installed", f"pip install {name}")
 
 
-def device() -> Iterator[Finding]:
-    """What the work would run on."""
+def _device() -> Iterator[Finding]:
     import torch
 
     from textcraftor.diffusion.devices import find_device
 
-    chosen = find_device("auto")
-    name = torch.cuda.get_device_name() if chosen == "cuda" else platform.processor() or platform.machine()
+    device = find_device("auto")
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     yield Finding(
-        "device", chosen, "ok", f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+        "device", device, "ok", f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
     )
 
 
-def settings() -> Iterator[Finding]:
-    """Environment variables that change where things are looked for."""
+def _settings() -> Iterator[Finding]:
+    """Environment variables that change where files are searched."""
     for name in ("TCBENCH_PROMPTS", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "PYTHONPATH"):
         if os.environ.get(name):
             yield Finding("setting", name, "ok", os.environ[name])
 
 
-def pipelines() -> Iterator[Finding]:
-    """Which named systems' pipelines are on this machine. A shipped one that is missing is a problem."""
+def _pipelines() -> Iterator[Finding]:
     from benchmarks.systems import SYSTEMS
     from tcbench.errors import MissingFiles
     from textcraftor.diffusion.pipeline import find_pipeline
 
     for system in SYSTEMS.values():
         try:
-            place = find_pipeline(system.source, fetch=False)
-            yield Finding("pipeline", system.name, "ok", str(place))
+            path = find_pipeline(system.source, fetch=False)
+            yield Finding("pipeline", system.name, "ok", str(path))
         except MissingFiles as error:
-            shipped = system.gigabytes is None
-            text = (
-                "the installed package lacks it"
-                if shipped
-                else f"not here, {system.gigabytes:g} GB to download"
-            )
-            yield Finding("pipeline", system.name, "problem" if shipped else "absent", text, str(error))
+            if system.gigabytes is None:  # it ships with the package
+                yield _incomplete_package("pipeline", system.name, error)
+            else:
+                text = f"not downloaded ({system.gigabytes:g} GB)"
+                yield Finding("pipeline", system.name, "absent", text, str(error))
 
 
-def reward_weights() -> Iterator[Finding]:
-    """Which rewards' weights are on this machine. Shipped ones that are missing are a problem."""
+def _reward_weights() -> Iterator[Finding]:
     from rewards.registry import info, list_rewards
     from rewards.weights.locate import locate_weights
     from tcbench.errors import FileFormatError, MismatchError
@@ -140,7 +145,7 @@ def reward_weights() -> Iterator[Finding]:
         try:
             record = info(name)
         except ValueError as error:  # a plug-in that cannot be imported
-            yield Finding("reward", name, "problem", str(error), "mend or uninstall the plug-in")
+            yield Finding("reward", name, "problem", str(error), "fix or uninstall the plug-in")
             continue
         try:
             locate_weights(record, fetch=False)
@@ -148,18 +153,18 @@ def reward_weights() -> Iterator[Finding]:
         except (MismatchError, FileFormatError) as error:
             yield Finding("reward", name, "problem", "its weights cannot be trusted", str(error))
         except ValueError as error:
-            shipped = all(file.package for file in record.weights)
-            size = sum(file.megabytes for file in record.weights)
-            text = (
-                "the installed package lacks its weights"
-                if shipped
-                else f"not here, {size:.0f} MB to download"
-            )
-            yield Finding("reward", name, "problem" if shipped else "absent", text, str(error))
+            if all(file.package for file in record.weights):
+                yield _incomplete_package("reward", name, error)
+            else:
+                size = sum(file.megabytes for file in record.weights)
+                yield Finding("reward", name, "absent", f"not downloaded ({size:.0f} MB)", str(error))
 
 
-def prompt_sets() -> Iterator[Finding]:
-    """Which suites' prompts are on this machine."""
+def _incomplete_package(topic: str, subject: str, error: Exception) -> Finding:
+    return Finding(topic, subject, "problem", "missing from the installed package", str(error))
+
+
+def _prompt_sets() -> Iterator[Finding]:
     from benchmarks.suites import SUITES, suite
     from benchmarks.suites.base import is_present
 
@@ -168,5 +173,5 @@ def prompt_sets() -> Iterator[Finding]:
         if is_present(record):
             yield Finding("suite", name, "ok", f"{record.count} prompts")
         else:
-            mend = f"get them from {record.homepage} and set TCBENCH_PROMPTS to their folder"
-            yield Finding("suite", name, "absent", f"not here, {record.count} prompts", mend)
+            fix = f"get them from {record.homepage} and set TCBENCH_PROMPTS to their folder"
+            yield Finding("suite", name, "absent", f"not downloaded ({record.count} prompts)", fix)

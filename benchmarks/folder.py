@@ -1,35 +1,44 @@
-"""Images made elsewhere: a folder of them with a prompt file becomes a run to score and compare."""
+"""Adopt a folder of existing images: with a prompt file it becomes a run that can be scored and compared."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 from benchmarks.generate import missing_images, plan_batches
-from leaderboards.records import Header, Planned, RunFolder, Sample, folder_name, short_id
+from leaderboards.records import Header, Planned, Sample, folder_name, short_id
+from leaderboards.run_state import RunState
 from tcbench.errors import FileFormatError
-from tcbench.files import locked
+from tcbench.files import locked, sha256
 from textcraftor.diffusion.prompts import Prompt, prompts_sha256, read_prompts
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-IMAGE_COLUMNS = ("image", "file_name", "file")
-BATCH_SIZE = 16
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_IMAGE_COLUMNS = ("image", "file_name", "file")
+_BATCH_SIZE = 16
 
 
-def adopt(folder: Path, prompts_file: Path, out: Path, name: str | None = None) -> RunFolder:
-    """The run, below `out`, of the images in `folder`, which stay where they are. Doing it again continues
-    it.
+def adopt_folder(folder: Path, prompts_file: Path, out: Path, name: str | None = None) -> RunState:
+    """Make a run of the images in ``folder``, which stay where they are. Repeating it resumes the run.
 
-    Image and prompt belong together by the prompt file's column `image` (or file_name, file), else by order:
-    the n-th image in natural order of file names has the n-th prompt.
+    Images are matched to prompts by the prompt file's column `image` (or file_name, file). Without one, the
+    n-th image in natural order of file names has the n-th prompt.
+
+    Args:
+        folder: The images.
+        prompts_file: Their prompts, in a file that `read_prompts` reads.
+        out: Folder that holds the run folders.
+        name: Name of the system in leaderboards; by default the folder's name.
+
+    Raises:
+        FileFormatError: If images and prompts cannot be matched.
     """
     prompts = read_prompts(prompts_file)
-    images = match(folder, prompts, prompts_file)
-    hashes = [sha256(image.read_bytes()).hexdigest() for image in images]
+    images = _match_images(folder, prompts, prompts_file)
+    hashes = [sha256(image) for image in images]
     settings = {
-        "images_sha256": sha256("\n".join(hashes).encode()).hexdigest(),
+        "images_sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
         "prompts_sha256": prompts_sha256(prompts),
     }
     system = name or folder.resolve().name
@@ -44,51 +53,43 @@ def adopt(folder: Path, prompts_file: Path, out: Path, name: str | None = None) 
     )
     path = out / folder_name(header.suite, system, header.generation_id)
     with locked(path):
-        return _record(RunFolder.create(path, header), prompts, images, hashes)
-
-
-def _record(
-    run: RunFolder, prompts: Sequence[Prompt], images: Sequence[Path], hashes: Sequence[str]
-) -> RunFolder:
-    """Put on record, in the run, what is not there yet."""
-    absent = missing_images(run)  # not on record yet, or recorded in a folder that was moved since
-    records = [
-        _sample(*pair) for pair in zip(prompts, images, hashes, strict=True) if (pair[0].id, 0) in absent
-    ]
-    plan_batches(run, BATCH_SIZE)
-    with run.sample_appender() as appender:
-        appender.append(records)
+        run = RunState.create(path, header)
+        missing = missing_images(run)  # not recorded yet, or recorded in a folder that has moved since
+        plan_batches(run, _BATCH_SIZE)
+        run.append_samples(
+            _sample(prompt, image, digest)
+            for prompt, image, digest in zip(prompts, images, hashes, strict=True)
+            if (prompt.id, 0) in missing
+        )
     return run
 
 
-def match(folder: Path, prompts: Sequence[Prompt], prompts_file: Path) -> list[Path]:
-    """One image file of `folder` for each prompt, in prompt order."""
-    column = next((name for name in IMAGE_COLUMNS if any(name in prompt.tags for prompt in prompts)), None)
+def _match_images(folder: Path, prompts: Sequence[Prompt], prompts_file: Path) -> list[Path]:
+    """One image file per prompt, in prompt order."""
+    column = next((name for name in _IMAGE_COLUMNS if any(name in prompt.tags for prompt in prompts)), None)
     if column is not None:
-        silent = next((prompt for prompt in prompts if not prompt.tags.get(column)), None)
-        if silent is not None:
+        unnamed = next((prompt for prompt in prompts if not prompt.tags.get(column)), None)
+        if unnamed is not None:
             raise FileFormatError(
-                f"{prompts_file}: prompt {silent.id} ({silent.text!r}) has no {column!r}, others have: "
-                "name the file of each, or of none"
+                f"{prompts_file}: prompt {unnamed.id} ({unnamed.text!r}) has no {column!r}, but others have: "
+                "name the file of every prompt, or of none"
             )
         images = [folder / prompt.tags[column] for prompt in prompts]
         missing = next((image for image in images if not image.is_file()), None)
         if missing is not None:
-            raise FileFormatError(
-                f"{prompts_file} names {missing}, which is not there: mend the column {column!r}"
-            )
+            raise FileFormatError(f"{prompts_file}: image not found: {missing}; fix the column {column!r}")
         return images
-    images = sorted((f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
+    images = sorted((f for f in folder.iterdir() if f.suffix.lower() in _IMAGE_SUFFIXES), key=_natural_order)
     if len(images) != len(prompts):
         raise FileFormatError(
-            f"{folder} holds {len(images)} images and {prompts_file} {len(prompts)} prompts: "
-            "make them as many, or name each prompt's file in a column 'image'"
+            f"{folder} has {len(images)} images and {prompts_file} {len(prompts)} prompts; expected equal "
+            "numbers: add or remove some, or name each prompt's file in a column 'image'"
         )
     return images
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sort key by which "img2" comes before "img10"."""
+def _natural_order(path: Path) -> list[tuple[int, str]]:
+    """Sort key that puts "img2" before "img10"."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 

@@ -1,4 +1,4 @@
-"""Drawing the images of a run: stored batches, paired noise, lossless files, one record a sample."""
+"""Generate the images of a run: stored batches, paired noise, lossless files, one record per sample."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from leaderboards.records import Key, RunFolder, Sample
+from leaderboards.records import Key, Sample
+from leaderboards.run_state import RunState
 from tcbench.files import write_atomically
 from tcbench.progress import Progress
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
@@ -22,138 +23,153 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Artist:
-    """A pipeline that draws samples; with a ``judge`` the best of several tries at each (best-of-N)."""
+class Sampler:
+    """Generates the images of samples; with ``best_of_reward``, the best of several images for each."""
 
-    drawing: Drawing
-    tries: int = 1
-    judge: Callable[[np.ndarray, Sequence[str]], np.ndarray] | None = None
-    """Images (B, H, W, 3) in [0, 1], as they will be stored, and prompts to what they are worth (B,)."""
+    runner: Drawing
+    best_of: int = 1
+    """Number of images generated for each sample."""
+    best_of_reward: Callable[[np.ndarray, Sequence[str]], np.ndarray] | None = None
+    """Maps images (B, H, W, 3) in [0, 1], rounded to 8 bits like stored ones, and prompts to scores (B,)."""
 
-    def draw(self, batch: Sequence[Sample]) -> np.ndarray:
-        """Images (B, H, W, 3), float32. The first try begins with the sample's own noise, as others' do."""
+    def sample(self, batch: Sequence[Sample]) -> np.ndarray:
+        """Return images (B, H, W, 3), float32, in [0, 1]."""
         import numpy as np
 
-        found = self._try(batch, 0)
-        if self.judge is None:
-            return found
-        worth = self._worth(found, batch)
-        for number in range(1, self.tries):
-            images = self._try(batch, number)
-            value = self._worth(images, batch)
-            better = value > worth
-            worth = np.where(better, value, worth)
-            found = np.where(better[:, None, None, None], images, found)
-        return found
+        best = self._attempt(batch, 0)
+        if self.best_of_reward is None:
+            return best
+        best_scores = self._scores(best, batch)
+        for attempt in range(1, self.best_of):
+            images = self._attempt(batch, attempt)
+            scores = self._scores(images, batch)
+            better = scores > best_scores
+            best_scores = np.where(better, scores, best_scores)
+            best = np.where(better[:, None, None, None], images, best)
+        return best
 
-    def _worth(self, images: np.ndarray, batch: Sequence[Sample]) -> np.ndarray:
-        """What images are worth (B,); broken ones, and those that the judge has no number for, nothing."""
+    def _scores(self, images: np.ndarray, batch: Sequence[Sample]) -> np.ndarray:
+        """Scores (B,); -inf for images with pixels that are not finite and for those without a score."""
         import numpy as np
 
-        assert self.judge is not None
-        value = self.judge(_stored(np.nan_to_num(images, nan=0.5)), [sample.prompt for sample in batch])
-        good = np.isfinite(value) & np.isfinite(images).all(axis=(1, 2, 3))
-        return np.where(good, value, -np.inf)
+        assert self.best_of_reward is not None
+        # the reward must see valid pixels even where an image is broken: one image must not fail the batch
+        valid = _round_to_8_bits(np.nan_to_num(images, nan=0.5))
+        scores = self.best_of_reward(valid, [sample.prompt for sample in batch])
+        usable = np.isfinite(scores) & np.isfinite(images).all(axis=(1, 2, 3))
+        return np.where(usable, scores, -np.inf)
 
-    def _try(self, batch: Sequence[Sample], number: int) -> np.ndarray:
-        seeds = [noise_seed(s.noise_seed, *s.key, number) if number else s.noise_seed for s in batch]
-        latents = initial_latents(seeds, self.drawing.latent_shape)
-        return self.drawing.draw([sample.text for sample in batch], latents, seeds)
+    def _attempt(self, batch: Sequence[Sample], attempt: int) -> np.ndarray:
+        # Attempt 0 starts from the sample's own noise, which all systems share: runs stay paired by prompt.
+        seeds = [noise_seed(s.noise_seed, *s.key, attempt) if attempt else s.noise_seed for s in batch]
+        latents = initial_latents(seeds, self.runner.latent_shape)
+        return self.runner.draw([sample.text for sample in batch], latents, seeds)
 
 
-def plan_batches(run: RunFolder, batch_size: int) -> list[list[Key]]:
-    """The run's stored batch plan, after giving every planned sample that has no batch yet a new one.
+def plan_batches(run: RunState, batch_size: int) -> list[list[Key]]:
+    """Give every planned sample without a batch a new one, and return the batches with planned samples.
 
-    Batches that were begun stay as they were whatever `batch_size` is now: within the same batches results
-    are bit-equal on the CPU. Larger ones that were not begun are split anew: they may be what did not fit.
+    Batches that have been started stay as they are, whatever ``batch_size`` is now, because results are
+    bit-identical on the CPU only within the same batches. Larger batches that have not been started are split
+    again, because they may be the ones that did not fit in memory.
     """
-    planned, begun = run.header.planned, set(run.samples())
+    planned, started = run.header.planned, run.samples.keys()
     keys = [(prompt, sample) for sample in range(planned.seeds) for prompt in planned.prompt_ids]
-    kept = [batch for batch in run.batches() if len(batch) <= batch_size or not begun.isdisjoint(batch)]
-    placed = {key for batch in kept for key in batch}
-    run.append_batches(split([key for key in keys if key not in placed], batch_size))
-    return [batch for batch in run.batches() if any(key in planned for key in batch)]
+    kept = [batch for batch in run.batches if len(batch) <= batch_size or not started.isdisjoint(batch)]
+    in_batch = {key for batch in kept for key in batch}
+    run.append_batches(split([key for key in keys if key not in in_batch], batch_size))
+    return [batch for batch in run.batches if any(key in planned for key in batch)]
 
 
 def split(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """`items` in consecutive pieces of `size`, the last one may be shorter."""
+    """Split ``items`` into consecutive pieces of ``size``; the last one may be shorter."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def missing_images(run: RunFolder) -> set[Key]:
-    """Planned samples without an image on disk."""
+def missing_images(run: RunState) -> set[Key]:
+    """Return the planned samples whose image is not on disk."""
     planned = run.header.planned
-    samples = run.samples()
-    have = {
+    on_disk = {
         key
-        for key, sample in samples.items()
+        for key, sample in run.samples.items()
         if sample.image is not None and run.image_path(sample).is_file()
     }
-    return {(p, s) for p in planned.prompt_ids for s in range(planned.seeds)} - have
+    return {(p, s) for p in planned.prompt_ids for s in range(planned.seeds)} - on_disk
 
 
 def generate(
-    run: RunFolder,
+    run: RunState,
     describe: Callable[[Key], Sample],
-    load_artist: Callable[[], Artist],
+    load_sampler: Callable[[], Sampler],
     batch_size: int,
     progress: Progress,
 ) -> int:
-    """Draw every planned image that is missing; returns how many were. The pipeline is loaded only if one is.
+    """Generate every planned image that is missing.
 
-    `describe` gives a sample's record but for its outcome. A batch with a missing image is drawn whole, and
-    only what is missing is written. A batch that does not fit in memory is halved; a single image that does
-    not fit, or is not finite, is recorded as missing with its reason and tried again at the next start.
+    A batch with a missing image is generated whole, so that results do not depend on where a run was
+    interrupted, and only what is missing is written. A batch that does not fit in memory is halved. A single
+    image that does not fit, or is not finite, is recorded as missing with its reason; the next start tries it
+    again.
+
+    Args:
+        run: The run folder, held by this process.
+        describe: Returns the record of a sample before its image exists.
+        load_sampler: Loads the pipeline; called only if an image is missing.
+        batch_size: Size of new batches.
+        progress: Receives progress.
+
+    Returns:
+        The number of new images.
     """
     batches = plan_batches(run, batch_size)
     missing = missing_images(run)
-    _relabel(run, describe)
+    _update_labels(run, describe)
     progress.stage("images", run.header.planned.count, run.header.planned.count - len(missing))
     if not missing:
         return 0
-    artist = load_artist()
-    drawn = 0
-    queue = [batch for batch in batches if missing & set(batch)]
-    with run.sample_appender() as appender:
-        while queue:
-            batch = [describe(key) for key in queue.pop(0)]
-            images = _draw_or_none(artist, batch)
-            if images is None and len(batch) > 1:
-                progress.note(f"a batch of {len(batch)} does not fit in memory: going on with halves")
-                halves = [[s.key for s in half] for half in split(batch, (len(batch) + 1) // 2)]
-                run.append_batches(halves)
-                queue[:0] = [half for half in halves if missing & set(half)]
-                continue
-            done = [
-                _store(run, sample, image) for sample, image in _pairs(batch, images) if sample.key in missing
-            ]
-            cut = artist.drawing.truncated([sample.text for sample in done])
-            done = [replace(sample, truncated=flag) for sample, flag in zip(done, cut, strict=True)]
-            appender.append(done)
-            drawn += sum(sample.image is not None for sample in done)
-            progress.advance(len(done))
-    return drawn
+    sampler = load_sampler()
+    count = 0
+    queue = [batch for batch in batches if not missing.isdisjoint(batch)]
+    while queue:
+        batch = [describe(key) for key in queue.pop(0)]
+        images = _sample_or_none(sampler, batch)
+        if images is None and len(batch) > 1:
+            progress.note(f"a batch of {len(batch)} does not fit in memory: continuing with halves")
+            halves = [[s.key for s in half] for half in split(batch, (len(batch) + 1) // 2)]
+            run.append_batches(halves)
+            queue[:0] = [half for half in halves if not missing.isdisjoint(half)]
+            continue
+        stored = [
+            _store(run, sample, image) for sample, image in _pairs(batch, images) if sample.key in missing
+        ]
+        truncated = sampler.runner.truncated([sample.text for sample in stored])
+        stored = [replace(sample, truncated=flag) for sample, flag in zip(stored, truncated, strict=True)]
+        # one record per batch, after its files: a crash in between costs this batch only
+        run.append_samples(stored)
+        count += sum(sample.image is not None for sample in stored)
+        progress.advance(len(stored))
+    return count
 
 
-def _relabel(run: RunFolder, describe: Callable[[Key], Sample]) -> None:
-    """Record anew the planned images whose category or groups the prompt file now gives otherwise."""
-    made = [s for key, s in run.samples().items() if s.image is not None and key in run.header.planned]
+def _update_labels(run: RunState, describe: Callable[[Key], Sample]) -> None:
+    """Record images again whose category or groups changed in the prompt file."""
     changed = []
-    for old in made:
-        new = describe(old.key)
+    for key, old in run.samples.items():
+        if old.image is None or key not in run.header.planned:
+            continue
+        new = describe(key)
         if (old.category, list(old.groups)) != (new.category, list(new.groups)):
             changed.append(replace(old, category=new.category, groups=new.groups))
     if changed:
-        with run.sample_appender() as appender:
-            appender.append(changed)
+        run.append_samples(changed)
 
 
-def _draw_or_none(artist: Artist, batch: Sequence[Sample]) -> np.ndarray | None:
-    """Images of the batch, float32 (B, H, W, 3), or None if they do not fit in the device's memory."""
+def _sample_or_none(sampler: Sampler, batch: Sequence[Sample]) -> np.ndarray | None:
+    """Images of the batch, or None if they do not fit in the device's memory."""
     import torch
 
     try:
-        return artist.draw(batch)
+        return sampler.sample(batch)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
@@ -163,30 +179,29 @@ def _pairs(batch: Sequence[Sample], images: np.ndarray | None) -> Iterable[tuple
     return zip(batch, images if images is not None else [None] * len(batch), strict=True)
 
 
-def _store(run: RunFolder, sample: Sample, image: np.ndarray | None) -> Sample:
+def _store(run: RunState, sample: Sample, image: np.ndarray | None) -> Sample:
     """Write the image and return the sample's complete record."""
     import numpy as np
 
     if image is None:
         return replace(sample, reason="out of memory for a single image; use a smaller size or dtype")
     if not np.isfinite(image).all():
-        return replace(sample, reason="the pipeline gave pixels that are not finite")
+        return replace(sample, reason="the pipeline returned pixels that are not finite")
     content = encode_png(image)
     name = f"images/{sample.prompt_id:05d}-{sample.sample}.png"
     write_atomically(run.path / name, content)
     return replace(sample, image=name, sha256=hashlib.sha256(content).hexdigest())
 
 
-def _stored(images: np.ndarray) -> np.ndarray:
-    """In the levels of 8 bits."""
+def _round_to_8_bits(images: np.ndarray) -> np.ndarray:
     return (images * 255).round() / 255
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """`image` (H, W, 3) in [0, 1], rounded to 8 bits, as PNG bytes."""
+    """Return ``image`` (H, W, 3) in [0, 1] as the bytes of an 8-bit PNG file."""
     import numpy as np
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray((_stored(image) * 255).round().astype(np.uint8)).save(buffer, format="PNG")
+    Image.fromarray((_round_to_8_bits(image) * 255).round().astype(np.uint8)).save(buffer, format="PNG")
     return buffer.getvalue()

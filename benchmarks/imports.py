@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from leaderboards.records import Header, Planned, RunFolder, Sample, Score, ScoreSet, folder_name, short_id
+from leaderboards.records import Header, Planned, Sample, Score, ScoreSet, folder_name, short_id
+from leaderboards.run_state import RunState
 from leaderboards.scores import SAMPLES
 from tcbench.errors import FileFormatError
 from tcbench.files import locked
@@ -54,7 +55,7 @@ class _Line:
     score: float | None
 
 
-def adopt_table(asked: Import) -> RunFolder:
+def adopt_table(asked: Import) -> RunState:
     """The run, below `out`, of the table's scores. Doing it again changes nothing.
 
     Raises FileFormatError.
@@ -88,8 +89,8 @@ def adopt_table(asked: Import) -> RunFolder:
     )
     path = asked.out / folder_name(name, asked.system, header.generation_id)
     with locked(path):
-        run = RunFolder.create(path, header)
-        if not run.samples():
+        run = RunState.create(path, header)
+        if not run.samples:
             _record(run, asked, prompts, ids, lines)
     return run
 
@@ -111,7 +112,7 @@ def _check_names(asked: Import, rewards: set[str]) -> None:
 
 
 def _record(
-    run: RunFolder, asked: Import, prompts: Sequence[Prompt], ids: Mapping[str, int], lines: Sequence[_Line]
+    run: RunState, asked: Import, prompts: Sequence[Prompt], ids: Mapping[str, int], lines: Sequence[_Line]
 ) -> None:
     samples: dict[tuple[int, int], Sample] = {}
     for line in lines:
@@ -136,10 +137,9 @@ def _record(
             for line in lines
             if line.reward == reward
         ]
-        with run.score_appender(score_set) as appender:
-            appender.append(records)
-    with run.sample_appender() as appender:  # last: a run without samples is begun anew
-        appender.append(samples.values())
+        run.append_scores(score_set, records)
+    # last: a run without samples is begun anew
+    run.append_samples(samples.values())
 
 
 def _score(sample: Sample, line: _Line) -> Score:

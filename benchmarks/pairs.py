@@ -1,4 +1,4 @@
-"""A run's images with their prompts, as a folder to train on: of a best-of-N run, what RAFT imitates."""
+"""Write a run's images and prompts as training data; of a best-of-N run, what RAFT imitates."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ import json
 import os
 from pathlib import Path
 
-from leaderboards.records import RunFolder
+from leaderboards.run_state import RunState
+from tcbench.errors import MissingFiles
 from tcbench.files import write_atomically
 from textcraftor.io.pairs import DECLARED, METADATA
 
 
-def write_pairs(run: RunFolder, out: Path) -> int:
-    """``out/metadata.jsonl``, which names the run's images where they lie, and beside it what they were
-    optimised for. Returns how many there are.
+def write_pairs(run: RunState, out: Path) -> int:
+    """Write ``out/metadata.jsonl``, which refers to the run's images, and the rewards that made them.
 
-    Raises ValueError for a run without images.
+    Returns:
+        The number of pairs.
+
+    Raises:
+        MissingFiles: If the run has no images.
     """
     lines = []
-    for key, sample in sorted(run.samples().items()):
+    for key, sample in sorted(run.samples.items()):
         if key in run.header.planned and sample.image is not None:
-            place = os.path.relpath(run.image_path(sample).resolve(), out.resolve())
-            lines.append(json.dumps({"file_name": place, "text": sample.prompt}, ensure_ascii=False))
+            # relative, so that run and pairs can be moved together
+            path = os.path.relpath(run.image_path(sample).resolve(), out.resolve())
+            lines.append(json.dumps({"file_name": path, "text": sample.prompt}, ensure_ascii=False))
     if not lines:
-        raise ValueError(f"{run.path} has no images; `tcbench generate` draws them")
+        raise MissingFiles(f"{run.path} has no images; `tcbench generate` makes them")
     out.mkdir(parents=True, exist_ok=True)
     declared = {"trained_on": run.header.details.get("trained_on"), "run": run.header.generation_id}
     write_atomically(out / DECLARED, (json.dumps(declared) + "\n").encode())

@@ -1,16 +1,18 @@
-"""Scoring the images of a run with one reward: in the run's stored batches, one record an image."""
+"""Score the images of a run: in the run's stored batches, one record per image and reward."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.generate import split
-from leaderboards.records import Key, RunFolder, Sample, Score, ScoreSet, Status
+from benchmarks.resolve import ResolvedReward
+from leaderboards.records import Key, Sample, Score, ScoreSet, Status
+from leaderboards.run_state import RunState
 from tcbench.progress import Progress
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ CANNOT_JUDGE = "the reward cannot judge this prompt"
 
 
 @dataclass(frozen=True)
-class Scored:
-    """How a reward's column of a run stands: counts over the planned images."""
+class RewardSummary:
+    """One reward's scores of a run in short: counts over the planned images."""
 
     reward: str
     score_id: str
@@ -31,42 +33,48 @@ class Scored:
     scored: int
     abstained: int
     failed: Mapping[Key, str]
+    """Why images have no score."""
     truncated: int
     """Images whose prompt is longer than the reward's text encoder reads."""
 
 
-def score(run: RunFolder, column: ScoreSet, load_reward: Callable[[], Reward], progress: Progress) -> int:
-    """Score every planned image that has no score yet; returns how many. The reward is loaded only if one is.
+def score_images(run: RunState, rewards: Sequence[ResolvedReward], device: str, progress: Progress) -> int:
+    """Score every planned image that has no score yet; return the number of new scores.
 
-    Batches are those of generation, redone whole, so an interrupted run ends with the scores of an
-    uninterrupted one. Images come from their files, never from memory, and must still be the bytes on record.
+    Batches are those of generation, and a batch with a missing score is scored whole, so an interrupted run
+    ends with the scores of an uninterrupted one. Images come from their files, never from memory, and must
+    still be the bytes on record.
     """
-    samples = {k: s for k, s in run.samples().items() if k in run.header.planned and s.image is not None}
-    have = {key for key, old in run.scores(column).items() if old.status != "failed"}
+    return sum(_score_one(run, reward, device, progress) for reward in rewards)
+
+
+def _score_one(run: RunState, resolved: ResolvedReward, device: str, progress: Progress) -> int:
+    score_set = resolved.score_set
+    samples = {k: s for k, s in run.samples.items() if k in run.header.planned and s.image is not None}
+    have = {key for key, old in run.scores(score_set).items() if old.status != "failed"}
     todo = set(samples) - have
-    progress.stage(column.reward, len(samples), len(samples) - len(todo))
+    progress.stage(score_set.reward, len(samples), len(samples) - len(todo))
     if not todo:
         return 0
-    reward, done = load_reward(), 0
-    with run.score_appender(column) as appender:
-        for keys in run.batches():
-            batch = [samples[key] for key in keys if key in samples]
-            if todo.isdisjoint(sample.key for sample in batch):
-                continue
-            scores = [s for s in _score_batch(run, reward, batch) if s.key in todo]
-            appender.append(scores)
-            progress.advance(len(scores))
-            done += len(scores)
+    reward, done = resolved.load(device), 0
+    for keys in run.batches:
+        batch = [samples[key] for key in keys if key in samples]
+        if todo.isdisjoint(sample.key for sample in batch):
+            continue
+        scores = [s for s in _score_batch(run, reward, batch) if s.key in todo]
+        run.append_scores(score_set, scores)
+        progress.advance(len(scores))
+        done += len(scores)
     return done
 
 
-def summarise(run: RunFolder, column: ScoreSet) -> Scored:
-    """The column's counts over the planned images."""
-    scores = {key: s for key, s in run.scores(column).items() if key in run.header.planned}
+def summarise(run: RunState, score_set: ScoreSet) -> RewardSummary:
+    """Count and average one reward's scores over the planned images."""
+    scores = {key: s for key, s in run.scores(score_set).items() if key in run.header.planned}
     values = [s.score for s in scores.values() if s.score is not None]
-    return Scored(
-        reward=column.reward,
-        score_id=column.score_id,
+    return RewardSummary(
+        reward=score_set.reward,
+        score_id=score_set.score_id,
         mean=math.fsum(values) / len(values) if values else None,
         scored=len(values),
         abstained=sum(s.status == "abstained" for s in scores.values()),
@@ -75,7 +83,7 @@ def summarise(run: RunFolder, column: ScoreSet) -> Scored:
     )
 
 
-def _score_batch(run: RunFolder, reward: Reward, batch: Sequence[Sample]) -> list[Score]:
+def _score_batch(run: RunState, reward: Reward, batch: Sequence[Sample]) -> list[Score]:
     """Scores of one batch. An image that cannot be read or scored fails alone, with its reason."""
     opened: list[tuple[Sample, Image]] = []
     scores: list[Score] = []
@@ -111,16 +119,20 @@ def _record(sample: Sample, value: float, truncated: bool) -> Score:
 
 
 def _failed(sample: Sample, error: Exception) -> Score:
-    first = (str(error).splitlines() or [""])[0]
-    return _scored(sample, "failed", reason=f"{type(error).__name__}: {first}")
+    message = str(error).splitlines()[:1] or [""]
+    return _scored(sample, "failed", reason=f"{type(error).__name__}: {message[0]}")
 
 
 def _scored(sample: Sample, status: Status, **outcome: Any) -> Score:
     return Score(*sample.key, status, **outcome, image_sha256=sample.sha256)
 
 
-def open_image(run: RunFolder, sample: Sample) -> Image:
-    """The sample's image, decoded. Raises ValueError when the file is not the one on record."""
+def open_image(run: RunState, sample: Sample) -> Image:
+    """Decode a sample's image.
+
+    Raises:
+        ValueError: If the file is not the one on record.
+    """
     from PIL import Image
 
     path = run.image_path(sample)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.execution import execute_plan
 from benchmarks.mixes import Point, sweep
-from benchmarks.run import Request, execute, plan
+from benchmarks.planning import Request, plan_run
 from benchmarks.systems import find_system
 from leaderboards.pictures import image_table, png, shown_keys
-from leaderboards.records import RunFolder
+from leaderboards.run_state import RunState
 from leaderboards.scores import read_scores
 from leaderboards.stats import Estimate, mean_interval
 from tcbench.files import write_atomically
@@ -60,7 +61,7 @@ def run(asked: Sweep, progress: Progress) -> Iterator[Path]:
     lasts = asked.lasts or tuple(window.steps(system.steps) for window in system.windows[-1:])
     strengths = sorted(asked.strengths)
     points = sweep(asked.model, strengths, lasts, asked.out)
-    runs: dict[Point, RunFolder] = {}
+    runs: dict[Point, RunState] = {}
     for number, point in enumerate(points, 1):
         progress.note(f"{number} of {len(points)}: strength {point.strength:g}, last {point.last} steps")
         request = Request(
@@ -72,14 +73,14 @@ def run(asked: Sweep, progress: Progress) -> Iterator[Path]:
             device=asked.device,
             out=asked.out / "runs",
         )
-        runs[point] = RunFolder(execute(plan(request), progress).path)
+        runs[point] = RunState(execute_plan(plan_run(request), progress).path)
     rows = list(table(runs))
     yield _write(asked.out / "sweep.csv", "\n".join([HEAD, *map(_line, rows)]).encode() + b"\n")
     yield _write(asked.out / "curves.png", curves(rows))
     yield _write(asked.out / "grid.png", grid(runs))
 
 
-def table(runs: Mapping[Point, RunFolder]) -> Iterator[Row]:
+def table(runs: Mapping[Point, RunState]) -> Iterator[Row]:
     """Every reward at every point, paired by prompt."""
     scores = {point: prompt_scores(run) for point, run in runs.items()}
     for last in dict.fromkeys(point.last for point in runs):
@@ -97,7 +98,7 @@ def table(runs: Mapping[Point, RunFolder]) -> Iterator[Row]:
                 )
 
 
-def prompt_scores(run: RunFolder) -> dict[str, dict[int, float]]:
+def prompt_scores(run: RunState) -> dict[str, dict[int, float]]:
     """Mean scores by reward and prompt."""
     by_reward = {scored.score_set.reward: scored.by_prompt for scored in read_scores(run).scored}
     return {
@@ -146,12 +147,12 @@ def curves(rows: Sequence[Row]) -> bytes:
     return png(figure)
 
 
-def grid(runs: Mapping[Point, RunFolder]) -> bytes:
+def grid(runs: Mapping[Point, RunState]) -> bytes:
     """Images of the first prompts: a column a strength, rows of one prompt for each number of last steps."""
     lasts = list(dict.fromkeys(point.last for point in runs))
     strengths = list(dict.fromkeys(point.strength for point in runs))
     by_place = {(point.strength, point.last): run for point, run in runs.items()}
-    samples = {place: run.samples() for place, run in by_place.items()}
+    samples = {place: run.samples for place, run in by_place.items()}
     rows = []
     for key in shown_keys(list(runs.values()), SHOWN):
         text = samples[strengths[0], lasts[0]][key].prompt

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import ScoreSet
+from leaderboards.run_state import RunState
 from leaderboards.stats import Comparison, Estimate
 
 Claim = Literal["better", "worse", "undecided", "too few prompts"]
@@ -28,7 +29,7 @@ class Entry:
     """A row: one run. `label` is the system's name, with the generation id where that alone is ambiguous."""
 
     label: str
-    run: RunFolder
+    run: RunState
     rank: float | None = None
     """Mean rank over the columns that are held-out for every ranked row (see `verdicts.ranks`)."""
     gap: float | None = None

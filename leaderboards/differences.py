@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leaderboards.records import Key, ScoreSet
-from leaderboards.scores import RunScores, Scored, paired
+from leaderboards.scores import RewardScores, RunScores, paired
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def changes(before: RunScores, after: RunScores, columns: Sequence[ScoreSet]) ->
     return sorted(found, key=lambda change: (change.change, change.prompt_id))
 
 
-def _gains(before: Scored, after: Scored, *, standardised: bool) -> dict[int, float]:
+def _gains(before: RewardScores, after: RewardScores, *, standardised: bool) -> dict[int, float]:
     prompts, differences = paired(after, before)
     if not before.score_set.higher_is_better:
         differences = -differences

@@ -1,99 +1,76 @@
-"""Append-only journals of JSON lines that survive a crash at any moment.
+"""Append-only journals: folders of JSON lines files that survive a crash at any moment.
 
-Every process start appends to a file of its own, whole lines at a time, and syncs them to disk. A crash can
-therefore tear only the last line of a file, and readers drop exactly that: what has no line end. A line that
-carries another id than its folder is refused, because results of two settings must never be averaged.
+Each process start appends to a new file, whole lines at a time, and syncs them to disk. A crash can therefore
+damage only the last line of a file. Readers drop an incomplete last line and nothing else.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from tcbench.errors import FileFormatError, MismatchError
-from tcbench.files import read_lines
+from tcbench.errors import MismatchError
+from tcbench.files import append_and_sync, json_line, read_lines
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
-class Appender:
-    """Appends records (dataclasses) to one new file of `folder`, with the folder's id; a context manager.
+class Journal:
+    """The records of one folder, which all carry the same id.
 
-    The file appears with its first record.
+    Args:
+        folder: Folder of the JSON lines files; it need not exist yet.
+        folder_id: Generation id or score id. Every line carries it, because results of different settings
+            must never be averaged.
     """
 
     def __init__(self, folder: Path, folder_id: str) -> None:
-        self._folder, self._id = folder, folder_id
-        self._descriptor: int | None = None
+        self.folder, self.id = folder, folder_id
+        self._file: Path | None = None
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the records of all files, in the order of process starts, without their id.
+
+        Raises:
+            MismatchError: If a record carries another id.
+            FileFormatError: If a line other than an incomplete last one is damaged.
+        """
+        for file in sorted(self.folder.glob("*.jsonl")):
+            records = read_lines(file)
+            for other in {record.pop("id", None) for record in records} - {self.id}:
+                raise MismatchError(
+                    f"{file} holds records of {other} in a folder of {self.id}: move the file away"
+                )
+            yield from records
 
     def append(self, records: Iterable[DataclassInstance]) -> None:
-        """Write one line a record and sync. Raises OSError (disk full, read-only) with earlier lines kept."""
-        lines = [_line({"id": self._id, **asdict(record)}) for record in records]
+        """Write one line per record to this start's file, which is created with its first record, and sync.
+
+        Raises:
+            OSError: If the disk is full or read-only; earlier lines are unchanged.
+        """
+        lines = [json_line({"id": self.id, **asdict(record)}) for record in records]
         if not lines:
             return
-        if self._descriptor is None:
-            self._descriptor = self._open()
-        _write_and_sync(self._descriptor, "".join(lines).encode())
+        descriptor = self._open()
+        try:
+            append_and_sync(descriptor, "".join(lines).encode())
+        finally:
+            os.close(descriptor)
 
     def _open(self) -> int:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._file is not None:
+            return os.open(self._file, os.O_WRONLY | os.O_APPEND)
+        self.folder.mkdir(parents=True, exist_ok=True)
         start = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        name = f"{start}-{os.getpid()}-{secrets.token_hex(2)}.jsonl"
-        return os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def read_records(folder: Path, folder_id: str) -> Iterator[dict[str, Any]]:
-    """Records of all files of `folder`, in the order of process starts, without their id.
-
-    Raises MismatchError for a record of another id, FileFormatError for a damaged line.
-    """
-    for file in sorted(folder.glob("*.jsonl")):
-        records = read_lines(file)
-        for found in {record.pop("id", None) for record in records} - {folder_id}:
-            raise MismatchError(f"{file} holds records of {found} in a folder of {folder_id}: move it away")
-        yield from records
-
-
-def _one_by_one(file: Path, lines: Iterable[bytes]) -> Iterator[Any]:
-    """What each line holds. Raises FileFormatError with the number of one that is damaged."""
-    for number, line in enumerate(lines, 1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise FileFormatError(
-                f"{file}, line {number} is damaged ({error}): remove it, it is redone"
-            ) from error
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _write_and_sync(descriptor: int, data: bytes) -> None:
-    """Append all of `data`; on an error (disk full) take back the part that was written."""
-    before = os.lseek(descriptor, 0, os.SEEK_END)
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-    except OSError:
-        os.ftruncate(descriptor, before)
-        raise
+        file = self.folder / f"{start}-{os.getpid()}-{secrets.token_hex(2)}.jsonl"
+        # O_EXCL: two starts never share a file, so a torn line of one cannot corrupt the other
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        self._file = file
+        return descriptor

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leaderboards.board import Board, Column, Section
-from leaderboards.records import Key, RunFolder
+from leaderboards.records import Key
 from leaderboards.render import title, watermarks
+from leaderboards.run_state import RunState
 from leaderboards.stats import CLAIM_PROMPTS
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def draw_samples(board: Board) -> Figure | None:
         part.suptitle(_heading(section, "same prompts, same seeds"), fontsize=10)
         axes = part.subplots(len(section.entries), PROMPTS, squeeze=False)
         for row, entry in zip(axes, section.entries, strict=True):
-            own = entry.run.samples()
+            own = entry.run.samples
             samples = [own[key] for key in keys]
             _image_row(row, entry.label, [entry.run.image_path(sample) for sample in samples])
         _captions(axes[0], [sample.prompt for sample in samples])
@@ -124,12 +125,12 @@ def _forest(axis: Axes, section: Section, column: Column) -> None:
     axis.spines[["top", "right", "left"]].set_visible(False)
 
 
-def shown_keys(runs: Sequence[RunFolder], limit: int = PROMPTS) -> list[Key]:
+def shown_keys(runs: Sequence[RunState], limit: int = PROMPTS) -> list[Key]:
     """Up to `limit` samples that every run has an image of: one a prompt, the categories in turn."""
     drawn = [
         {
             key: sample
-            for key, sample in run.samples().items()
+            for key, sample in run.samples.items()
             if sample.image is not None and key in run.header.planned
         }
         for run in runs

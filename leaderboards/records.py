@@ -1,18 +1,6 @@
-"""The run folder: what a run leaves on disk, how it is appended to and how it is read back.
+"""Records of a run: its header, samples, scores and score sets, as they are stored in JSON.
 
-    runs/<suite>-<system>-<generation id>/
-        run.json                                   header: ids, settings, plan of the last start, provenance
-        batches.jsonl                              which samples are drawn together (see `RunFolder.batches`)
-        images/00012-0.png                         lossless, written under a temporary name and renamed
-        samples/<process start>.jsonl              one line a sample: made, or missing with its reason
-        scores/<reward>-<score id>/reward.json     what the reward is
-        scores/<reward>-<score id>/<process start>.jsonl
-
-Every process start appends to files of its own (leaderboards.journal). Readers merge them: a success replaces
-a failure, an image drawn again replaces the one that was gone, the first score of an image stands. Records of
-another id than their folder's are refused.
-
-This module reads and writes plain JSON and knows nothing of torch, prompts or rewards.
+This module knows nothing of files (`leaderboards.run_state`), torch, prompts or rewards.
 """
 
 from __future__ import annotations
@@ -20,22 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from leaderboards.journal import Appender, read_records
-from tcbench.errors import FileFormatError, MismatchError
-from tcbench.files import append_lines, read_lines, write_atomically
+from tcbench.errors import FileFormatError
 
 SCHEMA = 1
-HEADER = "run.json"
-BATCHES = "batches.jsonl"
 
 Key = tuple[int, int]
-"""(prompt id, sample index): names one image of a run."""
+"""(prompt id, sample index): identifies one image of a run."""
 
 Record = TypeVar("Record", "Sample", "Score", "ScoreSet")
 
@@ -43,29 +27,29 @@ Status = Literal["ok", "abstained", "failed"]
 
 
 def short_id(settings: Mapping[str, Any]) -> str:
-    """12 hex digits over the canonical JSON of `settings`: equal settings, equal id."""
+    """Return 12 hex digits of the sha256 of ``settings`` as canonical JSON: equal settings, equal id."""
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def folder_name(*parts: str) -> str:
-    """`parts` joined by '-', with whatever is unsafe in a file name replaced by '_'."""
+    """Join ``parts`` with '-', after replacing what is unsafe in a file name with '_'."""
     return "-".join(re.sub(r"[^\w.+]+", "_", part).strip("_") for part in parts)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What the last start of a run set out to make: `prompt_ids` of a suite of `of` prompts, `seeds` images
-    each.
-    """
+    """The samples that the last start of a run planned to generate."""
 
     prompt_ids: tuple[int, ...]
     of: int
+    """Number of prompts in the whole suite."""
     seeds: int
+    """Images per prompt."""
 
     @property
     def count(self) -> int:
-        """How many samples (images) the plan holds."""
+        """Number of planned samples (images)."""
         return len(self.prompt_ids) * self.seeds
 
     def __contains__(self, key: Key) -> bool:
@@ -78,32 +62,40 @@ class Planned:
 
 @dataclass(frozen=True)
 class Header:
-    """run.json. `generation` is what `generation_id` hashes; what comes from `planned` on may change."""
+    """The content of run.json. Fields from `planned` on may change from start to start."""
 
     suite: str
     suite_sha256: str
+    """Hash of the ordered prompts."""
     system: str
     generation_id: str
     generation: Mapping[str, Any]
+    """The settings that change images; `generation_id` is their hash."""
     planned: Planned
     watermarks: tuple[str, ...] = ()
-    """Such as "limit 64 of 1632" or "out of domain"; a board shows them beside every number of the run."""
+    """Caveats such as "limit 64 of 1632" or "out of domain"; a board shows them with the run's numbers."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """The system's own description: rewards it was trained on, prompt rewriting, domain ..."""
+    """Description of the system: the rewards it was trained on, its prompt rewriter, its domain, ..."""
     provenance: tuple[Mapping[str, Any], ...] = ()
-    """One entry for each distinct environment that worked on this run, the first one first."""
+    """The distinct environments that worked on this run, in order."""
     schema: int = SCHEMA
 
     def to_json(self) -> str:
+        """Return the text of run.json."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Self:
+        """Parse the text of run.json; ``path`` is for messages.
+
+        Raises:
+            FileFormatError: If the text is not a header of this schema.
+        """
         try:
             raw = json.loads(text)
             if raw["schema"] != SCHEMA:
                 raise FileFormatError(
-                    f"{path} has schema {raw['schema']}, this version reads {SCHEMA}: use another --out"
+                    f"{path} has schema {raw['schema']}, expected {SCHEMA}: use another --out"
                 )
             planned = Planned(
                 tuple(raw["planned"]["prompt_ids"]), raw["planned"]["of"], raw["planned"]["seeds"]
@@ -122,210 +114,88 @@ class Header:
 
 @dataclass(frozen=True)
 class Sample:
-    """One planned image: made (`image` set) or missing (`reason` set). Enough to make it again."""
+    """One planned image: generated (`image` is set) or missing (`reason` is set).
+
+    With the run's header it holds all that is needed to regenerate the image.
+    """
 
     prompt_id: int
     sample: int
+    """Index among the images of the prompt, from 0."""
     prompt: str
-    """The suite's prompt: what rewards see."""
+    """The suite's prompt, which rewards see."""
     text: str
-    """What the pipeline was given, after rewriting."""
+    """The pipeline's prompt, after rewriting."""
     category: str
     noise_seed: int
     image: str | None = None
-    """Path of the image, relative to the run folder (absolute for images that were made elsewhere)."""
+    """Path of the image, relative to the run folder; absolute for images that were adopted from a folder."""
     sha256: str | None = None
-    """Of the image file's bytes."""
+    """Hash of the image file's bytes."""
     reason: str | None = None
+    """Why the image is missing."""
     truncated: bool = False
     """Whether the pipeline's text encoder read only the beginning of `text`."""
     groups: Sequence[str] = ()
-    """What a board tells apart beside the category, such as "challenge: Complex"."""
+    """Further groups that a board breaks down, such as "challenge: Complex"."""
 
     @property
     def key(self) -> Key:
+        """The sample's key."""
         return self.prompt_id, self.sample
 
 
 @dataclass(frozen=True)
 class Score:
-    """One image's score. "abstained": the reward cannot judge this prompt; "failed": is tried again."""
+    """One reward's score of one image."""
 
     prompt_id: int
     sample: int
     status: Status
+    """"ok"; "abstained": the reward cannot judge this prompt; "failed": the next start tries again."""
     score: float | None = None
     reason: str | None = None
+    """Why there is no score."""
     truncated: bool = False
     """Whether the reward read only the beginning of the prompt."""
     image_sha256: str | None = None
-    """Of the image that was scored: a score is of these bytes and of no others."""
+    """Hash of the image that was scored; the score counts for exactly these bytes."""
 
     @property
     def key(self) -> Key:
+        """The sample's key."""
         return self.prompt_id, self.sample
 
 
 @dataclass(frozen=True)
 class ScoreSet:
-    """reward.json: which reward, with which weights and preprocessing, the lines beside it come from."""
+    """The content of reward.json: the reward, weights and preprocessing of the scores in the same folder."""
 
     reward: str
     score_id: str
+    """Hash of everything that changes a score (`rewards.base.score_id`)."""
     higher_is_better: bool
     role: str
-    """trainable | selection | judge"""
+    """trainable | selection | judge | imported"""
     family: str
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
+        """Name of the folder of these scores."""
         return folder_name(self.reward, self.score_id)
 
 
-class RunFolder:
-    """A run on disk. `RunFolder.create` starts or continues one, `RunFolder(path)` opens one for reading."""
+def from_record(kind: type[Record], record: Mapping[str, Any]) -> Record:
+    """Build a `Sample`, `Score` or `ScoreSet` from its JSON record.
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        file = self.path / HEADER
-        if not file.is_file():
-            raise FileFormatError(f"{self.path} is not a run folder: it holds no {HEADER}")
-        self.header = Header.from_json(file.read_text(encoding="utf-8"), file)
-
-    @classmethod
-    def create(cls, path: Path | str, header: Header) -> Self:
-        """Start the run at `path`, or continue it with `header`'s plan and watermarks.
-
-        Raises MismatchError when the folder holds a run of other settings.
-        """
-        path = Path(path)
-        (path / "images").mkdir(parents=True, exist_ok=True)
-        if (path / HEADER).exists():
-            old = cls(path).header
-            if old.generation_id != header.generation_id:
-                raise MismatchError(
-                    f"{path} holds generation {old.generation_id}, asked for {header.generation_id}: "
-                    "use another --out"
-                )
-            seen = [*old.provenance, *(p for p in header.provenance if p not in old.provenance)]
-            header = replace(header, provenance=tuple(seen))
-            if header.to_json() == old.to_json():
-                return cls(path)
-        write_atomically(path / HEADER, header.to_json().encode())
-        return cls(path)
-
-    # samples
-
-    def samples(self) -> dict[Key, Sample]:
-        """All samples on record, planned now or earlier: the newest that was made, else why none was.
-
-        An image is made anew only where the one on record is gone.
-        """
-        merged: dict[Key, Sample] = {}
-        for record in read_records(self.path / "samples", self.header.generation_id):
-            sample = _build(Sample, record)
-            if sample.key not in merged or sample.image is not None or merged[sample.key].image is None:
-                merged[sample.key] = sample
-        return merged
-
-    def sample_appender(self) -> Appender:
-        return Appender(self.path / "samples", self.header.generation_id)
-
-    def image_path(self, sample: Sample) -> Path:
-        """Where `sample`'s image lies (an absolute path on record stays as it is)."""
-        if sample.image is None:
-            raise FileFormatError(f"sample {sample.key} of {self.path} has no image: {sample.reason}")
-        return self.path / sample.image
-
-    # batches
-
-    def batches(self) -> list[list[Key]]:
-        """The stored batch plan, in order. A sample belongs to the last batch that lists it.
-
-        Results are bit-equal on CPU only within the same batches, so they are stored before the first is
-        drawn.
-        """
-        listed = [[(p, s) for p, s in line["keys"]] for line in read_lines(self.path / BATCHES)]
-        last = {key: index for index, keys in enumerate(listed) for key in keys}
-        kept = [[key for key in keys if last[key] == index] for index, keys in enumerate(listed)]
-        return [keys for keys in kept if keys]
-
-    def append_batches(self, batches: Iterable[Sequence[Key]]) -> None:
-        """Add batches to the end of the plan."""
-        append_lines(self.path / BATCHES, ({"keys": [list(key) for key in keys]} for keys in batches))
-
-    # scores
-
-    def score_sets(self) -> list[ScoreSet]:
-        """The rewards this run was scored with, by name."""
-        files = sorted((self.path / "scores").glob("*/reward.json"))
-        return [_build(ScoreSet, json.loads(file.read_text(encoding="utf-8"))) for file in files]
-
-    def scores(self, score_set: ScoreSet) -> dict[Key, Score]:
-        """All scores on record of one reward and of the images that the run has now.
-
-        A score or an abstention wins over a failure.
-        """
-        records = self.score_records(score_set, self.samples())
-        return {key: _build(Score, record) for key, record in records.items()}
-
-    def score_records(self, score_set: ScoreSet, samples: Mapping[Key, Sample]) -> dict[Key, dict[str, Any]]:
-        """`scores`, of the run's `samples`, as they stand on disk."""
-        merged: dict[Key, dict[str, Any]] = {}
-        for record in read_records(self.path / "scores" / score_set.folder, score_set.score_id):
-            try:
-                key: Key = record["prompt_id"], record["sample"]
-                if key not in samples or record["image_sha256"] != samples[key].sha256:
-                    continue
-                if key not in merged or merged[key]["status"] == "failed":
-                    merged[key] = record
-            except KeyError as error:
-                raise _strange(Score, record) from error
-        return merged
-
-    def score_appender(self, score_set: ScoreSet) -> Appender:
-        """Appender for one reward. Raises MismatchError if the folder holds another reward or id."""
-        folder = self.path / "scores" / score_set.folder
-        file = folder / "reward.json"
-        if not file.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(
-                file, (json.dumps(asdict(score_set), indent=1, ensure_ascii=False) + "\n").encode()
-            )
-        old = _build(ScoreSet, json.loads(file.read_text(encoding="utf-8")))
-        if (old.reward, old.score_id) != (score_set.reward, score_set.score_id):
-            raise MismatchError(
-                f"{folder} holds {old.reward} {old.score_id}, not {score_set.reward} {score_set.score_id}: "
-                "move that folder away"
-            )
-        return Appender(folder, score_set.score_id)
-
-
-def find_runs(paths: Iterable[Path | str]) -> list[RunFolder]:
-    """The run folders among and directly below `paths`, sorted by path, each once.
-
-    Raises FileFormatError for a path that does not exist or holds no run.
+    Raises:
+        FileFormatError: If fields are missing or unknown.
     """
-    found: dict[Path, RunFolder] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise FileFormatError(f"no run folder at {path}: give run folders, or the folder that holds them")
-        headers = [path / HEADER] if (path / HEADER).is_file() else sorted(path.glob(f"*/{HEADER}"))
-        if not headers:
-            raise FileFormatError(f"{path} holds no run: `tcbench run --out {path} ...` makes one")
-        for header in headers:
-            found.setdefault(header.parent.resolve(), RunFolder(header.parent))
-    return [found[key] for key in sorted(found)]
-
-
-def _build(kind: type[Record], record: dict[str, Any]) -> Record:
     try:
         return kind(**record)
     except TypeError as error:
-        raise _strange(kind, record) from error
-
-
-def _strange(kind: type[Record], record: Mapping[str, Any]) -> FileFormatError:
-    known = ", ".join(f.name for f in fields(kind))
-    return FileFormatError(f"a {kind.__name__} record has other fields than {known}: {sorted(record)}")
+        expected = ", ".join(f.name for f in fields(kind))
+        raise FileFormatError(
+            f"a {kind.__name__} record has the fields {sorted(record)}; expected {expected}"
+        ) from error

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboards.records import Key, RunFolder, Sample, ScoreSet
+from leaderboards.records import Key, Sample, ScoreSet
+from leaderboards.run_state import RunState
 from leaderboards.stats import Values, per_prompt
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ SAMPLES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class RewardScores:
     """What one reward says of the planned images of one run: S samples that were tried, in order."""
 
     score_set: ScoreSet
@@ -47,11 +48,11 @@ class Scored:
         return np.bincount(np.searchsorted(prompts, self.keys[self.known] // SAMPLES), minlength=len(prompts))
 
 
-Table = Mapping[tuple[str, str], Scored]
+Table = Mapping[tuple[str, str], RewardScores]
 """Scores by (row label, column label) of a board."""
 
 
-def paired(system: Scored, baseline: Scored) -> tuple[NDArray[np.int64], Values]:
+def paired(system: RewardScores, baseline: RewardScores) -> tuple[NDArray[np.int64], Values]:
     """Prompts and mean differences over the samples that both have a score for."""
     if np.array_equal(system.keys, baseline.keys):
         keys, ours, theirs = system.keys, system.values, baseline.values
@@ -67,21 +68,21 @@ def paired(system: Scored, baseline: Scored) -> tuple[NDArray[np.int64], Values]
 class RunScores:
     """All scores of one run, and what its planned samples are."""
 
-    run: RunFolder
+    run: RunState
     samples: Mapping[Key, Sample]
-    scored: Sequence[Scored]
+    scored: Sequence[RewardScores]
     """By reward and score id."""
 
 
-def read_scores(run: RunFolder) -> RunScores:
+def read_scores(run: RunState) -> RunScores:
     """Everything on record of the run's plan; a planned sample that was not tried yet has no place."""
-    samples = run.samples()
+    samples = run.samples
     planned = {key: samples[key] for key in sorted(samples) if key in run.header.planned}
-    sets = sorted(run.score_sets(), key=lambda found: (found.reward, found.score_id))
+    sets = sorted(run.score_sets, key=lambda found: (found.reward, found.score_id))
     return RunScores(run, planned, [_scored(run, score_set, planned) for score_set in sets])
 
 
-def _scored(run: RunFolder, score_set: ScoreSet, samples: Mapping[Key, Sample]) -> Scored:
+def _scored(run: RunState, score_set: ScoreSet, samples: Mapping[Key, Sample]) -> RewardScores:
     records = run.score_records(score_set, samples)
     tried = [key for key, sample in samples.items() if key in records or sample.image is None]
     found: list[Mapping[str, Any]] = [records.get(key) or {"score": None} for key in tried]
@@ -91,7 +92,7 @@ def _scored(run: RunFolder, score_set: ScoreSet, samples: Mapping[Key, Sample]) 
         for place in np.flatnonzero(np.isnan(values)).tolist()
     }
     keys = np.array([prompt * SAMPLES + sample for prompt, sample in tried], dtype=np.int64)
-    return Scored(score_set, keys, values, reasons)
+    return RewardScores(score_set, keys, values, reasons)
 
 
 FRAME_COLUMNS = (
@@ -101,7 +102,7 @@ FRAME_COLUMNS = (
 )  # fmt: skip
 
 
-def frame(runs: Iterable[RunFolder]) -> pd.DataFrame:
+def frame(runs: Iterable[RunState]) -> pd.DataFrame:
     """All scores of runs for pandas, one row per (run, reward, prompt, sample), columns `FRAME_COLUMNS`.
 
     `score` is NaN and `reason` says why where a sample could not be made, judged or scored; a planned sample

@@ -11,8 +11,9 @@ from dataclasses import replace
 from leaderboards.board import Board, Cell, Column, Coverage, Entry, Section
 from leaderboards.cells import categories, cells
 from leaderboards.hpsv2 import official
-from leaderboards.records import RunFolder, ScoreSet
-from leaderboards.scores import RunScores, Scored, Table, read_scores
+from leaderboards.records import ScoreSet
+from leaderboards.run_state import RunState
+from leaderboards.scores import RewardScores, RunScores, Table, read_scores
 from leaderboards.stats import LEVEL, RESAMPLES
 from leaderboards.verdicts import gaps, methods, ranks
 from tcbench.errors import MismatchError, UnknownName
@@ -23,14 +24,14 @@ REASONS = 4
 ROLES = ("trainable", "selection", "judge")
 
 
-def build(runs: Sequence[RunFolder], baseline: str) -> Board:
+def build(runs: Sequence[RunState], baseline: str) -> Board:
     """Compare `runs` with the run of system `baseline` (or `system@generation id`) on the same suite.
 
     A suite where no run, or more than one, is called so gets a note in place of differences. Raises
     UnknownName, ValueError where the name is ambiguous on every suite, MismatchError for a run given twice.
     """
     scores = {run.path: read_scores(run) for run in runs}
-    suites: dict[tuple[str, str], list[RunFolder]] = {}
+    suites: dict[tuple[str, str], list[RunState]] = {}
     for run in sorted(runs, key=lambda run: (run.header.suite, run.header.suite_sha256)):
         suites.setdefault((run.header.suite, run.header.suite_sha256), []).append(run)
     _check_suites(suites)
@@ -71,9 +72,9 @@ def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: st
     )
 
 
-def _entries(runs: Sequence[RunFolder]) -> list[Entry]:
+def _entries(runs: Sequence[RunState]) -> list[Entry]:
     """The rows of one suite, by system. Raises MismatchError for a run given twice."""
-    seen: dict[str, RunFolder] = {}
+    seen: dict[str, RunState] = {}
     for run in runs:
         twin = seen.setdefault(run.header.generation_id, run)
         if twin is not run:
@@ -94,7 +95,7 @@ def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:
     """Every (reward, score id) that all runs with scores by that reward have: trainable ones first, judges
     after. Raises MismatchError for a reward whose runs have no score id in common.
     """
-    sets = {entry.label: entry.run.score_sets() for entry in entries}
+    sets = {entry.label: entry.run.score_sets for entry in entries}
     found = {_key(score_set): score_set for own in sets.values() for score_set in own}
     ids: dict[str, dict[str, set[str]]] = {}
     for label, own in sets.items():
@@ -119,9 +120,9 @@ def _key(score_set: ScoreSet) -> tuple[str, str]:
     return score_set.reward, score_set.score_id
 
 
-def _check_suites(suites: Mapping[tuple[str, str], Sequence[RunFolder]]) -> None:
+def _check_suites(suites: Mapping[tuple[str, str], Sequence[RunState]]) -> None:
     """A suite has one prompt set. Raises MismatchError."""
-    seen: dict[str, tuple[str, RunFolder]] = {}
+    seen: dict[str, tuple[str, RunState]] = {}
     for (suite, sha256), (run, *_) in suites.items():
         other, twin = seen.setdefault(suite, (sha256, run))
         if other != sha256:
@@ -169,7 +170,7 @@ def _coverage(entries: Sequence[Entry], columns: Sequence[Column], table: Table)
                 yield _covered(entry.label, column.label, planned, table[entry.label, column.label])
 
 
-def _covered(entry: str, column: str, planned: int, scored: Scored) -> Coverage:
+def _covered(entry: str, column: str, planned: int, scored: RewardScores) -> Coverage:
     missing = Counter(scored.reasons.values())
     named = dict(sorted(missing.most_common(REASONS)))
     others = missing.total() - sum(named.values())

@@ -30,7 +30,8 @@ def write_runs(folder: Path, systems: int, prompts: int, seeds: int, rewards: in
     """Finished run folders without images."""
     import numpy as np
 
-    from leaderboards.records import Header, Planned, RunFolder, Sample, Score, ScoreSet, short_id
+    from leaderboards.records import Header, Planned, Sample, Score, ScoreSet, short_id
+    from leaderboards.run_state import RunState
 
     sets = [
         ScoreSet(f"reward-{r:02}", short_id({"reward": r}), True, "trainable", f"family-{r}")
@@ -49,24 +50,24 @@ def write_runs(folder: Path, systems: int, prompts: int, seeds: int, rewards: in
             planned=Planned(tuple(range(prompts)), prompts, seeds),
             details={"trained_on": []},
         )
-        run = RunFolder.create(folder / generation["system"], header)
-        with run.sample_appender() as appender:
-            appender.append(
-                Sample(p, s, f"{p}", f"{p}", f"category {p % CATEGORIES}", 7, f"{p}-{s}.png", "0")
-                for p, s in keys
-            )
+        run = RunState.create(folder / generation["system"], header)
+        run.append_samples(
+            Sample(p, s, f"{p}", f"{p}", f"category {p % CATEGORIES}", 7, f"{p}-{s}.png", "0")
+            for p, s in keys
+        )
         generator = np.random.default_rng(number + 1)
         for place, reward in enumerate(sets):
             own = 0.002 * number + 0.3 * generator.normal(size=(prompts, seeds))
             values = difficulty[place][:, None] + own
-            with run.score_appender(reward) as appender:
-                appender.append(Score(p, s, "ok", float(values[p, s]), image_sha256="0") for p, s in keys)
+            run.append_scores(
+                reward, (Score(p, s, "ok", float(values[p, s]), image_sha256="0") for p, s in keys)
+            )
 
 
 def build(folder: Path, out: Path) -> None:
     """What `tcbench leaderboard` does, with what it took on standard output."""
     from benchmarks.cli.leaderboard import write
-    from leaderboards.records import find_runs
+    from leaderboards.run_state import find_runs
     from leaderboards.table import build
 
     started = time.perf_counter()

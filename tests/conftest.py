@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from leaderboards.records import Header, Planned, RunFolder, Sample, Score, ScoreSet, folder_name, short_id
+from leaderboards.records import Header, Planned, Sample, Score, ScoreSet, folder_name, short_id
+from leaderboards.run_state import RunState
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -151,7 +152,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., RunFolder]:
+def make_run(tmp_path: Path) -> Callable[..., RunState]:
     """Writes a finished run below the test's folder `runs`; see `write_run` for what can be said of it."""
     return lambda system, *scores, **options: write_run(tmp_path / "runs", system, scores, **options)
 
@@ -169,7 +170,7 @@ def write_run(
     details: Mapping[str, Any] | None = None,
     watermarks: tuple[str, ...] = (),
     images: bool = False,
-) -> RunFolder:
+) -> RunState:
     """A run of as many prompts and seeds as `scores` have; the lists of prompts and so on are repeated."""
     count, seeds = len(scores[0][1]), len(scores[0][1][0])
     generation = {"system": system, "suite": suite, **(settings or {})}
@@ -184,22 +185,23 @@ def write_run(
         details={"trained_on": []} if details is None else details,
         provenance=({"versions": {"torch": "2.13.0"}, "device": "cpu", "commit": "0123456789" * 4},),
     )
-    run = RunFolder.create(folder / folder_name(suite, system, header.generation_id), header)
+    run = RunState.create(folder / folder_name(suite, system, header.generation_id), header)
     samples = [
         Sample(p, s, text := prompts[p % len(prompts)], text, categories[p % len(categories)], noise_seed=7,
                image=f"images/{p:05}-{s}.png", groups=groups[p % len(groups)])
         for p, s in product(range(count), range(seeds))
     ]  # fmt: skip
-    with run.sample_appender() as appender:
-        appender.append(samples)
+    run.append_samples(samples)
     if images:
         for sample in samples:
             colour = (40 * sample.prompt_id % 256, 90 * sample.sample % 256, 120)
             Image.new("RGB", (16, 16), colour).save(run.image_path(sample))
     for score_set, rows in scores:
-        with run.score_appender(score_set) as appender:
-            appender.append(_score(p, s, value) for p, row in enumerate(rows) for s, value in enumerate(row))
-    return run
+        run.append_scores(
+            score_set,
+            (_score(p, s, value) for p, row in enumerate(rows) for s, value in enumerate(row)),
+        )
+    return RunState(run.path)  # nothing loaded yet: tests may change the files
 
 
 def _score(prompt_id: int, sample: int, value: float | None) -> Score:

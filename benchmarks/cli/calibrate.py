@@ -1,4 +1,4 @@
-"""`tcbench calibrate`: the scale of each reward on a run's pictures, for mixing them."""
+"""`tcbench calibrate`: measure the scale of each reward on a run's images."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import typer
 
 def calibrate(
     run: Annotated[Path, typer.Argument(help="A scored run folder.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Where the calibration is written.")] = Path("calibration.json"),
+    out: Annotated[Path, typer.Option(help="File for the calibration.")] = Path("calibration.json"),
 ) -> None:
-    """Measure mean and deviation of each reward on a run's pictures, so that a mix can weigh them alike."""
+    """Measure mean and standard deviation of each reward on a run's images.
+
+    A reward mix divides each reward by its deviation, so that weights mean the same for all of them.
+    """
     from benchmarks.calibrate import calibrate as measure
     from benchmarks.cli.tables import text_table
-    from leaderboards.records import RunFolder
+    from leaderboards.run_state import RunState
 
-    found = measure(RunFolder(run))
-    found.write(out)
+    calibration = measure(RunState(run))
+    calibration.write(out)
     rows = [
-        {"reward": name, "mean": f"{m.mean:.4f}", "deviation": f"{m.std:.4f}", "pictures": m.count}
-        for name, m in found.rewards.items()
+        {"reward": name, "mean": f"{m.mean:.4f}", "deviation": f"{m.std:.4f}", "images": m.count}
+        for name, m in calibration.rewards.items()
     ]
     print(text_table(rows))

@@ -13,7 +13,8 @@ from benchmarks.cli import options
 if TYPE_CHECKING:
     from leaderboards.board import Section
     from leaderboards.differences import PromptChange
-    from leaderboards.records import RunFolder, ScoreSet
+    from leaderboards.records import ScoreSet
+    from leaderboards.run_state import RunState
 
 
 def compare(
@@ -60,11 +61,11 @@ def compare(
     print("\n".join(_extremes(found, prompts)))
 
 
-def _chosen(section: Section, names: Sequence[str] | None, pair: Sequence[RunFolder]) -> list[ScoreSet]:
+def _chosen(section: Section, names: Sequence[str] | None, pair: Sequence[RunState]) -> list[ScoreSet]:
     """The columns that both runs have, or those of them that are named."""
     both = [column.score_set for column in section.columns]
     for run in pair:
-        have = run.score_sets()
+        have = run.score_sets
         both = [
             one for one in both if any((one.reward, one.score_id) == (o.reward, o.score_id) for o in have)
         ]
@@ -77,13 +78,13 @@ def _chosen(section: Section, names: Sequence[str] | None, pair: Sequence[RunFol
     return [one for one in both if names is None or one.reward in names]
 
 
-def _find(name: str, runs: Path) -> RunFolder:
+def _find(name: str, runs: Path) -> RunState:
     """A run by its folder, or the one run of a system. Raises UnknownName, ValueError if it has several."""
-    from leaderboards.records import HEADER, RunFolder, find_runs
+    from leaderboards.run_state import HEADER, RunState, find_runs
     from tcbench.errors import UnknownName
 
     if (Path(name) / HEADER).is_file():
-        return RunFolder(name)
+        return RunState(name)
     there = find_runs([runs]) if runs.is_dir() and any(runs.glob(f"*/{HEADER}")) else []
     called = [run for run in there if run.header.system == name]
     if not called:

@@ -1,4 +1,4 @@
-"""`tcbench diversity`: how much the images of a prompt differ, as a column of runs."""
+"""`tcbench diversity`: measure how much the images of one prompt differ."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from benchmarks.cli import options
 
 
 def diversity(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.", show_default=False)],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or their parent.", show_default=False)],
     by: Annotated[
-        str, typer.Option("--by", help="The reward of the CLIP kind whose embedding tells images apart.")
+        str, typer.Option("--by", help="A reward of the CLIP kind, whose image embedding is compared.")
     ] = "world-siglip",
     device: options.Device = "auto",
 ) -> None:
-    """Measure 1 - the mean pairwise cosine of a prompt's images, for runs of several seeds.
+    """Measure 1 - the mean pairwise cosine similarity of a prompt's images, for runs with several seeds.
 
-    It becomes a column beside the rewards': `tcbench leaderboard` compares it like them.
+    The result is a column of `tcbench leaderboard`, like the scores of a reward.
     """
-    from benchmarks.cli.progress import progress
-    from benchmarks.columns import find_columns
-    from benchmarks.diversity import measure
-    from leaderboards.records import find_runs
+    from benchmarks.cli.progress import show_progress
+    from benchmarks.diversity import measure_diversity
+    from benchmarks.resolve import resolve_rewards
+    from leaderboards.run_state import find_runs
     from textcraftor.diffusion.devices import find_device
 
-    (column,) = find_columns([by])
-    found = find_runs(runs)
-    with progress() as shown:
-        for run in found:
-            if run.header.planned.seeds < 2 and len(found) > 1:
-                shown.note(f"{run.path} has one image a prompt: it has no diversity")
+    (reward,) = resolve_rewards([by])
+    states = find_runs(runs)
+    with show_progress() as progress:
+        for run in states:
+            if run.header.planned.seeds < 2 and len(states) > 1:
+                progress.note(f"{run.path} has one image per prompt, so it has no diversity")
                 continue
-            record = measure(run, column, find_device(device), shown)
-            values = [s.score for s in run.scores(record).values() if s.score is not None]
+            score_set = measure_diversity(run, reward, find_device(device), progress)
+            values = [s.score for s in run.scores(score_set).values() if s.score is not None]
             print(f"{run.path}: {sum(values) / len(values):.4f}" if values else f"{run.path}: none")

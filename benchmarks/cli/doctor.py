@@ -1,4 +1,4 @@
-"""`tcbench doctor`: what runs here, from where, and what is missing."""
+"""`tcbench doctor`: check the installation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import typer
 
 from benchmarks.cli import options
 
-MARKS = {"ok": "ok", "absent": "--", "warning": "!", "problem": "!!"}
+_MARKS = {"ok": "ok", "absent": "--", "warning": "!", "problem": "!!"}
 
 
 def doctor(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say of everything how to get it.")
+        bool, typer.Option("--verbose", "-v", help="Also show how to get what is optional.")
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Say which packages are imported from where, what collides with them, versions, device and weights.
+    """Show imported packages, conflicts, versions, the device, and which weights and prompts are present.
 
-    Exits with 1 when something stands in the way of work; what is merely not downloaded does not.
+    Exits with 1 if something prevents work; files that are merely not downloaded do not count.
     """
     from benchmarks.doctor import examine
 
@@ -30,9 +30,9 @@ def doctor(
         print(json_.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
-            print(f"{MARKS[finding.state]:<3} {finding.topic:<9} {finding.subject:<20} {finding.text}")
-            if finding.mend and (verbose or finding.state != "absent"):
-                print(f"{'':<35}mend: {finding.mend}")
+            print(f"{_MARKS[finding.state]:<3} {finding.topic:<9} {finding.subject:<20} {finding.text}")
+            if finding.fix and (verbose or finding.state != "absent"):
+                print(f"{'':<35}fix: {finding.fix}")
         if not verbose and any(finding.state == "absent" for finding in findings):
-            print("-- is optional; `tcbench doctor --verbose` says how to get it")
+            print("-- is optional; `tcbench doctor --verbose` shows how to get it")
     raise typer.Exit(int(any(finding.state == "problem" for finding in findings)))

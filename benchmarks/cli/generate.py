@@ -1,4 +1,4 @@
-"""`tcbench generate`: a run's images without scores."""
+"""`tcbench generate`: generate a run's images without scoring them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def generate(
 ) -> None:
     """Generate a run's images; `tcbench score` or `tcbench run` scores them later."""
     from benchmarks.cli import report
-    from benchmarks.cli.progress import progress
-    from benchmarks.run import Request, execute, plan
+    from benchmarks.cli.progress import show_progress
+    from benchmarks.execution import execute_plan
+    from benchmarks.planning import Request, plan_run
 
     request = Request(
         model=model,
@@ -41,17 +42,17 @@ def generate(
         base_seed=base_seed,
         steps=steps,
         guidance=guidance,
-        switch_step=tuned_steps,
+        tuned_steps=tuned_steps,
         batch_size=options.batch_size(batch_size),
         device=device,
         dtype=dtype,
         out=out,
     )
-    planned = plan(request, with_rewards=False, fetch=not dry_run)
+    plan = plan_run(request, with_rewards=False, fetch=not dry_run)
     if dry_run:
-        report.show_plan(planned, json)
+        report.show_plan(plan, json)
         return
-    with progress() as shown:
-        outcome = execute(planned, shown)
-    command = shlex.join(["tcbench", "score", str(outcome.path)])
-    raise typer.Exit(report.show_outcome(outcome, json, next_command=command))
+    with show_progress() as progress:
+        result = execute_plan(plan, progress)
+    next_command = shlex.join(["tcbench", "score", str(result.path)])
+    raise typer.Exit(report.show_result(result, json, next_command=next_command))

@@ -35,8 +35,8 @@ def leaderboard(
     Every suite is a section of its own. Writes leaderboard.md, .csv (a line a cell), .wide.csv (a line a
     system), .json and .tex, differences.png and samples.png, and prints the headline table.
     """
-    from leaderboards.records import find_runs
     from leaderboards.render import SHORT_LEGEND
+    from leaderboards.run_state import find_runs
     from leaderboards.table import build
 
     board = build(find_runs(runs), baseline)

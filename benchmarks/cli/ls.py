@@ -15,7 +15,7 @@ from benchmarks.cli import options
 from benchmarks.cli.tables import text_table
 
 if TYPE_CHECKING:
-    from leaderboards.records import RunFolder
+    from leaderboards.run_state import RunState
     from rewards.info import RewardInfo
 
 Row = dict[str, Any]
@@ -122,7 +122,7 @@ def _suites() -> list[Row]:
 
 
 def _runs(out: Path) -> list[Row]:
-    from leaderboards.records import HEADER, find_runs
+    from leaderboards.run_state import HEADER, find_runs
 
     if not any(out.glob(f"*/{HEADER}")):
         return []
@@ -130,13 +130,13 @@ def _runs(out: Path) -> list[Row]:
         {
             "run": str(run.path),
             "images": f"{_images(run)} of {run.header.planned.count}",
-            "rewards": ",".join(column.reward for column in run.score_sets()),
+            "rewards": ",".join(column.reward for column in run.score_sets),
             "notes": "; ".join(run.header.watermarks),
         }
         for run in find_runs([out])
     ]
 
 
-def _images(run: RunFolder) -> int:
-    complete = (key for key, sample in run.samples().items() if sample.image is not None)
+def _images(run: RunState) -> int:
+    complete = (key for key, sample in run.samples.items() if sample.image is not None)
     return sum(key in run.header.planned for key in complete)

@@ -12,17 +12,17 @@ from tcbench.progress import Progress
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-LINE_SECONDS = 10.0
-"""Plain lines come at most this often within a stage."""
+_LINE_SECONDS = 10.0
+"""Least time between two lines of one stage."""
 
 
-def progress() -> Bars | Lines:
-    """What fits where stderr goes; use as a context manager."""
+def show_progress() -> Bars | Lines:
+    """Return bars if stderr is a terminal, otherwise lines; use as a context manager."""
     return Bars() if sys.stderr.isatty() else Lines()
 
 
 class Bars:
-    """One live bar a stage, with rate and time left (rich)."""
+    """One live bar per stage, with rate and time left (rich)."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -52,7 +52,7 @@ class Bars:
         self._task = self._live.add_task(title, total=total, completed=done, rate="")
 
     def advance(self, count: int = 1) -> None:
-        assert self._task is not None  # a stage comes first
+        assert self._task is not None  # stage() comes first
         self._clock.count += count
         self._live.update(self._task, advance=count, rate=f"{self._clock.rate:.1f}/s")
 
@@ -70,7 +70,7 @@ class Bars:
 
 
 class Lines:
-    """A plain line when a stage begins, every ten seconds, and when it is complete."""
+    """A line when a stage begins, every ten seconds, and when it ends."""
 
     def __init__(self) -> None:
         self._title, self._total, self._done = "", 0, 0
@@ -79,19 +79,19 @@ class Lines:
     def stage(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done, self._clock = title, total, done, _Clock()
         self._printed = time.monotonic()
-        _say(f"{title}: {done} of {total} done" + (", nothing to do" if done == total else ""))
+        _print(f"{title}: {done} of {total} done" + (", nothing to do" if done == total else ""))
 
     def advance(self, count: int = 1) -> None:
         self._done += count
         self._clock.count += count
-        if self._done < self._total and time.monotonic() - self._printed < LINE_SECONDS:
+        if self._done < self._total and time.monotonic() - self._printed < _LINE_SECONDS:
             return
         self._printed = time.monotonic()
         left = (self._total - self._done) / self._clock.rate
-        _say(f"{self._title}: {self._done} of {self._total}, {self._clock.rate:.2g}/s, {left:.0f} s left")
+        _print(f"{self._title}: {self._done} of {self._total}, {self._clock.rate:.2g}/s, {left:.0f} s left")
 
     def note(self, message: str) -> None:
-        _say(f"note: {message}")
+        _print(f"note: {message}")
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +103,7 @@ class Lines:
 
 
 class _Clock:
-    """Counts what was done since it was made; its rate is never 0 once something was."""
+    """Counts work since its creation; the rate is never 0 once anything is counted."""
 
     def __init__(self) -> None:
         self.start, self.count = time.monotonic(), 0
@@ -113,9 +113,9 @@ class _Clock:
         return self.count / max(time.monotonic() - self.start, 1e-6)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-_: type[Progress] = Lines  # both fulfil the protocol; the type checker says so
+_: type[Progress] = Lines  # the type checker verifies that both implement the protocol
 _ = Bars

@@ -1,4 +1,4 @@
-"""How plans and outcomes are told: a few lines for people, one JSON object for pipes."""
+"""Print plans and results: a few lines for people, one JSON object for pipes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,45 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from benchmarks.run import Outcome, Plan
-from leaderboards.records import RunFolder
+from benchmarks.execution import RunResult
+from benchmarks.planning import Plan
+from leaderboards.records import Key
 
-COMPLETE, MISSING = 0, 3
+_COMPLETE, _INCOMPLETE = 0, 3
 
 
-def plan_record(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON-ready data."""
+def show_plan(plan: Plan, as_json: bool) -> None:
+    """Print a plan to stdout."""
+    record = _plan_record(plan)
+    print(json.dumps(record, indent=1) if as_json else _lines(record))
+
+
+def show_result(result: RunResult, as_json: bool, *, next_command: str) -> int:
+    """Print a run's result to stdout and its warnings to stderr.
+
+    Returns:
+        The exit code: 0 if the run is complete, 3 if images or scores are missing.
+    """
+    if as_json:
+        print(json.dumps(_result_record(result), indent=1))
+    else:
+        _print_result(result)
+        print(f"next: {next_command}")
+    return _COMPLETE if result.complete else _INCOMPLETE
+
+
+def leaderboard_command(result: RunResult) -> str:
+    """Return the command that compares all runs in the same folder, with this run as the baseline."""
+    path, header = result.path, result.run.header
+    # by folder names alone: a damaged run in the same folder must not spoil the end of this one
+    twins = list(path.parent.glob(f"{path.name.removesuffix(header.generation_id)}*"))
+    name = header.system if len(twins) == 1 else f"{header.system}@{header.generation_id}"
+    return shlex.join(["tcbench", "leaderboard", str(path.parent), "--baseline", name, "--out", "board"])
+
+
+def _plan_record(plan: Plan) -> dict[str, Any]:
     planned = plan.header.planned
     return {
         "run": str(plan.path),
@@ -26,7 +54,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "of": planned.of,
         "seeds": planned.seeds,
         "images": planned.count,
-        "rewards": [column.info.name for column in plan.columns],
+        "rewards": [reward.info.name for reward in plan.rewards],
         "pipeline": str(plan.pipeline),
         "settings": dict(plan.header.generation),
         "batch_size": plan.batch_size,
@@ -35,85 +63,62 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     }
 
 
-def show_plan(plan: Plan, as_json: bool) -> None:
-    """The plan on stdout."""
-    record = plan_record(plan)
-    print(json.dumps(record, indent=1) if as_json else _lines(record))
-
-
-def show_outcome(outcome: Outcome, as_json: bool, *, next_command: str | None) -> int:
-    """The outcome on stdout, its warnings on stderr; returns the exit code."""
-    if as_json:
-        print(json.dumps(outcome_record(outcome), indent=1))
-    else:
-        _print_outcome(outcome)
-        if next_command:
-            print(f"next: {next_command}")
-    return COMPLETE if outcome.complete else MISSING
-
-
-def outcome_record(outcome: Outcome) -> dict[str, Any]:
-    """The outcome as JSON-ready data."""
+def _result_record(result: RunResult) -> dict[str, Any]:
     return {
-        "run": str(outcome.path),
-        "complete": outcome.complete,
-        "planned": outcome.planned,
-        "images": outcome.images,
-        "made_now": outcome.made,
-        "truncated_prompts": outcome.truncated,
-        "watermarks": list(outcome.watermarks),
-        "missing": [{"prompt_id": p, "sample": s, "reason": r} for (p, s), r in outcome.missing.items()],
+        "run": str(result.path),
+        "complete": result.complete,
+        "planned": result.planned,
+        "images": result.images,
+        "made_now": result.added,
+        "truncated_prompts": result.truncated,
+        "watermarks": list(result.run.header.watermarks),
+        "missing": _reasons(result.missing),
         "rewards": [
             {
-                "reward": column.reward,
-                "score_id": column.score_id,
-                "mean": column.mean,
-                "scored": column.scored,
-                "abstained": column.abstained,
-                "failed": [{"prompt_id": p, "sample": s, "reason": r} for (p, s), r in column.failed.items()],
-                "truncated_prompts": column.truncated,
+                "reward": summary.reward,
+                "score_id": summary.score_id,
+                "mean": summary.mean,
+                "scored": summary.scored,
+                "abstained": summary.abstained,
+                "failed": _reasons(summary.failed),
+                "truncated_prompts": summary.truncated,
             }
-            for column in outcome.columns
+            for summary in result.rewards
         ],
     }
 
 
-def leaderboard_command(path: Path) -> str:
-    """The command that compares what lies beside the run in `path`, with the run as the baseline."""
-    header = RunFolder(path).header
-    # by their names alone: what else lies there, even damaged, must not spoil the end of this run
-    twins = list(path.parent.glob(f"{path.name.removesuffix(header.generation_id)}*"))
-    name = header.system if len(twins) == 1 else f"{header.system}@{header.generation_id}"
-    return shlex.join(["tcbench", "leaderboard", str(path.parent), "--baseline", name, "--out", "board"])
+def _reasons(reasons: Mapping[Key, str]) -> list[dict[str, Any]]:
+    return [
+        {"prompt_id": prompt, "sample": sample, "reason": why} for (prompt, sample), why in reasons.items()
+    ]
 
 
-def _print_outcome(outcome: Outcome) -> None:
-    if not outcome.made and outcome.complete:
-        print("nothing to do: all images and scores are there")
-    for column in outcome.columns:
-        mean = "no score" if column.mean is None else f"{column.mean:.4f}"
-        notes = [f"{column.scored} of {outcome.planned}"]
-        notes += [f"{column.abstained} not judged"] if column.abstained else []
-        notes += [f"{column.truncated} prompts truncated"] if column.truncated else []
-        notes += (
-            [f"{len(column.failed)} failed: {next(iter(column.failed.values()))}"] if column.failed else []
-        )
-        print(f"  {column.reward:<18} {mean:>10}  ({', '.join(notes)})")
-    if outcome.missing:
+def _print_result(result: RunResult) -> None:
+    if not result.added and result.complete:
+        print("nothing to do: all images and scores exist")
+    for summary in result.rewards:
+        mean = "no score" if summary.mean is None else f"{summary.mean:.4f}"
+        notes = [f"{summary.scored} of {result.planned}"]
+        notes += [f"{summary.abstained} not judged"] if summary.abstained else []
+        notes += [f"{summary.truncated} prompts truncated"] if summary.truncated else []
+        if summary.failed:
+            notes.append(f"{len(summary.failed)} failed: {next(iter(summary.failed.values()))}")
+        print(f"  {summary.reward:<18} {mean:>10}  ({', '.join(notes)})")
+    if result.missing:
+        reason = next(iter(result.missing.values()))
+        print(f"missing images: {len(result.missing)} ({reason})", file=sys.stderr)
+    if result.truncated:
         print(
-            f"missing images: {len(outcome.missing)} ({next(iter(outcome.missing.values()))})",
-            file=sys.stderr,
+            f"{result.truncated} prompts are longer than the pipeline's text encoder reads", file=sys.stderr
         )
-    if outcome.truncated:
-        print(
-            f"{outcome.truncated} prompts were longer than the pipeline's text encoder reads", file=sys.stderr
-        )
-    marks = f" [{'; '.join(outcome.watermarks)}]" if outcome.watermarks else ""
-    print(f"run: {outcome.path}  {outcome.images} of {outcome.planned} images{marks}")
+    watermarks = result.run.header.watermarks
+    marks = f" [{'; '.join(watermarks)}]" if watermarks else ""
+    print(f"run: {result.path}  {result.images} of {result.planned} images{marks}")
 
 
 def _lines(record: Mapping[str, Any]) -> str:
-    """One "key value" line for each entry; the settings' entries follow the others."""
+    """One "key value" line per entry; the generation settings come last."""
     settings = {key: value for key, value in record["settings"].items() if value not in (None, "")}
     shown = {key: value for key, value in record.items() if key != "settings"} | settings
     texts = {k: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in shown.items()}

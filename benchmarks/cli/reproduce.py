@@ -44,7 +44,7 @@ def reproduce(
     The work is split into resumable cells, and a finished cell is not run again. world-table compares methods
     on the embedded world in five to ten core-hours, or in ten minutes with --quick.
     """
-    from benchmarks.cli.progress import progress
+    from benchmarks.cli.progress import show_progress
     from benchmarks.reproduce import world
     from benchmarks.reproduce.archives import restorable_cells, restore_cells
     from tcbench.cells import run_cells
@@ -62,7 +62,7 @@ def reproduce(
     if records:
         print(f"restoring {len(archived)} of {len(cells)} cells from {records}")
         restore_cells(archived, out, records)
-    with progress() as shown:
+    with show_progress() as shown:
         run_cells(cells, out, jobs, shown)
     from benchmarks.reproduce.report import write_comparison_report
 

@@ -1,4 +1,4 @@
-"""`tcbench run`: the main job."""
+"""`tcbench run`: generate images with a model and score them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ def run(
 ) -> None:
     """Generate images with a model and score them.
 
-    Prompts, pipeline and every reward's weights are checked before any image is drawn. Running the same
-    command again continues an interrupted run; another reward scores the images that are there.
+    Prompts, pipeline and the weights of every reward are checked before the first image is generated. Re-run
+    the command to resume an interrupted run; with other rewards it scores the existing images.
     """
     from benchmarks.cli import report
-    from benchmarks.cli.progress import progress
-    from benchmarks.run import Request, execute, plan
+    from benchmarks.cli.progress import show_progress
+    from benchmarks.execution import execute_plan
+    from benchmarks.planning import Request, plan_run
 
     request = Request(
         model=model,
@@ -46,18 +47,16 @@ def run(
         base_seed=base_seed,
         steps=steps,
         guidance=guidance,
-        switch_step=tuned_steps,
+        tuned_steps=tuned_steps,
         batch_size=options.batch_size(batch_size),
         device=device,
         dtype=dtype,
         out=out,
     )
-    planned = plan(request, fetch=not dry_run)
+    plan = plan_run(request, fetch=not dry_run)
     if dry_run:
-        report.show_plan(planned, json)
+        report.show_plan(plan, json)
         return
-    with progress() as shown:
-        outcome = execute(planned, shown)
-    raise typer.Exit(
-        report.show_outcome(outcome, json, next_command=report.leaderboard_command(outcome.path))
-    )
+    with show_progress() as progress:
+        result = execute_plan(plan, progress)
+    raise typer.Exit(report.show_result(result, json, next_command=report.leaderboard_command(result)))

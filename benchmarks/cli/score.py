@@ -1,16 +1,13 @@
-"""`tcbench score`: scores for images that are there."""
+"""`tcbench score`: score existing images."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from benchmarks.cli import options
-
-if TYPE_CHECKING:
-    from leaderboards.records import RunFolder
 
 
 def score(
@@ -19,11 +16,11 @@ def score(
     ],
     prompts: Annotated[
         Path | None,
-        typer.Option("--prompts", help="Prompt file for a folder of images; a run knows its prompts."),
+        typer.Option("--prompts", help="Prompt file for a folder of images; a run has its own prompts."),
     ] = None,
     rewards: options.Rewards = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="What a leaderboard calls a folder of images.")
+        str | None, typer.Option("--name", help="Name of a folder of images in leaderboards.")
     ] = None,
     device: options.Device = "auto",
     out: options.Out = Path("runs"),
@@ -31,45 +28,40 @@ def score(
 ) -> None:
     """Score the images of a run, or of any folder.
 
-    The images of a folder are matched to prompts by the prompt file's column `image`, else by order. They
-    stay where they are; the scores go to a run folder below --out.
+    Images of a folder are matched to prompts by the prompt file's column `image`, otherwise by order. They
+    stay in their folder; the scores go to a run folder in --out.
     """
     from benchmarks.cli import report
-    from benchmarks.cli.progress import progress
-    from benchmarks.columns import find_columns
-    from benchmarks.run import score_run
+    from benchmarks.cli.progress import show_progress
+    from benchmarks.execution import score_run
+    from benchmarks.folder import adopt_folder
+    from benchmarks.resolve import resolve_rewards
     from textcraftor.diffusion.devices import find_device
 
-    names = _rewards(folder, prompts, rewards)
-    columns = find_columns(names)
-    run = _run(folder, prompts, out, name)
-    with progress() as shown:
-        outcome = score_run(run, columns, find_device(device), shown)
-    command = report.leaderboard_command(outcome.path)
-    raise typer.Exit(report.show_outcome(outcome, json, next_command=command))
+    resolved = resolve_rewards(_reward_names(folder, prompts, rewards))
+    path = folder if prompts is None else adopt_folder(folder, prompts, out, name).path
+    with show_progress() as progress:
+        result = score_run(path, resolved, find_device(device), progress)
+    raise typer.Exit(report.show_result(result, json, next_command=report.leaderboard_command(result)))
 
 
-def _rewards(folder: Path, prompts: Path | None, given: str | None) -> list[str]:
-    """The rewards asked for, or the ones a run was made for. Raises ValueError for a wrong folder."""
-    from benchmarks.columns import expanded
-    from leaderboards.records import HEADER, RunFolder
+def _reward_names(folder: Path, prompts: Path | None, rewards: str | None) -> tuple[str, ...]:
+    """The rewards of --rewards, or those that a run was planned with."""
+    from benchmarks.resolve import expand_presets
+    from leaderboards.run_state import HEADER, RunState
+    from tcbench.errors import ConfigError, MissingFiles
 
     if not folder.is_dir():
-        raise ValueError(f"no folder at {folder}: give a run folder or a folder of images")
+        raise MissingFiles(f"folder not found: {folder}; give a run folder or a folder of images")
     is_run = (folder / HEADER).is_file()
     if is_run and prompts is not None:
-        raise ValueError(f"{folder} is a run and knows its prompts: leave --prompts out")
+        raise ConfigError(f"{folder} is a run, which has its own prompts: omit --prompts")
     if not is_run and prompts is None:
-        raise ValueError(f"{folder} is no run folder: say what its images show with --prompts FILE")
-    details = RunFolder(folder).header.details if is_run else {}
-    names = expanded(options.names(given) or details.get("rewards", ()), details.get("domain", "open"))
+        raise ConfigError(f"{folder} is not a run folder: give the prompts of its images with --prompts FILE")
+    details = RunState(folder).header.details if is_run else {}
+    names = expand_presets(
+        options.names(rewards) or details.get("rewards", ()), details.get("domain", "open")
+    )
     if not names:
-        raise ValueError("say which rewards: --rewards NAME,NAME; `tcbench ls rewards` lists them")
+        raise ConfigError("no rewards given: use --rewards NAME,NAME; `tcbench ls rewards` lists them")
     return names
-
-
-def _run(folder: Path, prompts: Path | None, out: Path, name: str | None) -> RunFolder:
-    from benchmarks.folder import adopt
-    from leaderboards.records import RunFolder
-
-    return adopt(folder, prompts, out, name) if prompts is not None else RunFolder(folder)

@@ -34,7 +34,7 @@ def sweep(
     Writes sweep.csv (means and paired changes with intervals), curves.png and grid.png. Re-run the command to
     resume; finished runs are not repeated.
     """
-    from benchmarks.cli.progress import progress
+    from benchmarks.cli.progress import show_progress
     from benchmarks.sweep import Sweep, run
 
     plan = Sweep(
@@ -48,6 +48,6 @@ def sweep(
         limit=limit,
         device=device,
     )
-    with progress() as shown:
+    with show_progress() as shown:
         for file in run(plan, shown):
             print(file)

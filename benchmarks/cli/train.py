@@ -51,7 +51,7 @@ def train(
     from dataclasses import asdict
     from json import dumps
 
-    from benchmarks.cli.progress import progress
+    from benchmarks.cli.progress import show_progress
     from benchmarks.suites import prompt_set
     from textcraftor.config import make_config
     from textcraftor.sources import of_texts
@@ -76,7 +76,7 @@ def train(
         return
     from textcraftor.train import train as run
 
-    with progress() as shown:
+    with show_progress() as shown:
         trained = run(made, out, device=device, progress=shown, prompts=source)
     if not trained.main:
         return

@@ -35,8 +35,8 @@ from leaderboards.board import Board, Cell, Section
 from leaderboards.cells import claimed
 from leaderboards.markdown import agreement as agreement_text
 from leaderboards.markdown import table
-from leaderboards.records import RunFolder
 from leaderboards.render import EXPOSURES, MARKS, SHORT_LEGEND, decimals, number, title
+from leaderboards.run_state import RunState
 from leaderboards.table import build
 from leaderboards.verdicts import agreement
 from tcbench.cells import cell_keys, finished_record
@@ -89,10 +89,10 @@ class Results:
     headline_only: bool = False
 
     @cached_property
-    def runs(self) -> Mapping[str, RunFolder]:
+    def runs(self) -> Mapping[str, RunState]:
         """Run folders by system."""
         files = sorted((self.folder / TABULATED).iterdir())
-        return {file.name: RunFolder(self.folder / "runs" / file.read_text().strip()) for file in files}
+        return {file.name: RunState(self.folder / "runs" / file.read_text().strip()) for file in files}
 
     def seeds(self, name: str) -> list[str]:
         """Return a method's systems, one a training seed."""

@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.columns import find_columns
-from benchmarks.diversity import measure
+from benchmarks.diversity import measure_diversity
+from benchmarks.execution import execute_plan
 from benchmarks.mixes import mix, write
 from benchmarks.pairs import write_pairs
-from benchmarks.run import Request, execute, plan
+from benchmarks.planning import Request, plan_run
+from benchmarks.resolve import resolve_rewards
 from benchmarks.systems import find_system
 from leaderboards.pictures import shown_keys
-from leaderboards.records import HEADER, RunFolder
+from leaderboards.run_state import HEADER, RunState
 from tcbench.errors import TcbenchError
 from tcbench.files import write_atomically
 from tcbench.progress import Progress
@@ -119,7 +120,7 @@ def _best_of_four(folder: Path, progress: Progress, prompts: int, reward: str) -
     request = Request(
         str(path), suite=TRAINING_SUITE, limit=prompts, rewards=(), device="cpu", out=folder / "best-runs"
     )
-    write_pairs(RunFolder(execute(plan(request), progress).path), folder / "best")
+    write_pairs(RunState(execute_plan(plan_run(request), progress).path), folder / "best")
     return []
 
 
@@ -209,19 +210,19 @@ def _run_system(folder: Path, progress: Progress, name: str, prompts: int, seeds
     model = name if name == MODEL else str(folder / _SYSTEMS / name)
     request = Request(model, suite=SUITE, limit=prompts, seeds=seeds, device="cpu", out=folder / "runs")
     (folder / TABULATED).mkdir(exist_ok=True)
-    outcome = execute(plan(request), progress)
+    outcome = execute_plan(plan_run(request), progress)
     if not outcome.complete:
         raise TcbenchError(f"{outcome.path}: {len(outcome.missing)} images are missing: see its samples/")
-    (column,) = find_columns([SELECTION])
-    run = RunFolder(outcome.path)
-    measure(run, column, "cpu", progress)
+    (column,) = resolve_rewards([SELECTION])
+    run = RunState(outcome.path)
+    measure_diversity(run, column, "cpu", progress)
     write_atomically(folder / TABULATED / name, f"{outcome.path.name}\n".encode())
     return [folder / TABULATED / name, *_archived_files(run)]
 
 
-def _archived_files(run: RunFolder) -> list[Path]:
+def _archived_files(run: RunState) -> list[Path]:
     """Everything in a run folder except images that no board shows."""
-    samples = run.samples()
+    samples = run.samples
     images = [run.image_path(samples[key]) for key in shown_keys([run])]
     return [run.path / HEADER, *run.path.glob("samples/*"), *run.path.glob("scores/*/*"), *images]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.run import Request
+from benchmarks.planning import Request
 
 TOY = '''
 from rewards import Reward, RewardInfo, register

@@ -9,22 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.columns import find_columns
-from benchmarks.diversity import measure
-from leaderboards.records import RunFolder, Sample, ScoreSet
+from benchmarks.diversity import measure_diversity
+from benchmarks.resolve import resolve_rewards
+from leaderboards.records import Sample, ScoreSet
+from leaderboards.run_state import RunState
 from tcbench.progress import Silent
 
-MakeRun = Callable[..., RunFolder]
+MakeRun = Callable[..., RunState]
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 
 
 @pytest.fixture
-def run(make_run: MakeRun) -> RunFolder:
+def run(make_run: MakeRun) -> RunState:
     """Three prompts of three images: all alike, all different, and one image alone."""
     run = make_run("base", (BRIGHT, [[1.0] * 3] * 3))
     samples = []
-    for key, sample in sorted(run.samples().items()):
+    for key, sample in sorted(run.samples.items()):
         if key in ((2, 1), (2, 2)):
             samples.append(Sample(*key, "a", "a", "animals", 7, reason="not finite"))
             continue
@@ -39,14 +40,14 @@ def run(make_run: MakeRun) -> RunFolder:
         )
     for file in (run.path / "samples").glob("*.jsonl"):
         file.unlink()
-    with run.sample_appender() as appender:
-        appender.append(samples)
+    run = RunState(run.path)
+    run.append_samples(samples)
     return run
 
 
-def test_alike_images_have_none_and_different_ones_the_mean_pairwise_distance(run: RunFolder) -> None:
-    (column,) = find_columns(["world-siglip"])
-    record = measure(run, column, "cpu", Silent())
+def test_diversity_is_the_mean_pairwise_distance(run: RunState) -> None:
+    (column,) = resolve_rewards(["world-siglip"])
+    record = measure_diversity(run, column, "cpu", Silent())
     scores = run.scores(record)
     alike = [scores[0, seed].score for seed in range(3)]
     different = [scores[1, seed].score for seed in range(3)]
@@ -59,32 +60,33 @@ def test_alike_images_have_none_and_different_ones_the_mean_pairwise_distance(ru
     from rewards.base import as_batch
 
     reward = column.load("cpu")
-    images = [Image.open(run.image_path(run.samples()[1, seed])) for seed in range(3)]
+    images = [Image.open(run.image_path(run.samples[1, seed])) for seed in range(3)]
     embedding = tower_embeddings(reward, torch.cat(as_batch(images)))
     assert embedding is not None
     pairs = [float(embedding[i] @ embedding[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert np.mean(different) == pytest.approx(1 - np.mean(pairs), abs=1e-5)
     before = {file: file.read_bytes() for file in run.path.rglob("*.jsonl")}
-    measure(run, column, "cpu", Silent())
+    measure_diversity(run, column, "cpu", Silent())
     assert before == {file: file.read_bytes() for file in run.path.rglob("*.jsonl")}
 
 
-def test_an_image_drawn_anew_makes_the_others_scores_stale(run: RunFolder) -> None:
-    (column,) = find_columns(["world-siglip"])
-    measure(run, column, "cpu", Silent())
-    old = run.samples()[1, 0]
+def test_a_regenerated_image_makes_other_scores_stale(run: RunState) -> None:
+    (column,) = resolve_rewards(["world-siglip"])
+    measure_diversity(run, column, "cpu", Silent())
+    old = run.samples[1, 0]
     Image.new("RGB", (64, 64)).save(run.image_path(old))
     digest = sha256(run.image_path(old).read_bytes()).hexdigest()
-    with run.sample_appender() as appender:
-        appender.append([Sample(1, 0, "a", "a", "animals", 7, image=old.image, sha256=digest)])
-    with pytest.raises(ValueError, match=r"an image of prompt 1 .* was drawn anew .*: remove"):
-        measure(run, column, "cpu", Silent())
+    run.append_samples([Sample(1, 0, "a", "a", "animals", 7, image=old.image, sha256=digest)])
+    with pytest.raises(ValueError, match=r"an image of prompt 1 .* was regenerated .*: remove"):
+        measure_diversity(run, column, "cpu", Silent())
 
 
-def test_what_has_no_diversity_or_no_embedding_is_said(run: RunFolder, make_run: MakeRun) -> None:
+def test_runs_without_seeds_and_rewards_without_embedding_are_an_error(
+    run: RunState, make_run: MakeRun
+) -> None:
     single = make_run("single", (BRIGHT, [[1.0]]))
-    (siglip, rule) = find_columns(["world-siglip", "world-rule"])
-    with pytest.raises(ValueError, match="one image a prompt"):
-        measure(single, siglip, "cpu", Silent())
-    with pytest.raises(ValueError, match="world-rule has no embedding"):
-        measure(run, rule, "cpu", Silent())
+    (siglip, rule) = resolve_rewards(["world-siglip", "world-rule"])
+    with pytest.raises(ValueError, match="one image per prompt"):
+        measure_diversity(single, siglip, "cpu", Silent())
+    with pytest.raises(ValueError, match="world-rule has no image embedding"):
+        measure_diversity(run, rule, "cpu", Silent())

@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.cli import main
 from benchmarks.imports import Import, adopt_table
 from benchmarks.suites import prompt_set
-from leaderboards.records import RunFolder
+from leaderboards.run_state import RunState
 from leaderboards.scores import read_scores
 from leaderboards.table import build
 from tcbench.errors import FileFormatError
@@ -31,7 +31,7 @@ def write(tmp_path: Path) -> Write:
     return written
 
 
-def scores(run: RunFolder) -> dict[str, list[float]]:
+def scores(run: RunState) -> dict[str, list[float]]:
     return {scored.score_set.reward: scored.values.tolist() for scored in read_scores(run).scored}
 
 
@@ -55,7 +55,7 @@ def test_a_line_an_image_with_columns_that_are_rewards(write: Write, tmp_path: P
     )
     run = adopt_table(asked)
     assert scores(run) == {"aes": [5.0, 6.0], "lpips": [0.2, 0.1]}
-    assert [own.higher_is_better for own in run.score_sets()] == [True, False]
+    assert [own.higher_is_better for own in run.score_sets] == [True, False]
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     adopt_table(asked)
     assert before == {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
@@ -76,7 +76,7 @@ def test_images_are_hashed_and_shown(write: Write, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     table = write("other.tsv", "prompt\timage\taes\na cat\tone.png\t5\n")
     run = adopt_table(Import(table, "theirs", tmp_path / "runs", rewards=["aes"]))
-    (sample,) = run.samples().values()
+    (sample,) = run.samples.values()
     assert run.image_path(sample) == tmp_path / "one.png"
     assert scores(run) == {"aes": [5.0]}
 
@@ -86,7 +86,7 @@ def test_imports_compare_with_each_other(write: Write, tmp_path: Path) -> None:
         rows = "".join(f"prompt {n},{n % 7 + gain}\n" for n in range(120))
         (tmp_path / f"{name}.csv").write_text(f"prompt,aes\n{rows}")
         adopt_table(Import(tmp_path / f"{name}.csv", name, tmp_path / "runs", rewards=["aes"]))
-    runs = [RunFolder(path) for path in sorted((tmp_path / "runs").iterdir())]
+    runs = [RunState(path) for path in sorted((tmp_path / "runs").iterdir())]
     (section,) = build(runs, "old").sections
     cell = section.cells["new", "aes", None]
     assert (cell.claim, cell.exposure) == ("better", "undeclared")
@@ -137,7 +137,7 @@ def test_what_is_said_of_rewards_must_fit_the_table(write: Write, tmp_path: Path
         adopt_table(replace(asked, trained_on=["FID"]))
     plain, turned = adopt_table(asked), adopt_table(replace(asked, lower_is_better=["fid"]))
     assert plain.path != turned.path
-    assert not turned.score_sets()[0].higher_is_better
+    assert not turned.score_sets[0].higher_is_better
 
 
 def test_samples_are_numbered_through_and_prompts_that_repeat_need_ids(write: Write, tmp_path: Path) -> None:
@@ -160,5 +160,5 @@ def test_the_command_prints_the_run(write: Write, tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit) as ended:
         main([*command, "--out", str(tmp_path / "runs")])
     assert not ended.value.code
-    run = RunFolder(capsys.readouterr().out.strip())
+    run = RunState(capsys.readouterr().out.strip())
     assert run.header.details["trained_on"] == []

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.execution import execute_plan
 from benchmarks.mixes import export, mix
-from benchmarks.run import Request, execute, plan
+from benchmarks.planning import Request, plan_run
 from benchmarks.sweep import Sweep, run
 from benchmarks.systems import find_system
-from leaderboards.records import RunFolder
+from leaderboards.run_state import RunState
 from tcbench.errors import ConfigError
 from tcbench.progress import Silent
 from textcraftor.config import TrainConfig
@@ -58,10 +59,10 @@ def checkpoints(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def asked(toy_rewards: Path, prompt_file: Path, tmp_path: Path) -> Callable[..., RunFolder]:
+def asked(toy_rewards: Path, prompt_file: Path, tmp_path: Path) -> Callable[..., RunState]:
     """Runs a model on eight prompts."""
 
-    def go(model: Path, **changes: int) -> RunFolder:
+    def go(model: Path, **changes: int) -> RunState:
         request = Request(
             model=str(model),
             prompts=prompt_file,
@@ -71,17 +72,17 @@ def asked(toy_rewards: Path, prompt_file: Path, tmp_path: Path) -> Callable[...,
             out=tmp_path / "runs",
             **changes,  # type: ignore[arg-type]
         )
-        return RunFolder(execute(plan(request), Silent()).path)
+        return RunState(execute_plan(plan_run(request), Silent()).path)
 
     return go
 
 
-def hashes(run: RunFolder) -> list[str | None]:
-    return [sample.sha256 for _, sample in sorted(run.samples().items())]
+def hashes(run: RunState) -> list[str | None]:
+    return [sample.sha256 for _, sample in sorted(run.samples.items())]
 
 
 def test_a_checkpoint_is_a_system_that_says_what_it_was_trained_on(
-    checkpoints: Path, asked: Callable[..., RunFolder]
+    checkpoints: Path, asked: Callable[..., RunState]
 ) -> None:
     system = find_system(str(checkpoints / "a"))
     assert (system.name, system.steps, system.guidance) == ("a", 4, 3.0)
@@ -94,28 +95,28 @@ def test_a_checkpoint_is_a_system_that_says_what_it_was_trained_on(
 
 
 def test_a_moved_checkpoint_draws_the_same(
-    checkpoints: Path, asked: Callable[..., RunFolder], tmp_path: Path
+    checkpoints: Path, asked: Callable[..., RunState], tmp_path: Path
 ) -> None:
     moved = Path(shutil.copytree(checkpoints / "a", tmp_path / "moved" / "a"))
     assert asked(moved).header.generation_id == asked(checkpoints / "a").header.generation_id
 
 
-def test_the_switch_step_is_part_of_what_is_drawn(checkpoints: Path, asked: Callable[..., RunFolder]) -> None:
-    own, longer = asked(checkpoints / "a"), asked(checkpoints / "a", switch_step=4)
+def test_the_switch_step_is_part_of_what_is_drawn(checkpoints: Path, asked: Callable[..., RunState]) -> None:
+    own, longer = asked(checkpoints / "a"), asked(checkpoints / "a", tuned_steps=4)
     assert own.header.generation_id != longer.header.generation_id
     assert hashes(own) != hashes(longer)
-    assert asked(checkpoints / "a", switch_step=2).header.generation_id == own.header.generation_id
+    assert asked(checkpoints / "a", tuned_steps=2).header.generation_id == own.header.generation_id
     with pytest.raises(ValueError, match="switch-step is 5; expected 1 to 4"):
-        asked(checkpoints / "a", switch_step=5)
+        asked(checkpoints / "a", tuned_steps=5)
     with pytest.raises(ValueError, match="has one text encoder in all steps"):
         find_system("micro").switched(3)
 
 
-def test_other_numbers_of_steps_keep_the_share(checkpoints: Path, asked: Callable[..., RunFolder]) -> None:
+def test_other_numbers_of_steps_keep_the_share(checkpoints: Path, asked: Callable[..., RunState]) -> None:
     assert asked(checkpoints / "a", steps=6).header.generation["windows"][0][0] == 3
 
 
-def test_mixes_in_embedding_space(checkpoints: Path, asked: Callable[..., RunFolder], tmp_path: Path) -> None:
+def test_mixes_in_embedding_space(checkpoints: Path, asked: Callable[..., RunState], tmp_path: Path) -> None:
     a, b = str(checkpoints / "a"), str(checkpoints / "b")
     mix({a: 0.5, "original": 0.5}, tmp_path / "half")
     mix({a: 1.0}, tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""A run's images as pairs to train on."""
+"""`tcbench pairs`: a run's images and prompts as training data."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pairs import write_pairs
-from leaderboards.records import RunFolder, Sample, ScoreSet
+from leaderboards.records import Sample, ScoreSet
+from leaderboards.run_state import RunState
 from textcraftor.config import TrainConfig
 from textcraftor.io.pairs import read_pairs
 from textcraftor.io.system import optimised_for, write_trained
 
-MakeRun = Callable[..., RunFolder]
+MakeRun = Callable[..., RunState]
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 
 
-def test_pairs_are_the_images_with_their_prompts(make_run: MakeRun, tmp_path: Path) -> None:
+def test_pairs_hold_the_images_with_their_prompts(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("base", (BRIGHT, [[0.5], [0.6]]), prompts=["a cat", "a dog"], images=True)
     assert write_pairs(run, tmp_path / "pairs") == 2
     pairs = read_pairs(tmp_path / "pairs", (16, 16))
@@ -29,23 +30,24 @@ def test_pairs_are_the_images_with_their_prompts(make_run: MakeRun, tmp_path: Pa
     assert images[1, 0].mean() == pytest.approx(40 / 255)
 
 
-def test_a_run_without_images_is_said(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_run_without_images_is_an_error(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("base", (BRIGHT, [[0.5]]))
     for file in (run.path / "samples").glob("*.jsonl"):
         file.unlink()
-    with run.sample_appender() as appender:
-        appender.append([Sample(0, 0, "a", "a", "animals", 7, reason="not finite")])
+    run.append_samples([Sample(0, 0, "a", "a", "animals", 7, reason="not finite")])
     with pytest.raises(ValueError, match="has no images"):
         write_pairs(run, tmp_path / "pairs")
 
 
-def test_what_is_trained_on_chosen_images_says_what_chose_them(make_run: MakeRun, tmp_path: Path) -> None:
-    chosen = make_run("best", (BRIGHT, [[0.5]]), images=True, details={"trained_on": ["pickscore"]})
-    write_pairs(chosen, tmp_path / "chosen")
+def test_training_on_selected_images_declares_the_selecting_rewards(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    selected = make_run("best", (BRIGHT, [[0.5]]), images=True, details={"trained_on": ["pickscore"]})
+    write_pairs(selected, tmp_path / "selected")
     (tmp_path / "real").mkdir()
     config = partial(TrainConfig, "micro", rewards="world-clip=1")
     assert optimised_for(config()) == ["world-clip"]
-    assert optimised_for(config(estimator="denoising", pairs=str(tmp_path / "chosen"))) == ["pickscore"]
+    assert optimised_for(config(estimator="denoising", pairs=str(tmp_path / "selected"))) == ["pickscore"]
     assert optimised_for(config(estimator="denoising", pairs=str(tmp_path / "real"))) is None
     assert optimised_for(config(estimator="direct", pairs=str(tmp_path / "real"))) == ["world-clip"]
     start = tmp_path / "start"

@@ -7,14 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import ScoreSet
+from leaderboards.run_state import RunState
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
 
 
 @pytest.fixture
-def runs(make_run: Callable[..., RunFolder]) -> list[RunFolder]:
+def runs(make_run: Callable[..., RunState]) -> list[RunState]:
     """A baseline with two rewards, and what was trained on the first, one better, without the second."""
     values = [[math.sin(i)] for i in range(120)]
     shifted = [[math.sin(i) + 1 + 0.1 * math.cos(7 * i)] for i in range(120)]

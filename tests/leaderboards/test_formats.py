@@ -12,14 +12,14 @@ import pytest
 
 from leaderboards.board import Board
 from leaderboards.formats import SCHEMA, Stamp, csv_long, csv_wide, json_text, latex
-from leaderboards.records import RunFolder
+from leaderboards.run_state import RunState
 from leaderboards.table import build
 
 STAMP = Stamp({"tcbench": "1.0"}, "0123456789abcdef", "2026-01-31")
 
 
 @pytest.fixture
-def board(runs: list[RunFolder]) -> Board:
+def board(runs: list[RunState]) -> Board:
     return build(runs, "base")
 
 
@@ -70,7 +70,7 @@ def test_latex_escapes_names_and_closes_its_tables(board: Board) -> None:
 
 @pytest.mark.parametrize("write", [csv_long, csv_wide, json_text, latex])
 def test_files_bear_the_stamp_and_are_the_same_for_the_same_runs(
-    write: Callable[[Board, Stamp], str], runs: list[RunFolder], board: Board
+    write: Callable[[Board, Stamp], str], runs: list[RunState], board: Board
 ) -> None:
     text = write(board, STAMP)
     assert text == write(build(runs[::-1], "base"), STAMP)

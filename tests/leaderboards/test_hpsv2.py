@@ -10,7 +10,8 @@ import pytest
 from leaderboards.formats import Stamp
 from leaderboards.hpsv2 import group_statistics
 from leaderboards.markdown import markdown
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import ScoreSet
+from leaderboards.run_state import RunState
 from leaderboards.table import build
 
 HPS = ScoreSet("hpsv2", "b" * 12, higher_is_better=True, role="trainable", family="clip")
@@ -23,7 +24,7 @@ def test_two_groups_by_hand() -> None:
         group_statistics(np.zeros(79))
 
 
-def test_a_board_shows_it_for_whole_runs_only(make_run: Callable[..., RunFolder]) -> None:
+def test_a_board_shows_it_for_whole_runs_only(make_run: Callable[..., RunState]) -> None:
     styles = ("anime", "photo")  # prompts take turns, so that a style's are not consecutive
     values = [[0.25 if n % 2 == 0 else (0.2 if n < 800 else 0.4)] for n in range(1600)]
     run = make_run("base", (HPS, values), suite="hpsv2", categories=styles)

@@ -1,4 +1,4 @@
-"""Journals: what was written before a crash is read, what a crash tore is dropped, nothing mixes."""
+"""Journals: complete lines survive a crash, an incomplete last line is dropped, ids never mix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from leaderboards.journal import Appender, read_records
+from leaderboards.journal import Journal
 from tcbench.errors import FileFormatError, MismatchError, TcbenchError
 from tcbench.files import append_lines, locked, read_lines, write_atomically
 
@@ -20,12 +20,11 @@ class Number:
 
 
 def append(folder: Path, *values: int, folder_id: str = "a") -> None:
-    with Appender(folder, folder_id) as appender:
-        appender.append([Number(value) for value in values])
+    Journal(folder, folder_id).append([Number(value) for value in values])
 
 
 def values(folder: Path) -> list[int]:
-    return [record["value"] for record in read_records(folder, "a")]
+    return [record["value"] for record in Journal(folder, "a").read()]
 
 
 def only_file(folder: Path) -> Path:
@@ -33,19 +32,19 @@ def only_file(folder: Path) -> Path:
     return file
 
 
-def test_every_start_has_a_file_and_readers_keep_their_order(tmp_path: Path) -> None:
+def test_each_start_writes_its_own_file_and_reading_keeps_their_order(tmp_path: Path) -> None:
     append(tmp_path, 1, 2)
     append(tmp_path, 3)
     assert len(list(tmp_path.iterdir())) == 2
     assert values(tmp_path) == [1, 2, 3]
 
 
-def test_nothing_to_write_leaves_no_file(tmp_path: Path) -> None:
+def test_appending_nothing_creates_no_file(tmp_path: Path) -> None:
     append(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_torn_last_line_is_dropped_at_every_length(tmp_path: Path) -> None:
+def test_incomplete_last_line_is_dropped_at_every_length(tmp_path: Path) -> None:
     append(tmp_path, 1, 2)
     file = only_file(tmp_path)
     whole = file.read_bytes()
@@ -55,7 +54,7 @@ def test_a_torn_last_line_is_dropped_at_every_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b"{torn", b"[1]"])
-def test_a_damaged_line_inside_is_named(tmp_path: Path, line: bytes) -> None:
+def test_damaged_line_is_an_error_with_its_number(tmp_path: Path, line: bytes) -> None:
     append(tmp_path, 1)
     file = only_file(tmp_path)
     file.write_bytes(line + b"\n" + file.read_bytes())
@@ -63,14 +62,14 @@ def test_a_damaged_line_inside_is_named(tmp_path: Path, line: bytes) -> None:
         values(tmp_path)
 
 
-def test_records_of_another_id_are_refused(tmp_path: Path) -> None:
+def test_records_of_another_id_are_an_error(tmp_path: Path) -> None:
     append(tmp_path, 1)
     append(tmp_path, 2, folder_id="b")
     with pytest.raises(MismatchError, match="records of b in a folder of a"):
         values(tmp_path)
 
 
-def test_a_full_disk_takes_back_the_torn_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_only_complete_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
 
     def full(descriptor: int, data: bytes) -> int:
@@ -78,17 +77,18 @@ def test_a_full_disk_takes_back_the_torn_part(tmp_path: Path, monkeypatch: pytes
             raise OSError(28, "No space left on device")
         return write(descriptor, data[: len(data) // 2])
 
-    with Appender(tmp_path, "a") as appender:
-        appender.append([Number(1)])
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "write", full)
-            with pytest.raises(OSError, match="No space left"):
-                appender.append([Number(2)])
-        appender.append([Number(3)])
+    journal = Journal(tmp_path, "a")
+    journal.append([Number(1)])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            journal.append([Number(2)])
+    journal.append([Number(3)])
+    only_file(tmp_path)
     assert values(tmp_path) == [1, 3]
 
 
-def test_a_held_folder_is_refused_to_others_and_free_afterwards(tmp_path: Path) -> None:
+def test_lock_excludes_others_until_it_is_released(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "run"),
         pytest.raises(TcbenchError, match="another process is working on"),
@@ -99,7 +99,7 @@ def test_a_held_folder_is_refused_to_others_and_free_afterwards(tmp_path: Path) 
         pass
 
 
-def test_append_lines_cuts_a_torn_line_first(tmp_path: Path) -> None:
+def test_append_lines_removes_an_incomplete_last_line(tmp_path: Path) -> None:
     file = tmp_path / "shared.jsonl"
     append_lines(file, [{"a": 1}, {"a": 2}])
     file.write_bytes(file.read_bytes()[:-2])
@@ -107,7 +107,7 @@ def test_append_lines_cuts_a_torn_line_first(tmp_path: Path) -> None:
     assert list(read_lines(file)) == [{"a": 1}, {"a": 3}]
 
 
-def test_write_atomically_leaves_the_old_file_on_failure(
+def test_write_atomically_keeps_the_old_file_on_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "x"

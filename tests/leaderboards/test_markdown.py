@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from leaderboards.formats import Stamp
 from leaderboards.markdown import markdown, table
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import ScoreSet
+from leaderboards.run_state import RunState
 from leaderboards.table import build
 
-MakeRun = Callable[..., RunFolder]
+MakeRun = Callable[..., RunState]
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="judge", family="toy")
 

@@ -9,17 +9,18 @@ import pytest
 from PIL import Image
 
 from leaderboards.pictures import PROMPTS, draw_differences, draw_samples, png
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import ScoreSet
+from leaderboards.run_state import RunState
 from leaderboards.table import build
 
-MakeRun = Callable[..., RunFolder]
+MakeRun = Callable[..., RunState]
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 AWKWARD = ("a sign that says $5 or \\frac", "猫 and a dog", "a very " + "long " * 40 + "prompt")
 
 
 @pytest.fixture
-def runs(make_run: MakeRun) -> list[RunFolder]:
+def runs(make_run: MakeRun) -> list[RunState]:
     kinds = {"images": True, "categories": ("a", "a", "b"), "prompts": AWKWARD}
     return [
         make_run("base", (BRIGHT, [[i % 3, i % 5] for i in range(9)]), **kinds),
@@ -32,7 +33,7 @@ def texts(figure) -> list[str]:
     return [text.get_text() for axis in axes for text in (axis.title, *axis.texts, *axis.get_yticklabels())]
 
 
-def test_differences_have_a_panel_a_reward_and_a_line_a_system(runs: list[RunFolder]) -> None:
+def test_differences_have_a_panel_a_reward_and_a_line_a_system(runs: list[RunState]) -> None:
     figure = draw_differences(build(runs, "base"))
     assert figure is not None
     assert "difference to base" in figure.subfigs[0].get_suptitle()
@@ -40,7 +41,7 @@ def test_differences_have_a_panel_a_reward_and_a_line_a_system(runs: list[RunFol
     assert "base" not in texts(figure)
 
 
-def test_samples_are_of_the_same_prompts_with_categories_in_turn(runs: list[RunFolder]) -> None:
+def test_samples_are_of_the_same_prompts_with_categories_in_turn(runs: list[RunState]) -> None:
     figure = draw_samples(build(runs, "base"))
     assert figure is not None
     (part,) = figure.subfigs
@@ -49,7 +50,7 @@ def test_samples_are_of_the_same_prompts_with_categories_in_turn(runs: list[RunF
     assert {"base", "new"} <= set(texts(figure))
 
 
-def test_pictures_are_the_same_files_each_time(runs: list[RunFolder]) -> None:
+def test_pictures_are_the_same_files_each_time(runs: list[RunState]) -> None:
     board = build(runs, "base")
     for draw in (draw_differences, draw_samples):
         first, second = draw(board), draw(board)
@@ -60,7 +61,7 @@ def test_pictures_are_the_same_files_each_time(runs: list[RunFolder]) -> None:
         assert Image.open(io.BytesIO(content)).width > 500
 
 
-def test_samples_leave_out_what_a_system_has_not_drawn(runs: list[RunFolder]) -> None:
+def test_samples_leave_out_what_a_system_has_not_drawn(runs: list[RunState]) -> None:
     for file in runs[0].path.glob("images/*.png"):
         if file.name[:5] != "00004":
             file.unlink()

@@ -7,17 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import ScoreSet
 from leaderboards.render import headline, interval, number, transposed
+from leaderboards.run_state import RunState
 from leaderboards.stats import Estimate
 from leaderboards.table import build
 
-MakeRun = Callable[..., RunFolder]
+MakeRun = Callable[..., RunState]
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 
 
-def test_headline_marks_gains_exposure_and_watermarks(runs: list[RunFolder]) -> None:
+def test_headline_marks_gains_exposure_and_watermarks(runs: list[RunState]) -> None:
     (section,) = build(runs, "base").sections
     base, new = headline(section)
     assert base["system"] == "base (baseline)"
@@ -36,7 +37,7 @@ def test_headline_shows_a_column_with_the_same_decimals(make_run: MakeRun) -> No
     assert {len(text.partition(".")[2]) for text in numbers} == {5}
 
 
-def test_headline_turned_has_a_column_a_system(runs: list[RunFolder]) -> None:
+def test_headline_turned_has_a_column_a_system(runs: list[RunState]) -> None:
     (section,) = build(runs, "base").sections
     turned = transposed(headline(section))
     assert [row[""] for row in turned] == ["bright ↑", "blur ↓", "notes"]

@@ -8,26 +8,25 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from leaderboards.records import RunFolder, Sample, Score, ScoreSet
+from leaderboards.records import Sample, Score, ScoreSet
+from leaderboards.run_state import RunState
 from leaderboards.scores import FRAME_COLUMNS, SAMPLES, frame, paired, read_scores
 
-MakeRun = Callable[..., RunFolder]
+MakeRun = Callable[..., RunState]
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 
 
 @pytest.fixture
-def run(make_run: MakeRun) -> RunFolder:
+def run(make_run: MakeRun) -> RunState:
     """Three planned prompts of one sample; the second without a score, and a fourth that is not planned."""
     run = make_run("base", (BRIGHT, [[0.5], [None], [0.7]]))
-    with run.sample_appender() as appender:
-        appender.append([Sample(3, 0, "a", "a", "animals", 7, image="images/00003-0.png")])
-    with run.score_appender(BRIGHT) as appender:
-        appender.append([Score(3, 0, "ok", 99.0)])
+    run.append_samples([Sample(3, 0, "a", "a", "animals", 7, image="images/00003-0.png")])
+    run.append_scores(BRIGHT, [Score(3, 0, "ok", 99.0)])
     return run
 
 
-def test_scores_are_those_of_the_plan(run: RunFolder) -> None:
+def test_scores_are_those_of_the_plan(run: RunState) -> None:
     (scored,) = read_scores(run).scored
     assert scored.keys.tolist() == [0, SAMPLES, 2 * SAMPLES]
     assert scored.values.tolist() == pytest.approx([0.5, math.nan, 0.7], nan_ok=True)
@@ -65,7 +64,7 @@ def test_pairs_are_of_samples_that_both_have(make_run: MakeRun) -> None:
     assert (prompts.tolist(), differences.tolist()) == ([0], [np.mean([0.5, -98.5])])
 
 
-def test_the_frame_has_a_row_a_result(run: RunFolder) -> None:
+def test_the_frame_has_a_row_a_result(run: RunState) -> None:
     table = frame([run])
     assert tuple(table.columns) == FRAME_COLUMNS
     assert table.prompt_id.tolist() == [0, 1, 2]

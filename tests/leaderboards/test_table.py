@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from leaderboards.board import Section
-from leaderboards.records import RunFolder, Score, ScoreSet
+from leaderboards.records import Score, ScoreSet
+from leaderboards.run_state import RunState
 from leaderboards.table import build
 from tcbench.errors import MismatchError, UnknownName
 
-MakeRun = Callable[..., RunFolder]
+MakeRun = Callable[..., RunState]
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
@@ -30,7 +31,7 @@ def noise(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=n)
 
 
-def only(runs: list[RunFolder], baseline: str = "base") -> Section:
+def only(runs: list[RunState], baseline: str = "base") -> Section:
     (section,) = build(runs, baseline).sections
     return section
 
@@ -113,8 +114,7 @@ def test_a_board_names_a_few_reasons_and_counts_the_others(make_run: MakeRun) ->
     run = make_run("base", (BRIGHT, rows([1.0] * 8)))
     failed = [Score(p, 0, "failed", reason=f"file {p} is damaged") for p in range(7)]
     other = replace(BRIGHT, reward="other", score_id="d" * 12)
-    with run.score_appender(other) as appender:
-        appender.append([*failed, Score(7, 0, "ok", 1.0)])
+    run.append_scores(other, [*failed, Score(7, 0, "ok", 1.0)])
     (coverage,) = [c for c in only([run]).coverage if c.column == "other"]
     assert (coverage.scored, sum(coverage.missing.values()), len(coverage.missing)) == (1, 7, 5)
 
@@ -184,7 +184,7 @@ def test_other_prompts_by_the_same_name_are_refused(make_run: MakeRun) -> None:
     header = new.path / "run.json"
     header.write_text(header.read_text().replace(new.header.suite_sha256, "0" * 64))
     with pytest.raises(MismatchError, match=r"different prompts .* by the name of toy: compare them apart"):
-        build([base, RunFolder(new.path)], "base")
+        build([base, RunState(new.path)], "base")
 
 
 def test_a_method_is_better_only_if_all_its_seeds_are(make_run: MakeRun) -> None:
@@ -222,7 +222,7 @@ def test_the_gap_is_trained_on_gain_over_held_out_gain(make_run: MakeRun) -> Non
 
 def test_the_same_run_twice_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("base", (BRIGHT, rows([1, 2])))
-    copy = RunFolder(shutil.copytree(run.path, tmp_path / "copy"))
+    copy = RunState(shutil.copytree(run.path, tmp_path / "copy"))
     with pytest.raises(MismatchError, match="hold the same run"):
         build([run, copy], "base")
 
@@ -291,7 +291,7 @@ def test_the_digest_is_of_the_scores_alone(make_run: MakeRun, tmp_path: Path) ->
     runs = [make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (BRIGHT, rows([2, 3])))]
     digest = build(runs, "base").sha256
     assert build(runs[::-1], "new").sha256 == digest
-    moved = RunFolder(shutil.move(runs[1].path, tmp_path / "elsewhere"))
+    moved = RunState(shutil.move(runs[1].path, tmp_path / "elsewhere"))
     assert build([runs[0], moved], "base").sha256 == digest
     other = make_run("new", (BRIGHT, rows([2, 4])))
     assert build([runs[0], other], "base").sha256 != digest

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.run import Request, execute, plan
-from leaderboards.records import RunFolder
+from benchmarks.execution import execute_plan
+from benchmarks.planning import Request, plan_run
+from leaderboards.run_state import RunState
 from tcbench.errors import (
     ConfigError,
     MissingFiles,  # fmt: skip
@@ -138,15 +139,15 @@ def test_a_run_draws_the_rewrite_and_scores_the_original(
     request = Request(
         str(system), prompts=prompts, rewards=["world-rule"], device="cpu", out=tmp_path / "runs"
     )
-    outcome = execute(plan(request), Silent())
-    run = RunFolder(outcome.path)
+    outcome = execute_plan(plan_run(request), Silent())
+    run = RunState(outcome.path)
     rewritten = texts(find_rewriter(str(model)), model, run.path / KEPT)
-    samples = run.samples()
+    samples = run.samples
     assert [samples[p.id, 0].prompt for p in PROMPTS] == [p.text for p in PROMPTS]
     assert [samples[p.id, 0].text for p in PROMPTS] == [rewritten[p.id] for p in PROMPTS]
     assert run.header.generation["rewriter"] == settings(find_rewriter(str(model)), model)
     plain = replace(request, model=str(tiny_pipeline))
-    assert plan(plain).header.generation_id != run.header.generation_id
+    assert plan_run(plain).header.generation_id != run.header.generation_id
 
 
 def test_published_ones_are_asked_as_their_authors_do() -> None:

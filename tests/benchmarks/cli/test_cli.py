@@ -162,7 +162,7 @@ def test_mixed_records_exit_with_4(
     def mixed(*_: object) -> None:
         raise MismatchError("records of a in a folder of b")
 
-    monkeypatch.setattr("benchmarks.run.execute", mixed)
+    monkeypatch.setattr("benchmarks.execution.execute_plan", mixed)
     assert tcbench(*run_arguments)[0] == 4
 
 
@@ -221,7 +221,7 @@ def test_interruption_prints_the_command_that_resumes(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmarks.run.execute", interrupted)
+    monkeypatch.setattr("benchmarks.execution.execute_plan", interrupted)
     code, _, err = tcbench(*run_arguments, "--seeds", "1")
     assert code == 130
     assert f"resume with: tcbench {' '.join(run_arguments)} --seeds 1" in err
@@ -263,12 +263,12 @@ def test_run_killed_while_writing_a_line_resumes_to_the_same_result(
 
 def final_state(out: Path) -> dict[str, object]:
     """Return the images and scores of the only run in ``out``, without the names of its journal files."""
-    from leaderboards.records import RunFolder
+    from leaderboards.run_state import RunState
 
     (path,) = out.iterdir()
-    run = RunFolder(path)
+    run = RunState(path)
     images: dict[str, object] = {file.name: file.read_bytes() for file in (path / "images").glob("*.png")}
-    return images | {c.reward: dict(sorted(run.scores(c).items())) for c in run.score_sets()}
+    return images | {c.reward: dict(sorted(run.scores(c).items())) for c in run.score_sets}
 
 
 @pytest.mark.parametrize("kind", ["models", "rewards", "suites", "runs"])
@@ -374,8 +374,8 @@ def test_plain_progress_shows_rate_and_time_left(
 
 
 BARS = """
-from benchmarks.cli.progress import Bars, progress
-with progress() as shown:
+from benchmarks.cli.progress import Bars, show_progress
+with show_progress() as shown:
     assert isinstance(shown, Bars)
     shown.stage("images", 4)
     shown.advance(4)

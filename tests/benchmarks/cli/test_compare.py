@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks.cli import main
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import ScoreSet
+from leaderboards.run_state import RunState
 
-MakeRun = Callable[..., RunFolder]
+MakeRun = Callable[..., RunState]
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli import main
-from leaderboards.records import RunFolder, ScoreSet
+from leaderboards.records import ScoreSet
+from leaderboards.run_state import RunState
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 
 
 @pytest.fixture
-def runs(make_run: Callable[..., RunFolder]) -> Path:
+def runs(make_run: Callable[..., RunState]) -> Path:
     """Two systems on one suite, the baseline on another one with four styles as well."""
     styles = {"suite": "styles", "categories": ("anime", "concept-art", "paintings", "photo")}
     values = [[i % 7 / 7] for i in range(8)]

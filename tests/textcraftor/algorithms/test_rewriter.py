@@ -12,10 +12,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from benchmarks.execution import execute_plan
 from benchmarks.mixes import write
-from benchmarks.run import Request, execute, plan
+from benchmarks.planning import Request, plan_run
 from benchmarks.systems import find_system
-from leaderboards.records import RunFolder
+from leaderboards.run_state import RunState
 from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm
@@ -212,7 +213,7 @@ def test_a_trained_rewriter_is_a_system_and_goes_on_exactly(
     request = Request(
         str(whole.path), prompts=prompts, rewards=["world-rule"], device="cpu", out=tmp_path / "r"
     )
-    run = RunFolder(execute(plan(request), Silent()).path)
+    run = RunState(execute_plan(plan_run(request), Silent()).path)
     assert [row["text"].startswith(row["prompt"]) for row in read_lines(run.path / KEPT)] == [True, True]
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.run import Request, execute, plan
-from leaderboards.records import RunFolder
+from benchmarks.execution import execute_plan
+from benchmarks.planning import Request, plan_run
+from leaderboards.run_state import RunState
 from tcbench.progress import Silent
 from textcraftor.config import make_config
 from textcraftor.io.checkpoint import VALIDATION, TrainFolder
@@ -28,7 +29,7 @@ def test_a_minute_of_training_raises_what_it_is_for(tmp_path: Path) -> None:
         device="cpu",
         out=tmp_path / "runs",
     )
-    outcome = execute(plan(request), Silent())
+    outcome = execute_plan(plan_run(request), Silent())
     assert outcome.complete
-    details = RunFolder(outcome.path).header.details
+    details = RunState(outcome.path).header.details
     assert list(details["trained_on"]) == ["world-aesthetic", "world-hps"]

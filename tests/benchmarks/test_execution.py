@@ -1,4 +1,4 @@
-"""The main job: planned before it starts, resumed after anything, paired and reproducible."""
+"""Runs: checked before they start, resumable after any interruption, paired and reproducible."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.run import Outcome, Plan, Request, execute, plan
+from benchmarks.execution import RunResult, execute_plan
+from benchmarks.planning import Plan, Request, plan_run
 from benchmarks.systems import SYSTEMS, find_system
-from leaderboards.records import RunFolder
+from leaderboards.run_state import RunState
 from leaderboards.scores import frame
 from rewards import WrongRole
 from tcbench.errors import MismatchError, MissingFiles, Problems, TcbenchError, UnknownName
@@ -23,40 +24,38 @@ from textcraftor.diffusion.runner import Drawing
 Requests = Callable[..., Request]
 
 
-def run(request: Request) -> Outcome:
-    return execute(plan(request), Silent())
+def run(request: Request) -> RunResult:
+    return execute_plan(plan_run(request), Silent())
 
 
-def scores(outcome: Outcome) -> dict[tuple[int, int], float | None]:
-    folder = RunFolder(outcome.path)
-    return {key: score.score for key, score in folder.scores(folder.score_sets()[0]).items()}
+def scores(result: RunResult) -> dict[tuple[int, int], float | None]:
+    folder = RunState(result.path)
+    return {key: score.score for key, score in folder.scores(folder.score_sets[0]).items()}
 
 
-def image_bytes(outcome: Outcome) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in (outcome.path / "images").iterdir()}
+def image_bytes(result: RunResult) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (result.path / "images").iterdir()}
 
 
-def test_a_run_is_complete_and_the_same_again_does_nothing(request_for: Requests) -> None:
+def test_repeating_a_complete_run_changes_nothing(request_for: Requests) -> None:
     first = run(request_for())
     assert first.complete
-    assert (first.planned, first.images, first.made) == (8, 8, 16)
+    assert (first.planned, first.images, first.added) == (8, 8, 16)
     before = {file: file.stat().st_mtime_ns for file in first.path.rglob("*")}
     again = run(request_for())
     assert again.complete
-    assert again.made == 0
+    assert again.added == 0
     assert {file: file.stat().st_mtime_ns for file in first.path.rglob("*")} == before
 
 
-def test_nothing_is_loaded_when_there_is_nothing_to_do(
-    request_for: Requests, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_complete_run_loads_no_model(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
     run(request_for())
     monkeypatch.setattr("textcraftor.diffusion.pipeline.load", None)
-    monkeypatch.setattr("benchmarks.columns.load", None)
+    monkeypatch.setattr("benchmarks.resolve.load", None)
     assert run(request_for()).complete
 
 
-def test_another_reward_later_draws_nothing(
+def test_another_reward_scores_the_existing_images(
     request_for: Requests, toy_rewards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(request_for())
@@ -64,25 +63,25 @@ def test_another_reward_later_draws_nothing(
     monkeypatch.setattr("textcraftor.diffusion.pipeline.load", None)
     both = run(request_for(rewards=[f"{toy_rewards}:Brightness", f"{toy_rewards}:Picky"]))
     assert both.path == first.path
-    assert both.made == 8
+    assert both.added == 8
     assert image_bytes(both) == images
 
 
-def test_a_later_wider_plan_keeps_what_is_there(request_for: Requests) -> None:
+def test_a_wider_plan_keeps_existing_images(request_for: Requests) -> None:
     small = run(request_for(limit=4))
-    assert small.watermarks == ("limit 4 of 8",)
+    assert small.run.header.watermarks == ("limit 4 of 8",)
     old = image_bytes(small)
     wide = run(request_for(seeds=2))
     assert wide.path == small.path
-    assert (wide.planned, wide.images, wide.made, wide.watermarks) == (16, 16, 2 * 12, ())
+    assert (wide.planned, wide.images, wide.added, wide.run.header.watermarks) == (16, 16, 2 * 12, ())
     assert old.items() <= image_bytes(wide).items()
 
 
-def test_the_last_plan_is_what_a_board_reads(request_for: Requests) -> None:
+def test_boards_read_the_last_plan(request_for: Requests) -> None:
     wide = run(request_for())
     small = run(request_for(limit=4))
-    assert small.made == 0
-    table = frame([RunFolder(wide.path)])
+    assert small.added == 0
+    table = frame([RunState(wide.path)])
     assert len(table) == 4
     assert set(table.category) == {"a cats", "a dogs"}
 
@@ -90,18 +89,22 @@ def test_the_last_plan_is_what_a_board_reads(request_for: Requests) -> None:
 @pytest.mark.parametrize(
     "change", [{"steps": 3}, {"guidance": 2.0}, {"base_seed": 1}, {"dtype": "bfloat16"}], ids=str
 )
-def test_what_changes_images_starts_another_folder(request_for: Requests, change: dict[str, object]) -> None:
-    assert plan(request_for(**change)).path != plan(request_for()).path
+def test_settings_that_change_images_change_the_folder(
+    request_for: Requests, change: dict[str, object]
+) -> None:
+    assert plan_run(request_for(**change)).path != plan_run(request_for()).path
 
 
 @pytest.mark.parametrize(
     "change", [{"limit": 3}, {"seeds": 2}, {"batch_size": 5}, {"out": Path("x")}], ids=str
 )
-def test_what_does_not_change_images_keeps_the_id(request_for: Requests, change: dict[str, object]) -> None:
-    assert plan(request_for(**change)).path.name == plan(request_for()).path.name
+def test_settings_that_do_not_change_images_keep_the_id(
+    request_for: Requests, change: dict[str, object]
+) -> None:
+    assert plan_run(request_for(**change)).path.name == plan_run(request_for()).path.name
 
 
-def test_an_edited_reward_is_another_column(request_for: Requests, tmp_path: Path) -> None:
+def test_an_edited_reward_has_another_score_id(request_for: Requests, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     text = "from rewards import Reward\nclass Mine(Reward):\n"
     text += "    def _score(self, pixels, prompts):\n        return "
@@ -110,13 +113,13 @@ def test_an_edited_reward_is_another_column(request_for: Requests, tmp_path: Pat
     file.write_text(text + "pixels.mean((1, 2, 3)) + 1")
     second = run(request_for(rewards=[f"{file}:Mine"]))
     assert second.path == first.path
-    assert second.columns[0].score_id != first.columns[0].score_id
-    assert second.columns[0].mean == pytest.approx((first.columns[0].mean or 0) + 1)
-    assert len(RunFolder(second.path).score_sets()) == 2
+    assert second.rewards[0].score_id != first.rewards[0].score_id
+    assert second.rewards[0].mean == pytest.approx((first.rewards[0].mean or 0) + 1)
+    assert len(RunState(second.path).score_sets) == 2
 
 
 class Interrupt(Silent):
-    """Interrupts after `count` finished batches, as Ctrl-C would."""
+    """Interrupts after ``count`` batches, as Ctrl-C would."""
 
     def __init__(self, count: int) -> None:
         self.left = count
@@ -128,20 +131,20 @@ class Interrupt(Silent):
 
 
 @pytest.mark.parametrize("batches", range(1, 7))
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+def test_resuming_gives_identical_images_and_scores(
     request_for: Requests, tmp_path: Path, batches: int
 ) -> None:
     """Six batches in all: three of images (3, 3, 2) and three of scores."""
     whole = run(request_for(out=tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        execute(plan(request_for()), Interrupt(batches))
+        execute_plan(plan_run(request_for()), Interrupt(batches))
     resumed = run(request_for())
     assert resumed.complete
     assert image_bytes(resumed) == image_bytes(whole)
     assert scores(resumed) == scores(whole)
 
 
-def test_a_torn_record_is_done_again(request_for: Requests, tmp_path: Path) -> None:
+def test_incomplete_records_are_redone(request_for: Requests, tmp_path: Path) -> None:
     whole = run(request_for(out=tmp_path / "whole"))
     torn = run(request_for())
     for file in [*torn.path.glob("samples/*.jsonl"), *torn.path.glob("scores/*/*.jsonl")]:
@@ -149,20 +152,20 @@ def test_a_torn_record_is_done_again(request_for: Requests, tmp_path: Path) -> N
     (torn.path / "batches.jsonl").write_bytes((torn.path / "batches.jsonl").read_bytes()[:-9])
     resumed = run(request_for())
     assert resumed.complete
-    assert resumed.made > 0
+    assert resumed.added > 0
     assert scores(resumed) == scores(whole)
     assert image_bytes(resumed) == image_bytes(whole)
 
 
-def test_a_deleted_image_is_drawn_again(request_for: Requests) -> None:
+def test_a_deleted_image_is_regenerated(request_for: Requests) -> None:
     first = run(request_for())
     before = image_bytes(first)
     (first.path / "images" / "00003-0.png").unlink()
-    assert run(request_for()).made == 1
+    assert run(request_for()).added == 1
     assert image_bytes(first) == before
 
 
-def test_an_image_drawn_again_with_other_pixels_is_scored_again(
+def test_a_regenerated_image_with_other_pixels_is_scored_again(
     request_for: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(request_for())
@@ -170,23 +173,21 @@ def test_an_image_drawn_again_with_other_pixels_is_scored_again(
     draw = Drawing.draw
     monkeypatch.setattr(Drawing, "draw", lambda *arguments: 1 - draw(*arguments))
     again = run(request_for())
-    assert again.made == 2  # the image and its score
+    assert again.added == 2  # the image and its score
     assert again.complete
-    assert again.columns[0].mean != first.columns[0].mean
+    assert again.rewards[0].mean != first.rewards[0].mean
 
 
-def test_categories_are_those_that_the_prompt_file_gives_now(
-    request_for: Requests, prompt_file: Path
-) -> None:
+def test_categories_follow_the_prompt_file(request_for: Requests, prompt_file: Path) -> None:
     first = run(request_for())
     prompt_file.write_text(prompt_file.read_text().replace(",a cats", ",felines"))
     again = run(request_for())
-    assert (again.path, again.made) == (first.path, 0)
-    categories = {sample.category for sample in RunFolder(again.path).samples().values()}
+    assert (again.path, again.added) == (first.path, 0)
+    categories = {sample.category for sample in RunState(again.path).samples.values()}
     assert categories == {"felines", "a dogs"}
 
 
-def test_what_a_killed_process_was_writing_is_removed(request_for: Requests) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(request_for: Requests) -> None:
     first = run(request_for())
     torn = first.path / "images" / ".00003-0.png.123.tmp"
     torn.write_bytes(b"half an image")
@@ -194,13 +195,13 @@ def test_what_a_killed_process_was_writing_is_removed(request_for: Requests) -> 
     assert not torn.exists()
 
 
-def test_two_runs_are_bit_equal(request_for: Requests, tmp_path: Path) -> None:
+def test_two_runs_are_bit_identical(request_for: Requests, tmp_path: Path) -> None:
     first, second = run(request_for()), run(request_for(out=tmp_path / "second"))
     assert image_bytes(first) == image_bytes(second)
     assert scores(first) == scores(second)
 
 
-def test_batch_size_changes_no_pixel_by_more_than_a_level(request_for: Requests, tmp_path: Path) -> None:
+def test_batch_size_changes_pixels_by_one_level_at_most(request_for: Requests, tmp_path: Path) -> None:
     import numpy as np
     from PIL import Image
 
@@ -210,33 +211,33 @@ def test_batch_size_changes_no_pixel_by_more_than_a_level(request_for: Requests,
         assert abs(pair[0] - pair[1]).max() <= 1
 
 
-def test_systems_share_their_noise(request_for: Requests, tmp_path: Path, tiny_pipeline: Path) -> None:
+def test_systems_share_initial_noise(request_for: Requests, tmp_path: Path, tiny_pipeline: Path) -> None:
     toml = tmp_path / "worded.toml"
     toml.write_text(f'pipeline = "{tiny_pipeline}"\nappend = ", vivid"\n')
-    plain = RunFolder(run(request_for()).path)
-    worded = RunFolder(run(request_for(model=str(toml))).path)
-    for key, sample in worded.samples().items():
+    plain = RunState(run(request_for()).path)
+    worded = RunState(run(request_for(model=str(toml))).path)
+    for key, sample in worded.samples.items():
         assert sample.text == f"{sample.prompt}, vivid"
-        other = plain.samples()[key]
+        other = plain.samples[key]
         assert (other.text, other.noise_seed) == (sample.prompt, sample.noise_seed)
     assert plain.header.generation_id != worded.header.generation_id
 
 
-def test_the_order_of_prompts_is_stratified(request_for: Requests) -> None:
-    planned = plan(request_for(limit=2))
+def test_prompts_are_stratified_by_category(request_for: Requests) -> None:
+    planned = plan_run(request_for(limit=2))
     categories = {planned.prompts.prompts[i].category for i in planned.header.planned.prompt_ids}
     assert categories == {"a cats", "a dogs"}
 
 
-def test_weights_are_checked_before_anything_is_made(request_for: Requests, tmp_path: Path) -> None:
+def test_weights_are_checked_before_generating(request_for: Requests, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean"):
-        plan(request_for(rewards=["world-clipp"]))
+        plan_run(request_for(rewards=["world-clipp"]))
     with pytest.raises(MissingFiles, match=r"lacks model_index.json"):
-        plan(request_for(model=str(tmp_path)))
+        plan_run(request_for(model=str(tmp_path)))
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_missing_weight_is_named_at_once(
+def test_missing_weights_are_an_error(
     request_for: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -244,50 +245,52 @@ def test_a_missing_weight_is_named_at_once(
     with pytest.raises(
         ValueError, match=r"pickscore needs .*yuvalkirstain/PickScore_v1.*TCBENCH_WEIGHTS_PICKSCORE"
     ):
-        plan(request_for(rewards=["pickscore"]))
+        plan_run(request_for(rewards=["pickscore"]))
 
 
-def test_all_that_is_missing_is_said_at_once(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_are_reported_one_per_line(
+    request_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
     with pytest.raises(Problems) as caught:
-        plan(request_for(model="sd15", suite="parti", prompts=None, rewards=["pickscore", "hpsv2"]))
+        plan_run(request_for(model="sd15", suite="parti", prompts=None, rewards=["pickscore", "hpsv2"]))
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     for line, part in zip(lines, ("suite parti", "pickscore needs", "hpsv2 needs", "2.1 GB"), strict=True):
         assert part in line
 
 
-def test_prompts_that_are_not_there_are_named(request_for: Requests, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nothing at .*pets\.cvs: give --prompts"):
-        plan(request_for(prompts=tmp_path / "pets.cvs", suite=None))
+def test_missing_prompt_file_is_an_error(request_for: Requests, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"prompts not found: .*pets\.cvs; give --prompts"):
+        plan_run(request_for(prompts=tmp_path / "pets.cvs", suite=None))
 
 
-def test_a_columns_record_names_its_weights(request_for: Requests) -> None:
-    outcome = run(request_for(rewards=["world-clip"]))
-    (column,) = RunFolder(outcome.path).score_sets()
-    backbone = column.details["weights"]["backbone"]
+def test_score_sets_name_their_weights(request_for: Requests) -> None:
+    result = run(request_for(rewards=["world-clip"]))
+    (score_set,) = RunState(result.path).score_sets
+    backbone = score_set.details["weights"]["backbone"]
     assert re.fullmatch(r"rewards/world/weights/world-clip sha256:[0-9a-f]{64}", backbone)
 
 
-def test_abstentions_and_failures_are_told_apart(request_for: Requests, toy_rewards: Path) -> None:
-    outcome = run(request_for(rewards=[f"{toy_rewards}:Picky"]))
-    column = outcome.columns[0]
-    assert (column.scored, column.abstained, dict(column.failed)) == (4, 4, {})
-    assert outcome.complete
+def test_abstentions_are_not_failures(request_for: Requests, toy_rewards: Path) -> None:
+    result = run(request_for(rewards=[f"{toy_rewards}:Picky"]))
+    summary = result.rewards[0]
+    assert (summary.scored, summary.abstained, dict(summary.failed)) == (4, 4, {})
+    assert result.complete
 
 
-def test_a_reward_that_breaks_on_one_prompt_fails_for_it_alone(
+def test_a_reward_that_fails_on_one_image_scores_the_others(
     request_for: Requests, toy_rewards: Path, tmp_path: Path
 ) -> None:
     farm = tmp_path / "farm.txt"
     farm.write_text("a cat\na cow\na horse\n")
     request = request_for(prompts=farm, rewards=[f"{toy_rewards}:Picky"])
-    outcome = run(request)
-    assert not outcome.complete
-    assert dict(outcome.columns[0].failed) == {(1, 0): "RuntimeError: no cows please"}
-    assert outcome.columns[0].scored == 2
-    table = frame([RunFolder(outcome.path)])
+    result = run(request)
+    assert not result.complete
+    assert dict(result.rewards[0].failed) == {(1, 0): "RuntimeError: no cows please"}
+    assert result.rewards[0].scored == 2
+    table = frame([RunState(result.path)])
     assert table.set_index("prompt_id").reason[1] == "RuntimeError: no cows please"
     assert table.set_index("prompt_id").score.notna().tolist() == [True, False, True]
 
@@ -304,9 +307,9 @@ def test_an_image_that_is_not_finite_is_missing_with_its_reason(
 
     with monkeypatch.context() as patch:
         patch.setattr(Drawing, "draw", broken)
-        outcome = run(request_for())
-    assert list(outcome.missing.values()) == ["the pipeline gave pixels that are not finite"]
-    assert (outcome.images, outcome.columns[0].scored, outcome.complete) == (7, 7, False)
+        result = run(request_for())
+    assert list(result.missing.values()) == ["the pipeline returned pixels that are not finite"]
+    assert (result.images, result.rewards[0].scored, result.complete) == (7, 7, False)
     assert run(request_for()).complete
 
 
@@ -321,47 +324,47 @@ def test_a_batch_that_does_not_fit_is_halved(request_for: Requests, monkeypatch:
         return draw(drawing, texts, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Drawing, "draw", small_memory)
-    outcome = run(request_for(batch_size=8))
-    assert outcome.complete
-    assert [len(batch) for batch in RunFolder(outcome.path).batches()] == [2, 2, 2, 2]
+    result = run(request_for(batch_size=8))
+    assert result.complete
+    assert [len(batch) for batch in RunState(result.path).batches] == [2, 2, 2, 2]
 
 
-def test_only_halves_that_lack_an_image_are_drawn(
+def test_only_halves_with_a_missing_image_are_generated(
     request_for: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
     whole = run(request_for(batch_size=4))
     (whole.path / "images" / "00003-0.png").unlink()
-    draw, drawn = Drawing.draw, []
+    draw, generated = Drawing.draw, []
 
     def small_memory(drawing: Drawing, texts: list[str], *rest: object) -> object:
         if len(texts) > 2:
             raise torch.OutOfMemoryError
-        drawn.extend(texts)
+        generated.extend(texts)
         return draw(drawing, texts, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Drawing, "draw", small_memory)
     again = run(request_for(batch_size=4))
     assert again.complete
-    assert len(drawn) == 2
+    assert len(generated) == 2
 
 
-def test_a_smaller_batch_size_splits_what_was_not_begun(request_for: Requests) -> None:
+def test_a_smaller_batch_size_splits_batches_not_started(request_for: Requests) -> None:
     with pytest.raises(KeyboardInterrupt):
-        execute(plan(request_for(batch_size=4)), Interrupt(1))
-    outcome = run(request_for(batch_size=2))
-    assert outcome.complete
-    assert [len(batch) for batch in RunFolder(outcome.path).batches()] == [4, 2, 2]
+        execute_plan(plan_run(request_for(batch_size=4)), Interrupt(1))
+    result = run(request_for(batch_size=2))
+    assert result.complete
+    assert [len(batch) for batch in RunState(result.path).batches] == [4, 2, 2]
 
 
-def test_two_processes_do_not_work_on_one_run(request_for: Requests) -> None:
-    planned = plan(request_for())
+def test_two_processes_cannot_share_a_run(request_for: Requests) -> None:
+    planned = plan_run(request_for())
     with locked(planned.path), pytest.raises(TcbenchError, match="another process is working on"):
-        execute(planned, Silent())
+        execute_plan(planned, Silent())
 
 
-def test_a_reward_of_an_installed_plug_in_is_first_class(
+def test_rewards_of_installed_plug_ins_work(
     request_for: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = tmp_path / "site" / "plug-1.0.dist-info"
@@ -373,9 +376,9 @@ def test_a_reward_of_an_installed_plug_in_is_first_class(
         "    def _score(self, pixels, prompts):\n        return pixels[:, 0].mean((1, 2))\n"
     )
     monkeypatch.syspath_prepend(tmp_path / "site")
-    outcome = run(request_for(rewards=["plug-red"]))
-    assert outcome.complete
-    assert outcome.columns[0].reward == "plug-red"
+    result = run(request_for(rewards=["plug-red"]))
+    assert result.complete
+    assert result.rewards[0].reward == "plug-red"
 
 
 def test_rewards_see_the_original_prompt(
@@ -389,20 +392,20 @@ def test_rewards_see_the_original_prompt(
     assert image_bytes(worded) != image_bytes(plain)
 
 
-def test_a_changed_image_is_not_scored(request_for: Requests, toy_rewards: Path) -> None:
+def test_a_changed_image_fails_to_score(request_for: Requests, toy_rewards: Path) -> None:
     first = run(request_for())
     shutil.copy(first.path / "images" / "00000-0.png", first.path / "images" / "00001-0.png")
-    outcome = run(request_for(rewards=[f"{toy_rewards}:Picky"]))
-    assert "is not the image that was recorded" in outcome.columns[0].failed[1, 0]
-    assert len(outcome.columns[0].failed) == 1
+    result = run(request_for(rewards=[f"{toy_rewards}:Picky"]))
+    assert "is not the image that was recorded" in result.rewards[0].failed[1, 0]
+    assert len(result.rewards[0].failed) == 1
 
 
-def test_a_folder_of_other_settings_is_refused(request_for: Requests) -> None:
-    planned = plan(request_for())
+def test_a_folder_with_other_settings_is_an_error(request_for: Requests) -> None:
+    planned = plan_run(request_for())
     run(request_for())
     other: Plan = replace(planned, header=replace(planned.header, generation_id="0" * 12))
     with pytest.raises(MismatchError):
-        execute(other, Silent())
+        execute_plan(other, Silent())
 
 
 def test_truncated_prompts_are_counted(request_for: Requests, tmp_path: Path) -> None:
@@ -416,11 +419,11 @@ def test_micro_outside_its_world_is_watermarked(
 ) -> None:
     toml = tmp_path / "small.toml"
     toml.write_text(f'base = "micro"\npipeline = "{tiny_pipeline}"\n')
-    assert plan(request_for(model=str(toml))).header.watermarks == ("out of domain",)
-    assert plan(request_for()).header.watermarks == ()
+    assert plan_run(request_for(model=str(toml))).header.watermarks == ("out of domain",)
+    assert plan_run(request_for()).header.watermarks == ()
 
 
-def test_the_system_decides_what_is_left_open() -> None:
+def test_systems_set_the_defaults() -> None:
     micro = SYSTEMS["micro"]
     assert (micro.suite, micro.sampler, micro.steps, micro.guidance) == ("world", "ddim", 25, 3.0)
     assert set(micro.rewards) > {"world-clip", "world-blip", "world-rule", "world-oracle"}
@@ -430,12 +433,12 @@ def test_the_system_decides_what_is_left_open() -> None:
 @pytest.mark.parametrize(
     "change", [{"limit": 0}, {"seeds": 0}, {"steps": 0}, {"guidance": -1.0}, {"batch_size": 0}]
 )
-def test_numbers_out_of_range_are_refused(request_for: Requests, change: dict[str, object]) -> None:
+def test_numbers_out_of_range_are_an_error(request_for: Requests, change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected at least"):
-        plan(request_for(**change))
+        plan_run(request_for(**change))
 
 
-def test_another_environment_is_noted(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_of_the_environment_are_noted(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
 
     class Notes(Silent):
@@ -444,40 +447,40 @@ def test_another_environment_is_noted(request_for: Requests, monkeypatch: pytest
 
     run(request_for())
     monkeypatch.setattr("textcraftor.io.provenance.versions", lambda: {"torch": "99"})
-    execute(plan(request_for()), Notes())
+    execute_plan(plan_run(request_for()), Notes())
     assert any("torch" in note and "now 99" in note for note in notes)
 
 
-def test_the_groups_of_a_suite_are_on_record(request_for: Requests, shared_data: Path) -> None:
-    planned = plan(request_for(suite="parti", prompts=shared_data / "prompts", limit=2, rewards=[]))
-    outcome = execute(planned, Silent())
-    for sample in RunFolder(outcome.path).samples().values():
+def test_groups_of_a_suite_are_recorded(request_for: Requests, shared_data: Path) -> None:
+    planned = plan_run(request_for(suite="parti", prompts=shared_data / "prompts", limit=2, rewards=[]))
+    result = execute_plan(planned, Silent())
+    for sample in RunState(result.path).samples.values():
         (group,) = sample.groups
         assert group == f"challenge: {planned.prompts.prompts[sample.prompt_id].tags['challenge']}"
 
 
-def test_the_best_of_several_tries_is_kept(
+def test_best_of_n_keeps_the_best_image(
     request_for: Requests, toy_rewards: str, tmp_path: Path, tiny_pipeline: Path
 ) -> None:
     text = f'name = "best"\npipeline = "{tiny_pipeline}"\nsteps = 2\ntrained_on = []\n'
-    outcomes = []
-    for tries in (1, 3):
-        system = tmp_path / f"best-{tries}.toml"
-        more = f'best_of = {tries}\nchooser = "{toy_rewards}:Brightness=1"\n' if tries > 1 else ""
+    results = []
+    for best_of in (1, 3):
+        system = tmp_path / f"best-{best_of}.toml"
+        more = f'best_of = {best_of}\nchooser = "{toy_rewards}:Brightness=1"\n' if best_of > 1 else ""
         system.write_text(text + more)
-        outcomes.append(run(request_for(model=str(system), rewards=[f"{toy_rewards}:Brightness"])))
-    one, three = map(scores, outcomes)
-    assert outcomes[0].path != outcomes[1].path
+        results.append(run(request_for(model=str(system), rewards=[f"{toy_rewards}:Brightness"])))
+    one, three = map(scores, results)
+    assert results[0].path != results[1].path
     gains = [(three[key] or 0.0) - (one[key] or 0.0) for key in one]
     assert min(gains) >= 0
     assert max(gains) > 0
-    best = RunFolder(outcomes[1].path)
-    assert best.header.details["trained_on"] == [best.score_sets()[0].reward]
+    best = RunState(results[1].path)
+    assert best.header.details["trained_on"] == [best.score_sets[0].reward]
     with pytest.raises(ValueError, match="best_of is 4 and chooser '': give both"):
         replace(find_system("micro"), best_of=4)
 
 
-def test_judges_do_not_choose_and_a_broken_try_never_wins(
+def test_judges_cannot_select_and_broken_images_never_win(
     request_for: Requests,
     toy_rewards: str,
     tmp_path: Path,
@@ -488,17 +491,17 @@ def test_judges_do_not_choose_and_a_broken_try_never_wins(
     text = f'pipeline = "{tiny_pipeline}"\nsteps = 2\nbest_of = 2\n'
     system.write_text(text + 'chooser = "world-oracle=1"\n')
     with pytest.raises(WrongRole, match="world-oracle"):
-        plan(request_for(model=str(system)))
+        plan_run(request_for(model=str(system)))
     system.write_text(text + f'chooser = "{toy_rewards}:Brightness=1"\n')
     draw, calls = Drawing.draw, []
 
     def broken(drawing: Drawing, texts: list[str], latents: object, seeds: object) -> object:
         images = draw(drawing, texts, latents, seeds)  # type: ignore[arg-type]
         calls.append(len(texts))
-        if len(calls) % 2:  # the first try of each batch
+        if len(calls) % 2:  # the first attempt of each batch
             images[0] = float("nan")
         return images
 
     monkeypatch.setattr(Drawing, "draw", broken)
-    outcome = run(request_for(model=str(system), rewards=[f"{toy_rewards}:Brightness"]))
-    assert outcome.complete
+    result = run(request_for(model=str(system), rewards=[f"{toy_rewards}:Brightness"]))
+    assert result.complete

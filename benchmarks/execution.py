@@ -1,0 +1,239 @@
+"""Execute a plan: generate and score what is missing in the run folder. Finished work is never repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.generate import Sampler, generate, missing_images
+from benchmarks.planning import Plan, Request, plan_run
+from benchmarks.resolve import ResolvedReward
+from benchmarks.score import RewardSummary, score_images, summarise
+from leaderboards.records import Key, Sample
+from leaderboards.run_state import RunState
+from tcbench.files import locked
+from tcbench.progress import Progress, Silent
+from textcraftor import rewriters
+from textcraftor.diffusion import pipeline as pipelines
+from textcraftor.diffusion.prompts import noise_seed
+from textcraftor.diffusion.runner import Drawing
+from textcraftor.io import provenance
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """State of a run after a start: counts over the planned images."""
+
+    run: RunState
+    """The run folder, loaded."""
+    images: int
+    """Planned images that exist."""
+    missing: Mapping[Key, str]
+    """Why each other planned image does not."""
+    truncated: int
+    """Images whose prompt is longer than the pipeline's text encoder reads."""
+    rewards: tuple[RewardSummary, ...]
+    added: int
+    """Images and scores that this start added."""
+
+    @property
+    def path(self) -> Path:
+        """Folder of the run."""
+        return self.run.path
+
+    @property
+    def planned(self) -> int:
+        """Number of planned images."""
+        return self.run.header.planned.count
+
+    @property
+    def complete(self) -> bool:
+        """Whether no planned image or score is missing; an abstention counts as a result."""
+        return not self.missing and all(
+            summary.scored + summary.abstained == self.planned and not summary.failed
+            for summary in self.rewards
+        )
+
+
+def run(
+    model: str,
+    *,
+    suite: str | None = None,
+    rewards: Sequence[str] | None = None,
+    prompts: str | Path | None = None,
+    limit: int | None = None,
+    seeds: int = 1,
+    base_seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    tuned_steps: int | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    out: str | Path = "runs",
+    progress: Progress | None = None,
+) -> RunResult:
+    """Generate images with a model and score them, as ``tcbench run`` does.
+
+    Calling it again resumes the run: only missing images and scores are added.
+
+    Args:
+        model: A named system, a TOML file, a diffusers folder or a hub id.
+        suite: Prompt set; None for the system's own.
+        rewards: Names of rewards or presets, or ``file.py:Name``; None for the system's own.
+        prompts: A prompt file, or the folder that holds a suite's files.
+        limit: Number of prompts: a seeded subset with every category in proportion. None for all.
+        seeds: Images per prompt.
+        base_seed: Base seed for the initial noise.
+        steps: Sampling steps; None for the system's own.
+        guidance: Guidance scale; None for the system's own.
+        tuned_steps: Number of last sampling steps that use the tuned text encoder; None for the system's own.
+        batch_size: Images generated together; None to choose by memory.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        dtype: Precision of the pipeline: "auto", "float32", "float16" or "bfloat16".
+        out: Folder that holds the run folders.
+        progress: Receives progress; None for no output.
+
+    Returns:
+        The state of the run, with its folder, counts and mean scores.
+
+    Raises:
+        TcbenchError: If something is missing or invalid; nothing has been generated then.
+
+    Example:
+        >>> import benchmarks
+        >>> result = benchmarks.run("micro", suite="world", limit=2, rewards=["world-pick"], out=folder)
+        >>> result.complete, result.images
+        (True, 2)
+        >>> result.rewards[0].reward
+        'world-pick'
+    """
+    request = Request(
+        model=model,
+        suite=suite,
+        rewards=rewards,
+        prompts=None if prompts is None else Path(prompts),
+        limit=limit,
+        seeds=seeds,
+        base_seed=base_seed,
+        steps=steps,
+        guidance=guidance,
+        tuned_steps=tuned_steps,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        out=Path(out),
+    )
+    return execute_plan(plan_run(request), progress or Silent())
+
+
+def execute_plan(plan: Plan, progress: Progress) -> RunResult:
+    """Generate and score what is missing, while holding the run folder for this process."""
+    with locked(plan.path):
+        state = RunState.create(plan.path, plan.header)
+        _note_environment(state, plan.header.provenance[0], progress)
+        describe = partial(_describe, plan, _rewritten(plan, progress))
+        added = generate(state, describe, partial(_load_sampler, plan), plan.batch_size, progress)
+        return _score(state, plan.rewards, plan.device, progress, added)
+
+
+def score_run(path: Path, rewards: Sequence[ResolvedReward], device: str, progress: Progress) -> RunResult:
+    """Score the images of the run in ``path`` with every reward."""
+    environment = provenance.environment(device)
+    with locked(path):
+        state = RunState(path)
+        state = RunState.create(path, replace(state.header, provenance=(environment,)))
+        _note_environment(state, environment, progress)
+        return _score(state, rewards, device, progress, added=0)
+
+
+def _note_environment(run: RunState, environment: Mapping[str, Any], progress: Progress) -> None:
+    for difference in provenance.differences(run.header.provenance, environment):
+        progress.note(f"environment changed since the last start: {difference}")
+
+
+def _score(
+    run: RunState, rewards: Sequence[ResolvedReward], device: str, progress: Progress, added: int
+) -> RunResult:
+    added += score_images(run, rewards, device, progress)
+    planned = run.header.planned
+    missing = missing_images(run)
+    return RunResult(
+        run=run,
+        images=planned.count - len(missing),
+        missing={key: _reason(run.samples.get(key)) for key in sorted(missing)},
+        truncated=sum(sample.truncated for key, sample in run.samples.items() if key in planned),
+        rewards=tuple(summarise(run, reward.score_set) for reward in rewards),
+        added=added,
+    )
+
+
+def _rewritten(plan: Plan, progress: Progress) -> Mapping[int, str]:
+    """The language model's rewritings of the planned prompts, by prompt id; empty without a rewriter."""
+    if plan.rewriter is None:
+        return {}
+    planned = [plan.prompts.prompts[number] for number in plan.header.planned.prompt_ids]
+    return rewriters.rewrite(
+        *plan.rewriter,
+        planned,
+        plan.path / rewriters.KEPT,
+        seed=plan.base_seed,
+        device=plan.device,
+        progress=progress,
+    )
+
+
+def _describe(plan: Plan, rewritten: Mapping[int, str], key: Key) -> Sample:
+    """The record of a sample before its image exists."""
+    prompt = plan.prompts.prompts[key[0]]
+    return Sample(
+        prompt_id=prompt.id,
+        sample=key[1],
+        prompt=prompt.text,
+        text=rewritten.get(prompt.id, prompt.text) + plan.system.append,
+        category=prompt.category,
+        groups=[f"{name}: {prompt.tags[name]}" for name in plan.prompts.groups if prompt.tags.get(name)],
+        noise_seed=noise_seed(plan.base_seed, *key),
+    )
+
+
+def _load_sampler(plan: Plan) -> Sampler:
+    system = plan.system
+    pipe = pipelines.load(
+        plan.pipeline,
+        device=plan.device,
+        dtype=plan.dtype,
+        sampler=system.sampler,
+        spacing=system.spacing,
+        replaced=system.replaced,
+    )
+    encoders = {name: pipelines.load_encoders(pipe, folder) for name, folder in system.encoders.items()}
+    runner = Drawing(pipe, system.schedule, encoders, system.windows)
+    if not system.chooser:
+        return Sampler(runner)
+    import torch
+
+    from rewards.combine.mix import load_mix
+
+    mix = load_mix(system.chooser, calibration=system.calibration, device=plan.device)
+
+    def best_of_reward(images: NDArray[np.float32], prompts: Sequence[str]) -> NDArray[np.float32]:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(plan.device)
+        with torch.inference_mode():
+            total: NDArray[np.float32] = mix.score(pixels, prompts).total.float().cpu().numpy()
+        return total
+
+    return Sampler(runner, system.best_of, best_of_reward)
+
+
+def _reason(sample: Sample | None) -> str:
+    if sample is None:
+        return "not generated yet"
+    return sample.reason or "its file is gone"

@@ -1,0 +1,250 @@
+"""Plan a run: resolve a request against what is on this machine, before any image is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.resolve import ResolvedReward, expand_presets, resolve_rewards, reward_families
+from benchmarks.suites import CUSTOM, prompt_set
+from benchmarks.suites.base import PromptSet
+from benchmarks.systems import System, find_system
+from leaderboards.records import Header, Planned, folder_name, short_id
+from tcbench.errors import ConfigError, MissingFiles, ProblemCollector
+from tcbench.files import sha256
+from textcraftor import rewriters
+from textcraftor.diffusion import pipeline as pipelines
+from textcraftor.diffusion.devices import batch_size_for, find_device, find_dtype
+from textcraftor.diffusion.prompts import stratified_order
+from textcraftor.io import provenance
+from textcraftor.rewriters import Rewriter
+
+NOISE = "cpu-sha256-1"
+"""Version of the noise rule in textcraftor.diffusion.prompts; part of every generation id."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run. Fields that are None or "auto" take the system's value.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    model: str
+    """A named system, a TOML file, a diffusers folder or a hub id."""
+    suite: str | None = None
+    rewards: Sequence[str] | None = None
+    """Names of rewards or presets, or ``file.py:Name``."""
+    prompts: Path | None = None
+    """A prompt file, or the folder that holds a suite's files."""
+    limit: int | None = None
+    """Number of prompts, at least 1: a seeded subset with every category in proportion."""
+    seeds: int = 1
+    """Images per prompt, at least 1."""
+    base_seed: int = 0
+    """Base seed for the initial noise."""
+    steps: int | None = None
+    guidance: float | None = None
+    tuned_steps: int | None = None
+    """Number of last sampling steps that use the tuned text encoder."""
+    batch_size: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    out: Path = Path("runs")
+    """Folder that holds the run folders."""
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "seeds", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name.replace('_', '-')} is {value}; expected at least 1")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be executed: every file it needs is on this machine."""
+
+    system: System
+    prompts: PromptSet
+    pipeline: Path
+    rewards: tuple[ResolvedReward, ...]
+    header: Header
+    path: Path
+    """Folder of the run."""
+    batch_size: int
+    device: str
+    dtype: str
+    base_seed: int
+    rewriter: tuple[Rewriter, Path] | None = None
+    """The language model that rewrites prompts, and its folder."""
+
+
+def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True) -> Plan:
+    """Resolve ``request`` into a plan.
+
+    Args:
+        request: What to run.
+        with_rewards: Whether the run is also scored.
+        fetch: Download missing files if the hub can be reached.
+
+    Raises:
+        TcbenchError: If something is missing or invalid; `Problems` reports everything at once.
+    """
+    system = _system(request)
+    # All checks run before any error is raised, so that a user can fix everything in one go.
+    problems = ProblemCollector()
+    prompts = problems.run(lambda: prompt_set(system.suite, request.prompts, fetch=fetch))
+    rewards = problems.run(lambda: resolve_rewards(system.rewards if with_rewards else (), fetch=fetch))
+    pipeline = problems.run(lambda: pipelines.find_pipeline(system.source, fetch=fetch))
+    rewriter = problems.run(lambda: _rewriter(system, fetch))
+    selecting = problems.run(lambda: resolve_rewards(_best_of_rewards(system), fetch=fetch))
+    problems.raise_any()
+    assert prompts is not None
+    assert rewards is not None
+    assert pipeline is not None
+    device = find_device(request.device)
+    dtype = find_dtype(request.dtype, system.dtype, device)
+    settings = generation_settings(system, pipeline, prompts, dtype, request.base_seed)
+    if rewriter:
+        settings["rewriter"] = rewriters.settings(*rewriter)
+    if selecting:
+        settings["best_of"] = [system.best_of, system.chooser]
+        settings["calibration_sha256"] = _calibration_sha256(system)
+        settings["choosers"] = [reward.score_set.score_id for reward in selecting]
+    details = system.describe()
+    header = Header(
+        suite=prompts.name,
+        suite_sha256=prompts.sha256,
+        system=system.name,
+        generation_id=short_id(settings),
+        generation=settings,
+        planned=_planned(request, prompts),
+        watermarks=_watermarks(request, system, prompts),
+        details=details | {"trained_on_families": reward_families(details["trained_on"] or ())},
+        provenance=(provenance.environment(device),),
+    )
+    return Plan(
+        system=system,
+        prompts=prompts,
+        pipeline=pipeline,
+        rewards=rewards,
+        header=header,
+        path=request.out / folder_name(prompts.name, system.name, header.generation_id),
+        batch_size=request.batch_size or batch_size_for(pipeline, system.size, device),
+        device=device,
+        dtype=dtype,
+        base_seed=request.base_seed,
+        rewriter=rewriter,
+    )
+
+
+def generation_settings(
+    system: System, pipeline: Path, prompts: PromptSet, dtype: str, base_seed: int
+) -> dict[str, Any]:
+    """Return the settings that the generation id hashes: everything that changes images, and nothing else.
+
+    Limit, seeds, batch size, device and names are left out. A setting that is at its default and was added
+    after the first release of ids is left out too, so that older ids stay valid.
+    """
+    hashes = {name: pipelines.component_sha256(path) for name, path in system.replaced.items()}
+    settings: dict[str, Any] = {
+        "pipeline_sha256": pipelines.pipeline_sha256(pipeline),
+        "text_encoder_sha256": hashes.get("text_encoder"),
+        "append": system.append,
+        "sampler": system.sampler,
+        "steps": system.steps,
+        "guidance": float(system.guidance),
+        "size": list(system.size) if system.size else None,
+        "dtype": dtype,
+        "prompts_sha256": prompts.sha256,
+        "base_seed": base_seed,
+        "noise": NOISE,
+    }
+    if system.spacing:
+        settings["spacing"] = system.spacing
+    if system.eta:
+        settings["eta"] = float(system.eta)
+    if "unet" in hashes:
+        settings["unet_sha256"] = hashes["unet"]
+    if system.windows:
+        settings["windows"] = _window_settings(system)
+    return settings
+
+
+def _window_settings(system: System) -> list[list[Any]]:
+    """For each window, its number of last steps and the weights of text encoders by their content's hash."""
+    hashes = {name: pipelines.encoders_sha256(folder) for name, folder in system.encoders.items()}
+    return [
+        [
+            window.steps(system.steps),
+            {hashes.get(name, name): weight for name, weight in window.weights.items()},
+        ]
+        for window in system.windows
+    ]
+
+
+def _system(request: Request) -> System:
+    """The requested system, with the request's values in place of its defaults."""
+    system = find_system(request.model)
+    if request.prompts is not None and not request.prompts.exists():
+        raise MissingFiles(
+            f"prompts not found: {request.prompts}; give --prompts a prompt file, or a suite's folder"
+        )
+    suite = request.suite or (CUSTOM if request.prompts and request.prompts.is_file() else system.suite)
+    overrides: dict[str, Any] = {
+        "suite": suite,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "rewards": None if request.rewards is None else expand_presets(request.rewards, system.domain),
+    }
+    system = replace(system, **{key: value for key, value in overrides.items() if value is not None})
+    return system if request.tuned_steps is None else system.switched(request.tuned_steps)
+
+
+def _planned(request: Request, prompts: PromptSet) -> Planned:
+    """The first ``limit`` prompts of the seeded stratified order, so that a larger limit adds prompts."""
+    order = stratified_order(prompts.prompts)
+    return Planned(tuple(order[: request.limit]), of=len(order), seeds=request.seeds)
+
+
+def _watermarks(request: Request, system: System, prompts: PromptSet) -> tuple[str, ...]:
+    marks = []
+    if request.limit is not None and request.limit < len(prompts.prompts):
+        marks.append(f"limit {request.limit} of {len(prompts.prompts)}")
+    if system.domain not in ("open", prompts.domain):
+        marks.append("out of domain")
+    return tuple(marks)
+
+
+def _rewriter(system: System, fetch: bool) -> tuple[Rewriter, Path] | None:
+    if not system.rewriter:
+        return None
+    rewriter = rewriters.find_rewriter(system.rewriter)
+    return rewriter, rewriters.find_model(rewriter, fetch=fetch)
+
+
+def _calibration_sha256(system: System) -> str | None:
+    """Hash of the calibration that scales the best-of rewards; an invalid file raises an error."""
+    if not system.calibration:
+        return None
+    from rewards.combine.calibration import Calibration, calibration_path
+
+    Calibration.read(system.calibration)  # raises if the file is not a calibration
+    return sha256(calibration_path(system.calibration))
+
+
+def _best_of_rewards(system: System) -> Sequence[str]:
+    """The rewards that pick the best of N images; a judge must not be optimised and raises an error."""
+    if not system.chooser:
+        return ()
+    from rewards.combine.terms import parse_mix
+    from rewards.info import check_role
+    from rewards.registry import info
+
+    names = list(parse_mix(system.chooser))
+    for name in names:
+        check_role(info(name), "training")
+    return names

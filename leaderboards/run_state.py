@@ -1,0 +1,241 @@
+"""A run folder on disk and in memory: each part is loaded once and kept up to date by appending.
+
+    runs/<suite>-<system>-<generation id>/
+        run.json                                   header: ids, settings, plan of the last start, provenance
+        batches.jsonl                              which samples are generated together
+        images/00012-0.png                         lossless, written under a temporary name and renamed
+        samples/<process start>.jsonl              one line per sample: its image, or the reason it is missing
+        scores/<reward>-<score id>/reward.json     description of the reward
+        scores/<reward>-<score id>/<process start>.jsonl
+
+Each process start appends to its own files (`leaderboards.journal`). Reading merges them: a success replaces
+a failure, a regenerated image replaces the one that was lost, and the first score of an image is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from leaderboards.journal import Journal
+from leaderboards.records import Header, Key, Sample, Score, ScoreSet, from_record
+from tcbench.errors import FileFormatError, MismatchError
+from tcbench.files import append_lines, read_lines, write_atomically
+
+HEADER = "run.json"
+_BATCHES = "batches.jsonl"
+
+
+class RunState:
+    """A run folder whose samples, batches and scores are read when first needed, and then only once.
+
+    `RunState.create` starts or resumes a run, ``RunState(path)`` opens an existing one. Appending updates
+    the files and the loaded state. What another process appends later is seen by a new `RunState` only.
+
+    Example:
+        >>> run = RunState("runs/world-micro-0123456789ab")  # doctest: +SKIP
+        >>> [sample.image for sample in run.samples.values()]  # doctest: +SKIP
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        file = self.path / HEADER
+        if not file.is_file():
+            raise FileFormatError(f"{self.path} is not a run folder: it has no {HEADER}")
+        self.header = Header.from_json(file.read_text(encoding="utf-8"), file)
+        self._sample_journal = Journal(self.path / "samples", self.header.generation_id)
+        self._score_journals: dict[str, Journal] = {}
+        self._scores: dict[str, dict[Key, Score]] = {}
+
+    @classmethod
+    def create(cls, path: Path | str, header: Header) -> Self:
+        """Start the run at ``path``, or resume it with the plan and watermarks of ``header``.
+
+        Raises:
+            MismatchError: If the folder holds a run with other settings.
+        """
+        path = Path(path)
+        (path / "images").mkdir(parents=True, exist_ok=True)
+        if not (path / HEADER).exists():
+            write_atomically(path / HEADER, header.to_json().encode())
+            return cls(path)
+        run = cls(path)
+        old = run.header
+        if old.generation_id != header.generation_id:
+            raise MismatchError(
+                f"{path} holds generation {old.generation_id}, expected {header.generation_id}: "
+                "use another --out"
+            )
+        added = [entry for entry in header.provenance if entry not in old.provenance]
+        header = replace(header, provenance=(*old.provenance, *added))
+        if header.to_json() != old.to_json():
+            write_atomically(path / HEADER, header.to_json().encode())
+            run = cls(path)
+        return run
+
+    # samples
+
+    @cached_property
+    def samples(self) -> dict[Key, Sample]:
+        """All samples on record, planned now or by an earlier start, each with its newest image if any."""
+        merged: dict[Key, Sample] = {}
+        for record in self._sample_journal.read():
+            _merge_sample(merged, from_record(Sample, record))
+        return merged
+
+    def append_samples(self, samples: Iterable[Sample]) -> None:
+        """Record samples on disk and in `samples`."""
+        samples = list(samples)
+        merged = self.samples  # loaded before the file grows
+        self._sample_journal.append(samples)
+        for sample in samples:
+            _merge_sample(merged, sample)
+        # a score counts for one image's bytes only, so scores are matched to the samples anew
+        self._scores.clear()
+
+    def image_path(self, sample: Sample) -> Path:
+        """Return the path of a sample's image; an absolute path on record stays as it is.
+
+        Raises:
+            FileFormatError: If the sample has no image.
+        """
+        if sample.image is None:
+            raise FileFormatError(f"sample {sample.key} of {self.path} has no image: {sample.reason}")
+        return self.path / sample.image
+
+    # batches
+
+    @cached_property
+    def _batch_lines(self) -> list[list[Key]]:
+        return [[(p, s) for p, s in line["keys"]] for line in read_lines(self.path / _BATCHES)]
+
+    @property
+    def batches(self) -> list[list[Key]]:
+        """The stored batch plan, in order. A sample belongs to the last batch that lists it.
+
+        Results are bit-identical on the CPU only within the same batches, so batches are stored before the
+        first image is generated.
+        """
+        last = {key: index for index, keys in enumerate(self._batch_lines) for key in keys}
+        batches = [
+            [key for key in keys if last[key] == index] for index, keys in enumerate(self._batch_lines)
+        ]
+        return [keys for keys in batches if keys]
+
+    def append_batches(self, batches: Iterable[Sequence[Key]]) -> None:
+        """Add batches to the end of the plan, on disk and in `batches`."""
+        added = [list(keys) for keys in batches]
+        lines = self._batch_lines  # loaded before the file grows
+        append_lines(self.path / _BATCHES, ({"keys": [list(key) for key in keys]} for keys in added))
+        lines += added
+
+    # scores
+
+    @property
+    def score_sets(self) -> list[ScoreSet]:
+        """The rewards that scored this run, by name."""
+        return [self._score_sets[folder] for folder in sorted(self._score_sets)]
+
+    @cached_property
+    def _score_sets(self) -> dict[str, ScoreSet]:
+        files = (self.path / "scores").glob("*/reward.json")
+        return {file.parent.name: _read_score_set(file) for file in files}
+
+    def scores(self, score_set: ScoreSet) -> Mapping[Key, Score]:
+        """Return one reward's scores of the images that the run has now.
+
+        A score or an abstention replaces a failure; otherwise the first record of an image counts.
+        """
+        if score_set.folder not in self._scores:
+            records = self.score_records(score_set, self.samples)
+            self._scores[score_set.folder] = {
+                key: from_record(Score, record) for key, record in records.items()
+            }
+        return self._scores[score_set.folder]
+
+    def score_records(self, score_set: ScoreSet, samples: Mapping[Key, Sample]) -> dict[Key, dict[str, Any]]:
+        """Return the scores of ``samples`` as they are on disk, read anew and not kept.
+
+        For boards, which turn millions of them into arrays at once.
+        """
+        merged: dict[Key, dict[str, Any]] = {}
+        for record in self._score_journal(score_set).read():
+            try:
+                key: Key = record["prompt_id"], record["sample"]
+                if key not in samples or record["image_sha256"] != samples[key].sha256:
+                    continue
+                if key not in merged or merged[key]["status"] == "failed":
+                    merged[key] = record
+            except KeyError as error:
+                raise FileFormatError(f"a Score record lacks {error}; it has {sorted(record)}") from error
+        return merged
+
+    def append_scores(self, score_set: ScoreSet, scores: Iterable[Score]) -> None:
+        """Record scores of one reward on disk and in `scores`.
+
+        Raises:
+            MismatchError: If the reward's folder holds another reward or score id.
+        """
+        scores = list(scores)
+        self.scores(score_set)  # loaded before the file grows
+        merged = self._scores[score_set.folder]
+        self._describe_score_set(score_set)
+        self._score_journal(score_set).append(scores)
+        for score in scores:
+            sample = self.samples.get(score.key)
+            if sample is None or score.image_sha256 != sample.sha256:
+                continue
+            if score.key not in merged or merged[score.key].status == "failed":
+                merged[score.key] = score
+
+    def _score_journal(self, score_set: ScoreSet) -> Journal:
+        folder = self.path / "scores" / score_set.folder
+        return self._score_journals.setdefault(score_set.folder, Journal(folder, score_set.score_id))
+
+    def _describe_score_set(self, score_set: ScoreSet) -> None:
+        """Write reward.json if it does not exist; otherwise check it."""
+        folder = self.path / "scores" / score_set.folder
+        old = self._score_sets.get(score_set.folder)
+        if old is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(asdict(score_set), indent=1, ensure_ascii=False) + "\n"
+            write_atomically(folder / "reward.json", text.encode())
+            self._score_sets[score_set.folder] = score_set
+        elif (old.reward, old.score_id) != (score_set.reward, score_set.score_id):
+            raise MismatchError(
+                f"{folder} holds {old.reward} {old.score_id}, expected {score_set.reward} "
+                f"{score_set.score_id}: move that folder away"
+            )
+
+
+def find_runs(paths: Iterable[Path | str]) -> list[RunState]:
+    """Return the run folders among and directly below ``paths``, sorted by path, each once.
+
+    Raises:
+        FileFormatError: If a path does not exist or holds no run.
+    """
+    runs: dict[Path, RunState] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileFormatError(f"run folder not found: {path}; give run folders, or their parent folder")
+        headers = [path / HEADER] if (path / HEADER).is_file() else sorted(path.glob(f"*/{HEADER}"))
+        if not headers:
+            raise FileFormatError(f"{path} holds no run; `tcbench run --out {path} ...` makes one")
+        for header in headers:
+            if header.parent.resolve() not in runs:
+                runs[header.parent.resolve()] = RunState(header.parent)
+    return [runs[key] for key in sorted(runs)]
+
+
+def _merge_sample(merged: dict[Key, Sample], sample: Sample) -> None:
+    """Keep the newest image. An image is regenerated only where the file of the recorded one is gone."""
+    if sample.key not in merged or sample.image is not None or merged[sample.key].image is None:
+        merged[sample.key] = sample
+
+
+def _read_score_set(file: Path) -> ScoreSet:
+    return from_record(ScoreSet, json.loads(file.read_text(encoding="utf-8")))
