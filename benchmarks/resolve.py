@@ -14,7 +14,7 @@ from benchmarks.systems import OPEN_REWARDS, WORLD_REWARDS
 from leaderboards.records import ScoreSet
 from rewards.info import RewardInfo
 from rewards.registry import info, load
-from rewards.weights.locate import weights_provenance
+from rewards.weights.locate import locate_weights, weights_provenance
 from tcbench.errors import ProblemCollector, UnknownName
 
 if TYPE_CHECKING:

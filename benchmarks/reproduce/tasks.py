@@ -120,7 +120,7 @@ def _best_of_four(folder: Path, progress: Progress, prompts: int, reward: str) -
     request = Request(
         str(path), suite=TRAINING_SUITE, limit=prompts, rewards=(), device="cpu", out=folder / "best-runs"
     )
-    write_pairs(RunState(execute_plan(plan_run(request), progress).path), folder / "best")
+    write_pairs(execute_plan(plan_run(request), progress).run, folder / "best")
     return []
 
 
@@ -210,14 +210,13 @@ def _run_system(folder: Path, progress: Progress, name: str, prompts: int, seeds
     model = name if name == MODEL else str(folder / _SYSTEMS / name)
     request = Request(model, suite=SUITE, limit=prompts, seeds=seeds, device="cpu", out=folder / "runs")
     (folder / TABULATED).mkdir(exist_ok=True)
-    outcome = execute_plan(plan_run(request), progress)
-    if not outcome.complete:
-        raise TcbenchError(f"{outcome.path}: {len(outcome.missing)} images are missing: see its samples/")
-    (column,) = resolve_rewards([SELECTION])
-    run = RunState(outcome.path)
-    measure_diversity(run, column, "cpu", progress)
-    write_atomically(folder / TABULATED / name, f"{outcome.path.name}\n".encode())
-    return [folder / TABULATED / name, *_archived_files(run)]
+    result = execute_plan(plan_run(request), progress)
+    if not result.complete:
+        raise TcbenchError(f"{result.path}: {len(result.missing)} images are missing: see its samples/")
+    (reward,) = resolve_rewards([SELECTION])
+    measure_diversity(result.run, reward, "cpu", progress)
+    write_atomically(folder / TABULATED / name, f"{result.path.name}\n".encode())
+    return [folder / TABULATED / name, *_archived_files(result.run)]
 
 
 def _archived_files(run: RunState) -> list[Path]:

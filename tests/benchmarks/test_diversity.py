@@ -81,9 +81,7 @@ def test_a_regenerated_image_makes_other_scores_stale(run: RunState) -> None:
         measure_diversity(run, column, "cpu", Silent())
 
 
-def test_runs_without_seeds_and_rewards_without_embedding_are_an_error(
-    run: RunState, make_run: MakeRun
-) -> None:
+def test_one_seed_or_no_embedding_is_an_error(run: RunState, make_run: MakeRun) -> None:
     single = make_run("single", (BRIGHT, [[1.0]]))
     (siglip, rule) = resolve_rewards(["world-siglip", "world-rule"])
     with pytest.raises(ValueError, match="one image per prompt"):

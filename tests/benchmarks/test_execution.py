@@ -89,18 +89,14 @@ def test_boards_read_the_last_plan(request_for: Requests) -> None:
 @pytest.mark.parametrize(
     "change", [{"steps": 3}, {"guidance": 2.0}, {"base_seed": 1}, {"dtype": "bfloat16"}], ids=str
 )
-def test_settings_that_change_images_change_the_folder(
-    request_for: Requests, change: dict[str, object]
-) -> None:
+def test_image_settings_change_the_folder(request_for: Requests, change: dict[str, object]) -> None:
     assert plan_run(request_for(**change)).path != plan_run(request_for()).path
 
 
 @pytest.mark.parametrize(
     "change", [{"limit": 3}, {"seeds": 2}, {"batch_size": 5}, {"out": Path("x")}], ids=str
 )
-def test_settings_that_do_not_change_images_keep_the_id(
-    request_for: Requests, change: dict[str, object]
-) -> None:
+def test_other_settings_keep_the_id(request_for: Requests, change: dict[str, object]) -> None:
     assert plan_run(request_for(**change)).path.name == plan_run(request_for()).path.name
 
 
@@ -248,9 +244,7 @@ def test_missing_weights_are_an_error(
         plan_run(request_for(rewards=["pickscore"]))
 
 
-def test_all_problems_are_reported_one_per_line(
-    request_for: Requests, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_problems_are_reported(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
     with pytest.raises(Problems) as caught:

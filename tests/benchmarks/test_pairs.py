@@ -39,9 +39,7 @@ def test_a_run_without_images_is_an_error(make_run: MakeRun, tmp_path: Path) -> 
         write_pairs(run, tmp_path / "pairs")
 
 
-def test_training_on_selected_images_declares_the_selecting_rewards(
-    make_run: MakeRun, tmp_path: Path
-) -> None:
+def test_training_on_selected_images_declares_their_rewards(make_run: MakeRun, tmp_path: Path) -> None:
     selected = make_run("best", (BRIGHT, [[0.5]]), images=True, details={"trained_on": ["pickscore"]})
     write_pairs(selected, tmp_path / "selected")
     (tmp_path / "real").mkdir()
