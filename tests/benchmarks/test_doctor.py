@@ -12,7 +12,7 @@ from benchmarks import doctor
 from benchmarks.doctor import Finding, examine
 from benchmarks.systems import SYSTEMS
 from rewards.info import RewardInfo
-from tcbench.launch import ROOT, SHADOWED
+from tcbench.launch import PACKAGES, ROOT, SHADOWED
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +32,7 @@ def packages(folder: Path) -> list[Finding]:
 
 def test_valid_installation_shows_where_packages_come_from(tmp_path: Path) -> None:
     findings = packages(tmp_path)
-    assert [finding.text for finding in findings] == [
-        str(ROOT / name) for name in ("rewards", "textcraftor", "benchmarks", "leaderboards")
-    ]
+    assert [finding.text for finding in findings] == [str(ROOT / name) for name in PACKAGES]
     assert {finding.state for finding in findings} == {"ok"}
 
 
