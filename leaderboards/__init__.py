@@ -1,1 +1,38 @@
-"""The ground floor: run folders, statistics and tables. Free of torch, imports none of the other packages."""
+"""Run folders, statistics and leaderboards. Needs no torch.
+
+    import leaderboards
+
+    board = leaderboards.build("runs", baseline="micro")
+    for standing in board.sections[0].standings:
+        print(standing.rank, standing.label, standing.verdict)
+    leaderboards.write_board(board, "board")
+
+Names are imported on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leaderboards.board import Board
+    from leaderboards.builder import build
+    from leaderboards.files import write_board
+    from leaderboards.run_state import RunState, find_runs
+
+__all__ = ["Board", "RunState", "build", "find_runs", "write_board"]
+
+_MODULES = {
+    "Board": "leaderboards.board",
+    "RunState": "leaderboards.run_state",
+    "build": "leaderboards.builder",
+    "find_runs": "leaderboards.run_state",
+    "write_board": "leaderboards.files",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,15 +1,18 @@
-"""What a leaderboard consists of: plain records, computed by `leaderboards.table`, shown by `render`.
+"""The records that make up a leaderboard. `leaderboards.builder` computes them, `render` and others show
+them.
 
-A section holds the runs of one suite with one prompt set. Its rows are runs, its columns are rewards with one
-score id: another generation of a system is another row, another score id another column, and nothing is ever
-averaged over either.
+A section holds the runs of one suite with one prompt set. Each run is an entry, each reward with one score id
+is a column, and a cell is one entry's scores in one column. Another generation of a system is another entry,
+another score id is another column; results are never averaged over either. Standings summarise the section:
+one for each method (all of its training seeds together) or single system.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Literal
 
 from leaderboards.records import ScoreSet
@@ -19,6 +22,10 @@ from leaderboards.stats import Comparison, Estimate
 Claim = Literal["better", "worse", "undecided", "too few prompts"]
 
 Exposure = Literal["trained-on", "same-family", "held-out", "undeclared"]
+"""How one system met one reward in training."""
+
+Group = Literal["trained-on", "same-family", "held-out", "judge", "human"]
+"""What a column is for the whole section; see `leaderboards.verdicts.group`."""
 
 CellKey = tuple[str, str, str | None]
 """(entry label, column label, category or None for all prompts)."""
@@ -26,15 +33,16 @@ CellKey = tuple[str, str, str | None]
 
 @dataclass(frozen=True)
 class Entry:
-    """A row: one run. `label` is the system's name, with the generation id where that alone is ambiguous."""
+    """One run."""
 
     label: str
+    """Name of the system, followed by the generation id where the name is ambiguous."""
     run: RunState
     rank: float | None = None
-    """Mean rank over the columns that are held-out for every ranked row (see `verdicts.ranks`)."""
+    """Mean rank over the columns that are held out for every ranked entry (see `verdicts.mean_ranks`)."""
     gap: float | None = None
-    """Over-optimisation: its mean gain by rewards it was trained on minus that by held-out ones, each gain in
-    deviations of the baseline's prompts. None where it has no gains of both kinds.
+    """Over-optimisation: mean gain on training rewards minus mean gain on held-out rewards, in standard
+    deviations of the baseline's prompts. None unless the entry has gains of both kinds.
     """
 
     @property
@@ -42,21 +50,30 @@ class Entry:
         """`system@generation id`, which is never ambiguous."""
         return f"{self.run.header.system}@{self.run.header.generation_id}"
 
+    @property
+    def trained_on(self) -> tuple[str, ...] | None:
+        """Rewards that the system was trained on; None if it does not declare them."""
+        declared = self.run.header.details.get("trained_on")
+        return None if declared is None else tuple(declared)
+
     def is_called(self, name: str) -> bool:
+        """Whether `name` is the system's name or the full name."""
         return name in (self.run.header.system, self.full_name)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A reward with one score id. `label` is its name, with the score id where that alone is ambiguous."""
+    """A reward with one score id."""
 
     label: str
+    """Name of the reward, followed by the score id where the name is ambiguous."""
     score_set: ScoreSet
+    group: Group = "held-out"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One system's scores by one reward, on all prompts (`category` None) or on one category's."""
+    """One entry's scores in one column, on all prompts (`category` None) or on one category of them."""
 
     entry: str
     column: str
@@ -66,13 +83,15 @@ class Cell:
     mean: Estimate
     samples: int
     """Scored images behind the mean."""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    """Planned images without a score: reason to count. Empty in cells of a category."""
     comparison: Comparison | None = None
-    """With the baseline; None for the baseline itself and where nothing can be paired."""
+    """Comparison with the baseline; None for the baseline itself and where no image can be paired."""
     p_adjusted: float = math.nan
-    """Holm's over all headline comparisons of the section; in a category Benjamini and Hochberg's over its
-    column's categories."""
+    """On all prompts: Holm's p over all such comparisons of the section. In a category: Benjamini and
+    Hochberg's q over the categories of the column."""
     claim: Claim | None = None
-    """Of headline comparisons only."""
+    """Set only where `comparison` is, and only on all prompts."""
 
     @property
     def key(self) -> CellKey:
@@ -80,50 +99,55 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """What all training seeds of one method say by one reward."""
+class SeedAgreement:
+    """Differences of a method's training seeds to the baseline, and the claim that all seeds share."""
 
-    mean: float
-    """Of the seeds' differences to the baseline."""
-    low: float
-    high: float
-    """The least and the greatest of the seeds."""
+    seeds: tuple[float, ...]
+    """Mean difference of each training seed."""
     claim: Claim
-    """What every seed claims; "undecided" where they differ."""
+    """The claim that every seed makes; "undecided" if they differ."""
+    estimate: Estimate | None = None
+    """Difference of the seeds' average, with an interval over prompts (not over training seeds)."""
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.seeds)
+
+    @property
+    def low(self) -> float:
+        """Smallest difference of any seed."""
+        return min(self.seeds)
+
+    @property
+    def high(self) -> float:
+        """Largest difference of any seed."""
+        return max(self.seeds)
 
 
 @dataclass(frozen=True)
-class Method:
-    """Systems that were trained alike but for their seed."""
+class Standing:
+    """A row of the opening table: a method with all of its training seeds, or a single system."""
 
-    name: str
+    label: str
     entries: tuple[str, ...]
-    by_column: Mapping[str, Agreement]
-
-
-@dataclass(frozen=True)
-class OfficialHps:
-    """A row's (mean, deviation) a style in the HPSv2 benchmark's own arithmetic (`leaderboards.hpsv2`)."""
-
-    entry: str
-    column: str
-    styles: Mapping[str, tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How many of a run's planned images have a score, and why the others have none (reason to count)."""
-
-    entry: str
-    column: str
-    scored: int
-    planned: int
-    missing: Mapping[str, int]
+    """Labels of its runs, one for each training seed."""
+    is_method: bool
+    """Whether the runs declare a method; `label` is then its name."""
+    rank: int | None
+    """1 is best; rows whose difference is not resolved share a rank. None if the row cannot be ranked."""
+    gains: Mapping[Group, SeedAgreement]
+    """Mean gain over the baseline, in standard deviations of the baseline's prompts; higher is better."""
+    differences: Mapping[str, SeedAgreement]
+    """Difference to the baseline in each column, in units of the reward."""
+    verdict: str
+    """What the gains say, in words, and what limits them."""
+    cautions: tuple[str, ...] = ()
+    """Why the row is not comparable in full: incomplete, other settings, undeclared training rewards."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """The board of one suite. `notes` say what a reader must know before the numbers."""
+    """The leaderboard of one suite."""
 
     suite: str
     suite_sha256: str
@@ -131,12 +155,20 @@ class Section:
     entries: tuple[Entry, ...]
     columns: tuple[Column, ...]
     categories: tuple[str, ...]
-    """In the order of their first prompts; empty where all prompts are of one."""
+    """In the order of their first prompts; empty if all prompts are of one category."""
     cells: Mapping[CellKey, Cell]
-    methods: tuple[Method, ...]
-    official_hps: tuple[OfficialHps, ...]
-    coverage: tuple[Coverage, ...]
+    standings: tuple[Standing, ...]
+    """By rank, rows without a rank last."""
+    official_hps: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]]
+    """By (entry label, column label): (mean, standard deviation) of each style, as the HPSv2 benchmark
+    computes them (`leaderboards.hpsv2`).
+    """
     notes: tuple[str, ...]
+    """What a reader must know before the numbers."""
+
+    def column(self, label: str) -> Column:
+        """The column of that label."""
+        return next(column for column in self.columns if column.label == label)
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,44 @@
 """From scores to the cells of a section: means, paired comparisons and claims.
 
-Comparisons are paired by prompt and sample, so they are between images that were drawn from the same noise.
+Comparisons are paired by prompt and sample index, so they are between images that started from the same
+noise.
 """
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leaderboards import stats
-from leaderboards.board import Cell, CellKey, Claim, Column, Entry
-from leaderboards.scores import RunScores, Table, paired
-from leaderboards.stats import Estimate, Values
-from leaderboards.verdicts import exposure
+from leaderboards.board import Cell, CellKey, Column, Entry
+from leaderboards.scores import RewardScores, RunScores, Table, paired
+from leaderboards.stats import Values
+from leaderboards.verdicts import claims, exposure
 
-Groups = Mapping[str, NDArray[np.int64]]
-"""Prompts of each category and further group."""
+Categories = Mapping[str, NDArray[np.int64]]
+"""Prompts of each category and each further group."""
+
+REASONS = 4
+"""Distinct reasons for missing scores that a cell keeps, at most: each image may have a reason of its own."""
 
 
-def categories(runs: Iterable[RunScores]) -> Groups:
+def categories(runs: Iterable[RunScores]) -> Categories:
     """The categories, then the further groups, each in the order of their first prompts.
 
-    None of a kind of which all prompts are alike.
+    Either kind is left out if all prompts have the same one.
     """
-    found: tuple[dict[str, set[int]], dict[str, set[int]]] = {}, {}
+    kinds: tuple[dict[str, set[int]], dict[str, set[int]]] = {}, {}
     for run in runs:
         for (prompt, _), sample in run.samples.items():
-            for kind, names in zip(found, ((sample.category,), sample.groups), strict=True):
+            for kind, names in zip(kinds, ((sample.category,), sample.groups), strict=True):
                 for name in names:
                     kind.setdefault(name, set()).add(prompt)
     kept: dict[str, set[int]] = {}
-    for kind in found:
+    for kind in kinds:
         if len(kind) > 1:
             kept |= {name: kind[name] for name in sorted(kind, key=lambda name: (min(kind[name]), name))}
     return {name: np.array(sorted(prompts), dtype=np.int64) for name, prompts in kept.items()}
@@ -42,36 +46,41 @@ def categories(runs: Iterable[RunScores]) -> Groups:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A cell before its statistics."""
+    """A cell before its statistics are computed."""
 
     entry: Entry
     column: Column
     category: str | None
     values: Values
-    """One a prompt."""
+    """One for each prompt."""
     samples: int
     differences: Values | None
-    """To the baseline, one a prompt that both have."""
+    """Differences to the baseline, one for each prompt that both have."""
+    missing: Mapping[str, int] = field(default_factory=dict)
 
 
-def cells(
-    entries: Sequence[Entry], columns: Sequence[Column], scores: Table, groups: Groups, baseline: str | None
+def section_cells(
+    entries: Sequence[Entry],
+    columns: Sequence[Column],
+    scores: Table,
+    by_category: Categories,
+    baseline: str | None,
 ) -> dict[CellKey, Cell]:
-    """All cells that have samples, on all prompts and on each category; headline cells have claims."""
+    """All cells with samples, on all prompts and on each category; only those on all prompts have claims."""
     jobs = [
         job
         for entry in entries
         for column in columns
         if (entry.label, column.label) in scores
-        for job in _jobs(entry, column, scores, groups, baseline)
+        for job in _jobs(entry, column, scores, by_category, baseline)
     ]
-    headline = _computed([job for job in jobs if job.category is None], columns, stats.RESAMPLES)
-    explored = _computed([job for job in jobs if job.category is not None], columns, stats.EXPLORING)
-    return {cell.key: cell for cell in (*claimed(headline), *_explored(explored))}
+    whole = _computed([job for job in jobs if job.category is None], columns, stats.RESAMPLES)
+    parts = _computed([job for job in jobs if job.category is not None], columns, stats.EXPLORATORY_RESAMPLES)
+    return {cell.key: cell for cell in (*with_claims(whole), *_exploratory(parts))}
 
 
 def _computed(jobs: Sequence[_Job], columns: Sequence[Column], resamples: int) -> list[Cell]:
-    """The jobs' cells with their statistics, which are fastest made together."""
+    """The jobs' cells with their statistics, computed together because that is fastest."""
     means = stats.mean_intervals([job.values for job in jobs], resamples=resamples)
     pairs = [
         (job.differences, job.column.score_set.higher_is_better)
@@ -88,6 +97,7 @@ def _computed(jobs: Sequence[_Job], columns: Sequence[Column], resamples: int) -
             exposure=exposure(job.entry, job.column, columns),
             mean=mean,
             samples=job.samples,
+            missing=job.missing,
             comparison=None if job.differences is None else next(compared),
         )
         for job, mean in zip(jobs, means, strict=True)
@@ -95,53 +105,55 @@ def _computed(jobs: Sequence[_Job], columns: Sequence[Column], resamples: int) -
 
 
 def _jobs(
-    entry: Entry, column: Column, scores: Table, groups: Groups, baseline: str | None
+    entry: Entry, column: Column, scores: Table, by_category: Categories, baseline: str | None
 ) -> Iterator[_Job]:
-    own = scores[entry.label, column.label]
+    scored = scores[entry.label, column.label]
     reference = scores.get((baseline, column.label)) if baseline and baseline != entry.label else None
-    prompts, values = own.by_prompt
-    counts = own.samples_of(prompts)
-    both, differences = paired(own, reference) if reference else (prompts, np.zeros(0))
-    yield _Job(entry, column, None, values, int(counts.sum()), _some(differences))
-    for name, members in groups.items():
-        here, apart = np.isin(prompts, members), np.isin(both, members)
+    prompts, values = scored.by_prompt
+    counts = scored.samples_of(prompts)
+    both, differences = paired(scored, reference) if reference else (prompts, np.zeros(0))
+    missing = _missing(scored, entry.run.header.planned.count)
+    yield _Job(entry, column, None, values, int(counts.sum()), _some(differences), missing)
+    for name, members in by_category.items():
+        here, here_both = np.isin(prompts, members), np.isin(both, members)
         yield _Job(
             entry,
             column,
             name,
             values[here],
             int(counts[here].sum()),
-            _some(differences[apart]) if reference else None,
+            _some(differences[here_both]) if reference else None,
         )
+
+
+def _missing(scored: RewardScores, planned: int) -> dict[str, int]:
+    """Why planned images have no score: the `REASONS` most frequent reasons and the count of the others."""
+    reasons = Counter(scored.reasons.values())
+    named = dict(sorted(reasons.most_common(REASONS)))
+    rest = {
+        "other reasons, which its score files name": reasons.total() - sum(named.values()),
+        "not tried yet": planned - len(scored.values),
+    }
+    return named | {reason: count for reason, count in rest.items() if count}
 
 
 def _some(differences: Values) -> Values | None:
     return differences if len(differences) else None
 
 
-def claimed(cells: Sequence[Cell]) -> Iterator[Cell]:
-    """The cells of one family with Holm's p over all of them, and what they claim."""
-    adjusted = stats.holm([cell.comparison.p if cell.comparison else math.nan for cell in cells])
-    for cell, p in zip(cells, adjusted, strict=True):
-        said = _claim(cell.comparison.difference, p, cell.higher_is_better) if cell.comparison else None
-        yield replace(cell, p_adjusted=p, claim=said)
+def with_claims(cells: Sequence[Cell]) -> Iterator[Cell]:
+    """The cells of one family of comparisons, with Holm's p over all of them and what they claim."""
+    results = claims([cell.comparison for cell in cells], [cell.higher_is_better for cell in cells])
+    for cell, (p, claim) in zip(cells, results, strict=True):
+        yield replace(cell, p_adjusted=p, claim=claim)
 
 
-def _explored(cells: Sequence[Cell]) -> Iterator[Cell]:
-    """Cells of categories with Benjamini and Hochberg's p over those of their column: they claim nothing."""
+def _exploratory(cells: Sequence[Cell]) -> Iterator[Cell]:
+    """Cells of categories with Benjamini and Hochberg's q over those of their column. They claim nothing."""
     by_column: dict[str, list[Cell]] = {}
     for cell in cells:
         by_column.setdefault(cell.column, []).append(cell)
     for members in by_column.values():
-        p_values = [cell.comparison.p if cell.comparison else math.nan for cell in members]
-        for cell, p in zip(members, stats.benjamini_hochberg(p_values), strict=True):
-            yield replace(cell, p_adjusted=p)
-
-
-def _claim(difference: Estimate, p: float, higher_is_better: bool) -> Claim:
-    """A claim needs enough prompts, a small adjusted p and an interval that leaves out zero."""
-    if difference.n < stats.CLAIM_PROMPTS:
-        return "too few prompts"
-    if p >= 1 - stats.LEVEL or difference.low <= 0 <= difference.high:
-        return "undecided"
-    return "better" if (difference.value > 0) == higher_is_better else "worse"
+        p_values = [cell.comparison.p if cell.comparison else np.nan for cell in members]
+        for cell, q in zip(members, stats.benjamini_hochberg(p_values), strict=True):
+            yield replace(cell, p_adjusted=q)

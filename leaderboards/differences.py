@@ -1,4 +1,4 @@
-"""Where two runs differ most: prompts, by one reward or by all of a table's together."""
+"""Find the prompts on which two runs differ most."""
 
 from __future__ import annotations
 
@@ -9,46 +9,56 @@ import numpy as np
 
 from leaderboards.records import Key, ScoreSet
 from leaderboards.scores import RewardScores, RunScores, paired
+from leaderboards.stats import spread
 
 
 @dataclass(frozen=True)
 class PromptChange:
-    """One prompt's change from one run to another."""
+    """How one prompt's images changed from one run to another."""
 
     prompt_id: int
     prompt: str
     change: float
-    """By one reward: of its score. By several: their mean gain, in deviations of the first run's prompts."""
+    """With one reward the change of its score, with several their mean gain in standard deviations of the
+    first run's prompts."""
     images: tuple[str, str]
-    """Paths of both runs' first images of it."""
+    """Paths of the first image of the prompt in both runs."""
 
 
 def changes(before: RunScores, after: RunScores, columns: Sequence[ScoreSet]) -> list[PromptChange]:
-    """Every prompt that all of these rewards score in both runs, from the greatest loss to the greatest gain.
+    """Compare two runs prompt by prompt.
 
-    Rewards whose lower scores are better count the other way round.
+    Args:
+        before: Scores of the first run.
+        after: Scores of the second run.
+        columns: Rewards to compare by; both runs must have them. Where lower scores are better, the sign of
+            the difference is turned.
+
+    Returns:
+        All prompts that have an image and all these scores in both runs, from the largest loss to the largest
+        gain.
     """
-    own, theirs = (
+    first, second = (
         {(scored.score_set.reward, scored.score_set.score_id): scored for scored in run.scored}
         for run in (before, after)
     )
     keys = [(column.reward, column.score_id) for column in columns]
-    totals: dict[int, list[float]] = {}
+    by_prompt: dict[int, list[float]] = {}
     for key in keys:
-        for prompt, gain in _gains(own[key], theirs[key], standardised=len(keys) > 1).items():
-            totals.setdefault(prompt, []).append(gain)
-    shown = _first_drawn(before, after)
-    found = [
+        for prompt, gain in _gains(first[key], second[key], standardised=len(keys) > 1).items():
+            by_prompt.setdefault(prompt, []).append(gain)
+    shown = _first_images(before, after)
+    result = [
         PromptChange(
             prompt,
             before.samples[shown[prompt]].prompt,
             float(np.mean(gains)),
-            _images(before, after, shown[prompt]),
+            _paths(before, after, shown[prompt]),
         )
-        for prompt, gains in totals.items()
-        if len(gains) == len(keys)
+        for prompt, gains in by_prompt.items()
+        if len(gains) == len(keys) and prompt in shown
     ]
-    return sorted(found, key=lambda change: (change.change, change.prompt_id))
+    return sorted(result, key=lambda change: (change.change, change.prompt_id))
 
 
 def _gains(before: RewardScores, after: RewardScores, *, standardised: bool) -> dict[int, float]:
@@ -56,14 +66,13 @@ def _gains(before: RewardScores, after: RewardScores, *, standardised: bool) -> 
     if not before.score_set.higher_is_better:
         differences = -differences
     if standardised:
-        _, values = before.by_prompt
-        spread = values.std(ddof=1) if len(values) > 1 else 0.0
-        differences = differences / spread if spread > 0 else np.zeros(len(differences))
+        deviation = spread(before.by_prompt[1])
+        differences = differences / deviation if deviation > 0 else np.zeros(len(differences))
     return dict(zip(prompts.tolist(), differences.tolist(), strict=True))
 
 
-def _first_drawn(before: RunScores, after: RunScores) -> dict[int, Key]:
-    """Of each prompt, the first sample that both runs have an image of."""
+def _first_images(before: RunScores, after: RunScores) -> dict[int, Key]:
+    """For each prompt, the first sample that both runs have an image of."""
     first: dict[int, Key] = {}
     for key, sample in before.samples.items():
         other = after.samples.get(key)
@@ -72,5 +81,5 @@ def _first_drawn(before: RunScores, after: RunScores) -> dict[int, Key]:
     return first
 
 
-def _images(before: RunScores, after: RunScores, key: Key) -> tuple[str, str]:
+def _paths(before: RunScores, after: RunScores, key: Key) -> tuple[str, str]:
     return str(before.run.image_path(before.samples[key])), str(after.run.image_path(after.samples[key]))

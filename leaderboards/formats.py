@@ -1,6 +1,6 @@
-"""A board as files for machines and for papers: CSV long and wide, JSON with a schema, LaTeX.
+"""A board as files for programs and papers: long and wide CSV, JSON with a schema, LaTeX.
 
-The same runs and the same stamp give the same bytes: nothing looks at a clock, digits and order are fixed.
+The same runs and the same stamp give the same bytes: no clock is read, and digits and order are fixed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from leaderboards.board import Board, Cell, Column, Coverage, Entry, Section
-from leaderboards.render import NO_CATEGORY, headline
+from leaderboards.board import Board, Cell, Column, Entry, Section, SeedAgreement, Standing
+from leaderboards.render import NO_CATEGORY, score_rows
+from leaderboards.stamp import Stamp
 from leaderboards.stats import Estimate
 
 FORMAT = "tcbench.leaderboard/1"
@@ -24,40 +25,23 @@ SCHEMA = Path(__file__).with_name("leaderboard.schema.json")
 """JSON Schema (2020-12) of `json_text`."""
 
 
-@dataclass(frozen=True)
-class Stamp:
-    """What a board was made with; its scores and prompts are told by their hashes."""
-
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the libraries that computed it."""
-    commit: str | None = None
-    date: str | None = None
-    """As the caller gives it."""
-
-    def words(self) -> str:
-        """In a line."""
-        parts = [f"{name} {version}" for name, version in self.versions.items()]
-        parts += [f"commit {self.commit[:8]}"] if self.commit else []
-        return ", ".join([*parts, *([self.date] if self.date else [])]) or "not on record"
-
-
 # CSV
 
 
 def csv_long(board: Board, stamp: Stamp) -> str:
-    """One line a cell: overall (category empty) and by category. Numbers have nine significant digits."""
+    """One line for each cell; `category` is empty for all prompts. Numbers have nine significant digits."""
     rows = (row for section in board.sections for row in _long_rows(section))
     return _csv([row | _stamp_fields(board, stamp) for row in rows])
 
 
 def csv_wide(board: Board, stamp: Stamp) -> str:
-    """One line a system and suite; of each reward its mean, difference, ends of its interval, and claim."""
+    """One line for each run; for each reward its mean, difference, ends of the interval, and claim."""
     rows = [_wide_row(section, entry) for section in board.sections for entry in section.entries]
     return _csv([row | _stamp_fields(board, stamp) for row in rows])
 
 
 def _stamp_fields(board: Board, stamp: Stamp) -> dict[str, Any]:
-    return {"scores_sha256": board.sha256, "made_with": stamp.words()}
+    return {"scores_sha256": board.sha256, "made_with": stamp.text()}
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -71,19 +55,15 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _long_rows(section: Section) -> Iterator[dict[str, Any]]:
     columns = {column.label: column for column in section.columns}
-    coverage = {(c.entry, c.column): c for c in section.coverage}
     by_entry: dict[str, list[Cell]] = {}
     for cell in section.cells.values():
         by_entry.setdefault(cell.entry, []).append(cell)
     for entry in section.entries:
         for cell in by_entry.get(entry.label, ()):
-            whole = coverage[cell.entry, cell.column] if cell.category is None else None
-            yield _long_row(section, entry, columns[cell.column], cell, whole)
+            yield _long_row(section, entry, columns[cell.column], cell)
 
 
-def _long_row(
-    section: Section, entry: Entry, column: Column, cell: Cell, coverage: Coverage | None
-) -> dict[str, Any]:
+def _long_row(section: Section, entry: Entry, column: Column, cell: Cell) -> dict[str, Any]:
     header, compared = entry.run.header, cell.comparison
     return {
         "suite": section.suite,
@@ -98,7 +78,7 @@ def _long_row(
         "category": cell.category if cell.category != "" else NO_CATEGORY,
         **_estimate_fields("mean", cell.mean),
         "samples": cell.samples,
-        "planned_samples": coverage.planned if coverage else None,
+        "planned_samples": header.planned.count if cell.category is None else None,
         "rank": entry.rank,
         "gap": entry.gap,
         "baseline": section.baseline if compared else None,
@@ -152,7 +132,7 @@ def _plain(value: Any) -> Any:
 
 
 def json_text(board: Board, stamp: Stamp) -> str:
-    """Everything, as `SCHEMA` says; what is not defined is null. Numbers have nine significant digits."""
+    """The whole board as `SCHEMA` describes it. Undefined values are null, numbers have nine digits."""
     record = {
         "format": FORMAT,
         "scores_sha256": board.sha256,
@@ -163,6 +143,7 @@ def json_text(board: Board, stamp: Stamp) -> str:
 
 
 def _section(section: Section) -> dict[str, Any]:
+    planned = {entry.label: entry.run.header.planned.count for entry in section.entries}
     return {
         "suite": section.suite,
         "suite_sha256": section.suite_sha256,
@@ -173,15 +154,49 @@ def _section(section: Section) -> dict[str, Any]:
         "categories": list(section.categories),
         "cells": [cell_record(cell) for cell in section.cells.values()],
         "methods": [
-            {"name": m.name, "systems": list(m.entries), "rewards": _dicts(m.by_column)}
-            for m in section.methods
+            {
+                "name": standing.label,
+                "systems": list(standing.entries),
+                "rewards": {label: _seeds(seeds) for label, seeds in standing.differences.items()},
+            }
+            for standing in sorted(section.standings, key=lambda standing: standing.entries[0])
+            if standing.is_method
         ],
+        "standings": [_standing(standing) for standing in section.standings],
         "official_hps": [
-            {"system": own.entry, "reward": own.column, "styles": dict(own.styles)}
-            for own in section.official_hps
+            {"system": entry, "reward": column, "styles": dict(styles)}
+            for (entry, column), styles in section.official_hps.items()
         ],
-        "coverage": [asdict(coverage) for coverage in section.coverage],
+        "coverage": [
+            {
+                "entry": cell.entry,
+                "column": cell.column,
+                "scored": cell.samples,
+                "planned": planned[cell.entry],
+                "missing": dict(cell.missing),
+            }
+            for cell in section.cells.values()
+            if cell.category is None
+        ],
     }
+
+
+def _standing(standing: Standing) -> dict[str, Any]:
+    return {
+        "label": standing.label,
+        "systems": list(standing.entries),
+        "rank": standing.rank,
+        "gains": {
+            group: _seeds(seeds) | {"estimate": asdict(seeds.estimate) if seeds.estimate else None}
+            for group, seeds in standing.gains.items()
+        },
+        "verdict": standing.verdict,
+        "cautions": list(standing.cautions),
+    }
+
+
+def _seeds(seeds: SeedAgreement) -> dict[str, Any]:
+    return {"mean": seeds.mean, "low": seeds.low, "high": seeds.high, "claim": seeds.claim}
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
@@ -202,15 +217,20 @@ def _entry(entry: Entry) -> dict[str, Any]:
 
 
 def _column(column: Column) -> dict[str, Any]:
-    own = column.score_set
+    score_set = column.score_set
     return {
-        "label": column.label, "reward": own.reward, "score_id": own.score_id, "role": own.role,
-        "family": own.family, "higher_is_better": own.higher_is_better,
-    }  # fmt: skip
+        "label": column.label,
+        "reward": score_set.reward,
+        "score_id": score_set.score_id,
+        "role": score_set.role,
+        "family": score_set.family,
+        "higher_is_better": score_set.higher_is_better,
+        "group": column.group,
+    }
 
 
 def cell_record(cell: Cell) -> dict[str, Any]:
-    """A cell as the schema has it, but for `defined`."""
+    """A cell as the schema describes it, before `defined`."""
     return {
         "system": cell.entry,
         "reward": cell.column,
@@ -224,12 +244,8 @@ def cell_record(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _dicts(records: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: asdict(record) for name, record in records.items()}
-
-
 def defined(value: Any) -> Any:
-    """With nine significant digits, and null for what is no number."""
+    """`value` with nine significant digits, and None in place of NaN and infinity."""
     if isinstance(value, float):
         return float(f"{value:.9g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -248,16 +264,16 @@ _LATEX = {
 
 
 def latex(board: Board, stamp: Stamp) -> str:
-    """The headline of each suite as a table for a paper; needs the packages booktabs and amssymb."""
-    parts = [f"% scores' SHA-256 {board.sha256}; {stamp.words()}"]
+    """The scores of each suite as a table for a paper; needs the LaTeX packages booktabs and amssymb."""
+    parts = [f"% SHA-256 of the scores {board.sha256}; {stamp.text()}"]
     for section in board.sections:
-        rows = headline(section)
-        head = list(rows[0])
-        lines = [head, *([row[name] for name in head] for row in rows)]
+        rows = score_rows(section)
+        header = list(rows[0])
+        lines = [header, *([row[name] for name in header] for row in rows)]
         first, *others = [" & ".join(map(_escaped, line)) + r" \\" for line in lines]
         parts += [
-            f"% suite {section.suite}, prompts' SHA-256 {section.suite_sha256}",
-            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            f"% suite {section.suite}, SHA-256 of the prompts {section.suite_sha256}",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
             *(r"\toprule", first, r"\midrule", *others, r"\bottomrule"),
             r"\end{tabular}",
         ]

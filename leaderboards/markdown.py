@@ -1,121 +1,178 @@
-"""A board as a Markdown page: legend, one part a suite, pictures, and how the numbers were computed."""
+"""A board as a Markdown page: the opening table of each suite, then all details, collapsed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from leaderboards import stats
-from leaderboards.board import Agreement, Board, Cell, Coverage, Section
-from leaderboards.formats import Stamp
+from leaderboards.board import Board, Cell, Group, Section
 from leaderboards.render import (
-    MARKS,
+    GAIN_TITLES,
     NO_CATEGORY,
     comparison_rows,
-    decimals,
-    headline,
     interval,
-    number,
+    score_rows,
+    seeds_text,
+    standing_rows,
     title,
     watermarks,
 )
-from leaderboards.stats import Estimate
+from leaderboards.stamp import Stamp
 
-LEGEND = (
-    f"▲ better, ▼ worse than the baseline: Holm-adjusted p < {1 - stats.LEVEL:.2f} over all comparisons of "
-    f"the table, and the {stats.LEVEL:.0%} interval of the paired difference leaves out zero; ≈ undecided; "
-    f"○ fewer than {stats.CLAIM_PROMPTS} prompts, so no claim. † the system was trained on this reward, ‡ on "
-    "another one of its family, ? nobody says what it was trained on. ↑ higher is better, ↓ lower is better. "
-    "In brackets: the paired difference."
-)
+OPENING = """\
+Each number is a mean gain over the baseline, in standard deviations of the baseline's scores, \
+with its {level:.0%} interval in brackets: positive is better, and an interval that includes 0 leaves the \
+sign open. **Trained on**: rewards that the system was optimised for. **Held out**: other rewards. \
+**Judges**: rewards kept for evaluation only. The rank goes by judges, then by held-out rewards, never by \
+rewards trained on; systems whose difference is not resolved share a rank. No rank (–) below {prompts} \
+prompts, for an incomplete run, or without declared training rewards."""
 
-METHOD = (
-    f"Unit: the prompt, its seeds averaged first. Intervals: {stats.LEVEL:.0%}, studentised bootstrap over "
-    f"prompts ({stats.RESAMPLES} resamples, seed {stats.SEED}), at neither end narrower than Student's t; "
-    "*t*: the latter alone, where the bootstrap degenerates; *c*: all values are equal. Differences: same "
-    "prompts, same seeds. p: two-sided sign-flip permutation test, Holm's over the table; q: Benjamini and "
-    "Hochberg's over a reward's categories. Detectable: the least true difference that "
-    f"{stats.POWER:.0%} of such runs would show by their interval, without Holm's correction. Rank: mean "
-    "rank over the rewards that no ranked system was trained on; a system comes after those whose interval "
-    "of the difference lies wholly above its own; who lacks prompts, or does not say what it was trained on, "
-    "has none. Gap: mean gain by rewards trained on minus that by held-out ones, in deviations of the "
-    "baseline's prompts. A method of several training seeds: their mean (least to greatest), and a mark if "
-    "all of them claim it."
-)
+SCORES_LEGEND = """\
+Mean score, with the difference to the baseline in parentheses. ▲ better or ▼ worse than \
+the baseline: the {level:.0%} interval of the paired difference excludes zero, and p < {alpha:.2f} after \
+Holm's correction for all comparisons of this table. ≈ undecided. ○ no claim, because there are fewer than \
+{prompts} prompts. † the system was trained on this reward. ‡ it was trained on another reward of the same \
+family. ? its training rewards are not declared. ↑ higher is better, ↓ lower is better. Mean rank: over the \
+rewards that are held out for every ranked system. Gap: over-optimisation, the mean gain on training rewards \
+minus the mean gain on held-out rewards, in standard deviations of the baseline's prompts."""
 
-SHOWN_VERSIONS = ("tcbench", "torch", "diffusers", "transformers")
+COMPARISON_LEGEND = """\
+Difference: system minus baseline, on the same prompts and noise. Detectable: the \
+smallest true difference that {power:.0%} of such runs would detect, without Holm's correction. Pairs: \
+prompts that both runs have. Win rate: share of prompts where the system is better. p: before and, in \
+parentheses, after Holm's correction. After an interval, *t* means Student's t alone, because the bootstrap \
+degenerates, and *c* that all values are equal."""
+
+METHODS_LEGEND = """\
+Mean difference over the training seeds, with the smallest and the largest in parentheses. The mark is the \
+claim that every seed makes by itself; ≈ if they differ."""
+
+CATEGORY_LEGEND = """\
+Exploratory. Mean with its interval, number of prompts n, and the difference Δ to the baseline. A star marks \
+q < {alpha:.2f} (Benjamini and Hochberg's correction over the categories of a reward); nothing is claimed."""
+
+OFFICIAL_LEGEND = """\
+Mean of 10 groups of 80 prompts of each style ± their standard deviation (ddof 0), as the HPSv2 benchmark \
+computes them. The deviation is not a confidence interval."""
+
+COMPUTATION = """\
+The unit is the prompt: its images are averaged first. Intervals are {level:.0%} \
+studentised bootstrap intervals over prompts ({resamples} resamples, seed {seed}), at neither end narrower \
+than Student's t interval. Differences are paired: same prompts, same noise. p is from a two-sided sign-flip \
+permutation test. For a method with several training seeds, the opening table gives the average over its \
+seeds with an interval over prompts; a method is better or worse only if every seed is by itself. Ranks: two \
+systems are resolved if the intervals of all their seeds lie apart, and a system and the baseline if all \
+seeds are better, or all are worse. See docs/leaderboards.md and docs/statistics.md of tcbench."""
+
+PICTURES: Mapping[str, tuple[str, str]] = {
+    "differences.png": ("Differences by reward", "Show the picture"),
+    "samples.png": ("Images", "Show the same prompts and noise for all systems"),
+}
+"""Heading and summary of each picture file."""
+
+VERSIONS = ("tcbench", "torch", "diffusers", "transformers")
+"""Libraries whose versions are shown with each run."""
 
 
 def markdown(board: Board, stamp: Stamp, pictures: Sequence[str] = ()) -> str:
-    """The whole board; `pictures` are file names to show, relative to where the text will lie."""
-    parts = [f"# Leaderboard\n\n{LEGEND}"]
+    """The whole board as one page.
+
+    Args:
+        board: The board.
+        stamp: What it was computed with.
+        pictures: File names among `PICTURES` to show, in the same folder as the page.
+    """
+    limits = {
+        "level": stats.LEVEL, "alpha": 1 - stats.LEVEL, "prompts": stats.CLAIM_PROMPTS, "power": stats.POWER,
+        "resamples": f"{stats.RESAMPLES:,}", "seed": stats.SEED,
+    }  # fmt: skip
+    parts = ["# Leaderboard"]
     for section in board.sections:
-        parts += _section(section)
-    parts += [f"![{name.rpartition('.')[0]}]({name})" for name in pictures]
-    hashes = [f"prompts of {section.suite} `{section.suite_sha256}`" for section in board.sections]
-    made = f"SHA-256: scores `{board.sha256}`, {', '.join(hashes)}. Made with {stamp.words()}."
-    parts.append(f"## How\n\n{METHOD}\n\n{made}")
+        parts += _opening(section)
+    parts.append(OPENING.format(**limits))
+    for name in pictures:
+        heading, summary = PICTURES[name]
+        parts.append(f"## {heading}\n\n{_collapsed(summary, f'![{heading}]({name})')}")
+    for section in board.sections:
+        parts.append(f"## Details of suite {section.suite}")
+        parts += _details(section, limits)
+    hashes = "\n".join(f"- prompts of {s.suite}: SHA-256 `{s.suite_sha256}`" for s in board.sections)
+    made = f"- scores: SHA-256 `{board.sha256}`\n{hashes}\n- made with {stamp.text()}"
+    how = f"{COMPUTATION.format(**limits)}\n\n{made}"
+    parts.append(f"## How the numbers were computed\n\n{_collapsed('Show', how)}")
     return "\n\n".join(parts) + "\n"
 
 
-def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A Markdown table with the first row's keys as its head."""
-    head = list(rows[0])
-    lines = [head, ["---"] * len(head), *(list(row.values()) for row in rows)]
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table with the first row's keys as its header."""
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header), *(list(row.values()) for row in rows)]
     escaped = ([cell.replace("|", r"\|") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def _section(section: Section) -> Iterator[str]:
+def _collapsed(summary: str, content: str) -> str:
+    # The attribute lets Python-Markdown (the documentation site) read Markdown inside; GitHub ignores it.
+    return f'<details markdown="1"><summary>{summary}</summary>\n\n{content}\n\n</details>'
+
+
+def _opening(section: Section) -> Iterator[str]:
     plans = {(len(e.run.header.planned.prompt_ids), e.run.header.planned.seeds) for e in section.entries}
-    sizes = ", ".join(f"{prompts} prompts x {seeds}" for prompts, seeds in sorted(plans))
-    yield f"## Suite {section.suite} ({sizes})"
+    sizes = ", ".join(
+        f"{prompts:,} prompts × {images} image{'s' if images > 1 else ''}"
+        for prompts, images in sorted(plans)
+    )
+    against = f"; baseline {section.baseline}" if section.baseline else ""
+    yield f"## Suite {section.suite} ({sizes}{against})"
     if marks := watermarks(section):
         yield f"**Not a full result: {'; '.join(marks)}.**"
     yield from section.notes
-    yield table(headline(section))
-    yield from _roles(section)
-    for heading, rows in (
-        ("Methods, over their training seeds", _method_rows(section)),
-        ("Means and paired differences", comparison_rows(section)),
-        ("By category (exploratory: q < 0.05 is marked \\*, nothing is claimed)", _category_rows(section)),
-        (
-            "HPSv2's official arithmetic (10 groups of 80 a style, ddof 0; not an interval)",
-            _official_rows(section),
-        ),
-        ("Coverage", _coverage_rows(section.coverage)),
-        ("Runs", _run_rows(section)),
+    yield markdown_table(standing_rows(section))
+    if groups := _group_lines(section):
+        yield groups
+
+
+def _group_lines(section: Section) -> str:
+    """Which rewards each mean is over."""
+    titles: dict[Group, str] = {**GAIN_TITLES, "same-family": "related to a reward trained on (in no mean)"}
+    lines = []
+    for group, words in titles.items():
+        labels = [column.label for column in section.columns if column.group == group]
+        if labels:
+            lines.append(f"{words}: {', '.join(labels)}")
+    text = "; ".join(lines)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _details(section: Section, limits: Mapping[str, Any]) -> Iterator[str]:
+    for heading, legend, rows in (
+        ("Scores by reward", SCORES_LEGEND, score_rows(section)),
+        ("Methods over their training seeds", METHODS_LEGEND, _method_rows(section)),
+        ("Means and paired differences", COMPARISON_LEGEND, comparison_rows(section)),
+        ("By category", CATEGORY_LEGEND, _category_rows(section)),
+        ("HPSv2's own statistics", OFFICIAL_LEGEND, _official_rows(section)),
+        ("Coverage", "Images that have a score, and why the others have none.", _coverage_rows(section)),
+        ("Runs", "", _run_rows(section)),
     ):
         if rows:
-            yield f"### {heading}\n\n{table(rows)}"
-
-
-def _roles(section: Section) -> Iterator[str]:
-    """Which rewards no system may be trained on, since a reader cannot see that from the numbers."""
-    for role, meaning in (("judge", "never trained or selected on"), ("selection", "only to select on")):
-        names = [column.label for column in section.columns if column.score_set.role == role]
-        if names:
-            yield f"{role.capitalize()} ({meaning}): {', '.join(names)}."
+            text = "\n\n".join([*([legend.format(**limits)] if legend else []), markdown_table(rows)])
+            count = f"Show {len(rows)} row{'s' if len(rows) > 1 else ''}"
+            yield f"### {heading}\n\n{_collapsed(count, text)}"
 
 
 def _method_rows(section: Section) -> list[dict[str, str]]:
-    """Mean difference of a method's seeds, least and greatest, and what all of them claim."""
+    """Differences of each method's training seeds."""
     rows = []
-    for method in section.methods:
-        row = {"method": method.name, "seeds": str(len(method.entries))}
+    for method in sorted((s for s in section.standings if s.is_method), key=lambda s: min(s.entries)):
+        row = {"method": method.label, "systems": ", ".join(method.entries)}
         for column in section.columns:
-            agreed = method.by_column.get(column.label)
-            row[title(column)] = agreement(agreed) if agreed else "–"
+            seeds = method.differences.get(column.label)
+            row[title(column)] = seeds_text(seeds) if seeds else "–"
         rows.append(row)
     return rows
-
-
-def agreement(agreed: Agreement) -> str:
-    """Mean, least and greatest of the seeds, and what all of them claim."""
-    places = decimals([Estimate(agreed.mean, agreed.low, agreed.high, 0, "none")])
-    mean, low, high = (number(value, places, sign=True) for value in (agreed.mean, agreed.low, agreed.high))
-    return f"{mean} ({low} to {high}) {MARKS[agreed.claim]}"
 
 
 def _category_rows(section: Section) -> list[dict[str, str]]:
@@ -141,49 +198,51 @@ def _category_cell(cell: Cell | None) -> str:
 
 def _official_rows(section: Section) -> list[dict[str, str]]:
     return [
-        {"system": own.entry, "reward": own.column}
-        | {style: f"{mean:.4f} ± {deviation:.4f}" for style, (mean, deviation) in own.styles.items()}
-        | {"average": f"{fmean(mean for mean, _ in own.styles.values()):.4f}"}
-        for own in section.official_hps
+        {"system": entry, "reward": column}
+        | {style: f"{mean:.4f} ± {deviation:.4f}" for style, (mean, deviation) in styles.items()}
+        | {"average": f"{fmean(mean for mean, _ in styles.values()):.4f}"}
+        for (entry, column), styles in section.official_hps.items()
     ]
 
 
-def _coverage_rows(coverage: Iterable[Coverage]) -> list[dict[str, str]]:
+def _coverage_rows(section: Section) -> list[dict[str, str]]:
+    planned = {entry.label: entry.run.header.planned.count for entry in section.entries}
     return [
         {
-            "system": c.entry,
-            "reward": c.column,
-            "scored": f"{c.scored} of {c.planned}",
-            "without a score": "; ".join(f"{count} x {reason}" for reason, count in c.missing.items()),
+            "system": cell.entry,
+            "reward": cell.column,
+            "scored": f"{cell.samples} of {planned[cell.entry]}",
+            "without a score": "; ".join(f"{count} × {reason}" for reason, count in cell.missing.items()),
         }
-        for c in coverage
+        for cell in section.cells.values()
+        if cell.category is None
     ]
 
 
 def _run_rows(section: Section) -> list[dict[str, str]]:
-    """Where each row comes from: its run, what sets it apart from the others, what it was made with."""
+    """For each run its folder, the settings that differ between runs, and what it was made with."""
     settings = [entry.run.header.generation for entry in section.entries]
-    known = dict.fromkeys(key for own in settings for key in own)
-    differ = [key for key in known if len({repr(own.get(key)) for own in settings}) > 1]
+    keys = dict.fromkeys(key for generation in settings for key in generation)
+    differ = [key for key in keys if len({repr(generation.get(key)) for generation in settings}) > 1]
     return [
         {
             "system": entry.label,
             "run": entry.run.path.name,
-            "settings that differ": ", ".join(f"{key} {_short(own.get(key))}" for key in differ),
+            "settings that differ": ", ".join(f"{key} {_short(generation.get(key))}" for key in differ),
             "made with": _environment(entry.run.header.provenance),
             "notes": "; ".join(entry.run.header.watermarks),
         }
-        for entry, own in zip(section.entries, settings, strict=True)
+        for entry, generation in zip(section.entries, settings, strict=True)
     ]
 
 
 def _environment(provenance: Sequence[Mapping[str, Any]]) -> str:
-    """The newest environment of a run in a few words."""
+    """The newest environment of a run: versions, device, commit."""
     if not provenance:
         return "not on record"
     newest = provenance[-1]
     versions = newest.get("versions", {})
-    words = [f"{name} {versions[name]}" for name in SHOWN_VERSIONS if name in versions]
+    words = [f"{name} {versions[name]}" for name in VERSIONS if name in versions]
     words += [str(newest["device"])] if newest.get("device") else []
     words += [f"commit {_short(newest['commit'])}"] if newest.get("commit") else []
     words += [f"{len(provenance)} environments"] if len(provenance) > 1 else []
@@ -191,9 +250,6 @@ def _environment(provenance: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A setting's value: of a hash the first digits, of a text with spaces its quoted form."""
-    if not isinstance(value, str):
-        return str(value)
-    if len(value) >= 40 and " " not in value:
-        return value[:8]
-    return repr(value) if " " in value or not value else value
+    """A setting's value, with the first digits of hashes only; a text with spaces is quoted."""
+    text = repr(value) if isinstance(value, str) and (" " in value or not value) else str(value)
+    return re.sub(r"\b[0-9a-f]{40,}\b", lambda digits: digits[0][:8], text)

@@ -1,13 +1,14 @@
 """Statistics of a leaderboard: pure functions from per-prompt values to estimates.
 
-The unit is the prompt. A prompt's seeds share its difficulty, so they are averaged first (`per_prompt`) and
-only prompts are resampled; that is the cluster bootstrap with prompts as clusters, each weighing the same.
-Intervals are studentised (bootstrap-t: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter
-12), because rewards are skewed and percentile or BCa intervals cover too little then; and at neither end
-narrower than Student's, because the bootstrap covers too little where nearly all prompts tie
-(docs/statistics.md). Everything random is seeded: a number does not depend on what else stands on the board.
+The unit is the prompt. The images of a prompt share its difficulty, so they are averaged first (`per_prompt`)
+and only prompts are resampled: a cluster bootstrap with prompts as clusters of equal weight. Intervals are
+studentised (bootstrap-t; Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 12), because
+rewards are skewed, and percentile and BCa intervals then cover too little. Neither end is narrower than
+Student's t interval, because the bootstrap covers too little where nearly all prompts tie
+(docs/statistics.md). All random numbers are seeded, so a result does not depend on what else is on the board.
 
-Values are float64 arrays of shape (N,), N prompts, none of them NaN. NaN in a result means "not defined".
+Values are float64 arrays of shape (N,), one for each of N prompts, without NaN. NaN in a result means "not
+defined".
 """
 
 from __future__ import annotations
@@ -25,46 +26,53 @@ from numpy.typing import ArrayLike, NDArray
 Values = NDArray[np.float64]
 
 LEVEL = 0.95
+"""Confidence level of all intervals."""
+
 POWER = 0.8
+"""Power at which the detectable difference is given."""
+
 RESAMPLES = 9999
-EXPLORING = 1999
-"""Resamples of what claims nothing, such as categories."""
+"""Bootstrap resamples and random sign flips of each headline comparison."""
+
+EXPLORATORY_RESAMPLES = 1999
+"""The same for results that claim nothing, such as those of categories."""
 
 SEED = 20240318
-"""Of every resampling; another one moves an interval's ends by about a hundredth of its width."""
+"""Seed of all resampling. Another seed moves the ends of an interval by about a hundredth of its width."""
 
 CLAIM_PROMPTS = 100
-"""With fewer prompts no claim is made, whatever the interval says."""
+"""No claim is made on fewer prompts, whatever the interval is."""
 
 BOOTSTRAP_PROMPTS = 10
-"""With fewer, resampled standard errors are so wild that Student's t is the better interval."""
+"""On fewer prompts, resampled standard errors vary so much that Student's t interval is better."""
 
 EXACT_PROMPTS = 14
-"""Up to here the sign-flip test goes through all 2^N signs."""
+"""Up to this many prompts, the sign-flip test enumerates all 2^N signs."""
 
 CHUNK = 1 << 17
-"""How many resampled values are held at a time: about what a processor caches."""
+"""Resampled values held at a time: about as many as fit a processor's cache."""
 
 COLUMNS = 512
-"""How many rows of equal length are resampled together."""
+"""Rows of equal length that are resampled together, at most."""
 
-Method = Literal["bootstrap-t", "t", "constant", "none"]
+IntervalMethod = Literal["bootstrap-t", "t", "constant", "none"]
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A mean over `n` prompts with its interval at `LEVEL`.
 
-    `method` says where the interval comes from: "bootstrap-t" (of it and Student's, at each end the wider),
-    "t" (Student's, where the bootstrap degenerates), "constant" (all values are equal: an interval without
-    width, which is no evidence of precision), or "none" (fewer than two prompts: NaN ends).
+    `method` is the source of the interval: "bootstrap-t" (at each end the wider of bootstrap-t and Student's
+    t), "t" (Student's t alone, where the bootstrap degenerates), "constant" (all values are equal; the
+    interval has no width, which is no evidence of precision), or "none" (fewer than two prompts; the ends are
+    NaN).
     """
 
     value: float
     low: float
     high: float
     n: int
-    method: Method
+    method: IntervalMethod
 
     @property
     def half_width(self) -> float:
@@ -73,22 +81,27 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A system against the baseline, over the prompts that both have a score for."""
+    """A system compared with the baseline, over the prompts that both have a score for."""
 
     difference: Estimate
-    """Of the score, system minus baseline, whichever way is better."""
+    """Mean score of the system minus that of the baseline, also where lower scores are better."""
     p: float
     """Two-sided sign-flip permutation test of no difference."""
     win_rate: float
-    """Share of prompts where the system is better, ties as a half, in [0, 1]."""
+    """Share of prompts where the system is better, in [0, 1]; a tie counts as a half."""
     detectable: float
-    """The least true difference that as many such prompts would show in `POWER` of experiments."""
+    """Smallest true difference that a share `POWER` of such experiments would detect."""
 
 
 def per_prompt(prompt_ids: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], Values]:
-    """The prompts (ascending) and each one's mean over its seeds; NaN scores are left out.
+    """Average the scores of each prompt's images.
 
-    `prompt_ids` and `scores` have shape (S,), one entry a sample. A prompt without any score does not appear.
+    Args:
+        prompt_ids: Prompt of each image, shape (S,).
+        scores: Score of each image, shape (S,). NaN scores are left out.
+
+    Returns:
+        The prompts that have a score, ascending, shape (N,), and their mean scores, shape (N,).
     """
     ids, values = np.asarray(prompt_ids, dtype=np.int64), np.asarray(scores, dtype=np.float64)
     known = ~np.isnan(values)
@@ -97,29 +110,36 @@ def per_prompt(prompt_ids: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int
     return prompts, totals / np.bincount(index, minlength=len(prompts))
 
 
+def spread(values: Values) -> float:
+    """Standard deviation (ddof 1) of per-prompt values (N,); 0 below two prompts."""
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
 def mean_interval(values: ArrayLike, *, seed: int = SEED, resamples: int = RESAMPLES) -> Estimate:
-    """The mean of `values` (N,), one a prompt, with a studentised bootstrap interval."""
+    """Mean of `values` (N,), one for each prompt, with a studentised bootstrap interval."""
     return mean_intervals([values], seed=seed, resamples=resamples)[0]
 
 
 def mean_intervals(
     rows: Sequence[ArrayLike], *, seed: int = SEED, resamples: int = RESAMPLES
 ) -> list[Estimate]:
-    """`mean_interval` of each of many rows; those of equal length share their resamples, which is fast."""
-    found: dict[int, Estimate] = {}
-    for n, places, table in _by_length(rows):
-        spread = np.ptp(table, axis=0) > 0 if n else np.zeros(len(places), dtype=bool)
-        means = [math.fsum(table[:, k]) / n if n else math.nan for k in range(len(places))]
-        wide = np.flatnonzero(spread)
+    """`mean_interval` of many rows. Rows of equal length share their resamples, which is faster."""
+    estimates: dict[int, Estimate] = {}
+    for n, indices, table in _by_length(rows):
+        varies = np.ptp(table, axis=0) > 0 if n else np.zeros(len(indices), dtype=bool)
+        means = [math.fsum(table[:, k]) / n if n else math.nan for k in range(len(indices))]
+        wide = np.flatnonzero(varies)
         tails = _tails(table[:, wide], seed, resamples)
         ends = dict(zip(wide.tolist(), tails, strict=True))
-        for k, place in enumerate(places):
-            found[place] = _estimate(means[k], table[:, k], ends.get(k))
-    return [found[place] for place in range(len(rows))]
+        for k, index in enumerate(indices):
+            estimates[index] = _estimate(means[k], table[:, k], ends.get(k))
+    return [estimates[index] for index in range(len(rows))]
 
 
 def _estimate(mean: float, x: Values, tails: tuple[float, float] | None) -> Estimate:
-    """With quantiles of the studentised mean, which are infinite where the bootstrap degenerates."""
+    """Turn quantiles of the studentised mean into an interval; they are infinite where the bootstrap
+    degenerates, and None where all values are equal.
+    """
     n = len(x)
     if n < 2:
         return Estimate(mean, math.nan, math.nan, n, "none")
@@ -128,85 +148,77 @@ def _estimate(mean: float, x: Values, tails: tuple[float, float] | None) -> Esti
     error = float(x.std(ddof=1)) / math.sqrt(n)
     low_t, high_t = tails
     reach = _student_t(n - 1)
-    method: Method = "t"
+    method: IntervalMethod = "t"
     if n >= BOOTSTRAP_PROMPTS and math.isfinite(low_t) and math.isfinite(high_t):
         low_t, high_t, method = min(low_t, -reach), max(high_t, reach), "bootstrap-t"
     else:
         low_t, high_t = -reach, reach
+    # Inverting the studentised mean swaps its tails: the upper quantile sets the lower end.
     return Estimate(mean, mean - high_t * error, mean - low_t * error, n, method)
-
-
-def compare(
-    system: ArrayLike, baseline: ArrayLike, *, higher_is_better: bool = True, seed: int = SEED
-) -> Comparison:
-    """Compare paired values, both (N,): entry i of both belongs to the same prompt."""
-    a, b = np.asarray(system, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
-    if a.shape != b.shape:
-        raise ValueError(f"paired values have shapes {a.shape} and {b.shape}; expected one of each a prompt")
-    return comparisons([(a - b, higher_is_better)], seed=seed)[0]
 
 
 def comparisons(
     rows: Sequence[tuple[Values, bool]], *, seed: int = SEED, resamples: int = RESAMPLES
 ) -> list[Comparison]:
-    """Compare by (paired differences, whether higher is better): system minus baseline (N,), one a prompt."""
+    """Compare systems with a baseline.
+
+    Args:
+        rows: For each comparison the paired differences, system minus baseline, shape (N,), and whether
+            higher scores are better.
+        seed: Seed of the resampling.
+        resamples: Bootstrap resamples, and random sign flips.
+    """
     differences = [row for row, _ in rows]
     intervals = mean_intervals(differences, seed=seed, resamples=resamples)
-    p_values = sign_flip_ps(differences, seed=seed, resamples=resamples)
+    p_values = _sign_flip_ps(differences, seed, resamples)
     return [
-        Comparison(interval, p, win_rate(row if higher else -row), detectable(row))
+        Comparison(interval, p, _win_rate(row if higher else -row), _detectable(row))
         for interval, p, (row, higher) in zip(intervals, p_values, rows, strict=True)
     ]
 
 
-def sign_flip_p(differences: ArrayLike, *, seed: int = SEED, resamples: int = RESAMPLES) -> float:
-    """Two-sided permutation p of "each difference could as well have had the other sign", on the mean.
+def _sign_flip_ps(rows: Sequence[ArrayLike], seed: int, resamples: int) -> list[float]:
+    """Two-sided permutation p for each row of differences: each could as well have had the other sign.
 
     Exact over all signs for up to `EXACT_PROMPTS` prompts, else Monte Carlo, where the observed signs count
-    as one draw so that p is never 0 (Phipson and Smyth 2010, "Permutation P-values Should Never Be Zero").
-    NaN for no differences.
+    as one more flip, so that p is never 0 (Phipson and Smyth 2010, "Permutation P-values Should Never Be
+    Zero"). Rows of equal length share their signs. NaN for a row without differences.
     """
-    return sign_flip_ps([differences], seed=seed, resamples=resamples)[0]
-
-
-def sign_flip_ps(rows: Sequence[ArrayLike], *, seed: int = SEED, resamples: int = RESAMPLES) -> list[float]:
-    """`sign_flip_p` of each of many rows; those of equal length share their signs."""
-    found: dict[int, float] = {}
-    for n, places, table in _by_length(rows):
-        # Sums of the same numbers in another order differ in the last bits; those are ties.
+    p_values: dict[int, float] = {}
+    for n, indices, table in _by_length(rows):
+        # Sums of the same numbers in another order differ in their last bits; those are ties.
         observed = [abs(math.fsum(d)) - 1e-12 * math.fsum(np.abs(d)) for d in table.T]
-        extreme, draws = np.zeros(len(places), dtype=np.int64), 0
+        extreme, flips = np.zeros(len(indices), dtype=np.int64), 0
         for signs in _signs(n, seed, resamples):
             extreme += np.sum(np.abs(signs @ table) >= observed, axis=0)
-            draws += len(signs)
+            flips += len(signs)
         exact = n <= EXACT_PROMPTS
-        for place, count in zip(places, extreme.tolist(), strict=True):
-            p = count / draws if exact else (1 + count) / (1 + draws)
-            found[place] = p if n else math.nan
-    return [found[place] for place in range(len(rows))]
+        for index, count in zip(indices, extreme.tolist(), strict=True):
+            p = count / flips if exact else (1 + count) / (1 + flips)
+            p_values[index] = p if n else math.nan
+    return [p_values[index] for index in range(len(rows))]
 
 
-def detectable(differences: ArrayLike) -> float:
-    """The least true difference that `POWER` of such experiments would find at `LEVEL`.
+def _detectable(differences: Values) -> float:
+    """Smallest true difference that a share `POWER` of such experiments would detect at `LEVEL`.
 
-    That many standard errors: Student's t of both added (Cohen 1988, "Statistical Power Analysis", chapter
-    2). NaN below two prompts.
+    The sum of the two Student's t quantiles, in standard errors (Cohen 1988, "Statistical Power Analysis",
+    chapter 2). NaN below two prompts.
     """
-    d = np.asarray(differences, dtype=np.float64)
-    if len(d) < 2:
+    n = len(differences)
+    if n < 2:
         return math.nan
-    reach = _student_t(len(d) - 1) + _student_t(len(d) - 1, POWER)
-    return float(reach * d.std(ddof=1) / math.sqrt(len(d)))
+    reach = _student_t(n - 1) + _student_t(n - 1, POWER)
+    return float(reach * differences.std(ddof=1) / math.sqrt(n))
 
 
-def win_rate(differences: ArrayLike) -> float:
-    """Share of positive differences, zeros as a half; NaN for none."""
-    d = np.asarray(differences, dtype=np.float64)
-    return float(np.mean(np.sign(d) + 1) / 2) if len(d) else math.nan
+def _win_rate(differences: Values) -> float:
+    """Share of positive differences, zeros counting as a half; NaN for none."""
+    return float(np.mean(np.sign(differences) + 1) / 2) if len(differences) else math.nan
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down adjustment for testing all `p_values` at once; NaN stays and does not count."""
+    """Holm's (1979) step-down adjustment for testing all `p_values`; NaN stays NaN and does not count."""
     adjusted = [math.nan] * len(p_values)
     order = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
     running = 0.0
@@ -217,95 +229,98 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Benjamini and Hochberg's (1995) step-up adjustment: of what is below q, about a share q is false.
+    """Benjamini and Hochberg's (1995) adjustment: among results with q below x, a share of about x is false.
 
-    NaN stays and does not count.
+    NaN stays NaN and does not count.
     """
-    adjusted = [math.nan] * len(p_values)
-    order = sorted(((p, i) for i, p in enumerate(p_values) if not math.isnan(p)), reverse=True)
-    running = 1.0
-    for above, (p, i) in enumerate(order):
-        running = min(running, p * len(order) / (len(order) - above))
-        adjusted[i] = running
-    return adjusted
+    from scipy.stats import false_discovery_control
+
+    adjusted = np.array(p_values, dtype=np.float64)
+    known = ~np.isnan(adjusted)
+    adjusted[known] = false_discovery_control(adjusted[known])  # it refuses NaN
+    return [float(q) for q in adjusted]
 
 
 def separated_ranks(intervals: Sequence[tuple[float, float]]) -> list[int]:
-    """The place of each interval (low, high), higher being better: 1 + how many lie wholly above it."""
+    """Rank of each interval (low, high), higher being better: 1 + how many intervals lie wholly above it."""
     lows = np.sort(np.array([low for low, _ in intervals], dtype=np.float64))
     return [1 + len(lows) - int(np.searchsorted(lows, high, side="right")) for _, high in intervals]
 
 
 def _by_length(rows: Sequence[ArrayLike]) -> Iterator[tuple[int, list[int], Values]]:
-    """Rows of equal length N as columns of tables (N, K), none wider than `COLUMNS`, with their places."""
+    """Stack rows of equal length N as the columns of tables (N, K), K up to `COLUMNS`, with their indices."""
     arrays = [np.asarray(row, dtype=np.float64) for row in rows]
-    places: dict[int, list[int]] = {}
-    for place, row in enumerate(arrays):
-        places.setdefault(len(row), []).append(place)
-    for n, found in places.items():
-        for start in range(0, len(found), COLUMNS):
-            part = found[start : start + COLUMNS]
-            yield n, part, np.stack([arrays[place] for place in part], axis=1)
+    by_length: dict[int, list[int]] = {}
+    for index, row in enumerate(arrays):
+        by_length.setdefault(len(row), []).append(index)
+    for n, indices in by_length.items():
+        for start in range(0, len(indices), COLUMNS):
+            part = indices[start : start + COLUMNS]
+            yield n, part, np.stack([arrays[index] for index in part], axis=1)
 
 
 def _tails(table: Values, seed: int, resamples: int) -> list[tuple[float, float]]:
-    """The quantiles of each column's studentised mean (N, K) over resampled prompts."""
+    """Quantiles of the studentised mean of each column (N, K), over resampled prompts."""
     n, count = table.shape
     if n < BOOTSTRAP_PROMPTS or not count:
         return [(math.inf, math.inf)] * count
+    # A resample enters only by how often it has each prompt, so that sums and sums of squares of all
+    # resamples and columns are one matrix product.
     centred = table - table.mean(axis=0)
     moments = np.concatenate([centred, centred**2], axis=1)
-    found = np.empty((count, resamples), dtype=np.float32)
-    draws = _draws(n, seed, resamples)
+    studentised = np.empty((count, resamples), dtype=np.float32)
+    counts = _resample_counts(n, seed, resamples)
     for start, stop in _chunks(resamples, n):
-        both = draws[start:stop].astype(np.float64) @ moments
-        found[:, start:stop] = _studentised(both[:, :count], both[:, count:], n).T
-    places = [round((resamples - 1) * tail) for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
-    found.partition(places, axis=1)
-    return [(float(low), float(high)) for low, high in found[:, places]]
+        both = counts[start:stop].astype(np.float64) @ moments
+        studentised[:, start:stop] = _studentised(both[:, :count], both[:, count:], n).T
+    ends = [round((resamples - 1) * tail) for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
+    studentised.partition(ends, axis=1)
+    return [(float(low), float(high)) for low, high in studentised[:, ends]]
 
 
 def _studentised(sums: Values, squares: Values, n: int) -> Values:
-    """Means by their standard errors; infinite where all drawn values are equal."""
+    """Means divided by their standard errors; infinite where all resampled values are equal."""
     variances = squares - sums**2 / n
-    # Of equal values only rounding is left, far below the smallest real spread of centred values.
+    # Of equal values only rounding errors remain, far below the smallest real spread of centred values.
     variances[variances <= 1e-12 * squares] = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = sums / np.sqrt(variances * (n / (n - 1)))
-    found[sums == 0] = 0.0
-    return found
+        result = sums / np.sqrt(variances * (n / (n - 1)))
+    result[sums == 0] = 0.0
+    return result
 
 
 def _signs(n: int, seed: int, resamples: int) -> Iterator[Values]:
-    """Rows of signs (R, N), -1 or 1: all there are for a few prompts, else `resamples` draws, by and by."""
+    """Chunks of rows of signs (R, N), -1 or 1: all 2^N for few prompts, else `resamples` random rows."""
     if n <= EXACT_PROMPTS:
         yield (np.arange(1 << n)[:, None] >> np.arange(n) & 1) * np.float64(2) - 1
         return
     generator = np.random.default_rng(seed)
     for start, stop in _chunks(resamples, n):
-        draws = generator.integers(0, 256, (stop - start, -(-n // 8)), dtype=np.uint8)
-        yield np.unpackbits(draws, axis=1)[:, :n] * np.float64(2) - 1
+        flips = generator.integers(0, 256, (stop - start, -(-n // 8)), dtype=np.uint8)
+        yield np.unpackbits(flips, axis=1)[:, :n] * np.float64(2) - 1
 
 
 @lru_cache(maxsize=16)
-def _draws(n: int, seed: int, resamples: int) -> NDArray[np.uint8]:
-    """How often each of `n` prompts is drawn in each resample, (resamples, n). Kept: a board asks often."""
+def _resample_counts(n: int, seed: int, resamples: int) -> NDArray[np.uint8]:
+    """How often each of `n` prompts is in each resample, shape (resamples, n). Cached: a board has many rows
+    of the same length.
+    """
     generator = np.random.default_rng(seed)
-    found = np.empty((resamples, n), dtype=np.uint8)
+    counts = np.empty((resamples, n), dtype=np.uint8)
     for start, stop in _chunks(resamples, n):
-        drawn = generator.integers(0, n, (stop - start, n)) + n * np.arange(stop - start)[:, None]
-        found[start:stop] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-    return found
+        prompts = generator.integers(0, n, (stop - start, n)) + n * np.arange(stop - start)[:, None]
+        counts[start:stop] = np.bincount(prompts.ravel(), minlength=prompts.size).reshape(prompts.shape)
+    return counts
 
 
 @lru_cache(maxsize=256)
 def _student_t(freedom: int, below: float = (1 + LEVEL) / 2) -> float:
-    """The quantile of Student's t; by default the one that leaves half of 1 - LEVEL above it."""
+    """Quantile of Student's t; by default the one with half of 1 - LEVEL above it."""
     from scipy.stats import t
 
     return float(t.ppf(below, freedom))
 
 
 def _chunks(rows: int, width: int) -> Iterator[tuple[int, int]]:
-    """Ranges of `rows` rows of `width` values, none above `CHUNK` values (but at least one row)."""
+    """Ranges that split `rows` rows of `width` values into chunks of at most `CHUNK` values."""
     return pairwise([*range(0, rows, max(1, CHUNK // width)), rows])

@@ -1,119 +1,147 @@
-"""What the cells of a section say of its rows: exposure, ranks, over-optimisation, agreement of seeds."""
+"""What cells say about entries: exposure to rewards in training, claims, mean ranks, over-optimisation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from leaderboards.board import Agreement, Cell, CellKey, Column, Entry, Exposure, Method
+from leaderboards.board import Cell, CellKey, Claim, Column, Entry, Exposure, Group, SeedAgreement
 from leaderboards.scores import Table
-from leaderboards.stats import CLAIM_PROMPTS, separated_ranks
+from leaderboards.stats import CLAIM_PROMPTS, LEVEL, Comparison, Estimate, holm, separated_ranks, spread
 
 
 def exposure(entry: Entry, column: Column, columns: Iterable[Column]) -> Exposure:
-    """Whether the system was trained on this reward, or on another one of its family."""
-    declared = entry.run.header.details.get("trained_on")
-    if declared is None:
+    """Whether the system was trained on this reward, or on another reward of the same family."""
+    if entry.trained_on is None:
         return "undeclared"
-    trained_on = set(declared)
-    if column.score_set.reward in trained_on:
+    if column.score_set.reward in entry.trained_on:
         return "trained-on"
-    families = {c.score_set.family for c in columns if c.score_set.reward in trained_on}
-    families |= set(entry.run.header.details.get("trained_on_families", ()))  # of rewards not on the board
+    families = {c.score_set.family for c in columns if c.score_set.reward in entry.trained_on}
+    # Families of training rewards that are not on the board.
+    families |= set(entry.run.header.details.get("trained_on_families", ()))
     return "same-family" if column.score_set.family in families else "held-out"
 
 
-def ranks(
+def group(column: Column, entries: Iterable[Entry], columns: Sequence[Column]) -> Group:
+    """What a column is for a whole section.
+
+    A reward is a judge, or held out, only if it is held out for every system that declares its training
+    rewards: mean gains over these groups must be comparable between systems. Systems that declare nothing do
+    not count, because they cannot be ranked.
+    """
+    if column.score_set.role == "human":
+        return "human"
+    exposures = {exposure(entry, column, columns) for entry in entries}
+    if "trained-on" in exposures:
+        return "trained-on"
+    if "same-family" in exposures:
+        return "same-family"
+    return "judge" if column.score_set.role == "judge" else "held-out"
+
+
+def claims(
+    comparisons: Sequence[Comparison | None], higher_is_better: Sequence[bool]
+) -> list[tuple[float, Claim | None]]:
+    """Holm's p of each comparison over all of them, and what it claims; (NaN, None) for None."""
+    adjusted = holm([compared.p if compared else math.nan for compared in comparisons])
+    return [
+        (p, _claim(compared.difference, p, higher) if compared else None)
+        for compared, p, higher in zip(comparisons, adjusted, higher_is_better, strict=True)
+    ]
+
+
+def _claim(difference: Estimate, p: float, higher_is_better: bool) -> Claim:
+    """A claim needs enough prompts, a small adjusted p and an interval that excludes zero."""
+    if difference.n < CLAIM_PROMPTS:
+        return "too few prompts"
+    if p >= 1 - LEVEL or difference.low <= 0 <= difference.high:
+        return "undecided"
+    return "better" if (difference.value > 0) == higher_is_better else "worse"
+
+
+def agreement(cells: Sequence[Cell | None]) -> SeedAgreement | None:
+    """Differences of one method's seeds in one column; None unless every seed was compared."""
+    compared = [(cell.comparison.difference.value, cell.claim) for cell in cells if cell and cell.comparison]
+    if not compared or len(compared) < len(cells):
+        return None
+    return SeedAgreement(tuple(value for value, _ in compared), shared_claim(claim for _, claim in compared))
+
+
+def shared_claim(seed_claims: Iterable[Claim | None]) -> Claim:
+    """The claim that every training seed makes; "undecided" if they differ."""
+    distinct = set(seed_claims)
+    return (distinct.pop() if len(distinct) == 1 else None) or "undecided"
+
+
+def mean_ranks(
     entries: Sequence[Entry],
     columns: Sequence[Column],
-    found: Mapping[CellKey, Cell],
+    cells: Mapping[CellKey, Cell],
     scores: Table,
     baseline: str | None,
 ) -> dict[str, float]:
-    """Mean rank of each row over the columns that all rows which say what they were trained on have, and that
-    are held-out for all of them; 1 is best.
+    """Mean rank of each entry over the columns that are held out for all entries; 1 is best.
 
-    In a column a row comes after those whose interval of the difference to the baseline lies wholly on the
-    better side of its own, which is stricter than comparing the two. Rows that lack prompts others have, or
-    share no sample with the baseline, or do not declare what they were trained on, have none; nobody has
-    below `stats.CLAIM_PROMPTS` prompts.
+    Counted are columns that every entry which declares its training rewards has scores in. In a column an
+    entry ranks after those whose interval of the difference to the baseline lies wholly on the better side of
+    its own interval, which is stricter than comparing the two directly. No rank for an entry that lacks
+    prompts which others have, shares no sample with the baseline, or does not declare its training rewards;
+    no ranks at all below `stats.CLAIM_PROMPTS` prompts.
     """
-    declared = [e for e in entries if e.run.header.details.get("trained_on") is not None]
-    fair = [
+    declared = [entry for entry in entries if entry.trained_on is not None]
+    counted = [
         column
         for column in columns
         if all(
-            exposure(row, column, columns) == "held-out" and (row.label, column.label) in scores
-            for row in declared
+            exposure(entry, column, columns) == "held-out" and (entry.label, column.label) in scores
+            for entry in declared
         )
     ]
     prompts = {
         (e.label, c.label): set(scores[e.label, c.label].by_prompt[0].tolist())
         for e in declared
-        for c in fair
+        for c in counted
     }
-    every = {c.label: set().union(*(prompts[e.label, c.label] for e in declared)) for c in fair}
-    whole = [
+    union = {c.label: set().union(*(prompts[e.label, c.label] for e in declared)) for c in counted}
+    ranked = [
         e.label
         for e in declared
-        if all(prompts[e.label, c.label] == every[c.label] for c in fair)
-        and (e.label == baseline or all(found[e.label, c.label, None].comparison for c in fair))
+        if all(prompts[e.label, c.label] == union[c.label] for c in counted)
+        and (e.label == baseline or all(cells[e.label, c.label, None].comparison for c in counted))
     ]
-    few = min(map(len, every.values()), default=0) < CLAIM_PROMPTS
-    if few or baseline not in whole or len(whole) < 2:
+    few = min(map(len, union.values()), default=0) < CLAIM_PROMPTS
+    if few or baseline not in ranked or len(ranked) < 2:
         return {}
-    places = [separated_ranks([_gain(found[label, c.label, None]) for label in whole]) for c in fair]
-    return dict(zip(whole, map(fmean, zip(*places, strict=True)), strict=True))
+    by_column = [
+        separated_ranks([_gain_interval(cells[label, c.label, None]) for label in ranked]) for c in counted
+    ]
+    return dict(zip(ranked, map(fmean, zip(*by_column, strict=True)), strict=True))
+
+
+def _gain_interval(cell: Cell) -> tuple[float, float]:
+    """Interval of the difference to the baseline, higher being better; (0, 0) for the baseline itself."""
+    if cell.comparison is None:
+        return 0.0, 0.0
+    difference = cell.comparison.difference
+    ends = difference.low, difference.high
+    return ends if cell.higher_is_better else (-ends[1], -ends[0])
 
 
 def gaps(
-    entries: Sequence[Entry], found: Mapping[CellKey, Cell], scores: Table, baseline: str | None
+    entries: Sequence[Entry], cells: Mapping[CellKey, Cell], scores: Table, baseline: str | None
 ) -> dict[str, float]:
-    """The over-optimisation gap of each row that has gains by rewards of both kinds (see `board.Entry`)."""
+    """Over-optimisation gap of each entry that has gains on training and on held-out rewards."""
     by_entry: dict[str, dict[Exposure, list[float]]] = {entry.label: {} for entry in entries}
-    for cell in found.values():
+    for cell in cells.values():
         if baseline is None or cell.category is not None or cell.comparison is None:
             continue
-        _, values = scores[baseline, cell.column].by_prompt
-        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        if spread > 0:
-            gain = cell.comparison.difference.value / spread * (1 if cell.higher_is_better else -1)
+        deviation = spread(scores[baseline, cell.column].by_prompt[1])
+        if deviation > 0:
+            gain = cell.comparison.difference.value / deviation * (1 if cell.higher_is_better else -1)
             by_entry[cell.entry].setdefault(cell.exposure, []).append(gain)
     return {
         label: fmean(gains["trained-on"]) - fmean(gains["held-out"])
         for label, gains in by_entry.items()
         if "trained-on" in gains and "held-out" in gains
     }
-
-
-def methods(entries: Sequence[Entry], found: Mapping[CellKey, Cell]) -> Iterator[Method]:
-    """Systems of several training seeds, and what all of them claim."""
-    named: dict[str, list[str]] = {}
-    for entry in entries:
-        if name := entry.run.header.details.get("method"):
-            named.setdefault(name, []).append(entry.label)
-    for name, labels in named.items():
-        columns = dict.fromkeys(key[1] for key in found if key[0] in labels)
-        agreed = {
-            column: agreement([found.get((label, column, None)) for label in labels]) for column in columns
-        }
-        yield Method(name, tuple(labels), {column: one for column, one in agreed.items() if one})
-
-
-def agreement(cells: Sequence[Cell | None]) -> Agreement | None:
-    """What the seeds of one method say by one reward; None unless every one was compared."""
-    compared = [(cell.comparison.difference.value, cell.claim) for cell in cells if cell and cell.comparison]
-    if len(compared) < len(cells):
-        return None
-    values, claims = [value for value, _ in compared], {claim for _, claim in compared}
-    claim = claims.pop() if len(claims) == 1 else "undecided"
-    return Agreement(fmean(values), min(values), max(values), claim or "undecided")
-
-
-def _gain(cell: Cell) -> tuple[float, float]:
-    """Ends of the interval of the difference to the baseline, higher being better; its own is 0."""
-    if cell.comparison is None:
-        return 0.0, 0.0
-    difference = cell.comparison.difference
-    ends = difference.low, difference.high
-    return ends if cell.higher_is_better else (-ends[1], -ends[0])

@@ -65,15 +65,14 @@ def write_runs(folder: Path, systems: int, prompts: int, seeds: int, rewards: in
 
 
 def build(folder: Path, out: Path) -> None:
-    """What `tcbench leaderboard` does, with what it took on standard output."""
-    from benchmarks.cli.leaderboard import write
-    from leaderboards.run_state import find_runs
-    from leaderboards.table import build
+    """Build and write a board as `tcbench leaderboard` does, and print the time and memory it took."""
+    from leaderboards.builder import build
+    from leaderboards.files import write_board
 
     started = time.perf_counter()
-    board = build(find_runs([folder]), "system-00")
+    board = build(folder, "system-00")
     built = time.perf_counter()
-    write(board, out)
+    write_board(board, out)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"build": built - started, "write": time.perf_counter() - built, "peak_mib": peak}))
 

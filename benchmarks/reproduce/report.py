@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cli.leaderboard import write
 from benchmarks.reproduce.archives import archive_cells
 from benchmarks.reproduce.tasks import (
     SELECTION,
@@ -32,12 +31,12 @@ from benchmarks.reproduce.world import (
     seeds_of,
 )  # fmt: skip
 from leaderboards.board import Board, Cell, Section
-from leaderboards.cells import claimed
-from leaderboards.markdown import agreement as agreement_text
-from leaderboards.markdown import table
-from leaderboards.render import EXPOSURES, MARKS, SHORT_LEGEND, decimals, number, title
+from leaderboards.builder import build
+from leaderboards.cells import with_claims
+from leaderboards.files import write_board
+from leaderboards.markdown import markdown_table
+from leaderboards.render import EXPOSURES, MARKS, MARKS_LEGEND, decimals, number, seeds_text, title
 from leaderboards.run_state import RunState
-from leaderboards.table import build
 from leaderboards.verdicts import agreement
 from tcbench.cells import cell_keys, finished_record
 from tcbench.files import write_atomically
@@ -127,9 +126,9 @@ def write_comparison_report(
         Paths of the files; for the archives the path of their folder.
     """
     results = Results(folder, scale, headline_only)
-    files = write(results.board(results.headline), docs / "headline")
+    files = write_board(results.board(results.headline), docs / "headline")
     if not headline_only:
-        files += write(results.board(_exploratory(scale)), docs / "exploratory")
+        files += write_board(results.board(_exploratory(scale)), docs / "exploratory")
     report = "\n\n".join(_report(results)) + "\n"
     docs.mkdir(parents=True, exist_ok=True)
     write_atomically(docs / "report.md", report.encode())
@@ -150,8 +149,7 @@ def _report(results: Results) -> Iterator[str]:
         "Written by `tcbench reproduce world-table`. The plan and the interpretation are in "
         "[README.md](README.md)."
     )
-    legend = SHORT_LEGEND.split("; in brackets")[0]
-    yield INTRODUCTION.format(prompts=scale.prompts, noises=scale.seeds, legend=legend)
+    yield INTRODUCTION.format(prompts=scale.prompts, noises=scale.seeds, legend=MARKS_LEGEND)
     yield BUDGETS.format(budget=BUDGET)
     yield "## Main comparison"
     yield (
@@ -159,16 +157,16 @@ def _report(results: Results) -> Iterator[str]:
         "the largest in brackets. A method is marked better or worse only if all its seeds are (Holm's "
         "correction over all comparisons of [headline/leaderboard.md](headline/leaderboard.md))."
     )
-    yield table(_methods(results))
+    yield markdown_table(_methods(results))
     yield PAIRS
-    yield table(_pairwise(results))
+    yield markdown_table(_pairwise(results))
     if not results.headline_only:
         yield from _rest(results)
     yield "## Learning rates"
     yield TRIALS
-    yield table(_trials(results))
+    yield markdown_table(_trials(results))
     yield "## Training cost"
-    yield table(_costs(results))
+    yield markdown_table(_costs(results))
     yield from _ending(results)
 
 
@@ -178,7 +176,7 @@ def _rest(results: Results) -> Iterator[str]:
         "Exploratory, with one training seed or none (Holm's correction over "
         "[exploratory/leaderboard.md](exploratory/leaderboard.md)):"
     )
-    yield table(_rows(results.section(_exploratory(results.scale))))
+    yield markdown_table(_rows(results.section(_exploratory(results.scale))))
     yield "![The same prompts and noises](exploratory/samples.png)"
     yield from _drill_downs(results)
 
@@ -213,10 +211,10 @@ def _drill_downs(results: Results) -> Iterator[str]:
         yield f"## {heading}"
         if text:
             yield text
-        yield table(_rows(results.section(names), names))
+        yield markdown_table(_rows(results.section(names), names))
     yield "## Samplers"
     yield "The encoder was tuned with ddim; each row is compared with the base model and the same sampler."
-    yield table(
+    yield markdown_table(
         [
             *_rows(results.section([tuned]), [tuned]),
             *(
@@ -231,7 +229,7 @@ def _drill_downs(results: Results) -> Iterator[str]:
     )
     yield "## Reinforcement learning, sampled as in training"
     yield "Training uses eta 1. Each row is compared with the base model at the same eta."
-    yield table(
+    yield markdown_table(
         [
             *_rows(results.section(["rl-0"]), ["rl-0"]),
             *_rows(results.section(["rl-eta-1"], "micro-eta-1"), ["rl-eta-1"]),
@@ -289,11 +287,11 @@ def _pairwise(results: Results) -> list[Row]:
         for system, other_system in zip(results.seeds(first), results.seeds(other), strict=True)
     ]
     columns = pairs[0][2].columns
-    # All comparisons of the table are one family for Holm's correction, so `claimed` gets them together.
+    # All comparisons of the table are one family for Holm's correction, so `with_claims` gets them together.
     family = [section.cells[system, column.label, None] for _, system, section in pairs for column in columns]
     names = (other for other, _, _ in pairs for _ in columns)
     cells: dict[tuple[str, str], list[Cell]] = {}
-    for other, cell in zip(names, claimed(family), strict=True):
+    for other, cell in zip(names, with_claims(family), strict=True):
         cells.setdefault((other, cell.column), []).append(cell)
     return [
         {"against": TITLES[other]} | {title(c): _agreed(cells[other, c.label]) for c in columns}
@@ -304,7 +302,7 @@ def _pairwise(results: Results) -> list[Row]:
 def _agreed(cells: Sequence[Cell]) -> str:
     """Agreement of a method's seeds by one column."""
     agreed = agreement(cells)
-    return agreement_text(agreed) + EXPOSURES[cells[0].exposure] if agreed else "–"
+    return seeds_text(agreed) + EXPOSURES[cells[0].exposure] if agreed else "–"
 
 
 def _trials(results: Results) -> list[Row]:

@@ -13,9 +13,9 @@ from PIL import Image
 from benchmarks.cli import main
 from benchmarks.imports import Import, adopt_table
 from benchmarks.suites import prompt_set
+from leaderboards.builder import build
 from leaderboards.run_state import RunState
 from leaderboards.scores import read_scores
-from leaderboards.table import build
 from tcbench.errors import FileFormatError
 from textcraftor.diffusion.prompts import Prompt
 

@@ -1,4 +1,4 @@
-"""Two runs that several pages are made of."""
+"""Two runs for the tests of several pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="
 
 @pytest.fixture
 def runs(make_run: Callable[..., RunState]) -> list[RunState]:
-    """A baseline with two rewards, and what was trained on the first, one better, without the second."""
+    """A baseline with two rewards, and a system trained on the first one, better by 1, without the second."""
     values = [[math.sin(i)] for i in range(120)]
     shifted = [[math.sin(i) + 1 + 0.1 * math.cos(7 * i)] for i in range(120)]
     kinds = {"categories": ("photo", "anime"), "watermarks": ("limit 120 of 800",)}

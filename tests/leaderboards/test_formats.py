@@ -1,4 +1,4 @@
-"""A board as CSV, JSON and LaTeX: what stands in them, and that the same runs give the same bytes."""
+"""A board as CSV, JSON and LaTeX: contents, and the same bytes for the same runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import jsonschema
 import pytest
 
 from leaderboards.board import Board
-from leaderboards.formats import SCHEMA, Stamp, csv_long, csv_wide, json_text, latex
+from leaderboards.builder import build
+from leaderboards.formats import SCHEMA, csv_long, csv_wide, json_text, latex
 from leaderboards.run_state import RunState
-from leaderboards.table import build
+from leaderboards.stamp import Stamp
 
 STAMP = Stamp({"tcbench": "1.0"}, "0123456789abcdef", "2026-01-31")
 
@@ -23,7 +24,7 @@ def board(runs: list[RunState]) -> Board:
     return build(runs, "base")
 
 
-def test_long_csv_has_one_line_a_cell_and_nothing_but_numbers(board: Board) -> None:
+def test_long_csv_has_one_line_per_cell_without_nan(board: Board) -> None:
     lines = list(csv.DictReader(io.StringIO(csv_long(board, STAMP))))
     assert len(lines) == 3 * 3  # three (system, reward) pairs, overall and two categories
     line = next(x for x in lines if (x["system"], x["reward"], x["category"]) == ("new_1", "bright", ""))
@@ -36,14 +37,14 @@ def test_long_csv_has_one_line_a_cell_and_nothing_but_numbers(board: Board) -> N
     assert not [value for row in lines for value in row.values() if value in ("nan", "None")]
 
 
-def test_wide_csv_has_one_line_a_system(board: Board) -> None:
+def test_wide_csv_has_one_line_per_run(board: Board) -> None:
     base, new = csv.DictReader(io.StringIO(csv_wide(board, STAMP)))
     assert (base["system"], new["system"]) == ("base", "new_1")
     assert float(new["bright"]) - float(base["bright"]) == pytest.approx(float(new["bright difference"]))
     assert (new["bright claim"], new["blur"], base["bright difference"]) == ("better", "", "")
 
 
-def test_json_is_as_its_schema_says(board: Board) -> None:
+def test_json_conforms_to_its_schema(board: Board) -> None:
     record = json.loads(json_text(board, STAMP))
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -52,13 +53,17 @@ def test_json_is_as_its_schema_says(board: Board) -> None:
     cell = next(c for c in section["cells"] if (c["system"], c["category"]) == ("new_1", None))
     assert cell["comparison"]["difference"]["low"] > 0.9
     assert section["methods"][0]["rewards"]["bright"]["claim"] == "better"
-    assert section["systems"][0]["rank"] is None  # the held-out reward lacks a row
+    assert section["systems"][0]["rank"] is None  # one run has no scores of the held-out reward
+    ours = next(s for s in section["standings"] if s["label"] == "ours")
+    assert ours["systems"] == ["new_1"]
+    assert ours["gains"]["trained-on"]["estimate"]["low"] > 1.2  # a gain of 1 in deviations of a sine
+    assert ours["verdict"].startswith("better only by its training rewards")
     del cell["mean"]["value"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(record, schema, cls=jsonschema.Draft202012Validator)
 
 
-def test_latex_escapes_names_and_closes_its_tables(board: Board) -> None:
+def test_latex_escapes_names_and_has_complete_tables(board: Board) -> None:
     text = latex(board, STAMP)
     assert r"new\_1" in text
     assert r"bright $\uparrow$" in text
@@ -69,7 +74,7 @@ def test_latex_escapes_names_and_closes_its_tables(board: Board) -> None:
 
 
 @pytest.mark.parametrize("write", [csv_long, csv_wide, json_text, latex])
-def test_files_bear_the_stamp_and_are_the_same_for_the_same_runs(
+def test_files_have_the_stamp_and_are_the_same_for_the_same_runs(
     write: Callable[[Board, Stamp], str], runs: list[RunState], board: Board
 ) -> None:
     text = write(board, STAMP)

@@ -1,4 +1,4 @@
-"""The pictures: what is shown in them, and that they are the same files each time."""
+"""Grids of images: what they show, and the same files each time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from leaderboards.pictures import PROMPTS, draw_differences, draw_samples, png
+from leaderboards.builder import build
+from leaderboards.forest import draw_differences
+from leaderboards.pictures import PROMPTS, draw_samples, png
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
-from leaderboards.table import build
 
 MakeRun = Callable[..., RunState]
 
@@ -33,15 +34,7 @@ def texts(figure) -> list[str]:
     return [text.get_text() for axis in axes for text in (axis.title, *axis.texts, *axis.get_yticklabels())]
 
 
-def test_differences_have_a_panel_a_reward_and_a_line_a_system(runs: list[RunState]) -> None:
-    figure = draw_differences(build(runs, "base"))
-    assert figure is not None
-    assert "difference to base" in figure.subfigs[0].get_suptitle()
-    assert {"bright ↑", "new"} <= set(texts(figure))
-    assert "base" not in texts(figure)
-
-
-def test_samples_are_of_the_same_prompts_with_categories_in_turn(runs: list[RunState]) -> None:
+def test_samples_are_the_same_prompts_with_categories_in_turn(runs: list[RunState]) -> None:
     figure = draw_samples(build(runs, "base"))
     assert figure is not None
     (part,) = figure.subfigs
@@ -50,7 +43,7 @@ def test_samples_are_of_the_same_prompts_with_categories_in_turn(runs: list[RunS
     assert {"base", "new"} <= set(texts(figure))
 
 
-def test_pictures_are_the_same_files_each_time(runs: list[RunState]) -> None:
+def test_same_board_gives_the_same_picture_files(runs: list[RunState]) -> None:
     board = build(runs, "base")
     for draw in (draw_differences, draw_samples):
         first, second = draw(board), draw(board)
@@ -61,7 +54,7 @@ def test_pictures_are_the_same_files_each_time(runs: list[RunState]) -> None:
         assert Image.open(io.BytesIO(content)).width > 500
 
 
-def test_samples_leave_out_what_a_system_has_not_drawn(runs: list[RunState]) -> None:
+def test_samples_leave_out_prompts_without_all_images(runs: list[RunState]) -> None:
     for file in runs[0].path.glob("images/*.png"):
         if file.name[:5] != "00004":
             file.unlink()
@@ -71,7 +64,7 @@ def test_samples_leave_out_what_a_system_has_not_drawn(runs: list[RunState]) -> 
     assert len(figure.subfigs[0].axes) == 2 * PROMPTS
 
 
-def test_nothing_to_show_draws_nothing(make_run: MakeRun) -> None:
+def test_no_picture_if_there_is_nothing_to_show(make_run: MakeRun) -> None:
     board = build([make_run("base", (BRIGHT, [[1.0], [2.0]]))], "base")
     assert draw_differences(board) is None
     assert draw_samples(board) is None

@@ -1,4 +1,4 @@
-"""A board as rows for people."""
+"""Rows of text: the opening table, scores, intervals."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 
 import pytest
 
+from leaderboards.builder import build
 from leaderboards.records import ScoreSet
-from leaderboards.render import headline, interval, number, transposed
+from leaderboards.render import interval, number, score_rows, standing_rows
 from leaderboards.run_state import RunState
 from leaderboards.stats import Estimate
-from leaderboards.table import build
 
 MakeRun = Callable[..., RunState]
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 
 
-def test_headline_marks_gains_exposure_and_watermarks(runs: list[RunState]) -> None:
+def test_score_rows_mark_gains_exposure_and_watermarks(runs: list[RunState]) -> None:
     (section,) = build(runs, "base").sections
-    base, new = headline(section)
+    base, new = score_rows(section)
     assert base["system"] == "base (baseline)"
     assert new["bright ↑"].endswith("▲")
     assert "†" in new["bright ↑"]
@@ -29,20 +29,25 @@ def test_headline_marks_gains_exposure_and_watermarks(runs: list[RunState]) -> N
     assert new["notes"] == "limit 120 of 800"
 
 
-def test_headline_shows_a_column_with_the_same_decimals(make_run: MakeRun) -> None:
+def test_scores_have_the_digits_of_their_own_interval(make_run: MakeRun) -> None:
     narrow = [[10 + 0.001 * math.sin(i)] for i in range(40)]
     wide = [[10 + 5 * math.sin(i * i)] for i in range(40)]
     (section,) = build([make_run("base", (BRIGHT, narrow)), make_run("new", (BRIGHT, wide))], "base").sections
-    numbers = [row["bright ↑"].split()[0] for row in headline(section)]
-    assert {len(text.partition(".")[2]) for text in numbers} == {5}
+    numbers = {row["system"]: row["bright ↑"].split()[0] for row in score_rows(section)}
+    assert numbers == {"base (baseline)": "10.00003", "new": "9.5"}
 
 
-def test_headline_turned_has_a_column_a_system(runs: list[RunState]) -> None:
+def test_opening_table_has_six_columns_and_methods_by_name(runs: list[RunState]) -> None:
     (section,) = build(runs, "base").sections
-    turned = transposed(headline(section))
-    assert [row[""] for row in turned] == ["bright ↑", "blur ↓", "notes"]
-    assert list(turned[0]) == ["", "base (baseline)", "new_1"]
-    assert transposed([]) == []
+    table = standing_rows(section)
+    assert [list(row) for row in table] == [
+        ["rank", "system", "trained on", "held out", "judges", "verdict"]
+    ] * len(table)
+    by_system = {row["system"]: row for row in table}
+    assert by_system["base"]["verdict"] == "baseline"
+    assert by_system["ours"]["trained on"].startswith("+1.4")
+    assert by_system["ours"]["judges"] == "–"
+    assert "incomplete: not scored by all judges" in by_system["ours"]["verdict"]
 
 
 @pytest.mark.parametrize(
@@ -56,11 +61,11 @@ def test_headline_turned_has_a_column_a_system(runs: list[RunState]) -> None:
         (Estimate(math.nan, math.nan, math.nan, 0, "none"), "–"),
     ],
 )
-def test_intervals_show_the_digits_that_mean_something(estimate: Estimate, text: str) -> None:
+def test_intervals_show_two_digits_of_their_half_width(estimate: Estimate, text: str) -> None:
     assert interval(estimate) == text
 
 
-def test_differences_carry_their_sign() -> None:
+def test_differences_have_a_sign() -> None:
     estimate = Estimate(0.02, -0.01, 0.05, 50, "bootstrap-t")
     assert interval(estimate, sign=True) == "+0.020 [-0.010, +0.050]"
     assert number(0.0, None, sign=True) == "+0"

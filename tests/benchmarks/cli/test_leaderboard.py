@@ -1,4 +1,4 @@
-"""`tcbench leaderboard` as a user meets it: files, table, exit codes."""
+"""`tcbench leaderboard` from the command line: files, table, exit codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", f
 
 @pytest.fixture
 def runs(make_run: Callable[..., RunState]) -> Path:
-    """Two systems on one suite, the baseline on another one with four styles as well."""
+    """Two systems on one suite; the baseline also on another suite with four styles."""
     styles = {"suite": "styles", "categories": ("anime", "concept-art", "paintings", "photo")}
     values = [[i % 7 / 7] for i in range(8)]
     make_run("base", (BRIGHT, values), images=True)
@@ -31,7 +31,7 @@ def leaderboard(*arguments: object) -> int:
     return int(ended.value.code or 0)
 
 
-def test_writes_tables_and_pictures_and_names_them(
+def test_writes_tables_and_pictures_and_prints_their_paths(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     board = tmp_path / "some" / "board"
@@ -41,27 +41,29 @@ def test_writes_tables_and_pictures_and_names_them(
     assert sorted(file.name for file in board.iterdir()) == sorted(files)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-7:] == [str(board / name) for name in files]
-    assert "suite styles" in lines
-    assert any("base (baseline)" in line and "new" in line for line in lines)
+    assert "suite styles, baseline base" in lines
+    header = ["rank", "system", "trained", "on", "held", "out", "judges", "verdict"]
+    assert any(line.split() == header for line in lines)
+    assert any("new" in line and "no claim" in line for line in lines)
     page = (board / "leaderboard.md").read_text()
     assert all(style in page for style in ("anime", "concept-art", "paintings", "photo"))
 
 
-def test_the_same_runs_give_the_same_files(runs: Path, tmp_path: Path) -> None:
+def test_same_runs_give_the_same_files(runs: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         leaderboard(runs, "--baseline", "base", "--out", tmp_path / name)
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
-def test_a_picture_of_an_earlier_board_does_not_stay(runs: Path, tmp_path: Path) -> None:
+def test_picture_of_an_earlier_board_is_removed(runs: Path, tmp_path: Path) -> None:
     leaderboard(runs, "--baseline", "base", "--out", tmp_path)
     (alone,) = runs.glob("styles-*")
     leaderboard(alone, "--baseline", "base", "--out", tmp_path)
     assert not (tmp_path / "differences.png").exists()
 
 
-def test_a_damaged_image_costs_only_its_place_in_the_grid(runs: Path, tmp_path: Path) -> None:
+def test_damaged_image_is_left_out_of_the_grid(runs: Path, tmp_path: Path) -> None:
     for image in runs.glob("*/images/00000-0.png"):
         image.write_bytes(image.read_bytes()[:40])
     assert leaderboard(runs, "--baseline", "base", "--out", tmp_path / "board") == 0
@@ -78,12 +80,12 @@ def test_unknown_baseline_gets_close_matches(
     assert not (tmp_path / "board").exists()
 
 
-def test_runs_that_are_not_there_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_run_folder_is_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert leaderboard(tmp_path / "nowhere", "--baseline", "base") == 1
-    assert "no run folder at" in capsys.readouterr().err
+    assert "run folder not found" in capsys.readouterr().err
 
 
-def test_mixed_score_ids_are_a_mismatch(
+def test_different_score_ids_are_a_mismatch(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run,) = runs.glob("toy-new-*")
@@ -93,3 +95,17 @@ def test_mixed_score_ids_are_a_mismatch(
     moved.write_text(moved.read_text().replace("b" * 12, "e" * 12))
     assert leaderboard(runs, "--baseline", "base", "--out", tmp_path / "board") == 4
     assert "e" * 12 in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", ["60", "120"])
+def test_table_fits_the_terminal(
+    columns: str,
+    runs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    leaderboard(runs, "--baseline", "base", "--out", tmp_path / "board")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if not line.startswith(str(tmp_path))) <= int(columns)

@@ -1,4 +1,4 @@
-"""From run folders to a board: pairing, sections, labels, coverage, ranks and claims."""
+"""Building a board from run folders: pairing, sections, labels, coverage, mean ranks and claims."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from leaderboards.board import Section
+from leaderboards.builder import build
 from leaderboards.records import Score, ScoreSet
 from leaderboards.run_state import RunState
-from leaderboards.table import build
 from tcbench.errors import MismatchError, UnknownName
 
 MakeRun = Callable[..., RunState]
@@ -23,7 +23,7 @@ BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="
 
 
 def rows(values: Iterable[float | None]) -> list[list[float | None]]:
-    """One seed a prompt."""
+    """One image per prompt."""
     return [[None if value is None else float(value)] for value in values]
 
 
@@ -31,51 +31,51 @@ def noise(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=n)
 
 
-def only(runs: list[RunState], baseline: str = "base") -> Section:
+def only_section(runs: list[RunState], baseline: str = "base") -> Section:
     (section,) = build(runs, baseline).sections
     return section
 
 
-def test_means_weigh_every_prompt_the_same(make_run: MakeRun) -> None:
+def test_every_prompt_has_the_same_weight(make_run: MakeRun) -> None:
     run = make_run("base", (BRIGHT, [[1.0, None, None], [4.0, 5.0, 6.0]]))
-    cell = only([run]).cells["base", "bright", None]
+    cell = only_section([run]).cells["base", "bright", None]
     assert cell.mean.value == 3.0
     assert (cell.mean.n, cell.samples) == (2, 4)
     assert cell.comparison is None
 
 
-def test_differences_are_paired_by_prompt_and_seed(make_run: MakeRun) -> None:
+def test_differences_are_paired_by_prompt_and_sample(make_run: MakeRun) -> None:
     base = make_run("base", (BRIGHT, [[1.0, 100.0], [3.0, 3.0], [5.0, 5.0]]))
     new = make_run("new", (BRIGHT, [[2.0, None], [None, None], [5.5, 6.5]]))
-    compared = only([base, new]).cells["new", "bright", None].comparison
+    compared = only_section([base, new]).cells["new", "bright", None].comparison
     assert compared is not None
-    # Prompt 0 by its first seed alone, prompt 1 not at all.
+    # Only the first image of prompt 0 can be paired, and none of prompt 1.
     assert compared.difference.n == 2
     assert compared.difference.value == 1.0
 
 
-def test_a_clear_gain_on_enough_prompts_is_claimed_either_way(make_run: MakeRun) -> None:
+def test_clear_difference_on_enough_prompts_is_claimed(make_run: MakeRun) -> None:
     level = noise(120, 0)
     base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
     new = make_run("new", (BRIGHT, rows(level + 1)), (BLUR, rows(level + 1 + 0.1 * noise(120, 1))))
-    cells = only([base, new]).cells
+    cells = only_section([base, new]).cells
     assert cells["new", "bright", None].claim == "better"
     assert cells["new", "blur", None].claim == "worse"
     assert cells["base", "bright", None].claim is None
 
 
-def test_noise_is_undecided_and_few_prompts_claim_nothing(make_run: MakeRun) -> None:
+def test_noise_is_undecided_and_few_prompts_make_no_claim(make_run: MakeRun) -> None:
     base = make_run("base", (BRIGHT, rows(noise(120, 0))))
     new = make_run("new", (BRIGHT, rows(noise(120, 1))))
-    assert only([base, new]).cells["new", "bright", None].claim == "undecided"
+    assert only_section([base, new]).cells["new", "bright", None].claim == "undecided"
     few = make_run("few", (BRIGHT, rows(noise(99, 0) + 5)))
-    assert only([base, few]).cells["few", "bright", None].claim == "too few prompts"
+    assert only_section([base, few]).cells["few", "bright", None].claim == "too few prompts"
 
 
-def test_p_is_adjusted_over_all_headline_comparisons(make_run: MakeRun) -> None:
+def test_p_is_adjusted_over_all_comparisons(make_run: MakeRun) -> None:
     base = make_run("base", (BRIGHT, rows(noise(120, 0))), categories=("a", "b"))
     others = [make_run(f"new{i}", (BRIGHT, rows(noise(120, i))), categories=("a", "b")) for i in (1, 2, 3)]
-    cells = only([base, *others]).cells
+    cells = only_section([base, *others]).cells
     headline = [cells[f"new{i}", "bright", None] for i in (1, 2, 3)]
     smallest = min(headline, key=lambda cell: cell.p_adjusted)
     assert smallest.comparison is not None
@@ -83,47 +83,47 @@ def test_p_is_adjusted_over_all_headline_comparisons(make_run: MakeRun) -> None:
     assert cells["new1", "bright", "a"].claim is None
 
 
-def test_categories_are_cells_of_their_own_in_prompt_order(make_run: MakeRun) -> None:
+def test_categories_have_their_own_cells_in_prompt_order(make_run: MakeRun) -> None:
     run = make_run("base", (BRIGHT, rows([1, 2, 3, 6])), categories=("photo", "anime"))
-    section = only([run])
+    section = only_section([run])
     assert section.categories == ("photo", "anime")
     assert section.cells["base", "bright", "photo"].mean.value == 2.0
     assert section.cells["base", "bright", "anime"].mean.value == 4.0
 
 
-def test_further_groups_are_cells_after_the_categories(make_run: MakeRun) -> None:
+def test_groups_follow_the_categories(make_run: MakeRun) -> None:
     groups = (("challenge: Basic",), ("challenge: Complex", "length: short"))
     run = make_run("base", (BRIGHT, rows([1, 2, 3, 6])), categories=("photo", "anime"), groups=groups)
-    section = only([run])
+    section = only_section([run])
     assert section.categories == ("photo", "anime", "challenge: Basic", "challenge: Complex", "length: short")
     assert section.cells["base", "bright", "challenge: Complex"].mean.value == 4.0
-    alone = only([make_run("base", (BRIGHT, rows([1, 2, 3, 6])), suite="other", groups=groups[:1])])
+    alone = only_section([make_run("base", (BRIGHT, rows([1, 2, 3, 6])), suite="other", groups=groups[:1])])
     assert alone.categories == ()
 
 
-def test_other_noise_is_said(make_run: MakeRun) -> None:
+def test_note_if_images_started_from_different_noise(make_run: MakeRun) -> None:
     runs = [
         make_run(name, (BRIGHT, rows([1, 2])), settings={"base_seed": seed, "noise": "n"})
         for name, seed in (("base", 0), ("new", 1))
     ]
-    assert any("same noise" in note for note in only(runs).notes)
-    assert not only(runs[:1]).notes
+    assert any("same noise" in note for note in only_section(runs).notes)
+    assert not only_section(runs[:1]).notes
 
 
-def test_a_board_names_a_few_reasons_and_counts_the_others(make_run: MakeRun) -> None:
+def test_cell_names_few_reasons_and_counts_the_others(make_run: MakeRun) -> None:
     run = make_run("base", (BRIGHT, rows([1.0] * 8)))
     failed = [Score(p, 0, "failed", reason=f"file {p} is damaged") for p in range(7)]
     other = replace(BRIGHT, reward="other", score_id="d" * 12)
     run.append_scores(other, [*failed, Score(7, 0, "ok", 1.0)])
-    (coverage,) = [c for c in only([run]).coverage if c.column == "other"]
-    assert (coverage.scored, sum(coverage.missing.values()), len(coverage.missing)) == (1, 7, 5)
+    cell = only_section([run]).cells["base", "other", None]
+    assert (cell.samples, sum(cell.missing.values()), len(cell.missing)) == (1, 7, 5)
 
 
-def test_one_category_needs_no_table(make_run: MakeRun) -> None:
-    assert only([make_run("base", (BRIGHT, rows([1, 2])))]).categories == ()
+def test_single_category_is_left_out(make_run: MakeRun) -> None:
+    assert only_section([make_run("base", (BRIGHT, rows([1, 2])))]).categories == ()
 
 
-def test_suites_are_sections_and_a_missing_baseline_is_said(make_run: MakeRun) -> None:
+def test_each_suite_is_a_section_and_a_missing_baseline_is_noted(make_run: MakeRun) -> None:
     runs = [
         make_run("base", (BRIGHT, rows([1, 2]))),
         make_run("new", (BRIGHT, rows([1, 2])), suite="art"),
@@ -137,57 +137,57 @@ def test_suites_are_sections_and_a_missing_baseline_is_said(make_run: MakeRun) -
     assert toy.cells["new", "bright", None].comparison is not None
 
 
-def test_unknown_baseline_names_what_there_is(make_run: MakeRun) -> None:
+def test_unknown_baseline_suggests_a_close_match(make_run: MakeRun) -> None:
     run = make_run("base", (BRIGHT, rows([1, 2])))
     with pytest.raises(UnknownName, match="unknown baseline 'bse'; did you mean base"):
         build([run], "bse")
 
 
-def test_generations_of_a_system_stay_apart(make_run: MakeRun) -> None:
+def test_generations_of_a_system_are_separate_entries(make_run: MakeRun) -> None:
     fast = make_run("base", (BRIGHT, rows([1, 2])), settings={"steps": 10})
     slow = make_run("base", (BRIGHT, rows([3, 4])), settings={"steps": 25})
-    with pytest.raises(ValueError, match="fits several runs"):
+    with pytest.raises(ValueError, match="matches several runs"):
         build([fast, slow], "base")
     fast_name = f"base@{fast.header.generation_id}"
     slow_name = f"base@{slow.header.generation_id}"
-    section = only([fast, slow], fast_name)
+    section = only_section([fast, slow], fast_name)
     assert {entry.label for entry in section.entries} == {fast_name, slow_name}
     assert section.cells[fast_name, "bright", None].mean.value == 1.5
     assert section.cells[slow_name, "bright", None].mean.value == 3.5
 
 
-def test_an_ambiguous_baseline_stops_its_own_section_only(make_run: MakeRun) -> None:
+def test_ambiguous_baseline_affects_its_own_section_only_section(make_run: MakeRun) -> None:
     runs = [make_run("base", (BRIGHT, rows([1, 2])), settings={"steps": steps}) for steps in (10, 25)]
     runs += [make_run(system, (BRIGHT, rows([1, 2])), suite="art") for system in ("base", "new")]
     art, toy = build(runs, "base").sections
     assert art.baseline == "base"
     assert toy.baseline is None
-    assert "ambiguous" in toy.notes[0]
+    assert "Several runs of the baseline base" in toy.notes[0]
 
 
-def test_score_ids_of_a_reward_are_never_mixed(make_run: MakeRun) -> None:
+def test_score_ids_of_a_reward_are_not_mixed(make_run: MakeRun) -> None:
     other = replace(BRIGHT, score_id="d" * 12)
     base, new = make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (other, rows([8, 9])))
-    with pytest.raises(MismatchError, match=r"versions of bright .*: base b{12}, new d{12}; score them anew"):
+    with pytest.raises(MismatchError, match=r"of bright .*: base b{12}, new d{12}; score them again"):
         build([base, new], "base")
     both = make_run("both", (BRIGHT, rows([1, 2])), (other, rows([8, 9])))
-    section = only([both, new], "both")  # what they have in common
+    section = only_section([both, new], "both")  # the version they have in common
     assert [column.label for column in section.columns] == ["bright"]
     assert section.cells["new", "bright", None].comparison is not None
     twice = make_run("twice", (BRIGHT, rows([1, 2])), (other, rows([8, 9])))
-    labels = [column.label for column in only([both, twice], "both").columns]
+    labels = [column.label for column in only_section([both, twice], "both").columns]
     assert labels == [f"bright@{'b' * 12}", f"bright@{'d' * 12}"]
 
 
-def test_other_prompts_by_the_same_name_are_refused(make_run: MakeRun) -> None:
+def test_different_prompts_under_one_suite_name_are_refused(make_run: MakeRun) -> None:
     base, new = make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (BRIGHT, rows([1, 2])))
     header = new.path / "run.json"
     header.write_text(header.read_text().replace(new.header.suite_sha256, "0" * 64))
-    with pytest.raises(MismatchError, match=r"different prompts .* by the name of toy: compare them apart"):
+    with pytest.raises(MismatchError, match=r"different prompts for suite toy .*: compare them separately"):
         build([base, RunState(new.path)], "base")
 
 
-def test_a_method_is_better_only_if_all_its_seeds_are(make_run: MakeRun) -> None:
+def test_method_is_better_only_if_all_its_seeds_are(make_run: MakeRun) -> None:
     level = noise(120, 0)
     base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
     gains, losses = (1.0, 1.2), (1.0, 0.0)
@@ -200,67 +200,68 @@ def test_a_method_is_better_only_if_all_its_seeds_are(make_run: MakeRun) -> None
         )
         for seed, (gain, loss) in enumerate(zip(gains, losses, strict=True))
     ]
-    (method,) = only([base, *seeds]).methods
-    assert (method.name, method.entries) == ("ours", ("seed-0", "seed-1"))
-    bright, blur = method.by_column["bright"], method.by_column["blur"]
+    (method,) = [s for s in only_section([base, *seeds]).standings if s.is_method]
+    assert (method.label, method.entries) == ("ours", ("seed-0", "seed-1"))
+    bright, blur = method.differences["bright"], method.differences["blur"]
     assert (bright.claim, blur.claim) == ("better", "undecided")
     assert bright.low <= bright.mean <= bright.high
     assert bright.mean == pytest.approx(1.1, abs=0.03)
 
 
-def test_the_gap_is_trained_on_gain_over_held_out_gain(make_run: MakeRun) -> None:
+def test_gap_is_training_gain_minus_held_out_gain(make_run: MakeRun) -> None:
     level = noise(120, 0)
     base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
     tuned = make_run(
         "tuned", (BRIGHT, rows(level + 2)), (BLUR, rows(level + 1)), details={"trained_on": ["bright"]}
     )
-    gap = {entry.label: entry.gap for entry in only([base, tuned]).entries}
+    gap = {entry.label: entry.gap for entry in only_section([base, tuned]).entries}
     assert gap["base"] is None
-    # BLUR is better when lower, so it lost one: 2 - (-1) of the baseline's deviations.
+    # BLUR is better when lower, so the held-out gain is -1: 2 - (-1), in standard deviations.
     assert gap["tuned"] == pytest.approx(3 / level.std(ddof=1))
 
 
-def test_the_same_run_twice_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+def test_same_run_twice_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("base", (BRIGHT, rows([1, 2])))
     copy = RunState(shutil.copytree(run.path, tmp_path / "copy"))
     with pytest.raises(MismatchError, match="hold the same run"):
         build([run, copy], "base")
 
 
-def test_coverage_says_why_scores_are_missing(make_run: MakeRun) -> None:
+def test_cells_say_why_scores_are_missing(make_run: MakeRun) -> None:
     run = make_run("base", (BRIGHT, [[1.0], [None], [2.0], [None]]), (BLUR, [[1.0], [2.0]]))
-    bright, blur = only([run]).coverage
-    assert (bright.column, bright.scored, bright.planned) == ("bright", 2, 4)
+    cells = only_section([run]).cells
+    bright, blur = cells["base", "bright", None], cells["base", "blur", None]
+    assert (bright.samples, blur.samples) == (2, 2)
     assert bright.missing == {"flaky": 2}
     assert blur.missing == {"not tried yet": 2}
 
 
-def test_a_reward_without_any_score_has_empty_cells(make_run: MakeRun) -> None:
+def test_reward_without_any_score_has_empty_cells(make_run: MakeRun) -> None:
     run = make_run("base", (BRIGHT, [[None], [None]]))
-    assert only([run]).cells["base", "bright", None].mean.n == 0
+    assert only_section([run]).cells["base", "bright", None].mean.n == 0
 
 
-def test_columns_go_from_trainable_to_judge(make_run: MakeRun) -> None:
+def test_columns_are_ordered_from_trainable_to_judge(make_run: MakeRun) -> None:
     run = make_run("base", (BLUR, rows([1, 2])), (BRIGHT, rows([1, 2])))
-    assert [column.label for column in only([run]).columns] == ["bright", "blur"]
+    assert [column.label for column in only_section([run]).columns] == ["bright", "blur"]
 
 
 def test_exposure_follows_what_the_system_was_trained_on(make_run: MakeRun) -> None:
     sibling = replace(BRIGHT, reward="brighter")
     scores = [(s, rows([1, 2])) for s in (BRIGHT, sibling, BLUR)]
-    section = only(
+    section = only_section(
         [make_run("base", *scores), make_run("tuned", *scores, details={"trained_on": ["bright"]})]
     )
-    found = {
+    exposures = {
         column: section.cells["tuned", column, None].exposure for column in ("bright", "brighter", "blur")
     }
-    assert found == {"bright": "trained-on", "brighter": "same-family", "blur": "held-out"}
+    assert exposures == {"bright": "trained-on", "brighter": "same-family", "blur": "held-out"}
     assert section.cells["base", "bright", None].exposure == "held-out"
     (silent,) = build([make_run("silent", (BRIGHT, rows([1, 2])), details={})], "silent").sections
     assert silent.cells["silent", "bright", None].exposure == "undeclared"
 
 
-def test_ranks_are_by_separation_over_held_out_rewards_only(make_run: MakeRun) -> None:
+def test_mean_ranks_are_by_separation_over_held_out_rewards_section(make_run: MakeRun) -> None:
     level, near = noise(100, 0), 0.01 * noise(100, 1)
     base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
     worse = make_run(
@@ -268,26 +269,27 @@ def test_ranks_are_by_separation_over_held_out_rewards_only(make_run: MakeRun) -
     )
     alike = make_run("alike", (BRIGHT, rows(level)), (BLUR, rows(level + near)))
     better = make_run("better", (BRIGHT, rows(level)), (BLUR, rows(level - 1 + near)))
-    ranks = [(e.label, e.rank) for e in only([worse, alike, better, base]).entries]
+    ranks = [(e.label, e.rank) for e in only_section([worse, alike, better, base]).entries]
     assert ranks == [("better", 1.0), ("base", 2.0), ("alike", 2.0), ("worse", 4.0)]
 
 
-def test_who_lacks_prompts_or_hides_its_training_has_no_rank(make_run: MakeRun) -> None:
+def test_no_mean_rank_without_all_prompts_or_declared_training(make_run: MakeRun) -> None:
     level = noise(101, 0)
     base, same = (make_run(name, (BLUR, rows(level))) for name in ("base", "same"))
     short = make_run("short", (BLUR, rows([*(level[:100] - 5), None])))
     hidden = make_run("hidden", (BLUR, rows(level - 5)), details={})
-    ranks = {e.label: e.rank for e in only([base, same, short, hidden]).entries}
+    ranks = {e.label: e.rank for e in only_section([base, same, short, hidden]).entries}
     assert ranks == {"base": 1.0, "same": 1.0, "short": None, "hidden": None}
     holes = [
         make_run(n, (BLUR, [*rows(level[:100]), [None]][:: 1 if n == "a" else -1]), suite="h") for n in "ab"
     ]
-    assert all(e.rank is None for e in only(holes, "a").entries)  # each lacks a prompt that the other has
+    # Each run lacks a prompt that the other has.
+    assert all(e.rank is None for e in only_section(holes, "a").entries)
     few = [make_run(name, (BLUR, rows(level[:99])), suite="few") for name in ("base", "same")]
-    assert all(e.rank is None for e in only(few).entries)
+    assert all(e.rank is None for e in only_section(few).entries)
 
 
-def test_the_digest_is_of_the_scores_alone(make_run: MakeRun, tmp_path: Path) -> None:
+def test_digest_depends_on_the_scores_alone(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run("base", (BRIGHT, rows([1, 2]))), make_run("new", (BRIGHT, rows([2, 3])))]
     digest = build(runs, "base").sha256
     assert build(runs[::-1], "new").sha256 == digest
@@ -295,3 +297,9 @@ def test_the_digest_is_of_the_scores_alone(make_run: MakeRun, tmp_path: Path) ->
     assert build([runs[0], moved], "base").sha256 == digest
     other = make_run("new", (BRIGHT, rows([2, 4])))
     assert build([runs[0], other], "base").sha256 != digest
+
+
+def test_build_takes_paths_and_opened_runs(make_run: MakeRun) -> None:
+    run = make_run("base", (BRIGHT, rows([1, 2])))
+    boards = [build(run.path.parent, "base"), build([str(run.path)], "base"), build([run], "base")]
+    assert len({board.sha256 for board in boards}) == 1

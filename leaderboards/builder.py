@@ -1,0 +1,200 @@
+"""Build a leaderboard from run folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from leaderboards.board import Board, Cell, Column, Entry, Section
+from leaderboards.cells import categories, section_cells
+from leaderboards.hpsv2 import official_results
+from leaderboards.records import ScoreSet
+from leaderboards.run_state import RunState, find_runs
+from leaderboards.scores import RunScores, read_scores
+from leaderboards.standings import standings
+from leaderboards.stats import LEVEL, RESAMPLES
+from leaderboards.verdicts import gaps, group, mean_ranks
+from tcbench.errors import MismatchError, UnknownName
+
+ROLES = ("trainable", "selection", "judge")
+"""Roles of rewards in the order of their columns."""
+
+
+def build(runs: Path | str | Iterable[Path | str | RunState], baseline: str) -> Board:
+    """Compare runs with a baseline, suite by suite.
+
+    Args:
+        runs: Run folders, folders that hold run folders, or opened runs.
+        baseline: Name of the system to compare with, or `system@generation id` where a suite has several runs
+            of that system. A suite without exactly one such run gets a note in place of differences.
+
+    Returns:
+        A board with one section for each suite.
+
+    Raises:
+        UnknownName: No run is called `baseline`.
+        ValueError: `baseline` is ambiguous on every suite.
+        MismatchError: The runs cannot be compared: the same run twice, different prompts under one suite's
+            name, or different versions of a reward.
+    """
+    given = [runs] if isinstance(runs, Path | str) else list(runs)
+    opened = [run for one in given for run in _opened(one)]
+    scores = {run.path: read_scores(run) for run in opened}
+    suites: dict[tuple[str, str], list[RunState]] = {}
+    for run in sorted(opened, key=lambda run: (run.header.suite, run.header.suite_sha256)):
+        suites.setdefault((run.header.suite, run.header.suite_sha256), []).append(run)
+    _check_suites(suites)
+    rows = [_entries(members) for members in suites.values()]
+    _check_baseline(baseline, rows)
+    sections = [_section(entries, [scores[e.run.path] for e in entries], baseline) for entries in rows]
+    return Board(tuple(sections), _digest(scores.values()))
+
+
+def _opened(run: Path | str | RunState) -> list[RunState]:
+    return [run] if isinstance(run, RunState) else find_runs([run])
+
+
+def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: str) -> Section:
+    called = [entry.label for entry in entries if entry.is_called(baseline)]
+    reference = called[0] if len(called) == 1 else None
+    columns = _columns(entries)
+    by_key = {_key(column.score_set): column.label for column in columns}
+    table = {
+        (entry.label, by_key[key]): scored
+        for entry, run in zip(entries, scores, strict=True)
+        for scored in run.scored
+        if (key := _key(scored.score_set)) in by_key
+    }
+    by_category = categories(scores)
+    cells = section_cells(entries, columns, table, by_category, reference)
+    rank, gap = mean_ranks(entries, columns, cells, table, reference), gaps(entries, cells, table, reference)
+    rows = [replace(row, rank=rank.get(row.label), gap=gap.get(row.label)) for row in entries]
+    header = entries[0].run.header
+    return Section(
+        suite=header.suite,
+        suite_sha256=header.suite_sha256,
+        baseline=reference,
+        entries=_ordered(rows, reference),
+        columns=columns,
+        categories=tuple(by_category),
+        cells=cells,
+        standings=standings(entries, columns, cells, table, reference),
+        official_hps=official_results(entries, columns, table, by_category),
+        notes=tuple(_notes(baseline, called, entries, cells.values())),
+    )
+
+
+def _entries(runs: Sequence[RunState]) -> list[Entry]:
+    """The entries of one suite, by system. Raises MismatchError for a run given twice."""
+    seen: dict[str, RunState] = {}
+    for run in runs:
+        twin = seen.setdefault(run.header.generation_id, run)
+        if twin is not run:
+            raise MismatchError(f"{twin.path} and {run.path} hold the same run: give only one of them")
+    counts = Counter(run.header.system for run in runs)
+    rows = [Entry(run.header.system, run) for run in runs]
+    rows = [row if counts[row.label] == 1 else replace(row, label=row.full_name) for row in rows]
+    return sorted(rows, key=lambda row: row.label)
+
+
+def _ordered(rows: Sequence[Entry], baseline: str | None) -> tuple[Entry, ...]:
+    """Sort by mean rank, entries without one last; among equals the baseline first, then by label."""
+    last = len(rows) + 1
+    return tuple(sorted(rows, key=lambda row: (row.rank or last, row.label != baseline)))
+
+
+def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:
+    """Every (reward, score id) that all runs with scores of that reward have: trainable rewards first, judges
+    last. Raises MismatchError for a reward whose runs have no score id in common.
+    """
+    by_entry = {entry.label: entry.run.score_sets for entry in entries}
+    by_key = {_key(score_set): score_set for sets in by_entry.values() for score_set in sets}
+    ids: dict[str, dict[str, set[str]]] = {}
+    for label, sets in by_entry.items():
+        for score_set in sets:
+            ids.setdefault(score_set.reward, {}).setdefault(label, set()).add(score_set.score_id)
+    common = {reward: set.intersection(*by_label.values()) for reward, by_label in ids.items()}
+    for reward, shared in common.items():
+        if not shared:
+            named = ", ".join(
+                f"{label} {'/'.join(sorted(versions))}" for label, versions in ids[reward].items()
+            )
+            raise MismatchError(
+                f"the runs were scored by different versions of {reward} (weights, preprocessing or "
+                f"precision): {named}; score them again with the same version, or compare them separately"
+            )
+    kept = [score_set for (reward, score_id), score_set in by_key.items() if score_id in common[reward]]
+    ordered = sorted(kept, key=lambda s: (*(s.role == role for role in ROLES[::-1]), *_key(s)))
+    columns = [
+        Column(s.reward if len(common[s.reward]) == 1 else f"{s.reward}@{s.score_id}", s) for s in ordered
+    ]
+    declared = [entry for entry in entries if entry.trained_on is not None]
+    return tuple(replace(column, group=group(column, declared, columns)) for column in columns)
+
+
+def _key(score_set: ScoreSet) -> tuple[str, str]:
+    return score_set.reward, score_set.score_id
+
+
+def _check_suites(suites: Mapping[tuple[str, str], Sequence[RunState]]) -> None:
+    """Raise MismatchError if one suite name stands for different prompts."""
+    seen: dict[str, tuple[str, RunState]] = {}
+    for (suite, sha256), (run, *_) in suites.items():
+        other, twin = seen.setdefault(suite, (sha256, run))
+        if other != sha256:
+            raise MismatchError(
+                f"{twin.path} and {run.path} have different prompts for suite {suite} "
+                f"(SHA-256 {other[:12]} and {sha256[:12]}): compare them separately"
+            )
+
+
+def _check_baseline(name: str, suites: Sequence[Sequence[Entry]]) -> None:
+    """Raise unless exactly one run of some suite is called `name`."""
+    called = [[entry for entry in entries if entry.is_called(name)] for entries in suites]
+    if any(len(matches) == 1 for matches in called):
+        return
+    if any(called):
+        labels = ", ".join(entry.label for matches in called for entry in matches)
+        raise ValueError(f"baseline {name!r} matches several runs of a suite; name one of {labels}")
+    raise UnknownName("baseline", name, sorted({entry.label for entries in suites for entry in entries}))
+
+
+def _notes(
+    baseline: str, called: Sequence[str], entries: Sequence[Entry], cells: Iterable[Cell]
+) -> Iterator[str]:
+    """What a reader must know about the whole section."""
+    if not called:
+        yield f"No run of the baseline {baseline} on this suite, so there are no differences."
+    elif len(called) > 1:
+        yield (
+            f"Several runs of the baseline {baseline} on this suite, so there are no differences; "
+            f"name one of {', '.join(called)}."
+        )
+    if len({(g.get("base_seed"), g.get("noise")) for g in (e.run.header.generation for e in entries)}) > 1:
+        yield "Not all images started from the same noise: they are paired by prompt and sample index only."
+    count = sum(cell.category is None and cell.comparison is not None for cell in cells)
+    if count > (1 - LEVEL) * (1 + RESAMPLES):
+        yield (
+            f"{count} comparisons are too many for Holm's correction of a p from {RESAMPLES:,} random sign "
+            "flips, so nothing can be claimed: compare fewer systems at a time."
+        )
+
+
+def _digest(runs: Iterable[RunScores]) -> str:
+    """SHA-256 of the scores. It depends neither on folder names nor on the order of the runs."""
+    return hashlib.sha256("".join(sorted(map(_digest_of, runs))).encode()).hexdigest()
+
+
+def _digest_of(run: RunScores) -> str:
+    header = run.run.header
+    digest = hashlib.sha256()
+    for scored in run.scored:
+        score_set = scored.score_set
+        head = [header.suite_sha256, header.system, header.generation_id, *_key(score_set)]
+        digest.update(json.dumps([*head, sorted(scored.reasons.items())]).encode())
+        digest.update(scored.keys.astype("<i8").tobytes() + scored.values.astype("<f8").tobytes())
+    return digest.hexdigest()

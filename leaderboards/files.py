@@ -1,0 +1,53 @@
+"""Write a board's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from leaderboards.board import Board
+from leaderboards.formats import csv_long, csv_wide, json_text, latex
+from leaderboards.markdown import markdown
+from leaderboards.stamp import Stamp
+from tcbench.environment import commit, installed_version
+from tcbench.files import write_atomically
+
+COMPUTING = ("tcbench", "numpy", "scipy")
+"""Libraries whose versions a board is stamped with."""
+
+
+def write_board(board: Board, out: Path | str, date: str | None = None) -> list[Path]:
+    """Write a board as tables and pictures.
+
+    Args:
+        board: The board.
+        out: Folder for leaderboard.md, .csv (one line for each cell), .wide.csv (one line for each run),
+            .json and .tex, differences.png and samples.png. It is created if necessary. A picture with
+            nothing to show is not written, and removed if an earlier board left it.
+        date: Date to stamp the files with; by default they have none, so that the same runs give the same
+            bytes.
+
+    Returns:
+        Paths of the files.
+    """
+    from leaderboards.forest import draw_differences
+    from leaderboards.pictures import draw_samples, png
+
+    versions = {name: version for name in COMPUTING if (version := installed_version(name))}
+    stamp = Stamp(versions, commit(), date)
+    figures = {"differences.png": draw_differences(board), "samples.png": draw_samples(board)}
+    pictures = {name: png(figure) for name, figure in figures.items() if figure is not None}
+    files = {
+        "leaderboard.md": markdown(board, stamp, list(pictures)).encode(),
+        "leaderboard.csv": csv_long(board, stamp).encode(),
+        "leaderboard.wide.csv": csv_wide(board, stamp).encode(),
+        "leaderboard.json": json_text(board, stamp).encode(),
+        "leaderboard.tex": latex(board, stamp).encode(),
+        **pictures,
+    }
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    for name in figures.keys() - files.keys():
+        (folder / name).unlink(missing_ok=True)
+    return [folder / name for name in files]

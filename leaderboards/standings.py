@@ -1,0 +1,247 @@
+"""The opening table: mean gains of each method over the baseline, its rank, and a verdict in words.
+
+The gain of a method is the average over its training seeds. The interval of a gain is a bootstrap over
+prompts and says nothing about further training seeds, so a claim must hold for every seed by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+from leaderboards import stats
+from leaderboards.board import Cell, CellKey, Claim, Column, Entry, Group, SeedAgreement, Standing
+from leaderboards.cautions import GROUP_WORDS, cautions, prompt_counts
+from leaderboards.gains import GAIN_GROUPS, Series, average, counted_columns, gain_series
+from leaderboards.scores import Table, paired
+from leaderboards.stats import CLAIM_PROMPTS, Estimate
+from leaderboards.verdicts import agreement, claims, shared_claim
+
+RANKING: tuple[Group, ...] = ("judge", "held-out")
+"""Groups of rewards that decide ranks, the first one first. Never training rewards, which were optimised."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A standing before its statistics are computed."""
+
+    label: str
+    entries: tuple[Entry, ...]
+    is_method: bool
+
+    def is_baseline(self, baseline: str | None) -> bool:
+        return self.entries[0].label == baseline
+
+
+Results = Mapping[tuple[str, Group], tuple[Estimate, Claim]]
+"""Mean gain of each single run and what it claims, by (entry label, group)."""
+
+
+def standings(
+    entries: Sequence[Entry],
+    columns: Sequence[Column],
+    cells: Mapping[CellKey, Cell],
+    scores: Table,
+    baseline: str | None,
+) -> tuple[Standing, ...]:
+    """The rows of a section's opening table, by rank; rows without a rank come last."""
+    counted = counted_columns(entries, columns, scores, baseline) if baseline else {}
+    series = gain_series(entries, counted, scores, baseline) if baseline else {}
+    prompts = prompt_counts(entries, counted, scores) if baseline else {}
+    results = _results(series)
+    rows = _rows(entries, baseline)
+    ranks = _ranks(rows, results, prompts, baseline)
+    result = []
+    for row in rows:
+        gains = _gains(row, series, results)
+        limits = tuple(cautions(row.entries, entries, counted, prompts, scores, baseline))
+        result.append(
+            Standing(
+                label=row.label,
+                entries=tuple(entry.label for entry in row.entries),
+                is_method=row.is_method,
+                rank=ranks.get(row.label),
+                gains=gains,
+                differences=_differences(row, columns, cells, scores, baseline),
+                verdict="; ".join(
+                    [*(["baseline"] if row.is_baseline(baseline) else _findings(gains)), *limits]
+                ),
+                cautions=limits,
+            )
+        )
+    return tuple(sorted(result, key=lambda standing: _order(standing, baseline)))
+
+
+def _rows(entries: Sequence[Entry], baseline: str | None) -> list[_Row]:
+    """Training seeds of a method in one row. The baseline and systems that declare no method stand alone."""
+    grouped: dict[tuple[str, tuple[str, ...] | None], list[Entry]] = {}
+    alone: list[_Row] = []
+    for entry in entries:
+        method = entry.run.header.details.get("method")
+        if method and entry.label != baseline:
+            grouped.setdefault((method, entry.trained_on), []).append(entry)
+        else:
+            alone.append(_Row(entry.label, (entry,), is_method=False))
+    names = [name for name, _ in grouped]
+    methods = [
+        # Runs that share a method's name but not their training rewards are different methods.
+        _Row(name if names.count(name) == 1 else f"{name} ({members[0].label})", tuple(members), True)
+        for (name, _), members in grouped.items()
+    ]
+    return [*methods, *alone]
+
+
+def _results(series: Mapping[tuple[str, Group], Series]) -> Results:
+    """Compare each run's mean gains with the baseline's, which are 0; Holm's correction is over all."""
+    compared = stats.comparisons([(one.values, True) for one in series.values()])
+    claimed = claims(compared, [True] * len(compared))
+    return {
+        key: (comparison.difference, claim)
+        for key, comparison, (_, claim) in zip(series, compared, claimed, strict=True)
+        if claim is not None
+    }
+
+
+def _gains(
+    row: _Row, series: Mapping[tuple[str, Group], Series], results: Results
+) -> dict[Group, SeedAgreement]:
+    """Mean gains of a row; a group is left out unless every seed has a gain in it."""
+    gains: dict[Group, SeedAgreement] = {}
+    for group in GAIN_GROUPS:
+        labels = [entry.label for entry in row.entries]
+        if all((label, group) in results for label in labels):
+            seeds = [results[label, group] for label in labels]
+            estimate = (
+                seeds[0][0]
+                if len(seeds) == 1
+                else stats.mean_interval(average([series[label, group] for label in labels]).values)
+            )
+            values = tuple(seed.value for seed, _ in seeds)
+            gains[group] = SeedAgreement(values, shared_claim(claim for _, claim in seeds), estimate)
+    return gains
+
+
+def _differences(
+    row: _Row,
+    columns: Sequence[Column],
+    cells: Mapping[CellKey, Cell],
+    scores: Table,
+    baseline: str | None,
+) -> dict[str, SeedAgreement]:
+    """By column, the row's difference to the baseline in the reward's own units."""
+    result: dict[str, SeedAgreement] = {}
+    for column in columns:
+        found = [cells.get((entry.label, column.label, None)) for entry in row.entries]
+        seeds = agreement(found)
+        if seeds is None or baseline is None:
+            continue
+        single = found[0].comparison if len(found) == 1 and found[0] else None
+        estimate = (
+            single.difference
+            if single
+            else stats.mean_interval(
+                average(
+                    [
+                        Series(*paired(scores[entry.label, column.label], scores[baseline, column.label]))
+                        for entry in row.entries
+                    ]
+                ).values
+            )
+        )
+        result[column.label] = SeedAgreement(seeds.seeds, seeds.claim, estimate)
+    return result
+
+
+def _ranks(
+    rows: Sequence[_Row], results: Results, prompts: Mapping[str, tuple[int, int]], baseline: str | None
+) -> dict[str, int]:
+    """Rank of each row that can be ranked.
+
+    One row beats another if judges resolve their difference that way, or if judges do not resolve it and
+    held-out rewards do. A rank begins only where every row above beats every row below: rows whose difference
+    is not resolved share a rank.
+    """
+    groups = [group for group in RANKING if any(key[1] == group for key in results)]
+    ranked = [row for row in rows if _can_be_ranked(row, groups, results, prompts, baseline)]
+    if len(ranked) < 2 or not any(row.is_baseline(baseline) for row in ranked):
+        return {}
+
+    def beats(one: _Row, other: _Row) -> bool:
+        for group in groups:
+            if _resolved(one, other, group, results, baseline):
+                return True
+            if _resolved(other, one, group, results, baseline):
+                return False
+        return False
+
+    # keeps_up[i, j]: row i cannot be placed wholly below row j, directly or by way of other rows. Cycles
+    # (judges resolve a < b, held-out rewards b < c and c < a) end up in one rank.
+    keeps_up = np.eye(len(ranked), dtype=bool)
+    for (i, one), (j, other) in permutations(enumerate(ranked), 2):
+        keeps_up[i, j] = not beats(other, one)
+    for k in range(len(ranked)):  # Warshall's transitive closure
+        keeps_up |= np.outer(keeps_up[:, k], keeps_up[k])
+    above = keeps_up & ~keeps_up.T
+    return {row.label: 1 + int(above[:, j].sum()) for j, row in enumerate(ranked)}
+
+
+def _can_be_ranked(
+    row: _Row,
+    groups: Sequence[Group],
+    results: Results,
+    prompts: Mapping[str, tuple[int, int]],
+    baseline: str | None,
+) -> bool:
+    """Whether all of a row's runs declare their training rewards and have all prompts, and enough of them."""
+    for entry in row.entries:
+        have, of = prompts.get(entry.label, (0, 0))
+        gains = entry.label == baseline or all((entry.label, group) in results for group in groups)
+        if entry.trained_on is None or not groups or not gains or have < of or of < CLAIM_PROMPTS:
+            return False
+    return True
+
+
+def _resolved(one: _Row, other: _Row, group: Group, results: Results, baseline: str | None) -> bool:
+    """Whether `one` is better than `other` by a group of rewards.
+
+    Against the baseline every seed must claim it. Between other rows the intervals of all seeds must lie
+    apart, which is stricter than comparing the two rows directly.
+    """
+    if other.is_baseline(baseline):
+        return all(results[entry.label, group][1] == "better" for entry in one.entries)
+    if one.is_baseline(baseline):
+        return all(results[entry.label, group][1] == "worse" for entry in other.entries)
+    lowest = min(results[entry.label, group][0].low for entry in one.entries)
+    highest = max(results[entry.label, group][0].high for entry in other.entries)
+    return lowest > highest
+
+
+def _findings(gains: Mapping[Group, SeedAgreement]) -> list[str]:
+    """What the gains say in words, such as "better by judges, worse by held-out rewards"."""
+    independent: list[Group] = [group for group in ("human", "judge", "held-out") if group in gains]
+    said = [
+        f"{claim} by {' and '.join(names)}"
+        for claim in ("better", "worse")
+        if (names := [GROUP_WORDS[group] for group in independent if gains[group].claim == claim])
+    ]
+    if not said and any(gain.claim == "too few prompts" for gain in gains.values()):
+        return [f"no claim: fewer than {CLAIM_PROMPTS} prompts"]
+    if not said and independent:
+        said = ["undecided"]
+    trained = "trained-on" in gains and gains["trained-on"].claim == "better"
+    if trained and not any(gains[group].claim == "better" for group in independent):
+        said.append(f"better only by its {GROUP_WORDS['trained-on']}")
+    return [", ".join(said)] if said else []
+
+
+def _order(standing: Standing, baseline: str | None) -> tuple[float | bool | str, ...]:
+    """By rank, then by the gains that decide ranks, the baseline's being 0; ties by name."""
+    means = [
+        -gain.estimate.value if (gain := standing.gains.get(group)) and gain.estimate else 0.0
+        for group in RANKING
+    ]
+    is_baseline = standing.entries == (baseline,)
+    return (standing.rank is None, standing.rank or 0, *means, not is_baseline, standing.label)
