@@ -19,7 +19,7 @@ from tcbench.progress import Progress, Silent
 from textcraftor import rewriters
 from textcraftor.diffusion import pipeline as pipelines
 from textcraftor.diffusion.prompts import noise_seed
-from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.io import provenance
 
 if TYPE_CHECKING:
@@ -210,19 +210,19 @@ def _load_sampler(plan: Plan) -> Sampler:
         plan.pipeline,
         device=plan.device,
         dtype=plan.dtype,
-        sampler=system.sampler,
-        spacing=system.spacing,
+        sampler=system.schedule.sampler,
+        spacing=system.schedule.spacing,
         replaced=system.replaced,
     )
     encoders = {name: pipelines.load_encoders(pipe, folder) for name, folder in system.encoders.items()}
-    runner = Drawing(pipe, system.schedule, encoders, system.windows)
-    if not system.chooser:
+    runner = PipelineRunner(pipe, system.schedule, encoders, system.windows)
+    if not system.best_of_reward:
         return Sampler(runner)
     import torch
 
     from rewards.combine.mix import load_mix
 
-    mix = load_mix(system.chooser, calibration=system.calibration, device=plan.device)
+    mix = load_mix(system.best_of_reward, calibration=system.calibration, device=plan.device)
 
     def best_of_reward(images: NDArray[np.float32], prompts: Sequence[str]) -> NDArray[np.float32]:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(plan.device)

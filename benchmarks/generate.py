@@ -17,7 +17,7 @@ from textcraftor.diffusion.prompts import initial_latents, noise_seed
 if TYPE_CHECKING:
     import numpy as np
 
-    from textcraftor.diffusion.runner import Drawing
+    from textcraftor.diffusion.runner import PipelineRunner
 
 Item = TypeVar("Item")
 
@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 class Sampler:
     """Generates the images of samples; with ``best_of_reward``, the best of several images for each."""
 
-    runner: Drawing
+    runner: PipelineRunner
     best_of: int = 1
     """Number of images generated for each sample."""
     best_of_reward: Callable[[np.ndarray, Sequence[str]], np.ndarray] | None = None
@@ -63,7 +63,7 @@ class Sampler:
         # Attempt 0 starts from the sample's own noise, which all systems share: runs stay paired by prompt.
         seeds = [noise_seed(s.noise_seed, *s.key, attempt) if attempt else s.noise_seed for s in batch]
         latents = initial_latents(seeds, self.runner.latent_shape)
-        return self.runner.draw([sample.text for sample in batch], latents, seeds)
+        return self.runner.generate([sample.text for sample in batch], latents, seeds)
 
 
 def plan_batches(run: RunState, batch_size: int) -> list[list[Key]]:

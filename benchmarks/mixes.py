@@ -1,4 +1,4 @@
-"""Systems made of systems: mixes of tuned encoders, and sweeps over how much of one is used for how long."""
+"""Systems made of tuned systems: encoder mixes, sweeps over strength and tuned steps, and exports."""
 
 from __future__ import annotations
 
@@ -9,51 +9,59 @@ from pathlib import Path
 from benchmarks.systems import System, find_system
 from tcbench.errors import ConfigError
 from textcraftor.diffusion.pipeline import find_pipeline
-from textcraftor.diffusion.runner import ORIGINAL, Window
+from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 from textcraftor.io.system import SYSTEM_FILE, base_of, write_system
 
 
-def mix(
-    weights: Mapping[str, float], out: Path, *, last: int | None = None, in_weights: bool = False
+def mix_encoders(
+    weights: Mapping[str, float], out: Path, *, tuned_steps: int | None = None, in_weights: bool = False
 ) -> System:
-    """Write the mix of tuned systems (and "original") as the system in the folder ``out``.
+    """Write a weighted sum of tuned text encoders as a system in the folder ``out``.
 
-    In embedding space, or ``in_weights``: an encoder of averaged weights. ``last`` steps are the mix's; by
-    default as many as the first tuned system's. Raises ValueError for systems that do not fit together.
+    Args:
+        weights: Weights by name: tuned systems, other mixes, and "original" for the base model's encoder.
+        out: New folder.
+        tuned_steps: Number of last sampling steps that use the mix; None: that of the first tuned system.
+        in_weights: Average the encoders' weights instead of mixing their embeddings at every step.
+
+    Raises:
+        ConfigError: If the systems do not have a tuned encoder or the same base, or ``out`` is not empty.
     """
     tuned = {name: find_system(name) for name in weights if name != ORIGINAL}
     if not tuned:
         raise ConfigError(f"a mix needs at least one tuned system, such as ckpt/tc=0.7 {ORIGINAL}=0.3")
-    first = next(iter(tuned.values()))
+    first_name, first = next(iter(tuned.items()))
     for name, system in tuned.items():
         if not system.windows:
-            raise ConfigError(f"{name} is no tuned checkpoint: there is no other text encoder in it to mix")
+            raise ConfigError(f"{name} has no tuned text encoder; give training runs or encoder mixes")
         if _base(system) != _base(first):
             raise ConfigError(
-                f"{name} was made for another base model than {next(iter(tuned))}: mix alike ones"
+                f"{name} and {first_name} have different base models; give encoders of one base model"
             )
     parts = _parts(weights, tuned)
-    share = first.windows[-1].share if last is None else last / first.steps
+    if tuned_steps is None:
+        tuned_steps = first.windows[-1].steps(first.schedule)
+    first = first.with_schedule(tuned_steps=tuned_steps)
     if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} exists already: choose another --out")
+        raise ConfigError(f"{out} exists already; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     if in_weights:
         from textcraftor.io.mixing import average_weights
 
-        own = find_pipeline(first.source)
-        average_weights({own if n == ORIGINAL else Path(n): w for n, w in parts.items()}, out)
+        base = find_pipeline(first.source)
+        average_weights({base if n == ORIGINAL else Path(n): w for n, w in parts.items()}, out)
         parts = {str(out): 1.0}
     declared = [system.trained_on for system in tuned.values()]
     trained_on = tuple(dict.fromkeys(name for names in declared for name in names or ()))
-    made = replace(
+    mix = replace(
         first,
         name=out.name,
         method="",
-        windows=(Window(share, parts),),
+        windows=(EncoderWindow(parts),),
         trained_on=None if None in declared else trained_on,
     )
-    write(made, out)
-    return made
+    save_system(mix, out)
+    return mix
 
 
 def _base(system: System) -> tuple[str, str | None, dict[str, Path]]:
@@ -61,36 +69,31 @@ def _base(system: System) -> tuple[str, str | None, dict[str, Path]]:
 
 
 def _parts(weights: Mapping[str, float], tuned: Mapping[str, System]) -> dict[str, float]:
-    """Folders of encoders and their weights: a system that is a mix itself gives its parts."""
+    """Return the folders of encoders and their weights. A mix is resolved into its parts."""
     total: dict[str, float] = {}
     for name, weight in weights.items():
-        own = {ORIGINAL: 1.0} if name == ORIGINAL else tuned[name].windows[-1].weights
-        for place, share in own.items():
-            total[place] = total.get(place, 0.0) + weight * share
+        encoders = {ORIGINAL: 1.0} if name == ORIGINAL else tuned[name].windows[-1].weights
+        for folder, share in encoders.items():
+            total[folder] = total.get(folder, 0.0) + weight * share
     return total
 
 
-def write(system: System, folder: Path) -> None:
-    """The system as ``folder/system.toml``."""
+def save_system(system: System, folder: Path) -> None:
+    """Write a system as ``folder/system.toml``."""
     folder.mkdir(parents=True, exist_ok=True)
-    own_rewriter = bool(system.rewriter) and Path(system.rewriter).expanduser().is_dir()
+    rewriter_folder = bool(system.rewriter) and Path(system.rewriter).expanduser().is_dir()
     write_system(
         folder,
         base_of(system.pipeline, system.revision),
         windows=system.windows,
+        schedule=system.schedule,
         trained_on=system.trained_on,
-        folders=system.replaced | ({"rewriter": Path(system.rewriter)} if own_rewriter else {}),
+        folders=system.replaced | ({"rewriter": Path(system.rewriter)} if rewriter_folder else {}),
         append=system.append,
-        rewriter="" if own_rewriter else system.rewriter,
+        rewriter="" if rewriter_folder else system.rewriter,
         best_of=system.best_of if system.best_of > 1 else None,
-        chooser=system.chooser,
+        best_of_reward=system.best_of_reward,
         calibration=system.calibration,
-        sampler=system.sampler,
-        spacing=system.spacing,
-        steps=system.steps,
-        guidance=system.guidance,
-        eta=system.eta or None,
-        size=system.size,
         dtype=system.dtype,
         method=system.method,
     )
@@ -101,39 +104,55 @@ class Point:
     """One system of a sweep."""
 
     strength: float
-    last: int
+    """Weight of the tuned encoder; the original one has the rest."""
+    tuned_steps: int
+    """Number of last steps that use the mix."""
     folder: Path
+    """Folder of the system."""
 
 
-def sweep(model: str, strengths: Sequence[float], lasts: Iterable[int], out: Path) -> list[Point]:
-    """Write a system for each strength of a tuned encoder and each number of last steps it runs."""
+def write_sweep(model: str, strengths: Sequence[float], tuned_steps: Iterable[int], out: Path) -> list[Point]:
+    """Write a system for each strength of a tuned encoder and each number of tuned steps.
+
+    Systems that an earlier start wrote are kept.
+    """
     points = []
     system = find_system(model)
-    for last in lasts:
-        system.switched(last)  # refuses what is impossible before anything is written
+    for number in tuned_steps:
+        system.with_schedule(tuned_steps=number)  # raises for an invalid number before anything is written
         for strength in strengths:
-            folder = out / "systems" / f"{system.name}-{strength:g}-last-{last}"
+            # the name is that of earlier versions, so that their sweeps can be resumed
+            folder = out / "systems" / f"{system.name}-{strength:g}-last-{number}"
             weights = {model: strength, ORIGINAL: 1 - strength}
             if not (folder / SYSTEM_FILE).exists():
-                mix(weights, folder, last=last)
-            points.append(Point(strength, last, folder))
+                mix_encoders(weights, folder, tuned_steps=number)
+            points.append(Point(strength, number, folder))
     return points
 
 
-def export(model: str, kind: str, out: Path) -> None:
-    """Write a tuned system for other tools: "diffusers", "lora" or "single-file". Raises ValueError."""
-    from textcraftor.io import export as exports
+def export_system(model: str, file_format: str, out: Path) -> None:
+    """Write a tuned system for other tools.
+
+    Args:
+        model: A system with one tuned text encoder.
+        file_format: "diffusers", "lora" or "single-file".
+        out: New folder.
+
+    Raises:
+        ConfigError: If the system mixes several encoders, or has no adapters to export.
+    """
+    from textcraftor.io.export import export_adapters, export_diffusers, export_single_file
 
     system = find_system(model)
-    places = [name for window in system.windows[-1:] for name in window.weights]
-    if len(places) != 1 or places == [ORIGINAL]:
+    names = [name for window in system.windows[-1:] for name in window.weights]
+    if len(names) != 1 or names == [ORIGINAL]:
         raise ConfigError(
-            f"{model} is not one tuned encoder: export a checkpoint, or a mix made with --space weights"
+            f"{model} is not one tuned encoder; export a training run, or a mix made with --space weights"
         )
-    tuned = Path(places[0])
-    if kind == "diffusers":
-        exports.export_diffusers(find_pipeline(system.source), tuned, out)
-    elif kind == "lora":
-        exports.export_adapters(tuned, out)
+    tuned = Path(names[0])
+    if file_format == "diffusers":
+        export_diffusers(find_pipeline(system.source), tuned, out)
+    elif file_format == "lora":
+        export_adapters(tuned, out)
     else:
-        exports.export_single_file(tuned, out)
+        export_single_file(tuned, out)

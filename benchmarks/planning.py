@@ -111,7 +111,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     if rewriter:
         settings["rewriter"] = rewriters.settings(*rewriter)
     if selecting:
-        settings["best_of"] = [system.best_of, system.chooser]
+        settings["best_of"] = [system.best_of, system.best_of_reward]
         settings["calibration_sha256"] = _calibration_sha256(system)
         settings["choosers"] = [reward.score_set.score_id for reward in selecting]
     details = system.describe()
@@ -133,7 +133,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
         rewards=rewards,
         header=header,
         path=request.out / folder_name(prompts.name, system.name, header.generation_id),
-        batch_size=request.batch_size or batch_size_for(pipeline, system.size, device),
+        batch_size=request.batch_size or batch_size_for(pipeline, system.schedule.size, device),
         device=device,
         dtype=dtype,
         base_seed=request.base_seed,
@@ -154,19 +154,19 @@ def generation_settings(
         "pipeline_sha256": pipelines.pipeline_sha256(pipeline),
         "text_encoder_sha256": hashes.get("text_encoder"),
         "append": system.append,
-        "sampler": system.sampler,
-        "steps": system.steps,
-        "guidance": float(system.guidance),
-        "size": list(system.size) if system.size else None,
+        "sampler": system.schedule.sampler,
+        "steps": system.schedule.steps,
+        "guidance": system.schedule.guidance,
+        "size": list(system.schedule.size) if system.schedule.size else None,
         "dtype": dtype,
         "prompts_sha256": prompts.sha256,
         "base_seed": base_seed,
         "noise": NOISE,
     }
-    if system.spacing:
-        settings["spacing"] = system.spacing
-    if system.eta:
-        settings["eta"] = float(system.eta)
+    if system.schedule.spacing:
+        settings["spacing"] = system.schedule.spacing
+    if system.schedule.eta:
+        settings["eta"] = system.schedule.eta
     if "unet" in hashes:
         settings["unet_sha256"] = hashes["unet"]
     if system.windows:
@@ -179,7 +179,7 @@ def _window_settings(system: System) -> list[list[Any]]:
     hashes = {name: pipelines.encoders_sha256(folder) for name, folder in system.encoders.items()}
     return [
         [
-            window.steps(system.steps),
+            window.steps(system.schedule),
             {hashes.get(name, name): weight for name, weight in window.weights.items()},
         ]
         for window in system.windows
@@ -196,12 +196,12 @@ def _system(request: Request) -> System:
     suite = request.suite or (CUSTOM if request.prompts and request.prompts.is_file() else system.suite)
     overrides: dict[str, Any] = {
         "suite": suite,
-        "steps": request.steps,
-        "guidance": request.guidance,
         "rewards": None if request.rewards is None else expand_presets(request.rewards, system.domain),
     }
     system = replace(system, **{key: value for key, value in overrides.items() if value is not None})
-    return system if request.tuned_steps is None else system.switched(request.tuned_steps)
+    return system.with_schedule(
+        steps=request.steps, guidance=request.guidance, tuned_steps=request.tuned_steps
+    )
 
 
 def _planned(request: Request, prompts: PromptSet) -> Planned:
@@ -238,13 +238,13 @@ def _calibration_sha256(system: System) -> str | None:
 
 def _best_of_rewards(system: System) -> Sequence[str]:
     """The rewards that pick the best of N images; a judge must not be optimised and raises an error."""
-    if not system.chooser:
+    if not system.best_of_reward:
         return ()
     from rewards.combine.terms import parse_mix
     from rewards.info import check_role
     from rewards.registry import info
 
-    names = list(parse_mix(system.chooser))
+    names = list(parse_mix(system.best_of_reward))
     for name in names:
         check_role(info(name), "training")
     return names

@@ -1,7 +1,6 @@
-"""Curves over how much of a tuned encoder is used, and for how many of the last steps.
+"""Sweeps: rewards against the strength of a tuned encoder, and against its number of tuned steps.
 
-Each point is a system of its own with its own run folder, so that it can be scored, compared and shown like
-any other; a table and two pictures are made of them.
+Each point is a system with a run folder of its own, so it can be scored, compared and shown like any other.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.execution import execute_plan
-from benchmarks.mixes import Point, sweep
+from benchmarks.mixes import Point, write_sweep
 from benchmarks.planning import Request, plan_run
 from benchmarks.systems import find_system
 from leaderboards.pictures import image_table, png, shown_keys
@@ -23,83 +22,98 @@ from leaderboards.stats import Estimate, mean_interval
 from tcbench.files import write_atomically
 from tcbench.progress import Progress
 
-SHOWN = 4
-"""Prompts in the grid, below each other for each number of last steps."""
+_SHOWN = 4
+"""Number of prompts in the grid of images."""
 
-HEAD = "strength,last_steps,reward,mean,change,change_low,change_high,step,step_low,step_high"
+_HEADER = "strength,tuned_steps,reward,mean,change,change_low,change_high,step,step_low,step_high"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is drawn. Without `lasts`, the checkpoint's own number of last steps."""
+    """A sweep to run."""
 
     model: str
+    """A system with a tuned text encoder."""
     out: Path
+    """Folder for systems, runs, table and figures."""
     strengths: tuple[float, ...]
-    lasts: tuple[int, ...] = ()
+    """Weights of the tuned encoder; the original one has the rest."""
+    tuned_steps: tuple[int, ...] = ()
+    """Numbers of last steps that use the mix; empty: that of the model."""
     suite: str | None = None
+    """Prompt suite; None: the model's own."""
     rewards: Sequence[str] | None = None
+    """Rewards to score with; None: the model's own."""
     prompts: Path | None = None
+    """Prompt file, or folder of the suite's files."""
     limit: int | None = None
+    """Number of prompts; None: all."""
     device: str = "auto"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One reward at one point. ``change`` is paired with the least strength, ``step`` with the one before."""
+class _Row:
+    """One reward at one point."""
 
     point: Point
     reward: str
     mean: float
     change: Estimate
+    """Paired with the lowest strength."""
     step: Estimate
+    """Paired with the next lower strength."""
 
 
-def run(asked: Sweep, progress: Progress) -> Iterator[Path]:
-    """Draw and score every point; yields the files that show them."""
-    system = find_system(asked.model)
-    lasts = asked.lasts or tuple(window.steps(system.steps) for window in system.windows[-1:])
-    strengths = sorted(asked.strengths)
-    points = sweep(asked.model, strengths, lasts, asked.out)
+def run_sweep(sweep: Sweep, progress: Progress) -> Iterator[Path]:
+    """Generate and score the images of every point; finished ones are not repeated.
+
+    Yields:
+        The files sweep.csv, curves.png and grid.png when they are written.
+    """
+    system = find_system(sweep.model)
+    numbers = sweep.tuned_steps or tuple(window.steps(system.schedule) for window in system.windows[-1:])
+    points = write_sweep(sweep.model, sorted(sweep.strengths), numbers, sweep.out)
     runs: dict[Point, RunState] = {}
     for number, point in enumerate(points, 1):
-        progress.note(f"{number} of {len(points)}: strength {point.strength:g}, last {point.last} steps")
+        progress.note(
+            f"{number} of {len(points)}: strength {point.strength:g}, {point.tuned_steps} tuned steps"
+        )
         request = Request(
             model=str(point.folder),
-            suite=asked.suite,
-            rewards=asked.rewards,
-            prompts=asked.prompts,
-            limit=asked.limit,
-            device=asked.device,
-            out=asked.out / "runs",
+            suite=sweep.suite,
+            rewards=sweep.rewards,
+            prompts=sweep.prompts,
+            limit=sweep.limit,
+            device=sweep.device,
+            out=sweep.out / "runs",
         )
         runs[point] = RunState(execute_plan(plan_run(request), progress).path)
-    rows = list(table(runs))
-    yield _write(asked.out / "sweep.csv", "\n".join([HEAD, *map(_line, rows)]).encode() + b"\n")
-    yield _write(asked.out / "curves.png", curves(rows))
-    yield _write(asked.out / "grid.png", grid(runs))
+    rows = list(_rows(runs))
+    yield _write(sweep.out / "sweep.csv", "\n".join([_HEADER, *map(_csv_line, rows)]).encode() + b"\n")
+    yield _write(sweep.out / "curves.png", _curves(rows))
+    yield _write(sweep.out / "grid.png", _grid(runs))
 
 
-def table(runs: Mapping[Point, RunState]) -> Iterator[Row]:
-    """Every reward at every point, paired by prompt."""
-    scores = {point: prompt_scores(run) for point, run in runs.items()}
-    for last in dict.fromkeys(point.last for point in runs):
-        line = [point for point in runs if point.last == last]
+def _rows(runs: Mapping[Point, RunState]) -> Iterator[_Row]:
+    """Compare every reward at every point with lower strengths, paired by prompt."""
+    scores = {point: _prompt_scores(run) for point, run in runs.items()}
+    for tuned_steps in dict.fromkeys(point.tuned_steps for point in runs):
+        line = [point for point in runs if point.tuned_steps == tuned_steps]  # by increasing strength
         for reward in scores[line[0]]:
-            for place, point in enumerate(line):
+            for index, point in enumerate(line):
                 values = scores[point][reward]
-                before = scores[line[max(0, place - 1)]][reward]
-                yield Row(
+                before = scores[line[max(0, index - 1)]][reward]
+                yield _Row(
                     point,
                     reward,
                     float(np.mean(list(values.values()))),
-                    paired_change(values, scores[line[0]][reward]),
-                    paired_change(values, before),
+                    _paired_change(values, scores[line[0]][reward]),
+                    _paired_change(values, before),
                 )
 
 
-def prompt_scores(run: RunState) -> dict[str, dict[int, float]]:
-    """Mean scores by reward and prompt."""
+def _prompt_scores(run: RunState) -> dict[str, dict[int, float]]:
+    """Return mean scores by reward and prompt id."""
     by_reward = {scored.score_set.reward: scored.by_prompt for scored in read_scores(run).scored}
     return {
         reward: dict(zip(prompts.tolist(), means.tolist(), strict=True))
@@ -107,21 +121,24 @@ def prompt_scores(run: RunState) -> dict[str, dict[int, float]]:
     }
 
 
-def paired_change(now: Mapping[int, float], then: Mapping[int, float]) -> Estimate:
-    """Mean change over the prompts that both have, with its interval."""
-    both = sorted(now.keys() & then.keys())
-    return mean_interval([now[prompt] - then[prompt] for prompt in both])
+def _paired_change(now: Mapping[int, float], before: Mapping[int, float]) -> Estimate:
+    """Return the mean change over the prompts that have both scores, with its interval."""
+    both = sorted(now.keys() & before.keys())
+    return mean_interval([now[prompt] - before[prompt] for prompt in both])
 
 
-def _line(row: Row) -> str:
+def _csv_line(row: _Row) -> str:
     numbers = [row.mean, *(v for e in (row.change, row.step) for v in (e.value, e.low, e.high))]
-    return ",".join(
-        [f"{row.point.strength:g}", str(row.point.last), row.reward, *(f"{number:.6g}" for number in numbers)]
-    )
+    point = [f"{row.point.strength:g}", str(row.point.tuned_steps)]
+    return ",".join([*point, row.reward, *(f"{number:.6g}" for number in numbers)])
 
 
-def curves(rows: Sequence[Row]) -> bytes:
-    """A panel a reward: change against strength, a line for each number of last steps. PNG."""
+def _curves(rows: Sequence[_Row]) -> bytes:
+    """Plot change against strength, a panel a reward, a line a number of tuned steps.
+
+    Returns:
+        A PNG file.
+    """
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row.reward for row in rows))
@@ -132,10 +149,11 @@ def curves(rows: Sequence[Row]) -> bytes:
     for axis in axes.flat[len(names) :]:
         axis.set_axis_off()
     for axis, name in zip(axes.flat, names, strict=False):
-        for last in dict.fromkeys(row.point.last for row in rows):
-            line = [row for row in rows if row.reward == name and row.point.last == last]
+        for number in dict.fromkeys(row.point.tuned_steps for row in rows):
+            line = [row for row in rows if row.reward == name and row.point.tuned_steps == number]
             strengths = [row.point.strength for row in line]
-            axis.plot(strengths, [row.change.value for row in line], marker="o", label=f"last {last} steps")
+            label = f"{number} tuned steps"
+            axis.plot(strengths, [row.change.value for row in line], marker="o", label=label)
             axis.fill_between(
                 strengths, [row.change.low for row in line], [row.change.high for row in line], alpha=0.2
             )
@@ -147,19 +165,23 @@ def curves(rows: Sequence[Row]) -> bytes:
     return png(figure)
 
 
-def grid(runs: Mapping[Point, RunState]) -> bytes:
-    """Images of the first prompts: a column a strength, rows of one prompt for each number of last steps."""
-    lasts = list(dict.fromkeys(point.last for point in runs))
+def _grid(runs: Mapping[Point, RunState]) -> bytes:
+    """Lay out images of the first prompts: a column a strength, a row a prompt and number of tuned steps.
+
+    Returns:
+        A PNG file.
+    """
+    numbers = list(dict.fromkeys(point.tuned_steps for point in runs))
     strengths = list(dict.fromkeys(point.strength for point in runs))
-    by_place = {(point.strength, point.last): run for point, run in runs.items()}
-    samples = {place: run.samples for place, run in by_place.items()}
+    by_cell = {(point.strength, point.tuned_steps): run for point, run in runs.items()}
+    samples = {cell: run.samples for cell, run in by_cell.items()}
     rows = []
-    for key in shown_keys(list(runs.values()), SHOWN):
-        text = samples[strengths[0], lasts[0]][key].prompt
-        for last in lasts:
-            label = text if len(lasts) == 1 else f"{text} [last {last}]"
-            places = [(strength, last) for strength in strengths]
-            rows.append((label, [by_place[place].image_path(samples[place][key]) for place in places]))
+    for key in shown_keys(list(runs.values()), _SHOWN):
+        text = samples[strengths[0], numbers[0]][key].prompt
+        for number in numbers:
+            label = text if len(numbers) == 1 else f"{text} [{number} tuned steps]"
+            cells = [(strength, number) for strength in strengths]
+            rows.append((label, [by_cell[cell].image_path(samples[cell][key]) for cell in cells]))
     return png(image_table(rows, [f"{strength:g}" for strength in strengths]))
 
 

@@ -77,7 +77,12 @@ def one_of(kind: str, known: Sequence[str] | Mapping[str, Any]) -> AfterValidato
 
 
 def build(
-    cls: type[T], values: Mapping[str, Any], *, source: str, renamed: Mapping[str, str] | None = None
+    cls: type[T],
+    values: Mapping[str, Any],
+    *,
+    source: str,
+    renamed: Mapping[str, str] | None = None,
+    also: Sequence[str] = (),
 ) -> T:
     """Validate nested ``values`` into a record.
 
@@ -87,7 +92,8 @@ def build(
         cls: A class made with `settings`.
         values: Fields by name; the value of a nested record is a mapping, or such a record.
         source: Where the values are from, such as a file's path; errors begin with it.
-        renamed: Old keys and the dotted keys that replaced them; an old key is an error that names the new.
+        renamed: Old dotted keys and those that replaced them; an old key is an error that names the new one.
+        also: Keys that the caller handles itself, offered as matches for an unknown one.
 
     Returns:
         The record.
@@ -97,13 +103,17 @@ def build(
         ConfigError: For an old key, a missing one, or a wrong value.
         Problems: For several of these.
     """
-    errors, values = _old_keys(values, renamed or {}, source)
     plain = _plain(cls, values)
+    errors: list[TcbenchError] = [
+        ConfigError(f"{_prefix(source)}{old!r} is now {new!r}")
+        for old, new in (renamed or {}).items()
+        if _remove(plain, old.split("."))
+    ]
     try:
         # JSON mode: strict about types, yet it knows that a list stands for a tuple and text for a path
         record = TypeAdapter(cls).validate_json(json.dumps(plain, default=str))
     except ValidationError as error:
-        errors.append(_translated(error, cls, plain, source))
+        errors.append(_translated(error, cls, plain, source, also))
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -156,11 +166,11 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rename_keys(values: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
-    """Return ``values`` with old keys under their new dotted keys, for files of an earlier version.
+    """Return ``values`` with old top-level keys under their new dotted keys, for files of earlier versions.
 
     A new key that is present wins over its old one.
     """
-    result = {key: value for key, value in values.items() if not _is_old(key, value, renamed)}
+    result = {key: value for key, value in values.items() if key not in renamed or not _is_old(value)}
     for old, new in renamed.items():
         if old in values and old not in result:
             moved: Any = values[old]
@@ -170,20 +180,23 @@ def rename_keys(values: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[s
     return result
 
 
-def _is_old(key: str, value: Any, renamed: Mapping[str, str]) -> bool:
+def _is_old(value: Any) -> bool:
     # A table is never old: `rewards = "..."` may have become `[rewards] mix = "..."`, under the same name.
-    return key in renamed and not isinstance(value, Mapping)
+    return not isinstance(value, Mapping)
 
 
-def _old_keys(
-    values: Mapping[str, Any], renamed: Mapping[str, str], source: str
-) -> tuple[list[TcbenchError], dict[str, Any]]:
-    """Return an error for each old key, and the values without these keys."""
-    old = [key for key, value in values.items() if _is_old(key, value, renamed)]
-    errors: list[TcbenchError] = [
-        ConfigError(f"{_prefix(source)}{key!r} is now {renamed[key]!r}") for key in old
-    ]
-    return errors, {key: value for key, value in values.items() if key not in old}
+def _remove(values: Any, keys: Sequence[str]) -> bool:
+    """Remove an old key, also from each table of a list, and return whether it was there."""
+    if isinstance(values, list):
+        return bool(sum(_remove(item, keys) for item in values))  # not any(), which stops at the first
+    if not isinstance(values, dict) or keys[0] not in values:
+        return False
+    if len(keys) > 1:
+        return _remove(values[keys[0]], keys[1:])
+    old = _is_old(values[keys[0]])
+    if old:
+        del values[keys[0]]
+    return old
 
 
 def _plain(annotation: Any, value: Any) -> Any:
@@ -231,20 +244,24 @@ class _Field(NamedTuple):
     """Dotted names of the fields beside it."""
 
 
-def _translated(error: ValidationError, cls: Any, values: Mapping[str, Any], source: str) -> TcbenchError:
+def _translated(
+    error: ValidationError, cls: Any, values: Mapping[str, Any], source: str, also: Sequence[str] = ()
+) -> TcbenchError:
     """Return the project's error for each of pydantic's; `Problems` for several."""
     errors: dict[str, TcbenchError] = {}  # by message: two wrong items of a list are one problem
     for detail in error.errors(include_url=False):
-        for ours in _flat(_one(detail, cls, values, source)):
+        for ours in _flat(_one(detail, cls, values, source, also)):
             errors.setdefault(str(ours), ours)
     return next(iter(errors.values())) if len(errors) == 1 else Problems(errors.values())
 
 
-def _one(detail: ErrorDetails, cls: Any, values: Mapping[str, Any], source: str) -> TcbenchError:
+def _one(
+    detail: ErrorDetails, cls: Any, values: Mapping[str, Any], source: str, also: Sequence[str]
+) -> TcbenchError:
     field, kind, context = _locate(detail, cls, values), detail["type"], detail.get("ctx", {})
     prefix = _prefix(source)
     if kind == "unexpected_keyword_argument":
-        return UnknownName("key", field.key, _matches(field, cls), source=source)
+        return UnknownName("key", field.key, _matches(field, cls, also), source=source)
     if kind == "value_error":
         raised = context["error"]
         if isinstance(raised, TcbenchError):
@@ -286,13 +303,14 @@ def _item(value: Any, step: int | str) -> Any:
     return getattr(value, str(step), None)
 
 
-def _matches(field: _Field, cls: Any) -> list[str]:
+def _matches(field: _Field, cls: Any, also: Sequence[str]) -> list[str]:
     """Return the keys that an unknown one may stand for: the same name in a group, a close one, or any."""
     prefix, dot, name = field.key.rpartition(".")
+    siblings = field.siblings if prefix else [*also, *field.siblings]
     same = [key for key in _leaves(cls) if key.rpartition(".")[2] == name]
     # compared without the group's name, which all of them begin with
-    close = get_close_matches(name, [key.removeprefix(prefix + dot) for key in field.siblings], cutoff=0.5)
-    return same or [f"{prefix}{dot}{key}" for key in close] or field.siblings
+    close = get_close_matches(name, [key.removeprefix(prefix + dot) for key in siblings], cutoff=0.5)
+    return same or [f"{prefix}{dot}{key}" for key in close] or siblings
 
 
 def _leaves(cls: Any, prefix: str = "") -> Iterator[str]:

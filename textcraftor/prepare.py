@@ -20,7 +20,7 @@ from textcraftor.config import WITHOUT_GRADIENT, TrainConfig
 from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.pipeline import encoders_sha256, pipeline_sha256
 from textcraftor.diffusion.prefix_cache import PrefixCache
-from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.rewriters import find_model, find_rewriter, settings
 from textcraftor.sources import PromptSource, find_prompts
 
@@ -104,7 +104,7 @@ def start_sha256(config: TrainConfig) -> str | None:
     return encoders_sha256(Path(config.start)) if config.start else None
 
 
-def time_ids(pipe: Any, drawing: Drawing) -> Tensor | None:
+def time_ids(pipe: Any, drawing: PipelineRunner) -> Tensor | None:
     """What SDXL is told of sizes: (1, 6) original size, crop, target size; None for other models."""
     if getattr(pipe, "text_encoder_2", None) is None:
         return None

@@ -36,7 +36,7 @@ from textcraftor.config import TrainConfig
 from textcraftor.diffusion import pipeline as pipelines
 from textcraftor.diffusion.devices import find_device
 from textcraftor.diffusion.models import find_model
-from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.checkpoint import LOG, VALIDATION, Checkpoint, TrainFolder
@@ -144,7 +144,9 @@ class _Run:
         self.pipeline = pipelines.find_pipeline(model.source)
         self.infos = check_rewards(config)
         pipe = self._load()
-        drawing = Drawing(pipe, Schedule(config.sampler, config.steps, config.guidance or 0.0, config.size))
+        drawing = PipelineRunner(
+            pipe, Schedule(config.sampler, config.steps, config.guidance or 0.0, config.size)
+        )
         self.pairs = read_pairs(Path(config.pairs), drawing.size) if config.pairs else None
         self.source = prompts or (self.pairs.source if self.pairs else find_prompts(config.prompts))
         held = validation or find_held(config, progress)

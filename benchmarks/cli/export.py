@@ -33,7 +33,7 @@ def export(
     Exported files use the tuned encoder in all sampling steps. To use it only in the last steps of a
     diffusers pipeline, pass `textcraftor.diffusion.runner.switch_encoder` to the pipeline call.
     """
-    from benchmarks.mixes import export as write
+    from benchmarks.mixes import export_system
 
-    write(model, to.value, out)
+    export_system(model, to.value, out)
     print(out)

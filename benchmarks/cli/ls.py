@@ -53,8 +53,8 @@ def _models() -> list[Row]:
         {
             "model": system.name,
             "suite": system.suite,
-            "steps": system.steps,
-            "guidance": system.guidance,
+            "steps": system.schedule.steps,
+            "guidance": system.schedule.guidance,
             "pipeline": system.pipeline if system.gigabytes else "shipped",
             "to fetch": f"{system.gigabytes} GB" if system.gigabytes else "nothing",
         }

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 
-class Space(StrEnum):
+class _Space(StrEnum):
     """Whether embeddings or weights are mixed."""
 
     EMBEDDING = "embedding"
@@ -33,9 +33,9 @@ def mix(
         ),
     ] = None,
     space: Annotated[
-        Space,
+        _Space,
         typer.Option(help="embedding: mix embeddings at every step. weights: average weights once."),
-    ] = Space.EMBEDDING,
+    ] = _Space.EMBEDDING,
 ) -> None:
     """Interpolate a tuned text encoder with the original one, or mix the styles of several.
 
@@ -43,8 +43,8 @@ def mix(
     """
     import shlex
 
-    from benchmarks.mixes import mix as make
+    from benchmarks.mixes import mix_encoders
     from textcraftor.io.mixing import parse_weights
 
-    make(parse_weights(terms), out, last=tuned_steps, in_weights=space is Space.WEIGHTS)
+    mix_encoders(parse_weights(terms), out, tuned_steps=tuned_steps, in_weights=space is _Space.WEIGHTS)
     print(f"next: {shlex.join(['tcbench', 'run', '--model', str(out)])}")

@@ -35,13 +35,13 @@ def sweep(
     resume; finished runs are not repeated.
     """
     from benchmarks.cli.progress import show_progress
-    from benchmarks.sweep import Sweep, run
+    from benchmarks.sweep import Sweep, run_sweep
 
     plan = Sweep(
         model=model,
         out=out,
         strengths=tuple(options.numbers("strengths", strengths)),
-        lasts=tuple(map(int, options.numbers("tuned-steps", tuned_steps))) if tuned_steps else (),
+        tuned_steps=tuple(map(int, options.numbers("tuned-steps", tuned_steps))) if tuned_steps else (),
         suite=suite,
         rewards=options.names(rewards),
         prompts=prompts,
@@ -49,5 +49,5 @@ def sweep(
         device=device,
     )
     with show_progress() as shown:
-        for file in run(plan, shown):
+        for file in run_sweep(plan, shown):
             print(file)

@@ -78,7 +78,7 @@ def report(folder: Folder = Path("build/world"), docs: Docs = Path("docs/world")
         docs,
         REWARDS,
         PIPELINE,
-        guidance=SYSTEMS["micro"].guidance,
+        guidance=SYSTEMS["micro"].schedule.guidance,
         words=STYLE_WORDS,
         note=lambda line: print(line, file=sys.stderr),
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.diversity import measure_diversity
 from benchmarks.execution import execute_plan
-from benchmarks.mixes import mix, write
+from benchmarks.mixes import mix_encoders, save_system
 from benchmarks.pairs import write_pairs
 from benchmarks.planning import Request, plan_run
 from benchmarks.resolve import resolve_rewards
@@ -35,6 +35,9 @@ TABULATED = "tabulated"
 _TRAINING = "train"
 _SYSTEMS = "systems"
 _RESULTS = "results"
+
+_FIELDS = {"chooser": "best_of_reward"}
+"""Fields of `System` that the plan lists under an earlier name."""
 """Subfolder with the archived result of each training run."""
 
 
@@ -114,9 +117,9 @@ def _render(folder: Path, progress: Progress, count: int) -> list[Path]:
 
 def _best_of_four(folder: Path, progress: Progress, prompts: int, reward: str) -> list[Path]:
     """Sample four images of each training prompt and write the best, for supervised fine-tuning (RAFT)."""
-    system = replace(find_system(MODEL), best_of=4, chooser=reward, calibration="world")
+    system = replace(find_system(MODEL), best_of=4, best_of_reward=reward, calibration="world")
     path = folder / _SYSTEMS / "best-of-4-training"
-    write(system, path)
+    save_system(system, path)
     request = Request(
         str(path), suite=TRAINING_SUITE, limit=prompts, rewards=(), device="cpu", out=folder / "best-runs"
     )
@@ -144,7 +147,7 @@ def _train_method(
     rate = chosen_rate(folder, rates_of, rates)
     training = training_name(folder, name, seed, rates if rates_of == name else ())
     result = _train(folder, progress, training, settings, rate, seed)
-    write(find_system(str(folder / _TRAINING / training)), folder / _SYSTEMS / f"{name}-{seed}")
+    save_system(find_system(str(folder / _TRAINING / training)), folder / _SYSTEMS / f"{name}-{seed}")
     return [result]
 
 
@@ -192,17 +195,17 @@ def _make_system(
         _mix_encoders(folder, path, mix)
         return []
     base = find_system(str(folder / _SYSTEMS / f"{of}-0") if of else MODEL)
-    fields = dict(changes)
-    if tuned_steps := fields.pop("tuned_steps", None):
-        base = base.switched(tuned_steps)
-    write(replace(base, **fields, method=""), path)
+    sampling = {name: value for name, value in changes.items() if hasattr(base.schedule, name)}
+    # the plan keeps the old name of a field, because its options are hashed into the keys of archived cells
+    other = {_FIELDS.get(name, name): value for name, value in changes.items() if name not in sampling}
+    save_system(replace(base.with_schedule(**sampling), **other, method=""), path)
     return []
 
 
 def _mix_encoders(folder: Path, path: Path, weights: Mapping[str, float]) -> None:
     parts = {n if n == "original" else str(folder / _SYSTEMS / f"{n}-0"): w for n, w in weights.items()}
     shutil.rmtree(path, ignore_errors=True)  # of an interrupted start
-    mix(parts, path)
+    mix_encoders(parts, path)
 
 
 def _run_system(folder: Path, progress: Progress, name: str, prompts: int, seeds: int) -> list[Path]:

@@ -19,7 +19,8 @@ from rewards import WrongRole
 from tcbench.errors import MismatchError, MissingFiles, Problems, TcbenchError, UnknownName
 from tcbench.files import locked
 from tcbench.progress import Silent
-from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.runner import PipelineRunner
+from textcraftor.diffusion.schedule import Schedule
 
 Requests = Callable[..., Request]
 
@@ -166,8 +167,8 @@ def test_a_regenerated_image_with_other_pixels_is_scored_again(
 ) -> None:
     first = run(request_for())
     (first.path / "images" / "00003-0.png").unlink()
-    draw = Drawing.draw
-    monkeypatch.setattr(Drawing, "draw", lambda *arguments: 1 - draw(*arguments))
+    draw = PipelineRunner.generate
+    monkeypatch.setattr(PipelineRunner, "generate", lambda *arguments: 1 - draw(*arguments))
     again = run(request_for())
     assert again.added == 2  # the image and its score
     assert again.complete
@@ -292,15 +293,15 @@ def test_a_reward_that_fails_on_one_image_scores_the_others(
 def test_an_image_that_is_not_finite_is_missing_with_its_reason(
     request_for: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = Drawing.draw
+    draw = PipelineRunner.generate
 
-    def broken(drawing: Drawing, texts: list[str], latents: object, seeds: object) -> object:
+    def broken(drawing: PipelineRunner, texts: list[str], latents: object, seeds: object) -> object:
         images = draw(drawing, texts, latents, seeds)  # type: ignore[arg-type]
         images[["a cat 1" in text for text in texts]] = float("nan")
         return images
 
     with monkeypatch.context() as patch:
-        patch.setattr(Drawing, "draw", broken)
+        patch.setattr(PipelineRunner, "generate", broken)
         result = run(request_for())
     assert list(result.missing.values()) == ["the pipeline returned pixels that are not finite"]
     assert (result.images, result.rewards[0].scored, result.complete) == (7, 7, False)
@@ -310,14 +311,14 @@ def test_an_image_that_is_not_finite_is_missing_with_its_reason(
 def test_a_batch_that_does_not_fit_is_halved(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    draw = Drawing.draw
+    draw = PipelineRunner.generate
 
-    def small_memory(drawing: Drawing, texts: list[str], *rest: object) -> object:
+    def small_memory(drawing: PipelineRunner, texts: list[str], *rest: object) -> object:
         if len(texts) > 2:
             raise torch.OutOfMemoryError
         return draw(drawing, texts, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Drawing, "draw", small_memory)
+    monkeypatch.setattr(PipelineRunner, "generate", small_memory)
     result = run(request_for(batch_size=8))
     assert result.complete
     assert [len(batch) for batch in RunState(result.path).batches] == [2, 2, 2, 2]
@@ -330,15 +331,15 @@ def test_only_halves_with_a_missing_image_are_generated(
 
     whole = run(request_for(batch_size=4))
     (whole.path / "images" / "00003-0.png").unlink()
-    draw, generated = Drawing.draw, []
+    draw, generated = PipelineRunner.generate, []
 
-    def small_memory(drawing: Drawing, texts: list[str], *rest: object) -> object:
+    def small_memory(drawing: PipelineRunner, texts: list[str], *rest: object) -> object:
         if len(texts) > 2:
             raise torch.OutOfMemoryError
         generated.extend(texts)
         return draw(drawing, texts, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Drawing, "draw", small_memory)
+    monkeypatch.setattr(PipelineRunner, "generate", small_memory)
     again = run(request_for(batch_size=4))
     assert again.complete
     assert len(generated) == 2
@@ -419,9 +420,9 @@ def test_micro_outside_its_world_is_watermarked(
 
 def test_systems_set_the_defaults() -> None:
     micro = SYSTEMS["micro"]
-    assert (micro.suite, micro.sampler, micro.steps, micro.guidance) == ("world", "ddim", 25, 3.0)
+    assert (micro.suite, micro.schedule) == ("world", Schedule("ddim", 25, 3.0))
     assert set(micro.rewards) > {"world-clip", "world-blip", "world-rule", "world-oracle"}
-    assert (SYSTEMS["sd15"].suite, SYSTEMS["sd15"].guidance, SYSTEMS["sd15"].steps) == ("parti", 7.5, 25)
+    assert (SYSTEMS["sd15"].suite, SYSTEMS["sd15"].schedule) == ("parti", Schedule("ddim", 25, 7.5))
 
 
 @pytest.mark.parametrize(
@@ -456,11 +457,11 @@ def test_groups_of_a_suite_are_recorded(request_for: Requests, shared_data: Path
 def test_best_of_n_keeps_the_best_image(
     request_for: Requests, toy_rewards: str, tmp_path: Path, tiny_pipeline: Path
 ) -> None:
-    text = f'name = "best"\npipeline = "{tiny_pipeline}"\nsteps = 2\ntrained_on = []\n'
+    text = f'name = "best"\npipeline = "{tiny_pipeline}"\nschedule.steps = 2\ntrained_on = []\n'
     results = []
     for best_of in (1, 3):
         system = tmp_path / f"best-{best_of}.toml"
-        more = f'best_of = {best_of}\nchooser = "{toy_rewards}:Brightness=1"\n' if best_of > 1 else ""
+        more = f'best_of = {best_of}\nbest_of_reward = "{toy_rewards}:Brightness=1"\n' if best_of > 1 else ""
         system.write_text(text + more)
         results.append(run(request_for(model=str(system), rewards=[f"{toy_rewards}:Brightness"])))
     one, three = map(scores, results)
@@ -470,7 +471,7 @@ def test_best_of_n_keeps_the_best_image(
     assert max(gains) > 0
     best = RunState(results[1].path)
     assert best.header.details["trained_on"] == [best.score_sets[0].reward]
-    with pytest.raises(ValueError, match="best_of is 4 and chooser '': give both"):
+    with pytest.raises(ValueError, match="best_of = 4 with best_of_reward = ''; set both"):
         replace(find_system("micro"), best_of=4)
 
 
@@ -482,20 +483,20 @@ def test_judges_cannot_select_and_broken_images_never_win(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     system = tmp_path / "best.toml"
-    text = f'pipeline = "{tiny_pipeline}"\nsteps = 2\nbest_of = 2\n'
-    system.write_text(text + 'chooser = "world-oracle=1"\n')
+    text = f'pipeline = "{tiny_pipeline}"\nschedule.steps = 2\nbest_of = 2\n'
+    system.write_text(text + 'best_of_reward = "world-oracle=1"\n')
     with pytest.raises(WrongRole, match="world-oracle"):
         plan_run(request_for(model=str(system)))
-    system.write_text(text + f'chooser = "{toy_rewards}:Brightness=1"\n')
-    draw, calls = Drawing.draw, []
+    system.write_text(text + f'best_of_reward = "{toy_rewards}:Brightness=1"\n')
+    draw, calls = PipelineRunner.generate, []
 
-    def broken(drawing: Drawing, texts: list[str], latents: object, seeds: object) -> object:
+    def broken(drawing: PipelineRunner, texts: list[str], latents: object, seeds: object) -> object:
         images = draw(drawing, texts, latents, seeds)  # type: ignore[arg-type]
         calls.append(len(texts))
         if len(calls) % 2:  # the first attempt of each batch
             images[0] = float("nan")
         return images
 
-    monkeypatch.setattr(Drawing, "draw", broken)
+    monkeypatch.setattr(PipelineRunner, "generate", broken)
     result = run(request_for(model=str(system), rewards=[f"{toy_rewards}:Brightness"]))
     assert result.complete

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.execution import execute_plan
-from benchmarks.mixes import export, mix
+from benchmarks.mixes import export_system, mix_encoders
 from benchmarks.planning import Request, plan_run
-from benchmarks.sweep import Sweep, run
+from benchmarks.sweep import Sweep, run_sweep
 from benchmarks.systems import find_system
 from leaderboards.run_state import RunState
 from tcbench.errors import ConfigError
@@ -85,7 +85,7 @@ def test_a_checkpoint_is_a_system_that_says_what_it_was_trained_on(
     checkpoints: Path, asked: Callable[..., RunState]
 ) -> None:
     system = find_system(str(checkpoints / "a"))
-    assert (system.name, system.steps, system.guidance) == ("a", 4, 3.0)
+    assert (system.name, system.schedule.steps, system.schedule.guidance) == ("a", 4, 3.0)
     assert len(system.trained_on) == 1
     found = asked(checkpoints / "a")
     assert found.header.details["trained_on"] == list(system.trained_on)
@@ -101,15 +101,15 @@ def test_a_moved_checkpoint_draws_the_same(
     assert asked(moved).header.generation_id == asked(checkpoints / "a").header.generation_id
 
 
-def test_the_switch_step_is_part_of_what_is_drawn(checkpoints: Path, asked: Callable[..., RunState]) -> None:
+def test_tuned_steps_change_the_images(checkpoints: Path, asked: Callable[..., RunState]) -> None:
     own, longer = asked(checkpoints / "a"), asked(checkpoints / "a", tuned_steps=4)
     assert own.header.generation_id != longer.header.generation_id
     assert hashes(own) != hashes(longer)
     assert asked(checkpoints / "a", tuned_steps=2).header.generation_id == own.header.generation_id
-    with pytest.raises(ValueError, match="switch-step is 5; expected 1 to 4"):
+    with pytest.raises(ValueError, match="tuned_steps = 5 is more than steps = 4"):
         asked(checkpoints / "a", tuned_steps=5)
-    with pytest.raises(ValueError, match="has one text encoder in all steps"):
-        find_system("micro").switched(3)
+    with pytest.raises(ValueError, match="micro has no tuned text encoder"):
+        find_system("micro").with_schedule(tuned_steps=3)
 
 
 def test_other_numbers_of_steps_keep_the_share(checkpoints: Path, asked: Callable[..., RunState]) -> None:
@@ -118,20 +118,20 @@ def test_other_numbers_of_steps_keep_the_share(checkpoints: Path, asked: Callabl
 
 def test_mixes_in_embedding_space(checkpoints: Path, asked: Callable[..., RunState], tmp_path: Path) -> None:
     a, b = str(checkpoints / "a"), str(checkpoints / "b")
-    mix({a: 0.5, "original": 0.5}, tmp_path / "half")
-    mix({a: 1.0}, tmp_path / "whole")
-    mix({a: 0.4, b: 0.4, "original": 0.2}, tmp_path / "style")
+    mix_encoders({a: 0.5, "original": 0.5}, tmp_path / "half")
+    mix_encoders({a: 1.0}, tmp_path / "whole")
+    mix_encoders({a: 0.4, b: 0.4, "original": 0.2}, tmp_path / "style")
     assert hashes(asked(tmp_path / "whole")) == hashes(asked(checkpoints / "a"))
     assert hashes(asked(tmp_path / "half")) != hashes(asked(checkpoints / "a"))
     style = find_system(str(tmp_path / "style"))
     assert len(style.trained_on) == 2
-    mix({str(tmp_path / "half"): 0.5, b: 0.5}, tmp_path / "nested")
+    mix_encoders({str(tmp_path / "half"): 0.5, b: 0.5}, tmp_path / "nested")
     (window,) = find_system(str(tmp_path / "nested")).windows
     assert sorted(window.weights.values()) == [0.25, 0.25, 0.5]
 
 
 def test_mixes_in_weight_space(checkpoints: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
-    mix({str(checkpoints / "a"): 0.25, "original": 0.75}, tmp_path / "mixed", in_weights=True)
+    mix_encoders({str(checkpoints / "a"): 0.25, "original": 0.75}, tmp_path / "mixed", in_weights=True)
     name = "text_encoder/model.safetensors"
     mixed, tuned = load_file(tmp_path / "mixed" / name), load_file(checkpoints / "a" / "best" / name)
     plain = load_file(tiny_pipeline / name)
@@ -145,14 +145,14 @@ def test_mixes_in_weight_space(checkpoints: Path, tiny_pipeline: Path, tmp_path:
 def test_mixes_that_cannot_be_are_refused(checkpoints: Path, tmp_path: Path) -> None:
     a = str(checkpoints / "a")
     with pytest.raises(ConfigError, match="needs at least one tuned system"):
-        mix({"original": 1.0}, tmp_path / "x")
-    with pytest.raises(ConfigError, match="micro is no tuned checkpoint"):
-        mix({"micro": 1.0}, tmp_path / "x")
-    mix({a: 1.0}, tmp_path / "x")
+        mix_encoders({"original": 1.0}, tmp_path / "x")
+    with pytest.raises(ConfigError, match="micro has no tuned text encoder"):
+        mix_encoders({"micro": 1.0}, tmp_path / "x")
+    mix_encoders({a: 1.0}, tmp_path / "x")
     with pytest.raises(ConfigError, match="exists already"):
-        mix({a: 1.0}, tmp_path / "x")
+        mix_encoders({a: 1.0}, tmp_path / "x")
     for terms, message in (
-        (["a"], "is no share"), (["a=x"], "is no share"), (["a=1", "a=2"], "twice"), (["a=0"], "not 0"),
+        (["a"], "invalid term"), (["a=x"], "invalid term"), (["a=1", "a=2"], "twice"), (["a=0"], "not 0"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             parse_weights(terms)
@@ -165,15 +165,15 @@ def test_a_sweep_writes_a_table_and_pictures(
         model=str(checkpoints / "a"),
         out=tmp_path / "sweep",
         strengths=(1.0, 0.0, 0.5),
-        lasts=(1, 2),
+        tuned_steps=(1, 2),
         prompts=prompt_file,
         rewards=[f"{toy_rewards}:Brightness"],
         device="cpu",
     )
-    files = list(run(asked, Silent()))
+    files = list(run_sweep(asked, Silent()))
     assert [file.name for file in files] == ["sweep.csv", "curves.png", "grid.png"]
     rows = list(csv.DictReader(files[0].read_text().splitlines()))
-    assert [(row["strength"], row["last_steps"]) for row in rows] == [
+    assert [(row["strength"], row["tuned_steps"]) for row in rows] == [
         ("0", "1"), ("0.5", "1"), ("1", "1"), ("0", "2"), ("0.5", "2"), ("1", "2"),
     ]  # fmt: skip
     first, half, whole = (float(row["mean"]) for row in rows[3:])
@@ -181,17 +181,17 @@ def test_a_sweep_writes_a_table_and_pictures(
     assert float(rows[5]["step"]) == pytest.approx(whole - half, abs=1e-5)
     assert float(rows[3]["change"]) == 0
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep" / "runs").rglob("*.png")}
-    list(run(asked, Silent()))  # again: nothing is drawn anew
+    list(run_sweep(asked, Silent()))  # again: nothing is drawn anew
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep" / "runs").rglob("*.png")}
 
 
 def test_exports_of_systems(checkpoints: Path, tmp_path: Path) -> None:
     a = str(checkpoints / "a")
-    export(a, "diffusers", tmp_path / "diffusers")
+    export_system(a, "diffusers", tmp_path / "diffusers")
     assert (tmp_path / "diffusers" / "model_index.json").is_file()
-    export(a, "single-file", tmp_path / "single")
+    export_system(a, "single-file", tmp_path / "single")
     with pytest.raises(ConfigError, match="no adapters"):
-        export(a, "lora", tmp_path / "lora")
-    mix({a: 0.5, "original": 0.5}, tmp_path / "half")
+        export_system(a, "lora", tmp_path / "lora")
+    mix_encoders({a: 0.5, "original": 0.5}, tmp_path / "half")
     with pytest.raises(ConfigError, match="not one tuned encoder"):
-        export(str(tmp_path / "half"), "diffusers", tmp_path / "none")
+        export_system(str(tmp_path / "half"), "diffusers", tmp_path / "none")

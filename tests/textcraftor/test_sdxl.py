@@ -17,7 +17,7 @@ from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import encode_prompts, replace_encoders
 from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents
-from textcraftor.diffusion.runner import Drawing, Window, switch_encoder
+from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner, switch_encoder
 from textcraftor.diffusion.sampling import Denoiser, Rollout, fresh
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.checkpoint import VALIDATION, TrainFolder
@@ -34,10 +34,10 @@ def pipe(tiny_sdxl: Path) -> Any:
 
 
 def test_a_rollout_ends_with_the_pipelines_own_image(pipe: Any) -> None:
-    drawing = Drawing(pipe, SCHEDULE)
+    drawing = PipelineRunner(pipe, SCHEDULE)
     noise = initial_latents([1, 2], drawing.latent_shape)
     theirs = pipe(TEXTS, latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np").images
-    assert (drawing.draw(TEXTS, noise) == theirs).all()
+    assert (drawing.generate(TEXTS, noise) == theirs).all()
     height, width = drawing.size
     ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
     scheduler = fresh(pipe.scheduler, 4)
@@ -55,13 +55,13 @@ def test_both_encoders_switch_in_anybodys_pipeline(pipe: Any, tiny_sdxl: Path) -
             parameter.mul_(1.3)
     theirs = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl, add_watermarker=False)
     theirs.set_progress_bar_config(disable=True)
-    told = switch_encoder(theirs, TEXTS, last=2, steps=4, guidance=3.0, **others)
+    told = switch_encoder(theirs, TEXTS, tuned_steps=2, steps=4, guidance=3.0, **others)
     noise = initial_latents([1, 2], (4, 8, 8))
     image = theirs(latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np", **told).images
     tuned = {"tuned": replace_encoders(pipe, others)}
-    ours = Drawing(pipe, SCHEDULE, tuned, (Window(0.5, {"tuned": 1.0}),)).draw(TEXTS, noise)
+    ours = PipelineRunner(pipe, SCHEDULE, tuned, (EncoderWindow({"tuned": 1.0}, 2),)).generate(TEXTS, noise)
     assert (image == ours).all()
-    assert (ours != Drawing(pipe, SCHEDULE).draw(TEXTS, noise)).any()
+    assert (ours != PipelineRunner(pipe, SCHEDULE).generate(TEXTS, noise)).any()
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"estimator": "conditioning"}], ids=str)
@@ -110,5 +110,7 @@ def test_both_encoders_are_trained_and_exported(
     from textcraftor.diffusion.pipeline import load_encoders
 
     pipe = load(tiny_sdxl, device="cpu", dtype="float32", sampler="ddim")
-    whole = Drawing(pipe, SCHEDULE, {"best": load_encoders(pipe, best)}, (Window(1.0, {"best": 1.0}),))
-    np.testing.assert_allclose(image, whole.draw(TEXTS, noise), atol=1e-5)
+    whole = PipelineRunner(
+        pipe, SCHEDULE, {"best": load_encoders(pipe, best)}, (EncoderWindow({"best": 1.0}),)
+    )
+    np.testing.assert_allclose(image, whole.generate(TEXTS, noise), atol=1e-5)

@@ -16,7 +16,7 @@ from rewards.registry import load as load_reward
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
-from textcraftor.diffusion.runner import Drawing, Window
+from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.diffusion.schedule import SAMPLERS, Schedule
 from textcraftor.sources import of_texts
@@ -49,10 +49,10 @@ def test_it_sees_the_images_that_a_run_draws(tiny_pipeline: Path, sampler: str) 
     again, same = validator.measure(1, [found])  # from the kept prefix
 
     others = {"tuned": tuned.pipeline}
-    drawing = Drawing(pipe, Schedule(sampler, 5, 3.0), others, (Window(0.6, {"tuned": 1.0}),))
+    drawing = PipelineRunner(pipe, Schedule(sampler, 5, 3.0), others, (EncoderWindow({"tuned": 1.0}, 3),))
     texts = [prompt for prompt in PROMPTS for _ in range(NOISES)]
     seeds = [noise_seed(VALIDATION_SEED, n, k) for n in range(len(PROMPTS)) for k in range(NOISES)]
-    theirs = drawing.draw(texts, initial_latents(seeds, (4, 8, 8)))
+    theirs = drawing.generate(texts, initial_latents(seeds, (4, 8, 8)))
     np.testing.assert_allclose(images.permute(0, 2, 3, 1).numpy(), theirs, atol=5e-6)
     assert torch.equal(images, same)
     assert again.changes["trained"][0] == 0

@@ -44,7 +44,7 @@ HUB_PATTERNS = (INDEX, "*/config.json", "*/*.safetensors.index.json", "scheduler
 class Source:
     """Where a pipeline comes from: a diffusers folder, or a hub id and the weight files needed of it."""
 
-    place: str
+    location: str
     revision: str | None = None
     weights: tuple[str, ...] = ("*/*.safetensors",)
     gigabytes: float | None = None
@@ -53,7 +53,7 @@ class Source:
     def __str__(self) -> str:
         at = f" at revision {self.revision}" if self.revision else ""
         size = f", {self.gigabytes:g} GB" if self.gigabytes else ""
-        return f"{self.place}{at} ({', '.join(self.weights)} and configuration{size})"
+        return f"{self.location}{at} ({', '.join(self.weights)} and configuration{size})"
 
 
 def find_pipeline(source: Source, *, fetch: bool = True) -> Path:
@@ -62,7 +62,7 @@ def find_pipeline(source: Source, *, fetch: bool = True) -> Path:
     What is not cached is downloaded if `fetch` and the hub can be reached. Raises MissingFiles, with what
     to do, when it cannot be had or is incomplete.
     """
-    folder = Path(source.place).expanduser()
+    folder = Path(source.location).expanduser()
     if not folder.is_dir():
         if folder.is_absolute():
             raise MissingFiles(f"no folder {folder}; expected a diffusers pipeline there")
@@ -79,14 +79,16 @@ def _from_hub(source: Source, fetch: bool) -> Path:
     local = "name a local diffusers folder instead (--model FOLDER, or `pipeline` in a system's TOML file)"
     try:
         folder = snapshot_download(
-            source.place,
+            source.location,
             revision=source.revision,
             allow_patterns=[*HUB_PATTERNS, *source.weights],
             ignore_patterns=["*/*.fp16.*", "*/*non_ema*", "safety_checker/*"] if _plain(source) else None,
             local_files_only=bool(offline),
         )
     except HFValidationError as error:
-        raise MissingFiles(f"{source.place!r} is neither a diffusers folder nor a hub id: {local}") from error
+        raise MissingFiles(
+            f"{source.location!r} is neither a diffusers folder nor a hub id: {local}"
+        ) from error
     except Exception as error:  # the client lets its HTTP library's own errors through
         reason = f"not in the hub client's cache, and {offline}" if offline else str(error).splitlines()[0]
         raise MissingFiles(f"to download: {source}. Now: {reason}; fetch it online, or {local}") from error

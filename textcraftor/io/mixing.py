@@ -1,7 +1,7 @@
-"""Interpolating and mixing tuned text encoders (Li et al. 2024, section 3.4).
+"""Interpolate and mix tuned text encoders (Li et al. 2024, section 3.4).
 
-In embedding space, as the paper does it, the mix is a window of a system's steps and is made while drawing
-(`textcraftor.diffusion.runner.Window`). In weight space it is one encoder more, made once.
+The paper mixes embeddings, which happens at every step while sampling
+(`textcraftor.diffusion.runner.EncoderWindow`). Mixing weights instead makes one new encoder, once.
 """
 
 from __future__ import annotations
@@ -9,35 +9,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tcbench.errors import ConfigError
+from tcbench.errors import ConfigError, MissingFiles
 from textcraftor.diffusion.pipeline import ENCODERS
 from textcraftor.diffusion.runner import ORIGINAL
 from textcraftor.io.export import prefixed
 
 
 def parse_weights(terms: list[str]) -> dict[str, float]:
-    """``ckpt/tc=0.7 original=0.3``: encoders and weights. Raises ConfigError for what is no such term."""
-    found: dict[str, float] = {}
+    """Parse ``["ckpt/tc=0.7", "original=0.3"]`` into weights by encoder.
+
+    Raises:
+        ConfigError: If a term is malformed or repeated, or if all weights are 0.
+    """
+    weights: dict[str, float] = {}
     for term in terms:
-        name, equals, weight = term.rpartition("=")
+        name, equals, number = term.rpartition("=")
         try:
-            value = float(weight)
+            weight = float(number)
         except ValueError:
             equals = ""
         if not equals or not name:
-            raise ConfigError(f"{term!r} is no share of a mix; write FOLDER=0.7, or {ORIGINAL}=0.3")
-        if name in found:
-            raise ConfigError(f"the mix names {name} twice; give it one weight")
-        found[name] = value
-    if not any(found.values()):
+            raise ConfigError(f"invalid term {term!r}; expected FOLDER=WEIGHT, such as {ORIGINAL}=0.3")
+        if name in weights:
+            raise ConfigError(f"{name} is given twice; give each encoder one weight")
+        weights[name] = weight
+    if not any(weights.values()):
         raise ConfigError(f"a mix needs a weight that is not 0, such as ckpt/tc=0.7 {ORIGINAL}=0.3")
-    return found
+    return weights
 
 
 def average_weights(weights: Mapping[Path, float], out: Path) -> None:
-    """Write text encoders whose every weight is the weighted sum of those in the folders (text_encoder/ ...).
+    """Write text encoders whose parameters are the weighted sum of those in other folders.
 
-    Raises ConfigError for encoders that are not of one architecture.
+    Args:
+        weights: Weights by folder; each holds text_encoder/ and, for SDXL, text_encoder_2/.
+        out: Folder for the new encoders, float32.
+
+    Raises:
+        ConfigError: If the encoders do not have the same architecture.
+        MissingFiles: If a folder holds no weights.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -46,14 +56,16 @@ def average_weights(weights: Mapping[Path, float], out: Path) -> None:
     for name in ENCODERS:
         if not (first / name).is_dir():
             continue
-        states = {folder: prefixed(load_file(_file(folder / name))) for folder in weights}
+        # Both key layouts are mixed: weights saved by transformers 5 lack the prefix of version 4.
+        states = {folder: prefixed(load_file(_weight_file(folder / name))) for folder in weights}
         shapes = {folder: {k: tuple(v.shape) for k, v in state.items()} for folder, state in states.items()}
         other = next((folder for folder in weights if shapes[folder] != shapes[first]), None)
         if other is not None:
             raise ConfigError(
-                f"{other / name} and {first / name} are of different architectures: mix alike ones"
+                f"{other / name} and {first / name} have different architectures; mix encoders of one model"
             )
         total = {
+            # summed in float32: half-precision weights of the original would round the sum
             key: torch.stack([w * states[folder][key].float() for folder, w in weights.items()]).sum(dim=0)
             for key in states[first]
         }
@@ -63,8 +75,8 @@ def average_weights(weights: Mapping[Path, float], out: Path) -> None:
         save_file(total, out / name / "model.safetensors", {"format": "pt"})
 
 
-def _file(folder: Path) -> Path:
+def _weight_file(folder: Path) -> Path:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ConfigError(f"{folder} holds no weights (*.safetensors)")
+        raise MissingFiles(f"{folder} holds no weights (*.safetensors)")
     return next((file for file in files if ".fp16" not in file.name), files[0])

@@ -1,4 +1,4 @@
-"""The description that makes a folder of tuned weights, or a mix of such, a system for `tcbench run`."""
+"""The file system.toml, which makes a folder of tuned weights or an encoder mix a model for `tcbench run`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +14,49 @@ from rewards.registry import info
 from tcbench.files import write_atomically
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.models import MODELS, find_model
-from textcraftor.diffusion.runner import ORIGINAL, Window
+from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
+from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.pairs import DECLARED
 from textcraftor.rewriters import find_rewriter
 
 SYSTEM_FILE = "system.toml"
-"""What makes a folder a system."""
+"""Name of the file."""
 
 
 def write_system(
     folder: Path,
     base: Mapping[str, Any],
     *,
-    windows: Sequence[Window],
+    windows: Sequence[EncoderWindow],
+    schedule: Schedule,
     folders: Mapping[str, str | Path | None],
     **settings: Any,
 ) -> None:
-    """``folder/system.toml``: a base model (`base_of`), other text encoders in windows of its steps.
+    """Write ``folder/system.toml``, which makes the folder a model for `tcbench run`.
 
-    ``folders`` are components that replace the base's. Places are written relative to ``folder``, so that
-    what lies in it may move with it; what is None or "" is left out.
+    Args:
+        folder: Folder of the description.
+        base: The base model, from `base_of`.
+        windows: Sampling steps with other text encoders.
+        schedule: Sampling settings.
+        folders: Folders of components that replace the base's, by key; None: not replaced. They are written
+            relative to ``folder``, so that what is inside it may move with it.
+        **settings: Other fields of `benchmarks.systems.System`; None and "" are left out.
     """
-    given = {**settings, **{name: _place(place, folder) for name, place in folders.items() if place}}
-    values = {key: value for key, value in given.items() if value not in (None, "")}
-    placed = [
-        replace(window, weights={_place(name, folder): w for name, w in window.weights.items()})
-        for window in windows
-    ]
-    tables = [{"share": window.share, "weights": window.weights} for window in placed]
-    text = toml({**base, **values, "windows": tables})
+    paths = {name: _relative(path, folder) for name, path in folders.items() if path}
+    values = {key: value for key, value in (settings | paths).items() if value not in (None, "")}
+    sampling = {
+        name: value
+        for name, value in asdict(schedule).items()
+        # a default is left out only where it means "off": guidance = 0 must override the base's
+        if value or name in ("steps", "guidance")
+    }
+    tables = []
+    for window in windows:
+        table = {"tuned_steps": window.tuned_steps} if window.tuned_steps else {}
+        weights = {_relative(name, folder): weight for name, weight in window.weights.items()}
+        tables.append({**table, "weights": weights})
+    text = _toml({**base, **values, "schedule": sampling} | ({"windows": tables} if tables else {}))
     write_atomically(folder / SYSTEM_FILE, text.encode())
 
 
@@ -69,49 +83,65 @@ def optimised_for(config: TrainConfig) -> list[str] | None:
 
 
 def write_trained(folder: Path, weights: Path, config: TrainConfig) -> None:
-    """The system of a training run's weights, which lie in ``weights``, as it was trained."""
-    source, share = find_model(config.model).source, config.drawn_tuned_steps / config.steps
+    """Write ``folder/system.toml`` for the weights of a training run, which samples as the run validated.
+
+    Args:
+        folder: Folder of the description.
+        weights: Folder of the weights.
+        config: The run's configuration.
+    """
+    source = find_model(config.model).source
     write_system(
         folder,
-        base_of(source.place, source.revision),
-        windows=[] if config.rewriter else [Window(share, {str(weights): 1.0})],
+        base_of(source.location, source.revision),
+        # without eta: an encoder that was trained with noise (DDPO) is used without it, as any other
+        schedule=Schedule(
+            sampler=config.sampler,
+            steps=config.steps,
+            guidance=float(config.guidance or 0.0),
+            size=config.size,
+            spacing=config.spacing,
+            tuned_steps=0 if config.rewriter else config.drawn_tuned_steps,
+        ),
+        windows=[] if config.rewriter else [EncoderWindow({str(weights): 1.0})],
         trained_on=optimised_for(config),
         folders={
             "unet": weights / "unet" if "unet" in config.trains else None,
             "rewriter": weights / "rewriter" if config.rewriter else None,
         },
-        sampler=config.sampler,
-        spacing=config.spacing,
-        steps=config.steps,
-        guidance=config.guidance,
-        size=config.size,
         method=config.method,
     )
 
 
-def base_of(place: str, revision: str | None) -> dict[str, str]:
-    """How a description names its base model: by name, else by folder or hub id."""
-    named = next((name for name, model in MODELS.items() if model.source.place == place), None)
-    if named:
-        return {"base": named}
-    folder = Path(place).expanduser()
-    return {"pipeline": str(folder.resolve()) if folder.is_dir() else place} | (
+def base_of(path: str, revision: str | None) -> dict[str, str]:
+    """Return the keys of a system file that name a base model: a name, a folder or a hub id with revision."""
+    name = next((name for name, model in MODELS.items() if model.source.location == path), None)
+    if name:
+        return {"base": name}
+    folder = Path(path).expanduser()
+    return {"pipeline": str(folder.resolve()) if folder.is_dir() else path} | (
         {"revision": revision} if revision else {}
     )
 
 
-def _place(name: str | Path, folder: Path) -> str:
-    return ORIGINAL if name == ORIGINAL else os.path.relpath(Path(name).resolve(), folder.resolve())
+def _relative(path: str | Path, folder: Path) -> str:
+    if path == ORIGINAL:
+        return ORIGINAL
+    return os.path.relpath(Path(path).resolve(), folder.resolve())
 
 
-def toml(values: Mapping[str, Any]) -> str:
-    """Flat values, and lists of tables at the end, as TOML."""
-    plain = {k: v for k, v in values.items() if not _tables(v)}
+def _toml(values: Mapping[str, Any]) -> str:
+    """Return settings as TOML: plain values first, then tables, then lists of tables."""
+    plain = {
+        key: value for key, value in values.items() if not isinstance(value, Mapping) and not _tables(value)
+    }
     lines = [f"{key} = {_value(value)}" for key, value in plain.items()]
-    for key, tables in values.items():
-        if _tables(tables):
-            for table in tables:
-                lines += ["", f"[[{key}]]", *(f"{k} = {_value(v)}" for k, v in table.items())]
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines += ["", f"[{key}]", *(f"{name} = {_value(item)}" for name, item in value.items())]
+        elif _tables(value):
+            for table in value:
+                lines += ["", f"[[{key}]]", *(f"{name} = {_value(item)}" for name, item in table.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -120,6 +150,7 @@ def _tables(value: Any) -> bool:
 
 
 def _value(value: Any) -> str:
+    """Return a value as TOML. JSON's text, numbers and lists are TOML too; tables are not."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + " }"
     return json.dumps(value)

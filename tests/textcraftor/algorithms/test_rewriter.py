@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.execution import execute_plan
-from benchmarks.mixes import write
+from benchmarks.mixes import save_system
 from benchmarks.planning import Request, plan_run
 from benchmarks.systems import find_system
 from leaderboards.run_state import RunState
@@ -205,7 +205,7 @@ def test_a_trained_rewriter_is_a_system_and_goes_on_exactly(
     assert system.rewriter == str(whole.path / "best" / "rewriter")
     assert system.trained_on == ("rewriting-bright",)
     assert find_rewriter(system.rewriter).trained_on == ("rewriting-bright",)
-    write(replace(system, name="named"), tmp_path / "named")
+    save_system(replace(system, name="named"), tmp_path / "named")
     assert str(tmp_path) not in (tmp_path / "named" / "system.toml").read_text()  # it may move
     assert Path(find_system(str(tmp_path / "named")).rewriter).samefile(system.rewriter)
     prompts = tmp_path / "two.txt"

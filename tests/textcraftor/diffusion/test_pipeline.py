@@ -14,7 +14,7 @@ import torch
 from tcbench.errors import MissingFiles
 from textcraftor.diffusion.pipeline import Source, find_pipeline, load, pipeline_sha256
 from textcraftor.diffusion.prompts import initial_latents
-from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
 
 TWO_STEPS = Schedule("ddim", steps=2, guidance=3.0)
@@ -91,8 +91,8 @@ def test_the_hash_sees_every_weight(tiny_pipeline: Path, copy: Path) -> None:
 
 
 def test_images_are_as_the_pipeline_draws_them(pipe: Any) -> None:
-    latents = initial_latents([1, 2], Drawing(pipe, TWO_STEPS).latent_shape)
-    images = Drawing(pipe, TWO_STEPS).draw(["a cat", "a dog"], latents)
+    latents = initial_latents([1, 2], PipelineRunner(pipe, TWO_STEPS).latent_shape)
+    images = PipelineRunner(pipe, TWO_STEPS).generate(["a cat", "a dog"], latents)
     assert images.shape == (2, 16, 16, 3)
     assert images.dtype.name == "float32"
     assert 0 <= images.min() < images.max() <= 1
@@ -107,22 +107,25 @@ def test_images_are_as_the_pipeline_draws_them(pipe: Any) -> None:
 
 
 def test_noise_and_prompt_both_matter(pipe: Any) -> None:
-    shape = Drawing(pipe, TWO_STEPS).latent_shape
-    base = Drawing(pipe, TWO_STEPS).draw(["a cat"], initial_latents([1], shape))
-    assert (base != Drawing(pipe, TWO_STEPS).draw(["a cat"], initial_latents([2], shape))).any()
-    assert (base != Drawing(pipe, TWO_STEPS).draw(["zz ??"], initial_latents([1], shape))).any()
+    shape = PipelineRunner(pipe, TWO_STEPS).latent_shape
+    base = PipelineRunner(pipe, TWO_STEPS).generate(["a cat"], initial_latents([1], shape))
+    assert (base != PipelineRunner(pipe, TWO_STEPS).generate(["a cat"], initial_latents([2], shape))).any()
+    assert (base != PipelineRunner(pipe, TWO_STEPS).generate(["zz ??"], initial_latents([1], shape))).any()
 
 
 def test_sizes_follow_the_schedule(pipe: Any) -> None:
-    assert Drawing(pipe, TWO_STEPS).size == (16, 16)
+    assert PipelineRunner(pipe, TWO_STEPS).size == (16, 16)
     wide = Schedule("ddim", 2, 3.0, size=(16, 32))
-    assert Drawing(pipe, wide).latent_shape == (4, 8, 16)
-    with pytest.raises(ValueError, match="15x16 is no multiple"):
-        _ = Drawing(pipe, Schedule("ddim", 2, 3.0, size=(15, 16))).latent_shape
+    assert PipelineRunner(pipe, wide).latent_shape == (4, 8, 16)
+    with pytest.raises(ValueError, match="size = 15x16; this pipeline needs multiples of 2"):
+        _ = PipelineRunner(pipe, Schedule("ddim", 2, 3.0, size=(15, 16))).latent_shape
 
 
 def test_truncation_is_counted_in_silence(pipe: Any, caplog: pytest.LogCaptureFixture) -> None:
-    assert Drawing(pipe, TWO_STEPS).truncated(["a cat", "a cat that is far too long for it"]) == [False, True]
+    assert PipelineRunner(pipe, TWO_STEPS).truncated(["a cat", "a cat that is far too long for it"]) == [
+        False,
+        True,
+    ]
     assert not caplog.records
 
 
@@ -168,9 +171,10 @@ def test_a_pipeline_that_lacks_weights_is_refused(copy: Path, component: str) ->
 def test_every_sampler_draws_the_same_twice(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     schedule = Schedule(sampler, 2, 3.0)
-    latents = initial_latents([1], Drawing(pipe, schedule).latent_shape)
+    latents = initial_latents([1], PipelineRunner(pipe, schedule).latent_shape)
     assert (
-        Drawing(pipe, schedule).draw(["a cat"], latents) == Drawing(pipe, schedule).draw(["a cat"], latents)
+        PipelineRunner(pipe, schedule).generate(["a cat"], latents)
+        == PipelineRunner(pipe, schedule).generate(["a cat"], latents)
     ).all()
 
 

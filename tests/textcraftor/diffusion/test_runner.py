@@ -1,4 +1,4 @@
-"""Drawing with other text encoders in some of the steps, and the same by an unmodified diffusers pipeline."""
+"""Sampling with other text encoders in some steps, here and with an unmodified diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from textcraftor.diffusion.conditioning import encode_prompts, mix_conditionings, replace_encoders
 from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents
-from textcraftor.diffusion.runner import ORIGINAL, Drawing, Window, switch_encoder
+from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow, PipelineRunner, switch_encoder
 from textcraftor.diffusion.sampling import Denoiser, Rollout, fresh
 from textcraftor.diffusion.schedule import SAMPLERS, Schedule
 
@@ -40,24 +40,24 @@ def tuned(pipe: Any) -> Any:
 
 @pytest.fixture
 def noise(pipe: Any) -> torch.Tensor:
-    return initial_latents([1, 2], Drawing(pipe, SCHEDULE).latent_shape)
+    return initial_latents([1, 2], PipelineRunner(pipe, SCHEDULE).latent_shape)
 
 
-def drawing(pipe: Any, tuned: Any, *windows: Window) -> Drawing:
-    return Drawing(pipe, SCHEDULE, {"tuned": replace_encoders(pipe, {"text_encoder": tuned})}, windows)
+def drawing(pipe: Any, tuned: Any, *windows: EncoderWindow) -> PipelineRunner:
+    return PipelineRunner(pipe, SCHEDULE, {"tuned": replace_encoders(pipe, {"text_encoder": tuned})}, windows)
 
 
 def test_a_window_over_all_steps_is_the_other_encoder(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
-    whole = drawing(pipe, tuned, Window(1.0, {"tuned": 1.0})).draw(TEXTS, noise)
-    other = Drawing(replace_encoders(pipe, {"text_encoder": tuned}), SCHEDULE)
-    assert (whole == other.draw(TEXTS, noise)).all()
-    assert (whole != Drawing(pipe, SCHEDULE).draw(TEXTS, noise)).any()
+    whole = drawing(pipe, tuned, EncoderWindow({"tuned": 1.0})).generate(TEXTS, noise)
+    other = PipelineRunner(replace_encoders(pipe, {"text_encoder": tuned}), SCHEDULE)
+    assert (whole == other.generate(TEXTS, noise)).all()
+    assert (whole != PipelineRunner(pipe, SCHEDULE).generate(TEXTS, noise)).any()
 
 
 def test_a_window_over_the_last_steps_is_a_rollout_in_two_parts(
     pipe: Any, tuned: Any, noise: torch.Tensor
 ) -> None:
-    shown = drawing(pipe, tuned, Window(0.4, {"tuned": 1.0})).draw(TEXTS, noise)
+    shown = drawing(pipe, tuned, EncoderWindow({"tuned": 1.0}, 2)).generate(TEXTS, noise)
     scheduler = fresh(pipe.scheduler, 5)
     first, last = Rollout(Denoiser(pipe.unet, 3.0), scheduler, scheduler.timesteps).split(3)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_a_window_over_the_last_steps_is_a_rollout_in_two_parts(
 
 
 def test_mixes_are_weighted_sums_of_embeddings(pipe: Any, tuned: Any) -> None:
-    window = Window(0.6, {"tuned": 0.7, ORIGINAL: 0.3})
+    window = EncoderWindow({"tuned": 0.7, ORIGINAL: 0.3}, 3)
     found = drawing(pipe, tuned, window).conditionings(TEXTS)
     own = encode_prompts(pipe, TEXTS, guided=True)
     other = encode_prompts(replace_encoders(pipe, {"text_encoder": tuned}), TEXTS, guided=True)
@@ -82,11 +82,11 @@ def test_mixes_are_weighted_sums_of_embeddings(pipe: Any, tuned: Any) -> None:
 
 
 def test_windows_follow_one_another(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
-    half, full = Window(0.8, {"tuned": 0.5, ORIGINAL: 0.5}), Window(0.2, {"tuned": 1.0})
+    half, full = EncoderWindow({"tuned": 0.5, ORIGINAL: 0.5}, 4), EncoderWindow({"tuned": 1.0}, 1)
     assert sorted(drawing(pipe, tuned, full, half).conditionings(TEXTS)) == [1, 4, 5]
-    both = drawing(pipe, tuned, half, full).draw(TEXTS, noise)
-    assert (both == drawing(pipe, tuned, full, half).draw(TEXTS, noise)).all()
-    assert (both != drawing(pipe, tuned, half).draw(TEXTS, noise)).any()
+    both = drawing(pipe, tuned, half, full).generate(TEXTS, noise)
+    assert (both == drawing(pipe, tuned, full, half).generate(TEXTS, noise)).all()
+    assert (both != drawing(pipe, tuned, half).generate(TEXTS, noise)).any()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -100,25 +100,25 @@ def test_anybodys_pipeline_can_switch_with_the_helper(
     theirs = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
     theirs.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(theirs.scheduler.config)
     theirs.set_progress_bar_config(disable=True)
-    told = switch_encoder(theirs, TEXTS, last=last, steps=5, guidance=3.0, text_encoder=tuned)
+    told = switch_encoder(theirs, TEXTS, tuned_steps=last, steps=5, guidance=3.0, text_encoder=tuned)
     noise = initial_latents([1, 2], (4, 8, 8))
     image = theirs(latents=noise, num_inference_steps=5, guidance_scale=3.0, output_type="np", **told).images
 
     pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
-    windows = (Window(last / 5, {"tuned": 1.0}),) if last else ()
+    windows = (EncoderWindow({"tuned": 1.0}, last),) if last else ()
     others = {"tuned": replace_encoders(pipe, {"text_encoder": tuned})}
-    ours = Drawing(pipe, Schedule(sampler, 5, 3.0), others, windows).draw(TEXTS, noise)
+    ours = PipelineRunner(pipe, Schedule(sampler, 5, 3.0), others, windows).generate(TEXTS, noise)
     assert (image == ours).all()
 
 
 def test_a_switch_beyond_the_steps_is_refused(pipe: Any, tuned: Any) -> None:
-    with pytest.raises(ValueError, match="last is 6; expected 0 to 5"):
-        switch_encoder(pipe, TEXTS, last=6, steps=5, guidance=3.0, text_encoder=tuned)
+    with pytest.raises(ValueError, match="tuned_steps = 6; expected 0 to steps = 5"):
+        switch_encoder(pipe, TEXTS, tuned_steps=6, steps=5, guidance=3.0, text_encoder=tuned)
 
 
 def test_without_guidance_there_is_no_empty_prompt(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
-    plain = Drawing(pipe, Schedule("ddim", 2, 1.0))
-    image = plain.draw(TEXTS, noise)
+    plain = PipelineRunner(pipe, Schedule("ddim", 2, 1.0))
+    image = plain.generate(TEXTS, noise)
     theirs = pipe(
         prompt=TEXTS, latents=noise, num_inference_steps=2, guidance_scale=1.0, output_type="np"
     ).images
@@ -126,17 +126,17 @@ def test_without_guidance_there_is_no_empty_prompt(pipe: Any, tuned: Any, noise:
 
 
 def test_noise_at_each_step_is_of_the_images_seed(pipe: Any) -> None:
-    shape = Drawing(pipe, SCHEDULE).latent_shape
-    noisy = Drawing(pipe, Schedule("ddim", SCHEDULE.steps, SCHEDULE.guidance, eta=1.0))
+    shape = PipelineRunner(pipe, SCHEDULE).latent_shape
+    noisy = PipelineRunner(pipe, Schedule("ddim", SCHEDULE.steps, SCHEDULE.guidance, eta=1.0))
     noise = initial_latents([1, 2], shape)
-    both = noisy.draw(TEXTS[:2], noise, [1, 2])
-    assert (both == noisy.draw(TEXTS[:2], noise, [1, 2])).all()
-    alone = noisy.draw(TEXTS[1:2], noise[1:], [2])
+    both = noisy.generate(TEXTS[:2], noise, [1, 2])
+    assert (both == noisy.generate(TEXTS[:2], noise, [1, 2])).all()
+    alone = noisy.generate(TEXTS[1:2], noise[1:], [2])
     assert abs(both[1] - alone[0]).max() < 1e-4  # whoever else is in the batch
-    assert abs(both - noisy.draw(TEXTS[:2], noise, [1, 3])).reshape(2, -1).max(axis=1).tolist()[0] == 0
-    assert (both[1] != noisy.draw(TEXTS[:2], noise, [1, 3])[1]).any()
-    assert (both != Drawing(pipe, SCHEDULE).draw(TEXTS[:2], noise)).any()
-    with pytest.raises(ValueError, match="give one for each"):
-        noisy.draw(TEXTS[:2], noise)
+    assert abs(both - noisy.generate(TEXTS[:2], noise, [1, 3])).reshape(2, -1).max(axis=1).tolist()[0] == 0
+    assert (both[1] != noisy.generate(TEXTS[:2], noise, [1, 3])[1]).any()
+    assert (both != PipelineRunner(pipe, SCHEDULE).generate(TEXTS[:2], noise)).any()
+    with pytest.raises(ValueError, match="give one seed per image"):
+        noisy.generate(TEXTS[:2], noise)
     with pytest.raises(ValueError, match='only "ddim" supports eta'):
         Schedule("euler", 2, 3.0, eta=1.0)

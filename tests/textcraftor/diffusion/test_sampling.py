@@ -16,7 +16,7 @@ from textcraftor.algorithms.goal import decode
 from textcraftor.diffusion.conditioning import Conditioning, encode_prompts
 from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents
-from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.sampling import (
     ESTIMATORS,
     MEMORYLESS,
@@ -75,7 +75,7 @@ def pipe(tiny_pipeline: Path) -> Any:
 
 @pytest.fixture
 def start(pipe: Any) -> Tensor:
-    shape = Drawing(pipe, Schedule("ddim", STEPS, GUIDANCE)).latent_shape
+    shape = PipelineRunner(pipe, Schedule("ddim", STEPS, GUIDANCE)).latent_shape
     return initial_latents([1, 2], shape).double()
 
 
@@ -257,9 +257,9 @@ def test_gradients_pass_through_every_sampler(tiny_pipeline: Path, sampler: str)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_rollout_ends_with_the_pipelines_own_image(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
-    drawing = Drawing(pipe, Schedule(sampler, STEPS, GUIDANCE))
+    drawing = PipelineRunner(pipe, Schedule(sampler, STEPS, GUIDANCE))
     noise = initial_latents([1, 2], drawing.latent_shape)
-    theirs = drawing.draw(TEXTS, noise)
+    theirs = drawing.generate(TEXTS, noise)
     scheduler = fresh(pipe.scheduler, STEPS)
     steps = Rollout(Denoiser(pipe.unet, GUIDANCE), scheduler, scheduler.timesteps)
     with torch.no_grad():

@@ -21,7 +21,7 @@ from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import replace_encoders
 from textcraftor.diffusion.pipeline import MICRO, load
 from textcraftor.diffusion.prompts import initial_latents
-from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.export import ADAPTERS, export_adapters, export_diffusers, export_single_file
 from textcraftor.tuned import Tuned
@@ -60,8 +60,8 @@ def tune(pipe: Any, folder: Path, change: float = 0.3, **settings: Any) -> Tuned
 
 
 def drawn(pipe: Any) -> np.ndarray:
-    drawing = Drawing(pipe, SCHEDULE)
-    return drawing.draw(TEXTS, initial_latents([1, 2], drawing.latent_shape))
+    drawing = PipelineRunner(pipe, SCHEDULE)
+    return drawing.generate(TEXTS, initial_latents([1, 2], drawing.latent_shape))
 
 
 def test_an_unmodified_pipeline_draws_the_same(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_pipeline_of_2024_draws_the_same(tmp_path: Path) -> None:
     micro = load(MICRO, device="cpu", dtype="float32", sampler="ddim")
     tuned = tune(micro, tmp_path / "tuned", 0.02)
     export_diffusers(MICRO, tmp_path / "tuned", tmp_path / "out")
-    noise = initial_latents([1, 2], Drawing(micro, SCHEDULE).latent_shape)
+    noise = initial_latents([1, 2], PipelineRunner(micro, SCHEDULE).latent_shape)
     np.save(tmp_path / "latents.npy", noise.numpy())
     command = [
         str(official_python()), "-W", "ignore", "-c", OLD, str(tmp_path / "out"),

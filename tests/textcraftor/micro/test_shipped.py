@@ -16,12 +16,12 @@ from benchmarks.systems import SYSTEMS
 from rewards.world.prompts import world_prompts
 from textcraftor.diffusion.pipeline import MICRO, load
 from textcraftor.diffusion.prompts import initial_latents
-from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.micro.training.measure import render_prompts
 
 MEGABYTES = 30
-GUIDANCE = SYSTEMS["micro"].guidance
+GUIDANCE = SYSTEMS["micro"].schedule.guidance
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,11 @@ def test_no_shipped_file_names_a_folder_of_a_machine() -> None:
 
 def test_plain_diffusers_draws_what_is_drawn_here(pipe: Any) -> None:
     schedule, text = Schedule("ddim", 5, GUIDANCE), "a large red star on a white background"
-    noise = initial_latents([3], Drawing(pipe, schedule).latent_shape)
+    noise = initial_latents([3], PipelineRunner(pipe, schedule).latent_shape)
     plain = StableDiffusionPipeline.from_pretrained(MICRO)
     plain.set_progress_bar_config(disable=True)
     there = plain(text, latents=noise, num_inference_steps=5, guidance_scale=GUIDANCE, output_type="np")
-    np.testing.assert_array_equal(Drawing(pipe, schedule).draw([text], noise), there.images)
+    np.testing.assert_array_equal(PipelineRunner(pipe, schedule).generate([text], noise), there.images)
 
 
 def test_its_text_encoder_has_the_keys_that_older_versions_read() -> None:
@@ -63,7 +63,9 @@ def test_its_text_encoder_has_the_keys_that_older_versions_read() -> None:
 @pytest.mark.parametrize("text", ["", "naïve café 😀 漢字", "x" * 500, "a RED circle\n\tplease"])
 def test_any_text_can_be_drawn(pipe: Any, text: str) -> None:
     schedule = Schedule("ddim", 2, GUIDANCE)
-    image = Drawing(pipe, schedule).draw([text], initial_latents([1], Drawing(pipe, schedule).latent_shape))
+    image = PipelineRunner(pipe, schedule).generate(
+        [text], initial_latents([1], PipelineRunner(pipe, schedule).latent_shape)
+    )
     assert np.isfinite(image).all()
 
 

@@ -20,7 +20,7 @@ from rewards.world.prompts import WorldPrompt
 from rewards.world.vision import look
 from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
-from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
 
 STEPS = 25
@@ -69,12 +69,12 @@ def render_prompts(
     """Draw every prompt with ``words`` appended, DDIM 25 steps, noise as the runner's first sample has it."""
     pipe = load(pipeline, device="cpu", dtype="float32", sampler="ddim")
     schedule = Schedule("ddim", STEPS, guidance)
-    shape = Drawing(pipe, schedule).latent_shape
+    shape = PipelineRunner(pipe, schedule).latent_shape
     parts = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         noise = initial_latents([noise_seed(0, start + row, 0) for row in range(len(batch))], shape)
-        drawn = Drawing(pipe, schedule).draw([prompt.text + words for prompt in batch], noise)
+        drawn = PipelineRunner(pipe, schedule).generate([prompt.text + words for prompt in batch], noise)
         parts.append(to_bytes(torch.from_numpy(drawn).permute(0, 3, 1, 2)))
         advance(len(batch))
     return Drawn(prompts, np.concatenate(parts), guidance, words)

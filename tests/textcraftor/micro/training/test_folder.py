@@ -16,7 +16,7 @@ from rewards.world.training.clip import Tokens
 from rewards.world.training.tokenizer import caption_corpus, write_tokenizer
 from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents
-from textcraftor.diffusion.runner import Drawing
+from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.export import save_text_encoder
 from textcraftor.micro.training import unet, vae
@@ -70,8 +70,8 @@ def test_plain_diffusers_draws_what_is_drawn_here(tokenizer: Path, tmp_path: Pat
     write_pipeline(tmp_path / "pipeline", tokenizer, *parts)
     schedule = Schedule("ddim", 3, 3.0)
     pipe = load(tmp_path / "pipeline", device="cpu", dtype="float32", sampler="ddim")
-    noise = initial_latents([5], Drawing(pipe, schedule).latent_shape)
-    here = Drawing(pipe, schedule).draw([PROMPT], noise)
+    noise = initial_latents([5], PipelineRunner(pipe, schedule).latent_shape)
+    here = PipelineRunner(pipe, schedule).generate([PROMPT], noise)
     plain = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")
     plain.set_progress_bar_config(disable=True)
     there = plain(PROMPT, latents=noise, num_inference_steps=3, guidance_scale=3.0, output_type="np").images
