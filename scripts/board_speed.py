@@ -1,33 +1,31 @@
-"""How long a leaderboard of a million scores takes, and how much memory, on generated run folders.
+"""Time and memory of building a leaderboard of a million scores, from generated run folders.
 
     python scripts/board_speed.py [--systems 50] [--prompts 1000] [--seeds 2] [--rewards 10] [--folder F]
 
-Each system has a small gain of its own, a prompt's difficulty is shared by all, and the prompts are of twelve
-categories. The board is built and written in a process of its own, from files to files, as
-`tcbench leaderboard` does it.
+Systems differ by small gains, each prompt's difficulty is shared by all of them, and the prompts have twelve
+categories. The board is built and written in a separate process, from files to files, as in
+`tcbench leaderboard`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import resource
-import subprocess
 import sys
 import time
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+_SCRIPTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(_SCRIPTS.parent), str(_SCRIPTS)]
 
-CATEGORIES = 12
+from measuring import answer_job, benchmark_parser, peak_memory_mib, run_job  # noqa: E402 - of this folder
+
+_CATEGORIES = 12
 
 
-def write_runs(folder: Path, systems: int, prompts: int, seeds: int, rewards: int) -> None:
-    """Finished run folders without images."""
+def _write_runs(folder: Path, systems: int, prompts: int, seeds: int, rewards: int) -> None:
+    """Write finished run folders without images."""
     import numpy as np
 
     from leaderboards.records import Header, Planned, Sample, Score, ScoreSet, short_id
@@ -52,56 +50,53 @@ def write_runs(folder: Path, systems: int, prompts: int, seeds: int, rewards: in
         )
         run = RunState.create(folder / generation["system"], header)
         run.append_samples(
-            Sample(p, s, f"{p}", f"{p}", f"category {p % CATEGORIES}", 7, f"{p}-{s}.png", "0")
+            Sample(p, s, f"{p}", f"{p}", f"category {p % _CATEGORIES}", 7, f"{p}-{s}.png", "0")
             for p, s in keys
         )
         generator = np.random.default_rng(number + 1)
-        for place, reward in enumerate(sets):
-            own = 0.002 * number + 0.3 * generator.normal(size=(prompts, seeds))
-            values = difficulty[place][:, None] + own
+        for reward, shared in zip(sets, difficulty, strict=True):
+            gain = 0.002 * number + 0.3 * generator.normal(size=(prompts, seeds))
+            values = shared[:, None] + gain
             run.append_scores(
                 reward, (Score(p, s, "ok", float(values[p, s]), image_sha256="0") for p, s in keys)
             )
 
 
-def build(folder: Path, out: Path) -> None:
-    """Build and write a board as `tcbench leaderboard` does, and print the time and memory it took."""
+def _build(job: dict[str, Any]) -> dict[str, float]:
+    """Build and write the board in this process; return seconds and peak memory."""
     from leaderboards.builder import build
     from leaderboards.files import write_board
 
     started = time.perf_counter()
-    board = build(folder, "system-00")
+    board = build(Path(job["runs"]), "system-00")
     built = time.perf_counter()
-    write_board(board, out)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"build": built - started, "write": time.perf_counter() - built, "peak_mib": peak}))
+    write_board(board, Path(job["out"]))
+    return {"build": built - started, "write": time.perf_counter() - built, "peak": peak_memory_mib()}
 
 
 def main() -> None:
-    """Write the runs, build the board, say what it took."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Write the runs, build the board, and print time and memory."""
+    parser = benchmark_parser(__doc__)
     for name, default in (("systems", 50), ("prompts", 1000), ("seeds", 2), ("rewards", 10)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--folder", type=Path, help="keep the runs here, and use those that are")
-    parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="keep the runs in this folder and reuse them")
     options = parser.parse_args()
-    if options.build:
-        build(options.folder, options.folder.parent / "board")
+    if options.worker:
+        answer_job(options.worker, _build)
         return
     with TemporaryDirectory() as scratch:
-        folder = (options.folder or Path(scratch)) / "runs"
-        if not folder.exists():
-            write_runs(folder, options.systems, options.prompts, options.seeds, options.rewards)
-        command = [sys.executable, __file__, "--build", "--folder", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+        runs = (options.folder or Path(scratch)) / "runs"
+        if not runs.exists():
+            _write_runs(runs, options.systems, options.prompts, options.seeds, options.rewards)
+        result = run_job(__file__, {"runs": runs, "out": Path(scratch) / "board"}, Path(scratch))
     scores = options.systems * options.prompts * options.seeds * options.rewards
-    found = json.loads(done.stdout)
-    print(
-        f"{scores:,} scores of {options.systems} systems: {found['build']:.1f} s to build, "
-        f"{found['write']:.1f} s to write, {found['peak_mib']:,.0f} MiB at most"
+    text = (
+        f"{scores:,} scores of {options.systems} systems: {result['build']:.1f} s to build, "
+        f"{result['write']:.1f} s to write, {result['peak']:,.0f} MiB peak"
     )
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

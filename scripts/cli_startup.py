@@ -1,9 +1,9 @@
-"""How long `tcbench --help` takes against a bare Typer app of two commands.
+"""Start-up time of `tcbench --help` compared with a bare Typer app of two commands.
 
     python scripts/cli_startup.py [--runs 15]
 
-Both are started in turn, warm, in one run of this script; it prints the medians and their ratio, and exits
-with 1 when the ratio is above 1.5.
+Both are started in turn with warm file caches. Prints the medians and their ratio; exits with 1 if the ratio
+is above 1.5.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-LIMIT = 1.5
+_LIMIT = 1.5
 
-BARE = """
+_BARE = """
 import typer
 
 app = typer.Typer()
@@ -34,40 +34,41 @@ def goodbye(name: str, formal: bool = False) -> None:
 app()
 """
 
-TCBENCH = "from tcbench.launch import main; main()"
+_TCBENCH = "from tcbench.launch import main; main()"
 
 
-def seconds(command: list[str], folder: str) -> float:
-    """Wall time of one start that prints its help."""
+def _seconds(command: list[str], folder: str) -> float:
+    """Return the wall time of printing the help once."""
     start = time.perf_counter()
     subprocess.run([*command, "--help"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 def main() -> int:
+    """Time both and print the ratio."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=15, help="timed starts of each (default: 15)")
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as folder:
-        bare, own = Path(folder, "bare.py"), Path(folder, "own.py")
-        bare.write_text(BARE)
+        bare, ours = Path(folder, "bare.py"), Path(folder, "ours.py")
+        bare.write_text(_BARE)
         root = Path(__file__).resolve().parent.parent
-        own.write_text(f"import sys; sys.path.insert(0, {str(root)!r})\n{TCBENCH}\n")
-        commands = {"bare": [sys.executable, str(bare)], "tcbench": [sys.executable, str(own)]}
+        ours.write_text(f"import sys; sys.path.insert(0, {str(root)!r})\n{_TCBENCH}\n")
+        commands = {"bare": [sys.executable, str(bare)], "tcbench": [sys.executable, str(ours)]}
         times: dict[str, list[float]] = {name: [] for name in commands}
         for turn in range(runs + 1):
             for name, command in commands.items():
-                taken = seconds(command, folder)
+                elapsed = _seconds(command, folder)
                 if turn:  # the first turn fills the caches
-                    times[name].append(taken)
+                    times[name].append(elapsed)
     medians = {name: median(values) for name, values in times.items()}
     ratio = medians["tcbench"] / medians["bare"]
     print(f"bare Typer app   {medians['bare'] * 1000:6.0f} ms")
     print(f"tcbench --help   {medians['tcbench'] * 1000:6.0f} ms")
-    print(f"ratio            {ratio:6.2f}    (median of {runs} warm starts each; at most {LIMIT})")
-    return int(ratio > LIMIT)
+    print(f"ratio            {ratio:6.2f}    (median of {runs} warm starts each; at most {_LIMIT})")
+    return int(ratio > _LIMIT)
 
 
 if __name__ == "__main__":

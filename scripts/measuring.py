@@ -1,4 +1,4 @@
-"""What benchmark scripts share: jobs in processes of their own, timings, and rows of Markdown tables."""
+"""What benchmark scripts share: jobs in separate processes, timings, and rows of Markdown tables."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def benchmark_parser(description: str | None) -> argparse.ArgumentParser:
 def run_job(script: str, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Run ``script --worker JOB ANSWER`` in a new process and return its answer.
 
-    A process of its own starts without cached tensors and modules, and its peak memory is that of the job
+    A separate process starts without cached tensors and modules, and its peak memory is that of the job
     alone.
     """
     job_file, answer_file = folder / "job.json", folder / "answer.json"

@@ -8,7 +8,7 @@ One after another: each reward is loaded, decodes every batch of images, preproc
 freed before the next one is loaded. In a panel: all rewards are loaded, each batch is decoded once, and
 rewards share towers, preprocessing and embeddings of prompts.
 
-Each repeat runs in a process of its own, and the two ways take turns, so that a machine whose speed changes
+Each repeat runs in a separate process, and the two ways take turns, so that a machine whose speed changes
 favours neither. Seconds are those of decoding and scoring; imports, loading weights and a first batch, which
 warms up, are not timed. Numbers are medians with the range over the repeats. Peak memory is that of the
 process, in MiB.

@@ -1,10 +1,10 @@
-"""Whether the statistics keep their promises: coverage of intervals and false positives, by simulation.
+"""Coverage of confidence intervals and rate of false positives, by simulation.
 
     python scripts/stats_simulation.py [--repetitions 4000] [--out docs/statistics.md]
 
-Coverage is of the mean difference by the 95 % interval. False positives are of two systems that are alike, by
-the permutation p alone and by a leaderboard's claim (p and interval) without its correction for many
-comparisons. About a quarter of an hour on one core.
+Coverage: how often the 95 % interval contains the true mean difference. False positives: how often two equal
+systems differ, by the permutation p alone, and by a leaderboard's claim (p and interval) without its
+correction for many comparisons. Takes about 15 minutes on one core.
 """
 
 from __future__ import annotations
@@ -15,59 +15,61 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+_ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(_ROOT))
 
 from leaderboards import stats  # noqa: E402 - of this checkout
 
-SIZES = (10, 20, 50, 100, 300, 1600)
-SEEDS = 4
-BATCH = 250
-"""Experiments at a time."""
+_SIZES = (10, 20, 50, 100, 300, 1600)
+_SEEDS = 4
+_BATCH = 250
+"""Number of experiments that are computed at once."""
 
-Values = NDArray[np.float64]
-Draw = Callable[[np.random.Generator, tuple[int, int]], Values]
-"""Values of experiments x prompts."""
+_Values = NDArray[np.float64]
+_Sampler = Callable[[np.random.Generator, tuple[int, int]], _Values]
+"""Samples values (experiments, prompts)."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of data: differences of a known mean, and pairs of systems that are alike."""
+class _Distribution:
+    """A distribution of differences with known mean, and one for pairs of equal systems."""
 
     name: str
-    what: str
-    differences: Draw
+    description: str
+    differences: _Sampler
     mean: float
-    system: Draw
-    """One system's values, apart from the difficulty that both share."""
+    """True mean of the differences."""
+    system: _Sampler
+    """_Values of one system, without the difficulty of prompts, which both systems share."""
 
 
-def kinds() -> list[Kind]:
-    """What rewards look like, and worse."""
+def _distributions() -> list[_Distribution]:
+    """Return distributions like those of rewards, and less favourable ones."""
     return [
-        Kind("normal", "Differences N(0, 1)", _normal, 0.0, _normal),
-        Kind(
+        _Distribution("normal", "Differences N(0, 1)", _normal, 0.0, _normal),
+        _Distribution(
             "Lognormal",
-            "Differences exp N(0, 1): a long tail to one side",
+            "Differences exp N(0, 1), with a long tail on one side",
             _lognormal,
             math.exp(0.5),
             _lognormal,
         ),
-        Kind(
+        _Distribution(
             "Rare differences",
-            "Nine of ten prompts tie; of the others two thirds gain 1 and one third loses 1",
+            "Nine of ten prompts tie; of the others, two thirds gain 1 and one third loses 1",
             _rare,
             0.1 * (2 / 3 - 1 / 3),
             lambda g, s: (g.random(s) < 0.05).astype(np.float64),
         ),
-        Kind(
+        _Distribution(
             "Correlated seeds",
-            f"{SEEDS} seeds a prompt, whose differences N(0, 1) correlate by 0.5",
+            f"{_SEEDS} seeds per prompt; differences N(0, 1) with correlation 0.5 within a prompt",
             _seeds,
             0.0,
             _seeds,
@@ -75,74 +77,80 @@ def kinds() -> list[Kind]:
     ]
 
 
-def _normal(generator: np.random.Generator, shape: tuple[int, int]) -> Values:
+def _normal(generator: np.random.Generator, shape: tuple[int, int]) -> _Values:
     return generator.normal(size=shape)
 
 
-def _lognormal(generator: np.random.Generator, shape: tuple[int, int]) -> Values:
+def _lognormal(generator: np.random.Generator, shape: tuple[int, int]) -> _Values:
     return generator.lognormal(size=shape)
 
 
-def _rare(generator: np.random.Generator, shape: tuple[int, int]) -> Values:
+def _rare(generator: np.random.Generator, shape: tuple[int, int]) -> _Values:
     differ = generator.random(shape) < 0.1
     return np.where(differ, np.where(generator.random(shape) < 2 / 3, 1.0, -1.0), 0.0)
 
 
-def _seeds(generator: np.random.Generator, shape: tuple[int, int]) -> Values:
+def _seeds(generator: np.random.Generator, shape: tuple[int, int]) -> _Values:
     shared = generator.normal(size=shape)[..., None]
-    seeds = math.sqrt(0.5) * (shared + generator.normal(size=(*shape, SEEDS)))
-    prompts = np.repeat(np.arange(shape[1]), SEEDS)
+    seeds = math.sqrt(0.5) * (shared + generator.normal(size=(*shape, _SEEDS)))
+    prompts = np.repeat(np.arange(shape[1]), _SEEDS)
     return np.stack([stats.per_prompt(prompts, row.ravel())[1] for row in seeds])
 
 
 @dataclass(frozen=True)
-class Found:
+class _Shares:
     """Shares of the experiments."""
 
     covered: float
-    p: float
+    """Interval contains the true mean."""
+    small_p: float
+    """p is below 0.05 for equal systems."""
     claimed: float
+    """A leaderboard would claim a difference of equal systems."""
 
 
-def simulate(kind: Kind, n: int, repetitions: int, seed: int = 0) -> Found:
-    """Many experiments of ``n`` prompts."""
+def _simulate(kind: _Distribution, n: int, repetitions: int, seed: int = 0) -> _Shares:
+    """Simulate experiments of ``n`` prompts."""
     generator = np.random.default_rng([seed, n, *kind.name.encode()])
     covered, small, claimed = 0, 0, 0
-    for start in range(0, repetitions, BATCH):
-        shape = (min(BATCH, repetitions - start), n)
+    for start in range(0, repetitions, _BATCH):
+        shape = (min(_BATCH, repetitions - start), n)
         intervals = stats.mean_intervals(list(kind.differences(generator, shape)))
         covered += sum(e.low <= kind.mean <= e.high for e in intervals)
-        alike = kind.system(generator, shape) - kind.system(generator, shape)
-        for found in stats.comparisons([(row, True) for row in alike]):
-            is_small = found.p < 1 - stats.LEVEL
+        equal = kind.system(generator, shape) - kind.system(generator, shape)
+        for comparison in stats.comparisons([(row, True) for row in equal]):
+            is_small = comparison.p < 1 - stats.LEVEL
             small += is_small
-            claimed += is_small and not found.difference.low <= 0 <= found.difference.high
-    return Found(covered / repetitions, small / repetitions, claimed / repetitions)
+            claimed += is_small and not comparison.difference.low <= 0 <= comparison.difference.high
+    return _Shares(covered / repetitions, small / repetitions, claimed / repetitions)
 
 
-def page(repetitions: int) -> Iterator[str]:
-    """The page, line by line, as it is simulated."""
-    yield "# Do the statistics hold?"
+def _page(repetitions: int) -> Iterator[str]:
+    """Yield the lines of the page as they are simulated."""
+    yield "# Coverage and false positives of the statistics"
     yield ""
     error = 1.96 * math.sqrt(stats.LEVEL * (1 - stats.LEVEL) / repetitions)
-    yield f"Made by `scripts/stats_simulation.py`: {repetitions:,} experiments a cell, so a share of 0.95 is"
-    yield f"known to ± {error:.3f}. Intervals: studentised bootstrap, {stats.RESAMPLES:,} resamples, at"
-    yield "neither end narrower than Student's; the unit is the prompt. **Bold**: outside 0.93 to 0.97, or"
-    yield "above 0.06. Below"
-    yield f"{stats.CLAIM_PROMPTS} prompts a leaderboard makes no claim: these rows say why."
-    for kind in kinds():
+    text = (
+        "This page is generated by `scripts/stats_simulation.py` from "
+        f"{repetitions:,} simulated experiments per cell: a share of 0.95 is known to ± {error:.3f}. "
+        "Intervals are studentised bootstrap intervals with "
+        f"{stats.RESAMPLES:,} resamples of prompts, and at neither end narrower than Student's interval. "
+        f"**Bold** shares are outside 0.93 to 0.97, or above 0.06. Below {stats.CLAIM_PROMPTS} prompts a "
+        "leaderboard makes no claim, for the reasons that these tables show."
+    )
+    yield from wrap(text, 110)
+    for kind in _distributions():
         yield ""
         yield f"## {kind.name.capitalize()}"
         yield ""
-        yield f"{kind.what}; false positives are of two such systems that are alike."
+        yield f"{kind.description}. False positives: two such systems that are equal."
         yield ""
-        yield "| prompts | 95 % intervals that cover | p below 0.05 | claims |"
+        yield "| prompts | coverage of 95 % intervals | p below 0.05 | claims |"
         yield "|---|---|---|---|"
-        for n in SIZES:
-            found = simulate(kind, n, repetitions)
-            cells = [
-                _cell(found.covered, 0.93, 0.97), _cell(found.p, 0, 0.06), _cell(found.claimed, 0, 0.06)
-            ]  # fmt: skip
+        for n in _SIZES:
+            shares = _simulate(kind, n, repetitions)
+            positives = (_cell(share, 0, 0.06) for share in (shares.small_p, shares.claimed))
+            cells = [_cell(shares.covered, 0.93, 0.97), *positives]
             yield f"| {n:,} | {' | '.join(cells)} |"
 
 
@@ -151,7 +159,7 @@ def _cell(share: float, low: float, high: float) -> str:
 
 
 def main() -> None:
-    """Simulate, print, and write."""
+    """Simulate, print, and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -159,7 +167,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options: Any = parser.parse_args()
     lines = []
-    for line in page(options.repetitions):
+    for line in _page(options.repetitions):
         print(line, flush=True)
         lines.append(line)
     if options.out:

@@ -1,13 +1,13 @@
-"""Seconds and peak memory a sample of every estimator on Stable Diffusion 1.5's architecture.
+"""Seconds and peak memory per sample of every estimator, on the architecture of Stable Diffusion 1.5.
 
     python scripts/training_memory.py --device cuda [--size 512] [--batches 1 4 16] [--out docs/memory.md]
     python scripts/training_memory.py --device cpu --precision float32 --size 64 --batches 1 --steps 3
-        --tuned-steps 2 --rewards aesthetic-v2      # one command: that it works, in 12 GB
+        --tuned-steps 2 --rewards aesthetic-v2      # smoke test in 12 GB
 
 Weights are random, in the published sizes: UNet, decoder and text encoder, and a panel of aesthetic-v2, clip,
-pickscore and hpsv2 (7 GB of scratch files). An update is timed after one that is not. The reference is the
-same chain as the official code runs it: float32 with TF32, gradients switched on everywhere, each step's
-graph made again. Peak memory is the device's; on the CPU, where it cannot be set back, it is left out.
+pickscore and hpsv2 (7 GB of temporary files). The second update is timed. The reference is the same chain as
+the official code runs it: float32 with TF32, nothing frozen, each step's graph computed again. Peak memory is
+that of the device; on the CPU it cannot be reset and is left out.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+_SCRIPTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(_SCRIPTS.parent), str(_SCRIPTS)]
 
-ESTIMATORS = ("chain", "conditioning", "truncation", "one-step", "low-variance")
-REWARDS = ("aesthetic-v2", "clip", "pickscore", "hpsv2")
+from measuring import benchmark_parser, table_row  # noqa: E402 - of this folder
+from random_weights import records_without_hashes, write_random_weights  # noqa: E402
 
-LEAN = {"micro_batch": 1, "decode_slice": 1, "estimator": "conditioning", "offload": True}
-"""What makes a card of 24 GB do."""
+_ESTIMATORS = ("chain", "conditioning", "truncation", "one-step", "low-variance")
+_REWARDS = ("aesthetic-v2", "clip", "pickscore", "hpsv2")
 
-HEAD = ("| estimator | batch | seconds a sample | peak GiB |", "|---|---|---|---|")
+_LEAN: dict[str, Any] = {"micro_batch": 1, "decode_slice": 1, "estimator": "conditioning", "offload": True}
+"""Settings that fit a device with 24 GB."""
+
+_HEAD = ("| estimator | batch | seconds per sample | peak GiB |", "|---|---|---|---|")
 
 
-def pipeline(device: str, dtype: Any, scratch: Path) -> Any:
-    """Stable Diffusion 1.5 with random weights."""
+def _random_pipeline(device: str, dtype: Any, scratch: Path) -> Any:
+    """Return Stable Diffusion 1.5 with random weights."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -58,7 +61,7 @@ def pipeline(device: str, dtype: Any, scratch: Path) -> Any:
         layers_per_block=2,
         sample_size=512,
     )
-    made = StableDiffusionPipeline(
+    pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(text),
         tokenizer=CLIPTokenizer.from_pretrained(
@@ -72,26 +75,24 @@ def pipeline(device: str, dtype: Any, scratch: Path) -> Any:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    for part in (made.vae, made.unet, made.text_encoder):
+    for part in (pipe.vae, pipe.unet, pipe.text_encoder):
         part.eval()
-    return made.to(device, dtype)
+    return pipe.to(device, dtype)
 
 
-class Bench:
-    """One pipeline and one panel, tuned in many ways."""
+class _Benchmark:
+    """Times one update in different settings."""
 
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
-        from reward_speed import plain_records, prepare
-
         self.options, self.scratch = options, scratch
-        subjects = prepare(scratch)
-        self.files = {name: subjects[name].files for name in options.rewards}
-        self.records = plain_records(options.rewards)
+        weights = write_random_weights(scratch, options.rewards)
+        self.files = {name: weight.files for name, weight in weights.items()}
+        self.records = records_without_hashes(options.rewards)
 
     def update(
         self, batch: int, *, reference: bool = False, **settings: Any
     ) -> tuple[float, float | None] | None:
-        """Seconds a sample and peak GiB of one update, or None if it does not fit."""
+        """Return seconds per sample and peak GiB of one update, or None if memory does not suffice."""
         import torch
 
         cuda = self.options.device.startswith("cuda")
@@ -113,12 +114,12 @@ class Bench:
         except torch.OutOfMemoryError:
             return None
         finally:
-            step = None
+            step = None  # frees the graph before the next settings
             if cuda:
                 torch.cuda.empty_cache()
 
     def _step(self, batch: int, reference: bool, settings: dict[str, Any]) -> Any:
-        """A whole update as a function without arguments."""
+        """Return a function that does one update."""
         import torch
 
         from rewards.combine.mix import RewardMix
@@ -142,7 +143,7 @@ class Bench:
             checkpointing=reference or options.checkpointing,
             **settings,
         )
-        pipe = pipeline(options.device, getattr(torch, precision), self.scratch)
+        pipe = _random_pipeline(options.device, getattr(torch, precision), self.scratch)
         panel = Panel(self.records, weights=self.files, device=options.device, offload=config.offload)
         tuned = Tuned(pipe, config, guided=True)
         if reference:
@@ -165,38 +166,35 @@ class Bench:
         return step
 
 
-def rows(options: argparse.Namespace, scratch: Path) -> Iterator[str]:
-    """The table's lines, as they are measured."""
-    bench = Bench(options, scratch)
+def _rows(options: argparse.Namespace, scratch: Path) -> Iterator[str]:
+    """Yield the rows of the table as they are measured."""
+    bench = _Benchmark(options, scratch)
     for batch in options.batches:
         yield _row("reference: chain, float32, nothing frozen", batch, bench.update(batch, reference=True))
-        for estimator in ESTIMATORS:
+        for estimator in _ESTIMATORS:
             yield _row(estimator, batch, bench.update(batch, estimator=estimator))
-    lean = ", ".join(f"{name}={value}" for name, value in LEAN.items())
-    yield _row(f"for 24 GB: {lean}", options.batches[-1], bench.update(options.batches[-1], **LEAN))
+    lean = ", ".join(f"{name}={value}" for name, value in _LEAN.items())
+    yield _row(f"for 24 GB: {lean}", options.batches[-1], bench.update(options.batches[-1], **_LEAN))
 
 
-def _row(name: str, batch: int, found: tuple[float, float | None] | None) -> str:
-    if found is None:
-        return f"| {name} | {batch} | out of memory | |"
-    seconds, peak = found
-    return f"| {name} | {batch} | {seconds:.2f} | {'–' if peak is None else f'{peak:.1f}'} |"
+def _row(name: str, batch: int, result: tuple[float, float | None] | None) -> str:
+    if result is None:
+        return table_row(name, str(batch), "out of memory", "")
+    seconds, peak = result
+    return table_row(name, str(batch), f"{seconds:.2f}", "–" if peak is None else f"{peak:.1f}")
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure and print the table."""
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", type=int, default=512, help="pixels a side")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--tuned-steps", type=int, default=5)
     parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--rewards", nargs="+", default=list(REWARDS), choices=REWARDS)
+    parser.add_argument("--rewards", nargs="+", default=list(_REWARDS), choices=_REWARDS)
     parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     import torch
 
@@ -206,14 +204,14 @@ def main() -> None:
         f"{options.tuned_steps} tuned, guidance 7.5, {', '.join(options.rewards)}; {options.precision}, "
         f"torch {torch.__version__}, {where}."
     )
-    found: list[str] = []
+    lines: list[str] = []
     with TemporaryDirectory() as scratch:
-        for line in rows(options, Path(scratch)):
+        for line in _rows(options, Path(scratch)):
             print(line, flush=True)
-            found.append(line)
+            lines.append(line)
             if options.out:
-                lines = ["# Seconds and memory of a training sample", "", note, "", *HEAD, *found, ""]
-                options.out.write_text("\n".join(lines), encoding="utf-8")
+                page = ["# Time and memory per training sample", "", note, "", *_HEAD, *lines, ""]
+                options.out.write_text("\n".join(page), encoding="utf-8")
     print(note)
 
 

@@ -38,7 +38,7 @@ def verify(
     names: _Names = None,
     official: Annotated[
         bool,
-        typer.Option("--official", help="Also run the official packages, in an environment of their own."),
+        typer.Option("--official", help="Also run the official packages, in a separate environment."),
     ] = False,
     full: Annotated[
         bool,

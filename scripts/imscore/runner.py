@@ -1,8 +1,14 @@
-"""Runs inside imscore's environment: python runner.py JOB.json ANSWER.json (see scripts/reward_speed.py).
+"""Score images with imscore, inside its environment: python runner.py JOB.json ANSWER.json.
 
-A job has "reward", the "files" that its own loader would fetch, "images" (a .safetensors file with the tensor
-"images", (B, 3, H, W) in [0, 1]), "prompts", "repeats" and "device". The answer has "scores", "seconds" of
-each repeat and "peak" MiB.
+The job (see scripts/reward_speed.py):
+    reward: "aesthetic-v2", "pickscore", "hpsv2-antialias" or "imagereward".
+    files: What the package's loader would download.
+    images: A .safetensors file with the tensor "images" (B, 3, H, W) in [0, 1].
+    prompts: One per image.
+    repeats: How often to time it after the first call.
+    device: "cpu" or "cuda".
+
+The answer has "scores", "seconds" of each repeat, "peak" memory in MiB, and "versions".
 """
 
 from __future__ import annotations
@@ -19,18 +25,18 @@ import torch
 from safetensors.torch import load_file
 
 
-def aesthetic(files: dict[str, str]) -> Any:
+def _aesthetic(files: dict[str, str]) -> Any:
     from imscore.aesthetic import model
 
     folder = files["model"]
     load = model.CLIPVisionModelWithProjection.from_pretrained
     model.CLIPVisionModelWithProjection.from_pretrained = lambda _name: load(folder, dtype="float32")
-    made = model.LAIONAestheticScorer()
-    made.mlp.load_state_dict(torch.load(files["head"], weights_only=True))
-    return made
+    scorer = model.LAIONAestheticScorer()
+    scorer.mlp.load_state_dict(torch.load(files["head"], weights_only=True))
+    return scorer
 
 
-def pickscore(files: dict[str, str]) -> Any:
+def _pickscore(files: dict[str, str]) -> Any:
     from imscore.pickscore import model
     from transformers import CLIPTokenizer
 
@@ -43,29 +49,29 @@ def pickscore(files: dict[str, str]) -> Any:
     return model.PickScorer(files["model"])
 
 
-def hpsv2(files: dict[str, str]) -> Any:
+def _hpsv2(files: dict[str, str]) -> Any:
     from imscore.hps import model
 
     create = model.create_model_and_transforms
     model.create_model_and_transforms = lambda name, _pretrained, **rest: create(name, None, **rest)
-    made = model.HPSv2()
-    made.model.load_state_dict(torch.load(files["checkpoint"], weights_only=True)["state_dict"])
-    return made
+    scorer = model.HPSv2()
+    scorer.model.load_state_dict(torch.load(files["checkpoint"], weights_only=True)["state_dict"])
+    return scorer
 
 
-def imagereward(files: dict[str, str]) -> Any:
+def _imagereward(files: dict[str, str]) -> Any:
     from imscore.imreward import model
 
     tokenizer = model.BertTokenizer(files["vocabulary"])
     model.BertTokenizer = type("Local", (), {"from_pretrained": lambda _name: tokenizer})
-    made = model.ImageReward()
+    scorer = model.ImageReward()
     state = torch.load(files["checkpoint"], weights_only=True)
-    made.load_state_dict({key: value for key, value in state.items() if "_proj." not in key}, strict=False)
-    return made
+    scorer.load_state_dict({key: value for key, value in state.items() if "_proj." not in key}, strict=False)
+    return scorer
 
 
-def peak_mib() -> float:
-    """The most memory that this process had; getrusage would count that of the process that started it."""
+def _peak_mib() -> float:
+    """Return the peak memory of this process; getrusage would include that of its parent before the fork."""
     status = Path("/proc/self/status")
     if not status.exists():  # not Linux
         return float("nan")
@@ -73,15 +79,16 @@ def peak_mib() -> float:
 
 
 def main() -> None:
+    """Read the job, score, and write the answer."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    makers = {
-        "aesthetic-v2": aesthetic,
-        "pickscore": pickscore,
-        "hpsv2-antialias": hpsv2,
-        "imagereward": imagereward,
+    loaders = {
+        "aesthetic-v2": _aesthetic,
+        "pickscore": _pickscore,
+        "hpsv2-antialias": _hpsv2,
+        "imagereward": _imagereward,
     }
     device = job["device"]
-    reward = makers[job["reward"]](job["files"]).eval().to(device)
+    reward = loaders[job["reward"]](job["files"]).eval().to(device)
     images = load_file(job["images"])["images"].to(device)
     seconds = []
     with torch.no_grad():
@@ -92,7 +99,7 @@ def main() -> None:
             if device != "cpu":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
-    peak = peak_mib()
+    peak = _peak_mib()
     if device != "cpu":
         peak = torch.cuda.max_memory_allocated() / 2**20
     answer = {

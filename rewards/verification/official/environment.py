@@ -24,7 +24,7 @@ _READY = ".ready"
 
 
 def run_official(job: Mapping[str, Any], runner: Path = _RUNNER, lock: Path = _LOCK) -> dict[str, Any]:
-    """Run a script in an environment of its own, and return its answer.
+    """Run a script in a separate environment, and return its answer.
 
     The environment is built first if necessary, which takes a minute and 6 GB.
 

@@ -94,7 +94,7 @@ def _siglip_ids(folder: Path, prompt: str) -> list[int]:
 def _read_pieces(model: bytes) -> dict[str, tuple[float, int, int]]:
     """Read a sentencepiece model: (log-probability, id, type) by piece.
 
-    The protocol buffer is read by hand, so that no library of the reward's own tokenizer takes part. Pieces
+    The protocol buffer is read by hand, so that the library of the reward's tokenizer takes no part. Pieces
     are field 1 and come first; of a piece, text is field 1, log-probability field 2 and type field 3.
     """
     pieces: dict[str, tuple[float, int, int]] = {}

@@ -51,8 +51,8 @@ def load_tiny(record: RewardInfo, folder: Path, **options: Any) -> Reward:
     """
     files, record = write_tiny_weights(record, folder), tiny_record(record)
     # With known hashes the weights count as published: temporary files do not belong in the user's lock file.
-    known = tuple(replace(file, sha256=content_id(file, files[file.key])) for file in record.weights)
-    return load(replace(record, weights=known), weights=files, **options)
+    hashed = tuple(replace(file, sha256=content_id(file, files[file.key])) for file in record.weights)
+    return load(replace(record, weights=hashed), weights=files, **options)
 
 
 def tiny_record(record: RewardInfo) -> RewardInfo:
@@ -62,7 +62,7 @@ def tiny_record(record: RewardInfo) -> RewardInfo:
     if "architecture" in options:
         options["architecture"] = _ARCHITECTURE
     if record.name == "imagereward":
-        # The published checkpoint has fixed sizes; another one states its sizes in a file of its own.
+        # The published checkpoint has fixed sizes; another one states its sizes in a separate file.
         files += (WeightsFile("config", file="config.json"),)
     return replace(record, weights=files, options=options, consent="")
 
