@@ -62,6 +62,15 @@ def test_custom_reward_rises_along_its_gradient(run_example: RunExample) -> None
     assert scores == sorted(scores)
 
 
+def test_compare_encoders_writes_a_board(run_example: RunExample, tmp_path: Path) -> None:
+    arguments = ("compare_encoders.py", "--limit", "2", "--rewards", "world-clip")
+    run_example(*arguments)
+    files = {file.name for file in (tmp_path / "comparison" / "board").iterdir()}
+    assert {"leaderboard.md", "leaderboard.csv", "samples.png"} <= files
+    runs = [path.name for path in (tmp_path / "comparison" / "runs").iterdir()]
+    assert sorted(name.rpartition("-")[0] for name in runs) == ["world-micro", "world-micro+style_words"]
+
+
 def test_guidance_raises_the_reward_mix(run_example: RunExample, tmp_path: Path) -> None:
     output = run_example("guide_generation_with_a_panel.py", "--steps", "6", "--out", "guided")
     plain, guided = (float(value) for value in re.findall(r"mix (-?[\d.]+)", output))
