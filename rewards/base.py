@@ -1,4 +1,4 @@
-"""The contract of every reward model: ``score(images, prompts)``, checked, frozen, one value an image."""
+"""Base class of every reward model: ``score(images, prompts)`` with checked inputs and one score an image."""
 
 from __future__ import annotations
 
@@ -24,22 +24,26 @@ if TYPE_CHECKING:
 
     from rewards.backbones.tokens import Tokenizer
 
-WANTED = "a list of PIL images or one float tensor (B, 3, H, W) in [0, 1]"
-"""What images are, in messages."""
+_EXPECTED_IMAGES = "a list of PIL images or one float tensor (B, 3, H, W) in [0, 1]"
 
-TOLERANCE = 1e-4
-"""How far outside [0, 1] a pixel may be: the rounding of a cast, not a missing clamp."""
+_TOLERANCE = 1e-4
+"""How far outside [0, 1] a pixel may be: as far as a cast rounds, but not as far as a missing clamp."""
 
 
 class Reward(nn.Module, ABC):
     """A frozen model that scores images for prompts.
 
-    A reward of one's own extends this class, builds its modules in `_build` and scores in `_score`. It is
-    always in evaluation mode and its parameters never need gradients; those of the score reach the images.
+    To write a reward, extend this class, build the modules in `_build` and compute scores in `_score`. A
+    reward is always in evaluation mode. Its parameters need no gradients; the gradients of scores reach the
+    images.
+
+    Args:
+        info: The reward's record.
+        files: Located weights by key.
     """
 
     tokenizer: Tokenizer | None = None
-    """What cuts prompts short, for a reward that reads them."""
+    """Tokenizer of a reward that reads prompts; `truncated` counts the prompts that it cuts."""
 
     def __init__(self, info: RewardInfo, files: Mapping[str, Path] | None = None) -> None:
         super().__init__()
@@ -51,26 +55,26 @@ class Reward(nn.Module, ABC):
         self.eval()
 
     def _build(self, files: Mapping[str, Path]) -> None:
-        """Make the modules from ``files``, the located weights by key."""
+        """Build the modules and load their weights from ``files``, paths by key."""
 
     @abstractmethod
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores (B,) of ``pixels`` (B, 3, H, W), as the profile made them; NaN: cannot judge."""
+        """Return scores (B,) of preprocessed ``pixels`` (B, 3, H, W); NaN where it cannot judge."""
 
     @final
     def score(self, images: Tensor | Sequence[Image], prompts: Sequence[str] | None = None) -> Tensor:
-        """Scores (B,), float32, of B images for B prompts.
+        """Score B images for B prompts.
 
         Args:
-            images: float tensor (B, 3, H, W), RGB in [0, 1], any size; or PIL images of any 8-bit mode.
-            prompts: one text an image; may be left out for a reward that uses none.
+            images: Float tensor (B, 3, H, W), RGB in [0, 1], any size; or PIL images of any 8-bit mode.
+            prompts: One text an image; may be None for a reward that reads no prompts.
 
         Returns:
-            One score an image, with gradients to the images if it is differentiable; NaN where
-            the reward cannot judge the prompt.
+            Scores (B,), float32, with gradients to the images if the reward is differentiable. NaN where the
+            reward cannot judge the prompt. A score does not depend on the other images of the batch.
 
         Raises:
-            ValueError: the images or prompts are not as described; the message says which and how to mend it.
+            ValueError: If images or prompts are invalid; the message says how to fix them.
         """
         batch = as_batch(images)
         texts = self.check_prompts(prompts, sum(len(part) for part in batch))
@@ -78,11 +82,16 @@ class Reward(nn.Module, ABC):
 
     @final
     def pixels(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The model's input for what `as_batch` gave, in its own precision, on its device.
+        """Preprocess images for the model.
 
-        One tensor (B, 3, H, W) for each run of images that have one size by now: one for all, unless the
-        profile keeps their shapes apart.
+        Args:
+            batch: Result of `as_batch`.
+
+        Returns:
+            Tensors (B, 3, H, W) in the model's precision on its device: one for each run of consecutive
+            images with the same size, so a single one unless the profile keeps the images' shapes.
         """
+        # PIL images may have any size, so each is preprocessed alone; then equal sizes are batched.
         if not self.info.differentiable:
             batch = [part.detach() for part in batch]
         parts = [preprocess(part.to(self._device(part)), self.profile) for part in batch]
@@ -91,42 +100,41 @@ class Reward(nn.Module, ABC):
 
     @final
     def score_pixels(self, pixels: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
-        """Scores (B,), float32, of what `pixels` made of B images."""
-        rest = iter(prompts)
-        return torch.cat([self._score_run(run, list(islice(rest, len(run)))) for run in pixels])
+        """Return scores (B,), float32, of the result of `pixels` for B prompts."""
+        remaining = iter(prompts)
+        return torch.cat([self._score_run(run, list(islice(remaining, len(run)))) for run in pixels])
 
     def _score_run(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores (B,), float32, of ``pixels`` (B, 3, H, W)."""
         count = len(pixels)
-        # a reward has a precision of its own, also inside the autocast of a loop that calls it
+        # Training loops call rewards inside autocast; a score must not depend on that.
         with torch.autocast(pixels.device.type, enabled=False):
             scores = self._score(pixels, prompts)
         if scores.shape != (count,):
             shape = tuple(scores.shape)
             raise ValueError(
-                f"{self.info.name} gave scores of shape {shape} for {count} images, expected ({count},)"
+                f"{self.info.name} returned scores of shape {shape} for {count} images; expected ({count},)"
             )
         return scores.float()
 
     def truncated(self, prompts: Sequence[str]) -> int:
-        """How many of the prompts are longer than the text encoder reads."""
-        if self.tokenizer is None or not prompts:  # of none, tokenizers make an error
+        """Count the prompts that are longer than the text encoder reads."""
+        if self.tokenizer is None or not prompts:  # tokenizers refuse an empty list
             return 0
         limit = self.tokenizer.limit
         return sum(length > limit for length in self.tokenizer.lengths(prompts))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision that scores are computed in."""
+        """Precision in which scores are computed."""
         return next((p.dtype for p in self.parameters()), torch.float32)
 
     @property
     def score_id(self) -> str:
-        """What its scores depend on, as 12 hex digits (see the function `score_id`)."""
+        """Id of everything that scores depend on, 12 hex digits (see the function `score_id`)."""
         return score_id(self.info, str(self.dtype).removeprefix("torch."), self.files)
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, also inside a model that is put in training mode."""
+        """Stay in evaluation mode, even inside a module that is put into training mode."""
         return super().train(False)
 
     def _device(self, images: Tensor) -> torch.device:
@@ -134,12 +142,14 @@ class Reward(nn.Module, ABC):
 
     @final
     def check_prompts(self, prompts: Sequence[str] | None, count: int) -> list[str]:
-        """The prompts of ``count`` images; raises ValueError for what is not one text an image."""
+        """Return the prompts as a list. Raises ValueError unless there is one text an image."""
         if prompts is None and not self.info.uses_prompt:
             return [""] * count
-        got = _not_texts(prompts)
-        if got:
-            raise ValueError(f"{self.info.name} got {got}; expected a list of {count} texts, one an image")
+        invalid = _invalid_prompts(prompts)
+        if invalid:
+            raise ValueError(
+                f"{self.info.name} got {invalid}; expected a list of {count} texts, one an image"
+            )
         texts = list(prompts or ())
         if len(texts) != count:
             raise ValueError(
@@ -150,10 +160,18 @@ class Reward(nn.Module, ABC):
 
 
 def score_id(info: RewardInfo, dtype: str = "float32", files: Mapping[str, Path] | None = None) -> str:
-    """12 hex digits that name all that a score depends on: weights, class, options, preprocessing, precision.
+    """Return the id of everything that a score depends on: weights, class, options, preprocessing, precision.
 
-    The contents of ``files``, the located weights by key, are part of it. Raises `MissingWeights` if they are
-    to be found first and cannot be.
+    Args:
+        info: The reward's record.
+        dtype: Precision of the model.
+        files: Located weights by key, whose contents are hashed; by default they are located first.
+
+    Returns:
+        12 hex digits.
+
+    Raises:
+        MissingFiles: If weights are missing.
     """
     files = locate_weights(info) if files is None else files
     record = {
@@ -168,26 +186,37 @@ def score_id(info: RewardInfo, dtype: str = "float32", files: Mapping[str, Path]
 
 
 def _entry_id(entry: str) -> str:
-    """The class of a reward as part of its id, without the folder that its module lies in.
+    """Return the class of a reward as part of its id, without the folder of its module.
 
-    Moving a file must not change an id: a reward file of the user counts by its name, and the built-in
-    rewards, which lay directly in ``rewards/`` before they moved to ``rewards/models/``, as they did there.
+    Moving a file must not change an id. A user's reward file counts by its name. Built-in rewards count as
+    modules directly in ``rewards/``, where they were before they moved to ``rewards/models/``.
     """
     return Path(entry).name if ".py:" in entry else entry.replace("rewards.models.", "rewards.", 1)
 
 
 def as_batch(images: Tensor | Sequence[Image]) -> list[Tensor]:
-    """Checked images as tensors (B, 3, H, W): one of a tensor, one each of PIL images. Raises ValueError."""
+    """Check images and convert them to tensors.
+
+    Args:
+        images: Float tensor (B, 3, H, W), RGB in [0, 1]; or PIL images of any 8-bit mode.
+
+    Returns:
+        The tensor alone, or one tensor (1, 3, H, W) for each PIL image.
+
+    Raises:
+        ValueError: If the images are invalid; the message says how to fix them.
+    """
     if isinstance(images, Tensor):
         batch = [images]
     elif isinstance(images, Iterable):
         batch = [_from_pil(image)[None] for image in images]
     else:
         raise ValueError(
-            f"got a {type(images).__name__} as images; expected {WANTED}: one picture is [picture]"
+            f"got a {type(images).__name__} as images; expected {_EXPECTED_IMAGES}: "
+            "put a single image into a list"
         )
     if not batch:
-        raise ValueError(f"got no images; expected {WANTED}: give at least one")
+        raise ValueError(f"got no images; expected {_EXPECTED_IMAGES}: give at least one")
     for part in batch:
         _check_images(part)
     return batch
@@ -196,8 +225,8 @@ def as_batch(images: Tensor | Sequence[Image]) -> list[Tensor]:
 def _from_pil(image: Image) -> Tensor:
     if not hasattr(image, "convert"):
         raise ValueError(
-            f"got a list with a {type(image).__name__} as images; expected {WANTED}: torch.stack makes one "
-            "tensor of several"
+            f"got a list with a {type(image).__name__} as images; expected {_EXPECTED_IMAGES}: "
+            "use torch.stack to make one tensor of several"
         )
     return to_tensor(image)
 
@@ -206,42 +235,43 @@ def _check_images(images: Tensor) -> None:
     shape = tuple(images.shape)
     if images.ndim != 4 or shape[1] != 3 or 0 in shape:
         raise ValueError(
-            f"got images of shape {shape}; expected (B, 3, H, W), RGB, none of them 0{_mend(shape)}"
+            f"got images of shape {shape}; expected (B, 3, H, W), RGB, no side 0{_shape_fix(shape)}"
         )
     if not images.is_floating_point():
         raise ValueError(
             f"got images of {images.dtype}; expected floats in [0, 1]: divide 8-bit images by 255"
         )
     low, high = (bound.item() for bound in images.detach().aminmax())
-    if not -TOLERANCE <= low <= high <= 1 + TOLERANCE:  # false for NaN too
+    if not -_TOLERANCE <= low <= high <= 1 + _TOLERANCE:  # written so that NaN is refused too
         raise ValueError(
             f"got images with values from {low:g} to {high:g}; expected [0, 1]: "
-            "a decoder's output in [-1, 1] becomes (x / 2 + 0.5).clamp(0, 1)"
+            "convert a decoder's output in [-1, 1] by (x / 2 + 0.5).clamp(0, 1)"
         )
 
 
-def _mend(shape: tuple[int, ...]) -> str:
-    """What makes images of a wrong shape right, as the end of a message; empty where that is not known."""
+def _shape_fix(shape: tuple[int, ...]) -> str:
+    """Return how to fix images of a wrong shape, as the end of a message; empty if that is unknown."""
     if len(shape) == 3 and shape[0] == 3:
-        return ": images[None] is a batch of one"
+        return ": use images[None] for a batch of one"
     if len(shape) == 4 and shape[3] == 3:
-        return ": images.permute(0, 3, 1, 2) puts the channels first"
+        return ": use images.permute(0, 3, 1, 2) to put the channels first"
     if len(shape) == 4 and shape[1] == 1:
-        return ": images.expand(-1, 3, -1, -1) makes grey RGB"
-    return ": images[:, :3] drops the transparency" if len(shape) == 4 and shape[1] == 4 else ""
+        return ": use images.expand(-1, 3, -1, -1) to convert grey to RGB"
+    return ": use images[:, :3] to drop the transparency" if len(shape) == 4 and shape[1] == 4 else ""
 
 
-def _not_texts(prompts: Sequence[str] | None) -> str:
-    """What was given instead of a list of texts, as a part of a message; empty if it is one."""
+def _invalid_prompts(prompts: Sequence[str] | None) -> str:
+    """Return what was given instead of a list of texts, as part of a message; empty if it is one."""
     if prompts is None:
         return "no prompts"
     if isinstance(prompts, str):
         return f"one text, {prompts[:40]!r}, as prompts"
     if not isinstance(prompts, Sequence):
         return f"a {type(prompts).__name__} as prompts"
-    for place, text in enumerate(prompts):
+    for number, text in enumerate(prompts):
         if not isinstance(text, str):
-            return f"a {type(text).__name__} as prompt {place}"
+            return f"a {type(text).__name__} as prompt {number}"
+        # Such a string has no UTF-8 encoding, so tokenizers fail on it.
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            return f"half of a surrogate pair, which is no character, in prompt {place}"
+            return f"an unpaired surrogate in prompt {number}"
     return ""

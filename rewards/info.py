@@ -1,4 +1,4 @@
-"""What is known of a reward model before it is loaded. Free of torch."""
+"""Records of reward models: what is known of a reward before it is loaded. Free of torch."""
 
 from __future__ import annotations
 
@@ -7,121 +7,140 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tcbench.errors import TcbenchError
+
 Role = Literal["trainable", "selection", "judge"]
-"""What a reward may be used for: to train on, only to choose checkpoints by, or only to report."""
+"""What a reward may be used for: training, checkpoint selection only, or reports only."""
 
 Use = Literal["training", "selection"]
-"""What a tuner does with a reward: maximise it, or choose a checkpoint by it."""
+"""What a training run does with a reward: maximise it, or select a checkpoint by it."""
 
-ALLOWED: Mapping[Use, tuple[Role, ...]] = {
+_ROLES_BY_USE: Mapping[Use, tuple[Role, ...]] = {
     "training": ("trainable",),
     "selection": ("trainable", "selection"),
 }
 
-
 PUBLISHED = "published"
-"""The profile of a reward whose weights "backbone", a folder, say how an image becomes their input."""
+"""Profile of a reward whose folder of weights, "backbone", says how to preprocess images."""
 
-CONSENT = "TCBENCH_ACCEPT_LICENCES"
-"""Environment variable with the licences that its owner accepts, separated by commas."""
-
-
-class LicenceNotAccepted(ValueError):
-    """A reward that must not be loaded before its licence is accepted in words."""
+CONSENT_VARIABLE = "TCBENCH_ACCEPT_LICENCES"
+"""Environment variable with the licences that the user accepts, separated by commas."""
 
 
-class WrongRole(ValueError):
-    """A reward that is to be used for what its role forbids."""
+class LicenceNotAccepted(TcbenchError):
+    """A reward whose licence must be accepted explicitly before it is loaded."""
+
+
+class WrongRole(TcbenchError):
+    """A reward is used for something that its role forbids."""
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One file, or one folder of files, that a reward needs, and where it comes from.
+    """A file, or a folder of files, that a reward needs, and its source.
 
-    It lies in this package (``package``, a path below ``rewards/``), at a ``path`` on this machine, in a hub
-    repository (``hub``), or at ``url``. With ``patterns`` it is a folder and these are the files needed of
-    it; with ``layouts`` it is a folder that has one of these sets of patterns; else it is ``file``.
+    The source is one of ``package``, ``path``, ``hub`` and ``url``. With ``patterns`` it is a folder from
+    which the matching files are needed; with ``layouts`` it is a folder that has one of these sets of
+    patterns; otherwise it is ``file``.
     """
 
     key: str
-    """What the reward calls it: "checkpoint", "backbone", "head", "tokenizer"."""
+    """Name within the reward, such as "checkpoint", "backbone", "head" or "tokenizer"."""
     file: str = ""
+    """File name, for a single file."""
     patterns: tuple[str, ...] = ()
+    """Glob patterns of the needed files of a folder."""
     layouts: tuple[tuple[str, ...], ...] = ()
-    """The first that the folder has whole is the one that is used."""
+    """Alternative sets of patterns; the first that the folder has completely is used."""
     package: str = ""
+    """Path in this package, below ``rewards/``."""
     path: str = ""
+    """Path on this machine."""
     hub: str = ""
+    """Repository "owner/name" on the Hugging Face hub."""
     revision: str = "main"
+    """Commit, tag or branch of the repository."""
     url: str = ""
+    """Pinned URL of a file."""
     sha256: str = ""
-    """Of the file, where known; checked before it is loaded."""
+    """Published hash of the file, checked before it is loaded; empty if none is known."""
     megabytes: float = 0
+    """Size of the download; 0 if unknown."""
     quick_gelu: bool = False
-    """The folder's configuration must ask for OpenAI's GELU: without it these weights load, and see nothing
-    as they should."""
+    """The configuration must ask for OpenAI's GELU; without it these weights load but score wrongly."""
 
     @property
     def sets(self) -> tuple[tuple[str, ...], ...]:
-        """The sets of patterns of which a folder needs one; none if this is a file."""
+        """Sets of patterns of which a folder needs one; empty for a single file."""
         return self.layouts or ((self.patterns,) if self.patterns else ())
 
     @property
     def title(self) -> str:
-        """The file's name, or the names of the folder's files."""
+        """Name of the file, or names of the folder's files."""
         return self.file or ", ".join(self.patterns) or "a model's folder"
 
 
 @dataclass(frozen=True)
 class RewardInfo:
-    """The record of a reward model. Only the name is required of a reward of one's own."""
+    """Record of a reward model. A reward that you write needs only the name."""
 
     name: str
     entry: str = ""
-    """Its class, "module:Class"; `register` fills this in."""
+    """Class of the reward, "module:Class"; `register` fills it in."""
     higher_is_better: bool = True
     differentiable: bool = True
-    """Gradients of the score reach the images."""
+    """Whether gradients of the score reach the images."""
     uses_prompt: bool = True
     role: Role = "trainable"
     family: str = "custom"
-    """Rewards of one family share a backbone, their first weights or their data, so they err alike."""
+    """Rewards of one family share a backbone, initial weights or training data, so their errors correlate."""
     profile: str = "raw"
-    """How an image becomes the model's input: a name in `rewards.preprocess.PROFILES`, or `PUBLISHED`."""
+    """Preprocessing of images: a name in `rewards.preprocess.PROFILES`, or `PUBLISHED`."""
     scale: str = ""
-    """What a score means."""
+    """Meaning of a score."""
     typical_range: tuple[float, float] = (0.0, 1.0)
     weights: tuple[WeightsFile, ...] = ()
     options: Mapping[str, str | float | int | bool] = field(default_factory=dict, hash=False)
-    """What the class needs to know to be this reward, such as the convention of a score."""
+    """Settings of the class, such as the convention of a score."""
     code: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Version of the code of a reward without weights, by source file: an opaque text, part of the score id.
+    """Version of the code of a reward without weights: source file -> opaque text, part of the score id.
     Change it whenever a change of the code changes a score."""
     paper: str = ""
+    """URL of the paper or of the authors' repository."""
     citation: str = ""
     licence: str = "unknown"
     consent: str = ""
-    """A licence that must be accepted in words, in `CONSENT`, before the reward is loaded."""
+    """Licence that must be accepted in `CONSENT_VARIABLE` before the reward is loaded; empty for none."""
 
 
 def check_consent(record: RewardInfo) -> None:
-    """Raises `LicenceNotAccepted` for a reward whose licence must be accepted and is not."""
-    accepted = {name.strip() for name in os.environ.get(CONSENT, "").split(",")}
+    """Check that the licence of a reward was accepted, if it must be.
+
+    Raises:
+        LicenceNotAccepted: If it was not.
+    """
+    accepted = {name.strip() for name in os.environ.get(CONSENT_VARIABLE, "").split(",")}
     if record.consent and record.consent not in accepted:
         raise LicenceNotAccepted(
             f"{record.name} is under the {record.consent} licence, which can bind what you build with it; "
-            f"if you accept that, set {CONSENT}={record.consent}"
+            f"to accept it, set {CONSENT_VARIABLE}={record.consent}"
         )
 
 
 def check_role(record: RewardInfo, use: Use, *, ablation: bool = False) -> None:
-    """Refuse to train on, or to select by, a reward that is kept to judge the result.
+    """Check that a reward's role allows a use. A reward that was optimised cannot judge the result.
 
-    Raises `WrongRole` unless the role allows the use or it is said to be an ablation.
+    Args:
+        record: The reward's record.
+        use: "training" or "selection".
+        ablation: Allow every use.
+
+    Raises:
+        WrongRole: If the role forbids the use.
     """
-    if not ablation and record.role not in ALLOWED[use]:
+    if not ablation and record.role not in _ROLES_BY_USE[use]:
         raise WrongRole(
-            f"{record.name} has the role {record.role!r} and is no reward for {use}: a result tuned to it "
-            f"could not be judged by it; take one with the role {' or '.join(ALLOWED[use])}, or say that "
-            "this is an ablation"
+            f"{record.name} has the role {record.role!r} and cannot be used for {use}, because it could no "
+            f"longer judge the result; use a reward with the role {' or '.join(_ROLES_BY_USE[use])}, or "
+            "declare an ablation"
         )

@@ -1,7 +1,4 @@
-"""The records of the rewards that others published, in the order they are listed: a literal table.
-
-Free of torch.
-"""
+"""Records of published rewards, in the order in which they are listed. Free of torch."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ CLIP_336_SIZES = WeightsFile(
     revision="ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
     megabytes=0.005,
 )
-"""The configuration of a CLIP whose weights lie in the checkpoints that were trained with it."""
+"""Configuration of a CLIP whose weights are part of the CLIP-FlanT5 checkpoints."""
 SO400M = WeightsFile(
     "model",
     patterns=TRANSFORMERS_FILES,

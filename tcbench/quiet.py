@@ -1,4 +1,4 @@
-"""Silence for libraries whose bars and remarks would drown what is said here."""
+"""Silence progress bars and log messages of other libraries."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from importlib import import_module
 
 @contextmanager
 def quiet(*libraries: str) -> Iterator[None]:
-    """Without loading bars and remarks of "transformers" or "diffusers", which then are as they were before.
+    """Turn off progress bars and messages below errors within the block; the settings are restored after it.
 
-    What matters of the remarks, such as missing weights and truncated prompts, callers here check themselves.
+    Callers check what the messages would report, such as missing weights and truncated prompts, themselves.
+
+    Args:
+        *libraries: "transformers" or "diffusers".
     """
     loggers = [import_module(f"{library}.utils.logging") for library in libraries]
-    before = [(logger.get_verbosity(), logger.is_progress_bar_enabled()) for logger in loggers]
+    settings = [(logger.get_verbosity(), logger.is_progress_bar_enabled()) for logger in loggers]
     for logger in loggers:
         logger.set_verbosity_error()
         logger.disable_progress_bar()
     try:
         yield
     finally:
-        for logger, (verbosity, bars) in zip(loggers, before, strict=True):
+        for logger, (verbosity, bars) in zip(loggers, settings, strict=True):
             logger.set_verbosity(verbosity)
             if bars:
                 logger.enable_progress_bar()

@@ -1,8 +1,8 @@
-"""BLIP as a ranker: a vision transformer, a BERT that looks at its tokens, a head on the first text state.
+"""BLIP as a ranker: a vision transformer, a BERT that attends to it, and a head on the first text state.
 
-The architecture of ImageReward (Xu et al. 2023, section 3.1) upon BLIP (Li et al. 2022, figure 2). Modules
-are named as in the published checkpoint, so its keys load unchanged. Shapes: B batch, N image tokens, T text
-tokens, S source tokens, D width.
+The architecture of ImageReward (Xu et al. 2023, section 3.1), based on BLIP (Li et al. 2022, figure 2).
+Modules are named as in the published checkpoint, so its keys load unchanged. Shapes: B batch, N image tokens,
+T text tokens, S source tokens, D width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tcbench.errors import MismatchError
 
 @dataclass(frozen=True)
 class BlipConfig:
-    """Sizes of a `BlipRanker`; the defaults are ImageReward's (ViT-L/16 at 224 pixels and BERT-base)."""
+    """Sizes of a `BlipRanker`. The defaults are ImageReward's: ViT-L/16 at 224 pixels and BERT-base."""
 
     image_size: int = 224
     patch_size: int = 16
@@ -36,13 +36,13 @@ class BlipConfig:
     max_positions: int = 512
     max_tokens: int = 35
     mean: float = 0.0
-    """Mean of the raw reward over the data it was trained for; the score is (raw - mean) / std."""
+    """Mean of the raw reward over the training data; the score is (raw - mean) / std."""
     std: float = 1.0
-    """Its standard deviation."""
+    """Standard deviation of the raw reward over the training data."""
 
     @classmethod
     def read(cls, path: Path) -> BlipConfig:
-        """The configuration in a JSON file that holds these fields by name."""
+        """Read a JSON file that holds these fields by name. Raises `MismatchError` if it does not."""
         try:
             values = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
@@ -50,38 +50,40 @@ class BlipConfig:
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             known = ", ".join(cls.__dataclass_fields__)
-            raise ValueError(f"{path} has the unknown field {', '.join(unknown)}; known are {known}")
+            raise MismatchError(f"{path} has unknown fields: {', '.join(unknown)}; available: {known}")
         return cls(**values)
 
 
 class BlipRanker(nn.Module):
-    """How much a person would like this picture for this text, as an unbounded raw reward."""
+    """Predicts how much people like an image for a text, as an unbounded raw reward."""
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
         self.config = config
         self.blip = nn.ModuleDict(
-            {"visual_encoder": VisionTransformer(config), "text_encoder": CrossAttendingBert(config)}
+            {"visual_encoder": _VisionTransformer(config), "text_encoder": _CrossAttendingBert(config)}
         )
         self.mlp = ScoreHead(config.text_width)
 
     def forward(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Raw rewards (B,).
+        """Return raw rewards (B,).
 
-        ``pixels`` (B, 3, H, W) normalised and of the configured size, ``input_ids`` (B, T) int64,
-        ``attention_mask`` (B, T): 1 for text, 0 for padding.
+        Args:
+            pixels: Normalised images (B, 3, H, W) of the configured size.
+            input_ids: Token ids (B, T), int64.
+            attention_mask: 1 for text, 0 for padding, (B, T).
         """
         return self.judge(self.blip["visual_encoder"](pixels), input_ids, attention_mask)
 
     def judge(self, image: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The same of image tokens (B, N, D) that are encoded already."""
+        """Return raw rewards (B,) for image tokens (B, N, D) that are already encoded."""
         states = self.blip["text_encoder"](input_ids, attention_mask, image)
         reward: Tensor = self.mlp(states[:, 0])
         return reward
 
 
-class VisionTransformer(nn.Module):
-    """Pre-norm ViT (Dosovitskiy et al. 2021) that returns all its tokens, the class token first."""
+class _VisionTransformer(nn.Module):
+    """Pre-norm ViT (Dosovitskiy et al. 2021) that returns all tokens, the class token first."""
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
@@ -91,12 +93,12 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.randn(1, tokens, width) * 0.02)
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, stride=patch)})
         self.blocks = nn.ModuleList(
-            VisionBlock(width, config.vision_heads) for _ in range(config.vision_layers)
+            _VisionBlock(width, config.vision_heads) for _ in range(config.vision_layers)
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 1 + N, D)."""
+        """Return tokens (B, 1 + N, D) of images (B, 3, H, W)."""
         patches = self.patch_embed["proj"](pixels).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
         for block in self.blocks:
@@ -105,8 +107,8 @@ class VisionTransformer(nn.Module):
         return tokens
 
 
-class VisionBlock(nn.Module):
-    """Self-attention and feed-forward, each on its normalised input and added to it."""
+class _VisionBlock(nn.Module):
+    """Self-attention and feed-forward layers, each on its normalised input and with a residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -118,27 +120,31 @@ class VisionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.attn["qkv"](self.norm1(x)).chunk(3, dim=-1)
-        x = x + self.attn["proj"](attend(query, key, value, self.heads))
+        x = x + self.attn["proj"](_attend(query, key, value, self.heads))
         updated: Tensor = x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
         return updated
 
 
-class CrossAttendingBert(nn.Module):
-    """BERT (Devlin et al. 2019) without segments or pooler, whose layers also attend to the image."""
+class _CrossAttendingBert(nn.Module):
+    """BERT (Devlin et al. 2019) without segments or pooler; its layers also attend to the image."""
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
-        self.embeddings = BertEmbeddings(config)
+        self.embeddings = _BertEmbeddings(config)
         self.encoder = nn.ModuleDict(
-            {"layer": nn.ModuleList(BertLayer(config) for _ in range(config.text_layers))}
+            {"layer": nn.ModuleList(_BertLayer(config) for _ in range(config.text_layers))}
         )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, image: Tensor | None) -> Tensor:
-        """Ids (B, T) and mask (B, T) to text states (B, T, D).
+        """Return text states (B, T, D).
 
-        ``image`` tokens (B, N, D_image) are attended to; without them the text is read by itself.
+        Args:
+            input_ids: Token ids (B, T).
+            attention_mask: 1 for text, 0 for padding, (B, T).
+            image: Image tokens (B, N, D_image); None encodes the text alone.
         """
         x: Tensor = self.embeddings(input_ids)
+        # Padding tokens are never attended to, so their states do not matter; the head reads the first token.
         visible = attention_mask.bool()[:, None, None, :]
         layers: Any = self.encoder["layer"]
         for layer in layers:
@@ -146,8 +152,8 @@ class CrossAttendingBert(nn.Module):
         return x
 
 
-class BertEmbeddings(nn.Module):
-    """Word plus position, normalised."""
+class _BertEmbeddings(nn.Module):
+    """Sum of word and position embeddings, normalised."""
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
@@ -164,16 +170,16 @@ class BertEmbeddings(nn.Module):
         return normed
 
 
-class BertLayer(nn.Module):
-    """Self-attention, attention to the image, feed-forward: each added to its input, then normalised."""
+class _BertLayer(nn.Module):
+    """Self-attention, attention to the image and feed-forward, each with residual and post-norm."""
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
         width = config.text_width
-        self.attention = BertAttention(width, width, config.text_heads)
-        self.crossattention = BertAttention(width, config.vision_width, config.text_heads)
+        self.attention = _BertAttention(width, width, config.text_heads)
+        self.crossattention = _BertAttention(width, config.vision_width, config.text_heads)
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, 4 * width)})
-        self.output = AddAndNorm(4 * width, width)
+        self.output = _AddAndNorm(4 * width, width)
 
     def forward(self, x: Tensor, visible: Tensor, image: Tensor | None) -> Tensor:
         x = self.attention(x, x, visible)
@@ -183,26 +189,30 @@ class BertLayer(nn.Module):
         return out
 
 
-class BertAttention(nn.Module):
-    """Multi-head attention of the text to itself or to the image, with its residual."""
+class _BertAttention(nn.Module):
+    """Multi-head attention of the text to itself or to the image, with residual and post-norm."""
 
     def __init__(self, width: int, source_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         projections = {"query": nn.Linear(width, width)}
         projections |= {name: nn.Linear(source_width, width) for name in ("key", "value")}
-        self.add_module("self", nn.ModuleDict(projections))  # the published keys say "self"
-        self.output = AddAndNorm(width, width)
+        # The published keys contain "self", which would be awkward as an attribute.
+        self.add_module("self", nn.ModuleDict(projections))
+        self.output = _AddAndNorm(width, width)
 
     def forward(self, x: Tensor, source: Tensor, visible: Tensor | None) -> Tensor:
-        """``x`` (B, T, D) attends to ``source`` (B, S, D_source) where ``visible`` (B, 1, 1, S) is true."""
+        """Return ``x`` (B, T, D) after attention to ``source`` (B, S, D_source).
+
+        ``visible`` (B, 1, 1, S) is true for source tokens that may be attended to; None means all.
+        """
         project: Any = self.get_submodule("self")
         query, key, value = project["query"](x), project["key"](source), project["value"](source)
-        attended: Tensor = self.output(attend(query, key, value, self.heads, visible), x)
+        attended: Tensor = self.output(_attend(query, key, value, self.heads, visible), x)
         return attended
 
 
-class AddAndNorm(nn.Module):
+class _AddAndNorm(nn.Module):
     """``LayerNorm(dense(x) + residual)``."""
 
     def __init__(self, width: int, out: int) -> None:
@@ -215,7 +225,7 @@ class AddAndNorm(nn.Module):
         return normed
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
-    """Multi-head attention of (B, T, D) over (B, S, D) where ``visible`` (B, 1, 1, S) is true: (B, T, D)."""
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:
+    """Multi-head attention of ``query`` (B, T, D) over ``key`` and ``value`` (B, S, D); returns (B, T, D)."""
     q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).flatten(2)

@@ -1,4 +1,4 @@
-"""The small affine head that LAION's second aesthetic predictor introduced and ImageReward reuses."""
+"""Score heads, and modules that stay in float32 when the rest of a reward is in half precision."""
 
 from __future__ import annotations
 
@@ -9,37 +9,33 @@ import torch
 from torch import Tensor, nn
 
 WIDTHS = (1024, 128, 64, 16)
+"""Widths of the hidden layers of `ScoreHead`."""
 
 
-class Wide(nn.Module):
-    """A module that is never below float32, whatever the rest of a reward is in.
+class AtLeastFloat32(nn.Module):
+    """A module that is never converted below float32.
 
-    Half precision would leave steps of 1/32 in scores of about 5, and pictures would tie.
+    In half precision scores of about 5 would have steps of 1/32, and images would tie.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def wide(tensor: Tensor) -> Tensor:
+        # Every conversion of a module, such as .to() and .half(), goes through _apply.
+        def limited(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             if moved.is_floating_point() and moved.dtype.itemsize < torch.float32.itemsize:
                 return tensor.to(moved.device)
             return moved
 
-        super()._apply(wide, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(limited, recurse)  # type: ignore[no-untyped-call]
         return self
 
 
-class WideLinear(Wide, nn.Linear):
-    """One linear layer."""
+class ScoreHead(AtLeastFloat32):
+    """Linear layers ``width -> 1024 -> 128 -> 64 -> 16 -> 1`` with dropout and without activations.
 
-
-class WideDict(Wide, nn.ModuleDict):
-    """Modules by name."""
-
-
-class ScoreHead(Wide):
-    """Linear layers ``width -> 1024 -> 128 -> 64 -> 16 -> 1`` with dropout and, as published, no activations.
-
-    The keys are those of the published files: ``layers.{0,2,4,6,7}.{weight,bias}``.
+    The head of LAION's second aesthetic predictor, which ImageReward reuses. Without activations it is an
+    affine map in evaluation; the layers are kept apart so that the published keys load unchanged
+    (``layers.{0,2,4,6,7}.{weight,bias}``).
     """
 
     def __init__(self, width: int) -> None:
@@ -57,6 +53,6 @@ class ScoreHead(Wide):
         )
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """``embedding`` (B, width) to scores (B,)."""
+        """Return scores (B,) of embeddings (B, width)."""
         score: Tensor = self.layers(embedding.to(next(self.parameters()).dtype))
         return score[:, 0]

@@ -1,4 +1,4 @@
-"""From prompts to token ids, and how many tokens a prompt has before it is cut. B batch, T tokens."""
+"""Tokenizers: from prompts to token ids, and the length of a prompt before it is cut. B batch, T tokens."""
 
 from __future__ import annotations
 
@@ -13,38 +13,46 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rewards.backbones.sentencepiece import SPACE, unigram_tokenizer
 from tcbench.errors import MismatchError
 
 CLIP_LIMIT = 77
-PUNCTUATION = str.maketrans("", "", string.punctuation)
+"""Tokens that CLIP's text encoder reads."""
+
+_SPACE = "▁"
+"""Sentencepiece's mark for a space."""
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Tokens(NamedTuple):
-    """``ids`` (B, T) int64 and ``mask`` (B, T), 1 for text and 0 for padding."""
+    """Tokens of B prompts."""
 
     ids: Tensor
+    """Token ids (B, T), int64."""
     mask: Tensor
+    """1 for text, 0 for padding, (B, T)."""
 
 
 class Tokenizer(Protocol):
-    """Cuts a prompt to ``limit`` tokens, the special ones included, and pads it to that length."""
+    """Cuts each prompt to ``limit`` tokens, special tokens included, and pads it to that length."""
 
     limit: int
 
     def __call__(self, prompts: Sequence[str]) -> Tokens:
-        """Ids and mask of the prompts."""
+        """Return ids and mask of the prompts."""
         ...
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
-        """Tokens of each prompt, uncut, the special ones included."""
+        """Return the number of tokens of each prompt before it is cut, special tokens included."""
         ...
 
 
 class OpenClipTokenizer:
-    """A tokenizer of open_clip: OpenAI's vocabulary, which it ships, padded with 0; or that of a ``folder``.
+    """A tokenizer of open_clip.
 
-    ``settings`` are open_clip's "tokenizer_kwargs", such as how a text is cleaned.
+    Args:
+        limit: Maximum number of tokens.
+        folder: Folder of a Hugging Face tokenizer; by default OpenAI's vocabulary, which open_clip ships.
+        **settings: open_clip's "tokenizer_kwargs", such as how a text is cleaned.
     """
 
     def __init__(self, limit: int = CLIP_LIMIT, folder: Path | None = None, **settings: Any) -> None:
@@ -56,23 +64,25 @@ class OpenClipTokenizer:
             self._length: Callable[[str], int] = lambda prompt: len(self._tokenizer.encode(prompt)) + 2
         else:
             self._tokenizer = HFTokenizer(str(folder), context_length=limit, **settings)
-            clean, uncut = self._tokenizer.clean_fn, self._tokenizer.tokenizer
-            self._length = lambda prompt: len(uncut(clean(prompt), verbose=False)["input_ids"])
+            clean, tokenize = self._tokenizer.clean_fn, self._tokenizer.tokenizer
+            self._length = lambda prompt: len(tokenize(clean(prompt), verbose=False)["input_ids"])
 
     def __deepcopy__(self, _: object) -> OpenClipTokenizer:
         return self  # it never changes, and its tables are long
 
     def __call__(self, prompts: Sequence[str]) -> Tokens:
         ids = self._tokenizer(list(prompts))
-        kept = torch.tensor([min(length, self.limit) for length in self.lengths(prompts)])
-        return Tokens(ids, (torch.arange(self.limit) < kept[:, None]).long())
+        # open_clip returns no mask. Its padding (0) is a word of the vocabulary too, so the mask is made from
+        # the lengths.
+        lengths = torch.tensor([min(length, self.limit) for length in self.lengths(prompts)])
+        return Tokens(ids, (torch.arange(self.limit) < lengths[:, None]).long())
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
         return [self._length(prompt) for prompt in prompts]
 
 
-class TransformersTokenizer:
-    """A tokenizer of the transformers library, of texts that ``clean`` made of the prompts."""
+class _TransformersTokenizer:
+    """A tokenizer of transformers, applied to ``clean(prompt)``."""
 
     def __init__(self, tokenizer: Any, limit: int, clean: Callable[[str], str] = str) -> None:
         self.limit = limit
@@ -86,89 +96,135 @@ class TransformersTokenizer:
         return Tokens(batch["input_ids"], batch["attention_mask"])
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
-        # not verbose: it warns of texts that are too long, and counting those is what this is for
+        # Not verbose, because counting texts that are too long is the purpose here, and transformers warns
+        # of each of them.
         texts = [self._clean(prompt) for prompt in prompts]
         return [len(ids) for ids in self._tokenizer(texts, verbose=False)["input_ids"]]
 
 
-def transformers_tokenizer(folder: Path, limit: int) -> TransformersTokenizer:
-    """The tokenizer in a folder of transformers' layout, of the kind that it says. Raises `MismatchError`."""
+class _SiglipTokenizer:
+    """SigLIP's tokenizer: sentencepiece on lower-case text without punctuation.
+
+    Prompts end with </s> and are padded with it. The ids are those of transformers' SiglipTokenizer, which
+    needs protobuf as a further dependency.
+    """
+
+    _UNKNOWN = "<unk>"
+    _END = "</s>"
+
+    def __init__(self, path: Path, limit: int) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.limit = limit
+        with _as_mismatch(path):
+            self._model: Any = SentencePieceProcessor(model_proto=path.read_bytes())
+            self._end = self._model.piece_to_id(self._END)
+            if self._end == self._model.unk_id():
+                raise ValueError(f"it has no piece {self._END}")
+        # sentencepiece strips spaces at the beginning of a text, which SigLIP was trained with. Behind
+        # another text they stay, so the text is encoded behind "<unk>", whose pieces are then dropped.
+        self._skip = len(self._model.encode(self._UNKNOWN))
+
+    def __deepcopy__(self, _: object) -> _SiglipTokenizer:
+        return self
+
+    def __call__(self, prompts: Sequence[str]) -> Tokens:
+        ids = torch.full((len(prompts), self.limit), self._end)
+        mask = torch.zeros_like(ids)
+        for row, pieces in enumerate(map(self._pieces, prompts)):
+            cut = [*pieces[: self.limit - 1], self._end]
+            ids[row, : len(cut)] = torch.tensor(cut)
+            mask[row, : len(cut)] = 1
+        return Tokens(ids, mask)
+
+    def lengths(self, prompts: Sequence[str]) -> list[int]:
+        return [len(self._pieces(prompt)) + 1 for prompt in prompts]
+
+    def _pieces(self, prompt: str) -> list[int]:
+        ids: list[int] = self._model.encode(self._UNKNOWN + _canonical(prompt))
+        return ids[self._skip :]
+
+
+def transformers_tokenizer(folder: Path, limit: int) -> Tokenizer:
+    """Load the tokenizer in a folder of transformers' layout.
+
+    Args:
+        folder: A folder with ``tokenizer_config.json``.
+        limit: Maximum number of tokens.
+
+    Raises:
+        MismatchError: If the folder is unreadable or its kind of tokenizer is not supported.
+    """
     path = folder / "tokenizer_config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        kind = settings.get("tokenizer_class", "CLIPTokenizer")  # old folders of CLIPs do not say
+        kind = settings.get("tokenizer_class", "CLIPTokenizer")  # old CLIP folders have no such entry
     except (OSError, ValueError, AttributeError) as error:
         raise MismatchError(f"{path} cannot be read ({error}); fetch the model's tokenizer") from error
-    make = TOKENIZERS.get(str(kind).removesuffix("Fast"))
+    make = _TOKENIZERS.get(str(kind).removesuffix("Fast"))
     if make is None:
-        raise MismatchError(f"{path} names a {kind}; known are {', '.join(TOKENIZERS)}")
+        raise MismatchError(f"{path} names a {kind}; supported: {', '.join(_TOKENIZERS)}")
     return make(folder, limit)
 
 
-def clip_tokenizer(folder: Path, limit: int) -> TransformersTokenizer:
-    """The CLIP tokenizer in a folder of transformers' layout. Raises `MismatchError`."""
+def clip_tokenizer(folder: Path, limit: int) -> Tokenizer:
+    """Load the CLIP tokenizer in a folder of transformers' layout. Raises `MismatchError`."""
     from transformers import CLIPTokenizer
 
-    with _named(folder):
-        return TransformersTokenizer(CLIPTokenizer.from_pretrained(folder, local_files_only=True), limit)
+    with _as_mismatch(folder):
+        return _TransformersTokenizer(CLIPTokenizer.from_pretrained(folder, local_files_only=True), limit)
 
 
-def siglip_tokenizer(folder: Path, limit: int) -> TransformersTokenizer:
-    """SigLIP's: pieces of the text without capitals and punctuation; ends with, and is padded with, </s>."""
-    from transformers import PreTrainedTokenizerFast
+def bert_tokenizer(vocabulary: Path, limit: int) -> Tokenizer:
+    """Load a lower-case WordPiece tokenizer from a text file, one piece a line. Raises `MismatchError`."""
+    from transformers import BertTokenizer
 
-    pieces = unigram_tokenizer(folder / "spiece.model", "</s>")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=pieces, eos_token="</s>", pad_token="</s>", unk_token="<unk>"
-    )
-    return TransformersTokenizer(tokenizer, limit, canonical)
+    with _as_mismatch(vocabulary):
+        lacking = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - set(vocabulary.read_text(encoding="utf-8").split())
+        if lacking:  # transformers would add them with new ids
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+        return _TransformersTokenizer(BertTokenizer(vocab=str(vocabulary)), limit)
 
 
-def canonical(prompt: str) -> str:
-    """The text as SigLIP was trained on it (transformers' SiglipTokenizer): a space marks its beginning."""
-    text = (SPACE + prompt.replace(SPACE, " ")).lower().translate(PUNCTUATION)
+def _siglip_tokenizer(folder: Path, limit: int) -> Tokenizer:
+    return _SiglipTokenizer(folder / "spiece.model", limit)
+
+
+def _canonical(prompt: str) -> str:
+    """Return the text as SigLIP was trained on it (transformers' SiglipTokenizer): a space comes first."""
+    text = (_SPACE + prompt.replace(_SPACE, " ")).lower().translate(_PUNCTUATION)
     return re.sub(r"\s+", " ", text).strip()
 
 
-def siglip2_tokenizer(folder: Path, limit: int) -> TransformersTokenizer:
-    """SigLIP 2's: Gemma's vocabulary on the text in small letters, as it was trained; ends with <eos>."""
-    from tokenizers import Tokenizer
+def _siglip2_tokenizer(folder: Path, limit: int) -> Tokenizer:
+    """Load SigLIP 2's tokenizer: Gemma's vocabulary on lower-case text, ended by <eos>, padded by <pad>."""
+    from tokenizers import Tokenizer as FastTokenizer
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    pieces = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    pieces = FastTokenizer.from_file(str(folder / "tokenizer.json"))
+    # SigLIP 2 was trained on texts with <eos> at the end and no <bos>, whatever the file's own template says.
     end = [("<eos>", pieces.token_to_id("<eos>"))]
     pieces.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=end)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=pieces, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>", padding_side="right"
     )
-    return TransformersTokenizer(tokenizer, limit, str.lower)
+    return _TransformersTokenizer(tokenizer, limit, str.lower)
 
 
-def bert_tokenizer(vocabulary: Path, limit: int) -> TransformersTokenizer:
-    """Lower-case WordPiece with the vocabulary in a text file, one piece a line. Raises `MismatchError`."""
-    from transformers import BertTokenizer
-
-    with _named(vocabulary):
-        lacking = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - set(vocabulary.read_text(encoding="utf-8").split())
-        if lacking:  # of which transformers makes up its own
-            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
-        return TransformersTokenizer(BertTokenizer(vocab=str(vocabulary)), limit)
-
-
-TOKENIZERS: Mapping[str, Callable[[Path, int], TransformersTokenizer]] = {
+_TOKENIZERS: Mapping[str, Callable[[Path, int], Tokenizer]] = {
     "CLIPTokenizer": clip_tokenizer,
-    "SiglipTokenizer": siglip_tokenizer,
-    "Siglip2Tokenizer": siglip2_tokenizer,
-    "GemmaTokenizer": siglip2_tokenizer,
+    "SiglipTokenizer": _siglip_tokenizer,
+    "Siglip2Tokenizer": _siglip2_tokenizer,
+    "GemmaTokenizer": _siglip2_tokenizer,
 }
-"""What makes the tokenizer of a class of transformers from a folder and a limit."""
+"""Loaders by the "tokenizer_class" of transformers."""
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors of the tokenizers, which are bare `Exception`s, say what was read."""
+def _as_mismatch(path: Path) -> Iterator[None]:
+    """Turn any error of a tokenizer library into a `MismatchError` that names the file."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # the libraries raise bare exceptions
         raise MismatchError(f"{path} cannot be read as a tokenizer ({error}); fetch it again") from error

@@ -1,6 +1,7 @@
-"""Foreign two-tower models behind two functions: unit embeddings (B, D) of images and of prompts.
+"""Two-tower models (CLIP, SigLIP) of open_clip and transformers behind one interface.
 
-open_clip and transformers are adapted here, once, so that a reward says only what its paper adds.
+Both libraries are adapted here once, so that a reward states only what its paper adds. Shapes: B batch, S
+side in pixels, D width of the embeddings.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.backbones.processor import OPEN_CLIP_CONFIG, read_json
-from rewards.backbones.tokens import OpenClipTokenizer, Tokenizer, transformers_tokenizer
+from rewards.backbones.tokens import CLIP_LIMIT, OpenClipTokenizer, Tokenizer, transformers_tokenizer
 from rewards.weights.tensors import load_state, read_tensors, state_mismatch
-from tcbench.errors import MismatchError
+from tcbench.errors import MismatchError, first_line
 from tcbench.quiet import quiet
 
 if TYPE_CHECKING:
     from rewards.base import Reward
 
-Shared = TypeVar("Shared", bound="Towers")
+_AnyTowers = TypeVar("_AnyTowers", bound="Towers")
 
-OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-TRANSFORMERS_WEIGHTS = "model.safetensors"
+_OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_TRANSFORMERS_WEIGHTS = "model.safetensors"
 
-ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+_ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 """Classes of transformers by the "model_type" of a configuration."""
 
-PROMPTS_KEPT = 4096
-"""Embeddings of prompts that `Towers.keep_prompts` keeps: 16 MB of 1,024 floats each."""
+CACHED_PROMPTS = 4096
+"""Prompt embeddings that `Towers.keep_prompts` keeps: 16 MB at a width of 1,024 in float32."""
 
 
 class Towers(nn.Module, ABC):
-    """Unit embeddings of images and of prompts, made once for all rewards that share the towers.
+    """A model with an image tower and a text tower.
 
-    Nothing is kept unless `keep_prompts` is asked for it: a reward used by itself computes each score afresh.
+    Embeddings are computed afresh in every call unless `keep_prompts` or `one_pass` asks for a cache.
     """
 
     model: Any
@@ -49,67 +50,74 @@ class Towers(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: list[tuple[Tensor, Tensor]] | None = None
-        self._read: OrderedDict[str, Tensor] | None = None
+        self._image_cache: list[tuple[Tensor, Tensor]] | None = None
+        self._prompt_cache: OrderedDict[str, Tensor] | None = None
 
     @property
     def logit_scale(self) -> Tensor:
-        """The learnt factor of the cosine."""
-        return wide(self.model.logit_scale).exp()
+        """Learnt factor of the cosine."""
+        return at_least_float32(self.model.logit_scale).exp()
 
     def logits(self, cosines: Tensor) -> Tensor:
-        """The model's own logits (B,) of ``cosines`` (B,): scaled, and moved where it learnt a bias."""
+        """Return the model's logits (B,) for cosines (B,): scaled, plus a SigLIP's bias."""
         bias: Tensor | None = getattr(self.model, "logit_bias", None)
         scaled = cosines * self.logit_scale
         return scaled if bias is None else scaled + bias
 
     def embed_images(self, pixels: Tensor) -> Tensor:
-        """``pixels`` (B, 3, S, S) normalised to unit embeddings (B, D)."""
-        if self._seen is None:
+        """Return unit embeddings (B, D) of normalised ``pixels`` (B, 3, S, S)."""
+        if self._image_cache is None:
             return self._embed_images(pixels)
-        for known, embedding in self._seen:
-            if known is pixels:
+        # By identity, not by value: comparing pixels would cost time, and equal pixels of another graph would
+        # carry gradients to other images. The list keeps the tensors alive, so an id is never reused.
+        for cached, embedding in self._image_cache:
+            if cached is pixels:
                 return embedding
-        self._seen.append((pixels, self._embed_images(pixels)))
-        return self._seen[-1][1]
+        self._image_cache.append((pixels, self._embed_images(pixels)))
+        return self._image_cache[-1][1]
 
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Unit embeddings (B, D); a prompt that comes several times is read once."""
-        if self._read is None:
-            places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-            return self._embed_prompts(list(places))[[places[prompt] for prompt in prompts]]
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._read]
+        """Return unit embeddings (B, D) of prompts; a prompt that occurs several times is embedded once."""
+        if self._prompt_cache is None:
+            rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+            return self._embed_prompts(list(rows))[[rows[prompt] for prompt in prompts]]
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompt_cache]
         if new:
-            # never inference tensors, which a later call with gradients could not use
+            # Inference tensors would be unusable in a later call with gradients.
             with torch.inference_mode(False), torch.no_grad():
-                self._read.update(zip(new, self._embed_prompts(new), strict=True))
+                self._prompt_cache.update(zip(new, self._embed_prompts(new), strict=True))
         for prompt in prompts:
-            self._read.move_to_end(prompt)
-        embeddings = torch.stack([self._read[prompt] for prompt in prompts])
-        while len(self._read) > PROMPTS_KEPT:
-            self._read.popitem(last=False)
+            self._prompt_cache.move_to_end(prompt)
+        embeddings = torch.stack([self._prompt_cache[prompt] for prompt in prompts])
+        # Only now, because one call may have more prompts than the cache holds.
+        while len(self._prompt_cache) > CACHED_PROMPTS:
+            self._prompt_cache.popitem(last=False)
         return embeddings
 
     def keep_prompts(self) -> None:
-        """Keep embeddings of prompts from now on, those used last, up to `PROMPTS_KEPT`."""
-        self._read = OrderedDict()
+        """Keep the embeddings of the `CACHED_PROMPTS` most recently used prompts from now on."""
+        self._prompt_cache = OrderedDict()
 
     @contextmanager
     def one_pass(self) -> Iterator[None]:
-        """Within it, the same tensor of pixels is embedded once."""
-        self._seen = []
+        """Embed the same tensor of pixels only once within the block."""
+        self._image_cache = []
         try:
             yield
         finally:
-            self._seen = None
+            self._image_cache = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         before = self.model.logit_scale.dtype
         moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self._read and self.model.logit_scale.dtype != before:
-            self._read.clear()  # they were made in another precision
-        elif self._read:
-            self._read = OrderedDict((prompt, fn(embedding)) for prompt, embedding in self._read.items())
+        # Cached embeddings follow the model to another device. In another precision the model would compute
+        # other ones, so they are dropped.
+        if self._prompt_cache and self.model.logit_scale.dtype != before:
+            self._prompt_cache.clear()
+        elif self._prompt_cache:
+            self._prompt_cache = OrderedDict(
+                (prompt, fn(embedding)) for prompt, embedding in self._prompt_cache.items()
+            )
         return moved
 
     @abstractmethod
@@ -120,7 +128,12 @@ class Towers(nn.Module, ABC):
 
 
 def tower_embeddings(reward: Reward, images: Tensor) -> Tensor | None:
-    """Unit embeddings (B, D) of images (B, 3, H, W) by a reward's towers, or None if it has none."""
+    """Return unit embeddings (B, D) of images by a reward's image tower; None if it has none.
+
+    Args:
+        reward: A loaded reward.
+        images: Float tensor (B, 3, H, W), RGB in [0, 1].
+    """
     towers = [module for module in reward.modules() if isinstance(module, Towers)]
     if not towers:
         return None
@@ -133,7 +146,7 @@ _shared: ContextVar[dict[tuple[object, ...], Towers] | None] = ContextVar("share
 
 @contextmanager
 def shared_towers() -> Iterator[None]:
-    """Within it, towers that are loaded from the same files are the same module."""
+    """Load towers from the same files only once within the block: later loads return the same module."""
     token = _shared.set({})
     try:
         yield
@@ -141,72 +154,82 @@ def shared_towers() -> Iterator[None]:
         _shared.reset(token)
 
 
-def _share(key: tuple[object, ...], make: Callable[[], Shared]) -> Shared:
+def _load_once(key: tuple[object, ...], make: Callable[[], _AnyTowers]) -> _AnyTowers:
     pool = _shared.get()
     if pool is None:
         return make()
     if key not in pool:
         pool[key] = make()
-    return cast("Shared", pool[key])
+    return cast("_AnyTowers", pool[key])
 
 
-def towers_in(folder: Path, tokenizer: Path | None = None) -> Towers:
-    """The CLIP or SigLIP in a folder of either library's layout (see `shared_towers`).
+def load_towers(folder: Path, tokenizer: Path | None = None) -> Towers:
+    """Load a CLIP or SigLIP from a folder in open_clip's or transformers' layout.
 
-    Without a ``tokenizer`` folder, it is what the model's folder holds or names. Raises `MismatchError`.
+    Args:
+        folder: The model's folder.
+        tokenizer: Folder of the tokenizer; by default the one that the model's folder holds or names.
+
+    Raises:
+        MismatchError: If the folder describes another model or its weights do not fit.
     """
     if (folder / OPEN_CLIP_CONFIG).is_file():
-        return OpenClip.from_folder(folder, tokenizer)
+        return OpenClipTowers.from_folder(folder, tokenizer)
     return TransformersTowers.from_folder(folder, tokenizer)
 
 
-class OpenClip(Towers):
-    """A CLIP or SigLIP of the open_clip library with the tokenizer it was trained with."""
+class OpenClipTowers(Towers):
+    """A CLIP or SigLIP of open_clip with its tokenizer.
+
+    Args:
+        config: open_clip's "model_cfg".
+        tokenizer: The tokenizer; by default OpenAI's vocabulary.
+    """
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> None:
-        """``config`` is open_clip's "model_cfg"; without a ``tokenizer``, OpenAI's vocabulary."""
         from open_clip.model import CLIP, CustomTextCLIP
 
         super().__init__()
         settings = {**config, "vision_cfg": dict(config["vision_cfg"])}
         if "timm_model_name" in settings["vision_cfg"]:
-            settings["vision_cfg"]["timm_model_pretrained"] = False  # its weights come with the rest
+            # The checkpoint holds the image tower too, so timm must not download its own weights.
+            settings["vision_cfg"]["timm_model_pretrained"] = False
         self.model = (CustomTextCLIP if settings.pop("custom_text", False) else CLIP)(**settings)
-        self.tokenizer = tokenizer or OpenClipTokenizer(int(config["text_cfg"].get("context_length", 77)))
+        self.tokenizer = tokenizer or OpenClipTokenizer(_context_length(config["text_cfg"]))
 
     @classmethod
-    def from_folder(cls, folder: Path, tokenizer: Path | None = None) -> OpenClip:
-        """The model in a folder of open_clip's own layout (see `shared_towers`). Raises `MismatchError`."""
+    def from_folder(cls, folder: Path, tokenizer: Path | None = None) -> OpenClipTowers:
+        """Load a folder in open_clip's layout (see `shared_towers`). Raises `MismatchError`."""
         key = (cls, folder.resolve(), tokenizer.resolve() if tokenizer else None)
-        return _share(key, lambda: cls._from_folder(folder, tokenizer))
+        return _load_once(key, lambda: cls._from_folder(folder, tokenizer))
 
     @classmethod
-    def _from_folder(cls, folder: Path, tokenizer: Path | None) -> OpenClip:
+    def _from_folder(cls, folder: Path, tokenizer: Path | None) -> OpenClipTowers:
         path = folder / OPEN_CLIP_CONFIG
         config = read_json(path)
         try:
             model, text = config["model_cfg"], config["model_cfg"]["text_cfg"]
             if "multimodal_cfg" in model or "hf_model_name" in text:
                 raise ValueError("its text tower is not open_clip's own")
-            towers = cls(model, _tokenizer(text, folder, tokenizer))
+            towers = cls(model, _open_clip_tokenizer(text, folder, tokenizer))
         except MismatchError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise MismatchError(
-                f"{path} describes no CLIP of open_clip ({error!r}); fetch it again"
+                f"{path} does not describe a CLIP of open_clip ({error!r}); fetch it again"
             ) from error
-        weights = next((folder / n for n in OPEN_CLIP_WEIGHTS if (folder / n).is_file()), folder)
+        weights = next((folder / n for n in _OPEN_CLIP_WEIGHTS if (folder / n).is_file()), folder)
         load_state(towers.model, read_tensors(weights), weights)
         return towers
 
     @classmethod
-    def from_checkpoint(cls, architecture: str, checkpoint: Path) -> OpenClip:
-        """A model that open_clip knows by name, with the weights under a checkpoint's "state_dict"."""
+    def from_checkpoint(cls, architecture: str, checkpoint: Path) -> OpenClipTowers:
+        """Load a checkpoint of a model that open_clip knows by name; weights are under "state_dict"."""
         key = (cls, architecture, checkpoint.resolve())
-        return _share(key, lambda: cls._from_checkpoint(architecture, checkpoint))
+        return _load_once(key, lambda: cls._from_checkpoint(architecture, checkpoint))
 
     @classmethod
-    def _from_checkpoint(cls, architecture: str, checkpoint: Path) -> OpenClip:
+    def _from_checkpoint(cls, architecture: str, checkpoint: Path) -> OpenClipTowers:
         from open_clip import get_model_config
 
         tensors = read_tensors(checkpoint)
@@ -226,21 +249,30 @@ class OpenClip(Towers):
         return embedding
 
 
-def _tokenizer(text: Mapping[str, Any], folder: Path, tokenizer: Path | None) -> Tokenizer:
-    """What open_clip reads prompts with by its "text_cfg": a given folder's, the model's own, or OpenAI's."""
-    limit, settings = int(text.get("context_length", 77)), dict(text.get("tokenizer_kwargs", {}))
+def _context_length(text: Mapping[str, Any]) -> int:
+    return int(text.get("context_length", CLIP_LIMIT))
+
+
+def _open_clip_tokenizer(text: Mapping[str, Any], folder: Path, tokenizer: Path | None) -> Tokenizer:
+    """Return the tokenizer of a "text_cfg": a given folder's, the model's own, or OpenAI's."""
+    limit, settings = _context_length(text), dict(text.get("tokenizer_kwargs", {}))
     if tokenizer is not None:
         return transformers_tokenizer(tokenizer, limit)
     name = text.get("hf_tokenizer_name")
     if not name:
         return OpenClipTokenizer(limit, **settings)
     if not (folder / "tokenizer_config.json").is_file():
-        raise MismatchError(f"{folder} lacks the tokenizer it names: put the files of {name} there")
+        raise MismatchError(f"{folder} lacks the tokenizer it names; copy the files of {name} into it")
     return OpenClipTokenizer(limit, folder, **settings)
 
 
 class TransformersTowers(Towers):
-    """A CLIP or SigLIP of the transformers library with the tokenizer it was trained with."""
+    """A CLIP or SigLIP of transformers with its tokenizer.
+
+    Args:
+        model: A CLIPModel or SiglipModel.
+        tokenizer: Folder of its tokenizer.
+    """
 
     def __init__(self, model: Any, tokenizer: Path) -> None:
         super().__init__()
@@ -250,28 +282,27 @@ class TransformersTowers(Towers):
 
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Path | None = None) -> TransformersTowers:
-        """The model and, if no other is given, the tokenizer in a folder of transformers' layout."""
+        """Load a folder in transformers' layout; the tokenizer is in it unless another folder is given."""
         import transformers
 
-        words = tokenizer or folder
         path = folder / "config.json"
         kind = read_json(path).get("model_type")
-        if kind not in ARCHITECTURES:
-            raise MismatchError(f"{path} describes a {kind}, expected one of {', '.join(ARCHITECTURES)}")
-        return cls.of(getattr(transformers, ARCHITECTURES[kind]), folder, words)
+        if kind not in _ARCHITECTURES:
+            raise MismatchError(f"{path} describes a {kind}; expected one of {', '.join(_ARCHITECTURES)}")
+        return cls.from_class(getattr(transformers, _ARCHITECTURES[kind]), folder, tokenizer or folder)
 
     @classmethod
-    def of(cls, architecture: type[Any], folder: Path, tokenizer: Path) -> TransformersTowers:
-        """A model of that class of transformers (see `shared_towers`)."""
+    def from_class(cls, architecture: type[Any], folder: Path, tokenizer: Path) -> TransformersTowers:
+        """Load a folder as a given class of transformers (see `shared_towers`)."""
         key = (cls, folder.resolve(), tokenizer.resolve())
-        return _share(key, lambda: cls(from_pretrained(architecture, folder), tokenizer))
+        return _load_once(key, lambda: cls(from_pretrained(architecture, folder), tokenizer))
 
     def _embed_images(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
     def _embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        # No mask is given. CLIP's text tower is causal and pools at the first end token, so the padding after
-        # the longest prompt changes nothing and is left out; SigLIP was trained to read its padding.
+        # Without a mask. CLIP's text tower is causal and pools at the first end token, so the padding after
+        # the longest prompt changes nothing and is cut off; SigLIP was trained to attend to its padding.
         ids, mask = self.tokenizer(prompts)
         if self.model.config.model_type == "clip":
             ids = ids[:, : int(mask.sum(dim=1).max())]
@@ -280,11 +311,17 @@ class TransformersTowers(Towers):
 
 
 def from_pretrained(architecture: type[Any], folder: Path, ignore: Iterable[str] = ()) -> Any:
-    """A transformers model from a folder, float32. Raises `MismatchError` where transformers only warns.
+    """Load a transformers model in float32; every key must fit, where transformers only warns.
 
-    ``ignore`` lists beginnings of keys that may be left over, such as those of a half that is not made.
+    Args:
+        architecture: A class of transformers.
+        folder: The model's folder.
+        ignore: Beginnings of keys that may be left over, such as those of a tower that is not built.
+
+    Raises:
+        MismatchError: If keys are missing, unexpected or have another shape.
     """
-    source, beginnings = folder / TRANSFORMERS_WEIGHTS, tuple(ignore)
+    source, beginnings = folder / _TRANSFORMERS_WEIGHTS, tuple(ignore)
     try:
         with quiet("transformers"):
             model, report = architecture.from_pretrained(
@@ -293,11 +330,10 @@ def from_pretrained(architecture: type[Any], folder: Path, ignore: Iterable[str]
                 use_safetensors=True,
                 dtype="float32",
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # transformers' own error does not name the keys
+                ignore_mismatched_sizes=True,  # the error of transformers would not name the keys
             )
-    except Exception as error:  # torn files make transformers raise nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MismatchError(f"{source} does not fit {architecture.__name__}: {reason}") from error
+    except Exception as error:  # damaged files make transformers raise nearly any exception
+        raise MismatchError(f"{source} does not fit {architecture.__name__}: {first_line(error)}") from error
     wrong = {str(key): "missing" for key in report["missing_keys"]}
     wrong |= {
         key: "not expected"
@@ -305,20 +341,23 @@ def from_pretrained(architecture: type[Any], folder: Path, ignore: Iterable[str]
         if not key.startswith(beginnings) and not key.endswith(".position_ids")
     }
     wrong |= {
-        str(key): f"shape {tuple(given)}, not {tuple(own)}" for key, given, own in report["mismatched_keys"]
+        str(key): f"shape {tuple(given)}, not {tuple(expected)}"
+        for key, given, expected in report["mismatched_keys"]
     }
     if wrong:
         raise state_mismatch(source, architecture, wrong)
     return model
 
 
-def wide(values: Tensor) -> Tensor:
-    """At least float32. A model in half precision gives embeddings; what is made of them needs more digits,
-    or pictures tie: between 16 and 32, where PickScore lies, bfloat16 has steps of 1/8.
+def at_least_float32(values: Tensor) -> Tensor:
+    """Convert half precision to float32.
+
+    A model in half precision gives coarse embeddings, but what is computed from them needs more digits: from
+    16 to 32, the range of PickScore, bfloat16 has steps of 1/8, and images would tie.
     """
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def cosine(images: Tensor, texts: Tensor) -> Tensor:
-    """Cosine (B,) of each unit image embedding with its own unit text embedding, both (B, D)."""
-    return (wide(images) * wide(texts)).sum(dim=-1)
+def cosine_similarity(images: Tensor, texts: Tensor) -> Tensor:
+    """Return the cosine (B,) of each unit image embedding with its own unit text embedding, both (B, D)."""
+    return (at_least_float32(images) * at_least_float32(texts)).sum(dim=-1)

@@ -1,7 +1,7 @@
-"""CLIP-IQA: whether CLIP finds "Good photo." or "Bad photo." the better caption of a picture.
+"""CLIP-IQA: whether CLIP prefers the caption "Good photo." or "Bad photo." for an image.
 
-Wang et al. 2023, "Exploring CLIP for Assessing the Look and Feel of Images", equations 2-3. The image keeps
-its size: the ResNet's attention pooling loses its position embedding, so it reads any.
+Wang et al. 2023, "Exploring CLIP for Assessing the Look and Feel of Images", equations 2-3. Images keep their
+size: without the position embedding of its attention pooling, CLIP's ResNet reads any size.
 """
 
 from __future__ import annotations
@@ -15,39 +15,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rewards.backbones.towers import OpenClip, wide
+from rewards.backbones.towers import OpenClipTowers, at_least_float32
 from rewards.base import Reward
 from tcbench.errors import MismatchError
 
-ANTONYMS = ("Good photo.", "Bad photo.")
+_ANTONYMS = ("Good photo.", "Bad photo.")
 """The pair of the official configuration (IceClear/CLIP-IQA, configs/clipiqa)."""
 
-SMALLEST_PX = 32
-"""The ResNet halves the image five times."""
+_MIN_PX = 32
+"""Smallest side of an image, because the ResNet halves it five times."""
 
 
 class ClipIqa(Reward):
-    """The probability, 0 to 1, that the picture is a good photograph rather than a bad one."""
+    """Probability, 0 to 1, that the image is a good photo rather than a bad one."""
 
     def _build(self, files: Mapping[str, Path]) -> None:
-        towers = OpenClip.from_folder(files["backbone"], files.get("tokenizer"))
-        self.eyes: Any = deepcopy(towers.model.visual)  # of its own: it is not as other rewards see
-        if not hasattr(self.eyes, "attnpool"):
+        towers = OpenClipTowers.from_folder(files["backbone"], files.get("tokenizer"))
+        # A copy, because the tower is changed below and a panel shares the original with other rewards.
+        self.tower: Any = deepcopy(towers.model.visual)
+        if not hasattr(self.tower, "attnpool"):
             raise MismatchError(
-                f"{files['backbone']} is no ResNet CLIP, as CLIP-IQA needs for images of any size"
+                f"{files['backbone']} is not a ResNet CLIP, which CLIP-IQA needs for images of any size"
             )
-        places = self.eyes.attnpool.positional_embedding
-        self.eyes.attnpool.positional_embedding = nn.Parameter(torch.zeros_like(places[:1]))
+        # One row of zeros broadcasts over all positions: no position embedding, as in the official code.
+        positions = self.tower.attnpool.positional_embedding
+        self.tower.attnpool.positional_embedding = nn.Parameter(torch.zeros_like(positions[:1]))
+        # The captions never change, so their scaled embeddings are computed once.
         with torch.no_grad():
-            texts = towers.logit_scale * towers.embed_prompts(ANTONYMS)
+            texts = towers.logit_scale * towers.embed_prompts(_ANTONYMS)
         self.texts = nn.Parameter(texts.clone())
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        if min(pixels.shape[-2:]) < SMALLEST_PX:
+        if min(pixels.shape[-2:]) < _MIN_PX:
             height, width = pixels.shape[-2:]
             raise ValueError(
-                f"{self.info.name} reads images of at least {SMALLEST_PX} pixels a side, got "
-                f"{height} x {width}; enlarge them first"
+                f"{self.info.name} got an image of {height} x {width} pixels; expected at least {_MIN_PX} "
+                "pixels a side: enlarge it first"
             )
-        logits = F.normalize(wide(self.eyes(pixels)), dim=-1) @ wide(self.texts).T
+        images = F.normalize(at_least_float32(self.tower(pixels)), dim=-1)
+        logits = images @ at_least_float32(self.texts).T  # (B, 2)
         return logits.softmax(dim=-1)[:, 0]

@@ -1,7 +1,7 @@
-"""HPSv3: a Qwen2-VL that is told what makes a good picture for a prompt and rates one.
+"""HPSv3: a Qwen2-VL that reads instructions, an image and its prompt, and rates the image.
 
 Ma et al. 2025, "HPSv3: Towards Wide-Spectrum Human Preference Score" (MizzenAI/HPSv3). Shapes: B batch,
-N image tokens, T text tokens, D width.
+H and W image size, N image tokens, T text tokens, D width.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rewards.backbones.head import Wide
+from rewards.backbones.head import AtLeastFloat32
 from rewards.base import Reward
 from rewards.weights.tensors import load_state, read_tensors
 
-REWARD = "<|Reward|>"
-"""The token, added to Qwen's, whose last state is scored."""
+_REWARD = "<|Reward|>"
+"""Token added to Qwen's vocabulary; its last state is scored."""
 
-NEVER_IN_A_PROMPT = (REWARD, "<|image_pad|>", "<|video_pad|>")
-"""Tokens that the official code counts: with one more of them it scores something else, or fails."""
+_FORBIDDEN_IN_PROMPTS = (_REWARD, "<|image_pad|>", "<|video_pad|>")
+"""Tokens that the official code counts: one of them in a prompt would change what is scored, or fail."""
 
 INSTRUCTION = (
     "\n"
@@ -65,21 +65,21 @@ INSTRUCTION = (
     "\n"
     "\n"
 )
-"""What the model was trained with, letter by letter (hpsv3/dataset/data_collator_qwen.py)."""
+"""The instruction of training, with its typos and spaces (hpsv3/dataset/data_collator_qwen.py)."""
 
-BEFORE_IMAGE = (
+_BEFORE_IMAGE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 )
-AFTER_IMAGE = f"<|vision_end|>{INSTRUCTION}\nPlease provide the overall ratings of this image: {REWARD}"
-"""Qwen2-VL's chat template around the message. What follows the reward token no state of it has seen."""
+AFTER_IMAGE = f"<|vision_end|>{INSTRUCTION}\nPlease provide the overall ratings of this image: {_REWARD}"
+"""Qwen2-VL's chat template up to the reward token, whose state cannot depend on the rest."""
 
 
 class Hpsv3(Reward):
-    """The mean of the preference that the model predicts; it predicts a deviation too, which is left out.
+    """Mean of the predicted preference; the deviation that the model predicts too is not used.
 
-    Tokens are numbered in a row, the image's as well: the official forward gives the language model no
-    positions, so it was trained without the rows and columns that Qwen2-VL itself would number them by. No
-    prompt is cut, as none is there.
+    All tokens have consecutive positions, the image's included. Qwen2-VL itself would number image tokens by
+    rows and columns, but the official forward pass gives the language model no positions, so HPSv3 was
+    trained without them. Prompts are not cut, as in the official code.
     """
 
     def _build(self, files: Mapping[str, Path]) -> None:
@@ -87,81 +87,92 @@ class Hpsv3(Reward):
         from transformers.initialization import no_init_weights
 
         folder = files["base"]
-        self.words: Any = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-        self.words.add_tokens([AddedToken(REWARD, special=True, normalized=False)], special_tokens=True)
+        self._tokenizer: Any = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+        self._tokenizer.add_tokens([AddedToken(_REWARD, special=True, normalized=False)], special_tokens=True)
         config = Qwen2VLConfig.from_pretrained(folder, local_files_only=True)
-        config.text_config.vocab_size = len(self.words)  # Qwen's has rows that no token uses
-        with no_init_weights():  # of eight billion, all of which are loaded
+        # Qwen's embedding has spare rows; the published checkpoint has exactly one row a token.
+        config.text_config.vocab_size = len(self._tokenizer)
+        # Random values for eight billion weights would take minutes, and all of them are loaded below.
+        with no_init_weights():
             self.qwen: Any = Qwen2VLModel(config)
-        self.rm_head = Head(config.text_config.hidden_size)
-        state = renamed(read_tensors(files["checkpoint"]))
+        self.rm_head = _RewardHead(config.text_config.hidden_size)
+        state = _rename_keys(read_tensors(files["checkpoint"]))
         load_state(self, state, files["checkpoint"], ignore=("lm_head.weight",))
+        # The official code converts the whole model to bfloat16, rotary frequencies included, also in
+        # training. Buffers are not in the checkpoint, so they are rounded here.
         for name, buffer in self.qwen.named_buffers():
-            if name.endswith("inv_freq"):  # the official code rounds them with the weights, in training too
+            if name.endswith("inv_freq"):
                 buffer.copy_(buffer.bfloat16())
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         embed = self.qwen.language_model.embed_tokens
-        before, *asked = self._ids([BEFORE_IMAGE, *map(self._question, prompts)])
-        ends = torch.tensor([len(ids) for ids in asked], device=pixels.device)
-        # Padded on the right: no state has seen what comes after it, so no mask is needed.
-        after = nn.utils.rnn.pad_sequence(asked, batch_first=True).to(pixels.device)
+        before, *texts = self._ids([_BEFORE_IMAGE, *map(self._text_after_image, prompts)])
+        lengths = torch.tensor([len(ids) for ids in texts], device=pixels.device)
+        # Padded on the right: in a causal model no state depends on what follows, so no mask is needed.
+        after = nn.utils.rnn.pad_sequence(texts, batch_first=True).to(pixels.device)
         before = before.to(pixels.device).expand(len(prompts), -1)
-        seen = self._see(pixels)
-        inputs = torch.cat([embed(before), seen, embed(after)], dim=1)  # (B, T + N + T', D)
+        image = self._image_tokens(pixels)
+        inputs = torch.cat([embed(before), image, embed(after)], dim=1)  # (B, T + N + T', D)
         states = self.qwen.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        last = before.shape[1] + seen.shape[1] + ends - 1
-        images = torch.arange(len(prompts), device=last.device)
-        mean: Tensor = self.rm_head(states[images, last].to(next(self.rm_head.parameters()).dtype))[:, 0]
+        last = before.shape[1] + image.shape[1] + lengths - 1  # the reward token of each row
+        rows = torch.arange(len(prompts), device=last.device)
+        mean: Tensor = self.rm_head(states[rows, last].to(next(self.rm_head.parameters()).dtype))[:, 0]
         return mean
 
-    def _see(self, pixels: Tensor) -> Tensor:
-        """Image tokens (B, N, D) of ``pixels`` (B, 3, H, W)."""
-        eyes = self.qwen.visual
-        patches, grid = patchify(pixels, eyes.config)
-        seen: Tensor = eyes(patches, grid_thw=grid).pooler_output
-        return seen.view(len(pixels), -1, seen.shape[-1])
+    def _image_tokens(self, pixels: Tensor) -> Tensor:
+        """Return image tokens (B, N, D) of ``pixels`` (B, 3, H, W)."""
+        tower = self.qwen.visual
+        patches, grid = _patchify(pixels, tower.config)
+        tokens: Tensor = tower(patches, grid_thw=grid).pooler_output
+        return tokens.view(len(pixels), -1, tokens.shape[-1])
 
-    def _question(self, prompt: str) -> str:
-        for token in NEVER_IN_A_PROMPT:
+    def _text_after_image(self, prompt: str) -> str:
+        for token in _FORBIDDEN_IN_PROMPTS:
             if token in prompt:
                 raise ValueError(
-                    f"a prompt of {self.info.name} holds {token}, which it reads as its own; remove it"
+                    f"a prompt for {self.info.name} contains {token}, a special token of the model; remove it"
                 )
         return AFTER_IMAGE.replace("{text_prompt}", prompt)
 
     def _ids(self, texts: Sequence[str]) -> list[Tensor]:
-        return [torch.tensor(ids) for ids in self.words(list(texts), verbose=False)["input_ids"]]
+        return [torch.tensor(ids) for ids in self._tokenizer(list(texts), verbose=False)["input_ids"]]
 
 
-class Head(Wide, nn.Sequential):
-    """States (B, D) to means and deviations (B, 2), in float32 whatever the rest is in, as officially."""
+class _RewardHead(AtLeastFloat32, nn.Sequential):
+    """Maps states (B, D) to means and deviations (B, 2), in float32 as in the official code."""
 
     def __init__(self, width: int) -> None:
         linear = nn.Linear
-        dropout = nn.Dropout(0.05)  # nothing at evaluation: it keeps the published numbers of the layers
+        # The dropout does nothing in evaluation, but it counts in the layer numbers of the published keys.
+        dropout = nn.Dropout(0.05)
         super().__init__(linear(width, 1024), nn.ReLU(), dropout, linear(1024, 16), nn.ReLU(), linear(16, 2))
 
 
-def patchify(pixels: Tensor, config: Any) -> tuple[Tensor, Tensor]:
-    """Patches and their grid for Qwen2-VL's eyes, as Qwen2VLImageProcessor has them, but differentiable.
+def _patchify(pixels: Tensor, config: Any) -> tuple[Tensor, Tensor]:
+    """Cut images into patches for Qwen2-VL's vision tower, as Qwen2VLImageProcessor does, but differentiably.
 
-    ``pixels`` (B, 3, H, W) become patches (B H/14 W/14, 3 x 2 x 14 x 14), of which those that will merge to
-    one token are neighbours, and a grid (B, 3) of times, rows and columns. An image is a film of one picture,
-    shown twice.
+    Args:
+        pixels: Normalised images (B, 3, H, W), H and W multiples of 28.
+        config: transformers' vision configuration.
+
+    Returns:
+        Patches (B H/14 W/14, 3 x 2 x 14 x 14) and the grid (B, 3) of frames, rows and columns.
     """
     size, merge, times = config.patch_size, config.spatial_merge_size, config.temporal_patch_size
     count, colours, height, width = pixels.shape
     rows, columns = height // size, width // size
     parts = pixels.reshape(count, colours, rows // merge, merge, size, columns // merge, merge, size)
-    parts = parts.permute(0, 2, 5, 3, 6, 1, 4, 7)  # images, blocks down and across, patches, colours, pixels
-    film = parts.unsqueeze(6).expand(*parts.shape[:6], times, size, size)
+    # To images, blocks down and across, patches of a block, colours, pixels: the patches that the tower
+    # merges into one token are neighbours.
+    parts = parts.permute(0, 2, 5, 3, 6, 1, 4, 7)
+    # An image is a video of one frame, repeated to fill a temporal patch of two.
+    frames = parts.unsqueeze(6).expand(*parts.shape[:6], times, size, size)
     grid = torch.tensor([[1, rows, columns]] * count, device=pixels.device)
-    return film.reshape(count * rows * columns, -1), grid
+    return frames.reshape(count * rows * columns, -1), grid
 
 
-def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published keys, which are those of transformers 4.45, as `Hpsv3` calls them with today's."""
-    today = {"visual": "qwen.visual", "model": "qwen.language_model"}
+def _rename_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the published keys, which are those of transformers 4.45, to those of today's modules."""
+    prefixes = {"visual": "qwen.visual", "model": "qwen.language_model"}
     parts = {key: key.partition(".") for key in state}
-    return {f"{today.get(first, first)}.{rest}": state[key] for key, (first, _, rest) in parts.items()}
+    return {f"{prefixes.get(first, first)}.{rest}": state[key] for key, (first, _, rest) in parts.items()}

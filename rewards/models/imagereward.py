@@ -1,4 +1,4 @@
-"""ImageReward: a BLIP with cross-attention that ranks pictures for a prompt.
+"""ImageReward: a BLIP with cross-attention that ranks images for a prompt.
 
 Xu et al. 2023, "ImageReward: Learning and Evaluating Human Preferences for Text-to-Image Generation".
 """
@@ -16,9 +16,9 @@ from rewards.base import Reward
 from rewards.weights.tensors import load_state, read_tensors
 
 PUBLISHED = BlipConfig(mean=0.16717362830052426, std=1.0333394966054072)
-"""ImageReward's sizes, and the statistics of its raw reward (the official ImageReward.py)."""
+"""ImageReward's sizes and the statistics of its raw reward (the official ImageReward.py)."""
 
-UNUSED = (
+_UNUSED_KEYS = (
     ".position_ids",
     *(f"blip.{tower}_proj.{part}" for tower in ("vision", "text") for part in ("weight", "bias")),
 )
@@ -26,19 +26,19 @@ UNUSED = (
 
 
 class ImageReward(Reward):
-    """The raw reward, standardised. Sizes come from the file ``config``, else they are the published ones.
+    """Standardised reward of a `BlipRanker`, whose sizes are in the file ``config`` or the published ones.
 
-    The text's first token stays [CLS], as in the official code, though BLIP was trained with [ENC] there.
+    The text's first token stays [CLS], as in the official code, although BLIP was trained with [ENC] there.
     """
 
     def _build(self, files: Mapping[str, Path]) -> None:
         self.config = BlipConfig.read(files["config"]) if "config" in files else PUBLISHED
         self.ranker = BlipRanker(self.config)
-        load_state(self.ranker, read_tensors(files["checkpoint"]), files["checkpoint"], ignore=UNUSED)
+        load_state(self.ranker, read_tensors(files["checkpoint"]), files["checkpoint"], ignore=_UNUSED_KEYS)
         self.tokenizer = bert_tokenizer(files["vocabulary"], self.config.max_tokens)
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        assert self.tokenizer is not None  # made in _build
+        assert self.tokenizer is not None, "set in _build"
         tokens = self.tokenizer(prompts)
         raw = self.ranker(pixels, tokens.ids.to(pixels.device), tokens.mask.to(pixels.device))
         score: Tensor = (raw - self.config.mean) / self.config.std

@@ -1,9 +1,9 @@
-"""MPS: what of a picture matters for one condition of quality, here for the overall one.
+"""MPS: human preference under a condition of quality, here that of overall quality.
 
-Zhang et al. 2024, "Learning Multi-dimensional Human Preference for Text-to-Image Generation"; the
-recipe is that of the official evaluations (Kwai-Kolors/MPS, eval_overall_mps_on_hpdv2.py). Modules are named
-as there, so that the published keys load unchanged. Shapes: B batch, N image tokens, T text tokens, H heads,
-D width.
+Zhang et al. 2024, "Learning Multi-dimensional Human Preference for Text-to-Image Generation". The recipe is
+that of the official evaluations (Kwai-Kolors/MPS, eval_overall_mps_on_hpdv2.py). Modules are named as in that
+code, so the published keys load unchanged. Shapes: B batch, N image tokens, T text tokens, S condition
+tokens, H heads, D width.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from rewards.backbones.head import Wide
+from rewards.backbones.head import AtLeastFloat32
 from rewards.backbones.tokens import clip_tokenizer
-from rewards.backbones.towers import cosine
+from rewards.backbones.towers import cosine_similarity
 from rewards.base import Reward
 from rewards.weights.tensors import load_state, read_tensors
 from tcbench.errors import MismatchError
@@ -29,25 +29,29 @@ CONDITION = (
     "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, "
     "instance, texture, quantity, attributes, position, number, location, word, things."
 )
-"""The words of overall quality, of the official evaluations."""
+"""Words that describe overall quality, from the official evaluations."""
 
-THRESHOLD = 0.3
-"""Share of the prompt's closest similarity to the condition that a token needs in order to be seen.
+_THRESHOLD = 0.3
+"""A token is attended to if its similarity to the condition exceeds this share of its prompt's largest one.
 
-The official evaluations, which made the published numbers, say 0.3; the model's own forward pass says 0.01.
+The official evaluations, which produced the published numbers, use 0.3; the forward pass of the model file
+uses 0.01.
 """
 
-LAYERS, HEADS, FEEDFORWARD = 4, 16, 4
-"""Sizes of the cross-attention, the last in widths."""
+HEADS = 16
+"""Attention heads of the cross-attention."""
 
-ROTARY_BASE = 10000
+_LAYERS, _FEEDFORWARD = 4, 4
+"""Layers of the cross-attention, and width of its feed-forward in multiples of the model's width."""
+
+_ROTARY_BASE = 10000
 
 
 class Mps(Reward):
-    """The logit scale times the cosine of the prompt and of the image that has read the prompt.
+    """Logit scale times the cosine of the prompt and of the image after it attended to the prompt.
 
-    The checkpoint is a state dict of the official module, as it is or under "mps.", as the hub has it.
-    The official code runs it in half precision, where a token may fall on the other side of the threshold.
+    The checkpoint is a state dict of the official module; the hub's has the prefix "mps.". The official code
+    runs in half precision, where a token may fall on the other side of the threshold.
     """
 
     condition: Tensor
@@ -61,70 +65,85 @@ class Mps(Reward):
         load_state(self.network, state, files["checkpoint"], ignore=(".position_ids",))
         self.tokenizer = clip_tokenizer(files["tokenizer"], int(config.text_config.max_position_embeddings))
         with torch.no_grad():
-            words = self.network.read(self.tokenizer([CONDITION]).ids)[0]
-        self.register_buffer("condition", words.clone())  # (T, D)
+            tokens = self.network.embed_text(self.tokenizer([CONDITION]).ids)[0]
+        self.register_buffer("condition", tokens.clone())  # (S, D), computed once since it never changes
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        assert self.tokenizer is not None  # made in _build
+        assert self.tokenizer is not None, "set in _build"
         ids = self.tokenizer(prompts).ids.to(pixels.device)
-        text = self.network.read(ids)
-        ends = text[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)]  # the first end token
-        image = self.network.look(pixels, text, relevant(text, self.condition))
-        return cosine(F.normalize(image, dim=-1), F.normalize(ends, dim=-1)) * self.network.logit_scale
+        text = self.network.embed_text(ids)
+        # CLIP's end token has the largest id, and argmax returns the first one: the end of the prompt, even
+        # where the padding is made of the same token.
+        ends = text[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)]
+        image = self.network.embed_image(pixels, text, _visible_tokens(text, self.condition))
+        similarity = cosine_similarity(F.normalize(image, dim=-1), F.normalize(ends, dim=-1))
+        return similarity * self.network.logit_scale
 
 
-def relevant(text: Tensor, condition: Tensor) -> Tensor:
-    """Which tokens (B, T) of each prompt the image may see: those that are close to some of the condition's.
+def _visible_tokens(text: Tensor, condition: Tensor) -> Tensor:
+    """Return which tokens (B, T) of each prompt the image attends to: those similar to the condition.
 
-    ``text`` (B, T, D) and ``condition`` (S, D) are not normalised, and padding counts in both, as in the
-    official code. That divides by the largest similarity of its batch, which it evaluates one by one: here it
-    is each prompt's own, so that a score does not depend on the batch.
+    Args:
+        text: Prompt tokens (B, T, D), not normalised, padding included, as in the official code.
+        condition: Condition tokens (S, D), likewise.
     """
-    similarity = (text @ condition.T).amax(dim=-1)
-    return similarity / similarity.amax(dim=-1, keepdim=True) > THRESHOLD
+    similarity = (text @ condition.T).amax(dim=-1)  # (B, T), with the most similar condition token
+    # The official code divides by the maximum over its batch, and evaluates batches of one. Here it is each
+    # prompt's own maximum, so that a score does not depend on the other images of a batch.
+    return similarity / similarity.amax(dim=-1, keepdim=True) > _THRESHOLD
 
 
 class MpsNetwork(nn.Module):
-    """A CLIP whose image tokens look at its text tokens; the class token's place then is the image."""
+    """A CLIP whose image tokens attend to its text tokens; the class token then represents the image.
+
+    Args:
+        config: transformers' CLIPConfig.
+    """
 
     def __init__(self, config: Any) -> None:
-        """``config`` is transformers' configuration of the CLIP."""
         from transformers import CLIPModel
 
         super().__init__()
         self.model: Any = CLIPModel(config)
-        self.cross_model = CrossModel(config.projection_dim)
+        self.cross_model = _CrossModel(config.projection_dim)
 
     @property
     def logit_scale(self) -> Tensor:
-        """The learnt factor of the cosine."""
+        """Learnt factor of the cosine."""
         scale: Tensor = self.model.logit_scale.exp()
         return scale
 
-    def read(self, ids: Tensor) -> Tensor:
-        """Ids (B, T), padding included, to text tokens (B, T, D)."""
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """Return text tokens (B, T, D) of token ids (B, T), padding included."""
         tokens: Tensor = self.model.text_projection(self.model.text_model(input_ids=ids).last_hidden_state)
         return tokens
 
-    def look(self, pixels: Tensor, text: Tensor, visible: Tensor) -> Tensor:
-        """The image (B, D) in ``pixels`` (B, 3, S, S) after it saw the ``visible`` (B, T) of the ``text``."""
-        states = self.model.vision_model(pixel_values=pixels).last_hidden_state  # before the last norm
+    def embed_image(self, pixels: Tensor, text: Tensor, visible: Tensor) -> Tensor:
+        """Return image embeddings (B, D), not normalised.
+
+        Args:
+            pixels: Normalised images (B, 3, H, W).
+            text: Text tokens (B, T, D).
+            visible: Which of them the image attends to, (B, T).
+        """
+        # All tokens, before CLIP's final norm, which transformers applies to the class token alone.
+        states = self.model.vision_model(pixel_values=pixels).last_hidden_state
         image: Tensor = self.cross_model(self.model.visual_projection(states), text, visible)[:, 0]
         return image
 
 
-class CrossModel(nn.Module):
-    """Layers that attend to the text, then to the image itself, each added to its input."""
+class _CrossModel(nn.Module):
+    """Layers that attend to the text, then to the image itself, each with a residual."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.ModuleList(nn.ModuleDict({"fn": block(width)}) for block in (CrossAttention, SelfAttention))
-            for _ in range(LAYERS)
+            nn.ModuleList(nn.ModuleDict({"fn": block(width)}) for block in (_CrossAttention, _SelfAttention))
+            for _ in range(_LAYERS)
         )
 
     def forward(self, image: Tensor, text: Tensor, visible: Tensor) -> Tensor:
-        """``image`` (B, N, D) after it saw the ``visible`` (B, T) tokens of ``text`` (B, T, D)."""
+        """Return ``image`` (B, N, D) after attention to the ``visible`` (B, T) of ``text`` (B, T, D)."""
         layers: Any = self.layers
         for to_text, to_image in layers:
             image = image + to_text["fn"](image, text, visible[:, None, None])
@@ -132,8 +151,8 @@ class CrossModel(nn.Module):
         return image
 
 
-class SwiGLU(nn.Module):
-    """The first half of the channels times the SiLU of the second (Shazeer 2020)."""
+class _SwiGLU(nn.Module):
+    """SwiGLU (Shazeer 2020): the first half of the channels times the SiLU of the second."""
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = x.chunk(2, dim=-1)
@@ -141,79 +160,89 @@ class SwiGLU(nn.Module):
         return gated
 
 
-class CrossAttention(nn.Module):
-    """Multi-query attention to the text and, beside it, a feed-forward of the image alone."""
+class _CrossAttention(nn.Module):
+    """Multi-query attention to the text, in parallel with a feed-forward layer of the image."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        inner = FEEDFORWARD * width
+        inner = _FEEDFORWARD * width
         self.norm = nn.LayerNorm(width)
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_kv = nn.Linear(width, 2 * width // HEADS, bias=False)
         self.to_out = nn.Linear(width, width, bias=False)
         self.ff = nn.Sequential(
-            nn.Linear(width, 2 * inner, bias=False), SwiGLU(), nn.Linear(inner, width, bias=False)
+            nn.Linear(width, 2 * inner, bias=False), _SwiGLU(), nn.Linear(inner, width, bias=False)
         )
 
     def forward(self, image: Tensor, text: Tensor, visible: Tensor) -> Tensor:
-        """``image`` (B, N, D) and ``text`` (B, T, D), of which ``visible`` (B, 1, 1, T) is, to (B, N, D)."""
+        """Return the update (B, N, D) of ``image`` (B, N, D); ``visible`` is (B, 1, 1, T)."""
         x = self.norm(image)
         key, value = self.to_kv(text).chunk(2, dim=-1)
-        attended = attend(in_heads(self.to_q(x)), key, value, visible)
+        attended = _multi_query_attention(_split_heads(self.to_q(x)), key, value, visible)
         out: Tensor = self.to_out(attended) + self.ff(x)
         return out
 
 
-class SelfAttention(nn.Module):
-    """Multi-query attention of the image to itself, with rotary positions, beside a feed-forward."""
+class _SelfAttention(nn.Module):
+    """Multi-query attention of the image to itself with rotary positions, parallel to a feed-forward."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        head, inner = width // HEADS, FEEDFORWARD * width
-        self.parts = [width, head, head, 2 * inner]
+        head, inner = width // HEADS, _FEEDFORWARD * width
+        # One projection gives query, key, value and the feed-forward input; key and value have one head.
+        self.widths = [width, head, head, 2 * inner]
         self.norm = nn.LayerNorm(width)
-        self.rotary_emb = Rotary(head)
-        self.fused_attn_ff_proj = nn.Linear(width, sum(self.parts), bias=False)
+        self.rotary_emb = _Rotary(head)
+        self.fused_attn_ff_proj = nn.Linear(width, sum(self.widths), bias=False)
         self.attn_out = nn.Linear(width, width, bias=False)
-        self.ff_out = nn.Sequential(SwiGLU(), nn.Linear(inner, width, bias=False))
+        self.ff_out = nn.Sequential(_SwiGLU(), nn.Linear(inner, width, bias=False))
 
     def forward(self, image: Tensor) -> Tensor:
-        query, key, value, ff = torch.split(self.fused_attn_ff_proj(self.norm(image)), self.parts, -1)
-        attended = attend(self.rotary_emb(in_heads(query)), self.rotary_emb(key), value)
+        query, key, value, ff = torch.split(self.fused_attn_ff_proj(self.norm(image)), self.widths, -1)
+        attended = _multi_query_attention(self.rotary_emb(_split_heads(query)), self.rotary_emb(key), value)
         out: Tensor = self.attn_out(attended) + self.ff_out(ff)
         return out
 
 
-class Rotary(Wide):
-    """Turns pairs of channels by angles that grow with the position (Su et al. 2021).
+class _Rotary(AtLeastFloat32):
+    """Rotary position embedding (Su et al. 2021).
 
-    The frequencies are loaded like weights: a checkpoint in half precision was trained with rounded ones.
+    The frequencies are loaded like weights, because a checkpoint in half precision was trained with rounded
+    ones. Angles are computed in float32: half precision cannot represent large positions.
     """
 
     inv_freq: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", ROTARY_BASE ** -(torch.arange(0, width, 2) / width))
+        self.register_buffer("inv_freq", _ROTARY_BASE ** -(torch.arange(0, width, 2) / width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` (..., N, D / H), of which channel i is paired with the one half the width further."""
+        """Rotate ``x`` (..., N, D / H); channel i is paired with channel i + D / H / 2."""
         angles = torch.arange(x.shape[-2], device=x.device).to(self.inv_freq)[:, None] * self.inv_freq
         cos, sin = angles.cos().to(x), angles.sin().to(x)
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def in_heads(x: Tensor) -> Tensor:
-    """(B, N, D) to (B, H, N, D / H)."""
+def _split_heads(x: Tensor) -> Tensor:
+    """Reshape (B, N, D) to (B, H, N, D / H)."""
     return x.view(*x.shape[:-1], HEADS, -1).transpose(1, 2)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
-    """Multi-query attention (Shazeer 2019): all heads of ``query`` (B, H, N, D / H) share one ``key``.
+def _multi_query_attention(
+    query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None
+) -> Tensor:
+    """Multi-query attention (Shazeer 2019): all heads of the query share one key and value.
 
-    ``key`` and ``value`` are (B, S, D / H), ``visible`` (B, 1, 1, S) is true where they may be seen. The
-    result is (B, N, D).
+    Args:
+        query: (B, H, N, D / H).
+        key: (B, T, D / H).
+        value: (B, T, D / H).
+        visible: True for keys that are attended to, (B, 1, 1, T); None means all.
+
+    Returns:
+        Attended values (B, N, D).
     """
     key, value = (x[:, None].expand(-1, HEADS, -1, -1) for x in (key, value))
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
@@ -221,16 +250,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = N
 
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The official module's state dict. Raises `MismatchError`, also for that module itself."""
+    """Read the official module's state dict. Raises `MismatchError`, also for a pickled module."""
     try:
         tensors = read_tensors(path)
     except MismatchError as error:
         if not (zipfile.is_zipfile(path) and get_unsafe_globals_in_checkpoint(path)):
             raise
         raise MismatchError(
-            f"{path} is a pickled module, as the official MPS_overall_checkpoint.pth is, "
-            "and reading it would run code from it; give its state dict instead: model.safetensors of "
-            "RE-N-Y/mpsv1, or what torch.save(torch.load(path, weights_only=False).state_dict(), 'mps.pth') "
-            "makes of it in a sandbox with the official repository"
+            f"{path} is a pickled module, like the official MPS_overall_checkpoint.pth, and reading it would "
+            "run code from it; use its state dict: model.safetensors of RE-N-Y/mpsv1, or the output of "
+            "torch.save(torch.load(path, weights_only=False).state_dict(), 'mps.pth') in a sandbox with the "
+            "official repository"
         ) from error
     return {key.removeprefix("mps."): value for key, value in tensors.items()}

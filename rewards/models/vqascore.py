@@ -1,8 +1,9 @@
-"""VQAScore: how likely a model that sees the picture answers "Yes" when asked whether it shows the prompt.
+"""VQAScore: likelihood that a model answers "Yes" when asked whether an image shows a prompt.
 
 Lin et al. 2024, "Evaluating Text-to-Visual Generation with Image-to-Text Generation", section 3. The model is
 the authors' CLIP-FlanT5; question, padding and vocabulary are those of their code (linzhiqiu/t2v_metrics,
-clip_t5_model.py and mm_utils.py). Shapes: B batch, T tokens, D width, A tokens of the answer, V vocabulary.
+clip_t5_model.py and mm_utils.py). Shapes: B batch, S image side, T tokens, D width, A tokens of the answer,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,44 +21,45 @@ from rewards.base import Reward
 from rewards.weights.tensors import load_state, read_folder_tensors
 from tcbench.errors import MismatchError
 
-SYSTEM = (
+_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-BEFORE = f"{SYSTEM} USER: "
-AFTER = '\nDoes this figure show "{}"? Please answer yes or no. ASSISTANT: '
-ANSWER = "Yes"
+_BEFORE_IMAGE = f"{_SYSTEM} USER: "
+_AFTER_IMAGE = '\nDoes this figure show "{}"? Please answer yes or no. ASSISTANT: '
+_ANSWER = "Yes"
 
-IMAGE = "<image>"
-"""What the authors' code replaces by the picture, wherever it finds it."""
-CONTEXT = 2048
-"""Tokens that the authors' code keeps of the whole question, in which the picture still counts as one."""
-PAD = 0
-"""T5's padding, which is also what its decoder starts with."""
+_IMAGE = "<image>"
+"""Placeholder that the authors' code replaces by the image, wherever it occurs."""
+_CONTEXT = 2048
+"""Tokens to which the authors' code cuts the whole question; the image counts as one of them."""
+_PAD = 0
+"""T5's padding token, with which its decoder also starts."""
 
-TRAINED = {
+_EXPECTED_CONFIG = {
     "mm_vision_select_layer": -2,
     "mm_vision_select_feature": "patch",
     "mm_projector_type": "mlp2x_gelu",
 }
-"""What a configuration may say of how the picture is read, which is what `ClipFlanT5` does."""
-TOWER = "vision_tower.vision_tower.vision_model."
-"""What the tower's keys begin with in the published checkpoints."""
-COPIES = ("t5.encoder.embed_tokens.weight", "t5.decoder.embed_tokens.weight")
-UNUSED = (".position_ids", "t5.embed_tokens.weight")
-"""Endings of keys that no score depends on: stored position numbers, one more copy of the words' table."""
+"""Settings of a configuration that `_ClipFlanT5` implements; others are refused."""
+_TOWER_PREFIX = "vision_tower.vision_tower.vision_model."
+"""Prefix of the vision tower's keys in the published checkpoints."""
+_TIED_KEYS = ("t5.encoder.embed_tokens.weight", "t5.decoder.embed_tokens.weight")
+"""Keys that share the weights of "t5.shared.weight"."""
+_UNUSED_KEYS = (".position_ids", "t5.embed_tokens.weight")
+"""Endings of keys that no score depends on: position numbers, and another copy of the word embedding."""
 
 
 class VqaScore(Reward):
-    """The likelihood of the answer "Yes", 0 to 1: the geometric mean over its tokens, the end included."""
+    """Likelihood of the answer "Yes", 0 to 1: the geometric mean over its tokens, the end token included."""
 
     def _build(self, files: Mapping[str, Path]) -> None:
-        self.model = ClipFlanT5.from_folder(files["model"], files["tower"])
-        self.questions = self.tokenizer = Questions(files["tokenizer"])
-        if self.questions.words > self.model.t5.config.vocab_size:
+        self.model = _ClipFlanT5.from_folder(files["model"], files["tower"])
+        self.questions = self.tokenizer = _QuestionTokenizer(files["tokenizer"])
+        if self.questions.size > self.model.t5.config.vocab_size:
             raise MismatchError(
-                f"{files['tokenizer']} has {self.questions.words} words, but {files['model']} only "
-                f"{self.model.t5.config.vocab_size}; take the tokenizer of the same Flan-T5"
+                f"{files['tokenizer']} has {self.questions.size} tokens, but {files['model']} only "
+                f"{self.model.t5.config.vocab_size}; use the tokenizer of the same Flan-T5"
             )
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -66,119 +68,139 @@ class VqaScore(Reward):
         )
         after = Tokens(*(part.to(pixels.device) for part in self.questions(prompts)))
         logits = self.model(pixels, before, after, answer).float()
-        # The authors' code cuts the model's vocabulary, which is rounded up, to that of the tokenizer.
-        likelihoods = logits[..., : self.questions.words].log_softmax(dim=-1)
-        own = likelihoods.gather(-1, answer.expand(len(pixels), -1)[..., None])[..., 0]
-        score: Tensor = own.mean(dim=-1).exp()
+        # The model's vocabulary is rounded up; the authors' code cuts it to the tokenizer's, which changes
+        # the normalisation.
+        log_likelihoods = logits[..., : self.questions.size].log_softmax(dim=-1)
+        of_answer = log_likelihoods.gather(-1, answer.expand(len(pixels), -1)[..., None])[..., 0]  # (B, A)
+        # The authors' code takes exp(-loss) with the loss averaged over tokens, for one image at a time. Here
+        # the mean is over the tokens of each row, so that a score does not depend on the batch.
+        score: Tensor = of_answer.mean(dim=-1).exp()
         return score
 
 
-class Questions:
-    """The question of a prompt, as T5's tokens: those before the picture, the same for all, and after it."""
+class _QuestionTokenizer:
+    """Tokens of the question about a prompt: ``before`` the image (equal for all prompts), and after it.
+
+    Args:
+        path: A ``tokenizer.json`` of T5.
+
+    Raises:
+        MismatchError: If the file is unreadable.
+    """
 
     def __init__(self, path: Path) -> None:
-        """``path`` is a ``tokenizer.json``. Raises `MismatchError`."""
         from transformers import PreTrainedTokenizerFast
 
         try:
             self._tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(path))
-        except Exception as error:  # the tokenizers library raises nothing more exact
+        except Exception as error:  # the tokenizers library raises bare exceptions
             raise MismatchError(f"{path} cannot be read as a tokenizer ({error}); fetch it again") from error
-        self.before, self.answer = self._ids([BEFORE, ANSWER])
-        self.words = len(self._tokenizer)
-        self.limit = CONTEXT - len(self.before) - 1
+        self.before, self.answer = self._ids([_BEFORE_IMAGE, _ANSWER])
+        self.size = len(self._tokenizer)
+        self.limit = _CONTEXT - len(self.before) - 1
 
     def __call__(self, prompts: Sequence[str]) -> Tokens:
-        """What is after the picture, cut to ``limit`` and padded to the longest: ids and mask (B, T)."""
+        """Return the tokens after the image, cut to ``limit`` and padded to the longest."""
         rows = [torch.tensor(ids[: self.limit]) for ids in self._ids(self._questions(prompts))]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
-        return Tokens(ids, (ids != PAD).long())
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_PAD)
+        return Tokens(ids, (ids != _PAD).long())
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in self._ids(self._questions(prompts))]
 
     def _questions(self, prompts: Sequence[str]) -> list[str]:
-        if any(IMAGE in prompt for prompt in prompts):
+        if any(_IMAGE in prompt for prompt in prompts):
             raise ValueError(
-                f"a prompt holds {IMAGE}, which stands for the picture in the question; remove it"
+                f"a prompt contains {_IMAGE}, the placeholder of the image in the question; remove it"
             )
-        return [AFTER.format(prompt) for prompt in prompts]
+        return [_AFTER_IMAGE.format(prompt) for prompt in prompts]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        """Tokens of each text, the end included."""
+        """Return the token ids of each text, the end token included."""
         ids: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
         return ids
 
 
-class ClipFlanT5(nn.Module):
-    """A Flan-T5 whose encoder reads, among the words' embeddings, those of a CLIP's patches."""
+class _ClipFlanT5(nn.Module):
+    """A Flan-T5 whose encoder reads projected patch embeddings of a CLIP between the word embeddings.
+
+    Args:
+        t5: transformers' configuration of the T5; its weights are uninitialised until they are loaded.
+        tower: transformers' configuration of the vision tower.
+    """
 
     def __init__(self, t5: Mapping[str, Any], tower: Mapping[str, Any]) -> None:
-        """Transformers' configurations. The T5 has no values before its weights are loaded."""
         from transformers import CLIPVisionConfig, CLIPVisionModel
 
         super().__init__()
         self.tower: Any = CLIPVisionModel(CLIPVisionConfig.from_dict(dict(tower)))
         self.t5 = _empty_t5(t5)
         width = self.t5.config.d_model
-        seen = self.tower.config.hidden_size
-        self.projector = nn.Sequential(nn.Linear(seen, width), nn.GELU(), nn.Linear(width, width))
+        patch_width = self.tower.config.hidden_size
+        self.projector = nn.Sequential(nn.Linear(patch_width, width), nn.GELU(), nn.Linear(width, width))
 
     @classmethod
-    def from_folder(cls, folder: Path, tower: Path) -> ClipFlanT5:
-        """The model in a folder as published, with CLIP's own configuration file. Raises `MismatchError`."""
+    def from_folder(cls, folder: Path, tower: Path) -> _ClipFlanT5:
+        """Load a published folder and CLIP's configuration file ``tower``. Raises `MismatchError`."""
         from huggingface_hub.errors import StrictDataclassError
 
         config, vision = read_json(folder / "config.json"), read_json(tower)
-        other = {key: config[key] for key, value in TRAINED.items() if config.get(key, value) != value}
+        other = {k: config[k] for k, value in _EXPECTED_CONFIG.items() if config.get(k, value) != value}
         if other:
-            raise MismatchError(f"{folder / 'config.json'} has {other}; expected {TRAINED}")
+            raise MismatchError(f"{folder / 'config.json'} has {other}; expected {_EXPECTED_CONFIG}")
         try:
             model = cls(config, vision["vision_config"])
         except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
-            raise MismatchError(f"{folder} and {tower} describe no CLIP-FlanT5 ({error!r})") from error
-        state = {model._own(key): value for key, value in read_folder_tensors(folder).items()}
+            raise MismatchError(f"{folder} and {tower} do not describe a CLIP-FlanT5 ({error!r})") from error
+        state = {model._rename(key): value for key, value in read_folder_tensors(folder).items()}
         if "t5.shared.weight" in state:
-            state |= dict.fromkeys(COPIES, state["t5.shared.weight"])
-        load_state(model, state, folder, ignore=UNUSED)
+            state |= dict.fromkeys(_TIED_KEYS, state["t5.shared.weight"])
+        load_state(model, state, folder, ignore=_UNUSED_KEYS)
         return model
 
-    def _own(self, key: str) -> str:
-        """What a key of the published checkpoint is called here."""
+    def _rename(self, key: str) -> str:
+        """Return the name in this module of a key of the published checkpoint."""
         if key.startswith("mm_projector."):
             return key.removeprefix("mm_")
-        if key.startswith(TOWER):
-            # later versions of transformers have the tower's modules one level higher
+        if key.startswith(_TOWER_PREFIX):
+            # Later versions of transformers have the tower's modules one level higher.
             inner = "vision_model." if hasattr(self.tower, "vision_model") else ""
-            return f"tower.{inner}{key.removeprefix(TOWER)}"
+            return f"tower.{inner}{key.removeprefix(_TOWER_PREFIX)}"
         return f"t5.{key}"
 
     def forward(self, pixels: Tensor, before: Tensor, after: Tokens, answer: Tensor) -> Tensor:
-        """Logits (B, A, V) of ``answer`` (A,), given ``pixels`` (B, 3, S, S) and the words around them, ids
-        ``before`` (T,) and ``after`` (B, T).
+        """Return logits (B, A, V) of the answer.
+
+        Args:
+            pixels: Normalised images (B, 3, S, S).
+            before: Token ids (T,) before the image.
+            after: Tokens (B, T) after the image.
+            answer: Token ids (A,) of the answer.
         """
         states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
-        patches = self.projector(states[-2][:, 1:])  # the last layer but one, without CLS: (B, T, D)
-        count, words = len(pixels), self.t5.shared
-        read = torch.cat([words(before).expand(count, -1, -1), patches, words(after.ids)], dim=1)
-        seen = after.mask.new_ones(count, len(before) + patches.shape[1])
-        given = torch.cat([answer.new_tensor([PAD]), answer[:-1]]).expand(count, -1)
+        # The last layer but one, without the class token, as in LLaVA: (B, T, D).
+        patches = self.projector(states[-2][:, 1:])
+        count, embed = len(pixels), self.t5.shared
+        inputs = torch.cat([embed(before).expand(count, -1, -1), patches, embed(after.ids)], dim=1)
+        unmasked = after.mask.new_ones(count, len(before) + patches.shape[1])
+        # Teacher forcing: the decoder reads the answer shifted by one, and predicts each of its tokens.
+        shifted = torch.cat([answer.new_tensor([_PAD]), answer[:-1]]).expand(count, -1)
         logits: Tensor = self.t5(
-            inputs_embeds=read,
-            attention_mask=torch.cat([seen, after.mask], dim=1),
-            decoder_input_ids=given,
+            inputs_embeds=inputs,
+            attention_mask=torch.cat([unmasked, after.mask], dim=1),
+            decoder_input_ids=shifted,
             use_cache=False,
         ).logits
         return logits
 
 
 def _empty_t5(config: Mapping[str, Any]) -> Any:
-    """A T5 whose memory is there but not set, since to draw billions of random weights takes minutes."""
+    """Build a T5 without initialising its weights: random values for billions of them would take minutes."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     with torch.device("meta"):
         t5 = T5ForConditionalGeneration(T5Config.from_dict(dict(config)))
-        # Later versions of transformers make this layer the words' table; in a Flan-T5 they are two.
+        # Later versions of transformers tie this layer to the word embedding; a Flan-T5 has both.
         t5.lm_head = nn.Linear(t5.config.d_model, t5.config.vocab_size, bias=False)
     t5.to_empty(device="cpu")
     t5.set_input_embeddings(t5.shared)

@@ -43,11 +43,11 @@ GREY = torch.full((2, 3, 8, 8), 0.5)
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (GREY[0], r"got images of shape \(3, 8, 8\); expected \(B, 3, H, W\).*: images\[None\] is a batch"),
-        (GREY[:, :1], r"shape \(2, 1, 8, 8\).*: images.expand\(-1, 3, -1, -1\) makes grey RGB"),
-        (torch.cat([GREY, GREY[:, :1]], dim=1), r"shape \(2, 4, 8, 8\).*: images\[:, :3\] drops"),
-        (GREY.permute(0, 2, 3, 1), r"shape \(2, 8, 8, 3\).*: images.permute\(0, 3, 1, 2\) puts"),
-        (GREY[:, 0, 0], r"shape \(2, 8\); expected .* none of them 0$"),
+        (GREY[0], r"got images of shape \(3, 8, 8\); expected \(B, 3, H, W\).*: use images\[None\]"),
+        (GREY[:, :1], r"shape \(2, 1, 8, 8\).*: use images.expand\(-1, 3, -1, -1\)"),
+        (torch.cat([GREY, GREY[:, :1]], dim=1), r"shape \(2, 4, 8, 8\).*: use images\[:, :3\] to drop"),
+        (GREY.permute(0, 2, 3, 1), r"shape \(2, 8, 8, 3\).*: use images.permute\(0, 3, 1, 2\)"),
+        (GREY[:, 0, 0], r"shape \(2, 8\); expected .* no side 0$"),
         (GREY[:0], r"shape \(0, 3, 8, 8\)"),
         (
             (GREY * 255).to(torch.uint8),
@@ -58,10 +58,10 @@ GREY = torch.full((2, 3, 8, 8), 0.5)
         (GREY * float("nan"), "values from nan to nan"),
         ([], "got no images; expected a list of PIL images or one float tensor .*: give at least one"),
         ([np.zeros((8, 8, 3))] * 2, "got a list with a ndarray as images; expected a list of PIL images"),
-        (list(GREY), "got a list with a Tensor as images; .*: torch.stack makes one tensor"),
-        (Image.new("RGB", (8, 8)), r"got a Image as images; .*: one picture is \[picture\]"),
-        ([Image.new("F", (8, 8))] * 2, "an image of mode F, which has no known range; expected"),
-        ([Image.new("La", (8, 8))] * 2, "an image of mode La, which PIL makes no RGB of; expected"),
+        (list(GREY), "got a list with a Tensor as images; .*: use torch.stack"),
+        (Image.new("RGB", (8, 8)), r"got a Image as images; .*: put a single image into a list"),
+        ([Image.new("F", (8, 8))] * 2, "an image of mode F, whose range is unknown; expected"),
+        ([Image.new("La", (8, 8))] * 2, "an image of mode La, which PIL cannot convert to RGB; expected"),
     ],
 )
 def test_images_that_cannot_be_scored_are_refused_with_a_way_to_mend_them(images: Any, message: str) -> None:
@@ -76,7 +76,7 @@ def test_images_that_cannot_be_scored_are_refused_with_a_way_to_mend_them(images
         (None, "got no prompts; expected a list of 2 texts"),
         (["a", 1], "got a int as prompt 1; expected"),
         ({"a": 1}, "got a dict as prompts; expected"),
-        (["a", "b\ud83d"], "got half of a surrogate pair, which is no character, in prompt 1; expected"),
+        (["a", "b\ud83d"], "got an unpaired surrogate in prompt 1; expected"),
         (["a"], "got 1 prompts for 2 images; expected one an image: repeat"),
     ],
 )
@@ -104,7 +104,7 @@ def test_no_gradient_leaves_a_reward_that_says_it_has_none() -> None:
 
 
 def test_a_reward_that_loses_the_batch_axis_is_told_so() -> None:
-    with pytest.raises(ValueError, match=r"gave scores of shape \(\) for 1 images, expected \(1,\)"):
+    with pytest.raises(ValueError, match=r"returned scores of shape \(\) for 1 images; expected \(1,\)"):
         Squeezed(INFO).score(GREY[:1], ["a"])
 
 

@@ -14,14 +14,14 @@ JUDGES = ["world-blip", "world-rule", "world-oracle"]
 @pytest.mark.parametrize("use", ["training", "selection"])
 def test_judges_are_neither_trained_on_nor_selected_by(name: str, use: Use) -> None:
     record = rewards.info(name)
-    with pytest.raises(rewards.WrongRole, match=rf"{name} has the role 'judge' and is no reward for {use}"):
+    with pytest.raises(rewards.WrongRole, match=rf"{name} has the role 'judge' and cannot be used for {use}"):
         rewards.check_role(record, use)
     rewards.check_role(record, use, ablation=True)
 
 
 def test_checkpoints_may_be_selected_by_what_must_not_be_trained_on() -> None:
     rewards.check_role(rewards.info("world-siglip"), "selection")
-    with pytest.raises(rewards.WrongRole, match="take one with the role trainable, or say"):
+    with pytest.raises(rewards.WrongRole, match="use a reward with the role trainable, or"):
         rewards.check_role(rewards.info("world-siglip"), "training")
 
 

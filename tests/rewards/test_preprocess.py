@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from rewards.preprocess import CLIP_MEAN, CLIP_STD, PROFILES, preprocess, to_tensor, whole_blocks
+from rewards.preprocess import CLIP_MEAN, CLIP_STD, PROFILES, _whole_blocks, preprocess, to_tensor
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -66,7 +66,7 @@ def test_qwen_reads_whole_blocks_in_the_shape_that_its_own_code_chooses() -> Non
     area = 256 * 28 * 28
     sides = np.random.default_rng(0).integers(28, 2500, (2000, 2)).tolist()
     for height, width in [*sides, (1024, 1024), (448, 448), (512, 512), (28, 5600), (896, 1344)]:
-        assert whole_blocks(height, width, area) == smart_resize(height, width, 28, area, area)
+        assert _whole_blocks(height, width, area) == smart_resize(height, width, 28, area, area)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,6 @@ def test_a_config_survives_its_file_and_names_what_it_does_not_know(tmp_path: Pa
     assert BlipConfig.read(path) == CONFIG
     path.write_text(json.dumps({"hidden_size": 3}), encoding="utf-8")
     with pytest.raises(
-        ValueError, match=r"config\.json has the unknown field hidden_size; known are image_size"
+        ValueError, match=r"config\.json has unknown fields: hidden_size; available: image_size"
     ):
         BlipConfig.read(path)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from rewards.backbones.towers import cosine
+from rewards.backbones.towers import cosine_similarity
 from rewards.base import Reward
 from rewards.verification.samples import PROMPTS, blobs
 
@@ -16,12 +16,12 @@ def test_a_cosine_of_half_precision_embeddings_has_all_digits() -> None:
     images, texts = F.normalize(
         torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0)), dim=-1
     ).bfloat16()
-    found = cosine(images, texts)
+    found = cosine_similarity(images, texts)
     assert found.dtype == torch.float32
     torch.testing.assert_close(
         found.double(), (images.double() * texts.double()).sum(dim=-1), rtol=0, atol=1e-6
     )
-    assert cosine(images.double(), texts.double()).dtype == torch.float64
+    assert cosine_similarity(images.double(), texts.double()).dtype == torch.float64
 
 
 def test_scores_in_half_precision_do_not_tie(tiny: Callable[[str], Reward]) -> None:

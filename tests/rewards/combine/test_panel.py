@@ -128,7 +128,7 @@ def test_prompts_are_read_once_for_all_calls(
 def test_prompts_that_were_not_used_for_long_are_forgotten(
     panel_of: Callable[..., Panel], images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(towers, "PROMPTS_KEPT", 2)
+    monkeypatch.setattr(towers, "CACHED_PROMPTS", 2)
     panel = panel_of("clip")
     calls = counted(panel, monkeypatch)
     for prompt, read in (("a", 1), ("b", 1), ("a", 0), ("c", 1), ("a", 0), ("b", 1)):
@@ -142,8 +142,8 @@ def test_prompts_that_were_not_used_for_long_are_forgotten(
 def test_a_reward_by_itself_keeps_nothing(tiny: Callable[[str], Reward], images: Tensor) -> None:
     reward: Any = tiny("clip")
     reward.score(images, PROMPTS)
-    assert reward.towers._read is None
-    assert reward.towers._seen is None
+    assert reward.towers._prompt_cache is None
+    assert reward.towers._image_cache is None
 
 
 def test_offloaded_rewards_give_no_gradient_by_backward(

@@ -15,7 +15,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 import rewards
 from rewards.base import Reward
-from rewards.models.hpsv3 import AFTER_IMAGE, Hpsv3, patchify
+from rewards.models.hpsv3 import AFTER_IMAGE, Hpsv3, _patchify
 from rewards.preprocess import PROFILES, preprocess, to_tensor
 from rewards.verification.references import hpsv3 as reference
 from rewards.verification.tiny.checkpoints import tiny_record
@@ -47,7 +47,7 @@ def test_patches_are_those_of_the_official_processor() -> None:
     expected = config(images=[image], return_tensors="pt")
     config.spatial_merge_size = config.merge_size  # its name in a model's configuration
     pixels = preprocess(to_tensor(image)[None], PROFILES["clip-native"])  # of this size already
-    patches, grid = patchify(torch.cat([pixels, pixels.flip(-1)]), config)
+    patches, grid = _patchify(torch.cat([pixels, pixels.flip(-1)]), config)
     assert grid.tolist() == expected["image_grid_thw"].tolist() * 2
     torch.testing.assert_close(patches[: len(patches) // 2], expected["pixel_values"], rtol=0, atol=1e-5)
 
@@ -94,12 +94,12 @@ def test_the_head_stays_in_float32(tiny_files: Files) -> None:
 
 @pytest.mark.parametrize("token", ["<|Reward|>", "<|image_pad|>", "<|video_pad|>"])
 def test_a_prompt_with_a_token_that_is_counted_is_refused(tiny: Tiny, token: str) -> None:
-    with pytest.raises(ValueError, match=r"a prompt of hpsv3 holds <\|\w+\|>.* remove it"):
+    with pytest.raises(ValueError, match=r"a prompt for hpsv3 contains <\|\w+\|>.* remove it"):
         tiny("hpsv3").score([picture(64, 64)], [f"a dog {token}"])
 
 
 def test_a_picture_that_is_too_oblong_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(ValueError, match=r"2 x 402 pixels is more than 200 times .* crop it"):
+    with pytest.raises(ValueError, match=r"2 x 402 pixels; .* a ratio up to 200: crop it"):
         tiny("hpsv3").score([Image.new("RGB", (402, 2))], ["a line"])
 
 

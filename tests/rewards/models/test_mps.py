@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import rewards
 from rewards.backbones.tokens import OpenClipTokenizer
 from rewards.base import Reward
-from rewards.models.mps import CONDITION, Mps, relevant
+from rewards.models.mps import CONDITION, Mps, _visible_tokens
 from rewards.verification.references import mps as reference
 from rewards.verification.tiny.checkpoints import tiny_record
 from tcbench.errors import MismatchError
@@ -65,22 +65,22 @@ def test_the_mask_is_of_each_prompt_alone() -> None:
     condition = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     prompt = torch.tensor([[10.0, 0.0], [0.0, 3.1], [2.9, 0.0], [-9.0, -9.0]])
     batch = torch.stack([prompt, prompt / 100])
-    assert relevant(batch, condition).tolist() == [[True, True, False, False]] * 2
+    assert _visible_tokens(batch, condition).tolist() == [[True, True, False, False]] * 2
 
 
 def test_the_image_sees_no_token_that_is_far_from_the_condition(tiny: Tiny) -> None:
     reward = tiny("mps")
     assert isinstance(reward, Mps)
     assert reward.tokenizer is not None
-    text = reward.network.read(reward.tokenizer(PROMPTS[2:3]).ids)
-    visible = relevant(text, reward.condition)
+    text = reward.network.embed_text(reward.tokenizer(PROMPTS[2:3]).ids)
+    visible = _visible_tokens(text, reward.condition)
     assert 0 < visible.sum() < 77
     pixels = torch.randn(1, 3, 224, 224)
-    seen = reward.network.look(pixels, text, visible)
+    seen = reward.network.embed_image(pixels, text, visible)
     hidden = torch.where(visible[..., None], text, text + 1)
     shown = torch.where(visible[..., None], text + 1, text)
-    torch.testing.assert_close(reward.network.look(pixels, hidden, visible), seen)
-    assert not torch.allclose(reward.network.look(pixels, shown, visible), seen, atol=1e-3)
+    torch.testing.assert_close(reward.network.embed_image(pixels, hidden, visible), seen)
+    assert not torch.allclose(reward.network.embed_image(pixels, shown, visible), seen, atol=1e-3)
 
 
 def test_the_whole_condition_is_read() -> None:

@@ -104,6 +104,6 @@ def test_a_folder_without_a_known_tokenizer_is_refused(tmp_path: Path) -> None:
         transformers_tokenizer(tmp_path, 64)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
     with pytest.raises(
-        MismatchError, match="names a BertTokenizer; known are CLIPTokenizer, SiglipTokenizer"
+        MismatchError, match="names a BertTokenizer; supported: CLIPTokenizer, SiglipTokenizer"
     ):
         transformers_tokenizer(tmp_path, 64)

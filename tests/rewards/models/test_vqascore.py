@@ -90,7 +90,7 @@ def test_a_prompt_is_truncated_where_the_whole_question_has_2048_tokens(
 
 
 def test_a_prompt_that_holds_the_sign_for_the_picture_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(ValueError, match="a prompt holds <image>, which stands for the picture"):
+    with pytest.raises(ValueError, match="a prompt contains <image>, the placeholder of the image"):
         tiny(NAME).score([picture(8, 8)], ["an <image> of a cat"])
 
 
@@ -148,8 +148,8 @@ def test_a_part_that_is_not_there_is_named(tiny_files: Files, tmp_path: Path) ->
     ("change", "message"),
     [
         ({"mm_vision_select_layer": -1}, r"has \{'mm_vision_select_layer': -1\}; expected"),
-        ({"d_model": "wide"}, "describe no CLIP-FlanT5"),
-        ({"vocab_size": 150}, "has 199 words, but .* only 150; take the tokenizer"),
+        ({"d_model": "wide"}, "do not describe a CLIP-FlanT5"),
+        ({"vocab_size": 150}, "has 199 tokens, but .* only 150; use the tokenizer"),
     ],
 )
 def test_another_model_is_refused(

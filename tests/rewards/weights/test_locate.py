@@ -171,7 +171,7 @@ def test_an_open_clip_folder_that_describes_no_clip_is_one_line(
 ) -> None:
     files = tiny_files("world-clip")
     (files["backbone"] / "open_clip_config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(MismatchError, match="describes no CLIP of open_clip"):
+    with pytest.raises(MismatchError, match="does not describe a CLIP of open_clip"):
         rewards.load("world-clip", weights=files)
 
 
