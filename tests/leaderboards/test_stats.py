@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import permutation_test
 
 from leaderboards import stats
 from leaderboards.stats import (
@@ -120,6 +121,13 @@ def test_sign_flip_of_few_prompts_enumerates_all_signs(differences: list[float])
     flips = [abs(sum(s * d for s, d in zip(signs, differences, strict=True))) >= observed
              for signs in product((-1, 1), repeat=len(differences))]  # fmt: skip
     assert sign_flip_p(differences) == pytest.approx(np.mean(flips))
+
+
+def test_exact_p_is_that_of_scipy() -> None:
+    differences = np.random.default_rng(7).normal(0.5, 1, size=9)
+    reference = permutation_test((differences, np.zeros(9)), lambda a, b: np.mean(a - b), vectorized=False,
+                                 permutation_type="samples", n_resamples=math.inf)  # fmt: skip
+    assert sign_flip_p(differences) == pytest.approx(reference.pvalue)
 
 
 def test_random_sign_flips_agree_with_all_signs(monkeypatch: pytest.MonkeyPatch) -> None:
