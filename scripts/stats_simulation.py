@@ -171,7 +171,7 @@ def _page(repetitions: int) -> Iterator[str]:
         yield ""
         yield f"### {kind.name.capitalize()}"
         yield ""
-        yield f"{kind.description}. The last two columns: false positives, for two such systems that are equal."
+        yield f"{kind.description}. Last two columns: false positives, for two such systems that are equal."
         yield ""
         yield "| prompts | coverage of 95 % intervals | p below 0.05 | claims |"
         yield "|---|---|---|---|"
