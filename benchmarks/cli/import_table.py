@@ -1,4 +1,4 @@
-"""`tcbench import`: scores of other tools as a run."""
+"""`tcbench import`: import scores of other tools as a run."""
 
 from __future__ import annotations
 
@@ -14,34 +14,40 @@ def import_table(
     table: Annotated[
         Path,
         typer.Argument(
-            help="CSV, TSV or JSONL: prompt, reward, score; or prompt and a column a reward. Also prompt_id, "
-            "sample, category, image.",
+            help="CSV, TSV or JSONL file with the columns prompt, reward, score, or prompt and one per "
+            "reward. Optional: prompt_id, sample, category, image.",
             show_default=False,
         ),
     ],
-    system: Annotated[str, typer.Option("--system", help="What a leaderboard calls it.", show_default=False)],
-    suite: options.Suite = None,
+    system: Annotated[
+        str, typer.Option("--system", help="Name of the system on leaderboards.", show_default=False)
+    ],
+    suite: Annotated[
+        str | None,
+        typer.Option("--suite", "-s", help="Suite of the prompts; by default the table's own prompts."),
+    ] = None,
     prompts: options.Prompts = None,
     rewards: Annotated[
         str | None,
-        typer.Option("--rewards", "-r", help="Columns that are rewards, with commas between them."),
+        typer.Option("--rewards", "-r", help="Comma-separated names of the columns that are rewards."),
     ] = None,
     lower_is_better: Annotated[
-        str | None, typer.Option("--lower-is-better", help="Those of the rewards that are better when lower.")
+        str | None,
+        typer.Option("--lower-is-better", help="Comma-separated rewards of which lower is better."),
     ] = None,
     trained_on: Annotated[
         str | None,
         typer.Option(
             "--trained-on",
-            help="Rewards the system was trained on; 'none' for none; else it counts as undeclared.",
+            help="Comma-separated rewards that the system was trained on, or none. By default: undeclared.",
         ),
     ] = None,
     out: options.Out = Path("runs"),
 ) -> None:
-    """Make a run of scores that another tool computed, so that they get these statistics.
+    """Import scores that another tool computed as a run, to compare them on a leaderboard.
 
-    Images lie where the column `image` says, relative to the table. Scores of the same reward by this tool
-    and by another are never compared: they are different versions of it.
+    Paths in the column `image` are relative to the table. Imported scores count as another version of a
+    reward, so they are never compared with scores of the same reward that were computed here.
     """
     from benchmarks.imports import Import, adopt_table
     from benchmarks.suites import CUSTOM, prompt_set
@@ -61,7 +67,7 @@ def import_table(
     print(run.path)
 
 
-def _declared(given: str | None) -> list[str] | None:
-    if given is None:
+def _declared(text: str | None) -> list[str] | None:
+    if text is None:
         return None
-    return [] if given == "none" else options.names(given)
+    return [] if text == "none" else options.names(text)
