@@ -61,7 +61,7 @@ RESUMABLE = ("run", "generate", "score", "train", "sweep", "reproduce", "world")
 _RENAMED = {"--switch-step": "--tuned-steps", "--switch-steps": "--tuned-steps"}
 
 
-class Verbs(TyperGroup):
+class _Commands(TyperGroup):
     """The group of all commands. Listing them imports none of their modules."""
 
     def __init__(self, **attributes: Any) -> None:
@@ -117,7 +117,7 @@ def _interrupted(arguments: Sequence[str]) -> int:
 
 app = typer.Typer(
     name="tcbench",
-    cls=Verbs,
+    cls=_Commands,
     no_args_is_help=True,
     help="Score, fine-tune and compare text-to-image models with differentiable rewards.",
 )
@@ -142,9 +142,9 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `tcbench` with ``arguments`` (by default those of the process) and exit with its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     for old, new in _RENAMED.items():
-        if any(argument == old or argument.startswith(f"{old}=") for argument in given):
+        if any(argument == old or argument.startswith(f"{old}=") for argument in argv):
             print(f"error: the option {old} is now called {new}", file=sys.stderr)
             raise SystemExit(2)
-    typer.main.get_command(app).main(args=given, prog_name="tcbench", obj=given)
+    typer.main.get_command(app).main(args=argv, prog_name="tcbench", obj=argv)

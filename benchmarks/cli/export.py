@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 
-class ExportFormat(StrEnum):
+class _ExportFormat(StrEnum):
     """File formats that other tools read."""
 
     DIFFUSERS = "diffusers"
@@ -20,7 +20,7 @@ class ExportFormat(StrEnum):
 def export(
     model: Annotated[str, typer.Argument(help="A training run folder.", show_default=False)],
     to: Annotated[
-        ExportFormat,
+        _ExportFormat,
         typer.Option(
             help="diffusers: the whole pipeline. lora: adapters for load_lora_weights. single-file: the text "
             "encoder for ComfyUI and Forge."

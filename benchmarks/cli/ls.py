@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-class Kind(StrEnum):
+class _Kind(StrEnum):
     """What `tcbench ls` lists."""
 
     models = "models"
@@ -31,16 +31,16 @@ class Kind(StrEnum):
 
 
 def ls(
-    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
+    kind: Annotated[_Kind, typer.Argument(help="What to list.", show_default=False)],
     out: options.Out = Path("runs"),
     json: options.Json = False,
 ) -> None:
     """List models, rewards, suites or runs."""
-    listing: Mapping[Kind, Callable[[], list[Row]]] = {
-        Kind.models: _models,
-        Kind.rewards: _rewards,
-        Kind.suites: _suites,
-        Kind.runs: lambda: _runs(out),
+    listing: Mapping[_Kind, Callable[[], list[Row]]] = {
+        _Kind.models: _models,
+        _Kind.rewards: _rewards,
+        _Kind.suites: _suites,
+        _Kind.runs: lambda: _runs(out),
     }
     rows = listing[kind]()
     print(json_.dumps(rows, indent=1) if json else text_table(rows) or f"no {kind}")
