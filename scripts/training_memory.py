@@ -41,7 +41,7 @@ def _random_pipeline(device: str, dtype: Any, scratch: Path) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     from rewards.verification.tiny.vocabularies import write_tiny_tokenizer
-    from textcraftor.micro.training.unet import scheduler
+    from textcraftor.micro.training.unet import noise_scheduler
 
     text = CLIPTextConfig(
         vocab_size=49408,
@@ -69,7 +69,7 @@ def _random_pipeline(device: str, dtype: Any, scratch: Path) -> Any:
         ),
         unet=unet,
         scheduler=DDIMScheduler.from_config(
-            scheduler().config, prediction_type="epsilon", timestep_spacing="leading"
+            noise_scheduler().config, prediction_type="epsilon", timestep_spacing="leading"
         ),
         safety_checker=None,
         feature_extractor=None,

@@ -1,8 +1,8 @@
-"""The caption grammar, both ways: scenes to captions, and any text back to the claims it makes.
+"""The caption grammar in both directions: `caption` writes a scene's caption, `parse_prompt` reads any text.
 
-Captions use several phrasings and synonyms and need not say everything. Reading a prompt keeps what it knows
-(shapes, colours, sizes, positions, relations, backgrounds) and ignores every other word, so any text is
-readable; a text without a shape and without a background makes no claim.
+Captions vary in phrasing and synonyms and may leave attributes out. Parsing keeps known phrases (shapes,
+colours, sizes, positions, relations, backgrounds) and ignores all other words, so any text can be parsed. A
+text without a shape and without a background claims nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,18 @@ from functools import cache
 
 import numpy as np
 
-from rewards.world.scenes import BACKGROUNDS, COLOURS, POSITIONS, RELATIONS, SHAPES, SIZES, Item, Scene, Style
+from rewards.world.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    POSITIONS,
+    RELATIONS,
+    RESERVED,
+    SHAPES,
+    SIZES,
+    Item,
+    Scene,
+    Style,
+)
 
 SHAPE_WORDS = {
     "circle": ("circle", "disc", "disk", "dot"),
@@ -68,20 +79,20 @@ STYLE_WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cleanness": (("noisy", "grainy"), ("clean",)),
     "glow": (("flat",), ("glowing",)),
 }
-"""Style axis -> (words said when it is low, words said when it is high)."""
+"""Style axis -> (words for low values, words for high values)."""
 
 LOW, HIGH = 0.35, 0.65
-"""Below LOW or above HIGH a style axis can be named in a caption."""
+"""A caption can name a style axis that is below LOW or above HIGH."""
 
 GOOD = 0.65
-"""Quality (:attr:`rewards.world.scenes.Style.quality`) above which captions name it twice as often."""
+"""Quality (`rewards.world.scenes.Style.quality`) above which captions name the style twice as often."""
 
 BACKDROPS = ("background", "backdrop")
 
 
 @dataclass(frozen=True)
 class ItemSpec:
-    """What a text says of one object; ``None`` where it says nothing."""
+    """What a text claims about one object; None for attributes that it does not mention."""
 
     shape: str
     colour: str | None = None
@@ -91,16 +102,21 @@ class ItemSpec:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a text says of a scene. ``relation`` goes from the first object to the second."""
+    """What a text claims about a scene."""
 
     items: tuple[ItemSpec, ...]
     background: str | None = None
     relation: str | None = None
+    """Relation of the first object to the second."""
+
+    @classmethod
+    def of(cls, scene: Scene) -> Spec:
+        """Return everything that is true of a scene and that a text can claim."""
+        items = tuple(ItemSpec(i.shape, i.colour, i.size, i.position) for i in scene.items)
+        return cls(items, scene.background, scene.relation)
 
     def reserved(self) -> bool:
-        """Whether the text names a combination reserved for the held-out split."""
-        from rewards.world.scenes import RESERVED
-
+        """Return whether the text names a combination that is reserved for the held-out split."""
         return any((item.shape, item.colour, self.background) in RESERVED for item in self.items)
 
 
@@ -108,11 +124,11 @@ class Spec:
 
 
 def _pick(rng: np.random.Generator, words: tuple[str, ...]) -> str:
-    """The first word half of the time, else any: a common name and rarer synonyms."""
+    """Return the first word half of the time, else any of them: a common name and rarer synonyms."""
     return words[0] if rng.random() < 0.5 else words[int(rng.integers(len(words)))]
 
 
-def _noun_phrase(rng: np.random.Generator, item: Item | ItemSpec, say_size: bool) -> str:
+def _noun_phrase(rng: np.random.Generator, item: Item, say_size: bool) -> str:
     words = [_pick(rng, SIZE_WORDS[item.size])] if say_size and item.size else []
     if item.colour:
         words.append(_pick(rng, COLOUR_WORDS[item.colour]))
@@ -122,7 +138,7 @@ def _noun_phrase(rng: np.random.Generator, item: Item | ItemSpec, say_size: bool
 
 
 def style_words(rng: np.random.Generator, style: Style) -> list[str]:
-    """True words about a style, one an axis, in random order; empty when every axis is middling."""
+    """Return true words about a style, at most one an axis, in random order; none for a medium style."""
     words = []
     for axis, (low, high) in STYLE_WORDS.items():
         value = getattr(style, axis)
@@ -135,10 +151,14 @@ def style_words(rng: np.random.Generator, style: Style) -> list[str]:
 
 
 def caption(rng: np.random.Generator, scene: Scene, style: float = 0.35, detail: float = 0.88) -> str:
-    """A true caption: ``style`` is the chance that quality is named, ``detail`` that each attribute is.
+    """Return a true caption of a scene. Shape and colour are always named.
 
-    Good quality is named twice as often, so what is said nothing of tends to be mediocre. Shape and colour
-    are always said; size, position, background and relation with chance ``detail``.
+    Args:
+        rng: Source of randomness.
+        scene: The scene.
+        style: Probability that the style is named. It is doubled for good quality, so that images with plain
+            captions tend to be mediocre.
+        detail: Probability that each of size, position, background and relation is named.
     """
     says = {name: bool(rng.random() < detail) for name in ("size", "position", "background")}
     phrases = [_noun_phrase(rng, item, says["size"]) for item in scene.items]
@@ -149,15 +169,15 @@ def caption(rng: np.random.Generator, scene: Scene, style: float = 0.35, detail:
         body = _pair_body(rng, phrases, scene.relation if rng.random() < detail else None)
     else:
         position = scene.items[0].position
-        place = _pick(rng, POSITION_PHRASES[position]) if position and says["position"] else ""
-        body = _single_body(rng, phrases[0], place)
+        where = _pick(rng, POSITION_PHRASES[position]) if position and says["position"] else ""
+        body = _single_body(rng, phrases[0], where)
     return _assemble(rng, body, background if says["background"] else "", words)
 
 
-def _single_body(rng: np.random.Generator, phrase: str, place: str) -> str:
-    if not place:
+def _single_body(rng: np.random.Generator, phrase: str, where: str) -> str:
+    if not where:
         return phrase
-    return f"{place}, {phrase}" if rng.random() < 0.2 else f"{phrase} {place}"
+    return f"{where}, {phrase}" if rng.random() < 0.2 else f"{phrase} {where}"
 
 
 def _pair_body(rng: np.random.Generator, phrases: list[str], relation: str | None) -> str:
@@ -185,7 +205,7 @@ def _assemble(rng: np.random.Generator, body: str, background: str, words: list[
 
 @cache
 def _lexicon() -> tuple[re.Pattern[str], dict[str, tuple[str, str]]]:
-    """One pattern, longest phrase first, and phrase -> (kind, name)."""
+    """Return a pattern of all phrases, longest first so that they win, and phrase -> (kind, name)."""
     meaning: dict[str, tuple[str, str]] = {}
     tables: dict[str, dict[str, tuple[str, ...]]] = {
         "shape": SHAPE_WORDS,
@@ -203,40 +223,40 @@ def _lexicon() -> tuple[re.Pattern[str], dict[str, tuple[str, str]]]:
     return re.compile(r"\b(?:" + "|".join(map(re.escape, phrases)) + r")\b"), meaning
 
 
-def read(text: str) -> Spec:
-    """What a text claims.
+def parse_prompt(text: str) -> Spec:
+    """Return what a text claims about a scene of this world.
 
-    Adjectives belong to the next shape; a position belongs to the last shape, or to the next one where it
-    comes first.
+    Adjectives belong to the next shape. A position belongs to the last shape before it, or to the next one
+    if there is none.
     """
     pattern, meaning = _lexicon()
     items: list[ItemSpec] = []
-    background = relation = place = None
+    background = relation = position = None
     adjectives: dict[str, str] = {}
     for match in pattern.finditer(" ".join(text.lower().split())):
         kind, name = meaning[match.group()]
         if kind == "shape":
-            items.append(ItemSpec(name, position=place, **adjectives))
-            adjectives, place = {}, None
+            items.append(ItemSpec(name, position=position, **adjectives))
+            adjectives, position = {}, None
         elif kind in ("colour", "size"):
             adjectives[kind] = name
         elif kind == "background":
             background = name
         elif kind == "relation":
-            relation = name if len(items) == 1 else relation
+            relation = name if len(items) == 1 else relation  # only between the first and the second shape
         elif items:
             items[-1] = ItemSpec(items[-1].shape, items[-1].colour, items[-1].size, name)
         else:
-            place = name
+            position = name
     return Spec(tuple(items), background, relation if len(items) == 2 else None)
 
 
-assert set(SHAPE_WORDS) == set(SHAPES)
-for _words, _things in (
+assert set(SHAPE_WORDS) == set(SHAPES)  # every name of a scene has words and no word is without a meaning
+for _words, _names in (
     (COLOUR_WORDS, COLOURS),
     (SIZE_WORDS, SIZES),
     (POSITION_PHRASES, POSITIONS),
     (RELATION_PHRASES, RELATIONS),
     (BACKGROUND_WORDS, BACKGROUNDS),
 ):
-    assert set(_words) == set(_things)
+    assert set(_words) == set(_names)

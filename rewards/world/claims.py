@@ -1,4 +1,4 @@
-"""Claims: what a prompt says of a picture, and which of it a picture makes true."""
+"""Claims that a prompt makes, each checked against the content of an image."""
 
 from __future__ import annotations
 
@@ -8,78 +8,92 @@ from itertools import permutations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from rewards.world.captions import ItemSpec, Spec, read
+from rewards.world.captions import ItemSpec, Spec, parse_prompt
 from rewards.world.scenes import RELATIONS
-from rewards.world.vision import Seen, Sight
+from rewards.world.vision import DetectedObject, Detection
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One claim of a prompt (its kind and its words) and whether the picture makes it true."""
+class CheckedClaim:
+    """A claim of a prompt, and whether it is true of an image."""
 
     kind: str
+    """"count", "object", "colour", "size", "position", "relation" or "background"."""
     claim: str
+    """The claimed value, such as "red"."""
     true: bool
 
 
-def answers(sight: Sight, prompt: str | Spec) -> list[Answer]:
-    """Judge each claim of a prompt.
+def check_claims(detection: Detection, prompt: str | Spec) -> list[CheckedClaim]:
+    """Check each claim of a prompt against the content of an image.
 
-    In order: count; object, colour, size and position of each object; relation; background.
+    The prompt's objects are matched with those of the image such that the number of true claims is greatest.
 
-    The objects named are matched to the objects seen so that most claims come true. An empty list means
-    that the prompt claims nothing about this world.
+    Returns:
+        The claims in order: count; object, colour, size and position of each object; relation; background.
+        Empty if the prompt claims nothing about this world.
     """
-    spec = read(prompt) if isinstance(prompt, str) else prompt
+    spec = parse_prompt(prompt) if isinstance(prompt, str) else prompt
     if not spec.items:
-        return _background(sight, spec)
-    best = _judge(spec, _match(spec, sight))
-    count = Answer("count", f"{len(spec.items)} object(s)", len(sight.objects) == len(spec.items))
-    return [count, *best, *_background(sight, spec)]
+        return _background_claims(detection, spec)
+    claims = _scene_claims(spec, _match(spec, detection))
+    count = CheckedClaim("count", f"{len(spec.items)} object(s)", len(detection.objects) == len(spec.items))
+    return [count, *claims, *_background_claims(detection, spec)]
 
 
-def _match(spec: Spec, sight: Sight) -> tuple[Seen | None, ...]:
-    """For each object named, the object seen or None, so that most claims come true."""
-    seen: list[Seen | None] = list(sight.objects[: len(spec.items) + 1])
-    seen += [None] * (len(spec.items) - len(seen))
-    if spec.relation is not None:  # of two objects: the relation depends on both, and the pairs are few
-        return max(permutations(seen, 2), key=lambda match: _count(_judge(spec, match)))
-    true = np.array([[_count(_judge_item(item, one)) for one in seen] for item in spec.items])
-    return tuple(seen[column] for column in linear_sum_assignment(true, maximize=True)[1])
+Match = tuple[DetectedObject | None, ...]
+"""The detected object of each object of a prompt, None if there are too few."""
 
 
-def _count(found: list[Answer]) -> int:
-    return sum(answer.true for answer in found)
+def _match(spec: Spec, detection: Detection) -> Match:
+    """Match the prompt's objects with detected ones such that the number of true claims is greatest."""
+    # One detected object more than the prompt has: enough to be fair to an image with a stray region, few
+    # enough that a cluttered image cannot find a fit for every claim.
+    detected: list[DetectedObject | None] = list(detection.objects[: len(spec.items) + 1])
+    detected += [None] * (len(spec.items) - len(detected))
+    if spec.relation is not None:  # it depends on both objects at once, so try all pairs; there are at most 6
+        return max(permutations(detected, 2), key=lambda match: _true_count(_scene_claims(spec, match)))
+    true = np.array([[_true_count(_item_claims(item, one)) for one in detected] for item in spec.items])
+    return tuple(detected[column] for column in linear_sum_assignment(true, maximize=True)[1])
 
 
-def _background(sight: Sight, spec: Spec) -> list[Answer]:
+def _true_count(claims: list[CheckedClaim]) -> int:
+    return sum(claim.true for claim in claims)
+
+
+def _background_claims(detection: Detection, spec: Spec) -> list[CheckedClaim]:
     if spec.background is None:
         return []
-    return [Answer("background", spec.background, sight.background == spec.background)]
+    return [CheckedClaim("background", spec.background, detection.background == spec.background)]
 
 
-def _judge(spec: Spec, match: tuple[Seen | None, ...]) -> list[Answer]:
-    found = [
-        answer for item, seen in zip(spec.items, match, strict=True) for answer in _judge_item(item, seen)
+def _scene_claims(spec: Spec, match: Match) -> list[CheckedClaim]:
+    """Claims about objects and their relation."""
+    claims = [
+        claim
+        for item, detected in zip(spec.items, match, strict=True)
+        for claim in _item_claims(item, detected)
     ]
     if spec.relation is not None:
         first, second = match[0], match[1]
         holds = first is not None and second is not None and _relation_holds(spec.relation, first, second)
-        found.append(Answer("relation", spec.relation, holds))
-    return found
+        claims.append(CheckedClaim("relation", spec.relation, holds))
+    return claims
 
 
-def _judge_item(item: ItemSpec, seen: Seen | None) -> list[Answer]:
-    found = [Answer("object", item.shape, seen is not None and seen.shape == item.shape)]
+def _item_claims(item: ItemSpec, detected: DetectedObject | None) -> list[CheckedClaim]:
+    claims = [CheckedClaim("object", item.shape, detected is not None and detected.shape == item.shape)]
     for kind in ("colour", "size", "position"):
-        claimed = getattr(item, kind)
-        if claimed is not None:
-            found.append(Answer(kind, claimed, seen is not None and getattr(seen, kind) == claimed))
-    return found
+        value = getattr(item, kind)
+        if value is not None:
+            claims.append(
+                CheckedClaim(kind, value, detected is not None and getattr(detected, kind) == value)
+            )
+    return claims
 
 
-def _relation_holds(relation: str, first: Seen, second: Seen) -> bool:
-    """The offset between the centres points mostly in the relation's direction, by at least 6 pixels."""
+def _relation_holds(relation: str, first: DetectedObject, second: DetectedObject) -> bool:
+    """Return whether the centres are at least 6 pixels apart in the relation's direction and less across."""
     column, row = RELATIONS[relation]
     across, down = first.x - second.x, first.y - second.y
     along, aside = across * column + down * row, abs(across * row) + abs(down * column)

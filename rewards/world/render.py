@@ -1,7 +1,7 @@
-"""The renderer: a scene becomes a 64 x 64 RGB picture, anti-aliased and deterministic.
+"""The renderer: a scene becomes a 64 x 64 RGB image, anti-aliased and deterministic.
 
-Shapes are signed distance fields (negative inside, in pixels), so an edge of any softness and a glow of any
-width are simple functions of one number per pixel.
+Shapes are signed distance fields (pixels, negative inside), so an edge of any softness and a glow of any
+width are simple functions of one number a pixel.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.world.scenes import BACKGROUNDS, COLOURS, SIZE_PX, Item, Scene, Style
+from rewards.world.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZE_PX, Item, Scene, Style
+from tcbench.errors import UnknownName
 
 Array = NDArray[np.float32]
 
-BRIGHTEST = 0.98
-"""What a glow lifts a colour to at most: clipping is a fault, not a style."""
+_BRIGHTEST = 0.98
+"""Most that a glow lifts a colour channel to, so that a glow never clips."""
 
 
 @cache
 def _grid() -> tuple[Array, Array]:
+    """Pixel centres x and y, each (64, 64)."""
     centres = np.arange(SIZE_PX, dtype=np.float32) + 0.5
     x, y = np.meshgrid(centres, centres)
     return x, y
@@ -28,7 +30,7 @@ def _grid() -> tuple[Array, Array]:
 
 @cache
 def _outline(shape: str) -> Array:
-    """Vertices of a unit polygon, y pointing down, shape (N, 2)."""
+    """Vertices (N, 2) of a shape of radius 1, y pointing down."""
     if shape == "square":
         corners = [(-0.84, -0.84), (0.84, -0.84), (0.84, 0.84), (-0.84, 0.84)]
     elif shape == "triangle":
@@ -42,12 +44,12 @@ def _outline(shape: str) -> Array:
         radii = np.where(np.arange(10) % 2 == 0, 1.08, 0.44)
         corners = list(zip(radii * np.cos(angles), radii * np.sin(angles), strict=True))
     else:
-        raise ValueError(f"{shape!r} is not a polygon")
+        raise UnknownName("shape", shape, SHAPES)
     return np.asarray(corners, dtype=np.float32)
 
 
 def signed_distance(item: Item) -> Array:
-    """Distance in pixels from every pixel centre to the outline of an object, negative inside, (64, 64)."""
+    """Return the distance in pixels of each pixel to an object's outline, (64, 64), negative inside."""
     x, y = _grid()
     u, v = (x - item.x) / item.radius, (y - item.y) / item.radius
     if item.shape == "circle":
@@ -60,15 +62,18 @@ def signed_distance(item: Item) -> Array:
 
 
 def _polygon_distance(u: Array, v: Array, corners: Array) -> Array:
-    """Distance to a closed polygon: nearest point of any edge, sign by the even-odd rule."""
+    """Signed distance (H, W) to a closed polygon: the nearest point of any edge, and the even-odd rule."""
+    # All arrays below are (edges, H, W): each pixel (u, v) against each edge.
     starts, ends = corners[:, None, None], np.roll(corners, -1, axis=0)[:, None, None]
     edge = ends - starts
     to_u, to_v = u - starts[..., 0], v - starts[..., 1]
+    # Projection on the edge's line as a share of the edge; clipping it makes the ends the nearest points.
     along = (to_u * edge[..., 0] + to_v * edge[..., 1]) / (edge**2).sum(-1)
     along = np.clip(along, 0.0, 1.0)
     squared = (to_u - along * edge[..., 0]) ** 2 + (to_v - along * edge[..., 1]) ** 2
+    # Even-odd rule: a pixel is inside if a ray to the right crosses an odd number of edges.
     crosses = (starts[..., 1] > v) != (ends[..., 1] > v)
-    slope = np.where(edge[..., 1] == 0, 1.0, edge[..., 1])
+    slope = np.where(edge[..., 1] == 0, 1.0, edge[..., 1])  # a horizontal edge never crosses; avoid 0 / 0
     at = starts[..., 0] + (v - starts[..., 1]) * edge[..., 0] / slope
     inside = (crosses & (u < at)).sum(0) % 2 == 1
     distance: Array = np.sqrt(squared.min(0))
@@ -76,36 +81,46 @@ def _polygon_distance(u: Array, v: Array, corners: Array) -> Array:
 
 
 def shown_colour(colour: str, style: Style) -> Array:
-    """RGB of an object as a style shows it.
-
-    Dull styles pull it towards a middle grey of its own lightness.
-    """
+    """Return the RGB of an object in a style. Dull styles mix it with a grey of similar lightness."""
     rgb = np.asarray(COLOURS[colour], dtype=np.float32)
+    # Rec. 601 luma, pulled half way to mid-grey; at least 0.3 of the colour stays, so it can still be named.
     grey = 0.5 * float(rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)) + 0.25
     keep = 0.30 + 0.70 * style.saturation
     return (grey + (rgb - grey) * keep).astype(np.float32)
 
 
 def shown_background(background: str, style: Style) -> Array:
-    """RGB of a background as a style shows it: dull styles lower its contrast a little."""
+    """Return the RGB of a background in a style. Dull styles lower its contrast a little."""
     rgb = np.asarray(BACKGROUNDS[background], dtype=np.float32)
     return (0.5 + (rgb - 0.5) * (0.86 + 0.14 * style.saturation)).astype(np.float32)
 
 
 def render(scene: Scene, noise_seed: int = 0) -> NDArray[np.uint8]:
-    """Draw a scene: uint8 RGB of shape (64, 64, 3). ``noise_seed`` is used only where the style is noisy."""
+    """Render a scene.
+
+    Args:
+        scene: The scene.
+        noise_seed: Seed of the pixel noise of styles that are not clean.
+
+    Returns:
+        RGB image, uint8 of shape (64, 64, 3).
+    """
+    # The range of each style axis is wide, because the micro VAE's 8 x 8 latents keep colour and light well
+    # but hardly noise and sharpness. With smaller ranges style words would not change what is generated.
     style = scene.style
     canvas = np.broadcast_to(shown_background(scene.background, style), (SIZE_PX, SIZE_PX, 3)).copy()
     distances = [signed_distance(item) for item in scene.items]
     colours = [shown_colour(item.colour, style) for item in scene.items]
     for distance, colour in zip(distances, colours, strict=True):
+        # A glow decays exponentially outside the outline. All halos come before all objects, so that none
+        # tints another object.
         halo = 0.50 * style.glow * np.exp(-np.maximum(distance, 0.0) / 5.0)
         canvas += halo[..., None] * (colour - canvas)
-    edge_px = 1.0 + 3.6 * (1.0 - style.sharpness)
+    edge_px = 1.0 + 3.6 * (1.0 - style.sharpness)  # an edge of one pixel is plain anti-aliasing
     for distance, colour in zip(distances, colours, strict=True):
         cover = np.clip(0.5 - distance / edge_px, 0.0, 1.0)
         lift = 1.0 + 0.10 * style.glow * np.clip(-distance / 8.0, 0.0, 1.0)[..., None]
-        lit = np.minimum(colour * lift, BRIGHTEST)
+        lit = np.minimum(colour * lift, _BRIGHTEST)
         canvas += cover[..., None] * (lit - canvas)
     sigma = 0.075 * (1.0 - style.cleanness)
     canvas += np.random.default_rng(noise_seed).normal(0.0, 1.0, canvas.shape).astype(np.float32) * sigma

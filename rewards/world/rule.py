@@ -1,4 +1,4 @@
-"""world-rule: the world's procedural aesthetic as a reward. A judge, never trained on."""
+"""world-rule: the world's aesthetic rule as a reward. A judge, so never trained on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from rewards.base import Reward
-from rewards.world.aesthetics import judge
+from rewards.world.aesthetics import measure_aesthetic
 from rewards.world.pixels import to_bytes
 
 
 class WorldRule(Reward):
-    """See :mod:`rewards.world.aesthetics`; prompts are ignored."""
+    """Score in [1, 10] of `rewards.world.aesthetics`. Prompts are ignored."""
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        scores = [judge(image).score for image in to_bytes(pixels)]
+        scores = [measure_aesthetic(image).score for image in to_bytes(pixels)]
         return torch.tensor(scores, dtype=torch.float32, device=pixels.device)

@@ -1,7 +1,7 @@
-"""Scenes of the embedded world: what can be in a picture, and how scenes are drawn at random.
+"""Scenes of the embedded world: their vocabulary, and random scenes.
 
-A scene is one or two flat shapes on a plain background, at a stated size and place, rendered at a stated
-quality (:class:`Style`). Everything is a small frozen record, so a scene is its own ground truth.
+A scene is one or two flat shapes of a given size and position on a plain background, rendered at a given
+quality (`Style`). Scenes are frozen records, so a scene is the ground truth of its image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 SIZE_PX = 64
-"""Width and height of every world picture in pixels."""
+"""Width and height of every world image in pixels."""
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 
@@ -27,7 +27,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "purple": (0.52, 0.16, 0.80),
     "pink": (0.96, 0.34, 0.70),
 }
-"""Colour name -> RGB in [0, 1] at full saturation. None touches 0 or 1: clipping is a fault, not a style."""
+"""Colour name -> RGB in [0, 1] at full saturation. No value is 0 or 1, because clipped pixels cost points."""
 
 BACKGROUNDS: dict[str, tuple[float, float, float]] = {
     "white": (0.94, 0.94, 0.94),
@@ -54,10 +54,10 @@ POSITIONS: dict[str, tuple[int, int]] = {
 """Position name -> (column, row) of a 3 x 3 grid, y pointing down."""
 
 PAIR_SIZES = ("small", "medium")
-"""Sizes of two objects in one picture: larger ones would touch."""
+"""Sizes of objects in a pair. Large objects would touch."""
 
 OFFSET_PX: dict[str, float] = {"small": 16.5, "medium": 15.0, "large": 9.5}
-"""How far from the middle a position moves an object of each size."""
+"""Size name -> distance in pixels between the centre of the image and an object at an outer position."""
 
 RELATIONS: dict[str, tuple[int, int]] = {
     "left of": (-1, 0),
@@ -74,19 +74,27 @@ RESERVED: frozenset[tuple[str, str, str]] = frozenset(
     )
     if (s + 2 * c + 3 * b) % 10 == 0
 )
-"""(shape, colour, background) combinations that no training caption or picture holds: the held-out split."""
+"""The held-out split: a tenth of all (shape, colour, background) combinations, which training never shows.
 
-Split = Literal["train", "reserved", "any"]
+Every name, and every pair of names, also occurs in training; only the combination of three is new.
+"""
+
+SceneSplit = Literal["train", "reserved", "any"]
+"""Scenes without a reserved combination, with at least one, or both."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """Rendering quality: dull to vivid, soft to crisp, noisy to clean, flat to glowing, each 0 to 1."""
+    """Rendering quality in four axes, each from 0 to 1."""
 
     saturation: float
+    """Dull to vivid."""
     sharpness: float
+    """Soft to crisp."""
     cleanness: float
+    """Noisy to clean."""
     glow: float
+    """Flat to glowing."""
 
     @property
     def quality(self) -> float:
@@ -95,101 +103,107 @@ class Style:
 
 
 CLEAN = Style(saturation=0.8, sharpness=1.0, cleanness=1.0, glow=0.0)
-"""The style of a clean reference render."""
+"""The style of a reference render: no fault and no glow."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One object: names for its caption, pixels for its picture (centre ``x``, ``y`` and ``radius``).
-
-    ``size`` and ``position`` are ``None`` where a caption is to leave them unsaid.
-    """
+    """One object: names for its caption, and pixels for its image."""
 
     shape: str
     colour: str
     size: str | None
+    """None if captions must not name the size."""
     x: float
+    """Centre in pixels."""
     y: float
+    """Centre in pixels, pointing down."""
     radius: float
+    """Radius in pixels."""
     position: str | None = None
+    """None if captions must not name the position, as in a pair."""
+
+    def moved_to(self, position: str) -> Item:
+        """Return the object at another named position, with its small random offset kept."""
+        assert self.size is not None
+        assert self.position is not None
+        column, row = np.subtract(POSITIONS[position], POSITIONS[self.position]) * OFFSET_PX[self.size]
+        return replace(self, position=position, x=self.x + float(column), y=self.y + float(row))
+
+    def resized_to(self, size: str) -> Item:
+        """Return the object in another named size, at the same named position."""
+        assert self.size is not None
+        column, row = POSITIONS[self.position or "centre"]
+        step = (
+            OFFSET_PX[size] - OFFSET_PX[self.size]
+        )  # outer positions are closer to the edge for small objects
+        radius = self.radius * SIZES[size] / SIZES[self.size]
+        return replace(self, size=size, radius=radius, x=self.x + step * column, y=self.y + step * row)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two objects (``relation`` goes from the first to the second), a background and a style."""
+    """One or two objects, a background and a style."""
 
     items: tuple[Item, ...]
     background: str
     style: Style
     relation: str | None = None
+    """Relation of the first object to the second; None for one object."""
 
     def reserved(self) -> bool:
-        """Whether any object is one of the :data:`RESERVED` combinations."""
+        """Return whether any object and the background are a `RESERVED` combination."""
         return any((item.shape, item.colour, self.background) in RESERVED for item in self.items)
+
+    def with_relation(self, relation: str) -> Scene:
+        """Return the scene with its two objects rotated about the centre, so that another relation holds."""
+        assert self.relation is not None
+        (across, down), (to_across, to_down) = RELATIONS[self.relation], RELATIONS[relation]
+        # Cosine and sine of the angle between the two directions, from their dot and cross product.
+        cosine, sine = across * to_across + down * to_down, across * to_down - down * to_across
+
+        def rotated(item: Item) -> Item:
+            u, v, middle = item.x - SIZE_PX / 2, item.y - SIZE_PX / 2, SIZE_PX / 2
+            return replace(item, x=middle + u * cosine - v * sine, y=middle + u * sine + v * cosine)
+
+        return replace(self, items=tuple(rotated(item) for item in self.items), relation=relation)
 
 
 def random_style(rng: np.random.Generator) -> Style:
-    """Mostly mediocre, one in five good: so plain captions give headroom and style words mean something."""
+    """Return a random style: four in five mediocre, one in five good.
+
+    A model of these images samples mediocre quality for a plain prompt, so training by reward has headroom,
+    and good quality for style words, so prompt engineering has an effect.
+    """
     quality = rng.uniform(0.75, 1.0) if rng.random() < 0.2 else rng.beta(2.0, 2.8)
     return Style(*np.clip(quality + rng.normal(0.0, 0.14, size=4), 0.0, 1.0).tolist())
 
 
-def random_scene(rng: np.random.Generator, split: Split = "train", pairs: float = 0.3) -> Scene:
-    """Draw a scene; ``pairs`` is the share with two objects.
+def random_scene(rng: np.random.Generator, split: SceneSplit = "train", pairs: float = 0.3) -> Scene:
+    """Return a random scene.
 
-    ``split`` "train" never holds a reserved combination, "reserved" always does, "any" does not look.
+    Args:
+        rng: Source of randomness.
+        split: "train" for no reserved combination, "reserved" for at least one, "any" for either.
+        pairs: Probability of two objects, before the split is applied.
     """
     while True:
         background = str(rng.choice(list(BACKGROUNDS)))
         style = random_style(rng)
-        draw = _random_pair if rng.random() < pairs else _random_single
-        scene = draw(rng, background, style)
+        make = _random_pair if rng.random() < pairs else _random_single
+        scene = make(rng, background, style)
         if split == "any" or scene.reserved() == (split == "reserved"):
             return scene
-
-
-def place_single(rng: np.random.Generator, shape: str, colour: str, size: str, position: str) -> Item:
-    """An object at a named position, a little off its exact place and size as real pictures are."""
-    column, row = POSITIONS[position]
-    x, y = SIZE_PX / 2 + OFFSET_PX[size] * np.array([column, row]) + rng.uniform(-1.5, 1.5, size=2)
-    return Item(shape, colour, size, float(x), float(y), _radius(rng, size), position)
-
-
-def moved(item: Item, position: str) -> Item:
-    """The object at another named position, as far off its exact place as before."""
-    assert item.size is not None
-    assert item.position is not None
-    column, row = np.subtract(POSITIONS[position], POSITIONS[item.position]) * OFFSET_PX[item.size]
-    return replace(item, position=position, x=item.x + float(column), y=item.y + float(row))
-
-
-def resized(item: Item, size: str) -> Item:
-    """The object in another named size; at a named position it stays there."""
-    assert item.size is not None
-    column, row = POSITIONS[item.position or "centre"]
-    step = OFFSET_PX[size] - OFFSET_PX[item.size]
-    radius = item.radius * SIZES[size] / SIZES[item.size]
-    return replace(item, size=size, radius=radius, x=item.x + step * column, y=item.y + step * row)
-
-
-def related(scene: Scene, relation: str) -> Scene:
-    """The two objects turned about the middle of the picture, so that another relation holds."""
-    assert scene.relation is not None
-    (across, down), (to_across, to_down) = RELATIONS[scene.relation], RELATIONS[relation]
-    # the rotation that takes one direction to the other
-    cosine, sine = across * to_across + down * to_down, across * to_down - down * to_across
-
-    def turned(item: Item) -> Item:
-        u, v, middle = item.x - SIZE_PX / 2, item.y - SIZE_PX / 2, SIZE_PX / 2
-        return replace(item, x=middle + u * cosine - v * sine, y=middle + u * sine + v * cosine)
-
-    return replace(scene, items=tuple(turned(item) for item in scene.items), relation=relation)
 
 
 def _random_single(rng: np.random.Generator, background: str, style: Style) -> Scene:
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
     size, position = str(rng.choice(list(SIZES))), str(rng.choice(list(POSITIONS)))
-    return Scene((place_single(rng, shape, colour, size, position),), background, style)
+    column, row = POSITIONS[position]
+    # A little off the exact position, as objects in real images are.
+    x, y = SIZE_PX / 2 + OFFSET_PX[size] * np.array([column, row]) + rng.uniform(-1.5, 1.5, size=2)
+    item = Item(shape, colour, size, float(x), float(y), _radius(rng, size), position)
+    return Scene((item,), background, style)
 
 
 def _random_pair(rng: np.random.Generator, background: str, style: Style) -> Scene:
@@ -202,6 +216,7 @@ def _random_pair(rng: np.random.Generator, background: str, style: Style) -> Sce
     items = []
     for (shape, colour), side in ((first, 1.0), (second, -1.0)):
         size = str(rng.choice(PAIR_SIZES))
+        # Far apart along the relation's direction and close across it, so that no other relation holds.
         centre = SIZE_PX / 2 + along * side * rng.uniform(16.0, 16.8) + across * rng.uniform(-5.0, 5.0)
         items.append(Item(shape, colour, size, float(centre[0]), float(centre[1]), _radius(rng, size)))
     return Scene(tuple(items), background, style, relation)

@@ -1,7 +1,8 @@
-"""Classical image analysis of world pictures: which objects are there, judged from the pixels alone.
+"""Classical image analysis of world images: which objects they show, from the pixels alone.
 
-No learnt weights: background from the border, objects as connected regions that differ from it, shape by
-overlap with templates, colour by the nearest name, size and place by the region's extent.
+It has no learned weights. The border gives the background; connected regions that differ from it are
+objects; overlap with templates gives the shape, the nearest named colour the colour, and a region's extent
+size and position.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ from rewards.world.scenes import (
 Array = NDArray[np.float64]
 
 MIN_AREA_PX = 40
-"""Regions smaller than this are specks, not objects."""
+"""Smaller regions are noise."""
 
 TEMPLATE_PX = 20
+"""Side of the square that a region is resized to before it is compared with templates."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An object found in a picture: names, and its centre and longest extent in pixels."""
+class DetectedObject:
+    """An object in an image: names, and its centre and longest extent in pixels."""
 
     shape: str
     colour: str
@@ -48,34 +50,54 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """All that was found: the background's name and the objects, largest first."""
+class Detection:
+    """Content of an image: the name of its background, and its objects with the largest first."""
 
     background: str
-    objects: tuple[Seen, ...]
+    objects: tuple[DetectedObject, ...]
 
 
-def look(image: NDArray[np.uint8]) -> Sight:
-    """Analyse one picture, uint8 RGB of shape (64, 64, 3)."""
+def detect_objects(image: NDArray[np.uint8]) -> Detection:
+    """Analyse one image.
+
+    Args:
+        image: RGB, uint8 of shape (64, 64, 3).
+
+    Raises:
+        ValueError: If the image has another shape.
+    """
     if image.shape != (SIZE_PX, SIZE_PX, 3):
         raise ValueError(
-            f"world vision reads {SIZE_PX} x {SIZE_PX} RGB pictures, got an array of shape {image.shape}"
+            f"expected an RGB image of shape ({SIZE_PX}, {SIZE_PX}, 3), got {image.shape}: resize it first"
         )
+    # A little blur: noise of single pixels must not break regions apart.
     rgb = ndimage.gaussian_filter(image / 255.0, sigma=(0.7, 0.7, 0.0))
-    lab = to_lab(rgb)
+    lab = rgb_to_lab(rgb)
+    # Objects touch the border at most in places, so the border's median is the background's colour.
     edges = (lab[:3], lab[-3:], lab[:, :3], lab[:, -3:])
     ground = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
     contrast = np.linalg.norm(lab - ground, axis=-1)
     regions = sorted(_regions(contrast), key=lambda mask: -int(mask.sum()))
     objects = tuple(_describe(mask, contrast, lab) for mask in regions)
-    return Sight(_nearest(ground, _background_table()), objects)
+    return Detection(_nearest(ground, _background_table()), objects)
 
 
-def to_lab(rgb: Array) -> Array:
-    """Convert sRGB in [0, 1] to CIE L*a*b* (D65), last axis 3: there distance is perceived difference."""
+def rgb_to_lab(rgb: Array) -> Array:
+    """Convert sRGB to CIE L*a*b*, in which Euclidean distance is roughly perceived difference.
+
+    Args:
+        rgb: Values in [0, 1], shape (..., 3).
+
+    Returns:
+        L*, a*, b* with the white point D65, shape (..., 3).
+
+    Source: IEC 61966-2-1 (sRGB) and CIE 15 (L*a*b*).
+    """
+    # The inverse of sRGB's gamma curve. np.where computes both branches, hence the maximum.
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((np.maximum(rgb, 0.0) + 0.055) / 1.055) ** 2.4)
     matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     xyz = linear @ matrix.T / np.array([0.9505, 1.0, 1.089])
+    # L*a*b* is a cube root, with a straight line near black where its slope would be infinite.
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     lab: Array = np.stack(
         [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1
@@ -84,17 +106,18 @@ def to_lab(rgb: Array) -> Array:
 
 
 def _regions(contrast: Array) -> list[NDArray[np.bool_]]:
-    """Masks of the objects, found strongest first; each is cut at half of its own strength.
+    """Masks of the objects. Strong objects are found first; then they are blanked, to find weaker ones.
 
-    Cutting at half strength puts the edge of a soft object where the edge of a crisp one would be, and
-    leaves a glow outside. What was found is blanked with its surroundings before the next, weaker object is
-    sought.
+    Args:
+        contrast: Distance of each pixel from the background in L*a*b* units, (H, W).
     """
-    left, found = contrast.copy(), []
+    left, masks = contrast.copy(), []
     blank = np.zeros(contrast.shape, dtype=bool)
+    # The least contrast of an object: well above the noise, whose level is the median, and at least 9 units,
+    # for clean images have hardly any noise.
     floor = max(9.0, 3.0 * float(np.median(contrast)))
-    for _ in range(4):
-        strength = float(np.percentile(left, 99.5))
+    for _ in range(4):  # rounds: enough for two objects and a stray region
+        strength = float(np.percentile(left, 99.5))  # not the maximum, which may be one noisy pixel
         if strength < floor:
             break
         labels, count = ndimage.label(left > max(floor * 0.8, 0.45 * strength))
@@ -105,25 +128,29 @@ def _regions(contrast: Array) -> list[NDArray[np.bool_]]:
             mask = labels == label
             if _is_halo(mask, contrast, blank):
                 continue
+            # Cut each object at half of its own contrast. That puts the edge of a soft object where the edge
+            # of a crisp one would be, and leaves a glow outside.
             core = float(np.percentile(contrast[mask], 80))
             refined = _largest(mask & (contrast > 0.5 * core))
             if refined.sum() >= MIN_AREA_PX:
-                found.append(refined)
+                masks.append(refined)
+        # Blank the surroundings too, or the soft edge of a strong object would be found as a weak one.
         blank |= ndimage.binary_dilation(labels > 0, iterations=4)
         left[blank] = 0.0
-    return found
+    return masks
 
 
 def _is_halo(mask: NDArray[np.bool_], contrast: Array, blank: NDArray[np.bool_]) -> bool:
-    """A glow's remainder is strongest where it touches what was blanked.
+    """Return whether a region is the rest of a glow, which is strongest beside the blanked object.
 
-    An object is strongest inside itself.
+    An object is strongest in its own inside.
     """
     near = mask & ndimage.binary_dilation(blank, iterations=2)
     return bool(near.any()) and float(contrast[near].max()) >= float(contrast[mask].max())
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest connected part of a mask. Diagonal neighbours count as connected, which keeps thin tips."""
     labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
     if count <= 1:
         return mask
@@ -132,28 +159,30 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return largest
 
 
-def _describe(mask: NDArray[np.bool_], contrast: Array, lab: Array) -> Seen:
+def _describe(mask: NDArray[np.bool_], contrast: Array, lab: Array) -> DetectedObject:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     x, y, extent = (left + right) / 2, (top + bottom) / 2, float(max(right - left, bottom - top))
+    # Pixels at the edge mix object and background, so they do not count for the colour.
     inner = ndimage.binary_erosion(mask)
     core = inner if inner.sum() >= 12 else mask
     colour = _nearest(np.median(lab[core], axis=0), _colour_table())
     strength = np.percentile(contrast[mask], 80)
     cover = np.clip(contrast / max(float(strength), 1e-6), 0.0, 1.0) * ndimage.binary_dilation(mask)
     shape = _shape(cover[top:bottom, left:right])
+    # The size is chosen by ratio, not by difference: sizes are about a factor 1.4 apart.
     size = min(SIZES, key=lambda name: abs(np.log(extent / (_span(shape) * SIZES[name]))))
-    return Seen(shape, colour, size, _position(x, y, size), x, y, extent)
+    return DetectedObject(shape, colour, size, _position(x, y, size), x, y, extent)
 
 
 def _position(x: float, y: float, size: str) -> str:
-    step = OFFSET_PX[size]
+    step = OFFSET_PX[size]  # positions are further out for small objects
     column, row = (int(np.clip(np.rint((v - SIZE_PX / 2) / step), -1, 1)) for v in (x, y))
     return next(name for name, cell in POSITIONS.items() if cell == (column, row))
 
 
 def _shape(cover: Array) -> str:
-    """The template that a region, stretched to a standard square, overlaps best."""
+    """Name the shape with the template of the greatest overlap (soft intersection over union)."""
     stretched = _stretch(cover)
     overlaps = {}
     for shape, templates in _templates().items():
@@ -164,6 +193,7 @@ def _shape(cover: Array) -> str:
 
 
 def _stretch(patch: Array) -> Array:
+    """Resize a region to the templates' square, so that size and aspect ratio do not matter."""
     factors = TEMPLATE_PX / patch.shape[0], TEMPLATE_PX / patch.shape[1]
     stretched: Array = ndimage.zoom(patch, factors, order=1, grid_mode=True, mode="nearest")
     return stretched
@@ -171,7 +201,7 @@ def _stretch(patch: Array) -> Array:
 
 @cache
 def _templates() -> dict[str, list[Array]]:
-    """Each shape, crisp and soft, at two sizes, cut out and stretched as regions are."""
+    """Templates of each shape, crisp and soft, at two sizes, cut out and resized as regions are."""
     return {
         shape: [_template(shape, radius, edge) for radius in (10.0, 18.0) for edge in (1.5, 4.5)]
         for shape in SHAPES
@@ -189,28 +219,30 @@ def _template(shape: str, radius: float, edge_px: float) -> Array:
 
 @cache
 def _span(shape: str) -> float:
-    """Longest extent of a shape in radii."""
+    """Longest extent of a shape, in radii."""
     radius = 20.0
     inside = signed_distance(Item(shape, "red", "large", SIZE_PX / 2, SIZE_PX / 2, radius)) < 0
     return float(max(inside.any(axis=0).sum(), inside.any(axis=1).sum()) / radius)
 
 
 _LEVELS = [Style(level, 1.0, 1.0, 0.0) for level in (0.0, 0.25, 0.5, 0.75, 1.0)]
+"""Saturations at which named colours are tabulated."""
 
 
 @cache
 def _colour_table() -> tuple[list[str], Array]:
-    """Every colour as each style shows it, in Lab."""
+    """Names and L*a*b* values of every colour at each saturation."""
     names = [name for name in COLOURS for _ in _LEVELS]
-    return names, to_lab(
+    return names, rgb_to_lab(
         np.array([shown_colour(name, style) for name in COLOURS for style in _LEVELS], dtype=float)
     )
 
 
 @cache
 def _background_table() -> tuple[list[str], Array]:
+    """Names and L*a*b* values of every background at each saturation."""
     names = [name for name in BACKGROUNDS for _ in _LEVELS]
-    return names, to_lab(
+    return names, rgb_to_lab(
         np.array([shown_background(n, style) for n in BACKGROUNDS for style in _LEVELS], dtype=float)
     )
 

@@ -1,9 +1,9 @@
-"""world-clip: a small CLIP in open_clip's own architecture, trained on the world from scratch.
+"""world-clip: a small CLIP in open_clip's architecture, trained on the world from scratch.
 
-Contrastive (Radford et al. 2021, figure 3) with one false caption an image as an extra negative
-(Yuksekgonul et al. 2023). Each tower first learns alone to answer questions about scenes (see `looking`), the
-text tower from captions and the vision tower from pictures; then both are trained together. The text tower
-that can `read` is also where the pipeline's text encoder starts.
+Training is contrastive (Radford et al. 2021, figure 3) with one false caption an image as an extra negative
+(Yuksekgonul et al. 2023). Before that, each tower alone is pre-trained to answer questions about scenes
+(`pretraining`), the text tower from captions and the vision tower from images. The pre-trained text tower is
+also the start of the micro pipeline's text encoder.
 """
 
 from __future__ import annotations
@@ -19,24 +19,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.world.training import data
-from rewards.world.training.fit import Losses, Plan, fit
-from rewards.world.training.looking import QUESTIONS, WEIGHT, Looker, after_class_token, questions_loss, teach
-from rewards.world.training.tokenizer import CONTEXT_LENGTH
+from rewards.world.training.fit import Losses, TrainingPlan, fit_model
+from rewards.world.training.pretraining import (
+    QUESTIONS,
+    WEIGHT,
+    SceneQuestions,
+    position_embeddings,
+    pretrain_vision,
+    questions_loss,
+)
+from rewards.world.training.tokenizer import CONTEXT_LENGTH, TOKENIZER, CaptionTokenizer
 
 WEIGHTS = "open_clip_model.safetensors"
 
-READ = Plan("world-clip-read", steps=600, lr=1e-3, batch=64, seed=11, warmup=50, weight_decay=0.05, ema=0.98)
-LOOK = Plan(
+READ = TrainingPlan(
+    "world-clip-read", steps=600, lr=1e-3, batch=64, seed=11, warmup=50, weight_decay=0.05, ema=0.98
+)
+LOOK = TrainingPlan(
     "world-clip-look", steps=600, lr=1.5e-3, batch=64, seed=18, warmup=50, weight_decay=0.05, ema=0.98
 )
-PLAN = Plan("world-clip", steps=650, lr=8e-4, batch=128, seed=19, warmup=50, weight_decay=0.05, ema=0.98)
+PLAN = TrainingPlan(
+    "world-clip", steps=650, lr=8e-4, batch=128, seed=19, warmup=50, weight_decay=0.05, ema=0.98
+)
 
 STYLE = 0.6
-"""Share of captions that name the quality: seldom named, it is hardly in the embedding."""
+"""Share of captions that name the style. With a small share the embedding hardly represents it."""
 
 
-def config(vocab_size: int) -> dict[str, Any]:
-    """The open_clip configuration file of the world's CLIP models."""
+def clip_config(vocab_size: int) -> dict[str, Any]:
+    """Return the open_clip configuration of the world's CLIP models."""
     return {
         "model_cfg": {
             "embed_dim": 128,
@@ -58,144 +69,144 @@ def config(vocab_size: int) -> dict[str, Any]:
     }
 
 
-def build(vocab_size: int) -> nn.Module:
-    """The model with random weights."""
+def build_clip(vocab_size: int) -> nn.Module:
+    """Return the model with random weights."""
     from open_clip.model import CLIP
 
-    model: nn.Module = CLIP(**config(vocab_size)["model_cfg"])
+    model: nn.Module = CLIP(**clip_config(vocab_size)["model_cfg"])
     return model
 
 
-def normalise(images: Tensor) -> Tensor:
-    """[0, 1] RGB to CLIP's input space; world pictures already have the model's size."""
-    cfg = config(0)["preprocess_cfg"]
+def normalise_for_clip(images: Tensor) -> Tensor:
+    """Normalise images (B, 3, 64, 64) in [0, 1] for CLIP. World images already have the model's size."""
+    cfg = clip_config(0)["preprocess_cfg"]
     mean, std = (torch.tensor(cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     return (images - mean) / std
 
 
-class Tokens:
-    """Texts to token ids (B, T) int64 on torch's default device.
+def train_clip_text(folder: Path, plan: TrainingPlan = READ) -> nn.Module:
+    """Pre-train the text tower alone, and write ``folder/world-clip-read``; the vision tower stays random.
 
-    T = 48, or the longest text's length unpadded.
+    The tower answers the questions about the scene (`pretraining`) after every token, also after those of
+    the padding, so that each holds everything said before it: a UNet attends to all of them.
     """
-
-    def __init__(self, folder: Path) -> None:
-        from transformers import CLIPTokenizer
-
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
-
-    def __len__(self) -> int:
-        return len(self.tokenizer)
-
-    def __call__(self, texts: list[str], pad: bool = True) -> Tensor:
-        padding = "max_length" if pad else "longest"
-        batch = self.tokenizer(
-            texts, padding=padding, truncation=True, max_length=CONTEXT_LENGTH, return_tensors="pt"
-        )
-        ids: Tensor = batch["input_ids"]
-        return ids.to(torch.get_default_device())
-
-
-def read(tokenizer: Path, folder: Path, plan: Plan = READ) -> nn.Module:
-    """Teach the text tower alone, from scratch, resuming from ``folder``; the vision tower stays random.
-
-    After every token it is asked the questions about the scene (see `looking`), so that every token, those of
-    the padding too, holds what was said up to there: a UNet attends to them all.
-    """
-    tokens = Tokens(tokenizer)
+    tokens = CaptionTokenizer(folder / TOKENIZER)
     torch.manual_seed(plan.seed)
-    model: Any = build(len(tokens))
+    model: Any = build_clip(len(tokens))
     student = nn.ModuleDict({"model": model, "questions": nn.Linear(model.visual.output_dim, QUESTIONS)})
 
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
-        states = text_states(model, tokens(data.captions(rng, scenes, STYLE)))
+        states = _text_states(model, tokens(data.caption_batch(rng, scenes, STYLE)))
         answers = student["questions"](states @ model.text_projection)
         return {"loss": WEIGHT * questions_loss(answers, scenes)}
 
-    fit(plan, student, loss, folder)
-    return cast(nn.Module, model.eval())
+    fit_model(plan, student, loss, folder)
+    save_clip(model.eval(), len(tokens), folder / READ.name)
+    return cast(nn.Module, model)
 
 
-def train(tokenizer: Path, start: Path, folder: Path, look: Plan = LOOK, plan: Plan = PLAN) -> nn.Module:
-    """Train the model in ``start``, which can `read`: first its eyes, then both towers; resumes."""
-    tokens = Tokens(tokenizer)
+def train_clip(folder: Path, look: TrainingPlan = LOOK, plan: TrainingPlan = PLAN) -> nn.Module:
+    """Train world-clip from ``folder/world-clip-read``, and write ``folder/world-clip``.
+
+    Args:
+        folder: Folder of the build.
+        look: Plan for the vision tower's pre-training.
+        plan: Plan for both towers together.
+    """
+    tokens = CaptionTokenizer(folder / TOKENIZER)
     torch.manual_seed(look.seed)
-    model: Any = load(start, len(tokens)).train()
-    places = model.visual.positional_embedding
-    looker = Looker(model.visual.output_dim, places.shape[1])
-    student = nn.ModuleDict({"model": model, "looker": looker})
+    model: Any = load_clip(folder / READ.name, len(tokens)).train()
+    positions = model.visual.positional_embedding
+    questions = SceneQuestions(model.visual.output_dim, positions.shape[1])
+    # "looker" is a key of the saved training state.
+    student = nn.ModuleDict({"model": model, "looker": questions})
     with torch.no_grad():
-        places.copy_(after_class_token(8, places.shape[1]))
+        positions.copy_(position_embeddings(8, positions.shape[1], class_token=True))
     model.visual.output_tokens = True
 
-    def see(images: Tensor) -> tuple[Tensor, Tensor]:
-        embedded, patches = model.visual(normalise(images))
+    def encode(images: Tensor) -> tuple[Tensor, Tensor]:
+        embedded, patches = model.visual(normalise_for_clip(images))
         return embedded, patches
 
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
-        embedded, patches = see(data.soften(rng, data.pictures(rng, scenes)))
-        texts = data.captions(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
-        text = F.normalize(encode_text(model, tokens(texts, pad=False)), dim=-1)
-        scale = model.logit_scale.clamp(max=np.log(100.0)).exp()
-        found = contrastive(F.normalize(embedded, dim=-1), text, scale)
-        asked = looker.loss(embedded, patches, scenes)
-        return {"loss": found["loss"] + asked, "accuracy": found["accuracy"], "questions": asked}
+        embedded, patches = encode(data.soften(rng, data.render_batch(rng, scenes)))
+        texts = data.caption_batch(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
+        text = F.normalize(encode_captions(model, tokens(texts, pad=False)), dim=-1)
+        scale = model.logit_scale.clamp(max=np.log(100.0)).exp()  # CLIP's limit of the inverse temperature
+        matched = contrastive_loss(F.normalize(embedded, dim=-1), text, scale)
+        # The questions stay on, or the vision tower would forget shapes and positions again.
+        asked = questions.loss(embedded, patches, scenes)
+        return {"loss": matched["loss"] + asked, "accuracy": matched["accuracy"], "questions": asked}
 
-    teach(look, student, looker, see, folder)
-    fit(plan, student, loss, folder)
+    pretrain_vision(look, student, questions, encode, folder)
+    fit_model(plan, student, loss, folder)
     model.visual.output_tokens = False
-    return cast(nn.Module, model.eval())
+    save_clip(model.eval(), len(tokens), folder / PLAN.name)
+    return cast(nn.Module, model)
 
 
-def text_states(model: Any, ids: Tensor) -> Tensor:
-    """States (B, T, W) of ids (B, T) of any T <= 48 after open_clip's text tower and its last norm."""
+def _text_states(model: Any, ids: Tensor) -> Tensor:
+    """States (B, T, W) after open_clip's text tower and its last norm, of ids (B, T) with any T <= 48."""
     length = ids.shape[1]
     x = model.token_embedding(ids) + model.positional_embedding[:length]
     states: Tensor = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
     return states
 
 
-def encode_text(model: Any, ids: Tensor) -> Tensor:
-    """Embed ids (B, T) of any T <= 48 with open_clip's text tower: (B, D), not normalised. Half of its work.
+def encode_captions(model: Any, ids: Tensor) -> Tensor:
+    """Embed token ids with open_clip's text tower; ids without padding take half of the time.
 
-    Attention is causal and pooling is at the end token, so the padding that is left out changes nothing.
+    Args:
+        model: The CLIP model.
+        ids: Token ids (B, T) with any T <= 48.
+
+    Returns:
+        Embeddings (B, D), not normalised.
     """
-    x = text_states(model, ids)
+    # Attention is causal and pooling is at the end token, the highest id, so padding after it has no effect.
+    x = _text_states(model, ids)
     embedding: Tensor = x[torch.arange(len(ids)), ids.argmax(dim=1)] @ model.text_projection
     return embedding
 
 
-def contrastive(image: Tensor, text: Tensor, scale: Tensor) -> Losses:
-    """Symmetric cross-entropy of unit embeddings: image (B, D), text (2B, D), right captions first."""
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Losses:
+    """Return CLIP's symmetric cross-entropy with false captions as extra negatives.
+
+    Args:
+        image: Unit embeddings (B, D).
+        text: Unit embeddings (2B, D) of the images' own captions, then of the false captions.
+        scale: Inverse temperature.
+    """
+    # False captions have no image, so they are negatives for images only.
     logits = scale * image @ text.T
     target = torch.arange(len(image))
     to_text, to_image = F.cross_entropy(logits, target), F.cross_entropy(logits[:, : len(image)].T, target)
-    right = (logits.argmax(dim=1) == target).float().mean()
-    return {"loss": (to_text + to_image) / 2, "accuracy": right}
+    accuracy = (logits.argmax(dim=1) == target).float().mean()
+    return {"loss": (to_text + to_image) / 2, "accuracy": accuracy}
 
 
-def save(model: nn.Module, vocab_size: int, folder: Path) -> None:
+def save_clip(model: nn.Module, vocab_size: int, folder: Path) -> None:
     """Write an open_clip "local-dir" folder with float16 weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(
-        json.dumps(config(vocab_size), indent=1) + "\n", encoding="utf-8"
+        json.dumps(clip_config(vocab_size), indent=1) + "\n", encoding="utf-8"
     )
     half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     save_file(half, folder / WEIGHTS)
 
 
-def load(folder: Path, vocab_size: int) -> nn.Module:
-    """The model saved in an open_clip folder, as float32."""
-    model = build(vocab_size)
+def load_clip(folder: Path, vocab_size: int) -> nn.Module:
+    """Load a model of `save_clip` in float32 and eval mode."""
+    model = build_clip(vocab_size)
     weights = load_file(folder / WEIGHTS, device=str(torch.get_default_device()))
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
     return model.eval()
 
 
 def transformers_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """open_clip's key names and layouts -> those of ``transformers.CLIPModel``."""
+    """Convert open_clip's keys and layouts to those of ``transformers.CLIPModel``."""
     renamed = {
         "logit_scale": weights["logit_scale"],
         "text_projection.weight": weights["text_projection"].T,
@@ -216,7 +227,7 @@ def transformers_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _blocks(weights: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
-    """The transformer blocks below prefix ``old``, renamed below ``new``; the fused q, k, v are split."""
+    """Rename the transformer blocks below prefix ``old`` to ``new``, and split the fused q, k, v weights."""
     names = {
         "attn.out_proj": "self_attn.out_proj",
         "ln_1": "layer_norm1",

@@ -1,4 +1,4 @@
-"""Training batches drawn on the fly: scenes, their pictures, captions and near-miss captions."""
+"""Random training batches: scenes, their images, true captions and captions that are wrong in one thing."""
 
 from __future__ import annotations
 
@@ -20,27 +20,24 @@ from rewards.world.scenes import (
     SHAPES,
     SIZES,
     Scene,
-    Split,
+    SceneSplit,
     Style,
-    moved,
     random_scene,
-    related,
-    resized,
 )
 
 ATTRIBUTES = ("shape", "colour", "size", "background", "position", "relation")
-"""What a caption can have wrong."""
+"""What can be wrong in a caption."""
 
 
 def random_scenes(
-    rng: np.random.Generator, count: int, split: Split = "train", pairs: float = 0.3
+    rng: np.random.Generator, count: int, split: SceneSplit = "train", pairs: float = 0.3
 ) -> list[Scene]:
-    """``count`` independent scenes."""
+    """Return independent random scenes (see `rewards.world.scenes.random_scene`)."""
     return [random_scene(rng, split, pairs) for _ in range(count)]
 
 
-def pictures(rng: np.random.Generator, scenes: list[Scene]) -> Tensor:
-    """Renders of the scenes, float32 (B, 3, 64, 64) in [0, 1], on torch's default device."""
+def render_batch(rng: np.random.Generator, scenes: list[Scene]) -> Tensor:
+    """Render scenes: float32 (B, 3, 64, 64) in [0, 1] on torch's default device."""
     seeds = rng.integers(2**31, size=len(scenes))
     images = np.stack([render(scene, int(seed)) for scene, seed in zip(scenes, seeds, strict=True)])
     return torch.from_numpy(images).to(torch.get_default_device()).permute(0, 3, 1, 2).float().div_(255.0)
@@ -49,12 +46,18 @@ def pictures(rng: np.random.Generator, scenes: list[Scene]) -> Tensor:
 def near_miss(
     rng: np.random.Generator, scene: Scene, misses: int = 1, of: tuple[str, ...] = ATTRIBUTES
 ) -> Scene:
-    """The scene with exactly ``misses`` stated attributes replaced by other values, in name and in picture.
+    """Return the scene with some attributes replaced by other values.
 
-    ``of`` names the attributes that can be. A caption of it is wrong for the scene and its picture is wrong
-    for the scene's caption. A scene without reserved combinations gets none.
+    A caption of the result is wrong for the scene, and its image is wrong for the scene's caption. If the
+    scene has no reserved combination, the result has none.
+
+    Args:
+        rng: Source of randomness.
+        scene: The scene.
+        misses: Number of attributes that are replaced.
+        of: Attributes that may be replaced.
     """
-    options = [(index, name) for index, name in stated(scene) if name in of]
+    options = [(index, name) for index, name in stated_attributes(scene) if name in of]
     while True:
         changed = scene
         for choice in rng.choice(len(options), size=misses, replace=False):
@@ -63,31 +66,31 @@ def near_miss(
             return changed
 
 
-def depiction(rng: np.random.Generator, spec: Spec) -> Scene:
-    """A scene of which what was said is true, in a random style; what was left open is random too."""
+def scene_for(rng: np.random.Generator, spec: Spec) -> Scene:
+    """Return a random scene of which all claims of a text are true. Its style is random too."""
     scene = random_scene(rng, "any", pairs=float(len(spec.items) == 2))
     items = []
-    for item, said in zip(scene.items, spec.items, strict=True):
-        own = replace(item, shape=said.shape, colour=said.colour or item.colour)
-        own = resized(own, said.size) if said.size else own
-        items.append(moved(own, said.position) if said.position and own.position else own)
+    for item, claimed in zip(scene.items, spec.items, strict=True):
+        item = replace(item, shape=claimed.shape, colour=claimed.colour or item.colour)
+        item = item.resized_to(claimed.size) if claimed.size else item
+        items.append(item.moved_to(claimed.position) if claimed.position and item.position else item)
     scene = replace(scene, items=tuple(items), background=spec.background or scene.background)
-    return related(scene, spec.relation) if spec.relation else scene
+    return scene.with_relation(spec.relation) if spec.relation else scene
 
 
-def stated(scene: Scene) -> list[tuple[int, str]]:
-    """What can be wrong of a scene: (object, attribute)."""
+def stated_attributes(scene: Scene) -> list[tuple[int, str]]:
+    """Return (object index, attribute) of everything that a caption of the scene can get wrong."""
     of_items = [(index, name) for index in range(len(scene.items)) for name in ("shape", "colour", "size")]
     return [*of_items, (0, "background"), (0, "relation" if scene.relation else "position")]
 
 
 def _replace(rng: np.random.Generator, scene: Scene, index: int, attribute: str) -> Scene:
-    """The scene with another value of one attribute, its objects moved and scaled to fit."""
+    """Replace one attribute by another value, and move or scale the object accordingly."""
     if attribute == "background":
         return replace(scene, background=_other(rng, tuple(BACKGROUNDS), scene.background))
     if attribute == "relation":
         assert scene.relation is not None
-        return related(scene, _other(rng, tuple(RELATIONS), scene.relation))
+        return scene.with_relation(_other(rng, tuple(RELATIONS), scene.relation))
     item = scene.items[index]
     if attribute == "shape":
         item = replace(item, shape=_other(rng, SHAPES, item.shape))
@@ -95,10 +98,10 @@ def _replace(rng: np.random.Generator, scene: Scene, index: int, attribute: str)
         item = replace(item, colour=_other(rng, tuple(COLOURS), item.colour))
     elif attribute == "size":
         assert item.size is not None
-        item = resized(item, _other(rng, PAIR_SIZES if scene.relation else tuple(SIZES), item.size))
+        item = item.resized_to(_other(rng, PAIR_SIZES if scene.relation else tuple(SIZES), item.size))
     else:
         assert item.position is not None
-        item = moved(item, _other(rng, tuple(POSITIONS), item.position))
+        item = item.moved_to(_other(rng, tuple(POSITIONS), item.position))
     return replace(scene, items=(*scene.items[:index], item, *scene.items[index + 1 :]))
 
 
@@ -106,10 +109,10 @@ def _other(rng: np.random.Generator, names: tuple[str, ...], name: str) -> str:
     return str(rng.choice([other for other in names if other != name]))
 
 
-def captions(
+def caption_batch(
     rng: np.random.Generator, scenes: list[Scene], style: float = 0.35, detail: float = 0.88
 ) -> list[str]:
-    """One caption a scene (see :func:`rewards.world.captions.caption`)."""
+    """Return one true caption a scene (see `rewards.world.captions.caption`)."""
     return [caption(rng, scene, style, detail) for scene in scenes]
 
 
@@ -125,13 +128,15 @@ WRONG: tuple[tuple[str, ...], ...] = (
     ATTRIBUTES,
     ATTRIBUTES,
 )
-"""What false captions have wrong, each as often: more of what is learnt last."""
+"""Attributes that a false caption can have wrong; each entry has the same chance. Position and relation are
+learned last, so they are wrong most often.
+"""
 
 
 def false_captions(rng: np.random.Generator, scenes: list[Scene], style: float = 0.35) -> list[str]:
-    """One caption a scene that is wrong in a single thing, for contrastive training (see `WRONG`).
+    """Return one caption a scene that is wrong in a single thing, for contrastive training.
 
-    A quality is wrong where it can be named, as the opposite of what it is.
+    The wrong thing is an attribute (`WRONG`), or the style, which is then named as its opposite.
     """
     texts = []
     for scene, kind in zip(scenes, rng.integers(len(WRONG), size=len(scenes)), strict=True):
@@ -144,9 +149,14 @@ def false_captions(rng: np.random.Generator, scenes: list[Scene], style: float =
 
 
 def soften(rng: np.random.Generator, images: Tensor) -> Tensor:
-    """Half of the pictures lose fine detail as a VAE's reconstructions do, so rewards do not live on it.
+    """Remove fine detail from half of the images, as a VAE does, so that rewards do not depend on it.
 
-    A random one of two losses: a blur by down- and up-sampling, or the high frequencies of each 8 x 8 block.
+    A quarter of the images is blurred by down- and upsampling; another quarter loses the high frequencies of
+    each 8 x 8 block.
+
+    Args:
+        rng: Source of randomness.
+        images: (B, 3, H, W) in [0, 1]; H and W are multiples of 8.
     """
     which = torch.from_numpy(rng.integers(4, size=len(images))).to(images.device)
     blurred = F.interpolate(images, scale_factor=0.5, mode="area")
@@ -158,7 +168,8 @@ def soften(rng: np.random.Generator, images: Tensor) -> Tensor:
 
 
 def _low_block_frequencies(images: Tensor, block: int = 8, keep: int = 3) -> Tensor:
-    """Keep the discrete cosine coefficients (u, v) with u + v < keep of every block."""
+    """Keep the discrete cosine coefficients (u, v) with u + v < ``keep`` of every block, as JPEG does."""
+    # Orthonormal DCT-II: row u is the cosine of frequency u.
     n = torch.arange(block, dtype=torch.float32)
     basis = torch.cos(torch.pi * (n + 0.5) * n[:, None] / block) * (2 / block) ** 0.5
     basis[0] /= 2**0.5

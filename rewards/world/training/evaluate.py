@@ -1,4 +1,4 @@
-"""How good the oracle and the world's rewards are, measured against the renderer's own truth."""
+"""Accuracy of the oracle and of the world's rewards, measured against rendered scenes."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ import torch
 from numpy.typing import NDArray
 
 from rewards.base import Reward
-from rewards.world.captions import ItemSpec, Spec
-from rewards.world.claims import answers
+from rewards.world.captions import Spec
+from rewards.world.claims import check_claims
 from rewards.world.render import render
-from rewards.world.scenes import CLEAN, Scene, random_scene
+from rewards.world.scenes import CLEAN, random_scene
 from rewards.world.training import data
-from rewards.world.training.preferences import BLIP_RATER, HPS_RATER, PICK_RATER, Rater, comparisons
-from rewards.world.vision import look
+from rewards.world.training.preferences import BLIP_RATER, HPS_RATER, PICK_RATER, Rater, comparison_batch
+from rewards.world.vision import detect_objects
 
 RATERS: dict[str, Rater] = {"world-pick": PICK_RATER, "world-hps": HPS_RATER, "world-blip": BLIP_RATER}
 
 
 @dataclass(frozen=True)
-class OracleReport:
-    """Rates by claim kind and overall (key "all"); accepted true claims by decile of rendering quality."""
+class OracleAccuracy:
+    """Result of `measure_oracle`."""
 
     accepted_true: dict[str, float]
+    """Share of true claims that are accepted, by kind and overall (key "all")."""
     accepted_swapped: dict[str, float]
+    """Share of false claims that are accepted, by kind and overall (key "all")."""
     by_quality_decile: list[float]
+    """Share of true claims that are accepted, by decile of rendering quality."""
     confusions: dict[str, int]
+    """Number of wrongly named attributes of single objects, by names, most frequent first."""
 
 
-def full_spec(scene: Scene) -> Spec:
-    """Everything that is true of a scene, as a prompt would claim it."""
-    items = tuple(ItemSpec(i.shape, i.colour, i.size, i.position) for i in scene.items)
-    return Spec(items, scene.background, scene.relation)
+def measure_oracle(count: int, seed: int, clean: bool) -> OracleAccuracy:
+    """Check every true claim of random scenes and one false claim each.
 
-
-def oracle(count: int, seed: int, clean: bool) -> OracleReport:
-    """Ask the oracle every true claim of ``count`` renders, and one swapped claim each.
-
-    ``clean`` renders all in the reference style, else styles are drawn as in training.
+    Args:
+        count: Number of scenes.
+        seed: Seed of the scenes.
+        clean: Render all in the reference style; else in styles as in training.
     """
     rng = np.random.default_rng(seed)
     true: dict[str, list[bool]] = defaultdict(list)
@@ -51,24 +52,24 @@ def oracle(count: int, seed: int, clean: bool) -> OracleReport:
     for row in range(count):
         scene = random_scene(rng, "any")
         scene = replace(scene, style=CLEAN) if clean else scene
-        sight = look(render(scene, int(rng.integers(2**31))))
-        found = answers(sight, full_spec(scene))
-        for answer in found:
-            true[answer.kind].append(answer.true)
-            true["all"].append(answer.true)
-        claimed = {(answer.kind, answer.claim) for answer in found}
-        for answer in answers(sight, full_spec(data.near_miss(rng, scene))):
-            if (answer.kind, answer.claim) not in claimed:
-                swapped[answer.kind].append(answer.true)
-                swapped["all"].append(answer.true)
-        if len(scene.items) == len(sight.objects) == 1:
-            item, seen = scene.items[0], sight.objects[0]
+        detection = detect_objects(render(scene, int(rng.integers(2**31))))
+        claims = check_claims(detection, Spec.of(scene))
+        for claim in claims:
+            true[claim.kind].append(claim.true)
+            true["all"].append(claim.true)
+        true_claims = {(claim.kind, claim.claim) for claim in claims}
+        for claim in check_claims(detection, Spec.of(data.near_miss(rng, scene))):
+            if (claim.kind, claim.claim) not in true_claims:
+                swapped[claim.kind].append(claim.true)
+                swapped["all"].append(claim.true)
+        if len(scene.items) == len(detection.objects) == 1:
+            item, detected = scene.items[0], detection.objects[0]
             for kind in ("shape", "colour", "size", "position"):
-                if getattr(item, kind) != getattr(seen, kind):
-                    confusions[f"{kind}: {getattr(item, kind)} seen as {getattr(seen, kind)}"] += 1
-        quality[row], share[row] = scene.style.quality, np.mean([answer.true for answer in found])
+                if getattr(item, kind) != getattr(detected, kind):
+                    confusions[f"{kind}: {getattr(item, kind)} seen as {getattr(detected, kind)}"] += 1
+        quality[row], share[row] = scene.style.quality, np.mean([claim.true for claim in claims])
     deciles = np.array_split(share[np.argsort(quality)], 10)
-    return OracleReport(
+    return OracleAccuracy(
         {kind: float(np.mean(values)) for kind, values in true.items()},
         {kind: float(np.mean(values)) for kind, values in swapped.items()},
         [float(part.mean()) for part in deciles],
@@ -76,46 +77,53 @@ def oracle(count: int, seed: int, clean: bool) -> OracleReport:
     )
 
 
-def alignment(reward: Reward, count: int, seed: int, *, retrieved: int = 100) -> dict[str, float]:
-    """Accuracy of an alignment reward on fresh renders with full captions.
+def measure_alignment(reward: Reward, count: int, seed: int, *, retrieved: int = 100) -> dict[str, float]:
+    """Measure how well a reward tells right captions from wrong ones, on new renders with full captions.
 
-    ``near_miss``: share where the right caption beats one with a single attribute swapped, and the same under
-    each attribute's name; ``picture``: share where the right picture beats one with an attribute swapped, in
-    the same style, so that quality cannot decide; ``retrieval``: share of the first images whose own caption
-    is the best of theirs, of ``retrieved`` (0: left out, for it needs their square of scores).
+    Args:
+        reward: The reward.
+        count: Number of scenes.
+        seed: Seed of the scenes.
+        retrieved: Images and captions of the retrieval task, which needs the square of scores; 0 skips it.
+
+    Returns:
+        ``near_miss``: share of images for which the true caption scores higher than one with an attribute
+        swapped; under each attribute's name the same share for that attribute. ``picture``: share of captions
+        for which the true image scores higher than one with an attribute swapped, in the same style, so that
+        quality cannot decide. ``retrieval``: share of images whose own caption has the highest score.
     """
     rng = np.random.default_rng(seed)
     scenes = data.random_scenes(rng, count)
-    images = data.pictures(rng, scenes)
-    right = data.captions(rng, scenes, detail=1.0)
-    swapped = np.array([rng.choice([name for _, name in data.stated(scene)]) for scene in scenes])
+    images = data.render_batch(rng, scenes)
+    right = data.caption_batch(rng, scenes, detail=1.0)
+    swapped = np.array([rng.choice([name for _, name in data.stated_attributes(scene)]) for scene in scenes])
     misses = [data.near_miss(rng, s, of=(name,)) for s, name in zip(scenes, swapped, strict=True)]
-    wrong = data.captions(rng, misses, detail=1.0)
+    wrong = data.caption_batch(rng, misses, detail=1.0)
     better = _score(reward, images, right) > _score(reward, images, wrong)
-    found = {str(name): float(better[swapped == name].mean()) for name in np.unique(swapped)}
-    right_picture = _score(reward, images, right) > _score(reward, data.pictures(rng, misses), right)
-    found |= {"near_miss": float(better.mean()), "picture": float(right_picture.mean())}
+    shares = {str(name): float(better[swapped == name].mean()) for name in np.unique(swapped)}
+    right_image = _score(reward, images, right) > _score(reward, data.render_batch(rng, misses), right)
+    shares |= {"near_miss": float(better.mean()), "picture": float(right_image.mean())}
     if retrieved:
         first, texts = images[:retrieved], right[:retrieved]
         table = np.stack([_score(reward, image.expand(retrieved, -1, -1, -1), texts) for image in first])
-        found["retrieval"] = float((table.argmax(1) == np.arange(retrieved)).mean())
-    return found
+        shares["retrieval"] = float((table.argmax(1) == np.arange(retrieved)).mean())
+    return shares
 
 
-def preference(reward: Reward, rater: Rater, count: int, seed: int) -> dict[str, float]:
-    """Share of a rater's fresh comparisons that a reward ranks as the rater would, noise-free."""
-    batch = comparisons(np.random.default_rng(seed), count, rater)
+def measure_preference(reward: Reward, rater: Rater, count: int, seed: int) -> dict[str, float]:
+    """Return as "pairs" the share of new comparisons in which a reward agrees with the rater."""
+    batch = comparison_batch(np.random.default_rng(seed), count, rater)
     texts = [text for text in batch.texts for _ in range(2)]
     scores = _score(reward, batch.images.flatten(0, 1), texts).reshape(-1, 2)
     right = (scores[:, 0] > scores[:, 1]) == (batch.first.numpy() > 0.5)
     return {"pairs": float(right.mean())}
 
 
-def correlation(reward: Reward, rule: Reward, count: int, seed: int) -> dict[str, float]:
-    """Pearson correlation of a reward with the world's rule on fresh renders."""
+def measure_correlation(reward: Reward, rule: Reward, count: int, seed: int) -> dict[str, float]:
+    """Return as "pearson_with_rule" the correlation of a reward with world-rule on new renders."""
     rng = np.random.default_rng(seed)
     scenes = data.random_scenes(rng, count)
-    images, texts = data.pictures(rng, scenes), data.captions(rng, scenes)
+    images, texts = data.render_batch(rng, scenes), data.caption_batch(rng, scenes)
     pair = np.corrcoef(_score(reward, images, texts), _score(rule, images, texts))
     return {"pearson_with_rule": float(pair[0, 1])}
 

@@ -1,9 +1,8 @@
-"""Rendered preferences and the two rewards that learn them: world-pick and world-hps.
+"""world-pick and world-hps: world-clip fine-tuned on the preferences of simulated raters.
 
-A simulated rater compares two pictures for one caption. The rater's utility falls with every stated
-attribute that is wrong and rises with rendering quality; two raters with different tastes make two
-different rewards. Both fine-tune world-clip with the Bradley-Terry softmax of PickScore (Kirstain et al.
-2023, eq. 1-2).
+A rater compares two images for one caption. The rater's utility falls with every attribute of the caption
+that is wrong and rises with rendering quality; two raters of different tastes give two different rewards.
+The loss is the Bradley-Terry softmax of PickScore (Kirstain et al. 2023, eq. 1-2).
 """
 
 from __future__ import annotations
@@ -19,22 +18,23 @@ from torch.nn import functional as F
 
 from rewards.world.scenes import SIZE_PX, Scene, random_style
 from rewards.world.training import clip, data
-from rewards.world.training.fit import Losses, Plan, fit
+from rewards.world.training.fit import Losses, TrainingPlan, fit_model
+from rewards.world.training.tokenizer import TOKENIZER, CaptionTokenizer
 
 
 @dataclass(frozen=True)
 class Rater:
-    """A taste: utility lost for each wrong attribute, and gained from the worst quality to the best.
-
-    ``axes`` weigh saturation, sharpness, cleanness and glow and add up to 1.
-    """
+    """Taste of a simulated rater."""
 
     miss: float
+    """Utility lost for each wrong attribute."""
     quality: float
+    """Utility gained from the worst quality to the best."""
     axes: tuple[float, float, float, float]
+    """Weights of saturation, sharpness, cleanness and glow. Their sum is 1."""
 
     def utility(self, scene: Scene, misses: int) -> float:
-        """Utility of a picture of ``scene`` for a caption of which ``misses`` attributes are wrong."""
+        """Return the utility of an image of ``scene`` for a caption with ``misses`` wrong attributes."""
         return self.quality * float(np.dot(self.axes, astuple(scene.style))) - self.miss * misses
 
 
@@ -42,29 +42,31 @@ PICK_RATER = Rater(miss=2.0, quality=5.0, axes=(0.40, 0.30, 0.20, 0.10))
 HPS_RATER = Rater(miss=1.5, quality=7.0, axes=(0.25, 0.20, 0.25, 0.30))
 BLIP_RATER = Rater(miss=3.0, quality=4.0, axes=(0.30, 0.30, 0.30, 0.10))
 
-PICK_PLAN = Plan("world-pick", steps=200, lr=1.5e-4, batch=64, seed=12, warmup=50, ema=0.99)
-HPS_PLAN = Plan("world-hps", steps=200, lr=1.5e-4, batch=64, seed=13, warmup=50, ema=0.99)
+PICK_PLAN = TrainingPlan("world-pick", steps=200, lr=1.5e-4, batch=64, seed=12, warmup=50, ema=0.99)
+HPS_PLAN = TrainingPlan("world-hps", steps=200, lr=1.5e-4, batch=64, seed=13, warmup=50, ema=0.99)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Captions (B), two pictures each (B, 2, 3, 64, 64) and the chance that the first is preferred (B,).
-
-    ``told`` are the scenes that the captions tell of (B), ``shown`` those of the pictures, one pair
-    after the other (2B).
-    """
+class ComparisonBatch:
+    """A rater's comparisons of two images for a caption."""
 
     texts: list[str]
+    """B captions."""
     images: Tensor
+    """(B, 2, 3, 64, 64) in [0, 1]."""
     first: Tensor
-    told: list[Scene]
+    """Probability that the rater prefers the first image, (B,)."""
+    described: list[Scene]
+    """B scenes of the captions."""
     shown: list[Scene]
+    """2B scenes of the images, one pair after the other."""
 
 
-def comparisons(rng: np.random.Generator, count: int, rater: Rater) -> Comparison:
-    """``count`` comparisons: candidates have 0, 1 or 2 wrong attributes and styles of their own.
+def comparison_batch(rng: np.random.Generator, count: int, rater: Rater) -> ComparisonBatch:
+    """Return random comparisons of images with 0, 1 or 2 wrong attributes.
 
-    In four of ten both have one style and different numbers of wrong attributes, so quality cannot decide.
+    In four of ten comparisons both images have the same style and different numbers of wrong attributes, so
+    that quality cannot decide; in the others each image has a style of its own.
     """
     scenes = data.random_scenes(rng, count)
     candidates, utilities = [], []
@@ -75,10 +77,10 @@ def comparisons(rng: np.random.Generator, count: int, rater: Rater) -> Compariso
             shown = scene if alike else replace(scene, style=random_style(rng))
             candidates.append(data.near_miss(rng, shown, misses) if misses else shown)
             utilities.append(rater.utility(shown, misses))
-    images = data.soften(rng, data.pictures(rng, candidates)).view(count, 2, 3, SIZE_PX, SIZE_PX)
+    images = data.soften(rng, data.render_batch(rng, candidates)).view(count, 2, 3, SIZE_PX, SIZE_PX)
     utility = torch.tensor(utilities).view(count, 2)
-    return Comparison(
-        data.captions(rng, scenes, style=0.3, detail=0.95),
+    return ComparisonBatch(
+        data.caption_batch(rng, scenes, style=0.3, detail=0.95),
         images,
         utility.softmax(dim=1)[:, 0],
         scenes,
@@ -86,33 +88,53 @@ def comparisons(rng: np.random.Generator, count: int, rater: Rater) -> Compariso
     )
 
 
-def train(tokenizer: Path, base: Path, folder: Path, plan: Plan, rater: Rater) -> nn.Module:
-    """Fine-tune the world-clip in ``base`` on a rater's comparisons, resuming from ``folder``."""
-    tokens = clip.Tokens(tokenizer)
-    model: Any = clip.load(base, len(tokens))
+def train_pick(folder: Path, plan: TrainingPlan = PICK_PLAN) -> nn.Module:
+    """Train world-pick from ``folder/world-clip``; write ``folder/world-pick`` in transformers' layout."""
+    tokens = CaptionTokenizer(folder / TOKENIZER)
+    model = _train_preferences(folder, tokens, plan, PICK_RATER)
+    converted: Any = to_transformers(model, tokens)
+    converted.half().save_pretrained(folder / PICK_PLAN.name)
+    return model
+
+
+def train_hps(folder: Path, plan: TrainingPlan = HPS_PLAN) -> nn.Module:
+    """Train world-hps from ``folder/world-clip``; write ``folder/world-hps`` in open_clip's layout."""
+    tokens = CaptionTokenizer(folder / TOKENIZER)
+    model = _train_preferences(folder, tokens, plan, HPS_RATER)
+    clip.save_clip(model, len(tokens), folder / HPS_PLAN.name)
+    return model
+
+
+def _train_preferences(folder: Path, tokens: CaptionTokenizer, plan: TrainingPlan, rater: Rater) -> nn.Module:
+    model: Any = clip.load_clip(folder / clip.PLAN.name, len(tokens))
 
     def loss(rng: np.random.Generator) -> Losses:
-        batch = comparisons(rng, plan.batch, rater)
-        image = F.normalize(model.encode_image(clip.normalise(batch.images.flatten(0, 1))), dim=-1)
-        text = F.normalize(clip.encode_text(model, tokens(batch.texts, pad=False)), dim=-1)
+        batch = comparison_batch(rng, plan.batch, rater)
+        image = F.normalize(model.encode_image(clip.normalise_for_clip(batch.images.flatten(0, 1))), dim=-1)
+        text = F.normalize(clip.encode_captions(model, tokens(batch.texts, pad=False)), dim=-1)
         scores = (image.view(plan.batch, 2, -1) * text[:, None]).sum(-1) * model.logit_scale.exp()
-        return bradley_terry(scores[:, 0] - scores[:, 1], batch.first)
+        return bradley_terry_loss(scores[:, 0] - scores[:, 1], batch.first)
 
-    fit(plan, model, loss, folder)
+    fit_model(plan, model, loss, folder)
     return cast(nn.Module, model)
 
 
-def bradley_terry(margin: Tensor, first: Tensor) -> Losses:
-    """Cross-entropy of the preference P(first) = sigmoid(margin) with the rater's probability, both (B,)."""
-    right = ((margin > 0) == (first > 0.5)).float().mean()
-    return {"loss": F.binary_cross_entropy_with_logits(margin, first), "accuracy": right}
+def bradley_terry_loss(margin: Tensor, first: Tensor) -> Losses:
+    """Return the cross-entropy of P(first is preferred) = sigmoid(margin) with the rater's probability.
+
+    Args:
+        margin: Score of the first image minus that of the second, (B,).
+        first: Probability that the rater prefers the first image, (B,).
+    """
+    accuracy = ((margin > 0) == (first > 0.5)).float().mean()
+    return {"loss": F.binary_cross_entropy_with_logits(margin, first), "accuracy": accuracy}
 
 
-def as_transformers(model: nn.Module, tokens: clip.Tokens) -> nn.Module:
-    """The same CLIP as a ``transformers.CLIPModel``, the layout PickScore is published in."""
+def to_transformers(model: nn.Module, tokens: CaptionTokenizer) -> nn.Module:
+    """Convert an open_clip model to a ``transformers.CLIPModel``, in which PickScore is published."""
     from transformers import CLIPConfig, CLIPModel
 
-    cfg = clip.config(len(tokens))["model_cfg"]
+    cfg = clip.clip_config(len(tokens))["model_cfg"]
     vision, text = cfg["vision_cfg"], cfg["text_cfg"]
     special = tokens.tokenizer
     sizes = {"projection_dim": cfg["embed_dim"], "hidden_act": "gelu"}

@@ -26,7 +26,7 @@ NAMES = ("world-clip", "world-aesthetic", "world-hps")
 def batch() -> tuple[Tensor, list[str]]:
     rng = np.random.default_rng(1)
     scenes = data.random_scenes(rng, 3)
-    return data.pictures(rng, scenes), data.captions(rng, scenes)
+    return data.render_batch(rng, scenes), data.caption_batch(rng, scenes)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_calibration_of_another_version_or_without_a_reward_is_refused(panel: 
 
 
 def test_the_shipped_calibration_is_of_the_shipped_rewards() -> None:
-    calibration = Calibration.read(WORLD_CALIBRATION)
+    calibration = Calibration.parse_prompt(WORLD_CALIBRATION)
     for name, measured in calibration.rewards.items():
         assert measured.score_id == score_id(rewards.info(name)), f"{name}: calibrate again"
         assert measured.count >= 400
@@ -161,8 +161,8 @@ def test_a_calibration_is_written_and_read(tmp_path: Path) -> None:
         {"a": RewardStatistics(1.0, 2.0, 100, "0" * 12)}, "world", "5" * 64, "micro", "6" * 12, ()
     )
     made.write(tmp_path / "made.json")
-    read = Calibration.read(tmp_path / "made.json")
+    read = Calibration.parse_prompt(tmp_path / "made.json")
     assert read.rewards == made.rewards
     (tmp_path / "made.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"made\.json is not a calibration file"):
-        Calibration.read(tmp_path / "made.json")
+        Calibration.parse_prompt(tmp_path / "made.json")

@@ -1,7 +1,8 @@
-"""A small tokenizer and an untrained world-clip, written once, that the models' tests start from."""
+"""A small tokenizer and an untrained world-clip, written once, for the tests of training."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world tokenizer of 100 merges, learnt from 300 captions."""
+    """A world tokenizer of 100 merges, learned from 300 captions."""
     from rewards.world.training.tokenizer import caption_corpus, write_tokenizer
 
     folder = tmp_path_factory.mktemp("world") / "tokenizer"
@@ -23,9 +24,29 @@ def world_clip(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Pat
     import torch
 
     from rewards.world.training import clip
+    from rewards.world.training.tokenizer import CaptionTokenizer
 
     torch.manual_seed(0)
-    size = len(clip.Tokens(tokenizer))
+    size = len(CaptionTokenizer(tokenizer))
     folder = tmp_path_factory.mktemp("world") / "world-clip"
-    clip.save(clip.build(size), size, folder)
+    clip.save_clip(clip.build_clip(size), size, folder)
+    return folder
+
+
+@pytest.fixture
+def build_folder(tmp_path: Path, tokenizer: Path, world_clip: Path) -> Path:
+    """Folder of a build with the tokenizer and the untrained world-clip, also in place of world-clip-read."""
+    return new_build(tmp_path / "build", tokenizer, world_clip)
+
+
+@pytest.fixture
+def other_build_folder(tmp_path: Path, tokenizer: Path, world_clip: Path) -> Path:
+    """Another such folder."""
+    return new_build(tmp_path / "other-build", tokenizer, world_clip)
+
+
+def new_build(folder: Path, tokenizer: Path, world_clip: Path) -> Path:
+    shutil.copytree(tokenizer, folder / "tokenizer")
+    for name in ("world-clip", "world-clip-read"):
+        shutil.copytree(world_clip, folder / name)
     return folder

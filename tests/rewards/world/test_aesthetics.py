@@ -1,4 +1,4 @@
-"""The aesthetic rule: better rendering scores higher, tricks do not."""
+"""The aesthetic rule: better rendering raises the score, tricks do not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rewards.world.aesthetics import Parts, judge
+from rewards.world.aesthetics import AestheticParts, measure_aesthetic
 from rewards.world.render import render
 from rewards.world.scenes import CLEAN, Item, Scene, Style, random_scene
 
@@ -34,7 +34,7 @@ def test_each_axis_of_quality_raises_the_score(axis: str, part: str, gain: float
     for _ in range(40):
         scene = random_scene(rng, "any")
         styles = (replace(scene.style, **{axis: value}) for value in (0.1, 0.9))
-        low, high = (judge(render(replace(scene, style=style), 3)) for style in styles)
+        low, high = (measure_aesthetic(render(replace(scene, style=style), 3)) for style in styles)
         scores.append(high.score - low.score)
         parts.append(getattr(high, part) - getattr(low, part))
     assert np.mean(scores) > gain
@@ -42,88 +42,91 @@ def test_each_axis_of_quality_raises_the_score(axis: str, part: str, gain: float
     assert np.mean(parts) > 0.2
 
 
-def test_scores_spread_over_the_scale_without_leaving_it() -> None:
+def test_scores_are_spread_over_the_scale() -> None:
     rng = np.random.default_rng(1)
-    scores = [judge(render(random_scene(rng, "any"), seed)).score for seed in range(100)]
+    scores = [measure_aesthetic(render(random_scene(rng, "any"), seed)).score for seed in range(100)]
     assert min(scores) >= 1
     assert max(scores) <= 10
     assert np.percentile(scores, 90) - np.percentile(scores, 10) > 2
 
 
-def test_the_parts_of_any_picture_are_shares() -> None:
+def test_the_parts_of_any_image_are_in_0_to_1() -> None:
     rng = np.random.default_rng(2)
     noise = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
     half = flat(0)
     half[:, 32:] = 255
     for image in (flat(0), flat(130), flat(255), noise, half, render(random_scene(rng))):
-        parts = judge(image)
+        parts = measure_aesthetic(image)
         assert all(0 <= value <= 1 for value in astuple(parts)), parts
         assert 1 <= parts.score <= 10
 
 
-def test_the_best_and_the_worst_parts_are_the_ends_of_the_scale() -> None:
-    assert Parts(1, 1, 1, 1, 1, clipped=0).score == pytest.approx(10)
-    assert Parts(0, 0, 0, 0, 0, clipped=0).score == 1
-    assert Parts(1, 1, 1, 1, 1, clipped=0.5).score == pytest.approx(8)
-    assert Parts(0, 0, 0, 0, 0, clipped=1).score == 1
+def test_the_best_and_worst_parts_give_the_ends_of_the_scale() -> None:
+    assert AestheticParts(1, 1, 1, 1, 1, clipped=0).score == pytest.approx(10)
+    assert AestheticParts(0, 0, 0, 0, 0, clipped=0).score == 1
+    assert AestheticParts(1, 1, 1, 1, 1, clipped=0.5).score == pytest.approx(8)
+    assert AestheticParts(0, 0, 0, 0, 0, clipped=1).score == 1
 
 
 @pytest.mark.parametrize("level", [0, 20, 128, 255])
-def test_an_empty_picture_has_nothing_but_cleanness(level: int) -> None:
-    parts = judge(flat(level))
+def test_an_empty_image_has_only_cleanness(level: int) -> None:
+    parts = measure_aesthetic(flat(level))
     assert (parts.colour, parts.sharpness, parts.glow, parts.composition) == (0, 0, 0, 0)
     assert parts.cleanness == 1
     assert parts.clipped == (level in (0, 255))
 
 
 @pytest.mark.parametrize("ground", [0, 255])
-def test_crushed_blacks_and_burnt_out_whites_cost(ground: int) -> None:
+def test_crushed_blacks_and_burnt_out_whites_lower_the_score(ground: int) -> None:
     image = render(Scene((RING,), "black" if ground == 0 else "white", CLEAN))
     clipped = image.copy()
     clipped[np.abs(image.astype(int) - image[0, 0]).max(axis=-1) < 1] = ground
-    parts = judge(clipped)
+    parts = measure_aesthetic(clipped)
     assert parts.clipped > 0.5
-    assert parts.score < judge(image).score - 1.5
+    assert parts.score < measure_aesthetic(image).score - 1.5
 
 
-def test_a_burnt_out_object_costs() -> None:
+def test_a_burnt_out_object_lowers_the_score() -> None:
     image = render(Scene((replace(RING, shape="square", radius=20.0, colour="orange"),), "navy", CLEAN))
     burnt = image.copy()
     burnt[image[..., 0] > 200] = (255, 128, 0)
-    assert judge(burnt).score < judge(image).score
+    assert measure_aesthetic(burnt).score < measure_aesthetic(image).score
 
 
-def test_a_black_ground_does_not_win_over_a_coloured_one() -> None:
+def test_a_black_background_does_not_win_over_a_coloured_one() -> None:
     rng = np.random.default_rng(3)
     scenes = [random_scene(rng, "any") for _ in range(30)]
     mean = {
-        ground: np.mean([judge(render(replace(scene, background=ground))).score for scene in scenes])
+        ground: np.mean(
+            [measure_aesthetic(render(replace(scene, background=ground))).score for scene in scenes]
+        )
         for ground in ("white", "grey", "black", "sand", "navy")
     }
     assert max(mean.values()) - min(mean.values()) < 0.5
     assert mean["black"] < max(mean["sand"], mean["navy"]) + 0.1
 
 
-def test_a_cut_off_a_tiny_and_a_bloated_subject_are_badly_composed() -> None:
+def test_cropped_tiny_and_oversized_subjects_are_badly_composed() -> None:
     def composition(x: float, radius: float) -> float:
         item = replace(RING, shape="square", x=x, radius=radius)
-        return judge(render(Scene((item,), "sand", CLEAN))).composition
+        return measure_aesthetic(render(Scene((item,), "sand", CLEAN))).composition
 
-    well = composition(32.0, 16.0)
-    assert well == 1
+    assert composition(32.0, 16.0) == 1
     assert composition(60.0, 16.0) < 0.3
     assert composition(32.0, 4.0) < 0.3
     assert composition(32.0, 33.0) < 0.3
 
 
-def test_turning_a_picture_over_does_not_change_its_score() -> None:
+def test_flipping_an_image_does_not_change_its_score() -> None:
     image = render(random_scene(np.random.default_rng(4)), 1)
-    score = judge(image).score
-    for turned in (image[::-1], image[:, ::-1], image.transpose(1, 0, 2)):
-        assert judge(turned).score == pytest.approx(score, abs=1e-9)
+    score = measure_aesthetic(image).score
+    for flipped in (image[::-1], image[:, ::-1], image.transpose(1, 0, 2)):
+        assert measure_aesthetic(flipped).score == pytest.approx(score, abs=1e-9)
 
 
-def test_all_faults_together_cost_three_points() -> None:
-    best, worst = (judge(render(Scene((RING,), "navy", Style(q, q, q, 0.8 * q)))).score for q in (1.0, 0.0))
+def test_all_faults_together_lower_the_score_by_three_points() -> None:
+    best, worst = (
+        measure_aesthetic(render(Scene((RING,), "navy", Style(q, q, q, 0.8 * q)))).score for q in (1.0, 0.0)
+    )
     assert best > 8
     assert worst < best - 3

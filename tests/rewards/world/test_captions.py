@@ -1,4 +1,4 @@
-"""The caption grammar: what is written is read back, and any other text is readable too."""
+"""The caption grammar: captions parse to their scenes, and any other text can be parsed too."""
 
 from __future__ import annotations
 
@@ -25,17 +25,12 @@ from rewards.world.captions import (
     ItemSpec,
     Spec,
     caption,
-    read,
+    parse_prompt,
 )
 from rewards.world.scenes import Scene, Style, random_scene
 
 STYLE = {word: axis for axis, kinds in STYLE_WORDS.items() for words in kinds for word in words}
 ANY_STYLE_WORD = re.compile(r"\b(?:" + "|".join(STYLE) + r")\b")
-
-
-def stated(scene: Scene) -> Spec:
-    items = tuple(ItemSpec(i.shape, i.colour, i.size, i.position) for i in scene.items)
-    return Spec(items, scene.background, scene.relation)
 
 
 def scenes(count: int, seed: int = 0) -> list[Scene]:
@@ -44,34 +39,34 @@ def scenes(count: int, seed: int = 0) -> list[Scene]:
 
 
 @pytest.mark.parametrize("style", [0.0, 1.0])
-def test_a_full_caption_is_read_back_exactly(style: float) -> None:
+def test_a_full_caption_parses_to_its_scene(style: float) -> None:
     rng = np.random.default_rng(1)
     for scene in scenes(2000):
         text = caption(rng, scene, style=style, detail=1.0)
-        assert read(text) == stated(scene), text
+        assert parse_prompt(text) == Spec.of(scene), text
 
 
-def test_a_caption_of_any_detail_states_nothing_that_is_not_so_and_always_shape_and_colour() -> None:
+def test_a_caption_of_any_detail_is_true_and_names_shape_and_colour() -> None:
     rng = np.random.default_rng(2)
-    said = dict.fromkeys(("size", "position", "background", "relation"), 0)
+    named = dict.fromkeys(("size", "position", "background", "relation"), 0)
     for scene in scenes(1500):
         text = caption(rng, scene, detail=0.5)
-        found, full = read(text), stated(scene)
-        assert len(found.items) == len(full.items), text
-        for item, true in zip(found.items, full.items, strict=True):
+        claimed, full = parse_prompt(text), Spec.of(scene)
+        assert len(claimed.items) == len(full.items), text
+        for item, true in zip(claimed.items, full.items, strict=True):
             assert (item.shape, item.colour) == (true.shape, true.colour), text
             assert item.size in (None, true.size), text
             assert item.position in (None, true.position), text
-        assert found.background in (None, full.background), text
-        assert found.relation in (None, full.relation), text
-        said["size"] += found.items[0].size is not None
-        said["position"] += found.items[0].position is not None
-        said["background"] += found.background is not None
-        said["relation"] += found.relation is not None
-    assert 0.4 < said["size"] / 1500 < 0.6
-    assert 0.4 < said["background"] / 1500 < 0.6
-    assert 0.4 < said["position"] / (1500 * 0.7) < 0.6
-    assert 0.35 < said["relation"] / (1500 * 0.3) < 0.65
+        assert claimed.background in (None, full.background), text
+        assert claimed.relation in (None, full.relation), text
+        named["size"] += claimed.items[0].size is not None
+        named["position"] += claimed.items[0].position is not None
+        named["background"] += claimed.background is not None
+        named["relation"] += claimed.relation is not None
+    assert 0.4 < named["size"] / 1500 < 0.6
+    assert 0.4 < named["background"] / 1500 < 0.6
+    assert 0.4 < named["position"] / (1500 * 0.7) < 0.6
+    assert 0.35 < named["relation"] / (1500 * 0.3) < 0.65
 
 
 def test_captions_use_every_phrase_of_every_table() -> None:
@@ -98,38 +93,40 @@ def test_captions_use_every_phrase_of_every_table() -> None:
         ("a medium-sized magenta dot on top, black backdrop", "medium pink circle top", "black"),
     ],
 )
-def test_synonyms_are_read_in_any_case_and_spacing(text: str, item: str, background: str) -> None:
+def test_synonyms_are_parsed_in_any_case_and_spacing(text: str, item: str, background: str) -> None:
     size, colour, shape, position = item.split(" ", 3)
-    assert read(text) == Spec((ItemSpec(shape, colour, size, position),), background)
+    assert parse_prompt(text) == Spec((ItemSpec(shape, colour, size, position),), background)
 
 
-def test_dark_blue_is_navy_behind_and_blue_on_an_object() -> None:
-    assert read("a red star on a dark blue background") == Spec((ItemSpec("star", "red"),), "navy")
-    assert read("on a dark blue background, a star") == Spec((ItemSpec("star"),), "navy")
-    assert read("a dark blue star on a white backdrop") == Spec((ItemSpec("star", "blue"),), "white")
+def test_dark_blue_is_navy_as_a_background_and_blue_on_an_object() -> None:
+    assert parse_prompt("a red star on a dark blue background") == Spec((ItemSpec("star", "red"),), "navy")
+    assert parse_prompt("on a dark blue background, a star") == Spec((ItemSpec("star"),), "navy")
+    assert parse_prompt("a dark blue star on a white backdrop") == Spec((ItemSpec("star", "blue"),), "white")
 
 
 def test_the_longest_phrase_wins() -> None:
-    assert read("a ring at the top left").items == (ItemSpec("ring", position="top left"),)
-    assert read("a ring on the left side of a page").items == (ItemSpec("ring", position="left"),)
-    assert read("a ring to the left of a star").relation == "left of"
-    assert read("a startled squarely boxed reddish ringing") == Spec(())
+    assert parse_prompt("a ring at the top left").items == (ItemSpec("ring", position="top left"),)
+    assert parse_prompt("a ring on the left side of a page").items == (ItemSpec("ring", position="left"),)
+    assert parse_prompt("a ring to the left of a star").relation == "left of"
+    assert parse_prompt("a startled squarely boxed reddish ringing") == Spec(())
 
 
-def test_adjectives_and_places_belong_to_their_own_object() -> None:
-    found = read("a big red square on the left and a tiny ring in the lower right on a grey background")
-    assert found.items == (
+def test_adjectives_and_positions_belong_to_their_object() -> None:
+    spec = parse_prompt(
+        "a big red square on the left and a tiny ring in the lower right on a grey background"
+    )
+    assert spec.items == (
         ItemSpec("square", "red", "large", "left"),
         ItemSpec("ring", None, "small", "bottom right"),
     )
-    assert read("at the top, a green cross").items == (ItemSpec("cross", "green", position="top"),)
+    assert parse_prompt("at the top, a green cross").items == (ItemSpec("cross", "green", position="top"),)
 
 
 def test_a_relation_needs_exactly_two_objects() -> None:
-    assert read("a red ring above a star").relation == "above"
-    assert read("above it a red ring and a star").relation is None
-    assert read("a ring over a star over a box").relation is None
-    assert read("clouds over a ring").relation is None
+    assert parse_prompt("a red ring above a star").relation == "above"
+    assert parse_prompt("above it a red ring and a star").relation is None
+    assert parse_prompt("a ring over a star over a box").relation is None
+    assert parse_prompt("clouds over a ring").relation is None
 
 
 @pytest.mark.parametrize(
@@ -143,7 +140,7 @@ def test_a_relation_needs_exactly_two_objects() -> None:
     ],
 )
 def test_a_text_without_shapes_and_backgrounds_claims_nothing(text: str) -> None:
-    assert read(text) == Spec(())
+    assert parse_prompt(text) == Spec(())
 
 
 @settings(deadline=None, max_examples=150, database=None)
@@ -156,23 +153,23 @@ def test_a_text_without_shapes_and_backgrounds_claims_nothing(text: str) -> None
         max_size=12,
     ).map(" ".join)
 )
-def test_any_text_is_readable_and_reads_only_known_names(text: str) -> None:
-    found = read(text)
-    assert found.background in (None, *BACKGROUND_WORDS)
-    assert found.relation is None or (found.relation in RELATION_PHRASES and len(found.items) == 2)
-    for item in found.items:
+def test_any_text_parses_to_known_names(text: str) -> None:
+    spec = parse_prompt(text)
+    assert spec.background in (None, *BACKGROUND_WORDS)
+    assert spec.relation is None or (spec.relation in RELATION_PHRASES and len(spec.items) == 2)
+    for item in spec.items:
         assert item.shape in SHAPE_WORDS
         assert item.colour in (None, *COLOUR_WORDS)
         assert item.size in (None, *SIZE_WORDS)
         assert item.position in (None, *POSITION_PHRASES)
 
 
-def test_style_is_named_in_a_share_of_captions() -> None:
+def test_style_is_named_with_the_given_probability() -> None:
     rng = np.random.default_rng(4)
-    drawn = scenes(1000)
+    sampled = scenes(1000)
 
     def share(quality: float, style: float) -> float:
-        shown = [replace(scene, style=Style(quality, quality, quality, quality)) for scene in drawn]
+        shown = [replace(scene, style=Style(quality, quality, quality, quality)) for scene in sampled]
         return float(np.mean([bool(ANY_STYLE_WORD.search(caption(rng, s, style=style))) for s in shown]))
 
     for quality in (0.1, 0.9):
@@ -182,34 +179,34 @@ def test_style_is_named_in_a_share_of_captions() -> None:
     assert share(0.9, 0.35) == pytest.approx(0.70, abs=0.05)  # good quality is named twice as often
 
 
-def test_style_words_are_true_of_the_style_and_a_middling_style_has_none() -> None:
+def test_style_words_are_true_and_a_medium_style_has_none() -> None:
     rng = np.random.default_rng(5)
     for scene in scenes(1500):
         for word in ANY_STYLE_WORD.findall(caption(rng, scene, style=1.0)):
             value = getattr(scene.style, STYLE[word])
             low, high = STYLE_WORDS[STYLE[word]]
             assert (word in low and value < LOW) or (word in high and value > HIGH), (word, scene.style)
-    middling = [replace(scene, style=Style(0.5, 0.5, 0.5, 0.5)) for scene in scenes(200)]
-    assert not any(ANY_STYLE_WORD.search(caption(rng, scene, style=1.0)) for scene in middling)
+    medium = [replace(scene, style=Style(0.5, 0.5, 0.5, 0.5)) for scene in scenes(200)]
+    assert not any(ANY_STYLE_WORD.search(caption(rng, scene, style=1.0)) for scene in medium)
 
 
-def test_style_words_change_nothing_that_is_claimed() -> None:
+def test_style_words_claim_nothing() -> None:
     words = list(STYLE)
     for first, second in product(words, words):
         text = f"{first}, {second} picture of a red star on a sand background"
-        assert read(text) == Spec((ItemSpec("star", "red"),), "sand")
+        assert parse_prompt(text) == Spec((ItemSpec("star", "red"),), "sand")
 
 
-def test_the_article_fits_the_word_that_follows() -> None:
+def test_articles_are_correct() -> None:
     rng = np.random.default_rng(6)
     for scene in scenes(500):
         text = caption(rng, scene)
         assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", text), text
 
 
-def test_a_text_is_reserved_only_where_it_names_all_three() -> None:
+def test_a_text_is_reserved_only_if_it_names_shape_colour_and_background() -> None:
     for scene in scenes(500):
-        full = stated(scene)
+        full = Spec.of(scene)
         assert full.reserved() == scene.reserved()
         assert not replace(full, background=None).reserved()
         assert not replace(full, items=tuple(replace(i, colour=None) for i in full.items)).reserved()

@@ -1,4 +1,4 @@
-"""Scenes: reproducible, complete, and never of the held-out split where they must not be."""
+"""Random scenes: reproducible, with all names, and in the right split."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ from rewards.world.scenes import (
     SIZE_PX,
     SIZES,
     Scene,
-    Split,
+    SceneSplit,
     random_scene,
 )
 
 
-def draw(count: int, split: Split = "any", pairs: float = 0.3, seed: int = 0) -> list[Scene]:
+def sample(count: int, split: SceneSplit = "any", pairs: float = 0.3, seed: int = 0) -> list[Scene]:
     rng = np.random.default_rng(seed)
     return [random_scene(rng, split, pairs) for _ in range(count)]
 
 
-def test_a_seed_names_its_scenes() -> None:
-    assert draw(20, seed=3) == draw(20, seed=3)
-    assert draw(20, seed=3) != draw(20, seed=4)
+def test_a_seed_determines_the_scenes() -> None:
+    assert sample(20, seed=3) == sample(20, seed=3)
+    assert sample(20, seed=3) != sample(20, seed=4)
 
 
 @pytest.mark.parametrize("pairs", [0.0, 1.0])
-def test_training_scenes_hold_no_reserved_combination_and_reserved_ones_always_do(pairs: float) -> None:
-    def holds_one(scene: Scene) -> bool:
+def test_only_reserved_scenes_have_a_reserved_combination(pairs: float) -> None:
+    def has_one(scene: Scene) -> bool:
         return any((i.shape, i.colour, scene.background) in RESERVED for i in scene.items)
 
-    assert not any(holds_one(scene) for scene in draw(1000, "train", pairs))
-    assert all(holds_one(scene) for scene in draw(200, "reserved", pairs))
+    assert not any(has_one(scene) for scene in sample(1000, "train", pairs))
+    assert all(has_one(scene) for scene in sample(200, "reserved", pairs))
 
 
 def test_a_tenth_of_the_combinations_is_reserved() -> None:
     count = len(SHAPES) * len(COLOURS) * len(BACKGROUNDS)
     assert len(RESERVED) / count == pytest.approx(0.1, abs=0.02)
-    assert np.mean([scene.reserved() for scene in draw(2000, "any", 0.0)]) == pytest.approx(0.1, abs=0.025)
+    assert np.mean([scene.reserved() for scene in sample(2000, "any", 0.0)]) == pytest.approx(0.1, abs=0.025)
 
 
-def test_only_conjunctions_are_new_in_the_reserved_split() -> None:
-    """Each name, and each pair of names, is seen in training."""
+def test_only_triples_are_new_in_the_reserved_split() -> None:
+    """Each name, and each pair of names, occurs in training."""
     triples = set(product(SHAPES, COLOURS, BACKGROUNDS))
     trained = triples - RESERVED
     for left, right in ((0, 1), (0, 2), (1, 2)):
         assert {(t[left], t[right]) for t in trained} == {(t[left], t[right]) for t in triples}
-    for place, names in enumerate((SHAPES, COLOURS, BACKGROUNDS)):
-        assert {triple[place] for triple in RESERVED} == set(names)
+    for index, names in enumerate((SHAPES, COLOURS, BACKGROUNDS)):
+        assert {triple[index] for triple in RESERVED} == set(names)
 
 
 def test_every_name_occurs_in_training_about_equally_often() -> None:
-    scenes = draw(2000, "train")
+    scenes = sample(2000, "train")
     items = [item for scene in scenes for item in scene.items]
     single = [scene.items[0] for scene in scenes if len(scene.items) == 1]
-    found = {
+    names_of = {
         "shape": ([item.shape for item in items], SHAPES),
         "colour": ([item.colour for item in items], COLOURS),
         "size": ([item.size for item in single], SIZES),
@@ -70,14 +70,14 @@ def test_every_name_occurs_in_training_about_equally_often() -> None:
         "background": ([scene.background for scene in scenes], BACKGROUNDS),
         "relation": ([scene.relation for scene in scenes if scene.relation], RELATIONS),
     }
-    for kind, (drawn, names) in found.items():
-        counts = {name: drawn.count(name) for name in names}
-        assert sum(counts.values()) == len(drawn), kind
-        assert min(counts.values()) > 0.6 * len(drawn) / len(names), (kind, counts)
+    for kind, (sampled, names) in names_of.items():
+        counts = {name: sampled.count(name) for name in names}
+        assert sum(counts.values()) == len(sampled), kind
+        assert min(counts.values()) > 0.6 * len(sampled) / len(names), (kind, counts)
 
 
-def test_pairs_come_as_often_as_asked_and_are_two_different_objects_with_a_true_relation() -> None:
-    scenes = draw(1000, "any", pairs=0.3)
+def test_pairs_have_the_given_share_two_different_objects_and_a_true_relation() -> None:
+    scenes = sample(1000, "any", pairs=0.3)
     pairs = [scene for scene in scenes if len(scene.items) == 2]
     assert len(pairs) / len(scenes) == pytest.approx(0.3, abs=0.05)
     for scene in pairs:
@@ -89,8 +89,8 @@ def test_pairs_come_as_often_as_asked_and_are_two_different_objects_with_a_true_
     assert all(scene.relation is None for scene in scenes if len(scene.items) == 1)
 
 
-def test_pixels_agree_with_names_and_stay_in_the_picture() -> None:
-    for scene in draw(1000):
+def test_pixels_agree_with_names_and_stay_in_the_image() -> None:
+    for scene in sample(1000):
         for item in scene.items:
             assert 0 < item.x < SIZE_PX
             assert 0 < item.y < SIZE_PX
@@ -104,7 +104,7 @@ def test_pixels_agree_with_names_and_stay_in_the_picture() -> None:
 
 
 def test_most_styles_are_mediocre_some_are_good_and_all_are_in_range() -> None:
-    styles = [scene.style for scene in draw(1500)]
+    styles = [scene.style for scene in sample(1500)]
     axes = np.array([[s.saturation, s.sharpness, s.cleanness, s.glow] for s in styles])
     assert axes.min() >= 0
     assert axes.max() <= 1

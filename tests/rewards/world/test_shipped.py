@@ -1,4 +1,4 @@
-"""The shipped weights are those of trained models: they know captions, good pictures, and their raters."""
+"""The shipped weights are of trained models: they know captions, good images and their raters."""
 
 from __future__ import annotations
 
@@ -19,25 +19,29 @@ ROOT = Path(__file__).resolve().parents[3]
     [("world-clip", 0.9, 0.9), ("world-siglip", 0.9, 0.9)],
 )
 def test_alignment_rewards_prefer_the_right_caption(name: str, near_miss: float, retrieval: float) -> None:
-    found = evaluate.alignment(rewards.load(name), COUNT, seed=1, retrieved=50)
-    assert found["near_miss"] > near_miss
-    assert found["retrieval"] > retrieval
+    accuracies = evaluate.measure_alignment(rewards.load(name), COUNT, seed=1, retrieved=50)
+    assert accuracies["near_miss"] > near_miss
+    assert accuracies["retrieval"] > retrieval
 
 
 @pytest.mark.parametrize("name", ["world-pick", "world-hps", "world-blip"])
 def test_preference_rewards_agree_with_their_raters(name: str) -> None:
-    assert evaluate.preference(rewards.load(name), evaluate.RATERS[name], COUNT, seed=2)["pairs"] > 0.7
+    assert (
+        evaluate.measure_preference(rewards.load(name), evaluate.RATERS[name], COUNT, seed=2)["pairs"] > 0.7
+    )
 
 
 @pytest.mark.parametrize("name", ["world-pick", "world-hps", "world-blip"])
-def test_preference_rewards_read_the_prompt(name: str) -> None:
-    """Of two pictures in one style they take the one that the prompt is about; quality alone would guess."""
-    assert evaluate.alignment(rewards.load(name), COUNT, seed=4, retrieved=0)["picture"] > 0.7
+def test_preference_rewards_use_the_prompt(name: str) -> None:
+    """Of two images in one style they prefer the one that fits the prompt; quality alone would be chance."""
+    assert evaluate.measure_alignment(rewards.load(name), COUNT, seed=4, retrieved=0)["picture"] > 0.7
 
 
 def test_the_aesthetic_follows_the_rule() -> None:
-    found = evaluate.correlation(rewards.load("world-aesthetic"), rewards.load("world-rule"), COUNT, seed=3)
-    assert found["pearson_with_rule"] > 0.75
+    accuracies = evaluate.measure_correlation(
+        rewards.load("world-aesthetic"), rewards.load("world-rule"), COUNT, seed=3
+    )
+    assert accuracies["pearson_with_rule"] > 0.75
 
 
 def test_the_first_example_of_the_readme_works_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Image analysis: what was drawn is seen, at any quality, within the bounds the project promises."""
+"""Image analysis: rendered scenes are recognised at any quality, with bounded error rates."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import pytest
 
 from rewards.world.render import render
 from rewards.world.scenes import BACKGROUNDS, CLEAN, COLOURS, SHAPES, Item, Scene, Style, random_scene
-from rewards.world.training.evaluate import oracle
-from rewards.world.vision import look, to_lab
+from rewards.world.training.evaluate import measure_oracle
+from rewards.world.vision import detect_objects, rgb_to_lab
 
 RING = Item("ring", "green", "medium", 32.0, 32.0, 14.5, "centre")
 
 
 @pytest.mark.parametrize(("clean", "least", "most"), [(True, 0.97, 0.05), (False, 0.90, 0.10)])
-def test_true_claims_are_accepted_and_claims_with_one_attribute_swapped_are_not(
-    clean: bool, least: float, most: float
-) -> None:
-    report = oracle(300, seed=0, clean=clean)
+def test_true_claims_are_accepted_and_swapped_ones_are_not(clean: bool, least: float, most: float) -> None:
+    report = measure_oracle(300, seed=0, clean=clean)
     kinds = {"object", "colour", "size", "position", "background", "relation"}
     assert set(report.accepted_swapped) == {*kinds, "all"}
     assert set(report.accepted_true) == {*kinds, "all", "count"}
@@ -29,69 +27,69 @@ def test_true_claims_are_accepted_and_claims_with_one_attribute_swapped_are_not(
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
-def test_every_background_is_named_behind_every_colour_dull_or_vivid(background: str) -> None:
+def test_every_background_and_colour_is_named_dull_or_vivid(background: str) -> None:
     for saturation in (0.0, 0.5, 1.0):
         for colour in COLOURS:
             scene = Scene((replace(RING, colour=colour),), background, replace(CLEAN, saturation=saturation))
-            sight = look(render(scene))
-            assert sight.background == background
-            assert [seen.colour for seen in sight.objects] == [colour]
+            detection = detect_objects(render(scene))
+            assert detection.background == background
+            assert [each.colour for each in detection.objects] == [colour]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_object_is_measured_to_a_pixel(shape: str) -> None:
     for radius, size in ((10.0, "small"), (14.5, "medium"), (20.5, "large")):
         item = replace(RING, shape=shape, x=30.5, y=33.0, radius=radius)
-        (seen,) = look(render(Scene((item,), "grey", CLEAN))).objects
-        assert (seen.shape, seen.size, seen.position) == (shape, size, "centre")
-        assert seen.x == pytest.approx(30.5, abs=1.0)
-        assert seen.y == pytest.approx(33.0, abs=2.6)
-        assert 1.6 * radius - 2 < seen.extent < 2.2 * radius + 1
+        (each,) = detect_objects(render(Scene((item,), "grey", CLEAN))).objects
+        assert (each.shape, each.size, each.position) == (shape, size, "centre")
+        assert each.x == pytest.approx(30.5, abs=1.0)
+        assert each.y == pytest.approx(33.0, abs=2.6)
+        assert 1.6 * radius - 2 < each.extent < 2.2 * radius + 1
 
 
-def test_objects_come_largest_first_wherever_they_are() -> None:
+def test_objects_are_sorted_by_size() -> None:
     small = replace(RING, shape="square", x=14.0, radius=10.0)
     large = replace(RING, shape="circle", x=46.0, radius=14.5)
     for items in ((small, large), (large, small)):
-        seen = look(render(Scene(items, "white", CLEAN))).objects
-        assert [thing.shape for thing in seen] == ["circle", "square"]
+        objects = detect_objects(render(Scene(items, "white", CLEAN))).objects
+        assert [each.shape for each in objects] == ["circle", "square"]
 
 
 def test_a_glow_and_noise_are_not_objects() -> None:
     for seed in range(20):
         scene = Scene((RING,), "black", Style(0.9, 0.9, 0.2, 1.0))
-        assert [seen.shape for seen in look(render(scene, seed)).objects] == ["ring"]
+        assert [each.shape for each in detect_objects(render(scene, seed)).objects] == ["ring"]
 
 
-def test_an_empty_picture_holds_nothing() -> None:
+def test_an_empty_image_has_no_objects() -> None:
     for level in (0, 17, 128, 255):
-        assert look(np.full((64, 64, 3), level, dtype=np.uint8)).objects == ()
+        assert detect_objects(np.full((64, 64, 3), level, dtype=np.uint8)).objects == ()
 
 
-def test_any_picture_can_be_looked_at() -> None:
+def test_any_image_can_be_analysed() -> None:
     rng = np.random.default_rng(0)
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
     for image in (rng.integers(0, 256, (64, 64, 3)), np.repeat(checks[..., None], 3, axis=2)):
-        assert look(image.astype(np.uint8)).background in BACKGROUNDS
+        assert detect_objects(image.astype(np.uint8)).background in BACKGROUNDS
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (64, 64), (64, 64, 4), (3, 64, 64)])
-def test_another_size_is_refused_with_both_sizes(shape: tuple[int, ...]) -> None:
+def test_another_shape_is_refused_with_both_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(
-        ValueError, match=r"reads 64 x 64 RGB pictures, got an array of shape \(" + str(shape[0])
+        ValueError, match=r"expected an RGB image of shape \(64, 64, 3\), got \(" + str(shape[0])
     ):
-        look(np.zeros(shape, dtype=np.uint8))
+        detect_objects(np.zeros(shape, dtype=np.uint8))
 
 
-def test_looking_leaves_the_picture_as_it_was() -> None:
+def test_analysis_does_not_change_the_image() -> None:
     image = render(random_scene(np.random.default_rng(0)))
     before = image.copy()
-    look(image)
+    detect_objects(image)
     np.testing.assert_array_equal(image, before)
 
 
-def test_lab_is_the_published_space() -> None:
+def test_lab_has_the_published_values() -> None:
     """Lindbloom's values for sRGB's white, black, mid grey, red and blue under D65."""
     rgb = np.array([[1, 1, 1], [0, 0, 0], [0.5, 0.5, 0.5], [1, 0, 0], [0, 0, 1]], dtype=float)
     expected = [[100, 0, 0], [0, 0, 0], [53.39, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86]]
-    np.testing.assert_allclose(to_lab(rgb), expected, atol=0.1)
+    np.testing.assert_allclose(rgb_to_lab(rgb), expected, atol=0.1)

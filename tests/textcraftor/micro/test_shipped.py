@@ -1,4 +1,4 @@
-"""The shipped pipeline: plain diffusers reads it, it draws what prompts ask for, and it is small."""
+"""The shipped pipeline: diffusers loads it, its images fit prompts, and it is small."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from textcraftor.diffusion.pipeline import MICRO, load
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
-from textcraftor.micro.training.measure import render_prompts
+from textcraftor.micro.training.measure import PromptImages, sample_prompts
 
 MEGABYTES = 30
 GUIDANCE = SYSTEMS["micro"].schedule.guidance
@@ -35,18 +35,18 @@ def test_all_shipped_weights_are_small() -> None:
     assert 5e6 < sum(sizes) < MEGABYTES * 1e6
 
 
-def test_no_shipped_file_names_a_folder_of_a_machine() -> None:
+def test_no_shipped_file_names_an_absolute_path() -> None:
     weights = Path(rewards.__file__).parent / "world" / "weights"
     configs = [file for folder in (weights, MICRO) for file in folder.rglob("*.json")]
     assert len(configs) > 5
     for file in configs:
         config = json.loads(file.read_text(encoding="utf-8"))
         paths = [value for value in config.values() if isinstance(value, str) and value.startswith("/")]
-        # vocabularies map tokens to numbers, so a token "/" is no value
+        # a vocabulary has tokens such as "/" as keys only
         assert not paths, file
 
 
-def test_plain_diffusers_draws_what_is_drawn_here(pipe: Any) -> None:
+def test_plain_diffusers_generates_the_same_images(pipe: Any) -> None:
     schedule, text = Schedule("ddim", 5, GUIDANCE), "a large red star on a white background"
     noise = initial_latents([3], PipelineRunner(pipe, schedule).latent_shape)
     plain = StableDiffusionPipeline.from_pretrained(MICRO)
@@ -55,13 +55,13 @@ def test_plain_diffusers_draws_what_is_drawn_here(pipe: Any) -> None:
     np.testing.assert_array_equal(PipelineRunner(pipe, schedule).generate([text], noise), there.images)
 
 
-def test_its_text_encoder_has_the_keys_that_older_versions_read() -> None:
+def test_the_text_encoder_has_keys_that_older_versions_read() -> None:
     with safe_open(MICRO / "text_encoder" / "model.safetensors", "pt") as file:
         assert all(key.startswith("text_model.") for key in file.keys())  # noqa: SIM118 - safe_open is no mapping
 
 
 @pytest.mark.parametrize("text", ["", "naïve café 😀 漢字", "x" * 500, "a RED circle\n\tplease"])
-def test_any_text_can_be_drawn(pipe: Any, text: str) -> None:
+def test_any_text_can_be_sampled(pipe: Any, text: str) -> None:
     schedule = Schedule("ddim", 2, GUIDANCE)
     image = PipelineRunner(pipe, schedule).generate(
         [text], initial_latents([1], PipelineRunner(pipe, schedule).latent_shape)
@@ -69,10 +69,10 @@ def test_any_text_can_be_drawn(pipe: Any, text: str) -> None:
     assert np.isfinite(image).all()
 
 
-def test_it_draws_what_prompts_ask_for() -> None:
-    """A floor well below the report's figure on all 500: guards against broken weights, not small changes."""
+def test_images_fit_their_prompts() -> None:
+    """The bound is far below the report's value: it catches broken weights, not small changes."""
     single = [prompt for prompt in world_prompts("test") if prompt.category != "relation"][:40]
-    drawn = render_prompts(MICRO, single, GUIDANCE)
-    assert drawn.claims()["all"] > 0.9
-    shuffled = type(drawn)(single[1:] + single[:1], drawn.images, drawn.guidance, drawn.words)
-    assert shuffled.claims()["all"] < drawn.claims()["all"] - 0.2
+    sampled = sample_prompts(MICRO, single, GUIDANCE)
+    assert sampled.true_claims()["all"] > 0.9
+    shuffled = PromptImages(single[1:] + single[:1], sampled.images)
+    assert shuffled.true_claims()["all"] < sampled.true_claims()["all"] - 0.2

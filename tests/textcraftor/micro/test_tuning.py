@@ -1,4 +1,4 @@
-"""TextCraftor on the shipped pipeline and rewards, for a minute: what is trained for rises."""
+"""A minute of TextCraftor on the shipped pipeline and rewards raises the trained rewards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from textcraftor.train import train
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
-def test_a_minute_of_training_raises_what_it_is_for(tmp_path: Path) -> None:
+def test_a_minute_of_training_raises_the_trained_rewards(tmp_path: Path) -> None:
     config = make_config("micro", profile="quick", rewards="world-aesthetic=1,world-hps=1")
     done = train(config, tmp_path / "tuned", device="cpu")
     assert done.updates == 12

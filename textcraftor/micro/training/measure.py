@@ -1,7 +1,4 @@
-"""How well the micro pipeline draws.
-
-Its held-out prompts judged by the oracle, plain and with style words.
-"""
+"""Accuracy of the micro pipeline: which claims of prompts are true of the sampled images."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rewards.world.claims import answers
+from rewards.world.claims import check_claims
 from rewards.world.pixels import to_bytes
 from rewards.world.prompts import WorldPrompt
-from rewards.world.vision import look
+from rewards.world.vision import detect_objects
 from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.runner import PipelineRunner
@@ -28,45 +25,52 @@ BATCH = 25
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Pictures of some prompts at one setting: uint8 (N, 64, 64, 3), and the oracle's verdict on each."""
+class PromptImages:
+    """Images of prompts."""
 
     prompts: Sequence[WorldPrompt]
     images: NDArray[np.uint8]
-    guidance: float
-    words: str
+    """(N, 64, 64, 3), one image a prompt."""
 
-    def claims(self) -> dict[str, float]:
-        """Share of claims found true, by kind, and over all of them (key "all")."""
-        found: dict[str, list[bool]] = defaultdict(list)
+    def true_claims(self) -> dict[str, float]:
+        """Return the share of true claims by kind, and over all claims (key "all")."""
+        true: dict[str, list[bool]] = defaultdict(list)
         for image, prompt in zip(self.images, self.prompts, strict=True):
-            for answer in answers(look(image), prompt.text):
-                found[answer.kind].append(answer.true)
-                found["all"].append(answer.true)
-        return {kind: float(np.mean(values)) for kind, values in found.items()}
+            for claim in check_claims(detect_objects(image), prompt.text):
+                true[claim.kind].append(claim.true)
+                true["all"].append(claim.true)
+        return {kind: float(np.mean(values)) for kind, values in true.items()}
 
-    def all_true(self) -> dict[str, float]:
-        """Share of images of which every claim is true.
+    def true_images(self) -> dict[str, float]:
+        """Return the share of images of which all claims are true, by prompt category.
 
-        By category, and of single-object prompts ("single").
+        The key "single" is for all prompts with a single object.
         """
-        found: dict[str, list[bool]] = defaultdict(list)
+        true: dict[str, list[bool]] = defaultdict(list)
         for image, prompt in zip(self.images, self.prompts, strict=True):
-            verdict = all(answer.true for answer in answers(look(image), prompt.text))
-            found[prompt.category].append(verdict)
+            all_true = all(claim.true for claim in check_claims(detect_objects(image), prompt.text))
+            true[prompt.category].append(all_true)
             if prompt.category != "relation":
-                found["single"].append(verdict)
-        return {category: float(np.mean(values)) for category, values in found.items()}
+                true["single"].append(all_true)
+        return {category: float(np.mean(values)) for category, values in true.items()}
 
 
-def render_prompts(
+def sample_prompts(
     pipeline: Path,
     prompts: Sequence[WorldPrompt],
     guidance: float,
     words: str = "",
     advance: Callable[[int], None] = lambda count: None,
-) -> Drawn:
-    """Draw every prompt with ``words`` appended, DDIM 25 steps, noise as the runner's first sample has it."""
+) -> PromptImages:
+    """Sample an image of each prompt with 25 steps of DDIM and the noise of a run's first sample.
+
+    Args:
+        pipeline: Folder of the pipeline.
+        prompts: The prompts.
+        guidance: Guidance scale.
+        words: Text that is appended to each prompt.
+        advance: Called with the number of images after each batch.
+    """
     pipe = load(pipeline, device="cpu", dtype="float32", sampler="ddim")
     schedule = Schedule("ddim", STEPS, guidance)
     shape = PipelineRunner(pipe, schedule).latent_shape
@@ -77,4 +81,4 @@ def render_prompts(
         drawn = PipelineRunner(pipe, schedule).generate([prompt.text + words for prompt in batch], noise)
         parts.append(to_bytes(torch.from_numpy(drawn).permute(0, 3, 1, 2)))
         advance(len(batch))
-    return Drawn(prompts, np.concatenate(parts), guidance, words)
+    return PromptImages(prompts, np.concatenate(parts))

@@ -1,7 +1,4 @@
-"""The report on the embedded world: everything in it is measured here, and none of it is typed.
-
-Writes ``report.md`` and its pictures into a folder of the documentation.
-"""
+"""The report on the embedded world: measures all its numbers, and writes ``report.md`` and its images."""
 
 from __future__ import annotations
 
@@ -14,49 +11,64 @@ import numpy as np
 from rewards.registry import load as load_reward
 from rewards.world.prompts import world_prompts
 from rewards.world.training import data, evaluate
-from textcraftor.micro.training.measure import Drawn, render_prompts
+from textcraftor.micro.training.measure import PromptImages, sample_prompts
 from textcraftor.micro.training.stages import STAGES
 
-GUIDANCES = (1.5, 2.0, 3.0, 5.0)
-COUNT = 1000
-"""Renders behind each accuracy."""
+_GUIDANCES = (1.5, 2.0, 3.0, 5.0)
+_COUNT = 1000
+"""Rendered scenes that each accuracy is measured on."""
 
-Note = Callable[[str], None]
+_Note = Callable[[str], None]
 
 
 def write_world_report(
-    folder: Path, docs: Path, rewards: Path, pipeline: Path, guidance: float, words: str, note: Note = print
+    folder: Path, docs: Path, rewards: Path, pipeline: Path, guidance: float, words: str, note: _Note = print
 ) -> None:
-    """Measure the world whose training logs are in ``folder`` and whose weights are installed."""
+    """Measure the installed world.
+
+    Args:
+        folder: Folder of the build, for the training logs.
+        docs: Folder of the report.
+        rewards: Folder of the trained rewards.
+        pipeline: Folder of the micro pipeline.
+        guidance: Guidance scale of the held-out prompts.
+        words: Style words that are appended to them.
+        note: Receives a line about each part.
+    """
     docs.mkdir(parents=True, exist_ok=True)
     sections = [
         "# The embedded world, measured",
-        "Made by `tcbench world report`; every figure is measured by that command. Accuracies are on fresh "
-        f"renders ({COUNT} each) that no model was trained on; the renderer's own record is the truth.",
+        "Written by `tcbench world report`, which measures every number. Accuracies are measured on new "
+        f"rendered scenes ({_COUNT} each) that no model was trained on; the scenes are the ground truth.",
     ]
     parts: Mapping[str, Callable[[], Iterable[str]]] = {
-        "Training": lambda: training(folder, docs, rewards, pipeline),
-        "Oracle": oracle,
-        "Reward models": reward_models,
-        "Base pipeline": lambda: base_pipeline(docs, pipeline, guidance, words, note),
+        "Training": lambda: _training(folder, docs, rewards, pipeline),
+        "Oracle": _oracle,
+        "Reward models": _reward_models,
+        "Base pipeline": lambda: _base_pipeline(docs, pipeline, guidance, words, note),
     }
-    for title, measured in parts.items():
+    for title, measure in parts.items():
         note(f"measuring: {title.lower()}")
-        sections += [f"## {title}", *measured()]
+        sections += [f"## {title}", *measure()]
     (docs / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
-def training(folder: Path, docs: Path, rewards: Path, pipeline: Path) -> Iterable[str]:
-    """Steps, seconds and final loss of every training log, the curves, and the shipped sizes."""
+def _training(folder: Path, docs: Path, rewards: Path, pipeline: Path) -> Iterable[str]:
+    """Steps, minutes and final loss of every training log, the loss curves, and the shipped sizes."""
     logs = {path.stem: _rows(path) for path in sorted(folder.glob("*.jsonl"))}
     table = [
-        (name, rows[-1]["step"] + 1, f"{(rows[-1]['step'] + 1) * _pace(rows) / 60:.1f}", f"{_tail(rows):.4f}")
+        (
+            name,
+            rows[-1]["step"] + 1,
+            f"{(rows[-1]['step'] + 1) * _pace(rows) / 60:.1f}",
+            f"{_final_loss(rows):.4f}",
+        )
         for name, rows in logs.items()
     ]
     total = sum(float(row[2]) for row in table)
     yield _table(("model", "steps", "core-minutes", "loss at the end"), table)
-    yield f"{total:.0f} core-minutes in all, one thread a model. {len(STAGES)} stages; curves: `curves.png`."
-    yield "![training curves](curves.png)"
+    yield f"{total:.0f} core-minutes in all, with one thread a model, in {len(STAGES)} stages."
+    yield "![Loss curves](curves.png)"
     _curves(logs, docs / "curves.png")
     sizes = {name: _megabytes(rewards / name) for name in sorted(p.name for p in rewards.iterdir())}
     sizes |= {
@@ -66,9 +78,12 @@ def training(folder: Path, docs: Path, rewards: Path, pipeline: Path) -> Iterabl
     yield _table(("shipped (float16)", "MB"), [*rows, ("all", f"{sum(sizes.values()):.2f}")])
 
 
-def oracle() -> Iterable[str]:
-    """Accepted true and swapped claims, clean and over all qualities, deciles and confusions."""
-    clean, mixed = evaluate.oracle(COUNT, 101, clean=True), evaluate.oracle(COUNT, 102, clean=False)
+def _oracle() -> Iterable[str]:
+    """Accepted true and false claims, by kind and by rendering quality, and confusions."""
+    clean, mixed = (
+        evaluate.measure_oracle(_COUNT, 101, clean=True),
+        evaluate.measure_oracle(_COUNT, 102, clean=False),
+    )
     kinds = list(mixed.accepted_true)
     yield _table(
         (
@@ -91,89 +106,88 @@ def oracle() -> Iterable[str]:
         ],
     )
     deciles = [(str(i + 1), _percent(value)) for i, value in enumerate(mixed.by_quality_decile)]
-    yield "True claims accepted, by decile of rendering quality (1 the dullest, softest, noisiest):"
+    yield "True claims accepted, by decile of rendering quality (1 is the lowest):"
     yield _table(("decile", "accepted"), deciles)
-    yield "What it confuses, in single-object scenes of all qualities:"
+    yield "Confused attributes, in single-object scenes of all qualities:"
     yield _table(
         ("confusion", "times"), [(k, str(v)) for k, v in mixed.confusions.items()] or [("none", "0")]
     )
 
 
-def reward_models() -> Iterable[str]:
-    """Accuracy of each trained world reward against the truth it imitates."""
+def _reward_models() -> Iterable[str]:
+    """Accuracy of each trained reward against what it was trained to imitate."""
     rule = load_reward("world-rule")
     rows, attributes = [], []
     for name in ("world-clip", "world-pick", "world-hps", "world-siglip", "world-blip", "world-aesthetic"):
         reward = load_reward(name)
-        found: dict[str, float] = {}
+        accuracies: dict[str, float] = {}
         if reward.info.uses_prompt:
-            found |= evaluate.alignment(reward, COUNT, 103)
+            accuracies |= evaluate.measure_alignment(reward, _COUNT, 103)
         if name in evaluate.RATERS:
-            found |= evaluate.preference(reward, evaluate.RATERS[name], COUNT, 104)
-        found |= evaluate.correlation(reward, rule, COUNT, 105)
-        rows.append((name, reward.info.role, *(_number(found.get(k)) for k in _MEASURES)))
+            accuracies |= evaluate.measure_preference(reward, evaluate.RATERS[name], _COUNT, 104)
+        accuracies |= evaluate.measure_correlation(reward, rule, _COUNT, 105)
+        rows.append((name, reward.info.role, *(_number(accuracies.get(k)) for k in _MEASURES)))
         if reward.info.uses_prompt:
-            attributes.append((name, *(_number(found.get(k)) for k in data.ATTRIBUTES)))
+            attributes.append((name, *(_number(accuracies.get(k)) for k in data.ATTRIBUTES)))
     yield _table(("reward", "role", *_MEASURES.values()), rows)
-    yield "The near misses by the attribute that is swapped (0.5 is chance):"
+    yield "Right caption beats near miss, by the attribute that is swapped (0.5 is chance):"
     yield _table(("reward", *data.ATTRIBUTES), attributes)
 
 
 _MEASURES = {
     "near_miss": "right caption beats near miss",
-    "picture": "right picture beats near miss",
+    "picture": "right image beats near miss",
     "retrieval": "own caption best of 100",
     "pairs": "rater's pairs",
     "pearson_with_rule": "Pearson with the rule",
 }
 
 
-def base_pipeline(docs: Path, pipeline: Path, guidance: float, words: str, note: Note) -> Iterable[str]:
-    """Oracle and rewards of the held-out prompts, plain and with style words.
-
-    Guidance on the validation split.
-    """
+def _base_pipeline(docs: Path, pipeline: Path, guidance: float, words: str, note: _Note) -> Iterable[str]:
+    """Claims and rewards of validation prompts by guidance, and of held-out prompts by style words."""
     validation = world_prompts("validation")
     rows = []
-    for value in GUIDANCES:
+    for value in _GUIDANCES:
         note(f"measuring: guidance {value}")
-        rows.append((f"{value:g}", *_row(render_prompts(pipeline, validation, value))))
-    yield f"Guidance, on the {len(validation)} validation prompts (DDIM, 25 steps):"
+        rows.append((f"{value:g}", *_row(sample_prompts(pipeline, validation, value))))
+    yield f"Guidance scales, on the {len(validation)} validation prompts (DDIM, 25 steps):"
     yield _table(("guidance", *_COLUMNS), rows)
     test = world_prompts("test")
-    plain = render_prompts(pipeline, test, guidance)
-    styled = render_prompts(pipeline, test, guidance, words)
-    yield f"The {len(test)} held-out prompts at guidance {guidance:g}, plain and with `{words}` appended:"
+    plain = sample_prompts(pipeline, test, guidance)
+    styled = sample_prompts(pipeline, test, guidance, words)
+    yield f"The {len(test)} held-out prompts at guidance {guidance:g}, plain or with `{words}` appended:"
     yield _table(("prompts", *_COLUMNS), [("plain", *_row(plain)), ("with style words", *_row(styled))])
-    yield _table(("claim", "plain", "with style words"), _both(plain.claims(), styled.claims()))
-    yield _table(("all claims true", "plain", "with style words"), _both(plain.all_true(), styled.all_true()))
-    grid(
-        docs / "renders.png",
-        data.pictures(np.random.default_rng(7), data.random_scenes(np.random.default_rng(7), 32)),
+    yield _table(("claim", "plain", "with style words"), _both(plain.true_claims(), styled.true_claims()))
+    yield _table(
+        ("all claims true", "plain", "with style words"), _both(plain.true_images(), styled.true_images())
     )
-    grid(docs / "samples.png", plain.images[:48])
-    grid(docs / "samples-style-words.png", styled.images[:48])
-    yield "Training renders, then the same held-out prompts plain and with style words:"
+    _save_grid(
+        docs / "renders.png",
+        data.render_batch(np.random.default_rng(7), data.random_scenes(np.random.default_rng(7), 32)),
+    )
+    _save_grid(docs / "samples.png", plain.images[:48])
+    _save_grid(docs / "samples-style-words.png", styled.images[:48])
+    yield "Rendered training images, then samples of the same held-out prompts without and with style words:"
     yield "\n\n".join(f"![{n}]({n}.png)" for n in ("renders", "samples", "samples-style-words"))
 
 
 _COLUMNS = ("claims true", "all true, single object", "world-aesthetic", "world-rule", "world-clip")
 
 
-def _row(drawn: Drawn) -> tuple[str, ...]:
+def _row(sampled: PromptImages) -> tuple[str, ...]:
     import torch
 
-    images = torch.from_numpy(drawn.images).permute(0, 3, 1, 2).float() / 255
-    texts = [prompt.text for prompt in drawn.prompts]
+    images = torch.from_numpy(sampled.images).permute(0, 3, 1, 2).float() / 255
+    texts = [prompt.text for prompt in sampled.prompts]
     with torch.inference_mode():
         means = [load_reward(n).score(images, texts) for n in ("world-aesthetic", "world-rule", "world-clip")]
     halves = [1.96 * float(m.std()) / len(m) ** 0.5 for m in means]
     scores = [f"{float(m.mean()):.3f} ± {half:.3f}" for m, half in zip(means, halves, strict=True)]
-    return (_percent(drawn.claims()["all"]), _percent(drawn.all_true()["single"]), *scores)
+    return (_percent(sampled.true_claims()["all"]), _percent(sampled.true_images()["single"]), *scores)
 
 
-def grid(path: Path, images: object, columns: int = 16, scale: int = 2) -> None:
-    """Save pictures, float (N, 3, H, W) or uint8 (N, H, W, 3), as one PNG."""
+def _save_grid(path: Path, images: object, columns: int = 16, scale: int = 2) -> None:
+    """Save images, float (N, 3, H, W) or uint8 (N, H, W, 3), as a grid in one PNG."""
     import torch
     from PIL import Image
 
@@ -215,11 +229,11 @@ def _rows(path: Path) -> list[dict[str, float]]:
 
 
 def _pace(rows: Sequence[Mapping[str, float]]) -> float:
-    """Seconds a step of the last process that trained it."""
+    """Seconds a step, in the process that finished the training."""
     return rows[-1]["seconds_per_step"]
 
 
-def _tail(rows: Sequence[Mapping[str, float]]) -> float:
+def _final_loss(rows: Sequence[Mapping[str, float]]) -> float:
     return float(np.mean([row["loss"] for row in rows[-10:]]))
 
 

@@ -4,129 +4,52 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from tcbench.cells import WorkCell, unfinished_cells
 from tcbench.errors import MissingFiles
 from tcbench.progress import Progress
 
-TOKENIZER = "tokenizer"
-CLIP_READ, CLIP = "world-clip-read", "world-clip"
-EXTEND = "world-extend"
-
 
 @dataclass(frozen=True)
 class Stage:
-    """What is trained, the stages it needs, and its plans, one after the other, where it has not just one."""
+    """A part of the world that one function trains."""
 
-    name: str
-    run: Callable[[Path], None]
+    train: str
+    """"module:function". The function is called with the folder of the build; it resumes by itself, reads the
+    results of other stages from the folder and writes its own there.
+    """
     needs: tuple[str, ...] = ()
+    """Stages whose results it reads."""
     plans: tuple[str, ...] = ()
+    """Names of its training plans in order, if they are not just the stage's name."""
 
 
-def _tokenizer(folder: Path) -> None:
-    from rewards.world.training.tokenizer import caption_corpus, write_tokenizer
-
-    write_tokenizer(folder / TOKENIZER, caption_corpus())
-
-
-def _clip_read(folder: Path) -> None:
-    from rewards.world.training import clip
-
-    model = clip.read(folder / TOKENIZER, folder)
-    clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / CLIP_READ)
-
-
-def _clip(folder: Path) -> None:
-    from rewards.world.training import clip
-
-    model = clip.train(folder / TOKENIZER, folder / CLIP_READ, folder)
-    clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / CLIP)
-
-
-def _vae(folder: Path) -> None:
-    from textcraftor.micro.training import vae
-
-    vae.train(folder).half().save_pretrained(folder / "vae")
-
-
-def _patches(folder: Path) -> None:
-    from textcraftor.micro.training import vae
-
-    vae.patches(folder)
-
-
-def _unet(folder: Path) -> None:
-    from textcraftor.micro.training import unet
-
-    unet.train(folder / TOKENIZER, folder / CLIP_READ, folder)
-
-
-def _pick(folder: Path) -> None:
-    from rewards.world.training import clip, preferences
-
-    plan, rater = preferences.PICK_PLAN, preferences.PICK_RATER
-    model = preferences.train(folder / TOKENIZER, folder / CLIP, folder, plan, rater)
-    converted: Any = preferences.as_transformers(model, clip.Tokens(folder / TOKENIZER))
-    converted.half().save_pretrained(folder / plan.name)
-
-
-def _hps(folder: Path) -> None:
-    from rewards.world.training import clip, preferences
-
-    plan, rater = preferences.HPS_PLAN, preferences.HPS_RATER
-    model = preferences.train(folder / TOKENIZER, folder / CLIP, folder, plan, rater)
-    clip.save(model, len(clip.Tokens(folder / TOKENIZER)), folder / plan.name)
-
-
-def _siglip(folder: Path) -> None:
-    from rewards.world.training import siglip
-
-    siglip.train(folder / TOKENIZER, folder).half().save_pretrained(folder / siglip.PLAN.name)
-
-
-def _blip(folder: Path) -> None:
-    from rewards.world.training import ranker
-
-    vocabulary = ranker.write_vocabulary(folder / ranker.PLAN.name)
-    ranker.save(ranker.train(vocabulary, folder), folder / ranker.PLAN.name)
-
-
-def _rewriter(folder: Path) -> None:
-    from textcraftor.micro.training import rewriter
-
-    rewriter.train(folder)
-
-
-def _aesthetic(folder: Path) -> None:
-    from rewards.world.training import aesthetic
-
-    aesthetic.save(aesthetic.train(folder / TOKENIZER, folder / CLIP, folder), folder / aesthetic.PLAN.name)
-
-
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage("tokenizer", _tokenizer),
-        Stage("patches", _patches),
-        Stage("world-clip-read", _clip_read, ("tokenizer",)),
-        Stage("unet", _unet, ("world-clip-read", "patches")),
-        Stage("world-clip", _clip, ("world-clip-read",), ("world-clip-look", "world-clip")),
-        Stage("vae", _vae, ("patches",), ("vae-decoder", "vae-encoder")),
-        Stage("world-pick", _pick, ("world-clip",)),
-        Stage("world-hps", _hps, ("world-clip",)),
-        Stage("world-siglip", _siglip, ("tokenizer",), ("world-siglip-look", "world-siglip")),
-        Stage("world-blip", _blip, (), ("world-blip-look", "world-blip-align", "world-blip")),
-        Stage("world-aesthetic", _aesthetic, ("world-clip",)),
-        Stage("rewriter", _rewriter),
-    )
+STAGES: Mapping[str, Stage] = {
+    "tokenizer": Stage("rewards.world.training.tokenizer:train_tokenizer"),
+    "patches": Stage("textcraftor.micro.training.vae:patch_latents"),
+    "world-clip-read": Stage("rewards.world.training.clip:train_clip_text", ("tokenizer",)),
+    "unet": Stage("textcraftor.micro.training.unet:train_unet", ("world-clip-read", "patches")),
+    "world-clip": Stage(
+        "rewards.world.training.clip:train_clip", ("world-clip-read",), ("world-clip-look", "world-clip")
+    ),
+    "vae": Stage("textcraftor.micro.training.vae:train_vae", ("patches",), ("vae-decoder", "vae-encoder")),
+    "world-pick": Stage("rewards.world.training.preferences:train_pick", ("world-clip",)),
+    "world-hps": Stage("rewards.world.training.preferences:train_hps", ("world-clip",)),
+    "world-siglip": Stage(
+        "rewards.world.training.siglip:train_siglip", ("tokenizer",), ("world-siglip-look", "world-siglip")
+    ),
+    "world-blip": Stage(
+        "rewards.world.training.blip:train_blip", (), ("world-blip-look", "world-blip-align", "world-blip")
+    ),
+    "world-aesthetic": Stage("rewards.world.training.aesthetic:train_aesthetic", ("world-clip",)),
+    "rewriter": Stage("textcraftor.micro.training.rewriter:train_rewriter"),
 }
-"""In order of preference: the longest chain, world-clip-read then unet, comes first."""
+"""By name, in the order in which they start: the longest chain, world-clip-read then unet, comes first."""
 
 REWARDS = (
     "tokenizer",
@@ -137,7 +60,7 @@ REWARDS = (
     "world-siglip",
     "world-blip",
 )
-"""Folders that are shipped with the package ``rewards``."""
+"""Subfolders of a build that are shipped with the package ``rewards``."""
 
 
 def build_cells(device: str = "cpu") -> list[WorkCell]:
@@ -152,7 +75,8 @@ def _run_stage(folder: Path, progress: Progress, name: str, device: str) -> list
     import torch
 
     torch.set_default_device(device)
-    STAGES[name].run(folder)
+    module, _, function = STAGES[name].train.partition(":")
+    getattr(import_module(module), function)(folder)
     return []
 
 
@@ -161,9 +85,11 @@ def training_state(folder: Path, name: str) -> str:
     for plan in reversed(STAGES[name].plans or (name,)):
         log = folder / f"{plan}.jsonl"
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-        written = [line for line in lines if line.endswith("\n")]  # the last one may be on its way
-        if written:
-            row = json.loads(written[-1])
+        complete = [
+            line for line in lines if line.endswith("\n")
+        ]  # another process may be writing the last line
+        if complete:
+            row = json.loads(complete[-1])
             return f"step {row['step']}, loss {row['loss']:.4f}, {row['seconds_per_step']:.2f} s a step"
     return "starting"
 
@@ -181,11 +107,11 @@ def install_world(folder: Path, rewards: Path, pipeline: Path) -> None:
     """
     import torch
     from diffusers import AutoencoderKL
-    from safetensors.torch import load_file
 
-    from rewards.world.training.clip import Tokens
-    from textcraftor.micro.training import unet
-    from textcraftor.micro.training.folder import write_pipeline
+    from rewards.world.training.tokenizer import TOKENIZER
+    from textcraftor.micro.training.export import write_pipeline
+    from textcraftor.micro.training.rewriter import REWRITER
+    from textcraftor.micro.training.unet import load_trained_unet
 
     missing = [cell.name for cell in unfinished_cells(build_cells(), folder)]
     if missing:
@@ -195,12 +121,7 @@ def install_world(folder: Path, rewards: Path, pipeline: Path) -> None:
     shutil.rmtree(rewards, ignore_errors=True)
     for name in REWARDS:
         shutil.copytree(folder / name, rewards / name)
-    tokens = Tokens(folder / TOKENIZER)
-    model = unet.Denoiser(unet.build_unet(), unet.build_text_encoder(tokens))
-    state = load_file(folder / "unet.safetensors")
-    model.load_state_dict(
-        {k.removeprefix("average."): v for k, v in state.items() if k.startswith("average.")}
-    )
+    model = load_trained_unet(folder)
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     write_pipeline(pipeline, folder / TOKENIZER, model.text_encoder, model.unet, vae)
-    shutil.copytree(folder / EXTEND, pipeline.parent / "rewriters" / EXTEND, dirs_exist_ok=True)
+    shutil.copytree(folder / REWRITER, pipeline.parent / "rewriters" / REWRITER, dirs_exist_ok=True)

@@ -1,8 +1,7 @@
-"""The micro pipeline's denoiser: a text encoder and a UNet trained together on the world's latents.
+"""The micro pipeline's UNet and text encoder, trained together on the world's latents.
 
-The text encoder starts as world-clip's text tower once that can read, is trained further at a lower rate, and
-learns the empty prompt by caption dropout, which is what makes classifier-free guidance work (Ho & Salimans
-2022).
+The text encoder starts as world-clip's pre-trained text tower and is trained further at a lower rate. Some
+captions are replaced by the empty prompt, so that classifier-free guidance works (Ho & Salimans 2022).
 """
 
 from __future__ import annotations
@@ -18,19 +17,21 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from rewards.world.training import data
-from rewards.world.training.clip import WEIGHTS, Tokens, transformers_keys
-from rewards.world.training.fit import Losses, Plan, fit
-from rewards.world.training.tokenizer import CONTEXT_LENGTH
-from textcraftor.micro.training.vae import CHANNELS, patches
+from rewards.world.training.clip import READ, WEIGHTS, transformers_keys
+from rewards.world.training.fit import Losses, TrainingPlan, fit_model
+from rewards.world.training.tokenizer import CONTEXT_LENGTH, TOKENIZER, CaptionTokenizer
+from textcraftor.micro.training.vae import CHANNELS, patch_latents
 
-PLAN = Plan("unet", steps=8000, lr=8e-4, batch=32, seed=31, warmup=200, ema=0.998)
+PLAN = TrainingPlan("unet", steps=8000, lr=8e-4, batch=32, seed=31, warmup=200, ema=0.998)
 TEXT_LR_SCALE = 0.3
+"""Learning rate of the text encoder, as a share of the UNet's."""
+
 NULL_CAPTIONS = 0.1
-"""Share of captions replaced by the empty prompt."""
+"""Share of captions that are replaced by the empty prompt."""
 
 
-def scheduler() -> DDIMScheduler:
-    """Stable Diffusion 1.5's noise schedule with v-prediction, sampled at trailing timesteps."""
+def noise_scheduler() -> DDIMScheduler:
+    """Return Stable Diffusion 1.5's noise schedule with v-prediction, sampled at trailing timesteps."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -45,7 +46,7 @@ def scheduler() -> DDIMScheduler:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """The UNet with random weights: latents 8 x 8 x 8, cross-attention at both resolutions."""
+    """Return the UNet with random weights: latents 8 x 8 x 8, cross-attention at both resolutions."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=CHANNELS,
@@ -60,8 +61,8 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
-def build_text_encoder(tokens: Tokens) -> CLIPTextModel:
-    """The text encoder with random weights, in the shape of world-clip's text tower."""
+def build_text_encoder(tokens: CaptionTokenizer) -> CLIPTextModel:
+    """Return the text encoder with random weights, in the shape of world-clip's text tower."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokens),
@@ -79,46 +80,40 @@ def build_text_encoder(tokens: Tokens) -> CLIPTextModel:
     )
 
 
-def load_prefixed(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load ``text_model.``-prefixed weights into a CLIPTextModel of any transformers version, strictly."""
-    own = model.state_dict()
-    plain = not any(key.startswith("text_model.") for key in own)
-    given = {k.removeprefix("text_model.") if plain else k: v.float() for k, v in weights.items()}
-    given |= {k: v for k, v in own.items() if k.endswith("position_ids")}
-    model.load_state_dict(given)
-
-
-class Denoiser(nn.Module):
-    """What is trained: the UNet and the text encoder that conditions it."""
+class ConditionedUNet(nn.Module):
+    """The UNet and the text encoder that conditions it, trained as one module."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
 
     def forward(self, noisy: Tensor, timestep: Tensor, ids: Tensor) -> Tensor:
-        """Noisy latents (B, 8, 8, 8), timesteps (B,), token ids (B, 48) -> predicted v (B, 8, 8, 8)."""
+        """Predict v (B, 8, 8, 8) from noisy latents (B, 8, 8, 8), timesteps (B,) and token ids (B, 48)."""
         context = self.text_encoder(input_ids=ids).last_hidden_state
         predicted: Tensor = self.unet(noisy, timestep, context).sample
         return predicted
 
 
-def train(tokenizer: Path, clip: Path, folder: Path, plan: Plan = PLAN) -> Denoiser:
-    """Train both, resuming from ``folder``; ``clip`` is the folder of a world-clip that can read."""
-    tokens, latent, noise = Tokens(tokenizer), patches(folder), scheduler()
+def train_unet(folder: Path, plan: TrainingPlan = PLAN) -> ConditionedUNet:
+    """Train UNet and text encoder, the latter from ``folder/world-clip-read``; resumes.
+
+    The result is in the state file ``folder/unet.safetensors``; `load_trained_unet` reads it.
+    """
+    tokens, latent, noise = CaptionTokenizer(folder / TOKENIZER), patch_latents(folder), noise_scheduler()
     torch.manual_seed(plan.seed)
-    model = Denoiser(build_unet(), build_text_encoder(tokens))
-    tower = transformers_keys(load_file(clip / WEIGHTS, device=str(torch.get_default_device())))
-    load_prefixed(model.text_encoder, {k: v for k, v in tower.items() if k.startswith("text_model.")})
+    model = ConditionedUNet(build_unet(), build_text_encoder(tokens))
+    tower = transformers_keys(load_file(folder / READ.name / WEIGHTS, device=str(torch.get_default_device())))
+    _load_text_weights(model.text_encoder, {k: v for k, v in tower.items() if k.startswith("text_model.")})
 
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch, pairs=0.2)
-        clean = latent.encode(data.pictures(rng, scenes)) * latent.factor
-        texts = data.captions(rng, scenes, style=0.4, detail=0.92)
+        clean = latent.encode(data.render_batch(rng, scenes)) * latent.factor
+        texts = data.caption_batch(rng, scenes, style=0.4, detail=0.92)
         texts = [
             "" if drop else text
             for text, drop in zip(texts, rng.random(plan.batch) < NULL_CAPTIONS, strict=True)
         ]
-        timestep, epsilon = timesteps(plan.batch), torch.randn_like(clean)
+        timestep, epsilon = _random_timesteps(plan.batch), torch.randn_like(clean)
         predicted = model(noise.add_noise(clean, epsilon, timestep), timestep, tokens(texts))
         error = (predicted - noise.get_velocity(clean, epsilon, timestep)).square().mean(dim=(1, 2, 3))
         high = timestep >= 500
@@ -129,13 +124,30 @@ def train(tokenizer: Path, clip: Path, folder: Path, plan: Plan = PLAN) -> Denoi
         {"params": list(model.unet.parameters())},
         {"params": list(model.text_encoder.parameters()), "scale": TEXT_LR_SCALE},
     ]
-    fit(plan, model, loss, folder, groups)
+    fit_model(plan, model, loss, folder, groups)
     return model
 
 
-def timesteps(count: int) -> Tensor:
-    """Random timesteps, logit-normal towards high noise, where shapes and places are decided.
+def load_trained_unet(folder: Path) -> ConditionedUNet:
+    """Load the averaged weights of a finished `train_unet`."""
+    model = ConditionedUNet(build_unet(), build_text_encoder(CaptionTokenizer(folder / TOKENIZER)))
+    state = load_file(folder / f"{PLAN.name}.safetensors")
+    prefix = "average."
+    model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    return model
 
-    (count,) int64.
-    """
+
+def _load_text_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load ``text_model.``-prefixed weights strictly; some transformers versions have no such prefix."""
+    state = model.state_dict()
+    plain = not any(key.startswith("text_model.") for key in state)
+    renamed = {k.removeprefix("text_model.") if plain else k: v.float() for k, v in weights.items()}
+    renamed |= {k: v for k, v in state.items() if k.endswith("position_ids")}  # a buffer, not a weight
+    model.load_state_dict(renamed)
+
+
+def _random_timesteps(count: int) -> Tensor:
+    """Random timesteps (count,) int64 in [0, 999]."""
+    # Logit-normal (Esser et al. 2024, section 3.1), shifted to high noise, where shapes and positions are
+    # decided.
     return (1000 * torch.sigmoid(1.15 * torch.randn(count) + 0.9)).long().clamp(0, 999)

@@ -1,12 +1,13 @@
-"""The micro pipeline's VAE: a standard ``AutoencoderKL`` whose latent space is fixed beforehand.
+"""The micro pipeline's VAE: a standard ``AutoencoderKL`` with a latent space that is fixed before training.
 
-An autoencoder of this size trained end to end learns grey blobs. So the latents are defined first, as the
-leading principal components of 8 x 8 pixel patches; the KL decoder learns to draw from them and the KL
-encoder to predict them. The result loads, encodes and decodes as any diffusers VAE.
+Trained end to end, an autoencoder of this size reconstructs grey blobs. So the latents are defined first, as
+the leading principal components of 8 x 8 pixel patches. The decoder learns to reconstruct images from them,
+and the encoder to predict them. The result loads, encodes and decodes like any diffusers VAE.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,65 +19,75 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.world.training import data
-from rewards.world.training.fit import Losses, Plan, fit
+from rewards.world.training.fit import Losses, TrainingPlan, fit_model
 
 PATCH, CHANNELS = 8, 8
 LATENT_STD = 0.6
-"""Standard deviation of the scaled latents. Below 1, so that fewer sampling steps are spent in pure noise."""
+"""Standard deviation of scaled latents: below 1, so that fewer sampling steps are spent in pure noise."""
 
-DECODER = Plan("vae-decoder", steps=1400, lr=1.5e-3, batch=16, seed=21, ema=0.995)
-ENCODER = Plan("vae-encoder", steps=250, lr=2e-3, batch=32, seed=22, ema=0.99)
+DECODER = TrainingPlan("vae-decoder", steps=1400, lr=1.5e-3, batch=16, seed=21, ema=0.995)
+ENCODER = TrainingPlan("vae-encoder", steps=250, lr=2e-3, batch=32, seed=22, ema=0.99)
 
 
 @dataclass(frozen=True)
-class Patches:
-    """Linear latents of images in [-1, 1].
-
-    ``mean`` (192,), ``down`` (8, 192), and the ``factor`` of scaled latents.
-    """
+class PatchLatents:
+    """Linear map from 8 x 8 pixel patches to latents."""
 
     mean: Tensor
+    """Mean patch in [-1, 1], (192,)."""
     down: Tensor
+    """Projection to latents, (8, 192)."""
     factor: float
+    """Scaling factor of latents, as ``AutoencoderKL`` has it."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, 64, 64) in [0, 1] -> unscaled latents (B, 8, 8, 8)."""
+        """Return unscaled latents (B, 8, 8, 8) of images (B, 3, 64, 64) in [0, 1]."""
         cut = F.pixel_unshuffle(images * 2 - 1, PATCH) - self.mean[:, None, None]
         return torch.einsum("lp,bphw->blhw", self.down, cut)
 
 
-def fit_patches(seed: int = 20, count: int = 4000) -> Patches:
-    """Principal components of patches, each divided by its standard deviation to the power 0.6.
+def fit_patch_latents(seed: int = 20, count: int = 4000) -> PatchLatents:
+    """Fit principal components of patches of random scenes.
 
-    The power keeps some of their order of importance: large components stay larger.
+    Args:
+        seed: Seed of the scenes.
+        count: Number of scenes.
     """
     rng = np.random.default_rng(seed)
-    cut = F.pixel_unshuffle(data.pictures(rng, data.random_scenes(rng, count)) * 2 - 1, PATCH)
+    cut = F.pixel_unshuffle(data.render_batch(rng, data.random_scenes(rng, count)) * 2 - 1, PATCH)
+    # In float64: the covariance sums 256,000 patches.
     rows = cut.permute(0, 2, 3, 1).reshape(-1, 3 * PATCH**2).double()
     mean = rows.mean(0)
     values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
     deviation, vectors = values[-CHANNELS:].flip(0).sqrt(), vectors[:, -CHANNELS:].flip(1)
+    # An eigenvector's sign is arbitrary; fixing it makes the fit reproducible.
     vectors = vectors * vectors.sum(0).sign()
+    # Dividing by the deviation would make all components equally large. The power 0.6 leaves large ones
+    # larger, so that the UNet's loss weighs them more.
     down = vectors.T * deviation[:, None] ** -0.6
+    # Component i now has variance deviation_i^2 x deviation_i^-1.2.
     spread = (deviation**0.8).mean().sqrt()
-    return Patches(mean.float(), down.float(), float(LATENT_STD / spread))
+    return PatchLatents(mean.float(), down.float(), float(LATENT_STD / spread))
 
 
-def patches(folder: Path) -> Patches:
-    """The fitted patches, computed once and kept in ``folder``."""
+def patch_latents(folder: Path) -> PatchLatents:
+    """Return the fitted latents; they are fitted once and kept in ``folder/patches.safetensors``."""
     path = folder / "patches.safetensors"
     if not path.exists():
-        found = fit_patches()
+        fitted = fit_patch_latents()
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {"mean": found.mean, "down": found.down.contiguous(), "factor": torch.tensor(found.factor)}, path
-        )
-    kept = load_file(path, device=str(torch.get_default_device()))
-    return Patches(kept["mean"], kept["down"], float(kept["factor"]))
+        factor = torch.tensor(fitted.factor)
+        save_file({"mean": fitted.mean, "down": fitted.down.contiguous(), "factor": factor}, path)
+    tensors = load_file(path, device=str(torch.get_default_device()))
+    return PatchLatents(tensors["mean"], tensors["down"], float(tensors["factor"]))
 
 
-def build(factor: float) -> AutoencoderKL:
-    """The autoencoder with random weights: 64 px to 8 x 8 x 8."""
+def build_vae(factor: float) -> AutoencoderKL:
+    """Return the autoencoder with random weights, 64 x 64 pixels to latents 8 x 8 x 8.
+
+    Args:
+        factor: Scaling factor of latents.
+    """
     return AutoencoderKL(
         sample_size=64,
         latent_channels=CHANNELS,
@@ -90,16 +101,20 @@ def build(factor: float) -> AutoencoderKL:
 
 
 class _Decoder(nn.Module):
+    """Decoder and the convolution before it: unscaled latents to images in [-1, 1]."""
+
     def __init__(self, vae: AutoencoderKL) -> None:
         super().__init__()
         self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
 
     def forward(self, latents: Tensor) -> Tensor:
-        picture: Tensor = self.decoder(self.post_quant_conv(latents))
-        return picture
+        images: Tensor = self.decoder(self.post_quant_conv(latents))
+        return images
 
 
 class _Encoder(nn.Module):
+    """Encoder and the convolution after it: images in [0, 1] to mean and log variance of latents."""
+
     def __init__(self, vae: AutoencoderKL) -> None:
         super().__init__()
         self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
@@ -109,35 +124,40 @@ class _Encoder(nn.Module):
         return moments
 
 
-def train(folder: Path, decoder: Plan = DECODER, encoder: Plan = ENCODER) -> AutoencoderKL:
-    """Train both halves, resuming from ``folder``."""
-    latent = patches(folder)
+def train_vae(
+    folder: Path, decoder: TrainingPlan = DECODER, encoder: TrainingPlan = ENCODER
+) -> AutoencoderKL:
+    """Train decoder and encoder, and write ``folder/vae``."""
+    latent = patch_latents(folder)
     torch.manual_seed(decoder.seed)
-    vae = build(latent.factor)
-    draw, predict = _Decoder(vae), _Encoder(vae)
+    vae = build_vae(latent.factor)
+    decode, encode = _Decoder(vae), _Encoder(vae)
 
-    def draw_loss(rng: np.random.Generator) -> Losses:
-        images = data.pictures(rng, data.random_scenes(rng, decoder.batch))
+    def decoder_loss(rng: np.random.Generator) -> Losses:
+        images = data.render_batch(rng, data.random_scenes(rng, decoder.batch))
         exact = latent.encode(images)
-        # A diffusion model's latents are not exact: the decoder learns to draw well from slightly wrong ones.
+        # The latents of a diffusion model are not exact, so the decoder is trained on noisy ones too.
         level = 0.25 * torch.rand(len(images), 1, 1, 1) * exact.std(dim=(0, 2, 3), keepdim=True)
         target = images * 2 - 1
-        drawn = draw(exact + level * torch.randn_like(exact))
-        pixel, edge = (drawn - target).abs().mean(), _slopes(drawn - target)
-        return {"loss": pixel + edge, "l1": pixel, "mse": F.mse_loss(drawn, target)}
+        decoded = decode(exact + level * torch.randn_like(exact))
+        pixel, edge = (decoded - target).abs().mean(), _slope_error(decoded - target)
+        return {"loss": pixel + edge, "l1": pixel, "mse": F.mse_loss(decoded, target)}
 
-    def predict_loss(rng: np.random.Generator) -> Losses:
-        images = data.pictures(rng, data.random_scenes(rng, encoder.batch))
-        mean, log_variance = predict(images).chunk(2, dim=1)
+    def encoder_loss(rng: np.random.Generator) -> Losses:
+        images = data.render_batch(rng, data.random_scenes(rng, encoder.batch))
+        mean, log_variance = encode(images).chunk(2, dim=1)
         error = F.mse_loss(mean, latent.encode(images))
+        # No KL term is needed, for the latents are given. The log variance is pulled to -8, so that sampling
+        # from the posterior gives nearly the mean.
         return {"loss": error + 1e-3 * (log_variance + 8.0).square().mean(), "mse": error}
 
-    fit(decoder, draw, draw_loss, folder)
-    fit(encoder, predict, predict_loss, folder)
-    return vae.eval()
+    fit_model(decoder, decode, decoder_loss, folder)
+    fit_model(encoder, encode, encoder_loss, folder)
+    copy.deepcopy(vae.eval()).half().save_pretrained(folder / "vae")
+    return vae
 
 
-def _slopes(difference: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels: keeps edges where plain L1 lets them blur."""
+def _slope_error(difference: Tensor) -> Tensor:
+    """Mean absolute error of the differences of neighbouring pixels; with plain L1 alone edges would blur."""
     across, down = difference.diff(dim=-1).abs().mean(), difference.diff(dim=-2).abs().mean()
     return across + down

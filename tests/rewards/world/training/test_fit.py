@@ -1,4 +1,4 @@
-"""The training loop: resumable to the bit, averaged as said, logged, and never run twice."""
+"""The training loop: resuming, averaging, logging, and loading a finished state."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rewards.world.training.fit import LOG_EVERY, Losses, Plan, fit, learning_rate
+from rewards.world.training.fit import LOG_EVERY, Losses, TrainingPlan, _learning_rate, fit_model
 
-PLAN = Plan("toy", steps=12, lr=0.05, batch=8, seed=3, warmup=4, ema=0.9, save_every_s=0.0)
+PLAN = TrainingPlan("toy", steps=12, lr=0.05, batch=8, seed=3, warmup=4, ema=0.9, save_every_s=0.0)
 
 
-class CutOff(Exception):
-    """The machine goes away."""
+class Interrupted(Exception):
+    """Stands for a killed process."""
 
 
 def toy() -> nn.Module:
@@ -28,13 +28,13 @@ def toy() -> nn.Module:
 
 
 def regression(model: nn.Module, fail_at: int | None = None) -> Callable[[np.random.Generator], Losses]:
-    """A loss that draws data from the generator and noise from torch, and may be cut off at its n-th call."""
+    """A loss with data from the generator and noise from torch; it can be interrupted at its n-th call."""
     calls = 0
 
     def loss(rng: np.random.Generator) -> Losses:
         nonlocal calls
         if calls == fail_at:
-            raise CutOff
+            raise Interrupted
         calls += 1
         x = torch.from_numpy(rng.normal(size=(PLAN.batch, 3))).float()
         error = model(x)[:, 0] - x.sum(dim=1) + 0.1 * torch.randn(PLAN.batch)
@@ -47,9 +47,9 @@ def weights(model: nn.Module) -> list[Tensor]:
     return [value.clone() for value in model.state_dict().values()]
 
 
-def trained(plan: Plan, folder: Path) -> list[Tensor]:
+def trained(plan: TrainingPlan, folder: Path) -> list[Tensor]:
     model = toy()
-    return weights(fit(plan, model, regression(model), folder))
+    return weights(fit_model(plan, model, regression(model), folder))
 
 
 def never(_: np.random.Generator) -> Losses:
@@ -62,16 +62,14 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("cuts", [[5], [1, 3, 2]])
-def test_a_run_that_was_cut_off_ends_bit_equal_to_one_that_was_not(
-    ema: float, cuts: list[int], tmp_path: Path
-) -> None:
+def test_resuming_gives_identical_weights(ema: float, cuts: list[int], tmp_path: Path) -> None:
     plan = replace(PLAN, ema=ema)
     whole = trained(plan, tmp_path / "whole")
     for fail_at in cuts:
         model = toy()
-        with pytest.raises(CutOff):
-            fit(plan, model, regression(model, fail_at), tmp_path / "cut")
-        torch.randn(7)  # whatever else the process draws
+        with pytest.raises(Interrupted):
+            fit_model(plan, model, regression(model, fail_at), tmp_path / "cut")
+        torch.randn(7)  # other random numbers of the process
     resumed = trained(plan, tmp_path / "cut")
     assert all(torch.equal(one, other) for one, other in zip(resumed, whole, strict=True))
 
@@ -79,38 +77,38 @@ def test_a_run_that_was_cut_off_ends_bit_equal_to_one_that_was_not(
 def test_the_random_state_of_the_process_does_not_matter(tmp_path: Path) -> None:
     first, second = toy(), toy()
     torch.manual_seed(100)
-    fit(PLAN, first, regression(first), tmp_path / "first")
+    fit_model(PLAN, first, regression(first), tmp_path / "first")
     torch.manual_seed(200)
-    fit(PLAN, second, regression(second), tmp_path / "second")
+    fit_model(PLAN, second, regression(second), tmp_path / "second")
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
     other = trained(replace(PLAN, seed=4), tmp_path / "other")
     assert not torch.equal(other[0], weights(first)[0])
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_finished_state_is_loaded_and_trains_nothing_again(ema: float, tmp_path: Path) -> None:
+def test_a_finished_state_is_loaded_and_nothing_is_trained(ema: float, tmp_path: Path) -> None:
     plan = replace(PLAN, ema=ema)
     first = trained(plan, tmp_path)
     log = (tmp_path / "toy.jsonl").read_text(encoding="utf-8")
-    again = weights(fit(plan, toy(), never, tmp_path))
+    again = weights(fit_model(plan, toy(), never, tmp_path))
     assert all(torch.equal(one, other) for one, other in zip(again, first, strict=True))
     assert (tmp_path / "toy.jsonl").read_text(encoding="utf-8") == log
 
 
-def test_only_finished_writes_are_left_behind(tmp_path: Path) -> None:
+def test_no_temporary_files_are_left(tmp_path: Path) -> None:
     trained(PLAN, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.jsonl", "toy.safetensors"]
 
 
-def test_the_state_is_saved_no_more_often_than_asked(tmp_path: Path) -> None:
+def test_the_state_is_saved_at_the_given_interval(tmp_path: Path) -> None:
     model = toy()
-    with pytest.raises(CutOff):
-        fit(replace(PLAN, save_every_s=3600.0), model, regression(model, fail_at=10), tmp_path)
+    with pytest.raises(Interrupted):
+        fit_model(replace(PLAN, save_every_s=3600.0), model, regression(model, fail_at=10), tmp_path)
     assert not (tmp_path / "toy.safetensors").exists()
 
 
 def test_the_averaged_weights_are_returned(tmp_path: Path) -> None:
-    """Against the recurrence written out: the average keeps min(ema, (1 + step) / (10 + step)) of itself."""
+    """Compared with the recurrence: the average keeps min(ema, (1 + step) / (10 + step)) of itself."""
     model = toy()
     plain, seen = regression(model), []
 
@@ -118,7 +116,7 @@ def test_the_averaged_weights_are_returned(tmp_path: Path) -> None:
         seen.append(weights(model))
         return plain(rng)
 
-    returned = weights(fit(replace(PLAN, ema=0.3), model, loss, tmp_path / "averaged"))
+    returned = weights(fit_model(replace(PLAN, ema=0.3), model, loss, tmp_path / "averaged"))
     seen.append(trained(replace(PLAN, ema=0.0), tmp_path / "last"))  # the same steps, the last one included
     for index, value in enumerate(returned):
         expected = seen[0][index]
@@ -129,17 +127,17 @@ def test_the_averaged_weights_are_returned(tmp_path: Path) -> None:
         assert not torch.equal(value, seen[-1][index])
 
 
-def test_the_learning_rate_warms_up_and_decays_by_a_half_cosine() -> None:
-    plan = Plan("p", steps=110, lr=0.2, batch=1, seed=0, warmup=10, final=0.1)
-    assert learning_rate(plan, 0) == pytest.approx(0.02)
-    assert learning_rate(plan, 4) == pytest.approx(0.1)
-    assert learning_rate(plan, 9) == pytest.approx(0.2)
-    assert learning_rate(plan, 10) == pytest.approx(0.2)
-    assert learning_rate(plan, 35) == pytest.approx(0.2 * (0.1 + 0.45 * (1 + math.sqrt(0.5))))
-    assert learning_rate(plan, 60) == pytest.approx(0.2 * 0.55)
-    assert learning_rate(plan, 110) == pytest.approx(0.02)
-    assert learning_rate(plan, 500) == pytest.approx(0.02)
-    rates = [learning_rate(plan, step) for step in range(10, 111)]
+def test_the_learning_rate_rises_linearly_and_decays_by_half_a_cosine() -> None:
+    plan = TrainingPlan("p", steps=110, lr=0.2, batch=1, seed=0, warmup=10, final=0.1)
+    assert _learning_rate(plan, 0) == pytest.approx(0.02)
+    assert _learning_rate(plan, 4) == pytest.approx(0.1)
+    assert _learning_rate(plan, 9) == pytest.approx(0.2)
+    assert _learning_rate(plan, 10) == pytest.approx(0.2)
+    assert _learning_rate(plan, 35) == pytest.approx(0.2 * (0.1 + 0.45 * (1 + math.sqrt(0.5))))
+    assert _learning_rate(plan, 60) == pytest.approx(0.2 * 0.55)
+    assert _learning_rate(plan, 110) == pytest.approx(0.02)
+    assert _learning_rate(plan, 500) == pytest.approx(0.02)
+    rates = [_learning_rate(plan, step) for step in range(10, 111)]
     assert rates == sorted(rates, reverse=True)
 
 
@@ -151,21 +149,21 @@ def test_the_optimiser_steps_at_the_plans_rate_and_scales_its_groups(tmp_path: P
         {"params": [model[0]]},
         {"params": [model[1]], "scale": 0.1},
     ]
-    fit(plan, model, lambda _: {"loss": sum(p.sum() for p in model)}, tmp_path, groups)
-    first = learning_rate(plan, 0)
+    fit_model(plan, model, lambda _: {"loss": sum(p.sum() for p in model)}, tmp_path, groups)
+    first = _learning_rate(plan, 0)
     for parameter, moved in zip(model, (first, 0.1 * first, 0.0), strict=True):
         torch.testing.assert_close(parameter.detach(), torch.full((2,), 1 - moved))
 
 
-def test_the_loss_falls_and_the_model_is_ready_for_use(tmp_path: Path) -> None:
+def test_the_loss_falls_and_the_model_is_in_eval_mode(tmp_path: Path) -> None:
     model = nn.Linear(3, 1)
-    fit(replace(PLAN, steps=60), model, regression(model), tmp_path)
+    fit_model(replace(PLAN, steps=60), model, regression(model), tmp_path)
     log = rows(tmp_path)
     assert log[-1]["loss"] < 0.2 * log[0]["loss"]
     assert not model.training
 
 
-def test_log_rows_hold_every_named_loss_of_every_so_many_steps_and_of_the_last(tmp_path: Path) -> None:
+def test_the_log_has_all_losses_at_regular_steps_and_at_the_last(tmp_path: Path) -> None:
     trained(replace(PLAN, steps=2 * LOG_EVERY + 3), tmp_path)
     log = rows(tmp_path)
     assert [row["step"] for row in log] == [0, LOG_EVERY, 2 * LOG_EVERY, 2 * LOG_EVERY + 2]

@@ -1,4 +1,4 @@
-"""world-siglip: the paper's loss and start, in transformers' own model."""
+"""world-siglip: the paper's loss and initial values, in transformers' model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 import rewards
 from rewards.world.training import data, siglip
-from rewards.world.training.clip import Tokens
+from rewards.world.training.tokenizer import CaptionTokenizer
 
 PLANS = [replace(plan, steps=3, batch=4, warmup=1) for plan in (siglip.LOOK, siglip.PLAN)]
 
@@ -27,45 +27,47 @@ def test_the_loss_is_equation_1_of_the_paper() -> None:
         for j in range(6):
             z = 1 if i == j else -1
             total += math.log(1 + math.exp(-z * logits[i, j].item()))
-    assert siglip.sigmoid_loss(logits)["loss"].item() == pytest.approx(total / 3, rel=1e-5)
+    assert siglip._sigmoid_loss(logits)["loss"].item() == pytest.approx(total / 3, rel=1e-5)
 
 
-def test_accuracy_counts_images_whose_own_caption_is_the_best_of_all() -> None:
+def test_accuracy_is_the_share_of_images_whose_own_caption_has_the_highest_logit() -> None:
     logits = -torch.ones(3, 6)
     logits.fill_diagonal_(1.0)
-    assert siglip.sigmoid_loss(logits)["accuracy"] == 1
-    logits[2, 5] = 2.0  # its near miss
-    assert siglip.sigmoid_loss(logits)["accuracy"] == pytest.approx(2 / 3)
+    assert siglip._sigmoid_loss(logits)["accuracy"] == 1
+    logits[2, 5] = 2.0  # its false caption
+    assert siglip._sigmoid_loss(logits)["accuracy"] == pytest.approx(2 / 3)
 
 
-def test_it_starts_at_the_papers_temperature_and_bias(tokenizer: Path) -> None:
-    model: Any = siglip.build(Tokens(tokenizer))
+def test_initial_temperature_and_bias_are_the_papers(tokenizer: Path) -> None:
+    model: Any = siglip._build(CaptionTokenizer(tokenizer))
     assert model.logit_scale.exp().item() == pytest.approx(10)
     assert model.logit_bias.item() == -10
 
 
-def test_normalise_is_the_registered_profiles_preprocessing() -> None:
+def test_normalisation_is_the_registered_profiles_preprocessing() -> None:
     from rewards.preprocess import PROFILES, preprocess
 
     rng = np.random.default_rng(0)
-    images = data.pictures(rng, data.random_scenes(rng, 2))
+    images = data.render_batch(rng, data.random_scenes(rng, 2))
     expected = preprocess(images, PROFILES[rewards.info("world-siglip").profile])
-    torch.testing.assert_close(siglip.normalise(images), expected)
+    torch.testing.assert_close(siglip._normalise(images), expected)
 
 
-def test_training_is_reproducible_resumable_and_makes_a_reward(tokenizer: Path, tmp_path: Path) -> None:
-    model: Any = siglip.train(tokenizer, tmp_path / "first", *PLANS)
+def test_training_is_reproducible_and_its_folder_gives_the_models_scores(
+    tokenizer: Path, build_folder: Path, other_build_folder: Path
+) -> None:
+    model: Any = siglip.train_siglip(build_folder, *PLANS)
     torch.randn(3)
-    for folder in ("first", "second"):  # finished, and from the start
-        other: Any = siglip.train(tokenizer, tmp_path / folder, *PLANS)
+    for folder in (build_folder, other_build_folder):  # finished, and from the start
+        other: Any = siglip.train_siglip(folder, *PLANS)
         assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
     rng = np.random.default_rng(1)
     scenes = data.random_scenes(rng, 3)
-    images, texts = data.pictures(rng, scenes), data.captions(rng, scenes)
+    images, texts = data.render_batch(rng, scenes), data.caption_batch(rng, scenes)
     with torch.inference_mode():
-        found = model(input_ids=Tokens(tokenizer)(texts), pixel_values=siglip.normalise(images))
-    model.half().save_pretrained(tmp_path / "saved")
-    reward = rewards.load("world-siglip", weights={"model": tmp_path / "saved", "tokenizer": tokenizer})
+        output = model(input_ids=CaptionTokenizer(tokenizer)(texts), pixel_values=siglip._normalise(images))
+    files = {"model": build_folder / "world-siglip", "tokenizer": tokenizer}
+    reward = rewards.load("world-siglip", weights=files)
     with torch.inference_mode():
         scores = reward.score(images, texts)
-    torch.testing.assert_close(scores, found.logits_per_image.diagonal(), rtol=0.01, atol=0.05)
+    torch.testing.assert_close(scores, output.logits_per_image.diagonal(), rtol=0.01, atol=0.05)

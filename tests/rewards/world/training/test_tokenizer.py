@@ -1,4 +1,4 @@
-"""The world's tokenizer: any text goes in, comes back, and fits the towers' pooling."""
+"""The world's tokenizer: any text can be encoded and decoded, and ids fit the towers' pooling."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.world.training.clip import Tokens
 from rewards.world.training.tokenizer import (
     CONTEXT_LENGTH,
     END,
     START,
+    CaptionTokenizer,
+    _learn_merges,
     caption_corpus,
-    learn_merges,
     write_tokenizer,
 )
 
@@ -29,8 +29,8 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def tokens(tokenizer: Path) -> Tokens:
-    return Tokens(tokenizer)
+def tokens(tokenizer: Path) -> CaptionTokenizer:
+    return CaptionTokenizer(tokenizer)
 
 
 def squeezed(text: str) -> str:
@@ -38,29 +38,33 @@ def squeezed(text: str) -> str:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_any_text_is_spelled_out_and_decodes_back(tokens: Tokens, text: str) -> None:
+def test_any_text_is_encoded_without_unknown_tokens_and_decodes_back(
+    tokens: CaptionTokenizer, text: str
+) -> None:
     ids = tokens.tokenizer(text)["input_ids"]
     assert ids[0] == tokens.tokenizer.bos_token_id
     assert ids[-1] == tokens.tokenizer.eos_token_id
-    # An unknown would be an end token: it is the unknown token too.
+    # The end token is also the unknown token.
     assert not {tokens.tokenizer.bos_token_id, tokens.tokenizer.eos_token_id} & set(ids[1:-1])
     assert squeezed(tokens.tokenizer.decode(ids, skip_special_tokens=True)) == squeezed(text)
 
 
 @settings(deadline=None, max_examples=100, database=None)
 @given(text=st.text(st.characters(exclude_categories=("Cs",)), max_size=20))
-def test_no_text_holds_an_unknown(tokens: Tokens, text: str) -> None:
+def test_random_text_has_no_unknown_tokens(tokens: CaptionTokenizer, text: str) -> None:
     ids = tokens.tokenizer(text, truncation=True, max_length=200)["input_ids"]
     assert tokens.tokenizer.unk_token_id not in ids[1:-1]
 
 
-def test_the_words_of_captions_decode_with_their_spaces(tokens: Tokens) -> None:
+def test_captions_decode_with_their_spaces(tokens: CaptionTokenizer) -> None:
     text = "a huge turquoise disk in the upper left, dark blue backdrop, vivid"
     decoded = tokens.tokenizer.decode(tokens.tokenizer(text)["input_ids"], skip_special_tokens=True)
     assert decoded.replace(" ,", ",") == text
 
 
-def test_the_end_token_is_the_highest_and_the_padding(tokens: Tokens, tokenizer: Path) -> None:
+def test_the_end_token_has_the_highest_id_and_is_the_padding(
+    tokens: CaptionTokenizer, tokenizer: Path
+) -> None:
     vocabulary = json.loads((tokenizer / "vocab.json").read_text(encoding="utf-8"))
     assert sorted(vocabulary.values()) == list(range(len(tokens)))
     assert (vocabulary[START], vocabulary[END]) == (len(tokens) - 2, len(tokens) - 1)
@@ -72,7 +76,7 @@ def test_the_end_token_is_the_highest_and_the_padding(tokens: Tokens, tokenizer:
         assert row.index(max(row)) == first
 
 
-def test_a_long_text_is_cut_and_keeps_its_end_token(tokens: Tokens) -> None:
+def test_a_long_text_is_truncated_and_keeps_its_end_token(tokens: CaptionTokenizer) -> None:
     long, short = "a red circle and " * 30, "a ring"
     ids = tokens([long, short])
     assert ids.shape == (2, CONTEXT_LENGTH)
@@ -82,20 +86,22 @@ def test_a_long_text_is_cut_and_keeps_its_end_token(tokens: Tokens) -> None:
     assert ids[0, :-1].tolist() == uncut[: CONTEXT_LENGTH - 1]
 
 
-def test_unpadded_ids_are_as_long_as_the_longest_text(tokens: Tokens) -> None:
+def test_unpadded_ids_are_as_long_as_the_longest_text(tokens: CaptionTokenizer) -> None:
     texts = ["a ring", "a huge turquoise disk in the upper left"]
     ids = tokens(texts, pad=False)
     assert ids.shape == (2, max(len(tokens.tokenizer(text)["input_ids"]) for text in texts))
     assert ids.tolist() == tokens(texts)[:, : ids.shape[1]].tolist()
 
 
-def test_merges_shorten_captions_and_are_as_many_as_asked(tokens: Tokens, tmp_path: Path) -> None:
+def test_there_are_as_many_merges_as_requested_and_they_shorten_captions(
+    tokens: CaptionTokenizer, tmp_path: Path
+) -> None:
     corpus = caption_corpus(300)
-    merges = learn_merges(corpus, 100)
+    merges = _learn_merges(corpus, 100)
     assert len(set(merges)) == 100
     assert len(tokens) == 512 + 100 + 2
     write_tokenizer(tmp_path, corpus, merges=0)
-    letters = Tokens(tmp_path)
+    letters = CaptionTokenizer(tmp_path)
     assert len(letters) == 514
     few, many = (
         sum(map(len, t.tokenizer(corpus[:50], verbose=False)["input_ids"])) for t in (tokens, letters)
@@ -104,7 +110,7 @@ def test_merges_shorten_captions_and_are_as_many_as_asked(tokens: Tokens, tmp_pa
     assert len(tokens.tokenizer("background")["input_ids"]) == 3
 
 
-def test_the_files_are_a_function_of_the_texts(tokenizer: Path, tmp_path: Path) -> None:
+def test_the_same_texts_give_the_same_files(tokenizer: Path, tmp_path: Path) -> None:
     write_tokenizer(tmp_path, caption_corpus(300), merges=100)
     for file in tokenizer.iterdir():
         assert (tmp_path / file.name).read_bytes() == file.read_bytes()

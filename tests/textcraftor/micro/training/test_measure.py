@@ -1,4 +1,4 @@
-"""What is counted of drawn pictures, checked on pictures whose truth is known."""
+"""Shares of true claims and images, on an image with known content."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import pytest
 from rewards.world.prompts import WorldPrompt
 from rewards.world.render import render
 from rewards.world.scenes import CLEAN, Item, Scene
-from textcraftor.micro.training.measure import Drawn
+from textcraftor.micro.training.measure import PromptImages
 
 RED_CIRCLE = Scene((Item("circle", "red", "large", 32, 32, 20.5, "centre"),), "white", CLEAN)
 
 
-def test_claims_and_whole_pictures_are_counted() -> None:
+def test_true_claims_and_images_are_counted() -> None:
     texts = {
         "a red circle on a white background": "object",
         "a blue circle on a white background": "object",
         "a red circle above a blue star": "relation",
     }
     prompts = [WorldPrompt(text, category, "test") for text, category in texts.items()]
-    drawn = Drawn(prompts, np.stack([render(RED_CIRCLE)] * 3), guidance=3.0, words="")
-    assert drawn.all_true() == {"object": 0.5, "single": 0.5, "relation": 0.0}
-    claims = drawn.claims()
+    sampled = PromptImages(prompts, np.stack([render(RED_CIRCLE)] * 3))
+    assert sampled.true_images() == {"object": 0.5, "single": 0.5, "relation": 0.0}
+    claims = sampled.true_claims()
     assert claims["background"] == 1.0
     assert claims["object"] == pytest.approx(3 / 4)  # the star is missing
     assert claims["colour"] == pytest.approx(2 / 4)

@@ -1,4 +1,4 @@
-"""Writing the micro pipeline as the plain diffusers folder that is shipped."""
+"""Writes the micro pipeline as a plain diffusers folder, as it is shipped."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from textcraftor.io.export import forget_origin, save_text_encoder
-from textcraftor.micro.training.unet import scheduler
+from textcraftor.micro.training.unet import noise_scheduler
 
 
 def write_pipeline(
     folder: Path, tokenizer: Path, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, vae: AutoencoderKL
 ) -> None:
-    """Write ``folder`` anew, weights in float16: ``StableDiffusionPipeline.from_pretrained`` reads it."""
+    """Replace ``folder`` by a pipeline that ``StableDiffusionPipeline.from_pretrained`` loads, in float16."""
     shutil.rmtree(folder, ignore_errors=True)
     pipeline = StableDiffusionPipeline(
         vae=vae.half(),
         text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(tokenizer),
         unet=unet.half(),
-        scheduler=scheduler(),
+        scheduler=noise_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
+    # The VAE's config names the folder it was loaded from. Tokenizer and text encoder are written again in
+    # layouts that older versions of transformers read too.
     forget_origin(folder / "vae" / "config.json")
     shutil.rmtree(folder / "text_encoder")
     shutil.rmtree(folder / "tokenizer")

@@ -12,15 +12,14 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors import safe_open
 from transformers import CLIPTextModel
 
-from rewards.world.training.clip import Tokens
-from rewards.world.training.tokenizer import caption_corpus, write_tokenizer
+from rewards.world.training.tokenizer import CaptionTokenizer, caption_corpus, write_tokenizer
 from textcraftor.diffusion.pipeline import load
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.export import save_text_encoder
 from textcraftor.micro.training import unet, vae
-from textcraftor.micro.training.folder import write_pipeline
+from textcraftor.micro.training.export import write_pipeline
 
 PROMPT = "a small red circle in the centre"
 
@@ -37,8 +36,8 @@ def keys_of(folder: Path) -> list[str]:
         return list(file.keys())
 
 
-def test_a_text_encoder_is_read_back_whole(tokenizer: Path, tmp_path: Path) -> None:
-    tokens = Tokens(tokenizer)
+def test_a_saved_text_encoder_loads_completely(tokenizer: Path, tmp_path: Path) -> None:
+    tokens = CaptionTokenizer(tokenizer)
     torch.manual_seed(0)
     written = unet.build_text_encoder(tokens).eval()
     save_text_encoder(written, tmp_path, half=True)
@@ -54,19 +53,19 @@ def test_a_text_encoder_is_read_back_whole(tokenizer: Path, tmp_path: Path) -> N
     torch.testing.assert_close(after, before, rtol=0, atol=5e-3)  # float16 on disk
 
 
-def test_no_file_names_a_folder_of_this_machine(tokenizer: Path, tmp_path: Path) -> None:
-    vae.build(0.5).save_pretrained(tmp_path / "trained")
+def test_no_file_names_a_path_of_this_machine(tokenizer: Path, tmp_path: Path) -> None:
+    vae.build_vae(0.5).save_pretrained(tmp_path / "trained")
     loaded = AutoencoderKL.from_pretrained(tmp_path / "trained")
     assert Path(loaded.config["_name_or_path"]) == tmp_path / "trained"  # as when a build is installed
-    parts = unet.build_text_encoder(Tokens(tokenizer)), unet.build_unet(), loaded
+    parts = unet.build_text_encoder(CaptionTokenizer(tokenizer)), unet.build_unet(), loaded
     write_pipeline(tmp_path / "pipeline", tokenizer, *parts)
     for file in (tmp_path / "pipeline").rglob("*.json"):
         assert str(tmp_path) not in file.read_text(encoding="utf-8"), file
 
 
-def test_plain_diffusers_draws_what_is_drawn_here(tokenizer: Path, tmp_path: Path) -> None:
+def test_plain_diffusers_generates_the_same_images(tokenizer: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    parts = unet.build_text_encoder(Tokens(tokenizer)), unet.build_unet(), vae.build(0.5)
+    parts = unet.build_text_encoder(CaptionTokenizer(tokenizer)), unet.build_unet(), vae.build_vae(0.5)
     write_pipeline(tmp_path / "pipeline", tokenizer, *parts)
     schedule = Schedule("ddim", 3, 3.0)
     pipe = load(tmp_path / "pipeline", device="cpu", dtype="float32", sampler="ddim")

@@ -1,4 +1,4 @@
-"""world-blip: its own vocabulary, its questions, and a ranker saved as ImageReward is."""
+"""world-blip: its vocabulary, its auxiliary losses, and a ranker saved like ImageReward."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rewards.backbones.tokens import bert_tokenizer
 from rewards.world.captions import caption
 from rewards.world.prompts import world_prompts
 from rewards.world.scenes import random_scene
-from rewards.world.training import data, ranker
-from rewards.world.training.preferences import BLIP_RATER, comparisons
+from rewards.world.training import blip, data
+from rewards.world.training.preferences import BLIP_RATER, comparison_batch
 
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ranker.write_vocabulary(tmp_path_factory.mktemp("ranker") / "world-blip")
+    return blip.write_vocabulary(tmp_path_factory.mktemp("build") / "world-blip")
 
 
-def test_every_caption_and_prompt_is_spelled_in_whole_words_that_fit(vocabulary: Path) -> None:
+def test_every_caption_and_prompt_is_tokenised_in_whole_words_and_fits(vocabulary: Path) -> None:
     pieces = vocabulary.read_text(encoding="utf-8").splitlines()
     assert len(pieces) == len(set(pieces))
     assert pieces[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokens = bert_tokenizer(vocabulary, ranker.MAX_TOKENS)
+    tokens = bert_tokenizer(vocabulary, blip.MAX_TOKENS)
     rng = np.random.default_rng(0)
     texts = [caption(rng, random_scene(rng, "any"), style=1.0, detail=1.0) for _ in range(300)]
     texts += [prompt.text for prompt in world_prompts("test")]
@@ -35,62 +35,62 @@ def test_every_caption_and_prompt_is_spelled_in_whole_words_that_fit(vocabulary:
         spelled = [pieces[i] for i in row if pieces[i] not in ("[CLS]", "[SEP]", "[PAD]")]
         assert "".join(spelled) == text.replace(" ", ""), text
         assert not any(piece.startswith("##") for piece in spelled), text
-    assert max(tokens.lengths(texts)) <= ranker.MAX_TOKENS
+    assert max(tokens.lengths(texts)) <= blip.MAX_TOKENS
 
 
-def test_other_words_are_spelled_by_letters(vocabulary: Path) -> None:
-    tokens = bert_tokenizer(vocabulary, ranker.MAX_TOKENS)
+def test_other_words_are_tokenised_by_letters(vocabulary: Path) -> None:
+    tokens = bert_tokenizer(vocabulary, blip.MAX_TOKENS)
     unknown = vocabulary.read_text(encoding="utf-8").splitlines().index("[UNK]")
     for text in ("An astronaut, riding 3 horses!", "4k @ f/2.8 (50mm) - Kodak's", "~`^{}|\\<>"):
         assert unknown not in tokens([text]).ids[0].tolist()
 
 
-def test_what_a_near_miss_has_wrong_is_told() -> None:
+def test_a_near_miss_has_the_kind_of_its_attribute() -> None:
     rng = np.random.default_rng(4)
     kinds = set()
     for scene in data.random_scenes(rng, 200, pairs=0.5):
-        assert not any(ranker.misses(scene, scene))
-        found = {}
+        assert not any(blip._misses(scene, scene))
+        named = {}
         for attribute in data.ATTRIBUTES:
-            if attribute in {name for _, name in data.stated(scene)}:
-                missed = ranker.misses(scene, data.near_miss(rng, scene, of=(attribute,)))
-                found[attribute] = [kind for kind, is_so in zip(ranker.KINDS, missed, strict=True) if is_so]
-        for attribute, named in found.items():
-            assert named == ["place" if attribute in data.PLACE else attribute]
-        kinds |= set(found)
+            if attribute in {name for _, name in data.stated_attributes(scene)}:
+                missed = blip._misses(scene, data.near_miss(rng, scene, of=(attribute,)))
+                named[attribute] = [kind for kind, wrong in zip(blip.KINDS, missed, strict=True) if wrong]
+        for attribute, names in named.items():
+            assert names == ["place" if attribute in data.PLACE else attribute]
+        kinds |= set(named)
     assert kinds == set(data.ATTRIBUTES)
 
 
-def test_each_word_tells_of_one_kind_or_none(vocabulary: Path) -> None:
+def test_each_word_has_one_kind_or_none(vocabulary: Path) -> None:
     pieces = vocabulary.read_text(encoding="utf-8").splitlines()
-    kinds = dict(zip(pieces, ranker.word_kinds(vocabulary).tolist(), strict=True))
-    told = {word: ranker.KINDS[kind] for word, kind in kinds.items() if kind >= 0}
+    kinds = dict(zip(pieces, blip._word_kinds(vocabulary).tolist(), strict=True))
+    named = {word: blip.KINDS[kind] for word, kind in kinds.items() if kind >= 0}
     examples = {"star": "shape", "turquoise": "colour", "tiny": "size", "beige": "background"}
     examples |= {"upper": "place", "below": "place"}
-    assert examples.items() <= told.items()
-    assert not {"a", "picture", "vivid", "on", "of", "[PAD]"} & told.keys()
+    assert examples.items() <= named.items()
+    assert not {"a", "picture", "vivid", "on", "of", "[PAD]"} & named.keys()
 
 
-def test_a_trained_ranker_is_standardised_and_scores_from_its_files(vocabulary: Path, tmp_path: Path) -> None:
-    plans = [replace(plan, steps=3, batch=4, warmup=1) for plan in (ranker.LOOK, ranker.ALIGN, ranker.PLAN)]
-    model = ranker.train(vocabulary, tmp_path, *plans)
+def test_a_trained_ranker_is_standardised_and_its_folder_gives_its_scores(tmp_path: Path) -> None:
+    plans = [replace(plan, steps=3, batch=4, warmup=1) for plan in (blip.LOOK, blip.ALIGN, blip.PLAN)]
+    model = blip.train_blip(tmp_path, *plans)
     for plan in plans:
         assert len((tmp_path / f"{plan.name}.jsonl").read_text().splitlines()) == 2
-    ranker.save(model, vocabulary.parent)
+    folder = tmp_path / "world-blip"
     files = {
-        "config": vocabulary.parent / "config.json",
-        "vocabulary": vocabulary,
-        "checkpoint": vocabulary.parent / "model.safetensors",
+        "config": folder / "config.json",
+        "vocabulary": folder / "vocab.txt",
+        "checkpoint": folder / "model.safetensors",
     }
     assert {file.key for file in rewards.info("world-blip").weights} == set(files)
     reward = rewards.load("world-blip", weights=files)
-    batch = comparisons(np.random.default_rng(2), 40, BLIP_RATER)
-    tokens = bert_tokenizer(vocabulary, ranker.MAX_TOKENS)
+    batch = comparison_batch(np.random.default_rng(2), 40, BLIP_RATER)
+    tokens = bert_tokenizer(files["vocabulary"], blip.MAX_TOKENS)
     with torch.inference_mode():
-        raw = ranker.rewards_of(model, tokens, batch)
+        raw = blip._raw_rewards(model, tokens, batch)
         scores = reward.score(batch.images.flatten(0, 1), [text for text in batch.texts for _ in range(2)])
     expected = (raw.flatten() - model.config.mean) / model.config.std
     torch.testing.assert_close(scores, expected, rtol=0.02, atol=0.05)
     assert scores.mean().item() == pytest.approx(0, abs=0.3)
     assert scores.std().item() == pytest.approx(1, abs=0.25)
-    assert model.config.max_tokens == ranker.MAX_TOKENS
+    assert model.config.max_tokens == blip.MAX_TOKENS
