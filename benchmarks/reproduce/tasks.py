@@ -35,9 +35,6 @@ TABULATED = "tabulated"
 _TRAINING = "train"
 _SYSTEMS = "systems"
 _RESULTS = "results"
-
-_FIELDS = {"chooser": "best_of_reward"}
-"""Fields of `System` that the plan lists under an earlier name."""
 """Subfolder with the archived result of each training run."""
 
 
@@ -196,8 +193,7 @@ def _make_system(
         return []
     base = find_system(str(folder / _SYSTEMS / f"{of}-0") if of else MODEL)
     sampling = {name: value for name, value in changes.items() if hasattr(base.schedule, name)}
-    # the plan keeps the old name of a field, because its options are hashed into the keys of archived cells
-    other = {_FIELDS.get(name, name): value for name, value in changes.items() if name not in sampling}
+    other = {name: value for name, value in changes.items() if name not in sampling}
     save_system(replace(base.with_schedule(**sampling), **other, method=""), path)
     return []
 

@@ -118,7 +118,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("style-words", "style words by rule", changes={"append": ", vivid, crisp, glowing, clean"}),
     Variant("extend", "prompt rewriter, supervised only", changes={"rewriter": "world-extend"}),
     Variant("best-of-4", "best of 4 images",
-            changes={"best_of": 4, "chooser": REWARDS, "calibration": "world"}),
+            changes={"best_of": 4, "best_of_reward": REWARDS, "calibration": "world"}),
     Variant("micro-eta-1", "base, eta 1", changes={"eta": 1.0}),
     Variant("rl-eta-1", "RL, text encoder, eta 1", "rl", {"eta": 1.0}),
     *(Variant(f"last-{steps}", f"K = 5, sampled with the last {steps} steps", "textcraftor",
