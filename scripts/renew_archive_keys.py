@@ -2,7 +2,7 @@
 
     python scripts/renew_archive_keys.py
 
-Run it after a change of names in the plan (a setting, a task, a cell's options) that leaves the work the same.
+Run it after a change of names in the plan (settings, tasks, options of cells) that leaves the work the same.
 Then `tcbench reproduce world-table --records docs/world-table/records` still runs nothing. The archives
 themselves do not change. Never run it after a change of the work: those cells have to run again.
 """
