@@ -1,4 +1,4 @@
-"""`tcbench weights list|pull|verify|convert`: what rewards are made of, where it is, whether it changed."""
+"""`tcbench weights list|pull|verify|convert`: list, download, verify and convert the weights of rewards."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-Row = dict[str, Any]
-OK, WRONG, NOT_CHECKED = "ok", "WRONG", "not checked"
-MISSING = f"{NOT_CHECKED}: weights missing"
+_Row = dict[str, Any]
+_OK, _WRONG, _NOT_CHECKED = "ok", "WRONG", "not checked"
+_MISSING = f"{_NOT_CHECKED}: weights missing"
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Rewards.", show_default=False)]
+_Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Rewards.", show_default=False)]
 
 
 @app.command("list")
-def list_(json: options.Json = False) -> None:
-    """Every file that a reward needs: its size, whence, where it is here, and what it is checked against."""
+def list_weights(json: options.Json = False) -> None:
+    """List the files of every reward: size, source, path, and what they are checked against."""
     from rewards.weights.lock import WeightsLock
 
     recorded = WeightsLock().recorded()
@@ -36,18 +36,18 @@ def list_(json: options.Json = False) -> None:
     print(json_.dumps(rows, indent=1) if json else text_table(rows))
 
 
-@app.command()
-def pull(
-    names: Names = None,
-    everything: Annotated[bool, typer.Option("--all", help="Those of all rewards.")] = False,
+@app.command("pull")
+def pull_weights(
+    names: _Names = None,
+    everything: Annotated[bool, typer.Option("--all", help="All rewards.")] = False,
 ) -> None:
-    """Download the weights of rewards, unless they are here; all are checked as if they were used."""
+    """Download missing weights and verify all weights of the named rewards."""
     from rewards.info import LicenceNotAccepted
     from rewards.weights.locate import locate_weights
     from tcbench.errors import MismatchError, MissingFiles
 
     if bool(names) == everything:
-        raise typer.BadParameter("say which rewards, or --all")
+        raise typer.BadParameter("give reward names, or --all")
     failed: list[Exception] = []
     for record in _records(names):
         try:
@@ -55,52 +55,57 @@ def pull(
                 print(f"{record.name}  {key}  {path}")
         except (MissingFiles, MismatchError, LicenceNotAccepted) as error:
             print(f"error: {error}", file=sys.stderr)
+            # With --all, a licence that was not accepted is no failure: nobody asked for that very reward.
             if not (everything and isinstance(error, LicenceNotAccepted)):
                 failed.append(error)
     if failed:
         raise typer.Exit(4 if any(isinstance(error, MismatchError) for error in failed) else 1)
 
 
-@app.command()
-def verify(
-    names: Names = None,
+@app.command("verify")
+def verify_weights(
+    names: _Names = None,
     accept: Annotated[
-        bool, typer.Option("--accept", help="Record what is here now as the right one; needs names.")
+        bool, typer.Option("--accept", help="Record changed weights as right; needs reward names.")
     ] = False,
 ) -> None:
-    """Hash weights anew, and compare with what is published and with what they were at their first use.
+    """Hash weights again and compare them with the published sha256 or with that of their first use.
 
-    Without names, all that are here. Exits with 4 if something differs, with 3 if weights of a reward that is
-    named are missing.
+    Without names, all weights on this machine. Exit code 4: weights differ. Exit code 3: weights of a named
+    reward are missing.
     """
     if accept and not names:
-        raise typer.BadParameter("--accept needs the names of the rewards whose weights changed on purpose")
+        raise typer.BadParameter("--accept needs the names of rewards whose weights were changed on purpose")
     rows = list(_verify(_records(names), accept))
     print(text_table(rows))
-    counts = {word: sum(row["result"].startswith(word) for row in rows) for word in (OK, WRONG, NOT_CHECKED)}
+    results = [row["result"] for row in rows]
+    counts = {
+        word: sum(result.startswith(word) for result in results) for word in (_OK, _WRONG, _NOT_CHECKED)
+    }
     print(", ".join(f"{count} {word}" for word, count in counts.items()), file=sys.stderr)
-    if counts[WRONG]:
+    if counts[_WRONG]:
         raise typer.Exit(4)
-    if names and any(row["result"] == MISSING for row in rows):
+    if names and _MISSING in results:
         raise typer.Exit(3)
 
 
-@app.command()
-def convert(
+@app.command("convert")
+def convert_weights(
     file: Annotated[
-        Path, typer.Argument(help="A torch checkpoint; no code in it is run.", show_default=False)
+        Path, typer.Argument(help="A torch checkpoint; its code is not run.", show_default=False)
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="FILE.safetensors beside it by default; never overwritten.")
+        Path | None,
+        typer.Option("--out", help="File to write, by default FILE.safetensors; never overwritten."),
     ] = None,
 ) -> None:
-    """Make a .safetensors file of a checkpoint, which loads wherever that did and gives the same scores."""
+    """Convert a checkpoint to a .safetensors file that gives the same scores in its place."""
     from rewards.weights.convert import convert_checkpoint
 
-    made = convert_checkpoint(file, out)
-    if made.left_out:
-        print(f"note: left out, as they hold no tensors: {', '.join(made.left_out)}", file=sys.stderr)
-    print(f"{made.path}  {made.tensors} tensors")
+    converted = convert_checkpoint(file, out)
+    if converted.left_out:
+        print(f"note: left out keys without tensors: {', '.join(converted.left_out)}", file=sys.stderr)
+    print(f"{converted.path}  {converted.tensors} tensors")
 
 
 def _records(names: Sequence[str] | None) -> list[RewardInfo]:
@@ -110,16 +115,16 @@ def _records(names: Sequence[str] | None) -> list[RewardInfo]:
     return [info(name) for name in dict.fromkeys(names)] if names else reward_records()
 
 
-def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> Row:
+def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> _Row:
     from rewards.weights.locate import locate_file, lock_key
     from tcbench.errors import MissingFiles
 
     try:
-        found = locate_file(record, file)
-        here, name = str(found.path), found.origin
+        located = locate_file(record, file)
+        here, key = str(located.path), located.origin
     except MissingFiles:
-        here, name = "no", lock_key(file)
-    checked = "package" if not name else "locked" if name in recorded else "not yet"
+        here, key = "no", lock_key(file)
+    checked = "package" if not key else "locked" if key in recorded else "not yet"
     return {
         "reward": record.name,
         "key": file.key,
@@ -131,8 +136,8 @@ def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> Row
     }
 
 
-def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
-    """A row a file; what several rewards share is hashed once."""
+def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[_Row]:
+    """Yield one row a file; weights that several rewards share are hashed once."""
     from rewards.weights.locate import content_id, locate_file
     from tcbench.errors import MissingFiles
 
@@ -141,35 +146,37 @@ def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[Row]:
         for file in record.weights:
             row = {"reward": record.name, "key": file.key}
             try:
-                found = locate_file(record, file)
+                located = locate_file(record, file)
             except MissingFiles:
-                yield row | {"result": MISSING}
+                yield row | {"result": _MISSING}
                 continue
-            if not found.origin and not file.sha256:
-                yield row | {"result": f"{NOT_CHECKED}: part of the package"}
+            if not located.origin and not file.sha256:
+                yield row | {"result": f"{_NOT_CHECKED}: part of the package"}
                 continue
-            place = found.path.resolve(), file.sets
-            if place not in hashes:
-                hashes[place] = content_id(file, found.path, fresh=True)
-            yield row | {"result": _result(record, file, found, hashes[place], accept)}
+            hashed = located.path.resolve(), file.sets
+            if hashed not in hashes:
+                hashes[hashed] = content_id(file, located.path, fresh=True)
+            yield row | {"result": _result(record, file, located, hashes[hashed], accept)}
 
 
-def _result(record: RewardInfo, file: WeightsFile, found: LocatedWeights, sha256: str, accept: bool) -> str:
-    """How weights with the content ``sha256`` stand to what is published or recorded; both are hex."""
+def _result(record: RewardInfo, file: WeightsFile, located: LocatedWeights, digest: str, accept: bool) -> str:
+    """Return the result of comparing the sha256 ``digest`` with the published or recorded one."""
     from rewards.weights.locate import verify_sha256
     from rewards.weights.lock import WeightsLock
     from tcbench.errors import MismatchError
 
     lock = WeightsLock()
-    before = lock.recorded().get(found.origin)
-    if accept and not file.sha256 and before not in (None, sha256):
-        lock.accept(found.origin, sha256)
-        return f"{OK}: accepted {sha256}, recorded was {before}"
+    before = lock.recorded().get(located.origin)
+    if accept and not file.sha256 and before not in (None, digest):
+        lock.accept(located.origin, digest)
+        return f"{_OK}: accepted {digest}, was {before}"
     try:
-        verify_sha256(record, file, found, sha256)
+        verify_sha256(record, file, located, digest)
     except MismatchError as error:
         print(f"error: {error}", file=sys.stderr)
-        return WRONG
+        return _WRONG
     if file.sha256:
-        return f"{OK}: as published" if file.sha256 == sha256 else f"{OK}: converted from what is published"
-    return f"{OK}: as at first use" if before else f"{OK}: no sha256 was known, recorded now"
+        return (
+            f"{_OK}: as published" if file.sha256 == digest else f"{_OK}: converted from the published file"
+        )
+    return f"{_OK}: as at first use" if before else f"{_OK}: no sha256 was known, recorded now"

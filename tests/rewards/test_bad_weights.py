@@ -98,7 +98,7 @@ def case(
     return Case(layout, tiny_files(layout.reward), tmp_path)
 
 
-def test_keys_and_shapes_that_do_not_fit_are_named(case: Case) -> None:
+def test_wrong_keys_and_shapes_are_named(case: Case) -> None:
     case.load()
     whole = case.path.read_bytes()
 
@@ -120,13 +120,13 @@ def test_keys_and_shapes_that_do_not_fit_are_named(case: Case) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_a_torn_or_empty_file_is_named(case: Case, share: float) -> None:
+def test_damaged_file_is_named(case: Case, share: float) -> None:
     content = case.path.read_bytes()
     case.path.write_bytes(content[: int(len(content) * share)])
     assert str(case.path) in case.error()
 
 
-def test_code_in_a_file_is_not_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_a_checkpoint_is_not_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(case.folder)
     torch.save({"state_dict": {"weight": Harmful()}, "weight": Harmful()}, case.path)
     message = case.error()
@@ -135,7 +135,7 @@ def test_code_in_a_file_is_not_run(case: Case, monkeypatch: pytest.MonkeyPatch) 
     assert not (case.folder / "ran-code").exists()
 
 
-def test_another_file_than_the_published_one_names_both_hashes(case: Case) -> None:
+def test_wrong_sha256_names_both_hashes(case: Case) -> None:
     sha256 = "0" * 64
     files = [replace(f, sha256=sha256) if f.key == case.layout.key else f for f in case.record.weights]
     case.record = replace(case.record, weights=tuple(files))
@@ -144,7 +144,7 @@ def test_another_file_than_the_published_one_names_both_hashes(case: Case) -> No
     assert f"expected {sha256}" in message
 
 
-def test_a_file_is_no_folder_and_a_folder_no_file(case: Case) -> None:
+def test_file_given_for_folder_and_folder_for_file_are_refused(case: Case) -> None:
     other = case.folder / "other"
     if case.layout.inside:
         other.write_bytes(case.path.read_bytes())
@@ -155,7 +155,7 @@ def test_a_file_is_no_folder_and_a_folder_no_file(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", FOLDERS, indirect=True)
-def test_a_folder_without_its_configuration_is_no_model(case: Case) -> None:
+def test_folder_without_valid_configuration_is_refused(case: Case) -> None:
     (configuration,) = case.given.glob("*config.json")
     for text in ("", "[]", '{"model_cfg": 3, "text_config": 3}', "{"):
         configuration.write_text(text, encoding="utf-8")
@@ -166,7 +166,7 @@ def test_a_folder_without_its_configuration_is_no_model(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", FILES, indirect=True)
-def test_a_checkpoint_holds_tensors_by_name(case: Case) -> None:
+def test_checkpoint_without_tensors_by_name_is_refused(case: Case) -> None:
     torch.save([torch.ones(2)], case.path)
     assert f"{case.path} holds a list; expected tensors by name" in case.error()
     _as_if_never_used(case)
@@ -174,18 +174,14 @@ def test_a_checkpoint_holds_tensors_by_name(case: Case) -> None:
     assert str(case.path) in case.error()
 
 
-def test_a_number_among_the_tensors_is_named(
-    tiny_files: Callable[[str], dict[str, Path]], tmp_path: Path
-) -> None:
+def test_non_tensor_value_is_named(tiny_files: Callable[[str], dict[str, Path]], tmp_path: Path) -> None:
     layout = LAYOUTS["linear head"]
     case = Case(layout, tiny_files(layout.reward), tmp_path)
     case.edit(lambda state, key: state.update({key: 3}))
     assert "bias: a int, not a tensor" in case.error()
 
 
-def test_what_a_model_does_not_read_may_be_left_over(
-    tiny_files: Callable[[str], dict[str, Path]], tmp_path: Path
-) -> None:
+def test_known_unused_keys_are_ignored(tiny_files: Callable[[str], dict[str, Path]], tmp_path: Path) -> None:
     """The text half where only the image half is made, and the position numbers that old versions stored."""
     for name, keys in {
         "half of a SigLIP": ["text_model.more"],
@@ -207,7 +203,7 @@ def test_what_a_model_does_not_read_may_be_left_over(
     ],
 )
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00"])
-def test_a_torn_tokenizer_or_configuration_is_named(
+def test_damaged_tokenizer_or_configuration_is_named(
     tiny_files: Callable[[str], dict[str, Path]],
     tmp_path: Path,
     reward: str,

@@ -64,7 +64,7 @@ GREY = torch.full((2, 3, 8, 8), 0.5)
         ([Image.new("La", (8, 8))] * 2, "an image of mode La, which PIL cannot convert to RGB; expected"),
     ],
 )
-def test_images_that_cannot_be_scored_are_refused_with_a_way_to_mend_them(images: Any, message: str) -> None:
+def test_invalid_images_are_refused_with_a_fix(images: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Redness(INFO).score(images, ["a", "b"])
 
@@ -80,16 +80,16 @@ def test_images_that_cannot_be_scored_are_refused_with_a_way_to_mend_them(images
         (["a"], "got 1 prompts for 2 images; expected one an image: repeat"),
     ],
 )
-def test_prompts_must_be_one_text_an_image(prompts: Any, message: str) -> None:
+def test_invalid_prompts_are_refused(prompts: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Redness(INFO).score(GREY, prompts)
 
 
-def test_prompts_may_be_left_out_where_they_are_not_used() -> None:
+def test_prompts_are_optional_for_rewards_that_do_not_use_them() -> None:
     assert Redness(replace(INFO, uses_prompt=False)).score(GREY).tolist() == [0.5, 0.5]
 
 
-def test_images_of_several_sizes_keep_their_order_and_their_prompts() -> None:
+def test_images_of_several_sizes_keep_order_and_prompts() -> None:
     levels, sizes = (10, 20, 30, 40), ((8, 8), (8, 8), (9, 8), (8, 8))
     images = [Image.new("RGB", size, (level, 0, 0)) for level, size in zip(levels, sizes, strict=True)]
     prompts = ["a", "bb", "ccc", "dddd"]
@@ -97,23 +97,23 @@ def test_images_of_several_sizes_keep_their_order_and_their_prompts() -> None:
     torch.testing.assert_close(RednessAndLength(INFO).score(images, prompts), expected)
 
 
-def test_no_gradient_leaves_a_reward_that_says_it_has_none() -> None:
+def test_non_differentiable_reward_returns_no_gradient() -> None:
     images = GREY.clone().requires_grad_()
     assert Redness(INFO).score(images, ["a", "b"]).requires_grad
     assert not Redness(replace(INFO, differentiable=False)).score(images, ["a", "b"]).requires_grad
 
 
-def test_a_reward_that_loses_the_batch_axis_is_told_so() -> None:
+def test_score_of_wrong_shape_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"returned scores of shape \(\) for 1 images; expected \(1,\)"):
         Squeezed(INFO).score(GREY[:1], ["a"])
 
 
-def test_a_rounded_value_just_outside_the_range_is_accepted() -> None:
+def test_rounding_error_outside_the_range_is_accepted() -> None:
     assert Redness(INFO).score(torch.full((1, 3, 2, 2), 1.00005), ["a"]).item() == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_half_precision_images_are_scored_as_the_values_they_hold(profile: str) -> None:
+def test_half_precision_images_score_as_their_float32_values(profile: str) -> None:
     reward = Redness(replace(INFO, profile=profile))
     images = torch.rand(2, 3, 80, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
     found = reward.score(images, ["a", "b"])
@@ -121,19 +121,19 @@ def test_half_precision_images_are_scored_as_the_values_they_hold(profile: str) 
     torch.testing.assert_close(found, reward.score(images.float(), ["a", "b"]), rtol=0, atol=0)
 
 
-def test_a_reward_inside_a_model_in_training_mode_stays_frozen(tiny: Callable[[str], Reward]) -> None:
+def test_reward_stays_in_evaluation_mode(tiny: Callable[[str], Reward]) -> None:
     reward = tiny("world-aesthetic")
     outer = torch.nn.Sequential(reward).train()
     assert outer.training
     assert not reward.training
 
 
-def test_a_reward_cannot_be_made_without_a_score() -> None:
+def test_reward_without_score_method_is_abstract() -> None:
     with pytest.raises(TypeError, match="_score"):
         Reward(INFO)  # type: ignore[abstract]
 
 
-def test_the_score_id_names_what_changes_a_score_and_nothing_else() -> None:
+def test_score_id_depends_on_what_changes_a_score_only() -> None:
     same = [INFO, replace(INFO, scale="told better", licence="MIT", role="judge")]
     other = [replace(INFO, profile="clip-64"), replace(INFO, options={"k": 1}), replace(INFO, entry="m:C")]
     assert len({score_id(record) for record in same}) == 1

@@ -40,7 +40,7 @@ def oracle_images() -> list[Image.Image]:
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("name", NAMES)
-def test_the_contract(case: Callable[[str], Case], name: str, check: str) -> None:
+def test_every_reward_keeps_the_contract(case: Callable[[str], Case], name: str, check: str) -> None:
     CHECKS[check](case(name))
 
 

@@ -1,10 +1,12 @@
-"""The examples of docs/rewards.md do what the text says."""
+"""The examples of docs/rewards.md and of the package's docstrings run and print what they say."""
 
 from __future__ import annotations
 
+import doctest
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,13 +27,13 @@ Examples = dict[str, list[str]]
 
 @pytest.fixture
 def examples() -> Examples:
-    """The Python examples below each heading."""
-    found = {}
+    """Python examples by heading."""
+    blocks_by_heading = {}
     for section in re.split("^#+ ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE):
         blocks = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
         if blocks:
-            found[section.partition("\n")[0]] = blocks
-    return found
+            blocks_by_heading[section.partition("\n")[0]] = blocks
+    return blocks_by_heading
 
 
 @pytest.fixture
@@ -40,19 +42,19 @@ def _forget_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_classes", dict(registry._classes))
 
 
-def test_the_first_example_scores_and_gives_gradients(
+def test_first_example_prints_shape_and_gradient(
     examples: Examples,
     tiny: Callable[[str], Reward],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(rewards, "load", tiny)  # the shipped weights have tests of their own
+    monkeypatch.setattr(rewards, "load", tiny)  # the shipped weights have their own tests
     exec(examples["Rewards"][0], {})
     assert capsys.readouterr().out == "torch.Size([2]) tensor(True)\n"
 
 
 @pytest.mark.usefixtures("_forget_registered")
-def test_the_example_of_a_reward_of_ones_own_works_from_its_file(examples: Examples, tmp_path: Path) -> None:
+def test_reward_example_loads_from_a_file(examples: Examples, tmp_path: Path) -> None:
     path = tmp_path / "sharpness.py"
     path.write_text(examples["Your own reward"][0], encoding="utf-8")
     reward = rewards.load(f"{path}:Sharpness")
@@ -62,7 +64,7 @@ def test_the_example_of_a_reward_of_ones_own_works_from_its_file(examples: Examp
 
 
 @pytest.mark.usefixtures("_forget_registered")
-def test_the_example_with_weights_of_its_own_keeps_the_contract(examples: Examples, tmp_path: Path) -> None:
+def test_example_with_weights_keeps_the_contract(examples: Examples, tmp_path: Path) -> None:
     path, head = tmp_path / "rated.py", tmp_path / "head.safetensors"
     path.write_text(examples["Your own reward"][1], encoding="utf-8")
     torch.manual_seed(0)
@@ -71,7 +73,7 @@ def test_the_example_with_weights_of_its_own_keeps_the_contract(examples: Exampl
     reward = rewards.load(f"{path}:Rated", weights={"head": head})
     contract.check(reward)
     grey = reward.score(torch.full((1, 3, 80, 90), 0.5)).item()
-    level = (128 / 255 * layer.weight.sum() + layer.bias).item()  # 0.5 is no level of 8 bits
+    level = (128 / 255 * layer.weight.sum() + layer.bias).item()  # 0.5 is rounded to a level of 8 bits
     assert grey == pytest.approx(level, abs=1e-5)
     save_file({"weight": layer.weight.data}, half := tmp_path / "half.safetensors")
     with pytest.raises(ValueError, match="bias: missing"):
@@ -79,31 +81,38 @@ def test_the_example_with_weights_of_its_own_keeps_the_contract(examples: Exampl
 
 
 @pytest.mark.parametrize(
-    ("heading", "place", "printed"),
+    ("heading", "number", "printed"),
     [
-        ("Several at once", 0, "{'world-clip': torch.Size([2]), 'world-aesthetic': torch.Size([2]), "),
-        ("Several at once", 1, "tensor(["),
+        ("Several rewards", 0, "{'world-clip': torch.Size([2]), 'world-aesthetic': torch.Size([2]), "),
+        ("Several rewards", 1, "tensor(["),
         ("In your own loop", 0, "(2,) ['world-pick', 'world-aesthetic', 'avg']\n"),
     ],
 )
-def test_examples_print_what_they_say(
-    examples: Examples, heading: str, place: int, printed: str, capsys: pytest.CaptureFixture[str]
+def test_examples_print_the_expected_output(
+    examples: Examples, heading: str, number: int, printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names: dict[str, Any] = {}
-    exec(examples[heading][place], names)
+    exec(examples[heading][number], names)
     assert capsys.readouterr().out.startswith(printed)
     if "decoded" in names:
         assert (names["decoded"].grad.abs().amax(dim=(1, 2, 3)) > 0).all()
 
 
-def test_every_example_is_run(examples: Examples) -> None:
+def test_every_example_is_tested(examples: Examples) -> None:
     counts = {heading: len(blocks) for heading, blocks in examples.items()}
-    assert counts == {"Rewards": 1, "Several at once": 2, "Your own reward": 2, "In your own loop": 1}
+    assert counts == {"Rewards": 1, "Several rewards": 2, "Your own reward": 2, "In your own loop": 1}
 
 
-def test_names_on_the_page_exist() -> None:
+def test_reward_and_profile_names_on_the_page_exist() -> None:
     page = PAGE.read_text(encoding="utf-8")
     known = {*rewards.list(), *PROFILES}
-    said = set(re.findall(r"`([a-z0-9.]+(?:-[a-z0-9]+)+|hpsv2(?:\.1)?)`", page))
-    assert said
-    assert said <= known
+    mentioned = set(re.findall(r"`([a-z0-9.]+(?:-[a-z0-9]+)+|hpsv2(?:\.1)?)`", page))
+    assert mentioned
+    assert mentioned <= known
+
+
+@pytest.mark.parametrize("module", [rewards, registry])
+def test_docstring_examples_run(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted
+    assert not result.failed

@@ -33,7 +33,7 @@ def levels(image: Image.Image) -> Tensor:
     return (to_tensor(image) * 255).round()
 
 
-def test_clip_inputs_are_those_that_another_project_computed(shared_data: Path) -> None:
+def test_clip_224_matches_published_pixel_values(shared_data: Path) -> None:
     golden = np.load(shared_data / "golden/clip_preprocess/golden.npz")
     for name, expected in zip(golden["names"], golden["pixel_values"], strict=True):
         image = Image.open(shared_data / f"golden/clip_preprocess/images/{name}.jpg")
@@ -41,7 +41,7 @@ def test_clip_inputs_are_those_that_another_project_computed(shared_data: Path) 
         assert np.abs(ours.numpy() - expected).max() == 0
 
 
-def test_real_photographs_are_resized_as_pil_does(shared_data: Path) -> None:
+def test_photographs_are_resized_as_by_pil(shared_data: Path) -> None:
     photos = [*(shared_data / "photos").glob("*.*"), *(shared_data / "photos/sd").glob("*.png")]
     assert len(photos) >= 10
     for photo in photos:
@@ -52,7 +52,7 @@ def test_real_photographs_are_resized_as_pil_does(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 90), (31, 17), (7, 200), (300, 64), (1, 1)])
-def test_a_squash_is_a_resize_in_width_and_then_in_height(height: int, width: int) -> None:
+def test_squash_resizes_width_before_height(height: int, width: int) -> None:
     image = noise(height, width)
     # One direction at a time, because the order that a single call takes depends on the version of Pillow.
     expected = image.resize((64, height), BICUBIC).resize((64, 64), BICUBIC)
@@ -60,7 +60,7 @@ def test_a_squash_is_a_resize_in_width_and_then_in_height(height: int, width: in
     assert torch.equal((ours * 255).round(), levels(expected))
 
 
-def test_qwen_reads_whole_blocks_in_the_shape_that_its_own_code_chooses() -> None:
+def test_whole_blocks_match_smart_resize_of_qwen() -> None:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
     area = 256 * 28 * 28
@@ -73,7 +73,7 @@ def test_qwen_reads_whole_blocks_in_the_shape_that_its_own_code_chooses() -> Non
     ("size", "expected"),
     [((64, 64), (448, 448)), ((300, 451), (392, 560)), ((451, 300), (560, 392)), ((900, 700), (504, 392))],
 )
-def test_blocks_are_filled_as_pil_fills_them(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_area_resize_matches_pil(size: tuple[int, int], expected: tuple[int, int]) -> None:
     image = noise(*size)
     resized = image.resize(expected[::-1], BICUBIC)
     normalised = TF.normalize(to_tensor(resized), list(CLIP_MEAN), list(CLIP_STD))
@@ -84,7 +84,7 @@ def test_blocks_are_filled_as_pil_fills_them(size: tuple[int, int], expected: tu
 @pytest.mark.parametrize(
     ("height", "width"), [(336, 336), (65, 90), (90, 65), (700, 401), (1, 9), (337, 336)]
 )
-def test_a_picture_is_padded_to_a_square_with_the_mean_colour(height: int, width: int) -> None:
+def test_pad_fills_a_square_with_the_mean_colour(height: int, width: int) -> None:
     image, side = noise(height, width), max(height, width)
     canvas = Image.new("RGB", (side, side), (122, 116, 104))  # int(255 x CLIP's mean)
     canvas.paste(image, ((side - width) // 2, (side - height) // 2))
@@ -92,7 +92,7 @@ def test_a_picture_is_padded_to_a_square_with_the_mean_colour(height: int, width
     torch.testing.assert_close(ours, published(canvas, 336), rtol=0, atol=1e-6)
 
 
-def test_gradients_pass_the_padding() -> None:
+def test_gradients_reach_padded_images() -> None:
     image = torch.full((2, 3, 168, 336), 0.5, requires_grad=True)
     preprocess(image, PROFILES["llava-336"]).sum().backward()
     assert image.grad is not None
@@ -101,7 +101,7 @@ def test_gradients_pass_the_padding() -> None:
     torch.testing.assert_close(image.grad, expected)
 
 
-def test_an_odd_rest_is_cropped_where_each_library_crops_it() -> None:
+def test_odd_margin_is_cropped_as_by_each_library() -> None:
     # 227 columns leave 3, half of which is 1.5: torchvision rounds that to 2, transformers floors it to 1.
     image = noise(224, 227)
     rounded, floored = (
@@ -114,7 +114,7 @@ def test_an_odd_rest_is_cropped_where_each_library_crops_it() -> None:
 
 @pytest.mark.parametrize(("name", "antialias"), [("hps-224", False), ("hps-224-antialias", True)])
 @pytest.mark.parametrize(("height", "width"), [(300, 451), (451, 300), (100, 37), (224, 100)])
-def test_hps_fits_the_longest_side_and_pads_with_black(
+def test_hps_profile_resizes_longest_side_and_pads_with_black(
     name: str, antialias: bool, height: int, width: int
 ) -> None:
     image = to_tensor(noise(height, width))
@@ -131,18 +131,18 @@ def test_hps_fits_the_longest_side_and_pads_with_black(
     torch.testing.assert_close(preprocess(image[None], PROFILES[name])[0], expected, rtol=0, atol=1e-5)
 
 
-def test_the_two_hps_profiles_differ_where_an_image_shrinks() -> None:
+def test_hps_profiles_differ_when_shrinking() -> None:
     image = to_tensor(noise(512, 512))[None]
     plain, smooth = (preprocess(image, PROFILES[name]) for name in ("hps-224", "hps-224-antialias"))
     assert (plain - smooth).abs().mean() > 0.1
 
 
-def test_raw_leaves_the_image_alone() -> None:
+def test_raw_profile_keeps_the_image() -> None:
     image = to_tensor(noise(20, 30))[None]
     assert torch.equal(preprocess(image, PROFILES["raw"]), image)
 
 
-def test_gradients_pass_the_rounding_but_not_the_clipping() -> None:
+def test_gradients_pass_rounding_but_not_clipping() -> None:
     image = torch.full((1, 3, 128, 128), 0.5)
     image[..., 64:] = 1.0
     image.requires_grad_()
@@ -153,7 +153,7 @@ def test_gradients_pass_the_rounding_but_not_the_clipping() -> None:
     assert image.grad[..., 8:56, 64:72].sum() < 0.24 * 3 * 48 * 8
 
 
-def test_gradients_come_after_a_call_in_inference_mode() -> None:
+def test_gradients_work_after_a_call_in_inference_mode() -> None:
     image = torch.rand(1, 3, 37, 53)  # a size of its own, whose weights are made here
     with torch.inference_mode():
         inferred = preprocess(image, PROFILES["squash-64"])
@@ -165,14 +165,14 @@ def test_gradients_come_after_a_call_in_inference_mode() -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
-def test_every_8_bit_mode_becomes_rgb(mode: str) -> None:
+def test_8_bit_modes_are_converted_to_rgb(mode: str) -> None:
     converted = noise(8, 9).convert(mode)
     expected = np.asarray(converted.convert("RGB"), dtype=np.float32) / 255
     assert np.array_equal(to_tensor(converted).permute(1, 2, 0).numpy(), expected)
 
 
 @pytest.mark.parametrize("transparency", [1, bytes([255, 0, 128])])
-def test_transparency_of_a_palette_is_dropped_without_a_warning(transparency: int | bytes) -> None:
+def test_palette_transparency_is_dropped_without_warning(transparency: int | bytes) -> None:
     palette = noise(8, 9).quantize(8)
     expected = to_tensor(palette)
     palette.info["transparency"] = transparency
@@ -184,6 +184,6 @@ def test_16_bit_grey_keeps_its_high_byte() -> None:
     assert (to_tensor(grey) * 255).round()[:, 0].tolist() == [[0, 0x80, 0xFF]] * 3
 
 
-def test_a_mode_without_a_range_is_refused() -> None:
+def test_mode_without_known_range_is_refused() -> None:
     with pytest.raises(ValueError, match=r"mode F, .*: convert it to RGB first"):
         to_tensor(Image.new("F", (4, 4)))

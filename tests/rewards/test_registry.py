@@ -56,7 +56,7 @@ def plug_in(folder: Path, monkeypatch: pytest.MonkeyPatch, points: str, **module
     monkeypatch.syspath_prepend(str(folder))
 
 
-def test_listing_every_reward_imports_no_model_library() -> None:
+def test_listing_rewards_imports_no_model_library() -> None:
     program = (
         "import sys, rewards\n"
         "print(len([rewards.info(name) for name in rewards.list()]))\n"
@@ -72,14 +72,14 @@ def test_listing_every_reward_imports_no_model_library() -> None:
     assert heavy.strip() == ""
 
 
-def test_an_unknown_name_gets_the_close_ones() -> None:
+def test_unknown_name_suggests_close_matches() -> None:
     with pytest.raises(rewards.UnknownName, match="unknown reward 'world-clp'; did you mean world-clip"):
         rewards.info("world-clp")
     with pytest.raises(rewards.UnknownName, match="available: aesthetic-v1, "):
         rewards.load("qqqqqqqq")
 
 
-def test_a_registered_class_is_found_by_its_name(orange: Tensor) -> None:
+def test_registered_class_is_loaded_by_name(orange: Tensor) -> None:
     @rewards.register(rewards.RewardInfo("redness", uses_prompt=False))
     class Redness(Reward):
         def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -90,7 +90,7 @@ def test_a_registered_class_is_found_by_its_name(orange: Tensor) -> None:
     assert rewards.score("redness", orange).tolist() == [1]
 
 
-def test_register_is_also_a_call(orange: Tensor) -> None:
+def test_register_works_as_a_call(orange: Tensor) -> None:
     class Blueness(Reward):
         def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
             return pixels[:, 2].mean(dim=(1, 2))
@@ -99,7 +99,7 @@ def test_register_is_also_a_call(orange: Tensor) -> None:
     assert rewards.score("blueness", orange, ["a"]).tolist() == [0]
 
 
-def test_a_name_that_is_taken_is_refused() -> None:
+def test_duplicate_name_is_refused() -> None:
     with pytest.raises(ValueError, match="a reward named 'clip' exists already"):
         rewards.register(rewards.RewardInfo("clip", entry="elsewhere:Clip"))
     rewards.register(rewards.RewardInfo("mine", entry="here:Mine"))
@@ -110,12 +110,12 @@ def test_a_name_that_is_taken_is_refused() -> None:
         rewards.register(rewards.RewardInfo("mine", entry="there:Mine"))
 
 
-def test_an_entry_that_is_no_reward_is_refused() -> None:
+def test_entry_that_is_not_a_reward_is_refused() -> None:
     with pytest.raises(ValueError, match=r"pathlib:Path is not a reward; expected a class that extends"):
         rewards.load(rewards.RewardInfo("wrong", entry="pathlib:Path"))
 
 
-def test_a_reward_in_a_file_is_first_class(tmp_path: Path, orange: Tensor) -> None:
+def test_reward_in_a_file_can_be_listed_and_loaded(tmp_path: Path, orange: Tensor) -> None:
     path = tmp_path / "own.py"
     path.write_text(OWN.format(name="file-redness"), encoding="utf-8")
     registered, plain = rewards.info(f"{path}:Redness"), rewards.info(f"{path}:Greenness")
@@ -125,7 +125,7 @@ def test_a_reward_in_a_file_is_first_class(tmp_path: Path, orange: Tensor) -> No
     assert rewards.load(plain).score(orange, ["a"]).tolist() == [0.5]
 
 
-def test_an_edit_of_the_file_changes_the_score_id_and_a_move_does_not(tmp_path: Path) -> None:
+def test_editing_a_reward_file_changes_the_score_id_and_moving_does_not(tmp_path: Path) -> None:
     path, text = tmp_path / "own.py", OWN.format(name="edited")
     path.write_text(text, encoding="utf-8")
     first = score_id(rewards.info(f"{path}:Redness"))
@@ -137,7 +137,7 @@ def test_an_edit_of_the_file_changes_the_score_id_and_a_move_does_not(tmp_path: 
     assert rewards.info(f"{path}:Redness").name == "edited"
 
 
-def test_two_files_cannot_register_one_name(tmp_path: Path) -> None:
+def test_two_files_cannot_register_the_same_name(tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / f"own{number}.py").write_text(
             OWN.format(name="twice") + f"# {number}\n", encoding="utf-8"
@@ -149,7 +149,7 @@ def test_two_files_cannot_register_one_name(tmp_path: Path) -> None:
         rewards.info(f"{tmp_path / 'own2.py'}:Redness")
 
 
-def test_a_wrong_file_or_class_is_said_in_one_line(tmp_path: Path) -> None:
+def test_wrong_file_or_class_is_a_one_line_error(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
     with pytest.raises(ValueError, match=r"own\.py does not exist; .* file\.py:Class"):
         rewards.info(f"{path}:Redness")
@@ -161,7 +161,7 @@ def test_a_wrong_file_or_class_is_said_in_one_line(tmp_path: Path) -> None:
         rewards.info(f"{path}:Redness")
 
 
-def test_an_installed_plug_in_is_first_class(
+def test_installed_plugin_can_be_listed_and_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orange: Tensor
 ) -> None:
     module = OWN.format(name="plugged-redness")
@@ -171,7 +171,7 @@ def test_an_installed_plug_in_is_first_class(
     assert rewards.load("plugged-green").score(orange, ["a"]).tolist() == [0.5]
 
 
-def test_a_plug_in_may_be_a_record_so_that_listing_stays_fast(
+def test_plugin_record_is_listed_without_importing_its_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orange: Tensor
 ) -> None:
     record = (
@@ -184,19 +184,19 @@ def test_a_plug_in_may_be_a_record_so_that_listing_stays_fast(
     assert rewards.load("plugged-red").score(orange, ["a"]).tolist() == [1]
 
 
-def test_a_broken_plug_in_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_plugin_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(tmp_path, monkeypatch, "plugged-bad = plugged_d:Bad", plugged_d="import no_such_module\n")
     assert "plugged-bad" in rewards.list()
     with pytest.raises(ValueError, match=r"plugged-bad = plugged_d:Bad cannot be imported: .*no_such_module"):
         rewards.info("plugged-bad")
 
 
-def test_a_plug_in_cannot_take_a_built_in_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_with_a_built_in_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(tmp_path, monkeypatch, "clip = plugged_e:Clip", plugged_e="")
     with pytest.raises(ValueError, match="plugged_e:Clip has the name of the built-in reward 'clip'"):
         rewards.list()
 
 
-def test_an_unknown_precision_is_refused_before_anything_is_read() -> None:
+def test_unknown_precision_is_refused() -> None:
     with pytest.raises(rewards.UnknownName, match="did you mean bfloat16"):
         rewards.load("hpsv3", dtype="bfloat")

@@ -9,7 +9,7 @@ from rewards.registry import load
 from tcbench.quiet import quiet
 
 
-def test_libraries_are_as_they_were_afterwards() -> None:
+def test_settings_are_restored() -> None:
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with quiet("transformers"):
         assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.ERROR, False)
@@ -17,6 +17,6 @@ def test_libraries_are_as_they_were_afterwards() -> None:
 
 
 @pytest.mark.parametrize("name", ["world-pick", "world-siglip"])
-def test_a_reward_is_loaded_in_silence(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_a_reward_prints_nothing(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     load(name)
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""What is known of the reward before it is loaded. Free of torch, so that listing it is fast."""
+"""Record of the reward. It does not import torch, so that listing rewards stays fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ WARMTH = RewardInfo(
     name="warmth",
     entry="tcbench_warmth.reward:Warmth",
     uses_prompt=False,
-    scale="red minus blue, the mean over the picture",
+    scale="red minus blue, mean over the image",
     typical_range=(-0.5, 0.5),
     licence="MIT",
 )

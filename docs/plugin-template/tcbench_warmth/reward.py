@@ -1,4 +1,4 @@
-"""How the reward scores."""
+"""Score of the reward."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rewards import Reward
 
 
 class Warmth(Reward):
-    """How much more red than blue a picture has, -1 to 1."""
+    """How much redder than blue an image is, -1 to 1."""
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores (B,) of ``pixels`` (B, 3, H, W), RGB in [0, 1]: the profile is "raw"."""
+        """Return scores (B,) of ``pixels`` (B, 3, H, W), RGB in [0, 1]: the profile is "raw"."""
         return (pixels[:, 0] - pixels[:, 2]).mean(dim=(1, 2))

@@ -56,9 +56,7 @@ def listed(weights: Command, reward: str) -> list[dict[str, str]]:
     return [row for row in json.loads(out) if row["reward"] == reward]
 
 
-def test_the_list_says_what_is_needed_where_it_is_and_what_it_is_checked_against(
-    weights: Command, fill_hub_cache: Fill
-) -> None:
+def test_list_shows_files_paths_and_checks(weights: Command, fill_hub_cache: Fill) -> None:
     head = {"reward": "toy", "key": "head", "file": "head.pth", "size": "4 MB"}
     head |= {"where": f"someone/something@{COMMIT}", "here": "no", "checked": "not yet"}
     assert listed(weights, "toy") == [head]
@@ -76,15 +74,13 @@ def test_the_list_says_what_is_needed_where_it_is_and_what_it_is_checked_against
     assert any(line.startswith("toy-pair ") for line in lines)
 
 
-def test_the_list_follows_the_environment(
-    weights: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_list_uses_the_environment(weights: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.pth").write_bytes(b"mine")
     monkeypatch.setenv("TCBENCH_WEIGHTS_TOY_HEAD", str(tmp_path / "mine.pth"))
     assert listed(weights, "toy")[0]["here"] == str(tmp_path / "mine.pth")
 
 
-def test_pull_says_where_everything_is_or_what_could_not_be_had(
+def test_pull_prints_paths_and_missing_files(
     weights: Command, fill_hub_cache: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, out, err = weights("pull", "toy", "world-clip")
@@ -106,9 +102,7 @@ def test_pull_says_where_everything_is_or_what_could_not_be_had(
     assert out.startswith("toy  head  ")
 
 
-def test_pull_of_all_goes_on_and_leaves_out_what_its_user_did_not_agree_to(
-    weights: Command, fill_hub_cache: Fill
-) -> None:
+def test_pull_all_skips_licences_that_were_not_accepted(weights: Command, fill_hub_cache: Fill) -> None:
     fill_hub_cache({"head.pth": b"head"}, COMMIT)
     fill_hub_cache({"eyes.pth": b"eyes"}, "main")
     code, out, err = weights("pull", "--all")
@@ -124,7 +118,7 @@ def test_pull_of_all_goes_on_and_leaves_out_what_its_user_did_not_agree_to(
     assert "world-blip  checkpoint" in out
 
 
-def test_what_is_missing_is_not_verified(weights: Command, fill_hub_cache: Fill) -> None:
+def test_missing_weights_are_not_verified(weights: Command, fill_hub_cache: Fill) -> None:
     code, out, err = weights("verify")
     assert code == 0
     assert "0 ok, 0 WRONG" in err
@@ -138,7 +132,7 @@ def test_what_is_missing_is_not_verified(weights: Command, fill_hub_cache: Fill)
     assert "1 ok, 0 WRONG, 1 not checked" in err
 
 
-def test_verify_hashes_afresh_and_ends_with_4_where_something_changed(
+def test_verify_hashes_again_and_exits_with_4_on_a_change(
     weights: Command, fill_hub_cache: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = fill_hub_cache({"head.pth": b"head"}, COMMIT)
@@ -165,9 +159,7 @@ def _stamps(place: Path) -> list[tuple[Path, int, int]]:
     return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
-def test_a_change_on_purpose_is_accepted_but_never_for_what_is_published(
-    weights: Command, fill_hub_cache: Fill
-) -> None:
+def test_accept_records_a_change_except_for_published_files(weights: Command, fill_hub_cache: Fill) -> None:
     fill_hub_cache({"head.pth": b"head"}, COMMIT)
     fill_hub_cache({"eyes.pth": b"wrong"}, "main")
     weights("verify", "toy")
@@ -181,7 +173,7 @@ def test_a_change_on_purpose_is_accepted_but_never_for_what_is_published(
     assert weights("verify", "--accept", "toy-pair")[0] == 4
 
 
-def test_a_change_stops_a_run_with_4(weights: Command, fill_hub_cache: Fill) -> None:
+def test_run_exits_with_4_on_changed_weights(weights: Command, fill_hub_cache: Fill) -> None:
     fill_hub_cache({"head.pth": b"head"}, COMMIT)
     weights("verify", "toy")
     fill_hub_cache({"head.pth": b"new"}, COMMIT)
@@ -190,7 +182,7 @@ def test_a_change_stops_a_run_with_4(weights: Command, fill_hub_cache: Fill) -> 
     assert ended.value.code == 4
 
 
-def test_a_broken_lock_file_is_one_line(weights: Command, fill_hub_cache: Fill) -> None:
+def test_invalid_lock_file_is_a_one_line_error(weights: Command, fill_hub_cache: Fill) -> None:
     WeightsLock().path.write_text("{", encoding="utf-8")
     fill_hub_cache({"head.pth": b"head"}, COMMIT)
     for arguments in (["list"], ["verify"], ["pull", "toy"]):
@@ -205,11 +197,11 @@ def test_bad_usage_exits_with_2(weights: Command, arguments: list[str]) -> None:
     assert (code, out) == (2, "")
 
 
-def test_convert_names_what_it_made_and_what_it_left_out(weights: Command, tmp_path: Path) -> None:
+def test_convert_prints_the_file_and_left_out_keys(weights: Command, tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "weights.pt")
     code, out, err = weights("convert", tmp_path / "weights.pt")
     assert (code, out) == (0, f"{tmp_path / 'weights.safetensors'}  1 tensors\n")
-    assert "left out, as they hold no tensors: epoch" in err
+    assert "left out keys without tensors: epoch" in err
     code, _, err = weights("convert", tmp_path / "weights.pt")
     assert (code, err.count("\n")) == (1, 1)
     (tmp_path / "torn.pt").write_bytes(b"torn")
@@ -218,7 +210,7 @@ def test_convert_names_what_it_made_and_what_it_left_out(weights: Command, tmp_p
     assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["weights.safetensors"]
 
 
-def test_ls_says_which_rewards_weights_are_here_without_a_look_into_them(
+def test_ls_shows_present_weights_without_reading_them(
     capsys: pytest.CaptureFixture[str], fill_hub_cache: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def here() -> dict[str, str]:

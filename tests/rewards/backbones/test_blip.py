@@ -35,7 +35,7 @@ def ranker() -> BlipRanker:
     return BlipRanker(CONFIG).eval()
 
 
-def test_the_vision_half_is_timms(ranker: BlipRanker) -> None:
+def test_vision_transformer_matches_timm(ranker: BlipRanker) -> None:
     reference = TimmVisionTransformer(
         img_size=64, patch_size=16, embed_dim=24, depth=2, num_heads=2, num_classes=0
     ).eval()
@@ -63,7 +63,7 @@ def reference(ranker: BlipRanker) -> BlipTextModel:
 
 
 @pytest.mark.parametrize("with_image", [True, False])
-def test_the_text_half_is_transformers(
+def test_text_encoder_matches_transformers(
     ranker: BlipRanker, reference: BlipTextModel, with_image: bool
 ) -> None:
     ids, mask = torch.randint(5, 50, (2, 12)), torch.ones(2, 12, dtype=torch.long)
@@ -75,7 +75,7 @@ def test_the_text_half_is_transformers(
     torch.testing.assert_close(ranker.blip["text_encoder"](ids, mask, image), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_published_keys_are_the_rankers(ranker: BlipRanker) -> None:
+def test_keys_match_the_published_checkpoint(ranker: BlipRanker) -> None:
     """Written out from the layout of the published checkpoint, so that a renamed module is noticed."""
     both = [f"{n}.{k}" for n in ("query", "key", "value") for k in ("weight", "bias")]
     dense = ["output.dense.weight", "output.dense.bias", "output.LayerNorm.weight", "output.LayerNorm.bias"]
@@ -105,7 +105,7 @@ def test_the_published_keys_are_the_rankers(ranker: BlipRanker) -> None:
     assert set(ranker.state_dict()) == expected
 
 
-def test_the_default_is_imagerewards_size() -> None:
+def test_default_config_has_imagerewards_sizes() -> None:
     with torch.device("meta"):
         state = BlipRanker(BlipConfig()).state_dict()
     assert state["blip.visual_encoder.pos_embed"].shape == (1, 197, 1024)
@@ -122,7 +122,7 @@ def test_padding_does_not_change_a_reward(ranker: BlipRanker) -> None:
     torch.testing.assert_close(ranker(pixels, padded, mask), ranker(pixels, ids, mask[:, :6]))
 
 
-def test_a_config_survives_its_file_and_names_what_it_does_not_know(tmp_path: Path) -> None:
+def test_config_file_round_trip_and_unknown_fields(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(asdict(CONFIG)), encoding="utf-8")
     assert BlipConfig.read(path) == CONFIG

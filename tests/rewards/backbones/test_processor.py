@@ -106,7 +106,7 @@ def check_against(convention: str, reward: Reward, files: Mapping[str, Path]) ->
 
 
 @pytest.mark.parametrize(("name", "convention"), CONVENTIONS)
-def test_both_layouts_of_one_model_score_as_transformers_clip_does(
+def test_both_layouts_score_like_transformers_clip(
     twins: tuple[Path, Path], name: str, convention: str
 ) -> None:
     ours, theirs = (rewards.load(f"{name}:{folder}") for folder in twins)
@@ -124,13 +124,13 @@ def test_both_layouts_of_one_model_score_as_transformers_clip_does(
         ("pickscore", "logits"),
     ],
 )
-def test_named_rewards_score_as_transformers_clip_does(
+def test_named_rewards_score_like_transformers_clip(
     tiny: Callable[[str], Reward], tiny_files: Files, name: str, convention: str
 ) -> None:
     check_against(convention, tiny(name), tiny_files(name))
 
 
-def test_a_siglip_is_scored_too_and_its_logit_has_its_bias(siglip_folder: Path) -> None:
+def test_siglip_logit_includes_its_bias(siglip_folder: Path) -> None:
     images, prompts = [coarse(70, 90), coarse(64, 64)], ["a red circle", "A large WHITE circle!"]
     cosines, logits = (
         rewards.load(f"{kind}:{siglip_folder}").score(images, prompts)
@@ -143,7 +143,7 @@ def test_a_siglip_is_scored_too_and_its_logit_has_its_bias(siglip_folder: Path) 
     torch.testing.assert_close(logits, cosines * scale - 3, rtol=0, atol=1e-5)  # the bias that was written
 
 
-def test_a_siglip_of_open_clip_is_read_with_its_own_tokenizer(
+def test_open_clip_siglip_uses_its_own_tokenizer(
     siglip_folder: Path, tmp_path: Path, changed_on_purpose: Callable[[], None]
 ) -> None:
     from open_clip.model import CustomTextCLIP
@@ -200,7 +200,7 @@ def test_a_siglip_of_open_clip_is_read_with_its_own_tokenizer(
 @pytest.mark.parametrize("resize", ["shortest", "squash", "longest"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [(150, 211), (64, 67), (40, 31)])
-def test_images_become_what_open_clips_own_transform_makes(
+def test_preprocessing_matches_the_transform_of_open_clip(
     tmp_path: Path, resize: str, interpolation: str, size: tuple[int, int]
 ) -> None:
     asked: dict[str, Any] = {
@@ -229,7 +229,7 @@ def test_images_become_what_open_clips_own_transform_makes(
     ],
 )
 @pytest.mark.parametrize("size", [(150, 211), (64, 67), (40, 31)])
-def test_images_become_what_transformers_own_processor_makes(
+def test_preprocessing_matches_the_processor_of_transformers(
     tmp_path: Path, processor: Any, size: tuple[int, int]
 ) -> None:
     write_json(tmp_path / "preprocessor_config.json", processor.to_dict())
@@ -239,7 +239,7 @@ def test_images_become_what_transformers_own_processor_makes(
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
 
 
-def test_a_known_way_has_its_known_name(twins: tuple[Path, Path], siglip_folder: Path) -> None:
+def test_equal_profile_gets_the_known_name(twins: tuple[Path, Path], siglip_folder: Path) -> None:
     names = [folder_profile(folder).name for folder in (*twins, siglip_folder)]
     assert names == ["clip-224", "clip-224-floor", "siglip-64"]
 
@@ -256,13 +256,13 @@ def test_a_known_way_has_its_known_name(twins: tuple[Path, Path], siglip_folder:
         ({"size": {"height": 100, "width": 50}}, r"size \(100, 50\)"),
     ],
 )
-def test_a_way_that_is_not_known_is_refused(tmp_path: Path, asked: dict[str, object], what: str) -> None:
+def test_unsupported_preprocessing_is_refused(tmp_path: Path, asked: dict[str, object], what: str) -> None:
     write_json(tmp_path / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"} | asked)
     with pytest.raises(MismatchError, match=f"preprocessing that is not supported: {what}"):
         folder_profile(tmp_path)
 
 
-def test_a_folder_that_is_neither_is_one_clear_error(tmp_path: Path) -> None:
+def test_folder_of_neither_layout_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(MissingFiles, match=r"needs its backbone .* lacks open_clip_config.json") as error:
         rewards.load(f"clip:{tmp_path}")
     assert "\n" not in str(error.value)
@@ -271,7 +271,7 @@ def test_a_folder_that_is_neither_is_one_clear_error(tmp_path: Path) -> None:
         rewards.load(f"clip:{tmp_path / 'gone'}")
 
 
-def test_another_model_of_either_library_is_refused(
+def test_other_model_of_either_library_is_refused(
     twins: tuple[Path, Path], tmp_path: Path, changed_on_purpose: Callable[[], None]
 ) -> None:
     for file in twins[1].iterdir():
@@ -290,7 +290,7 @@ def test_another_model_of_either_library_is_refused(
         rewards.load(f"clip:{tmp_path}")
 
 
-def test_the_score_id_changes_with_the_way_images_are_prepared_and_not_with_the_folders_name(
+def test_score_id_depends_on_preprocessing_and_not_on_the_folder_name(
     twins: tuple[Path, Path], tmp_path: Path, changed_on_purpose: Callable[[], None]
 ) -> None:
     first = score_id(rewards.info(f"clip:{twins[1]}"))
@@ -304,7 +304,7 @@ def test_the_score_id_changes_with_the_way_images_are_prepared_and_not_with_the_
     assert score_id(rewards.info(f"clip:{tmp_path}")) != first
 
 
-def test_a_hub_id_may_name_its_revision() -> None:
+def test_hub_id_with_revision_is_pinned() -> None:
     record = rewards.info("clip:laion/CLIP-ViT-H-14-laion2B-s32B-b79K@1c2b849")
     (weights,) = record.weights
     assert (weights.hub, weights.revision) == ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "1c2b849")
@@ -318,7 +318,9 @@ def test_a_hub_id_may_name_its_revision() -> None:
         rewards.info("pickscore:laion/x")
 
 
-def test_only_one_layout_of_a_repository_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_one_layout_of_a_repository_is_downloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from rewards.weights.locate import locate_weights
 
     there = [
@@ -344,7 +346,7 @@ def test_only_one_layout_of_a_repository_is_fetched(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", ["clip", "clip-hessel", "aesthetic-v1", "aesthetic-v2", "clip-iqa"])
-def test_openais_weights_are_refused_without_their_activation(
+def test_openai_weights_require_quick_gelu(
     tiny_files: Files, tmp_path: Path, name: str, changed_on_purpose: Callable[[], None]
 ) -> None:
     files = dict(tiny_files(name))
@@ -360,7 +362,7 @@ def test_openais_weights_are_refused_without_their_activation(
         rewards.load(record, weights=weights)
 
 
-def test_so_are_openais_weights_by_a_hub_id_or_a_folders_name(
+def test_openai_weights_by_hub_id_or_folder_name_require_quick_gelu(
     twins: tuple[Path, Path], tmp_path: Path, changed_on_purpose: Callable[[], None]
 ) -> None:
     assert rewards.info("clip:timm/vit_base_patch16_clip_224.openai@abc").weights[0].quick_gelu

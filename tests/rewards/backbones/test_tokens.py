@@ -16,7 +16,7 @@ def tokenizer(request: pytest.FixtureRequest, tiny_files: Callable[[str], dict[s
     return clip_tokenizer(tiny_files("world-clip")["tokenizer"], limit=48)
 
 
-def test_prompts_are_padded_or_cut_to_the_limit_and_end_with_the_end(tokenizer: Tokenizer) -> None:
+def test_prompts_are_padded_or_cut_to_the_limit(tokenizer: Tokenizer) -> None:
     ids, mask = tokenizer(["a b", "a " * 60, ""])
     assert ids.shape == mask.shape == (3, 48)
     assert mask.sum(dim=1).tolist() == [4, 48, 2]
@@ -27,11 +27,11 @@ def test_prompts_are_padded_or_cut_to_the_limit_and_end_with_the_end(tokenizer: 
     assert ids.argmax(dim=1).tolist() == [3, 47, 1]
 
 
-def test_lengths_are_those_of_the_uncut_prompts(tokenizer: Tokenizer) -> None:
+def test_lengths_are_counted_before_cutting(tokenizer: Tokenizer) -> None:
     assert tokenizer.lengths(["", "a", "a " * 46, "a " * 47]) == [2, 3, 48, 49]
 
 
-def test_open_clips_vocabulary_is_clips(shared_data: Path) -> None:
+def test_open_clip_and_transformers_give_identical_ids(shared_data: Path) -> None:
     vocabulary = json.loads((shared_data / "vocab/clip_vocab.json").read_text(encoding="utf-8"))
     ids = OpenClipTokenizer()(["an astronaut riding a horse"]).ids[0, :7].tolist()
     words = [

@@ -12,7 +12,7 @@ from rewards.base import Reward
 from rewards.verification.samples import PROMPTS, blobs
 
 
-def test_a_cosine_of_half_precision_embeddings_has_all_digits() -> None:
+def test_cosine_of_half_precision_embeddings_is_float32() -> None:
     images, texts = F.normalize(
         torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0)), dim=-1
     ).bfloat16()

@@ -53,7 +53,7 @@ class Darkness(Reward):
 DARKNESS = rewards.RewardInfo("darkness", higher_is_better=False)
 
 
-def test_the_package_names_them_and_imports_torch_only_for_use() -> None:
+def test_adapters_are_exported_without_importing_torch() -> None:
     program = "import rewards, sys; assert 'torch' not in sys.modules; print(*map(repr, dir(rewards)))"
     listed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -65,7 +65,7 @@ def test_the_package_names_them_and_imports_torch_only_for_use() -> None:
         rewards.loss_fn  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_tensors_come_with_gradients(tiny: Tiny, images: Tensor) -> None:
+def test_tensor_fn_returns_gradients(tiny: Tiny, images: Tensor) -> None:
     reward = tiny("pickscore")
     found, expected = images.clone().requires_grad_(), images.clone().requires_grad_()
     (-rewards.tensor_fn(reward)(found, PROMPTS).mean()).backward()
@@ -74,14 +74,14 @@ def test_tensors_come_with_gradients(tiny: Tiny, images: Tensor) -> None:
     assert torch.equal(found.grad, expected.grad)
 
 
-def test_a_judge_is_no_reward_for_gradients_either() -> None:
+def test_tensor_fn_refuses_a_judge() -> None:
     judge = rewards.load("world-blip")
     with pytest.raises(rewards.WrongRole, match="world-blip has the role 'judge'"):
         rewards.tensor_fn(judge)
     assert callable(rewards.tensor_fn(judge, use=None))
 
 
-def test_what_a_vae_decodes_is_brought_to_its_range_if_that_is_said(tiny: Tiny, images: Tensor) -> None:
+def test_vae_range_maps_decoded_images_to_unit_range(tiny: Tiny, images: Tensor) -> None:
     reward = tiny("world-aesthetic")
     score, decoded = rewards.tensor_fn(reward, vae_range=True), images * 2 - 1
     torch.testing.assert_close(score(decoded, PROMPTS), reward.score(images, PROMPTS), rtol=1e-4, atol=1e-6)
@@ -98,7 +98,7 @@ def test_what_a_vae_decodes_is_brought_to_its_range_if_that_is_said(tiny: Tiny, 
         rewards.tensor_fn(tiny("jpeg-compressibility"))
 
 
-def test_pictures_come_with_plain_numbers(tiny: Tiny) -> None:
+def test_pil_fn_returns_floats(tiny: Tiny) -> None:
     reward = tiny("pickscore")
     found = rewards.pil_fn(reward)(blobs(3), PROMPTS)
     assert all(type(score) is float for score in found)
@@ -137,7 +137,7 @@ def trl_rewards(reward_fn: Any, batches: list[tuple[Any, ...]]) -> np.ndarray:
     ],
     ids=["floats", "halves", "bytes", "array of bytes", "array of floats"],
 )
-def test_it_rewards_in_ddpo_loops(tiny: Tiny, images: Tensor, loop: Any, given: Any) -> None:
+def test_ddpo_fn_returns_rewards(tiny: Tiny, images: Tensor, loop: Any, given: Any) -> None:
     reward = tiny("pickscore")
     prompts, metadata = zip(*[(prompt, {}) for prompt in PROMPTS], strict=True)
     batches = [
@@ -151,14 +151,14 @@ def test_it_rewards_in_ddpo_loops(tiny: Tiny, images: Tensor, loop: Any, given: 
     assert found.dtype == np.float32
 
 
-def test_scores_of_which_less_is_better_are_negated_for_ddpo() -> None:
+def test_ddpo_fn_negates_scores_if_lower_is_better() -> None:
     score, images = rewards.ddpo_fn(Darkness(DARKNESS)), torch.tensor([0.25, 1.0])[:, None, None, None]
     rewarded, details = score(images.expand(2, 3, 4, 4), ("a", "b"), ({}, {}))
     assert rewarded.tolist() == [-0.75, 0]
     assert details == {}
 
 
-def test_it_scores_in_flow_grpo_loops(mix: Callable[..., RewardMix], images: Tensor) -> None:
+def test_flow_grpo_fn_returns_scores_and_average(mix: Callable[..., RewardMix], images: Tensor) -> None:
     """As scripts/train_sd3.py of yifan123/flow_grpo asks, from eight threads, and collates."""
     made = mix(parse_mix("pickscore=1,world-aesthetic=-2"))
     reward_fn = rewards.flow_grpo_fn(made)
@@ -189,7 +189,7 @@ def test_it_scores_in_flow_grpo_loops(mix: Callable[..., RewardMix], images: Ten
     torch.testing.assert_close(torch.as_tensor(again["avg"]), expected.total, rtol=1e-4, atol=1e-4)
 
 
-def test_loops_train_only_on_what_may_be_trained_on(
+def test_adapters_refuse_roles_that_forbid_training(
     tiny: Tiny, mix: Callable[..., RewardMix], images: Tensor
 ) -> None:
     judge = tiny("world-oracle")
@@ -205,7 +205,7 @@ def test_loops_train_only_on_what_may_be_trained_on(
         report(images[:1], ["what a day"])
 
 
-def test_more_of_what_is_worse_is_refused(
+def test_positive_weight_for_lower_is_better_is_refused(
     mix: Callable[..., RewardMix], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = mix({"pickscore": MixTerm(0.5)})
@@ -216,7 +216,7 @@ def test_more_of_what_is_worse_is_refused(
         rewards.flow_grpo_fn(made)
 
 
-def test_what_is_no_image_is_refused_as_ever(tiny: Tiny, images: Tensor) -> None:
+def test_adapters_refuse_invalid_images(tiny: Tiny, images: Tensor) -> None:
     score = rewards.ddpo_fn(tiny("pickscore"))
     for wrong, message in (
         (images * 2, "values from"),

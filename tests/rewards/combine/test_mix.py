@@ -34,7 +34,7 @@ def panel() -> Panel:
     return Panel(NAMES)
 
 
-def test_the_words_of_a_command_line_are_parts() -> None:
+def test_mix_text_is_parsed() -> None:
     assert parse_mix("aesthetic-v2=1, pickscore=0.5,hpsv2=100@0.3") == {
         "aesthetic-v2": MixTerm(1.0),
         "pickscore": MixTerm(0.5),
@@ -56,17 +56,17 @@ def test_the_words_of_a_command_line_are_parts() -> None:
         ("clip=1,clip=2", "names clip twice"),
     ],
 )
-def test_other_words_are_refused(text: str, message: str) -> None:
+def test_invalid_mix_text_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_mix(text)
 
 
-def test_an_unknown_reward_gets_its_close_matches() -> None:
+def test_unknown_reward_suggests_close_matches() -> None:
     with pytest.raises(UnknownName, match="did you mean pickscore"):
         parse_mix("pikscore=1")
 
 
-def test_the_total_is_the_weighted_sum(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
+def test_total_is_the_weighted_sum(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
     parts = {
         "world-clip": MixTerm(0.1),
         "world-aesthetic": MixTerm(2.0, mean=6.0, std=1.5),
@@ -81,9 +81,7 @@ def test_the_total_is_the_weighted_sum(panel: Panel, batch: tuple[Tensor, list[s
     torch.testing.assert_close(torch.stack(list(found.values.values())).sum(dim=0), expected)
 
 
-def test_above_its_cap_a_reward_pays_no_more_and_pulls_no_more(
-    panel: Panel, batch: tuple[Tensor, list[str]]
-) -> None:
+def test_capped_reward_adds_no_value_and_no_gradient(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
     scores = panel.score(*batch)["world-aesthetic"].sort()
     cap = scores.values[1].item() - 1e-3  # below two of three
     parts = {name: MixTerm(0.0) for name in NAMES} | {"world-aesthetic": MixTerm(1.0, cap=cap)}
@@ -95,7 +93,7 @@ def test_above_its_cap_a_reward_pays_no_more_and_pulls_no_more(
 
 
 @pytest.mark.parametrize("offload", [False, True])
-def test_its_gradient_is_that_of_backward(offload: bool, batch: tuple[Tensor, list[str]]) -> None:
+def test_gradient_equals_backward(offload: bool, batch: tuple[Tensor, list[str]]) -> None:
     parts = {"world-clip": MixTerm(0.1), "world-aesthetic": MixTerm(1.0), "world-hps": MixTerm(5.0)}
     mixed = RewardMix(Panel(NAMES, offload=offload), parts)
     found = mixed.gradient(*batch)
@@ -113,7 +111,7 @@ def test_its_gradient_is_that_of_backward(offload: bool, batch: tuple[Tensor, li
     )
 
 
-def test_what_has_no_gradient_is_named(batch: tuple[Tensor, list[str]]) -> None:
+def test_reward_without_gradient_is_named(batch: tuple[Tensor, list[str]]) -> None:
     mixed = RewardMix(
         Panel(["world-clip", "world-rule"]), {"world-clip": MixTerm(1.0), "world-rule": MixTerm(1.0)}
     )
@@ -122,7 +120,7 @@ def test_what_has_no_gradient_is_named(batch: tuple[Tensor, list[str]]) -> None:
         mixed.gradient(*batch)
 
 
-def test_a_mix_is_of_the_panels_rewards(panel: Panel) -> None:
+def test_terms_must_match_the_panel(panel: Panel) -> None:
     with pytest.raises(
         ValueError, match="the mix has the rewards world-clip, the panel has world-clip, world-aesthetic"
     ):
@@ -130,7 +128,7 @@ def test_a_mix_is_of_the_panels_rewards(panel: Panel) -> None:
     assert math.isinf(MixTerm(1.0).cap)
 
 
-def test_a_calibration_makes_weights_count_deviations(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
+def test_calibration_standardises_scores(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
     measured = {name: RewardStatistics(1.5, 0.25, 100, panel[name].score_id) for name in NAMES}
     calibration = Calibration(measured, "world", "5" * 64, "micro", "6" * 12)
     parts = {name: MixTerm(2.0) for name in NAMES}
@@ -139,7 +137,7 @@ def test_a_calibration_makes_weights_count_deviations(panel: Panel, batch: tuple
         torch.testing.assert_close(mixed.values[name], 2 * (mixed.scores[name] - 1.5) / 0.25)
 
 
-def test_a_calibration_of_another_version_or_without_a_reward_is_refused(panel: Panel) -> None:
+def test_calibration_of_another_version_or_without_the_reward_is_refused(panel: Panel) -> None:
     parts = dict.fromkeys(NAMES, MixTerm(1.0))
     old = {name: RewardStatistics(0, 1, 100, "0" * 12) for name in NAMES}
     with pytest.raises(ValueError, match="calibration of world-clip has the score id 0000"):
@@ -148,15 +146,15 @@ def test_a_calibration_of_another_version_or_without_a_reward_is_refused(panel: 
         RewardMix(panel, parts, Calibration({}, "world", "5" * 64, "micro", "6" * 12))
 
 
-def test_the_shipped_calibration_is_of_the_shipped_rewards() -> None:
-    calibration = Calibration.parse_prompt(WORLD_CALIBRATION)
+def test_shipped_calibration_matches_shipped_rewards() -> None:
+    calibration = Calibration.read(WORLD_CALIBRATION)
     for name, measured in calibration.rewards.items():
         assert measured.score_id == score_id(rewards.info(name)), f"{name}: calibrate again"
         assert measured.count >= 400
         assert measured.std > 0
 
 
-def test_a_calibration_is_written_and_read(tmp_path: Path) -> None:
+def test_calibration_round_trip(tmp_path: Path) -> None:
     made = Calibration(
         {"a": RewardStatistics(1.0, 2.0, 100, "0" * 12)}, "world", "5" * 64, "micro", "6" * 12, ()
     )

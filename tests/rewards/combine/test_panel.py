@@ -65,7 +65,7 @@ def counted(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int
 
 
 @pytest.mark.parametrize("offload", [False, True])
-def test_a_panel_scores_as_its_members_do(
+def test_panel_scores_equal_single_rewards(
     panel_of: Callable[..., Panel], tiny: Callable[[str], Reward], images: Tensor, offload: bool
 ) -> None:
     names = ("aesthetic-v2", "pickscore", "hpsv2.1", "imagereward", "world-oracle")
@@ -79,7 +79,7 @@ def test_a_panel_scores_as_its_members_do(
         )
 
 
-def test_gradients_are_those_of_the_members(
+def test_panel_gradients_equal_single_rewards(
     panel_of: Callable[..., Panel], tiny: Callable[[str], Reward], images: Tensor
 ) -> None:
     leaf = images.clone().requires_grad_()
@@ -93,7 +93,7 @@ def test_gradients_are_those_of_the_members(
     torch.testing.assert_close(leaf.grad, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_one_clip_sees_each_picture_once(
+def test_shared_tower_embeds_each_image_once(
     panel_of: Callable[..., Panel], images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     panel = panel_of(*CLIPS)
@@ -106,7 +106,7 @@ def test_one_clip_sees_each_picture_once(
     assert calls["images"] == [3, 3]  # nothing is kept from pass to pass
 
 
-def test_prompts_are_read_once_for_all_calls(
+def test_prompts_are_embedded_once_for_all_calls(
     panel_of: Callable[..., Panel], images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     panel = panel_of("clip")
@@ -125,7 +125,7 @@ def test_prompts_are_read_once_for_all_calls(
     assert calls["prompts"] == [2, 1, 1]  # read anew in another precision
 
 
-def test_prompts_that_were_not_used_for_long_are_forgotten(
+def test_least_recently_used_prompts_are_dropped(
     panel_of: Callable[..., Panel], images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(towers, "CACHED_PROMPTS", 2)
@@ -139,16 +139,14 @@ def test_prompts_that_were_not_used_for_long_are_forgotten(
     assert three.shape == (3,)
 
 
-def test_a_reward_by_itself_keeps_nothing(tiny: Callable[[str], Reward], images: Tensor) -> None:
+def test_single_reward_caches_nothing(tiny: Callable[[str], Reward], images: Tensor) -> None:
     reward: Any = tiny("clip")
     reward.score(images, PROMPTS)
     assert reward.towers._prompt_cache is None
     assert reward.towers._image_cache is None
 
 
-def test_offloaded_rewards_give_no_gradient_by_backward(
-    panel_of: Callable[..., Panel], images: Tensor
-) -> None:
+def test_offloaded_panel_refuses_backward(panel_of: Callable[..., Panel], images: Tensor) -> None:
     panel = panel_of("clip", offload=True)
     with pytest.raises(ValueError, match=r"has no gradients by backward.*RewardMix\.gradient"):
         panel.score(images.clone().requires_grad_(), PROMPTS)
@@ -156,7 +154,7 @@ def test_offloaded_rewards_give_no_gradient_by_backward(
         assert panel.score(images.clone().requires_grad_(), PROMPTS)["clip"].shape == (3,)
 
 
-def test_towers_of_one_checkpoint_are_one_module(tiny_files: Files) -> None:
+def test_towers_of_one_checkpoint_are_shared(tiny_files: Files) -> None:
     """Whatever layout it has."""
     for pair in (("hpsv2", "hpsv2-antialias"), ("siglip", "siglip-again"), ("pickscore", "pickscore-again")):
         records = [replace(tiny_record(rewards.info(pair[0])), name=name) for name in pair]
@@ -165,7 +163,7 @@ def test_towers_of_one_checkpoint_are_one_module(tiny_files: Files) -> None:
         assert first is second
 
 
-def test_an_offloaded_panel_keeps_prompts_too(
+def test_offloaded_panel_caches_prompts(
     panel_of: Callable[..., Panel], images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     panel = panel_of("pickscore", offload=True)
@@ -177,7 +175,7 @@ def test_an_offloaded_panel_keeps_prompts_too(
     assert torch.equal(first["pickscore"], second["pickscore"])
 
 
-def test_another_precision_forgets_prompts(panel_of: Callable[..., Panel], images: Tensor) -> None:
+def test_change_of_precision_clears_cached_prompts(panel_of: Callable[..., Panel], images: Tensor) -> None:
     panel = panel_of("pickscore")
     with torch.no_grad():
         panel.score(images, PROMPTS)
@@ -186,7 +184,7 @@ def test_another_precision_forgets_prompts(panel_of: Callable[..., Panel], image
     assert torch.equal(half["pickscore"], fresh["pickscore"])
 
 
-def test_a_panel_is_of_different_rewards() -> None:
+def test_panel_refuses_no_reward_and_duplicates() -> None:
     with pytest.raises(ValueError, match="has no reward; name at least one"):
         Panel([])
     with pytest.raises(ValueError, match="has world-clip twice"):

@@ -44,9 +44,7 @@ def published(shared_data: Path, name: str) -> Path:
     return path
 
 
-def test_the_published_v2_head_gives_its_known_scores(
-    shared_data: Path, embeddings: Tensor, expected: Any
-) -> None:
+def test_published_v2_head_gives_known_scores(shared_data: Path, embeddings: Tensor, expected: Any) -> None:
     path = published(shared_data, "aesthetic-v2")
     head = ScoreHead(768).eval()
     load_state(head, read_tensors(path), path)
@@ -54,9 +52,7 @@ def test_the_published_v2_head_gives_its_known_scores(
     assert head(embeddings).tolist() == pytest.approx(golden["scores"], abs=golden["tolerance"])
 
 
-def test_the_published_v1_head_gives_its_known_scores(
-    shared_data: Path, embeddings: Tensor, expected: Any
-) -> None:
+def test_published_v1_head_gives_known_scores(shared_data: Path, embeddings: Tensor, expected: Any) -> None:
     path = published(shared_data, "aesthetic-v1")
     head = nn.Linear(768, 1)
     load_state(head, read_tensors(path), path)
@@ -70,7 +66,7 @@ def test_the_published_v1_head_gives_its_known_scores(
 @pytest.mark.parametrize(
     ("name", "kind"), [("aesthetic-v1", LaionAestheticV1), ("world-aesthetic", LaionAestheticV2)]
 )
-def test_the_score_is_the_head_on_the_unit_embedding(
+def test_score_is_the_head_of_the_unit_embedding(
     tiny: Callable[[str], Reward], name: str, kind: type[LaionAestheticV1 | LaionAestheticV2]
 ) -> None:
     reward = tiny(name)
@@ -101,7 +97,7 @@ def test_version_2_5_is_five_affine_layers_on_the_unit_pooled_embedding(
     torch.testing.assert_close(reward.score(pixels), x[:, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_version_2_5_is_loaded_by_those_who_accept_its_licence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_2_5_requires_accepting_its_licence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TCBENCH_ACCEPT_LICENCES", raising=False)
     with pytest.raises(LicenceNotAccepted, match=r"set TCBENCH_ACCEPT_LICENCES=AGPL-3\.0"):
         rewards.load("aesthetic-v2.5")

@@ -18,7 +18,7 @@ from tcbench.errors import MismatchError
 
 
 @pytest.mark.parametrize("size", [(64, 64), (72, 100)])
-def test_it_is_the_softmax_over_good_and_bad_at_any_size(
+def test_score_is_the_softmax_over_both_captions_at_any_size(
     tiny_files: Callable[[str], Mapping[str, Path]], size: tuple[int, int]
 ) -> None:
     folder = tiny_files("clip-iqa")["backbone"]
@@ -30,12 +30,12 @@ def test_it_is_the_softmax_over_good_and_bad_at_any_size(
     )
 
 
-def test_a_picture_smaller_than_the_network_reads_is_refused(tiny: Callable[[str], Reward]) -> None:
+def test_too_small_image_is_refused(tiny: Callable[[str], Reward]) -> None:
     with pytest.raises(ValueError, match="got an image of 16 x 40 pixels; expected at least 32"):
         tiny("clip-iqa").score(torch.rand(1, 3, 16, 40))
 
 
-def test_a_clip_without_a_resnet_is_refused(tiny_files: Callable[[str], Mapping[str, Path]]) -> None:
+def test_clip_without_resnet_is_refused(tiny_files: Callable[[str], Mapping[str, Path]]) -> None:
     with pytest.raises(MismatchError, match="is not a ResNet CLIP"):
         rewards.load(
             tiny_record(rewards.info("clip-iqa")), weights={"backbone": tiny_files("clip")["backbone"]}

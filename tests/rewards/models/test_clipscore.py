@@ -30,7 +30,7 @@ def cosine(reward: Reward, text: str) -> float:
     ("name", "factor", "prefix"),
     [("clip", 100.0, ""), ("clip-cosine", 1.0, ""), ("clip-hessel", 2.5, "A photo depicts ")],
 )
-def test_each_convention_is_its_formula(
+def test_each_convention_matches_its_formula(
     tiny: Callable[[str], Reward], name: str, factor: float, prefix: str
 ) -> None:
     reward = tiny(name)
@@ -39,7 +39,7 @@ def test_each_convention_is_its_formula(
     assert reward.score(IMAGES, ["a red circle"]).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_logits_use_the_models_own_scale(tiny: Callable[[str], Reward]) -> None:
+def test_logits_convention_uses_the_models_scale(tiny: Callable[[str], Reward]) -> None:
     reward = tiny("clip-logits")
     assert isinstance(reward, ClipScore)
     scale = reward.towers.model.logit_scale.exp().item()
@@ -47,7 +47,7 @@ def test_logits_use_the_models_own_scale(tiny: Callable[[str], Reward]) -> None:
     assert reward.score(IMAGES, ["a"]).item() == pytest.approx(scale * cosine(reward, "a"), rel=1e-4)
 
 
-def test_hessel_clips_what_is_negative(
+def test_hessel_convention_clips_negative_cosines(
     tiny: Callable[[str], Reward], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reward = tiny("clip-hessel")
@@ -57,13 +57,13 @@ def test_hessel_clips_what_is_negative(
     assert reward.score(IMAGES, ["a"]).tolist() == [0]
 
 
-def test_the_prefix_counts_towards_the_limit(tiny: Callable[[str], Reward]) -> None:
+def test_prefix_counts_towards_the_token_limit(tiny: Callable[[str], Reward]) -> None:
     words = [" ".join(["cat"] * count) for count in (72, 73, 75, 76)]
     assert tiny("clip").truncated(words) == 1
     assert tiny("clip-hessel").truncated(words) == 3
 
 
-def test_an_unknown_convention_is_refused(tiny_files: Callable[[str], dict[str, Path]]) -> None:
+def test_unknown_convention_is_refused(tiny_files: Callable[[str], dict[str, Path]]) -> None:
     record = replace(rewards.info("clip"), options={"convention": "percent"})
     with pytest.raises(ValueError, match="unknown CLIPScore convention 'percent'; available: hessel"):
         rewards.load(record, weights=tiny_files("clip"))

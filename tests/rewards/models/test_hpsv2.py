@@ -14,7 +14,7 @@ from tcbench.errors import MismatchError
 
 
 @pytest.mark.parametrize("name", ["hpsv2", "hpsv2-antialias", "hpsv2.1", "hpsv2.1-antialias"])
-def test_the_score_is_the_bare_cosine_on_the_official_input(
+def test_score_is_the_cosine_on_the_official_input(
     tiny: Callable[[str], Reward], shared_data: Path, name: str
 ) -> None:
     reward = tiny(name)
@@ -24,7 +24,7 @@ def test_the_score_is_the_bare_cosine_on_the_official_input(
     assert reward.score([image], [prompt]).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_without_state_dict_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "other.pt")
     with pytest.raises(MismatchError, match="has no state_dict; expected the published checkpoint"):
         rewards.load("hpsv2", weights={"checkpoint": tmp_path / "other.pt"})

@@ -32,7 +32,7 @@ def picture(height: int, width: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def test_scores_are_those_of_the_official_recipe(tiny: Tiny, tiny_files: Files) -> None:
+def test_scores_match_the_official_recipe(tiny: Tiny, tiny_files: Files) -> None:
     images = [picture(*size) for size in ((100, 72), (64, 64), (300, 517), (30, 400), (640, 640))]
     prompts = ["", "a large red circle", LONG, "two cats\n\non a <b>roof</b> ", "a small blue square"]
     ours = tiny("hpsv3").score(images, prompts)
@@ -41,7 +41,7 @@ def test_scores_are_those_of_the_official_recipe(tiny: Tiny, tiny_files: Files) 
     assert (ours - expected).abs().max() <= 1e-4 * expected.std()
 
 
-def test_patches_are_those_of_the_official_processor() -> None:
+def test_patches_match_the_official_processor() -> None:
     image = picture(90, 160).resize((532, 392), Image.Resampling.NEAREST)
     config = Qwen2VLImageProcessorPil()
     expected = config(images=[image], return_tensors="pt")
@@ -52,7 +52,7 @@ def test_patches_are_those_of_the_official_processor() -> None:
     torch.testing.assert_close(patches[: len(patches) // 2], expected["pixel_values"], rtol=0, atol=1e-5)
 
 
-def test_the_instruction_is_the_one_that_the_model_was_trained_with() -> None:
+def test_instruction_matches_the_official_text() -> None:
     # with its missing colon, and blanks at the ends of lines that an editor would take away
     text = AFTER_IMAGE.removeprefix("<|vision_end|>") + "\n\nEND\n"
     known = "f6ee57479d4e9eee76b49c00dc962e1e696a5a2b3cc32cebd9b1fa76fe27502c"
@@ -60,7 +60,7 @@ def test_the_instruction_is_the_one_that_the_model_was_trained_with() -> None:
     assert reference.MESSAGE.replace("{prompt}", "{text_prompt}") == text
 
 
-def test_prompts_of_any_length_share_a_batch(tiny: Tiny) -> None:
+def test_prompts_of_different_lengths_can_be_batched(tiny: Tiny) -> None:
     reward, image = tiny("hpsv3"), picture(64, 64)
     prompts = ["", LONG, "a dog"]
     together = reward.score([image] * 3, prompts)
@@ -68,21 +68,21 @@ def test_prompts_of_any_length_share_a_batch(tiny: Tiny) -> None:
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
-def test_no_prompt_is_cut(tiny: Tiny) -> None:
+def test_prompts_are_not_cut(tiny: Tiny) -> None:
     reward, image = tiny("hpsv3"), picture(64, 64)
     assert reward.truncated([LONG * 20]) == 0
     scores = reward.score([image, image], [LONG + "red", LONG + "blue"])
     assert (scores[0] - scores[1]).abs() > 1e-5
 
 
-def test_pictures_of_several_sizes_share_a_list(tiny: Tiny) -> None:
+def test_images_of_several_sizes_can_be_scored_together(tiny: Tiny) -> None:
     reward, prompts = tiny("hpsv3"), ["a", "b", "c"]
     images = [picture(64, 64), picture(64, 128), picture(64, 64, seed=1)]
     alone = torch.cat([reward.score([i], [p]) for i, p in zip(images, prompts, strict=True)])
     torch.testing.assert_close(reward.score(images, prompts), alone, rtol=0, atol=1e-5)
 
 
-def test_the_head_stays_in_float32(tiny_files: Files) -> None:
+def test_head_stays_in_float32(tiny_files: Files) -> None:
     files = tiny_files("hpsv3")
     reward = rewards.load(tiny_record(rewards.info("hpsv3")), weights=files, dtype="bfloat16")
     assert isinstance(reward, Hpsv3)
@@ -93,12 +93,12 @@ def test_the_head_stays_in_float32(tiny_files: Files) -> None:
 
 
 @pytest.mark.parametrize("token", ["<|Reward|>", "<|image_pad|>", "<|video_pad|>"])
-def test_a_prompt_with_a_token_that_is_counted_is_refused(tiny: Tiny, token: str) -> None:
+def test_prompt_with_special_token_is_refused(tiny: Tiny, token: str) -> None:
     with pytest.raises(ValueError, match=r"a prompt for hpsv3 contains <\|\w+\|>.* remove it"):
         tiny("hpsv3").score([picture(64, 64)], [f"a dog {token}"])
 
 
-def test_a_picture_that_is_too_oblong_is_refused(tiny: Tiny) -> None:
+def test_too_elongated_image_is_refused(tiny: Tiny) -> None:
     with pytest.raises(ValueError, match=r"2 x 402 pixels; .* a ratio up to 200: crop it"):
         tiny("hpsv3").score([Image.new("RGB", (402, 2))], ["a line"])
 
@@ -111,7 +111,7 @@ def test_a_picture_that_is_too_oblong_is_refused(tiny: Tiny) -> None:
         (lambda state: state.update({"rm_head.5.bias": torch.zeros(4)}), r"shape \(4,\), not \(2,\)"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(
+def test_checkpoint_that_does_not_fit_is_refused(
     tiny_files: Files,
     tmp_path: Path,
     change: Callable[[dict[str, torch.Tensor]], object],

@@ -11,7 +11,7 @@ from rewards.base import Reward
 from rewards.models.imagereward import PUBLISHED, ImageReward
 
 
-def test_the_score_is_the_standardised_raw_reward(tiny: Callable[[str], Reward]) -> None:
+def test_score_is_the_standardised_raw_reward(tiny: Callable[[str], Reward]) -> None:
     reward = tiny("world-blip")
     assert isinstance(reward, ImageReward)
     pixels, prompts = torch.randn(2, 3, 64, 64), ["a cat", "a dog and a cat"]
@@ -21,7 +21,7 @@ def test_the_score_is_the_standardised_raw_reward(tiny: Callable[[str], Reward])
     torch.testing.assert_close(reward._score(pixels, prompts), (raw - 0.2) / 0.5)
 
 
-def test_texts_are_cut_to_the_published_35_tokens_and_that_is_counted(shared_data: Path) -> None:
+def test_prompts_are_cut_to_35_tokens_and_counted(shared_data: Path) -> None:
     tokenizer = bert_tokenizer(shared_data / "vocab/bert_base_uncased_vocab.txt", PUBLISHED.max_tokens)
     ids, mask = tokenizer(["A red Circle, naïve", " ".join(["cat"] * 40)])
     assert ids.shape == (2, 35)
@@ -33,7 +33,7 @@ def test_texts_are_cut_to_the_published_35_tokens_and_that_is_counted(shared_dat
 
 
 @pytest.mark.parametrize("name", ["imagereward", "world-blip"])
-def test_cut_prompts_are_counted(tiny: Callable[[str], Reward], name: str) -> None:
+def test_truncated_prompts_are_counted(tiny: Callable[[str], Reward], name: str) -> None:
     prompts = ["a " * 33, "a " * 34]
     assert tiny(name).truncated(prompts) == 1
     scores = tiny(name).score(torch.full((2, 3, 64, 64), 0.5), prompts)

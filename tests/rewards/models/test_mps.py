@@ -52,7 +52,7 @@ def official_state(files: Mapping[str, Path]) -> dict[str, Tensor]:
     return state
 
 
-def test_it_is_the_official_recipe(tiny: Tiny, tiny_files: Files) -> None:
+def test_scores_match_the_official_recipe(tiny: Tiny, tiny_files: Files) -> None:
     files = tiny_files("mps")
     pictures = [picture(300, 241), picture(101, 256), picture(224, 224), picture(64, 64)]
     ours = torch.stack([tiny("mps").score([image] * len(PROMPTS), PROMPTS) for image in pictures])
@@ -61,14 +61,14 @@ def test_it_is_the_official_recipe(tiny: Tiny, tiny_files: Files) -> None:
     assert (ours - theirs).abs().max() <= 1e-4 * spread
 
 
-def test_the_mask_is_of_each_prompt_alone() -> None:
+def test_mask_depends_on_each_prompt_alone() -> None:
     condition = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     prompt = torch.tensor([[10.0, 0.0], [0.0, 3.1], [2.9, 0.0], [-9.0, -9.0]])
     batch = torch.stack([prompt, prompt / 100])
     assert _visible_tokens(batch, condition).tolist() == [[True, True, False, False]] * 2
 
 
-def test_the_image_sees_no_token_that_is_far_from_the_condition(tiny: Tiny) -> None:
+def test_image_attends_only_to_tokens_near_the_condition(tiny: Tiny) -> None:
     reward = tiny("mps")
     assert isinstance(reward, Mps)
     assert reward.tokenizer is not None
@@ -83,23 +83,23 @@ def test_the_image_sees_no_token_that_is_far_from_the_condition(tiny: Tiny) -> N
     assert not torch.allclose(reward.network.embed_image(pixels, shown, visible), seen, atol=1e-3)
 
 
-def test_the_whole_condition_is_read() -> None:
+def test_condition_is_not_truncated() -> None:
     assert CONDITION == reference.OVERALL
     assert OpenClipTokenizer().lengths([CONDITION]) == [47]
 
 
-def test_prompts_that_are_cut_are_counted(tiny: Tiny) -> None:
+def test_truncated_prompts_are_counted(tiny: Tiny) -> None:
     assert tiny("mps").truncated(PROMPTS) == 1
 
 
-def test_keys_are_the_official_modules(tiny: Tiny) -> None:
+def test_keys_match_the_official_module(tiny: Tiny) -> None:
     reward = tiny("mps")
     assert isinstance(reward, Mps)
     keys = [key for key in reward.network.state_dict() if not key.startswith("model.")]
     assert sorted(keys) == sorted(f"cross_model.layers.{i}.{key}" for i in range(4) for key in LAYER)
 
 
-def test_the_official_modules_state_dict_is_read_too(tiny: Tiny, tiny_files: Files, tmp_path: Path) -> None:
+def test_official_state_dict_is_read(tiny: Tiny, tiny_files: Files, tmp_path: Path) -> None:
     files = tiny_files("mps")
     torch.save(official_state(files), tmp_path / "mps.pth")
     images = [picture(64, 64)]
@@ -107,7 +107,7 @@ def test_the_official_modules_state_dict_is_read_too(tiny: Tiny, tiny_files: Fil
     assert scores.equal(tiny("mps").score(images, PROMPTS[:1]))
 
 
-def test_a_state_without_the_cross_attention_is_refused(tiny_files: Files, tmp_path: Path) -> None:
+def test_state_without_cross_attention_is_refused(tiny_files: Files, tmp_path: Path) -> None:
     files = tiny_files("mps")
     state = {key: value for key, value in official_state(files).items() if key.startswith("model.")}
     torch.save(state, tmp_path / "clip.pth")
@@ -124,7 +124,7 @@ class Trap(nn.Linear):
         return Path.touch, (str(self.trace),)  # type: ignore[return-value]
 
 
-def test_the_pickled_official_module_is_not_run_but_refused(tiny_files: Files, tmp_path: Path) -> None:
+def test_pickled_official_module_is_refused_without_running_it(tiny_files: Files, tmp_path: Path) -> None:
     module = Trap(1, 1)
     module.trace = tmp_path / "trace"
     torch.save(module, tmp_path / "MPS_overall_checkpoint.pth")
@@ -133,7 +133,7 @@ def test_the_pickled_official_module_is_not_run_but_refused(tiny_files: Files, t
     assert not module.trace.exists()
 
 
-def test_a_torn_checkpoint_is_to_be_fetched_again(tiny_files: Files, tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_refused(tiny_files: Files, tmp_path: Path) -> None:
     files = tiny_files("mps")
     whole = tmp_path / "whole.pth"
     torch.save(official_state(files), whole)

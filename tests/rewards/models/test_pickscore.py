@@ -8,7 +8,7 @@ from rewards.base import Reward
 from rewards.models.pickscore import PickScore
 
 
-def test_the_score_is_transformers_own_logit_of_each_pair(tiny: Callable[[str], Reward]) -> None:
+def test_score_is_the_logit_of_transformers(tiny: Callable[[str], Reward]) -> None:
     reward = tiny("world-pick")
     assert isinstance(reward, PickScore)
     pixels, prompts = torch.randn(3, 3, 64, 64), ["a cat", "a long list of many words", ""]

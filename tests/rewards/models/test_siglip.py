@@ -42,7 +42,7 @@ def picture(height: int, width: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("name", ["siglip", "siglip2", "world-siglip"])
-def test_a_score_is_the_one_of_the_official_model_processor_and_tokenizer(
+def test_score_matches_official_model_processor_and_tokenizer(
     tiny_files: Callable[[str], Mapping[str, Path]], name: str
 ) -> None:
     files = tiny_files(name)
@@ -54,7 +54,7 @@ def test_a_score_is_the_one_of_the_official_model_processor_and_tokenizer(
     assert reward.score(images, PROMPTS).tolist() == pytest.approx(expected, abs=1e-4 * spread)
 
 
-def test_the_score_is_transformers_own_logit_of_each_pair(tiny: Callable[[str], Reward]) -> None:
+def test_score_is_the_logit_of_transformers(tiny: Callable[[str], Reward]) -> None:
     reward = tiny("world-siglip")
     assert isinstance(reward, SiglipScore)
     pixels, prompts = torch.randn(3, 3, 64, 64), ["a cat", "a long list of many words", ""]
@@ -64,7 +64,7 @@ def test_the_score_is_transformers_own_logit_of_each_pair(tiny: Callable[[str], 
 
 
 @pytest.mark.parametrize("prompt", IDS)
-def test_siglips_pieces_are_those_of_its_official_tokenizer(
+def test_siglip_ids_match_the_official_tokenizer(
     tiny_files: Callable[[str], Mapping[str, Path]], prompt: str
 ) -> None:
     # as transformers 5.23's SiglipTokenizer gives them with sentencepiece 0.2.3
@@ -74,7 +74,7 @@ def test_siglips_pieces_are_those_of_its_official_tokenizer(
     assert tokenizer.lengths([prompt]) == [len(ids)]
 
 
-def test_siglip2_reads_small_letters_and_keeps_punctuation(
+def test_siglip2_ignores_case_but_not_punctuation(
     tiny_files: Callable[[str], Mapping[str, Path]],
 ) -> None:
     tokenizer = transformers_tokenizer(tiny_files("siglip2")["tokenizer"], 64)
@@ -86,7 +86,7 @@ def test_siglip2_reads_small_letters_and_keeps_punctuation(
 
 
 @pytest.mark.parametrize("name", ["siglip", "siglip2"])
-def test_64_tokens_are_read_and_the_last_is_the_end(tiny: Callable[[str], Reward], name: str) -> None:
+def test_prompts_are_cut_to_64_tokens_with_an_end_token(tiny: Callable[[str], Reward], name: str) -> None:
     reward = tiny(name)
     assert isinstance(reward, SiglipScore)
     letters = " ".join(["q"] * 40)
@@ -94,12 +94,12 @@ def test_64_tokens_are_read_and_the_last_is_the_end(tiny: Callable[[str], Reward
     assert reward.towers.tokenizer([letters]).ids[0, -1] == 1
 
 
-def test_the_published_siglip_reads_neither_capitals_nor_punctuation(tiny: Callable[[str], Reward]) -> None:
+def test_siglip_ignores_case_and_punctuation(tiny: Callable[[str], Reward]) -> None:
     scores = tiny("siglip").score([picture(64, 64)] * 2, ["A red, circle!", "a red circle"])
     assert scores[0] == scores[1]
 
 
-def test_a_folder_without_a_known_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_folder_without_supported_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match=r"tokenizer_config.json cannot be read .*; fetch the model's"):
         transformers_tokenizer(tmp_path, 64)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")

@@ -48,7 +48,7 @@ def copy(files: Mapping[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(files["model"], tmp_path / "model"))
 
 
-def test_it_is_the_reference_for_any_shape_and_prompt(tiny: Tiny, tiny_files: Files) -> None:
+def test_score_matches_the_reference_for_any_shape_and_prompt(tiny: Tiny, tiny_files: Files) -> None:
     reward, files = tiny(NAME), tiny_files(NAME)
     images = [picture(*size, seed) for seed, size in enumerate([(72, 101), (120, 60), (336, 336), (1, 9)])]
     ours = torch.cat([reward.score(images, PROMPTS), reward.score(images[:1], [CUT])])
@@ -58,7 +58,7 @@ def test_it_is_the_reference_for_any_shape_and_prompt(tiny: Tiny, tiny_files: Fi
     assert (theirs.max() - theirs.min()) / theirs.mean() > 0.02
 
 
-def test_each_picture_and_each_prompt_counts(tiny: Tiny) -> None:
+def test_score_depends_on_image_and_prompt(tiny: Tiny) -> None:
     images = [picture(80, 80, seed) for seed in range(3)]
     of_images = tiny(NAME).score(images, ["a cat"] * 3)
     of_prompts = tiny(NAME).score(images[:1] * 3, ["a cat", "a dog", "a cat on a dog"])
@@ -67,7 +67,7 @@ def test_each_picture_and_each_prompt_counts(tiny: Tiny) -> None:
         assert scores.std() / scores.mean() > 1e-3
 
 
-def test_the_question_is_the_published_one(tiny: Tiny) -> None:
+def test_question_matches_the_official_text(tiny: Tiny) -> None:
     reward: Any = tiny(NAME)
     decode = reward.questions._tokenizer.decode
     before, (after,) = decode(reward.questions.before), reward.questions(["a cat"]).ids
@@ -78,7 +78,7 @@ def test_the_question_is_the_published_one(tiny: Tiny) -> None:
     assert decode(reward.questions.answer) == "Yes</s>"
 
 
-def test_a_prompt_is_truncated_where_the_whole_question_has_2048_tokens(
+def test_prompt_is_cut_at_2048_tokens_of_the_whole_question(
     tiny: Tiny,
 ) -> None:
     reward: Any = tiny(NAME)
@@ -89,12 +89,12 @@ def test_a_prompt_is_truncated_where_the_whole_question_has_2048_tokens(
     assert reward.questions(["a" * (2 * room), ""]).ids.shape == (2, reward.questions.limit)
 
 
-def test_a_prompt_that_holds_the_sign_for_the_picture_is_refused(tiny: Tiny) -> None:
+def test_prompt_with_the_image_placeholder_is_refused(tiny: Tiny) -> None:
     with pytest.raises(ValueError, match="a prompt contains <image>, the placeholder of the image"):
         tiny(NAME).score([picture(8, 8)], ["an <image> of a cat"])
 
 
-def test_the_output_layer_stays_apart_from_the_table_of_words(tiny: Tiny, tiny_files: Files) -> None:
+def test_output_layer_is_not_tied_to_the_embedding(tiny: Tiny, tiny_files: Files) -> None:
     reward: Any = tiny(NAME)
     state = read_folder_tensors(tiny_files(NAME)["model"])
     assert not torch.equal(state["lm_head.weight"], state["shared.weight"])
@@ -103,7 +103,7 @@ def test_the_output_layer_stays_apart_from_the_table_of_words(tiny: Tiny, tiny_f
         assert torch.equal(layer.weight, state[f"{key}.weight"].float())
 
 
-def test_one_file_loads_as_parts_do(tiny: Tiny, tiny_files: Files, tmp_path: Path) -> None:
+def test_single_file_loads_like_shards(tiny: Tiny, tiny_files: Files, tmp_path: Path) -> None:
     files = tiny_files(NAME)
     image, expected = picture(50, 60), tiny(NAME).score([picture(50, 60)], ["a cat"])
     state = read_folder_tensors(files["model"])
@@ -119,7 +119,7 @@ def test_one_file_loads_as_parts_do(tiny: Tiny, tiny_files: Files, tmp_path: Pat
         assert torch.equal(reward.score([image], ["a cat"]), expected)
 
 
-def test_a_key_too_few_or_too_many_is_refused(
+def test_missing_or_unexpected_key_is_refused(
     tiny_files: Files, tmp_path: Path, changed_on_purpose: Callable[[], None]
 ) -> None:
     folder = copy(tiny_files(NAME), tmp_path)
@@ -135,7 +135,7 @@ def test_a_key_too_few_or_too_many_is_refused(
         load(tiny_files(NAME), model=folder)
 
 
-def test_a_part_that_is_not_there_is_named(tiny_files: Files, tmp_path: Path) -> None:
+def test_missing_shard_is_named(tiny_files: Files, tmp_path: Path) -> None:
     folder = copy(tiny_files(NAME), tmp_path)
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(
@@ -152,7 +152,7 @@ def test_a_part_that_is_not_there_is_named(tiny_files: Files, tmp_path: Path) ->
         ({"vocab_size": 150}, "has 199 tokens, but .* only 150; use the tokenizer"),
     ],
 )
-def test_another_model_is_refused(
+def test_other_model_is_refused(
     tiny_files: Files, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     files = tiny_files(NAME)
@@ -168,7 +168,7 @@ def test_another_model_is_refused(
         load(files, model=folder)
 
 
-def test_what_is_no_tokenizer_is_refused(tiny_files: Files, tmp_path: Path) -> None:
+def test_damaged_tokenizer_is_refused(tiny_files: Files, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(MismatchError, match="cannot be read as a tokenizer"):

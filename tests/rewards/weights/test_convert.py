@@ -24,7 +24,7 @@ FILE = WeightsFile("checkpoint", file="weights.pt", hub="someone/something")
 
 @pytest.mark.parametrize(("name", "key"), [("hpsv2", "checkpoint"), ("imagereward", "checkpoint"),
                                            ("aesthetic-v2", "head")])  # fmt: skip
-def test_a_converted_file_scores_as_the_original(
+def test_converted_file_gives_identical_scores(
     tiny_files: Callable[[str], dict[str, Path]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -40,7 +40,7 @@ def test_a_converted_file_scores_as_the_original(
     assert torch.equal(rewards.load(record, weights=files).score(images, prompts), before)
 
 
-def test_it_reads_as_the_original_with_inner_dicts_and_shared_memory(tmp_path: Path) -> None:
+def test_converted_file_reads_like_the_original(tmp_path: Path) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
     content = {
         "state_dict": {"a.weight": whole, "again": whole, "row": whole[1], "turned": whole.T},
@@ -62,7 +62,7 @@ def test_it_reads_as_the_original_with_inner_dicts_and_shared_memory(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["weights.pt", "weights.safetensors"]
 
 
-def test_what_holds_no_tensors_is_named(tmp_path: Path) -> None:
+def test_keys_without_tensors_are_named(tmp_path: Path) -> None:
     content = {"state_dict": {"a": torch.ones(1), "version": 2}, "epoch": 3, "optimizer": {"state": {0: {}}}}
     torch.save(content, tmp_path / "weights.pt")
     made = convert_checkpoint(tmp_path / "weights.pt")
@@ -70,7 +70,7 @@ def test_what_holds_no_tensors_is_named(tmp_path: Path) -> None:
     assert read_tensors(made.path).keys() == {"state_dict"}
 
 
-def test_it_is_accepted_for_the_published_file_where_it_was_made_and_forgery_is_not(tmp_path: Path) -> None:
+def test_converted_file_is_accepted_where_it_was_made_and_forgery_is_not(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "weights.pt")
     record = RewardInfo("toy", weights=(replace(FILE, sha256=cached_sha256(tmp_path / "weights.pt")),))
     made = convert_checkpoint(tmp_path / "weights.pt").path
@@ -96,7 +96,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "weights.pt")
     with pytest.raises(OSError, match=r"made\.safetensors.* cannot be written"):
         convert_checkpoint(tmp_path / "weights.pt", tmp_path / "nowhere/made.safetensors")
@@ -114,7 +114,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*[Ss]parse.*:UserWarning")
-def test_what_cannot_be_converted_is_one_line(tmp_path: Path, content: object, message: str) -> None:
+def test_unconvertible_checkpoint_is_a_one_line_error(tmp_path: Path, content: object, message: str) -> None:
     torch.save(content, tmp_path / "weights.pt")
     with pytest.raises(MismatchError, match=message) as error:
         convert_checkpoint(tmp_path / "weights.pt")
@@ -125,9 +125,7 @@ def test_what_cannot_be_converted_is_one_line(tmp_path: Path, content: object, m
 @pytest.mark.parametrize(
     ("source", "out"), [("a.safetensors", None), ("a.pt", "b.pt"), ("missing.pt", None), (".", None)]
 )
-def test_from_a_checkpoint_to_safetensors_and_nothing_else(
-    tmp_path: Path, source: str, out: str | None
-) -> None:
+def test_only_checkpoint_to_safetensors_is_supported(tmp_path: Path, source: str, out: str | None) -> None:
     for name in ("a.safetensors", "a.pt"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match=r"is not a file|cannot convert|exists") as error:

@@ -17,18 +17,18 @@ def resolves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("resolves")
-def test_a_name_that_resolves_can_be_asked() -> None:
+def test_resolvable_host_allows_downloads() -> None:
     assert hub.offline_reason() == ""
 
 
 @pytest.mark.usefixtures("resolves")
-def test_offline_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_variable_forbids_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert hub.offline_reason() == "HF_HUB_OFFLINE is set"
 
 
 @pytest.mark.usefixtures("resolves")
-def test_without_a_line_only_a_proxy_can_help(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresolvable_host_needs_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_line(host: str, *_: object) -> None:
         if host != "else.where":
             raise socket.gaierror(-2, "Name or service not known")

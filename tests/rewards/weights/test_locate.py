@@ -37,7 +37,7 @@ def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def test_missing_weights_say_what_they_are_where_to_get_them_and_how_to_point_at_a_copy() -> None:
+def test_missing_weights_error_says_how_to_get_them() -> None:
     with pytest.raises(MissingFiles) as error:
         locate_weights(INFO)
     message = str(error.value)
@@ -52,7 +52,7 @@ def test_missing_weights_say_what_they_are_where_to_get_them_and_how_to_point_at
         assert part in message
 
 
-def test_every_published_reward_names_its_source_when_it_is_missing(tmp_path: Path) -> None:
+def test_missing_weights_of_published_rewards_name_their_source(tmp_path: Path) -> None:
     for name in rewards.list():
         for file in rewards.info(name).weights:
             if not file.package:
@@ -62,9 +62,7 @@ def test_every_published_reward_names_its_source_when_it_is_missing(tmp_path: Pa
                 assert _environment_variable(name, file.key) in str(error.value)
 
 
-def test_a_given_path_and_the_environment_point_at_local_copies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_copies_by_argument_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one.pth", "two.pth"):
         (tmp_path / name).write_text(name, encoding="utf-8")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "one.pth"))
@@ -75,18 +73,18 @@ def test_a_given_path_and_the_environment_point_at_local_copies(
         locate_weights(INFO)
 
 
-def test_weights_of_another_name_are_refused(tmp_path: Path) -> None:
+def test_unknown_weights_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no weights called heads; available: head"):
         locate_weights(INFO, {"heads": tmp_path})
 
 
-def test_a_folder_that_lacks_a_file_is_missing_weights(tmp_path: Path) -> None:
+def test_incomplete_folder_is_missing_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(MissingFiles, match=r"lacks \*\.safetensors"):
         locate_weights(RewardInfo("r", weights=(FOLDER,)), {"model": tmp_path})
 
 
-def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None:
+def test_file_with_wrong_sha256_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "head.pth"
     path.write_bytes(b"published")
     record = replace(INFO, weights=(replace(HEAD, sha256=cached_sha256(path)),))
@@ -97,7 +95,7 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None
         locate_weights(record, {"head": path})
 
 
-def test_the_hub_clients_cache_is_used_without_a_line(fill_hub_cache: Fill, tmp_path: Path) -> None:
+def test_hub_cache_is_used_offline(fill_hub_cache: Fill, tmp_path: Path) -> None:
     fill_hub_cache({"head.pth": b"head"}, COMMIT)
     fill_hub_cache({"config.json": b"{}", "model.safetensors": b"model"}, "main")
     program = (
@@ -115,15 +113,13 @@ def test_the_hub_clients_cache_is_used_without_a_line(fill_hub_cache: Fill, tmp_
     assert done.stdout.split() == ["head", "model"]
 
 
-def test_another_revision_in_the_cache_is_not_taken_for_this_one(fill_hub_cache: Fill) -> None:
+def test_other_revision_in_the_cache_is_not_used(fill_hub_cache: Fill) -> None:
     fill_hub_cache({"head.pth": b"head"}, "d" * 40)
     with pytest.raises(MissingFiles):
         locate_weights(INFO)
 
 
-def test_a_file_behind_a_url_is_fetched_once_and_verified(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_url_is_downloaded_once_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "source.pth"
     source.write_bytes(b"weights")
     file = WeightsFile("head", file="head.pth", url=source.as_uri(), sha256=cached_sha256(source))
@@ -135,7 +131,7 @@ def test_a_file_behind_a_url_is_fetched_once_and_verified(
     assert locate_weights(record)["head"] == found
 
 
-def test_a_bad_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "source.pth"
     source.write_bytes(b"only half of the wei")
     file = WeightsFile(
@@ -149,7 +145,7 @@ def test_a_bad_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("damage", ["torn", "shape"])
-def test_a_damaged_transformers_folder_is_one_line(
+def test_damaged_transformers_folder_is_a_one_line_error(
     tiny_files: Callable[[str], dict[str, Path]], damage: str
 ) -> None:
     from safetensors.torch import load_file
@@ -166,7 +162,7 @@ def test_a_damaged_transformers_folder_is_one_line(
         rewards.load("world-pick", weights=files)
 
 
-def test_an_open_clip_folder_that_describes_no_clip_is_one_line(
+def test_open_clip_folder_of_another_model_is_a_one_line_error(
     tiny_files: Callable[[str], dict[str, Path]],
 ) -> None:
     files = tiny_files("world-clip")
@@ -180,14 +176,14 @@ def test_code_version_is_part_of_score_id() -> None:
     assert score_id(record) != score_id(replace(record, code={"rule.py": "two"}))
 
 
-def test_a_sha_is_computed_again_when_the_file_changes(tmp_path: Path) -> None:
+def test_changed_file_is_hashed_again(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     for content in (b"one", b"another"):
         path.write_bytes(content)
         assert cached_sha256(path) == hashlib.sha256(content).hexdigest()
 
 
-def test_a_folders_id_covers_the_files_that_are_used_and_no_others(tmp_path: Path) -> None:
+def test_content_id_of_a_folder_covers_needed_files_only(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text(name, encoding="utf-8")
     before = content_id(FOLDER, tmp_path)
@@ -197,7 +193,7 @@ def test_a_folders_id_covers_the_files_that_are_used_and_no_others(tmp_path: Pat
     assert content_id(FOLDER, tmp_path) != before
 
 
-def test_other_weights_have_another_score_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_change_the_score_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = set()
     for content in (b"one", b"another"):
         path = tmp_path / content.decode()
@@ -215,7 +211,7 @@ def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path) -> None:
     assert linear.weight.tolist() == [[1, 1]]
 
 
-def test_weights_that_do_not_fit_are_named_all_at_once(tmp_path: Path) -> None:
+def test_all_wrong_keys_are_in_one_error(tmp_path: Path) -> None:
     state = {"weight": torch.ones(1, 3), "extra": torch.ones(1)}
     with pytest.raises(MismatchError) as error:
         load_state(torch.nn.Linear(2, 1), state, tmp_path / "head.pth")
@@ -225,7 +221,7 @@ def test_weights_that_do_not_fit_are_named_all_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_torn_file_is_not_read_as_weights(tmp_path: Path, suffix: str) -> None:
+def test_damaged_file_is_not_read_as_weights(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"torn{suffix}"
     path.write_bytes(b"not weights at all")
     with pytest.raises(MismatchError, match=r"cannot be read as weights .* fetch it again"):
@@ -239,7 +235,7 @@ class Harmful:
         return os.system, ("touch ran-code",)
 
 
-def test_a_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Harmful()}, tmp_path / "harmful.pth")
     with pytest.raises(MismatchError):
@@ -247,7 +243,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "ran-code").exists()
 
 
-def test_a_transformers_folder_with_missing_tensors_is_refused(
+def test_transformers_folder_with_missing_tensors_is_refused(
     tiny_files: Callable[[str], dict[str, Path]],
 ) -> None:
     # transformers itself only warns, and scores with random numbers
@@ -262,7 +258,7 @@ def test_a_transformers_folder_with_missing_tensors_is_refused(
         rewards.load("world-pick", weights=files)
 
 
-def test_a_loaded_reward_scores_where_and_how_it_is_told(
+def test_load_sets_device_and_precision(
     tiny_files: Callable[[str], dict[str, Path]],
 ) -> None:
     reward: Reward = rewards.load("world-clip", dtype="bfloat16", weights=tiny_files("world-clip"))

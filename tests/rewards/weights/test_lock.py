@@ -45,7 +45,7 @@ def change(path: Path, content: bytes) -> None:
     os.utime(path, ns=(1, len(content)))
 
 
-def test_the_first_use_is_recorded_and_a_change_is_refused_until_it_is_accepted(tmp_path: Path) -> None:
+def test_change_after_first_use_is_refused_until_accepted(tmp_path: Path) -> None:
     path = tmp_path / "head.pth"
     change(path, b"first")
     for _ in range(2):
@@ -69,7 +69,7 @@ def test_the_first_use_is_recorded_and_a_change_is_refused_until_it_is_accepted(
     locate_weights(INFO, {"head": path})
 
 
-def test_an_entry_that_is_removed_is_recorded_anew(tmp_path: Path) -> None:
+def test_removed_entry_is_recorded_again(tmp_path: Path) -> None:
     path = tmp_path / "head.pth"
     change(path, b"first")
     locate_weights(INFO, {"head": path})
@@ -81,9 +81,7 @@ def test_an_entry_that_is_removed_is_recorded_anew(tmp_path: Path) -> None:
     assert recorded() == {str(path): sha(b"second")}
 
 
-def test_the_environments_files_and_links_go_by_the_path_that_was_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_copies_are_recorded_by_the_given_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one.pth", "two.pth"):
         (tmp_path / name).write_text(name, encoding="utf-8")
     link = tmp_path / "head.pth"
@@ -96,7 +94,7 @@ def test_the_environments_files_and_links_go_by_the_path_that_was_said(
         locate_weights(INFO)
 
 
-def test_a_branch_that_moved_on_the_hub_is_noticed(fill_hub_cache: Fill) -> None:
+def test_moved_hub_branch_is_refused(fill_hub_cache: Fill) -> None:
     folder = fill_hub_cache({"head.pth": b"first"}, "main")
     found = locate_weights(INFO)
     assert recorded() == {"someone/something@main/head.pth": sha(b"first")}
@@ -110,7 +108,7 @@ def test_a_branch_that_moved_on_the_hub_is_noticed(fill_hub_cache: Fill) -> None
     assert folder.exists()
 
 
-def test_a_folder_goes_by_the_files_that_are_needed_of_it(fill_hub_cache: Fill) -> None:
+def test_folder_is_recorded_by_its_needed_files(fill_hub_cache: Fill) -> None:
     fill_hub_cache({"config.json": b"{}", "model.safetensors": b"one", "head.pth": b"head"}, "main")
     record = RewardInfo("toy", weights=(FOLDER, HEAD, replace(FOLDER, key="settings", patterns=("*.json",))))
     found = locate_weights(record)
@@ -124,7 +122,7 @@ def test_a_folder_goes_by_the_files_that_are_needed_of_it(fill_hub_cache: Fill) 
         locate_weights(record)
 
 
-def test_what_is_published_or_of_the_package_is_not_recorded(tmp_path: Path) -> None:
+def test_published_and_packaged_weights_are_not_recorded(tmp_path: Path) -> None:
     path = tmp_path / "head.pth"
     path.write_bytes(b"head")
     locate_weights(replace(INFO, weights=(replace(HEAD, sha256=sha(b"head")),)), {"head": path})
@@ -146,7 +144,7 @@ def test_what_is_published_or_of_the_package_is_not_recorded(tmp_path: Path) -> 
         '{"version": 1, "weights": {"a": "1234"}, "converted": {}, "files": {}}',
     ],
 )
-def test_a_torn_or_foreign_lock_file_is_one_clear_error_and_stays(tmp_path: Path, text: str) -> None:
+def test_invalid_lock_file_is_refused_and_kept(tmp_path: Path, text: str) -> None:
     (tmp_path / "head.pth").write_bytes(b"head")
     WeightsLock().path.write_text(text, encoding="utf-8")
     with pytest.raises(
@@ -158,17 +156,13 @@ def test_a_torn_or_foreign_lock_file_is_one_clear_error_and_stays(tmp_path: Path
     assert WeightsLock().path.read_text(encoding="utf-8") == text
 
 
-def test_a_folder_given_as_the_lock_file_is_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_as_lock_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path))
     with pytest.raises(FileFormatError, match=r"cannot be read .*set TCBENCH_WEIGHTS_LOCK to a file"):
         WeightsLock().recorded()
 
 
-def test_the_lock_file_lies_in_the_users_cache_unless_said_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_lock_file_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(LOCK_VARIABLE)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -180,7 +174,7 @@ def test_the_lock_file_lies_in_the_users_cache_unless_said_otherwise(
 
 
 @pytest.mark.parametrize("where", ["read-only", "no folder"])
-def test_where_it_cannot_be_written_that_is_said_once_and_weights_are_used(
+def test_unwritable_lock_file_is_noted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
     path = tmp_path / "head.pth"
@@ -216,7 +210,7 @@ for number in range(20):
 """
 
 
-def test_processes_that_write_at_once_lose_nothing() -> None:
+def test_concurrent_writers_lose_no_entries() -> None:
     root = Path(rewards.__file__).parent.parent
     running = [subprocess.Popen([sys.executable, "-c", WRITING, name], cwd=root) for name in "abc"]
     assert [process.wait() for process in running] == [0, 0, 0]
@@ -240,7 +234,7 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(lock, "_hashes", {})
 
 
-def test_a_large_file_is_hashed_once_by_all_processes_and_anew_when_it_changes(
+def test_large_file_is_hashed_again_only_when_it_changes(
     large: Path, new_process: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed = []
@@ -256,7 +250,7 @@ def test_a_large_file_is_hashed_once_by_all_processes_and_anew_when_it_changes(
     assert len(hashed) == 2
 
 
-def test_what_keeps_size_and_time_is_found_out_by_a_fresh_hash(
+def test_fresh_hash_detects_change_with_equal_size_and_time(
     large: Path, new_process: Callable[[], None]
 ) -> None:
     cached_sha256(large)
@@ -269,7 +263,7 @@ def test_what_keeps_size_and_time_is_found_out_by_a_fresh_hash(
     assert cached_sha256(large) == sha(b"LARGE")
 
 
-def test_neither_a_small_file_nor_one_that_may_still_be_written_is_kept(large: Path, tmp_path: Path) -> None:
+def test_hashes_of_small_or_recent_files_are_not_kept(large: Path, tmp_path: Path) -> None:
     for path, content in ((tmp_path / "small", b"abc"), (tmp_path / "new", b"large")):
         path.write_bytes(content)
         assert cached_sha256(path) == sha(content)
@@ -278,7 +272,7 @@ def test_neither_a_small_file_nor_one_that_may_still_be_written_is_kept(large: P
     assert list(WeightsLock().cached_files()) == [str(large)]
 
 
-def test_hashes_of_files_that_are_gone_are_forgotten(large: Path, tmp_path: Path) -> None:
+def test_hashes_of_deleted_files_are_removed(large: Path, tmp_path: Path) -> None:
     cached_sha256(large)
     large.unlink()
     change(tmp_path / "another", b"another")
