@@ -10,10 +10,10 @@ one for each method (all of its training seeds together) or single system.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Literal
+from typing import Literal, Self
 
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
@@ -70,6 +70,11 @@ class Column:
     score_set: ScoreSet
     group: Group = "held-out"
 
+    @property
+    def title(self) -> str:
+        """The label, with an arrow for the better direction."""
+        return f"{self.label} {'↑' if self.score_set.higher_is_better else '↓'}"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -108,6 +113,24 @@ class SeedAgreement:
     """The claim that every seed makes; "undecided" if they differ."""
     estimate: Estimate | None = None
     """Difference of the seeds' average, with an interval over prompts (not over training seeds)."""
+
+    @classmethod
+    def of(
+        cls, seeds: Sequence[float], claims: Iterable[Claim | None], estimate: Estimate | None = None
+    ) -> Self:
+        """The agreement of seeds with these mean differences and claims."""
+        distinct = set(claims)
+        shared = distinct.pop() if len(distinct) == 1 else None
+        return cls(tuple(seeds), shared or "undecided", estimate)
+
+    @classmethod
+    def of_cells(cls, cells: Sequence[Cell | None]) -> Self | None:
+        """The agreement of one method's cells in one column; None unless every seed was compared."""
+        compared = [cell for cell in cells if cell and cell.comparison]
+        if not compared or len(compared) < len(cells):
+            return None
+        seeds = [cell.comparison.difference.value for cell in compared if cell.comparison]
+        return cls.of(seeds, [cell.claim for cell in compared])
 
     @property
     def mean(self) -> float:
@@ -166,9 +189,10 @@ class Section:
     notes: tuple[str, ...]
     """What a reader must know before the numbers."""
 
-    def column(self, label: str) -> Column:
-        """The column of that label."""
-        return next(column for column in self.columns if column.label == label)
+    @property
+    def watermarks(self) -> list[str]:
+        """Each reason why a run of the section is not a full result."""
+        return sorted({mark for entry in self.entries for mark in entry.run.header.watermarks})
 
 
 @dataclass(frozen=True)
@@ -177,3 +201,20 @@ class Board:
 
     sections: tuple[Section, ...]
     sha256: str
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Versions, commit and date that every file of a board bears."""
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the libraries that computed it."""
+    commit: str | None = None
+    date: str | None = None
+    """Date as the caller gives it; no clock is read."""
+
+    def text(self) -> str:
+        """The stamp in one line."""
+        parts = [f"{name} {version}" for name, version in self.versions.items()]
+        parts += [f"commit {self.commit[:8]}"] if self.commit else []
+        return ", ".join([*parts, *([self.date] if self.date else [])]) or "unknown versions"

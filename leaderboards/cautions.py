@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from leaderboards.board import Entry, Group
-from leaderboards.gains import Counted
-from leaderboards.scores import Table
+from leaderboards.gains import RANKING, Gains
 
 GROUP_WORDS: Mapping[Group, str] = {
     "human": "human votes",
@@ -19,49 +18,20 @@ SETTINGS = ("sampler", "steps", "spacing", "eta", "guidance", "size", "dtype", "
 """Entries of a run's generation settings that systems under comparison should share."""
 
 
-def prompt_counts(entries: Sequence[Entry], counted: Counted, scores: Table) -> dict[str, tuple[int, int]]:
-    """By entry label, (prompts with all scores that decide ranks, prompts that any entry has them for).
-
-    The two numbers are equal for an entry that lacks nothing. Entries that do not declare their training
-    rewards are not ranked, so they do not add prompts to the second number.
-    """
-    by_entry: dict[str, set[int]] = {}
-    for entry in entries:
-        prompts = [
-            set(scores[entry.label, column.label].by_prompt[0].tolist())
-            for group in ("judge", "held-out")
-            for column in counted[entry.label, group]
-        ]
-        by_entry[entry.label] = set.intersection(*prompts) if prompts else set()
-    union = set[int]().union(*(by_entry[entry.label] for entry in entries if entry.trained_on is not None))
-    return {label: (len(prompts & union), len(union)) for label, prompts in by_entry.items()}
-
-
-def cautions(
-    members: Sequence[Entry],
-    entries: Sequence[Entry],
-    counted: Counted,
-    prompts: Mapping[str, tuple[int, int]],
-    scores: Table,
-    baseline: str | None,
-) -> Iterator[str]:
+def cautions(members: Sequence[Entry], gains: Gains) -> Iterator[str]:
     """What limits a row, each once. A caution that does not hold for all seeds names those it holds for.
 
     Args:
         members: Runs of the row, one for each training seed.
-        entries: All runs of the section.
-        counted: Columns whose gains are averaged.
-        prompts: Prompts that each entry has, and should have (`prompt_counts`).
-        scores: Scores of the section.
-        baseline: Label of the baseline.
+        gains: Gains of the section.
     """
-    # Marks that all runs bear are said once, above the table.
-    everywhere = set.intersection(*(set(entry.run.header.watermarks) for entry in entries))
-    reference = next((entry for entry in entries if entry.label == baseline), None)
+    # What all runs have in common is stated once, above the table.
+    everywhere = set.intersection(*(set(entry.run.header.watermarks) for entry in gains.entries))
+    reference = next((entry for entry in gains.entries if entry.label == gains.baseline), None)
     by_caution: dict[str, list[str]] = {}
     for entry in members:
         for caution in (
-            *_incomplete(entry, entries, counted, prompts, scores),
+            *_incomplete(entry, gains),
             *(mark for mark in entry.run.header.watermarks if mark not in everywhere),
             *_other_settings(entry, reference),
             *(["training rewards undeclared"] if entry.trained_on is None else []),
@@ -71,27 +41,22 @@ def cautions(
         yield caution if len(labels) == len(members) else f"{', '.join(labels)}: {caution}"
 
 
-def _incomplete(
-    entry: Entry,
-    entries: Sequence[Entry],
-    counted: Counted,
-    prompts: Mapping[str, tuple[int, int]],
-    scores: Table,
-) -> Iterator[str]:
+def _incomplete(entry: Entry, gains: Gains) -> Iterator[str]:
     planned = entry.run.header.planned.count
-    scored = max((int(s.known.sum()) for (label, _), s in scores.items() if label == entry.label), default=0)
+    scored = [int(scores.known.sum()) for (label, _), scores in gains.scores.items() if label == entry.label]
     missing = [
         GROUP_WORDS[group]
-        for group in ("judge", "held-out")
-        if not counted.get((entry.label, group)) and any(counted.get((e.label, group)) for e in entries)
+        for group in RANKING
+        if not gains.counted[entry.label, group]
+        and any(gains.counted[other.label, group] for other in gains.entries)
     ]
-    have, of = prompts.get(entry.label, (0, 0))
-    if scored < planned:
-        yield f"incomplete: {scored:,} of {planned:,} images scored"
+    present, expected = gains.prompts[entry.label]
+    if max(scored, default=0) < planned:
+        yield f"incomplete: {max(scored, default=0):,} of {planned:,} images scored"
     elif missing:
         yield f"incomplete: not scored by all {' and '.join(missing)}"
-    elif have < of:
-        yield f"incomplete: {have:,} of {of:,} prompts"
+    elif present < expected:
+        yield f"incomplete: {present:,} of {expected:,} prompts"
 
 
 def _other_settings(entry: Entry, baseline: Entry | None) -> Iterator[str]:

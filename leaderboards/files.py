@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leaderboards.board import Board
-from leaderboards.formats import csv_long, csv_wide, json_text, latex
+from leaderboards.board import Board, Stamp
+from leaderboards.formats import table_files
 from leaderboards.markdown import markdown
-from leaderboards.stamp import Stamp
 from tcbench.environment import commit, installed_version
 from tcbench.files import write_atomically
 
@@ -29,8 +28,7 @@ def write_board(board: Board, out: Path | str, date: str | None = None) -> list[
     Returns:
         Paths of the files.
     """
-    from leaderboards.forest import draw_differences
-    from leaderboards.pictures import draw_samples, png
+    from leaderboards.pictures import draw_differences, draw_samples, png
 
     versions = {name: version for name in COMPUTING if (version := installed_version(name))}
     stamp = Stamp(versions, commit(), date)
@@ -38,10 +36,7 @@ def write_board(board: Board, out: Path | str, date: str | None = None) -> list[
     pictures = {name: png(figure) for name, figure in figures.items() if figure is not None}
     files = {
         "leaderboard.md": markdown(board, stamp, list(pictures)).encode(),
-        "leaderboard.csv": csv_long(board, stamp).encode(),
-        "leaderboard.wide.csv": csv_wide(board, stamp).encode(),
-        "leaderboard.json": json_text(board, stamp).encode(),
-        "leaderboard.tex": latex(board, stamp).encode(),
+        **{name: text.encode() for name, text in table_files(board, stamp).items()},
         **pictures,
     }
     folder = Path(out)

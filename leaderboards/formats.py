@@ -14,27 +14,36 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from leaderboards.board import Board, Cell, Column, Entry, Section, SeedAgreement, Standing
+from leaderboards.board import Board, Cell, Column, Entry, Section, SeedAgreement, Stamp, Standing
 from leaderboards.render import NO_CATEGORY, score_rows
-from leaderboards.stamp import Stamp
 from leaderboards.stats import Estimate
 
 FORMAT = "tcbench.leaderboard/1"
 
 SCHEMA = Path(__file__).with_name("leaderboard.schema.json")
-"""JSON Schema (2020-12) of `json_text`."""
+"""JSON Schema (2020-12) of leaderboard.json."""
+
+
+def table_files(board: Board, stamp: Stamp) -> dict[str, str]:
+    """The board's tables by file name."""
+    return {
+        "leaderboard.csv": _csv_long(board, stamp),
+        "leaderboard.wide.csv": _csv_wide(board, stamp),
+        "leaderboard.json": _json(board, stamp),
+        "leaderboard.tex": _latex(board, stamp),
+    }
 
 
 # CSV
 
 
-def csv_long(board: Board, stamp: Stamp) -> str:
+def _csv_long(board: Board, stamp: Stamp) -> str:
     """One line for each cell; `category` is empty for all prompts. Numbers have nine significant digits."""
     rows = (row for section in board.sections for row in _long_rows(section))
     return _csv([row | _stamp_fields(board, stamp) for row in rows])
 
 
-def csv_wide(board: Board, stamp: Stamp) -> str:
+def _csv_wide(board: Board, stamp: Stamp) -> str:
     """One line for each run; for each reward its mean, difference, ends of the interval, and claim."""
     rows = [_wide_row(section, entry) for section in board.sections for entry in section.entries]
     return _csv([row | _stamp_fields(board, stamp) for row in rows])
@@ -131,7 +140,7 @@ def _plain(value: Any) -> Any:
 # JSON
 
 
-def json_text(board: Board, stamp: Stamp) -> str:
+def _json(board: Board, stamp: Stamp) -> str:
     """The whole board as `SCHEMA` describes it. Undefined values are null, numbers have nine digits."""
     record = {
         "format": FORMAT,
@@ -255,7 +264,7 @@ def defined(value: Any) -> Any:
 
 # LaTeX
 
-_LATEX = {
+_LATEX_CHARACTERS = {
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$",
@@ -263,7 +272,7 @@ _LATEX = {
 }  # fmt: skip
 
 
-def latex(board: Board, stamp: Stamp) -> str:
+def _latex(board: Board, stamp: Stamp) -> str:
     """The scores of each suite as a table for a paper; needs the LaTeX packages booktabs and amssymb."""
     parts = [f"% SHA-256 of the scores {board.sha256}; {stamp.text()}"]
     for section in board.sections:
@@ -281,4 +290,4 @@ def latex(board: Board, stamp: Stamp) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX_CHARACTERS.get(character, character) for character in text)

@@ -7,8 +7,7 @@ baseline's per-prompt scores, with its sign turned where lower scores are better
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,72 +21,101 @@ from leaderboards.verdicts import exposure
 GAIN_GROUPS: tuple[Group, ...] = ("trained-on", "held-out", "judge", "human")
 """Groups of rewards that a mean gain is computed for."""
 
-Counted = Mapping[tuple[str, Group], Sequence[Column]]
-"""Columns whose gains are averaged, by (entry label, group); empty where the entry has no mean gain."""
+RANKING: tuple[Group, ...] = ("judge", "held-out")
+"""Groups that decide ranks, the first one first. Never training rewards, which were optimised."""
+
+_Series = tuple[NDArray[np.int64], Values]
+"""Prompts, ascending, and one value for each; both of shape (N,)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Series:
-    """One value for each prompt, both of shape (N,), prompts ascending."""
+class Gains:
+    """Mean gains of a section's runs. Without a baseline nothing has a gain."""
 
-    prompts: NDArray[np.int64]
-    values: Values
+    def __init__(
+        self, entries: Sequence[Entry], columns: Sequence[Column], scores: Table, baseline: str | None
+    ) -> None:
+        self.entries = entries
+        self.columns = columns
+        self.scores = scores
+        self.baseline = baseline
 
+    @cached_property
+    def counted(self) -> Mapping[tuple[str, Group], Sequence[Column]]:
+        """Columns whose gains are averaged, by (entry label, group); empty where the entry has no mean gain.
 
-def average(parts: Sequence[Series]) -> Series:
-    """Average over rewards or training seeds, on the prompts that all of them have."""
-    prompts = reduce(np.intersect1d, [part.prompts for part in parts])
-    rows = [part.values[np.searchsorted(part.prompts, prompts)] for part in parts]
-    return Series(prompts, np.mean(rows, axis=0))
-
-
-def counted_columns(
-    entries: Sequence[Entry], columns: Sequence[Column], scores: Table, baseline: str
-) -> Counted:
-    """Choose the columns whose gains are averaged.
-
-    Training rewards are each entry's own. The other groups have the same columns for all entries, because
-    means over different rewards are not comparable: those that the baseline has, and every other entry that
-    declares its training rewards and has any column of the group. An entry that lacks one of them has no
-    gain.
-    """
-    result: dict[tuple[str, Group], list[Column]] = {}
-    usable = [
-        column
-        for column in columns
-        if (reference := scores.get((baseline, column.label)))
-        and stats.spread(reference.by_prompt[1]) > 0  # else there is no unit to measure gains in
-    ]
-    for group in GAIN_GROUPS:
-        members = [column for column in usable if column.group == group]
-        declared = [entry.label for entry in entries if entry.trained_on is not None]
-        present = [{c.label for c in members if (label, c.label) in scores} for label in declared]
-        shared = [c for c in members if all(c.label in labels for labels in present if labels)]
-        for entry in entries:
-            own = [c for c in usable if exposure(entry, c, columns) == "trained-on"]
-            chosen = own if group == "trained-on" else shared
-            whole = all((entry.label, column.label) in scores for column in chosen)
-            result[entry.label, group] = chosen if whole else []
-    return result
-
-
-def gain_series(
-    entries: Sequence[Entry], counted: Counted, scores: Table, baseline: str
-) -> dict[tuple[str, Group], Series]:
-    """Mean gain on each prompt, by (entry label, group), of all entries but the baseline."""
-    series: dict[tuple[str, Group], Series] = {}
-    for entry in entries:
+        Training rewards are each entry's own. The other groups have the same columns for all entries, because
+        means over different rewards are not comparable: those that the baseline has, and every other entry
+        that declares its training rewards and has any column of the group. An entry that lacks one of them
+        has no mean gain.
+        """
+        result: dict[tuple[str, Group], Sequence[Column]] = {}
+        # A baseline that does not vary gives no unit to measure gains in.
+        usable = [column for column in self.columns if self._unit(column) > 0]
         for group in GAIN_GROUPS:
-            chosen = counted[entry.label, group]
-            if chosen and entry.label != baseline:
-                mean = average([_gain(entry, column, scores, baseline) for column in chosen])
-                if len(mean.prompts):
-                    series[entry.label, group] = mean
-    return series
+            members = [column for column in usable if column.group == group]
+            declared = [entry.label for entry in self.entries if entry.trained_on is not None]
+            present = [{c.label for c in members if (label, c.label) in self.scores} for label in declared]
+            shared = [c for c in members if all(c.label in labels for labels in present if labels)]
+            for entry in self.entries:
+                trained_on = [c for c in usable if exposure(entry, c, self.columns) == "trained-on"]
+                chosen = trained_on if group == "trained-on" else shared
+                complete = all((entry.label, column.label) in self.scores for column in chosen)
+                result[entry.label, group] = chosen if complete else []
+        return result
+
+    @cached_property
+    def series(self) -> Mapping[tuple[str, Group], _Series]:
+        """Mean gain on each prompt, by (entry label, group), of all entries but the baseline."""
+        result: dict[tuple[str, Group], _Series] = {}
+        for (label, group), chosen in self.counted.items():
+            if chosen and label != self.baseline:
+                mean = _average([self._gain(label, column) for column in chosen])
+                if len(mean[0]):
+                    result[label, group] = mean
+        return result
+
+    @cached_property
+    def prompts(self) -> Mapping[str, tuple[int, int]]:
+        """By entry label, (prompts with all scores that decide ranks, prompts that any entry has them for).
+
+        The two numbers are equal for an entry that lacks nothing. Entries that do not declare their training
+        rewards are not ranked, so they do not add prompts to the second number.
+        """
+        by_entry: dict[str, set[int]] = {}
+        for entry in self.entries:
+            scored = [
+                set(self.scores[entry.label, column.label].by_prompt[0].tolist())
+                for group in RANKING
+                for column in self.counted[entry.label, group]
+            ]
+            by_entry[entry.label] = set.intersection(*scored) if scored else set()
+        declared = [by_entry[entry.label] for entry in self.entries if entry.trained_on is not None]
+        union = set[int]().union(*declared)
+        return {label: (len(prompts & union), len(union)) for label, prompts in by_entry.items()}
+
+    def seed_average(self, labels: Sequence[str], group: Group) -> Values:
+        """Mean gain on each prompt, averaged over training seeds, shape (N,)."""
+        return _average([self.series[label, group] for label in labels])[1]
+
+    def seed_average_difference(self, labels: Sequence[str], column: str) -> Values:
+        """Difference to the baseline in the reward's own units, averaged over training seeds, shape (N,)."""
+        reference = self.scores[self.baseline or "", column]
+        return _average([paired(self.scores[label, column], reference) for label in labels])[1]
+
+    def _unit(self, column: Column) -> float:
+        """Standard deviation of the baseline's per-prompt scores; 0 if it has none."""
+        reference = self.scores.get((self.baseline or "", column.label))
+        return stats.spread(reference.by_prompt[1]) if reference else 0.0
+
+    def _gain(self, label: str, column: Column) -> _Series:
+        reference = self.scores[self.baseline or "", column.label]
+        prompts, differences = paired(self.scores[label, column.label], reference)
+        sign = 1 if column.score_set.higher_is_better else -1
+        return prompts, sign * differences / self._unit(column)
 
 
-def _gain(entry: Entry, column: Column, scores: Table, baseline: str) -> Series:
-    reference = scores[baseline, column.label]
-    prompts, differences = paired(scores[entry.label, column.label], reference)
-    sign = 1 if column.score_set.higher_is_better else -1
-    return Series(prompts, sign * differences / stats.spread(reference.by_prompt[1]))
+def _average(parts: Sequence[_Series]) -> _Series:
+    """Average over rewards or training seeds, on the prompts that all of them have."""
+    prompts = reduce(np.intersect1d, [part[0] for part in parts])
+    rows = [values[np.searchsorted(members, prompts)] for members, values in parts]
+    return prompts, np.mean(rows, axis=0)

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from leaderboards import stats
-from leaderboards.board import Board, Cell, Group, Section
+from leaderboards.board import Board, Cell, Group, Section, Stamp
 from leaderboards.render import (
     GAIN_TITLES,
     NO_CATEGORY,
@@ -17,10 +17,7 @@ from leaderboards.render import (
     score_rows,
     seeds_text,
     standing_rows,
-    title,
-    watermarks,
 )
-from leaderboards.stamp import Stamp
 
 OPENING = """\
 Each number is a mean gain over the baseline, in standard deviations of the baseline's scores, \
@@ -127,7 +124,7 @@ def _opening(section: Section) -> Iterator[str]:
     )
     against = f"; baseline {section.baseline}" if section.baseline else ""
     yield f"## Suite {section.suite} ({sizes}{against})"
-    if marks := watermarks(section):
+    if marks := section.watermarks:
         yield f"**Not a full result: {'; '.join(marks)}.**"
     yield from section.notes
     yield markdown_table(standing_rows(section))
@@ -170,7 +167,7 @@ def _method_rows(section: Section) -> list[dict[str, str]]:
         row = {"method": method.label, "systems": ", ".join(method.entries)}
         for column in section.columns:
             seeds = method.differences.get(column.label)
-            row[title(column)] = seeds_text(seeds) if seeds else "–"
+            row[column.title] = seeds_text(seeds) if seeds else "–"
         rows.append(row)
     return rows
 
@@ -179,7 +176,7 @@ def _category_rows(section: Section) -> list[dict[str, str]]:
     rows = []
     for column in section.columns:
         for category in section.categories:
-            row = {"reward": title(column), "category": category or NO_CATEGORY}
+            row = {"reward": column.title, "category": category or NO_CATEGORY}
             for entry in section.entries:
                 row[entry.label] = _category_cell(section.cells.get((entry.label, column.label, category)))
             rows.append(row)

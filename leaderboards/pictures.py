@@ -1,29 +1,78 @@
-"""Grids of images, and what all pictures of a board share."""
+"""A board as pictures: a forest plot of the differences, and images of all systems side by side."""
 
 from __future__ import annotations
 
 import io
+import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leaderboards.board import Board, Entry, Section
+from leaderboards.board import Board, Claim, Column, Entry, Group, Section, SeedAgreement, Standing
 from leaderboards.records import Key
-from leaderboards.render import watermarks
 from leaderboards.run_state import RunState
+from leaderboards.stats import CLAIM_PROMPTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from PIL.Image import Image
 
+PANELS = 5
+"""Panels side by side."""
+
+COLOURS: Mapping[Claim, str] = {
+    "better": "#0072b2",
+    "worse": "#d55e00",
+    "undecided": "#5b6572",
+    "too few prompts": "#b3bac2",
+}
+"""Colour of each claim; people with colour blindness can tell them apart."""
+
+GROUP_TITLES: Mapping[Group, str] = {
+    "trained-on": "Rewards trained on",
+    "same-family": "Related to a reward trained on",
+    "held-out": "Held-out rewards",
+    "judge": "Judges",
+    "human": "Human votes",
+}
+
 PROMPTS = 6
 """Prompts shown for each suite, at most."""
 
 DPI = 130
 """Pixels per inch."""
+
+
+def draw_differences(board: Board) -> Figure | None:
+    """Plot differences to the baseline: systems as rows in rank order, rewards by group as panels.
+
+    All training seeds of a method share a row, with a thin tick for each seed. The first panel of a group of
+    several rewards is their mean gain in standard deviations; the others are in units of their reward. None
+    if there is nothing to compare.
+    """
+    blocks = [
+        (section, group, columns)
+        for section in board.sections
+        for group in GROUP_TITLES
+        if (columns := _compared(section, group))
+    ]
+    if not blocks:
+        return None
+    heights = [_block_height(section, len(columns) + (len(columns) > 1)) for section, _, columns in blocks]
+    figure, (*parts, legend) = _stacked(2.1 * PANELS + 2, [*heights, 0.4])
+    for part, (section, group, columns) in zip(parts, blocks, strict=True):
+        part.suptitle(
+            _heading(section, f"{GROUP_TITLES[group]}, difference to {section.baseline}"),
+            x=0.01,
+            ha="left",
+            fontsize=10,
+        )
+        _plot_group(part, section, group, columns)
+    _add_legend(legend, [standing for section, _, _ in blocks for standing in _shown(section)])
+    return figure
 
 
 def draw_samples(board: Board) -> Figure | None:
@@ -35,9 +84,9 @@ def draw_samples(board: Board) -> Figure | None:
     grids = [(s, keys) for s in board.sections if (keys := shown_keys([e.run for e in s.entries]))]
     if not grids:
         return None
-    figure, parts = stacked(1.75 * PROMPTS + 1.4, [1.2 + 1.75 * len(s.entries) for s, _ in grids])
+    figure, parts = _stacked(1.75 * PROMPTS + 1.4, [1.2 + 1.75 * len(s.entries) for s, _ in grids])
     for part, (section, keys) in zip(parts, grids, strict=True):
-        part.suptitle(section_heading(section, "same prompts, same noise"), fontsize=10)
+        part.suptitle(_heading(section, "same prompts, same noise"), fontsize=10)
         axes = part.subplots(len(section.entries), PROMPTS, squeeze=False)
         for row, entry in zip(axes, _by_standing(section), strict=True):
             samples = [entry.run.samples[key] for key in keys]
@@ -48,7 +97,7 @@ def draw_samples(board: Board) -> Figure | None:
 
 def image_table(rows: Sequence[tuple[str, Sequence[Path]]], heads: Sequence[str]) -> Figure:
     """Show labelled rows of images, with a heading above each column."""
-    figure, (part,) = stacked(1.4 * len(heads) + 1.4, [0.3 + 1.4 * len(rows)])
+    figure, (part,) = _stacked(1.4 * len(heads) + 1.4, [0.3 + 1.4 * len(rows)])
     axes = part.subplots(len(rows), len(heads), squeeze=False)
     for row, (label, images) in zip(axes, rows, strict=True):
         _image_row(row, label, images)
@@ -61,6 +110,103 @@ def png(figure: Figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
+
+
+def _compared(section: Section, group: Group) -> list[Column]:
+    """The columns of a group that have a difference to show."""
+    return [
+        column
+        for column in section.columns
+        if column.group == group
+        and any(column.label in standing.differences for standing in section.standings)
+    ]
+
+
+def _shown(section: Section) -> list[Standing]:
+    return [standing for standing in section.standings if standing.entries != (section.baseline,)]
+
+
+def _block_height(section: Section, panels: int) -> float:
+    """Height of a group in inches."""
+    return 0.3 + math.ceil(panels / PANELS) * (0.6 + 0.27 * len(_shown(section)))
+
+
+def _plot_group(part: SubFigure, section: Section, group: Group, columns: Sequence[Column]) -> None:
+    rows = _shown(section)
+    panels: list[tuple[str, list[SeedAgreement | None], list[bool]]] = []
+    if len(columns) > 1 and any(group in row.gains for row in rows):
+        gains = [row.gains.get(group) for row in rows]
+        panels.append(("mean gain (standard deviations)", gains, [group == "trained-on"] * len(rows)))
+    for column in columns:
+        trained = [
+            all(section.cells[label, column.label, None].exposure == "trained-on" for label in row.entries)
+            if column.label in row.differences
+            else False
+            for row in rows
+        ]
+        panels.append((column.title, [row.differences.get(column.label) for row in rows], trained))
+    lines = math.ceil(len(panels) / PANELS)
+    axes = part.subplots(lines, PANELS, squeeze=False, sharey=True)
+    for axis, (name, seeds, trained) in zip(axes.flat, panels, strict=False):
+        _plot_panel(axis, name, rows, seeds, trained)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+
+
+def _plot_panel(
+    axis: Axes,
+    name: str,
+    rows: Sequence[Standing],
+    seeds: Sequence[SeedAgreement | None],
+    trained: Sequence[bool],
+) -> None:
+    for height, (difference, hollow) in enumerate(zip(seeds, trained, strict=True)):
+        if difference is None or difference.estimate is None:
+            continue
+        colour, estimate = COLOURS[difference.claim], difference.estimate
+        if not math.isnan(estimate.low):
+            axis.plot([estimate.low, estimate.high], [height, height], color=colour, linewidth=2)
+        if len(difference.seeds) > 1:
+            heights = [height] * len(difference.seeds)
+            axis.plot(difference.seeds, heights, "|", color=colour, markersize=10, markeredgewidth=0.8)
+        face = "white" if hollow else colour
+        axis.plot(estimate.value, height, "o", color=colour, markerfacecolor=face, markersize=5)
+    axis.axvline(0, color="black", linewidth=0.8, linestyle="--")
+    axis.set_yticks(range(len(rows)), [_row_label(row) for row in rows], fontsize=8)
+    axis.set_ylim(len(rows) - 0.4, -0.6)  # the first rank on top
+    axis.set_title(name, fontsize=8)
+    axis.margins(x=0.1)
+    axis.locator_params(axis="x", nbins=4)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.tick_params(axis="y", length=0)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _row_label(standing: Standing) -> str:
+    rank = "" if standing.rank is None else f"{standing.rank}. "
+    return _caption(f"{rank}{standing.label}", 30, lines=2)
+
+
+def _add_legend(part: SubFigure, rows: Sequence[Standing]) -> None:
+    """One legend for all panels, of what they show."""
+    from matplotlib.lines import Line2D
+
+    shown = [seeds for row in rows for seeds in (*row.gains.values(), *row.differences.values())]
+    words: Mapping[Claim, str] = {"too few prompts": f"below {CLAIM_PROMPTS} prompts, no claim"}
+    handles = [
+        Line2D([], [], color=colour, marker="o", markersize=5, linewidth=2, label=words.get(claim, claim))
+        for claim, colour in COLOURS.items()
+        if any(seeds.claim == claim for seeds in shown)
+    ]
+    dark = COLOURS["undecided"]
+    if any("trained-on" in row.gains for row in rows):
+        hollow = Line2D([], [], color=dark, marker="o", markerfacecolor="white", linestyle="", markersize=5)
+        hollow.set_label("trained on this reward")
+        handles.append(hollow)
+    if any(len(seeds.seeds) > 1 for seeds in shown):
+        tick = Line2D([], [], color=dark, marker="|", linestyle="", markersize=10, label="one training seed")
+        handles.append(tick)
+    part.legend(handles=handles, loc="center", ncols=len(handles), frameon=False, fontsize=8)
 
 
 def shown_keys(runs: Sequence[RunState], limit: int = PROMPTS) -> list[Key]:
@@ -104,13 +250,13 @@ def _image_row(axes: Sequence[Axes], label: str, images: Sequence[Path]) -> None
         if path is not None:
             axis.imshow(_pixels(path))
     axes[0].annotate(
-        caption(label, 18), (-0.06, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=8
+        _caption(label, 18), (-0.06, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=8
     )
 
 
 def _captions(axes: Sequence[Axes], texts: Sequence[str]) -> None:
     for axis, text in zip(axes, texts, strict=False):
-        axis.set_title(caption(text), fontsize=7, parse_math=False)
+        axis.set_title(_caption(text), fontsize=7, parse_math=False)
 
 
 def _pixels(path: Path) -> Image:
@@ -123,7 +269,7 @@ def _pixels(path: Path) -> Image:
     return shown
 
 
-def caption(text: str, width: int = 27, lines: int = 4) -> str:
+def _caption(text: str, width: int = 27, lines: int = 4) -> str:
     """Wrap `text` to a few short lines, and replace characters that the font lacks."""
     return "\n".join(textwrap.wrap("".join(_drawable(text)), width, max_lines=lines, placeholder=" …"))
 
@@ -136,13 +282,13 @@ def _drawable(text: str) -> Iterator[str]:
         yield character if character.isspace() or font.get_char_index(ord(character)) else "□"
 
 
-def section_heading(section: Section, text: str) -> str:
+def _heading(section: Section, text: str) -> str:
     """The suite's name, `text`, and why the results are not full ones."""
-    marks = "; ".join(watermarks(section))
+    marks = "; ".join(section.watermarks)
     return f"{section.suite}: {text}" + (f"   [{marks}]" if marks else "")
 
 
-def stacked(width: float, heights: Sequence[float]) -> tuple[Figure, list[SubFigure]]:
+def _stacked(width: float, heights: Sequence[float]) -> tuple[Figure, list[SubFigure]]:
     """A new figure and its parts from top to bottom; sizes are in inches. Needs no display."""
     from matplotlib.figure import Figure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from leaderboards.board import Cell, Column, Entry, Group, Section, SeedAgreement, Standing
+from leaderboards.board import Cell, Entry, Group, Section, SeedAgreement, Standing
 from leaderboards.stats import CLAIM_PROMPTS, Comparison, Estimate
 
 MARKS: Mapping[str | None, str] = {
@@ -70,10 +70,10 @@ def _score_row(section: Section, entry: Entry) -> dict[str, str]:
     if any(other.rank is not None for other in section.entries):
         row["mean rank"] = "–" if entry.rank is None else f"{entry.rank:.2f}"
     for column in section.columns:
-        row[title(column)] = _score(section.cells.get((entry.label, column.label, None)))
+        row[column.title] = _score(section.cells.get((entry.label, column.label, None)))
     if any(other.gap is not None for other in section.entries):
         row["gap"] = "–" if entry.gap is None else f"{entry.gap:+.2f}"
-    if watermarks(section):
+    if section.watermarks:
         row["notes"] = "; ".join(entry.run.header.watermarks)
     return row
 
@@ -92,7 +92,7 @@ def comparison_rows(section: Section) -> list[dict[str, str]]:
     """One row for each column and run: its mean, and the comparison with the baseline."""
     return [
         {
-            "reward": title(column),
+            "reward": column.title,
             "system": entry.label + EXPOSURES[cell.exposure],
             "mean": interval(cell.mean),
             "prompts": str(cell.mean.n),
@@ -117,16 +117,6 @@ def _comparison_fields(cell: Cell, compared: Comparison | None) -> dict[str, str
         f"{MARKS[cell.claim]} {cell.claim}",
     )
     return dict(zip(keys, values, strict=True))
-
-
-def title(column: Column) -> str:
-    """The column's label, with an arrow for the better direction."""
-    return f"{column.label} {'↑' if column.score_set.higher_is_better else '↓'}"
-
-
-def watermarks(section: Section) -> list[str]:
-    """Each reason why a run of the section is not a full result."""
-    return sorted({mark for entry in section.entries for mark in entry.run.header.watermarks})
 
 
 def seeds_text(seeds: SeedAgreement) -> str:

@@ -7,21 +7,18 @@ prompts and says nothing about further training seeds, so a claim must hold for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
 
 from leaderboards import stats
 from leaderboards.board import Cell, CellKey, Claim, Column, Entry, Group, SeedAgreement, Standing
-from leaderboards.cautions import GROUP_WORDS, cautions, prompt_counts
-from leaderboards.gains import GAIN_GROUPS, Series, average, counted_columns, gain_series
-from leaderboards.scores import Table, paired
+from leaderboards.cautions import GROUP_WORDS, cautions
+from leaderboards.gains import GAIN_GROUPS, RANKING, Gains
+from leaderboards.scores import Table
 from leaderboards.stats import CLAIM_PROMPTS, Estimate
-from leaderboards.verdicts import agreement, claims, shared_claim
-
-RANKING: tuple[Group, ...] = ("judge", "held-out")
-"""Groups of rewards that decide ranks, the first one first. Never training rewards, which were optimised."""
+from leaderboards.verdicts import claims
 
 
 @dataclass(frozen=True)
@@ -48,27 +45,24 @@ def standings(
     baseline: str | None,
 ) -> tuple[Standing, ...]:
     """The rows of a section's opening table, by rank; rows without a rank come last."""
-    counted = counted_columns(entries, columns, scores, baseline) if baseline else {}
-    series = gain_series(entries, counted, scores, baseline) if baseline else {}
-    prompts = prompt_counts(entries, counted, scores) if baseline else {}
-    results = _results(series)
+    gains = Gains(entries, columns, scores, baseline)
+    results = _results(gains)
     rows = _rows(entries, baseline)
-    ranks = _ranks(rows, results, prompts, baseline)
+    ranks = _ranks(rows, results, gains)
     result = []
     for row in rows:
-        gains = _gains(row, series, results)
-        limits = tuple(cautions(row.entries, entries, counted, prompts, scores, baseline))
+        mean_gains = _mean_gains(row, gains, results)
+        limits = tuple(cautions(row.entries, gains))
+        findings = ["baseline"] if row.is_baseline(baseline) else _findings(mean_gains)
         result.append(
             Standing(
                 label=row.label,
                 entries=tuple(entry.label for entry in row.entries),
                 is_method=row.is_method,
                 rank=ranks.get(row.label),
-                gains=gains,
-                differences=_differences(row, columns, cells, scores, baseline),
-                verdict="; ".join(
-                    [*(["baseline"] if row.is_baseline(baseline) else _findings(gains)), *limits]
-                ),
+                gains=mean_gains,
+                differences=_differences(row, cells, gains),
+                verdict="; ".join([*findings, *limits]),
                 cautions=limits,
             )
         )
@@ -94,70 +88,49 @@ def _rows(entries: Sequence[Entry], baseline: str | None) -> list[_Row]:
     return [*methods, *alone]
 
 
-def _results(series: Mapping[tuple[str, Group], Series]) -> Results:
+def _results(gains: Gains) -> Results:
     """Compare each run's mean gains with the baseline's, which are 0; Holm's correction is over all."""
-    compared = stats.comparisons([(one.values, True) for one in series.values()])
+    compared = stats.comparisons([(values, True) for _, values in gains.series.values()])
     claimed = claims(compared, [True] * len(compared))
     return {
         key: (comparison.difference, claim)
-        for key, comparison, (_, claim) in zip(series, compared, claimed, strict=True)
+        for key, comparison, (_, claim) in zip(gains.series, compared, claimed, strict=True)
         if claim is not None
     }
 
 
-def _gains(
-    row: _Row, series: Mapping[tuple[str, Group], Series], results: Results
-) -> dict[Group, SeedAgreement]:
+def _mean_gains(row: _Row, gains: Gains, results: Results) -> dict[Group, SeedAgreement]:
     """Mean gains of a row; a group is left out unless every seed has a gain in it."""
-    gains: dict[Group, SeedAgreement] = {}
+    labels = [entry.label for entry in row.entries]
+    result: dict[Group, SeedAgreement] = {}
     for group in GAIN_GROUPS:
-        labels = [entry.label for entry in row.entries]
         if all((label, group) in results for label in labels):
             seeds = [results[label, group] for label in labels]
-            estimate = (
-                seeds[0][0]
-                if len(seeds) == 1
-                else stats.mean_interval(average([series[label, group] for label in labels]).values)
-            )
+            single = seeds[0][0] if len(seeds) == 1 else None
+            estimate = single or stats.mean_interval(gains.seed_average(labels, group))
             values = tuple(seed.value for seed, _ in seeds)
-            gains[group] = SeedAgreement(values, shared_claim(claim for _, claim in seeds), estimate)
-    return gains
-
-
-def _differences(
-    row: _Row,
-    columns: Sequence[Column],
-    cells: Mapping[CellKey, Cell],
-    scores: Table,
-    baseline: str | None,
-) -> dict[str, SeedAgreement]:
-    """By column, the row's difference to the baseline in the reward's own units."""
-    result: dict[str, SeedAgreement] = {}
-    for column in columns:
-        found = [cells.get((entry.label, column.label, None)) for entry in row.entries]
-        seeds = agreement(found)
-        if seeds is None or baseline is None:
-            continue
-        single = found[0].comparison if len(found) == 1 and found[0] else None
-        estimate = (
-            single.difference
-            if single
-            else stats.mean_interval(
-                average(
-                    [
-                        Series(*paired(scores[entry.label, column.label], scores[baseline, column.label]))
-                        for entry in row.entries
-                    ]
-                ).values
-            )
-        )
-        result[column.label] = SeedAgreement(seeds.seeds, seeds.claim, estimate)
+            result[group] = SeedAgreement.of(values, [claim for _, claim in seeds], estimate)
     return result
 
 
-def _ranks(
-    rows: Sequence[_Row], results: Results, prompts: Mapping[str, tuple[int, int]], baseline: str | None
-) -> dict[str, int]:
+def _differences(row: _Row, cells: Mapping[CellKey, Cell], gains: Gains) -> dict[str, SeedAgreement]:
+    """By column, the row's difference to the baseline in the reward's units."""
+    labels = [entry.label for entry in row.entries]
+    result: dict[str, SeedAgreement] = {}
+    for column in gains.columns:
+        members = [cells.get((label, column.label, None)) for label in labels]
+        if seeds := SeedAgreement.of_cells(members):
+            single = members[0].comparison if len(members) == 1 and members[0] else None
+            estimate = (
+                single.difference
+                if single
+                else stats.mean_interval(gains.seed_average_difference(labels, column.label))
+            )
+            result[column.label] = replace(seeds, estimate=estimate)
+    return result
+
+
+def _ranks(rows: Sequence[_Row], results: Results, gains: Gains) -> dict[str, int]:
     """Rank of each row that can be ranked.
 
     One row beats another if judges resolve their difference that way, or if judges do not resolve it and
@@ -165,15 +138,15 @@ def _ranks(
     is not resolved share a rank.
     """
     groups = [group for group in RANKING if any(key[1] == group for key in results)]
-    ranked = [row for row in rows if _can_be_ranked(row, groups, results, prompts, baseline)]
-    if len(ranked) < 2 or not any(row.is_baseline(baseline) for row in ranked):
+    ranked = [row for row in rows if _can_be_ranked(row, groups, results, gains)]
+    if len(ranked) < 2 or not any(row.is_baseline(gains.baseline) for row in ranked):
         return {}
 
     def beats(one: _Row, other: _Row) -> bool:
         for group in groups:
-            if _resolved(one, other, group, results, baseline):
+            if _resolved(one, other, group, results, gains.baseline):
                 return True
-            if _resolved(other, one, group, results, baseline):
+            if _resolved(other, one, group, results, gains.baseline):
                 return False
         return False
 
@@ -188,18 +161,15 @@ def _ranks(
     return {row.label: 1 + int(above[:, j].sum()) for j, row in enumerate(ranked)}
 
 
-def _can_be_ranked(
-    row: _Row,
-    groups: Sequence[Group],
-    results: Results,
-    prompts: Mapping[str, tuple[int, int]],
-    baseline: str | None,
-) -> bool:
+def _can_be_ranked(row: _Row, groups: Sequence[Group], results: Results, gains: Gains) -> bool:
     """Whether all of a row's runs declare their training rewards and have all prompts, and enough of them."""
     for entry in row.entries:
-        have, of = prompts.get(entry.label, (0, 0))
-        gains = entry.label == baseline or all((entry.label, group) in results for group in groups)
-        if entry.trained_on is None or not groups or not gains or have < of or of < CLAIM_PROMPTS:
+        present, expected = gains.prompts[entry.label]
+        is_baseline = entry.label == gains.baseline
+        has_gains = is_baseline or all((entry.label, group) in results for group in groups)
+        if entry.trained_on is None or not groups or not has_gains:
+            return False
+        if present < expected or expected < CLAIM_PROMPTS:
             return False
     return True
 
@@ -222,19 +192,19 @@ def _resolved(one: _Row, other: _Row, group: Group, results: Results, baseline: 
 def _findings(gains: Mapping[Group, SeedAgreement]) -> list[str]:
     """What the gains say in words, such as "better by judges, worse by held-out rewards"."""
     independent: list[Group] = [group for group in ("human", "judge", "held-out") if group in gains]
-    said = [
+    findings = [
         f"{claim} by {' and '.join(names)}"
         for claim in ("better", "worse")
         if (names := [GROUP_WORDS[group] for group in independent if gains[group].claim == claim])
     ]
-    if not said and any(gain.claim == "too few prompts" for gain in gains.values()):
+    if not findings and any(gain.claim == "too few prompts" for gain in gains.values()):
         return [f"no claim: fewer than {CLAIM_PROMPTS} prompts"]
-    if not said and independent:
-        said = ["undecided"]
+    if not findings and independent:
+        findings = ["undecided"]
     trained = "trained-on" in gains and gains["trained-on"].claim == "better"
     if trained and not any(gains[group].claim == "better" for group in independent):
-        said.append(f"better only by its {GROUP_WORDS['trained-on']}")
-    return [", ".join(said)] if said else []
+        findings.append(f"better only by its {GROUP_WORDS['trained-on']}")
+    return [", ".join(findings)] if findings else []
 
 
 def _order(standing: Standing, baseline: str | None) -> tuple[float | bool | str, ...]:

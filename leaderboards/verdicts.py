@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from leaderboards.board import Cell, CellKey, Claim, Column, Entry, Exposure, Group, SeedAgreement
+from leaderboards.board import Cell, CellKey, Claim, Column, Entry, Exposure, Group
 from leaderboards.scores import Table
 from leaderboards.stats import CLAIM_PROMPTS, LEVEL, Comparison, Estimate, holm, separated_ranks, spread
 
@@ -58,20 +58,6 @@ def _claim(difference: Estimate, p: float, higher_is_better: bool) -> Claim:
     if p >= 1 - LEVEL or difference.low <= 0 <= difference.high:
         return "undecided"
     return "better" if (difference.value > 0) == higher_is_better else "worse"
-
-
-def agreement(cells: Sequence[Cell | None]) -> SeedAgreement | None:
-    """Differences of one method's seeds in one column; None unless every seed was compared."""
-    compared = [(cell.comparison.difference.value, cell.claim) for cell in cells if cell and cell.comparison]
-    if not compared or len(compared) < len(cells):
-        return None
-    return SeedAgreement(tuple(value for value, _ in compared), shared_claim(claim for _, claim in compared))
-
-
-def shared_claim(seed_claims: Iterable[Claim | None]) -> Claim:
-    """The claim that every training seed makes; "undecided" if they differ."""
-    distinct = set(seed_claims)
-    return (distinct.pop() if len(distinct) == 1 else None) or "undecided"
 
 
 def mean_ranks(

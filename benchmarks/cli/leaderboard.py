@@ -34,14 +34,14 @@ def leaderboard(
     from benchmarks.cli.tables import text_table
     from leaderboards.builder import build
     from leaderboards.files import write_board
-    from leaderboards.render import standing_rows, watermarks
+    from leaderboards.render import standing_rows
 
     board = build(runs, baseline)
     for section in board.sections:
         against = f", baseline {section.baseline}" if section.baseline else ""
         print(f"suite {section.suite}{against}")
         print(text_table(standing_rows(section), width=get_terminal_size().columns))
-        if marks := watermarks(section):
+        if marks := section.watermarks:
             print(f"Not a full result: {'; '.join(marks)}.")
         print(*section.notes, sep="\n", end="\n\n" if section.notes else "\n")
     for path in write_board(board, out, date):

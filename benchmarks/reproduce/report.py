@@ -30,14 +30,13 @@ from benchmarks.reproduce.world import (
     plan_cells,
     seeds_of,
 )  # fmt: skip
-from leaderboards.board import Board, Cell, Section
+from leaderboards.board import Board, Cell, Section, SeedAgreement
 from leaderboards.builder import build
 from leaderboards.cells import with_claims
 from leaderboards.files import write_board
 from leaderboards.markdown import markdown_table
-from leaderboards.render import EXPOSURES, MARKS, MARKS_LEGEND, decimals, number, seeds_text, title
+from leaderboards.render import EXPOSURES, MARKS, MARKS_LEGEND, decimals, number, seeds_text
 from leaderboards.run_state import RunState
-from leaderboards.verdicts import agreement
 from tcbench.cells import cell_keys, finished_record
 from tcbench.files import write_atomically
 from textcraftor.validation import TRAINED
@@ -243,7 +242,7 @@ def _rows(section: Section, names: Sequence[str] | None = None) -> list[Row]:
     return [
         {"system": _title(label)}
         | {
-            title(column): _difference(section.cells.get((label, column.label, None)))
+            column.title: _difference(section.cells.get((label, column.label, None)))
             for column in section.columns
         }
         for label in labels
@@ -269,7 +268,7 @@ def _methods(results: Results) -> list[Row]:
     return [
         {"method": TITLES[name]}
         | {
-            title(column): _agreed(
+            column.title: _agreed(
                 [section.cells[system, column.label, None] for system in results.seeds(name)]
             )
             for column in section.columns
@@ -294,14 +293,14 @@ def _pairwise(results: Results) -> list[Row]:
     for other, cell in zip(names, with_claims(family), strict=True):
         cells.setdefault((other, cell.column), []).append(cell)
     return [
-        {"against": TITLES[other]} | {title(c): _agreed(cells[other, c.label]) for c in columns}
+        {"against": TITLES[other]} | {c.title: _agreed(cells[other, c.label]) for c in columns}
         for other in others
     ]
 
 
 def _agreed(cells: Sequence[Cell]) -> str:
     """Agreement of a method's seeds by one column."""
-    agreed = agreement(cells)
+    agreed = SeedAgreement.of_cells(cells)
     return seeds_text(agreed) + EXPOSURES[cells[0].exposure] if agreed else "–"
 
 

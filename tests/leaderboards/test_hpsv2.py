@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from leaderboards.board import Stamp
 from leaderboards.builder import build
 from leaderboards.markdown import markdown
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
-from leaderboards.stamp import Stamp
 
 HPS = ScoreSet("hpsv2", "b" * 12, higher_is_better=True, role="trainable", family="clip")
 

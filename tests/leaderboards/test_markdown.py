@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from leaderboards.board import Stamp
 from leaderboards.builder import build
 from leaderboards.markdown import markdown, markdown_table
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
-from leaderboards.stamp import Stamp
 
 MakeRun = Callable[..., RunState]
 

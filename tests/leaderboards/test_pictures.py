@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from leaderboards.builder import build
-from leaderboards.forest import draw_differences
-from leaderboards.pictures import PROMPTS, draw_samples, png
+from leaderboards.pictures import PROMPTS, draw_differences, draw_samples, png
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from leaderboards.builder import build
-from leaderboards.forest import draw_differences
+from leaderboards.pictures import draw_differences
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
 
