@@ -155,7 +155,7 @@ def score_run(path: Path, rewards: Sequence[ResolvedReward], device: str, progre
 
 
 def _note_environment(run: RunState, environment: Mapping[str, Any], progress: Progress) -> None:
-    for difference in provenance.differences(run.header.provenance, environment):
+    for difference in provenance.environment_differences(run.header.provenance, environment):
         progress.note(f"environment changed since the last start: {difference}")
 
 
@@ -206,7 +206,7 @@ def _describe(plan: Plan, rewritten: Mapping[int, str], key: Key) -> Sample:
 
 def _load_sampler(plan: Plan) -> Sampler:
     system = plan.system
-    pipe = pipelines.load(
+    pipe = pipelines.load_pipeline(
         plan.pipeline,
         device=plan.device,
         dtype=plan.dtype,

@@ -138,11 +138,11 @@ def _plain_loop(job: dict[str, Any]) -> dict[str, float]:
     import rewards
     from rewards.combine.terms import parse_mix
     from rewards.world.prompts import world_prompts
-    from textcraftor.diffusion.pipeline import MICRO, load
+    from textcraftor.diffusion.pipeline import MICRO, load_pipeline
     from textcraftor.diffusion.prompts import initial_latents
 
-    pipe = load(MICRO, device="cpu", dtype="float32", sampler="ddim")
-    encoder = load(MICRO, device="cpu", dtype="float32", sampler="ddim").text_encoder
+    pipe = load_pipeline(MICRO, device="cpu", dtype="float32", sampler="ddim")
+    encoder = load_pipeline(MICRO, device="cpu", dtype="float32", sampler="ddim").text_encoder
     scorers = {name: rewards.load(name) for name in parse_mix(_REWARDS)}
     # As in the official code: nothing is frozen, so gradients of all parameters are computed and dropped.
     for module in (pipe.unet, pipe.vae, *scorers.values()):

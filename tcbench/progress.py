@@ -1,4 +1,4 @@
-"""What long work tells its caller. The CLI draws bars or prints lines; tests and scripts may stay silent."""
+"""Progress reports of long work. The command line shows bars or lines; tests and scripts may stay silent."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives stages of work, one after another, and remarks."""
+    """Receives the progress of work that is done in stages, one after another."""
 
     def stage(self, title: str, total: int, done: int = 0) -> None:
-        """A stage of `total` images begins, `done` of which were finished by an earlier start."""
+        """Begin a stage of ``total`` images, ``done`` of which an earlier start has finished."""
 
     def advance(self, count: int = 1) -> None:
-        """`count` more images of the stage are on disk."""
+        """Report that ``count`` more images of the stage are on disk."""
 
     def note(self, message: str) -> None:
-        """Something the user should know, in one line."""
+        """Show the user a message of one line."""
 
 
 class Silent:
-    """Says nothing."""
+    """A `Progress` that reports nothing."""
 
     def stage(self, title: str, total: int, done: int = 0) -> None: ...
 

@@ -374,7 +374,7 @@ class _Run:
 
     def _load(self) -> Any:
         config = self.config
-        pipe = pipelines.load(
+        pipe = pipelines.load_pipeline(
             self.pipeline,
             device=self.device,
             dtype="float32",

@@ -51,7 +51,7 @@ def test_repeating_a_complete_run_changes_nothing(request_for: Requests) -> None
 
 def test_a_complete_run_loads_no_model(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
     run(request_for())
-    monkeypatch.setattr("textcraftor.diffusion.pipeline.load", None)
+    monkeypatch.setattr("textcraftor.diffusion.pipeline.load_pipeline", None)
     monkeypatch.setattr("benchmarks.resolve.load", None)
     assert run(request_for()).complete
 
@@ -61,7 +61,7 @@ def test_another_reward_scores_the_existing_images(
 ) -> None:
     first = run(request_for())
     images = image_bytes(first)
-    monkeypatch.setattr("textcraftor.diffusion.pipeline.load", None)
+    monkeypatch.setattr("textcraftor.diffusion.pipeline.load_pipeline", None)
     both = run(request_for(rewards=[f"{toy_rewards}:Brightness", f"{toy_rewards}:Picky"]))
     assert both.path == first.path
     assert both.added == 8
@@ -229,7 +229,7 @@ def test_prompts_are_stratified_by_category(request_for: Requests) -> None:
 def test_weights_are_checked_before_generating(request_for: Requests, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean"):
         plan_run(request_for(rewards=["world-clipp"]))
-    with pytest.raises(MissingFiles, match=r"lacks model_index.json"):
+    with pytest.raises(MissingFiles, match=r"missing model_index.json"):
         plan_run(request_for(model=str(tmp_path)))
     assert not (tmp_path / "runs").exists()
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from leaderboards.journal import Journal
-from tcbench.errors import FileFormatError, MismatchError, TcbenchError
-from tcbench.files import append_lines, locked, read_lines, write_atomically
+from tcbench.errors import FileFormatError, MismatchError
 
 
 @dataclass
@@ -86,38 +84,3 @@ def test_full_disk_leaves_only_complete_lines(tmp_path: Path, monkeypatch: pytes
     journal.append([Number(3)])
     only_file(tmp_path)
     assert values(tmp_path) == [1, 3]
-
-
-def test_lock_excludes_others_until_it_is_released(tmp_path: Path) -> None:
-    with (
-        locked(tmp_path / "run"),
-        pytest.raises(TcbenchError, match="another process is working on"),
-        locked(tmp_path / "run"),
-    ):
-        pass
-    with locked(tmp_path / "run"):
-        pass
-
-
-def test_append_lines_removes_an_incomplete_last_line(tmp_path: Path) -> None:
-    file = tmp_path / "shared.jsonl"
-    append_lines(file, [{"a": 1}, {"a": 2}])
-    file.write_bytes(file.read_bytes()[:-2])
-    append_lines(file, [{"a": 3}])
-    assert list(read_lines(file)) == [{"a": 1}, {"a": 3}]
-
-
-def test_write_atomically_keeps_the_old_file_on_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "x"
-    write_atomically(file, b"old")
-
-    def fail(descriptor: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(file, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
-    assert file.read_bytes() == b"old"

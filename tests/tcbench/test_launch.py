@@ -1,4 +1,4 @@
-"""The console script runs its own packages, also beside a user's folders of the same names."""
+"""The command and `import tcbench` use the packages of this installation, whatever else is on the path."""
 
 from __future__ import annotations
 
@@ -10,30 +10,66 @@ from pathlib import Path
 
 import pytest
 
-from tcbench.launch import PACKAGES, ROOT, imported_from, shadowed
+import tcbench
+from tcbench.launch import PACKAGES, ROOT, import_package, imported_from
 
-START = f"import sys; sys.path.append({str(ROOT)!r}); from tcbench.launch import main; main()"
+START = "from tcbench.launch import main; main()"
 
 
 @pytest.fixture
 def users_folder(tmp_path: Path) -> Path:
-    """A working directory with a package `benchmarks` of the user's own."""
+    """A working directory with a package `benchmarks` and a module `rewards` of the user's own."""
     (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "__init__.py").write_text("raise SystemExit('this is mine')")
+    (tmp_path / "benchmarks" / "__init__.py").write_text("raise SystemExit('this is the user's own')")
+    (tmp_path / "rewards.py").write_text("mine = True\n")
     return tmp_path
 
 
-def test_all_four_packages_are_this_installation() -> None:
-    assert shadowed() == {}
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def test_all_packages_are_imported_from_this_installation() -> None:
     assert all(imported_from(name) == ROOT / name for name in PACKAGES)
+    assert all(import_package(name) is sys.modules[name] for name in PACKAGES)
     assert imported_from("no_such_package") is None
 
 
-def test_a_users_package_on_the_path_does_not_stop_the_command(users_folder: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(users_folder)}
-    done = subprocess.run(
-        [sys.executable, "-c", START, "ls", "models", "--json"],
-        cwd=users_folder, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+def test_packages_are_attributes_of_tcbench() -> None:
+    for name in ("rewards", "textcraftor", "benchmarks", "leaderboards"):
+        assert getattr(tcbench, name) is sys.modules[name]
+        assert name in dir(tcbench)
+    with pytest.raises(AttributeError, match="no attribute 'reward'"):
+        _ = tcbench.reward
+    assert tcbench.__version__.count(".") == 2
+
+
+def test_users_code_on_the_path_does_not_stop_the_command(users_folder: Path) -> None:
+    done = python(users_folder, "-c", START, "ls", "models", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)[0]["model"] == "micro"
+
+
+def test_python_m_tcbench_is_the_command(users_folder: Path) -> None:
+    done = python(users_folder, "-m", "tcbench", "--version")
+    assert (done.returncode, done.stdout.strip()) == (0, tcbench.__version__), done.stderr
+
+
+def test_tcbench_rewards_is_ours_beside_a_users_rewards_module(users_folder: Path) -> None:
+    code = "import sys, tcbench; print(tcbench.rewards.__file__, 'torch' in sys.modules)"
+    done = python(users_folder, "-c", code)
+    assert done.stdout.split() == [str(ROOT / "rewards" / "__init__.py"), "False"], done.stderr
+
+
+def test_other_modules_of_the_user_are_not_hidden(users_folder: Path) -> None:
+    (users_folder / "yaml.py").write_text("mine = True\n")  # the name of an installed package
+    done = python(users_folder, "-c", "import tcbench; tcbench.rewards; import yaml; print(yaml.mine)")
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_a_users_module_that_is_already_imported_is_named(users_folder: Path) -> None:
+    done = python(users_folder, "-c", "import rewards, tcbench; tcbench.benchmarks")
+    assert f"module 'rewards' was imported from {users_folder / 'rewards.py'}" in done.stderr.splitlines()[-1]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from textcraftor.algorithms.goal import decode
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import encode_prompts, replace_encoders
-from textcraftor.diffusion.pipeline import load
+from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner, switch_encoder
 from textcraftor.diffusion.sampling import Denoiser, Rollout, fresh
@@ -30,7 +30,7 @@ TEXTS = ["a cat", "a dog"]
 
 @pytest.fixture
 def pipe(tiny_sdxl: Path) -> Any:
-    return load(tiny_sdxl, device="cpu", dtype="float32", sampler="ddim")
+    return load_pipeline(tiny_sdxl, device="cpu", dtype="float32", sampler="ddim")
 
 
 def test_a_rollout_ends_with_the_pipelines_own_image(pipe: Any) -> None:
@@ -109,7 +109,7 @@ def test_both_encoders_are_trained_and_exported(
     image = theirs(TEXTS, latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np").images
     from textcraftor.diffusion.pipeline import load_encoders
 
-    pipe = load(tiny_sdxl, device="cpu", dtype="float32", sampler="ddim")
+    pipe = load_pipeline(tiny_sdxl, device="cpu", dtype="float32", sampler="ddim")
     whole = PipelineRunner(
         pipe, SCHEDULE, {"best": load_encoders(pipe, best)}, (EncoderWindow({"best": 1.0}),)
     )

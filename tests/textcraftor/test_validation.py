@@ -14,7 +14,7 @@ from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm
 from rewards.registry import load as load_reward
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.pipeline import load
+from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser
@@ -35,7 +35,7 @@ def validation(update: int, selection: list[float], trained: list[float]) -> Val
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_it_sees_the_images_that_a_run_draws(tiny_pipeline: Path, sampler: str) -> None:
-    pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
+    pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     config = TrainConfig("tiny", sampler=sampler, steps=5, tuned_steps=2, drawn_tuned_steps=3)
     tuned = Tuned(pipe, config, guided=True)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Base models by name: where their weights are, and what they are drawn with."""
+"""Base models by name: where their weights come from, and their defaults for sampling and training."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ from textcraftor.diffusion.pipeline import MICRO, Source
 
 @dataclass(frozen=True)
 class Model:
-    """A diffusers pipeline, its usual guidance scale, and its precision on an accelerator."""
+    """A base model and its defaults."""
 
     source: Source
+    """Where its diffusers pipeline comes from."""
     guidance: float = 7.5
+    """Guidance scale."""
     dtype: str = "float32"
+    """Precision on an accelerator."""
     domain: str = "open"
-    """What it can draw: "open", or the name of the one world it was made for."""
+    """What its images can show: "open", or the name of the one world it was made for."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of TrainConfig in which it differs from the usual."""
+    """Fields of `textcraftor.config.TrainConfig` whose default differs for this model."""
 
 
-def _halves(*parts: str) -> tuple[str, ...]:
+def _half_precision(*parts: str) -> tuple[str, ...]:
+    """Return the names of half-precision weight files, which are all that is downloaded."""
     return tuple(
         f"{part}/{'diffusion_pytorch_model' if part in ('unet', 'vae') else 'model'}.fp16.safetensors"
         for part in parts
     )
 
 
-_SD = _halves("text_encoder", "unet", "vae")
-_SDXL = _halves("text_encoder", "text_encoder_2", "unet", "vae")
+_SD = _half_precision("text_encoder", "unet", "vae")
+_SDXL = _half_precision("text_encoder", "text_encoder_2", "unet", "vae")
 
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
@@ -86,15 +90,19 @@ MODELS: Mapping[str, Model] = MappingProxyType(
 
 
 def find_model(name: str) -> Model:
-    """A named model, a diffusers folder, or a hub id with ``@revision`` if need be.
+    """Return a base model.
 
-    Raises UnknownName with close matches for anything else.
+    Args:
+        name: A name in `MODELS`, a diffusers folder, or a hub id, optionally with ``@revision``.
+
+    Raises:
+        UnknownName: If it is none of these; with close matches.
     """
     if name in MODELS:
         return MODELS[name]
     if Path(name).expanduser().is_dir():
         return Model(Source(name))
-    place, _, revision = name.partition("@")
-    if place.count("/") == 1 and not place.startswith((".", "/", "~")):
-        return Model(Source(place, revision or None))
+    hub_id, _, revision = name.partition("@")
+    if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
+        return Model(Source(hub_id, revision or None))
     raise UnknownName("model, diffusers folder or hub id", name, MODELS)

@@ -1,6 +1,6 @@
-"""Diffusers pipelines as systems under test: find them, check and hash their files, load them.
+"""Find, check, hash and load diffusers pipelines.
 
-Everything before `load` needs no torch, so that a run can refuse missing files before any work is done.
+Everything before `load_pipeline` needs no torch, so that a run can report missing files at once.
 """
 
 from __future__ import annotations
@@ -16,39 +16,47 @@ from typing import Any
 
 from rewards.weights import hub
 from rewards.weights.lock import cached_sha256
-from tcbench.errors import MissingFiles
+from tcbench.errors import MissingFiles, first_line
 from tcbench.quiet import quiet
 from textcraftor.diffusion.schedule import SAMPLERS
 
 MICRO = Path(__file__).resolve().parents[1] / "micro" / "pipeline"
-"""The embedded pipeline: a plain diffusers folder."""
+"""The embedded pipeline: a diffusers folder."""
 
 REWRITING = MICRO.parent / "rewriters"
-"""Language models that rewrite prompts for it."""
+"""Folder of the embedded language models that rewrite prompts for it."""
 
 LIBRARIES = ("diffusers", "transformers")
+"""Libraries whose messages are silenced while loading and sampling."""
 
 INDEX = "model_index.json"
-NOT_DRAWING = ("safety_checker", "feature_extractor", "image_encoder")
-"""Components that do not change what is drawn: neither loaded nor hashed."""
+"""File that lists the components of a diffusers pipeline."""
 
-SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
-"""What must be alike of two text encoders of which one takes the other's place."""
+UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components that do not change generated images: neither loaded nor hashed."""
 
 ENCODERS = ("text_encoder", "text_encoder_2")
-NO_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
-HUB_PATTERNS = (INDEX, "*/config.json", "*/*.safetensors.index.json", "scheduler/*", "tokenizer*/*")
+"""Components that encode text; the second one is of SDXL."""
+
+_NO_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
+_HUB_PATTERNS = (INDEX, "*/config.json", "*/*.safetensors.index.json", "scheduler/*", "tokenizer*/*")
+
+_ENCODER_SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
+"""Configuration values that must be equal for one text encoder to replace another."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a pipeline comes from: a diffusers folder, or a hub id and the weight files needed of it."""
+    """Where a pipeline comes from."""
 
     location: str
+    """A diffusers folder or a hub id."""
     revision: str | None = None
+    """Git revision of the hub id."""
     weights: tuple[str, ...] = ("*/*.safetensors",)
+    """Weight files to download, by name or pattern."""
     gigabytes: float | None = None
-    """Size of the download, where known."""
+    """Size of the download, if known."""
 
     def __str__(self) -> str:
         at = f" at revision {self.revision}" if self.revision else ""
@@ -57,17 +65,21 @@ class Source:
 
 
 def find_pipeline(source: Source, *, fetch: bool = True) -> Path:
-    """The local folder of `source`, from the hub client's cache unless it is a folder.
+    """Return the local folder of a pipeline, after checking that it is complete.
 
-    What is not cached is downloaded if `fetch` and the hub can be reached. Raises MissingFiles, with what
-    to do, when it cannot be had or is incomplete.
+    Args:
+        source: A folder, or a hub id that is looked up in the hub client's cache.
+        fetch: Download what is not cached if the hub can be reached.
+
+    Raises:
+        MissingFiles: If it is neither on this machine nor downloadable, or incomplete.
     """
     folder = Path(source.location).expanduser()
     if not folder.is_dir():
         if folder.is_absolute():
-            raise MissingFiles(f"no folder {folder}; expected a diffusers pipeline there")
+            raise MissingFiles(f"folder not found: {folder}; expected a diffusers pipeline")
         folder = _from_hub(source, fetch)
-    list(pipeline_files(folder))  # names the first missing file
+    list(pipeline_files(folder))  # raises for the first missing file
     return folder
 
 
@@ -76,13 +88,15 @@ def _from_hub(source: Source, fetch: bool) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     offline = hub.offline_reason() if fetch else "nothing is downloaded now"
-    local = "name a local diffusers folder instead (--model FOLDER, or `pipeline` in a system's TOML file)"
+    local = "give a local diffusers folder instead (--model FOLDER, or `pipeline` in a system's TOML file)"
+    # Patterns also match copies that are not needed; listed file names do not.
+    by_pattern = any("*" in name for name in source.weights)
     try:
         folder = snapshot_download(
             source.location,
             revision=source.revision,
-            allow_patterns=[*HUB_PATTERNS, *source.weights],
-            ignore_patterns=["*/*.fp16.*", "*/*non_ema*", "safety_checker/*"] if _plain(source) else None,
+            allow_patterns=[*_HUB_PATTERNS, *source.weights],
+            ignore_patterns=["*/*.fp16.*", "*/*non_ema*", "safety_checker/*"] if by_pattern else None,
             local_files_only=bool(offline),
         )
     except HFValidationError as error:
@@ -90,40 +104,37 @@ def _from_hub(source: Source, fetch: bool) -> Path:
             f"{source.location!r} is neither a diffusers folder nor a hub id: {local}"
         ) from error
     except Exception as error:  # the client lets its HTTP library's own errors through
-        reason = f"not in the hub client's cache, and {offline}" if offline else str(error).splitlines()[0]
-        raise MissingFiles(f"to download: {source}. Now: {reason}; fetch it online, or {local}") from error
+        reason = f"not in the hub client's cache, and {offline}" if offline else first_line(error)
+        raise MissingFiles(f"missing pipeline {source}: {reason}; download it online, or {local}") from error
     return Path(folder)
 
 
-def _plain(source: Source) -> bool:
-    """Whether the weight files are given by pattern, so that copies of them must be left out."""
-    return any("*" in name for name in source.weights)
-
-
 def pipeline_files(folder: Path) -> Iterator[Path]:
-    """Every file of `folder` that decides what it draws. Raises MissingFiles at the first missing one."""
+    """Yield every file of a pipeline that changes generated images.
+
+    Raises:
+        MissingFiles: At the first file that is missing.
+    """
     index = folder / INDEX
     if not index.is_file():
-        raise MissingFiles(f"{folder} is no diffusers pipeline: it lacks {INDEX}")
+        raise MissingFiles(f"{folder} is not a diffusers pipeline: missing {INDEX}")
     yield index
-    suffix = variant(folder)
-    for name in components(folder):
+    suffix = _variant(folder)
+    for name in _components(folder):
         part = folder / name
         if not part.is_dir():
-            raise MissingFiles(
-                f"pipeline {folder} is incomplete: component {name}/ is missing; copy it again"
-            )
+            raise MissingFiles(f"pipeline {folder} is incomplete: missing component {name}/; copy it again")
         yield from sorted(file for file in part.iterdir() if file.suffix in (".json", ".txt"))
-        if name not in NO_WEIGHTS:
+        if name not in _NO_WEIGHTS:
             yield from _weight_files(part, suffix)
 
 
-def components(folder: Path) -> list[str]:
-    """Names of the components that take part in drawing."""
+def _components(folder: Path) -> list[str]:
+    """Return the names of the components that change generated images."""
     parts = (
         name for name, value in _index(folder).items() if isinstance(value, list) and value[0] is not None
     )
-    return sorted(name for name in parts if name not in NOT_DRAWING)
+    return sorted(name for name in parts if name not in UNUSED_COMPONENTS)
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -134,8 +145,12 @@ def _index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def variant(folder: Path) -> str | None:
-    """The files to load: "fp16" where the folder holds half-precision weights only, else None."""
+def _variant(folder: Path) -> str | None:
+    """Return "fp16" for a folder with half-precision weights only, else None.
+
+    diffusers loads files named ``*.fp16.safetensors`` only if it is told so. Some folders hold both kinds;
+    then the full precision is used, so that the same pipeline always has the same hash.
+    """
     unet = folder / "unet"
     halves = list(unet.glob("*.fp16*.safetensors"))
     return "fp16" if halves and len(list(unet.glob("*.safetensors"))) == len(halves) else None
@@ -144,14 +159,21 @@ def variant(folder: Path) -> str | None:
 def _weight_files(part: Path, suffix: str | None) -> list[Path]:
     for kind in ("safetensors", "bin"):
         files = [f for f in sorted(part.glob(f"*.{kind}")) if (".fp16" in f.name) == (suffix == "fp16")]
+        # "non_ema" files hold raw training weights beside the averaged ones; diffusers ignores them
         files = [f for f in files if "non_ema" not in f.name]
         if files:
             return files
     raise MissingFiles(f"pipeline component {part} holds no weights (*.safetensors): copy the pipeline again")
 
 
+# Hashes are part of generation ids: what is hashed here must not change.
+
+
 def pipeline_sha256(folder: Path) -> str:
-    """Identity of what `folder` draws: over the names and contents of `pipeline_files`."""
+    """Return the hash that identifies a pipeline, over the relative names and contents of its files.
+
+    The same files in another folder have the same hash; unused components do not change it.
+    """
     lines = [
         f"{file.relative_to(folder).as_posix()} {cached_sha256(file)}" for file in pipeline_files(folder)
     ]
@@ -159,26 +181,38 @@ def pipeline_sha256(folder: Path) -> str:
 
 
 def component_sha256(folder: Path) -> str:
-    """Identity of a model's folder (config.json and weights) that replaces a component of a pipeline."""
+    """Return the hash of a model's folder (config.json and weights) that replaces a pipeline's component.
+
+    Raises:
+        MissingFiles: If one of them is missing.
+    """
     if not (folder / "config.json").is_file():
-        raise MissingFiles(f"{folder} is no model's folder: it lacks config.json")
+        raise MissingFiles(f"{folder} is not a model folder: missing config.json")
     files = [folder / "config.json", *_weight_files(folder, None)]
     return hashlib.sha256("\n".join(f"{f.name} {cached_sha256(f)}" for f in files).encode()).hexdigest()
 
 
 def encoders_sha256(folder: Path) -> str:
-    """Identity of the text encoders in a folder (text_encoder/, text_encoder_2/) beside a pipeline's own."""
-    found = [name for name in ENCODERS if (folder / name).is_dir()]
-    if not found:
-        raise MissingFiles(f"{folder} holds no text encoder: expected {' or '.join(ENCODERS)} in it")
-    lines = [f"{name} {component_sha256(folder / name)}" for name in found]
+    """Return the hash of the text encoders in a folder (text_encoder/, text_encoder_2/).
+
+    Raises:
+        MissingFiles: If there are none, or files are missing.
+    """
+    names = [name for name in ENCODERS if (folder / name).is_dir()]
+    if not names:
+        raise _no_encoders(folder)
+    lines = [f"{name} {component_sha256(folder / name)}" for name in names]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-# from here on torch and diffusers are loaded
+def _no_encoders(folder: Path) -> MissingFiles:
+    return MissingFiles(f"{folder} holds no text encoder; expected {' or '.join(ENCODERS)} in it")
 
 
-def load(
+# From here on torch and diffusers are loaded.
+
+
+def load_pipeline(
     folder: Path,
     *,
     device: str,
@@ -187,8 +221,18 @@ def load(
     spacing: str = "",
     replaced: Mapping[str, Path] = MappingProxyType({}),
 ) -> Any:
-    """The diffusers pipeline of `folder` in eval mode, with `sampler`; components of other folders in place
-    of its own where `replaced`. `spacing` of timesteps is the pipeline's own unless given.
+    """Load a diffusers pipeline in eval mode.
+
+    Args:
+        folder: A diffusers folder.
+        device: Device of its models.
+        dtype: Precision of its models.
+        sampler: Name of its sampler, in `SAMPLERS`.
+        spacing: Spacing of timesteps; "": the pipeline's own.
+        replaced: Folders of models that replace components, by component name.
+
+    Raises:
+        MissingFiles: If a file lacks weights that its model needs.
     """
     import diffusers
     from diffusers import DiffusionPipeline
@@ -196,13 +240,14 @@ def load(
     index = _index(folder)
     parts: dict[str, Any] = {name: None for name in ("safety_checker", "feature_extractor") if name in index}
     if "safety_checker" in index:
-        parts["requires_safety_checker"] = False
-    for name in components(folder):
-        if name not in NO_WEIGHTS:
-            place = replaced.get(name, folder / name)
-            parts[name] = _load_component(index[name], place, dtype, variant(folder))
+        parts["requires_safety_checker"] = False  # otherwise diffusers warns about its absence
+    for name in _components(folder):
+        if name not in _NO_WEIGHTS:
+            path = replaced.get(name, folder / name)
+            parts[name] = _load_component(index[name], path, dtype, _variant(folder))
     with quiet(*LIBRARIES):
         pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **parts)
+    # The noise schedule (betas, prediction type) stays that of the pipeline's own scheduler.
     pipe.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(
         pipe.scheduler.config, **({"timestep_spacing": spacing} if spacing else {})
     )
@@ -211,15 +256,22 @@ def load(
 
 
 def _load_component(kind: Sequence[str], folder: Path, dtype: str, variant: str | None) -> Any:
-    """One model of a pipeline; `kind` is its (library, class). Raises MissingFiles for lacking weights.
+    """Load one model of a pipeline.
 
-    Both libraries only log what weights a file lacks, and go on with random numbers.
+    Args:
+        kind: Its library and class, as in the pipeline's index.
+        folder: Its folder.
+        dtype: Its precision.
+        variant: The variant of the pipeline's files.
+
+    Raises:
+        MissingFiles: If weights are missing. Both libraries only log that, and continue with random values.
     """
     import torch
 
     library, name = kind
     if variant and not list(folder.glob(f"*.{variant}*")):
-        variant = None  # a text encoder from elsewhere has whole precision
+        variant = None  # a replacement for a half-precision pipeline may be stored in full precision
     with quiet(*LIBRARIES):
         model, report = getattr(import_module(library), name).from_pretrained(
             folder,
@@ -235,25 +287,35 @@ def _load_component(kind: Sequence[str], folder: Path, dtype: str, variant: str 
 
 
 def load_encoders(pipe: Any, folder: Path) -> Any:
-    """`pipe` with the text encoders that lie in `folder` (text_encoder/, text_encoder_2/), all else shared.
+    """Return a pipeline with the text encoders in a folder, which shares everything else with ``pipe``.
 
-    Raises MissingFiles for a folder that holds none, or one of another architecture.
+    Args:
+        pipe: A diffusers pipeline.
+        folder: Folder with text_encoder/ and, for SDXL, text_encoder_2/.
+
+    Raises:
+        MissingFiles: If the folder holds no text encoder, or one of another architecture.
     """
     from textcraftor.diffusion.conditioning import replace_encoders
 
-    found = {}
+    encoders = {}
     for name in ENCODERS:
         if (folder / name).is_dir() and getattr(pipe, name, None) is not None:
-            own = getattr(pipe, name)
-            kind = ("transformers", type(own).__name__)
-            model = _load_component(kind, folder / name, str(own.dtype).removeprefix("torch."), None)
-            other = [key for key in SIZES if getattr(model.config, key) != getattr(own.config, key)]
-            if other:
-                raise MissingFiles(
-                    f"{folder / name} has {other[0]} {getattr(model.config, other[0])}, the pipeline's own "
-                    f"{getattr(own.config, other[0])}: it was made for another model"
-                )
-            found[name] = model.to(pipe.device)
-    if not found:
-        raise MissingFiles(f"{folder} holds no text encoder: expected {' or '.join(ENCODERS)} in it")
-    return replace_encoders(pipe, found)
+            original = getattr(pipe, name)
+            kind = ("transformers", type(original).__name__)
+            dtype = str(original.dtype).removeprefix("torch.")
+            model = _load_component(kind, folder / name, dtype, None)
+            _check_architecture(model.config, original.config, folder / name)
+            encoders[name] = model.to(pipe.device)
+    if not encoders:
+        raise _no_encoders(folder)
+    return replace_encoders(pipe, encoders)
+
+
+def _check_architecture(config: Any, original: Any, path: Path) -> None:
+    for key in _ENCODER_SIZES:
+        if getattr(config, key) != getattr(original, key):
+            raise MissingFiles(
+                f"{path} has {key} {getattr(config, key)}, but the pipeline's own text encoder has "
+                f"{getattr(original, key)}; give an encoder of the same base model"
+            )

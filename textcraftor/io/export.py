@@ -1,4 +1,4 @@
-"""Tuned weights as other people's tools read them."""
+"""Write tuned weights for diffusers, transformers, PEFT, ComfyUI and Forge."""
 
 from __future__ import annotations
 
@@ -9,63 +9,76 @@ from pathlib import Path
 from typing import Any
 
 from tcbench.errors import ConfigError
-from textcraftor.diffusion.pipeline import ENCODERS, INDEX, NOT_DRAWING, pipeline_files
+from textcraftor.diffusion.pipeline import ENCODERS, INDEX, UNUSED_COMPONENTS, pipeline_files
 
 ADAPTERS = "pytorch_lora_weights.safetensors"
-"""The name under which diffusers' `load_lora_weights` looks for adapters."""
+"""The file name that diffusers' `load_lora_weights` looks for."""
 
-PREFIX = "text_model."
+_PREFIX = "text_model."
 
 
 def save_text_encoder(model: Any, folder: Path, *, half: bool = False) -> None:
-    """A text encoder's folder that transformers 4 and 5 both read.
+    """Write a text encoder's folder that transformers 4 and 5 both read.
 
-    The keys carry the prefix ``text_model.``: version 5 drops it when it saves, and version 4 then loads
-    such a folder with every weight random. The recorded type is float32, so that no loader leaves weights
-    that are stored in ``half`` precision so.
+    Args:
+        model: A transformers CLIP text model.
+        folder: Folder to write.
+        half: Store the weights in half precision.
     """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
+    # float32 whatever is stored: a loader that follows the recorded type must not compute in half precision
     model.config.dtype = "float32"
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["torch_dtype"] = "float32"  # the name transformers 4 knows it by
+    config["torch_dtype"] = "float32"  # transformers 4's name for the same entry
     config.pop("_name_or_path", None)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     weights = {
         key: (value.half() if half else value.float()).contiguous()
         for key, value in prefixed(model.state_dict()).items()
     }
+    # Saved here and not by `save_pretrained`: transformers 5 drops the prefix of the keys when it saves, and
+    # transformers 4 loads such a file with every weight random, with no more than a log message.
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 def prefixed(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A text encoder's weights under the keys of transformers 4, of a state dict of either version."""
+    """Return a text encoder's weights under the keys of transformers 4, from a state dict of version 4 or 5.
+
+    Position ids are left out: they are a constant that only old versions store.
+    """
     return {
-        key if key.startswith((PREFIX, "text_projection.")) else PREFIX + key: value
+        key if key.startswith((_PREFIX, "text_projection.")) else _PREFIX + key: value
         for key, value in state.items()
         if not key.endswith("position_ids")
     }
 
 
 def save_unet(model: Any, folder: Path) -> None:
-    """A UNet's folder that diffusers reads."""
+    """Write a UNet's folder that diffusers reads."""
     model.save_pretrained(folder)
     forget_origin(folder / "config.json")
 
 
 def forget_origin(path: Path) -> None:
-    """Drop where on this machine a model was loaded from, which diffusers notes: nobody else has it."""
+    """Remove the local path that diffusers records in a configuration; it is private."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_adapters(pipe: Any, adapters: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Adapters by component as one file of diffusers' layout, for ``pipe.load_lora_weights(folder)``."""
+    """Write adapters for ``pipe.load_lora_weights(folder)``.
+
+    Args:
+        pipe: The pipeline of the base model.
+        adapters: State dicts of PEFT adapters, by component name.
+        folder: Folder to write.
+    """
     from diffusers.utils import convert_state_dict_to_diffusers
 
     layers = {
@@ -76,37 +89,68 @@ def save_adapters(pipe: Any, adapters: Mapping[str, Mapping[str, Any]], folder: 
 
 
 def export_diffusers(base: Path, tuned: Path, out: Path) -> None:
-    """The whole pipeline of ``base`` with the tuned parts of ``tuned`` in place of its own, in ``out``."""
-    _refuse(out)
+    """Write the whole pipeline with its tuned components.
+
+    Args:
+        base: Folder of the base pipeline.
+        tuned: Folder of the tuned components.
+        out: New folder.
+
+    Raises:
+        ConfigError: If ``out`` is not empty.
+    """
+    _check_new(out)
+    tuned_parts = _parts(tuned)
     for file in pipeline_files(base):
-        place = out / str(file.relative_to(base)).replace(".fp16", "")  # else it would want variant="fp16"
-        if file.relative_to(base).parts[0] not in _parts(tuned):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if file.name.endswith(".index.fp16.json"):
-                place.write_text(file.read_text(encoding="utf-8").replace(".fp16", ""), encoding="utf-8")
-            else:
-                shutil.copyfile(file, place)  # the content: a hub cache holds links
-    for name in _parts(tuned):
+        relative = file.relative_to(base)
+        if relative.parts[0] in tuned_parts:
+            continue
+        # Renamed to the plain names: the tuned components have no fp16 variant, and diffusers wants one
+        # variant for the whole pipeline.
+        path = out / str(relative).replace(".fp16", "")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if file.name.endswith(".index.fp16.json"):  # lists the files, which were renamed
+            path.write_text(file.read_text(encoding="utf-8").replace(".fp16", ""), encoding="utf-8")
+        else:
+            shutil.copyfile(file, path)  # follows links, of which the hub's cache consists
+    for name in tuned_parts:
         shutil.copytree(tuned / name, out / name)
-    _leave_out(out / INDEX, NOT_DRAWING)
+    _remove_components(out / INDEX, UNUSED_COMPONENTS)
 
 
 def export_adapters(tuned: Path, out: Path) -> None:
-    """The adapters of ``tuned`` alone. Raises ConfigError if all weights were trained."""
+    """Write the adapters alone.
+
+    Args:
+        tuned: Folder of the tuned components.
+        out: New folder.
+
+    Raises:
+        ConfigError: If the folder holds no adapters, or ``out`` is not empty.
+    """
     if not (tuned / ADAPTERS).is_file():
         raise ConfigError(
-            f"{tuned} holds no adapters of the base model (lora_rank = 0, or a start): take --to diffusers"
+            f"{tuned} holds no adapters of the base model (lora_rank = 0, or trained from a checkpoint); "
+            "use --to diffusers"
         )
-    _refuse(out)
+    _check_new(out)
     out.mkdir(parents=True)
     shutil.copyfile(tuned / ADAPTERS, out / ADAPTERS)
 
 
 def export_single_file(tuned: Path, out: Path) -> None:
-    """Each text encoder as one half-precision file with the keys that ComfyUI's and Forge's loaders know."""
+    """Write each text encoder as one half-precision file with the keys that ComfyUI and Forge expect.
+
+    Args:
+        tuned: Folder of the tuned components.
+        out: New folder.
+
+    Raises:
+        ConfigError: If ``out`` is not empty.
+    """
     from safetensors.torch import load_file, save_file
 
-    _refuse(out)
+    _check_new(out)
     out.mkdir(parents=True)
     for name in _parts(tuned):
         if name in ENCODERS:
@@ -118,8 +162,8 @@ def export_single_file(tuned: Path, out: Path) -> None:
             )
 
 
-def _leave_out(index: Path, names: Iterable[str]) -> None:
-    """Say in a pipeline's index that it has none of these components."""
+def _remove_components(index: Path, names: Iterable[str]) -> None:
+    """Mark components as absent in a pipeline's index."""
     entries = json.loads(index.read_text(encoding="utf-8"))
     entries |= {name: [None, None] for name in names if name in entries}
     if "requires_safety_checker" in entries:
@@ -131,8 +175,8 @@ def _parts(tuned: Path) -> list[str]:
     return [name for name in (*ENCODERS, "unet") if (tuned / name).is_dir()]
 
 
-def _refuse(out: Path) -> None:
+def _check_new(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists already: choose another --out")
+        raise ConfigError(f"{out} exists already; choose another --out")
     if out.is_dir():
         out.rmdir()

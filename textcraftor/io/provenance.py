@@ -1,4 +1,4 @@
-"""The environment that results were made in: recorded and compared, never hashed into an id."""
+"""The environment of a result: recorded and compared, never hashed into an id."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ LIBRARIES = (
     "accelerate", "safetensors", "huggingface_hub", "numpy", "pillow",
 )  # fmt: skip
 
-COMPARED = ("device", "threads")
-"""Entries of an environment that are compared beside the versions."""
+_COMPARED = ("device", "threads")
+"""Entries of an environment that are compared, in addition to the versions."""
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the libraries that results depend on, without importing any."""
-    return {name: found for name in LIBRARIES if (found := installed_version(name))}
+    """Return the installed versions of the libraries that results depend on, without importing them."""
+    return {name: installed for name in LIBRARIES if (installed := installed_version(name))}
 
 
 def environment(device: str) -> dict[str, Any]:
-    """One provenance entry of a run header."""
+    """Return the environment of this process, as a run header records it."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
@@ -38,14 +38,14 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def differences(history: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> list[str]:
-    """How the environments that worked on a run differ from this one, one phrase each."""
-    return sorted({phrase for then in history for phrase in _differences(then, here)})
+def environment_differences(history: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> list[str]:
+    """Return how the environments of earlier starts differ from this one, one phrase each."""
+    return sorted({phrase for before in history for phrase in _differences(before, now)})
 
 
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    pairs = {key: (then.get(key), now.get(key)) for key in COMPARED}
-    old, new = then["versions"], now["versions"]
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    pairs = {key: (before.get(key), now.get(key)) for key in _COMPARED}
+    old, new = before["versions"], now["versions"]
     pairs |= {name: (old.get(name), new.get(name)) for name in sorted({*old, *new})}
     for name, (was, is_now) in pairs.items():
         if was != is_now:

@@ -31,7 +31,7 @@ from textcraftor.algorithms.ddpo import (
 from textcraftor.algorithms.learners import Stepper
 from textcraftor.algorithms.objective import Objective
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.pipeline import load
+from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.sampling import Denoiser, Rollout
 from textcraftor.io.checkpoint import LOG, TrainFolder
 from textcraftor.sources import Order, of_texts
@@ -67,7 +67,7 @@ CONFIG = {
 
 
 def policy(pipeline: Path, config: TrainConfig, toys: Path) -> Policy:
-    pipe = load(pipeline, device="cpu", dtype="float32", sampler="ddim")
+    pipe = load_pipeline(pipeline, device="cpu", dtype="float32", sampler="ddim")
     mix = RewardMix(Panel([f"{toys}:Red"]), {f"{toys}:Red": MixTerm(1.0)})
     return Policy(
         Objective(Tuned(pipe, config, guided=True), config, mix, Denoiser(pipe.unet, 3.0), (4, 8, 8))

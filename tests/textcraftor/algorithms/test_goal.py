@@ -14,7 +14,7 @@ from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm
 from textcraftor.algorithms.goal import decode, encode_images, grade
-from textcraftor.diffusion.pipeline import load
+from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 
 TEXTS = ["a cat", "a dog", "a hen"]
@@ -22,7 +22,9 @@ TEXTS = ["a cat", "a dog", "a hen"]
 
 @pytest.fixture(scope="module")
 def vae(tiny_pipeline: Path) -> Any:
-    return load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim").vae.requires_grad_(False)
+    return load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim").vae.requires_grad_(
+        False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_clipped_pixels_pass_no_gradient(mix: RewardMix) -> None:
 def test_images_become_the_latents_that_decode_to_them() -> None:
     from textcraftor.diffusion.pipeline import MICRO
 
-    vae = load(MICRO, device="cpu", dtype="float32", sampler="ddim").vae
+    vae = load_pipeline(MICRO, device="cpu", dtype="float32", sampler="ddim").vae
     images = torch.full((1, 3, 64, 64), 0.5)
     images[:, 0, 16:48, 16:48] = 0.9
     with torch.no_grad():

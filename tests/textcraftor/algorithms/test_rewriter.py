@@ -27,7 +27,7 @@ from textcraftor.algorithms.learners import Stepper
 from textcraftor.algorithms.objective import Objective
 from textcraftor.algorithms.rewriter import Answers, TunedWriter, WritingLearner
 from textcraftor.config import TrainConfig, make_config
-from textcraftor.diffusion.pipeline import load
+from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.io.checkpoint import LOG, TrainFolder
 from textcraftor.rewriters import KEPT, Writer, Written, find_model, find_rewriter
@@ -58,7 +58,7 @@ CONFIG = {
 
 
 def answers(pipeline: Path, config: TrainConfig, toys: Path) -> Answers:
-    pipe = load(pipeline, device="cpu", dtype="float32", sampler="ddim")
+    pipe = load_pipeline(pipeline, device="cpu", dtype="float32", sampler="ddim")
     mix = RewardMix(Panel([f"{toys}:Bright"]), {f"{toys}:Bright": MixTerm(1.0)})
     tuned = TunedWriter(pipe, config, guided=True)
     return Answers(Objective(tuned, config, mix, Denoiser(pipe.unet, 3.0), (4, 8, 8)))

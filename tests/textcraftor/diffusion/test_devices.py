@@ -19,11 +19,11 @@ def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch: pytest.MonkeyP
     assert find_device("auto") == "cuda"
 
 
-def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert find_device("cuda:0") == "cuda:0"
     for asked in ("cuda:1", "cuda:x", "cpu:2"):
-        with pytest.raises(ValueError, match=f"device {asked} is not on this machine"):
+        with pytest.raises(ValueError, match=f"device {asked} not found on this machine"):
             find_device(asked)
     with pytest.raises(UnknownName, match="did you mean cuda"):
         find_device("cudo")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tcbench.errors import MissingFiles
-from textcraftor.diffusion.pipeline import Source, find_pipeline, load, pipeline_sha256
+from textcraftor.diffusion.pipeline import Source, find_pipeline, load_pipeline, pipeline_sha256
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
@@ -27,7 +27,7 @@ def copy(tiny_pipeline: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pipe(tiny_pipeline: Path) -> Any:
-    return load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+    return load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
 
 
 def test_a_local_folder_is_found(tiny_pipeline: Path) -> None:
@@ -62,8 +62,8 @@ def test_what_is_no_hub_id_is_refused() -> None:
 @pytest.mark.parametrize(
     ("remove", "message"),
     [
-        ("model_index.json", "lacks model_index.json"),
-        ("unet", "component unet/ is missing"),
+        ("model_index.json", "missing model_index.json"),
+        ("unet", "missing component unet/"),
         ("vae/diffusion_pytorch_model.safetensors", "vae holds no weights"),
     ],
 )
@@ -135,10 +135,10 @@ def test_another_text_encoder_changes_the_images(tiny_pipeline: Path, tmp_path: 
     folder = Path(shutil.copytree(tiny_pipeline / "text_encoder", tmp_path / "encoder"))
     weights = {name: -tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    swapped = load(
+    swapped = load_pipeline(
         tiny_pipeline, device="cpu", dtype="float32", sampler="ddim", replaced={"text_encoder": folder}
     )
-    own = load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+    own = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
     tokens = torch.tensor([[188, 1, 2, 189]])
     assert not torch.equal(swapped.text_encoder(tokens)[0], own.text_encoder(tokens)[0])
 
@@ -150,7 +150,9 @@ def test_a_text_encoder_that_lacks_weights_is_refused(tiny_pipeline: Path, tmp_p
     weights = {f"wrong.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks weights that the pipeline needs"):
-        load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim", replaced={"text_encoder": folder})
+        load_pipeline(
+            tiny_pipeline, device="cpu", dtype="float32", sampler="ddim", replaced={"text_encoder": folder}
+        )
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "unet", "vae"])
@@ -163,13 +165,13 @@ def test_a_pipeline_that_lacks_weights_is_refused(copy: Path, component: str) ->
     weights.pop(next(name for name in weights if name.endswith("weight")))
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(MissingFiles, match=f"{component} lacks weights that the pipeline needs"):
-        load(copy, device="cpu", dtype="float32", sampler="ddim")
+        load_pipeline(copy, device="cpu", dtype="float32", sampler="ddim")
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++2m"])
 def test_every_sampler_draws_the_same_twice(tiny_pipeline: Path, sampler: str) -> None:
-    pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
+    pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     schedule = Schedule(sampler, 2, 3.0)
     latents = initial_latents([1], PipelineRunner(pipe, schedule).latent_shape)
     assert (
@@ -182,7 +184,7 @@ def test_half_precision_files_are_taken_where_there_are_no_others(copy: Path) ->
     for file in list(copy.glob("*/*.safetensors")):
         os.rename(file, file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
     assert find_pipeline(Source(str(copy))) == copy
-    pipe = load(copy, device="cpu", dtype="float32", sampler="ddim")
+    pipe = load_pipeline(copy, device="cpu", dtype="float32", sampler="ddim")
     assert pipe.unet.dtype == torch.float32
 
 
@@ -192,4 +194,4 @@ def test_a_safety_checker_is_not_loaded(copy: Path) -> None:
     entries["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     entries["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
     index.write_text(json.dumps(entries))
-    assert load(copy, device="cpu", dtype="float32", sampler="ddim").safety_checker is None
+    assert load_pipeline(copy, device="cpu", dtype="float32", sampler="ddim").safety_checker is None

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from textcraftor.diffusion.conditioning import encode_prompts, mix_conditionings, replace_encoders
-from textcraftor.diffusion.pipeline import load
+from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow, PipelineRunner, switch_encoder
 from textcraftor.diffusion.sampling import Denoiser, Rollout, fresh
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 @pytest.fixture(scope="module")
 def pipe(tiny_pipeline: Path) -> Any:
-    return load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+    return load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_anybodys_pipeline_can_switch_with_the_helper(
     noise = initial_latents([1, 2], (4, 8, 8))
     image = theirs(latents=noise, num_inference_steps=5, guidance_scale=3.0, output_type="np", **told).images
 
-    pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
+    pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     windows = (EncoderWindow({"tuned": 1.0}, last),) if last else ()
     others = {"tuned": replace_encoders(pipe, {"text_encoder": tuned})}
     ours = PipelineRunner(pipe, Schedule(sampler, 5, 3.0), others, windows).generate(TEXTS, noise)

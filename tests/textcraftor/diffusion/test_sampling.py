@@ -14,7 +14,7 @@ from torch import Tensor
 
 from textcraftor.algorithms.goal import decode
 from textcraftor.diffusion.conditioning import Conditioning, encode_prompts
-from textcraftor.diffusion.pipeline import load
+from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.sampling import (
@@ -67,7 +67,7 @@ class Fixed:
 
 @pytest.fixture(scope="module")
 def pipe(tiny_pipeline: Path) -> Any:
-    made = load(tiny_pipeline, device="cpu", dtype="float64", sampler="ddim")
+    made = load_pipeline(tiny_pipeline, device="cpu", dtype="float64", sampler="ddim")
     for part in (made.unet, made.vae):
         part.requires_grad_(False)
     return made
@@ -235,14 +235,14 @@ def test_denoising_is_the_unguided_loss_of_diffusion(pipe: Any, start: Tensor) -
 
 
 def test_one_step_estimators_need_the_variance_preserving_scheduler(tiny_pipeline: Path) -> None:
-    pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler="euler")
+    pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="euler")
     with pytest.raises(ValueError, match=r"need the sampler ddim, got Euler"):
         predicted_x0(pipe.scheduler, torch.zeros(1), torch.tensor(1), torch.zeros(1))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_gradients_pass_through_every_sampler(tiny_pipeline: Path, sampler: str) -> None:
-    pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
+    pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     c = encode_prompts(pipe, TEXTS, guided=True).leaf()
     scheduler = fresh(pipe.scheduler, STEPS)
     z = initial_latents([1, 2], (4, 8, 8)) * scheduler.init_noise_sigma
@@ -256,7 +256,7 @@ def test_gradients_pass_through_every_sampler(tiny_pipeline: Path, sampler: str)
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_rollout_ends_with_the_pipelines_own_image(tiny_pipeline: Path, sampler: str) -> None:
-    pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
+    pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     drawing = PipelineRunner(pipe, Schedule(sampler, STEPS, GUIDANCE))
     noise = initial_latents([1, 2], drawing.latent_shape)
     theirs = drawing.generate(TEXTS, noise)
@@ -270,7 +270,7 @@ def test_a_rollout_ends_with_the_pipelines_own_image(tiny_pipeline: Path, sample
 
 @pytest.mark.parametrize("sampler", [name for name, kind in SAMPLERS.items() if kind in MEMORYLESS])
 def test_a_run_can_begin_in_the_middle(tiny_pipeline: Path, sampler: str) -> None:
-    pipe = load(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
+    pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     denoise = Denoiser(pipe.unet, GUIDANCE)
     whole = fresh(pipe.scheduler, STEPS)
     z = initial_latents([1], (4, 8, 8)) * whole.init_noise_sigma

@@ -19,7 +19,7 @@ from rewards.verification.official.environment import official_python
 from tcbench.errors import ConfigError
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import replace_encoders
-from textcraftor.diffusion.pipeline import MICRO, load
+from textcraftor.diffusion.pipeline import MICRO, load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
@@ -45,7 +45,7 @@ np.save(sys.argv[4], images)
 
 @pytest.fixture
 def pipe(tiny_pipeline: Path) -> Any:
-    return load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+    return load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
 
 
 def tune(pipe: Any, folder: Path, change: float = 0.3, **settings: Any) -> Tuned:
@@ -88,7 +88,7 @@ def test_what_is_not_drawn_with_is_not_asked_for(tiny_pipeline: Path, tmp_path: 
     index.write_text(json.dumps(entries))
     for file in list(base.glob("*/*.safetensors")):
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
-    tune(load(base, device="cpu", dtype="float32", sampler="ddim"), tmp_path / "tuned")
+    tune(load_pipeline(base, device="cpu", dtype="float32", sampler="ddim"), tmp_path / "tuned")
     export_diffusers(base, tmp_path / "tuned", tmp_path / "out")
     theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
     assert theirs.safety_checker is None
@@ -97,7 +97,7 @@ def test_what_is_not_drawn_with_is_not_asked_for(tiny_pipeline: Path, tmp_path: 
 
 def test_a_pipeline_of_2024_draws_the_same(tmp_path: Path) -> None:
     """Under transformers 4.46 and diffusers 0.30, in whose environment the official rewards run."""
-    micro = load(MICRO, device="cpu", dtype="float32", sampler="ddim")
+    micro = load_pipeline(MICRO, device="cpu", dtype="float32", sampler="ddim")
     tuned = tune(micro, tmp_path / "tuned", 0.02)
     export_diffusers(MICRO, tmp_path / "tuned", tmp_path / "out")
     noise = initial_latents([1, 2], PipelineRunner(micro, SCHEDULE).latent_shape)
@@ -120,7 +120,7 @@ def test_adapters_are_loaded_by_diffusers(
     tuned = tune(pipe, tmp_path / "tuned", lora_rank=2, trains=trains)
     mine = drawn(tuned.pipeline)
     export_adapters(tmp_path / "tuned", tmp_path / "lora")
-    theirs = load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+    theirs = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
     plain = drawn(theirs)
     theirs.load_lora_weights(tmp_path / "lora", weight_name=ADAPTERS)
     np.testing.assert_allclose(drawn(theirs), mine, atol=1e-5)
@@ -130,8 +130,8 @@ def test_adapters_are_loaded_by_diffusers(
 def test_merged_adapters_are_the_adapted_encoder(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
     tuned = tune(pipe, tmp_path / "tuned", lora_rank=2)
     merged = type(pipe.text_encoder).from_pretrained(tmp_path / "tuned" / "text_encoder")
-    image = drawn(replace_encoders(load(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim"),
-                                {"text_encoder": merged}))  # fmt: skip
+    plain = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+    image = drawn(replace_encoders(plain, {"text_encoder": merged}))
     np.testing.assert_allclose(image, drawn(tuned.pipeline), atol=1e-5)
     assert tuned.trained().keys() == {
         k for k, p in tuned.named_parameters() if "lora" in k and p.requires_grad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from textcraftor.io.provenance import differences, environment, versions
+from textcraftor.io.provenance import environment, environment_differences, versions
 
 
 def test_the_environment_is_json_and_names_versions_and_device() -> None:
@@ -17,6 +17,6 @@ def test_the_environment_is_json_and_names_versions_and_device() -> None:
 def test_every_environment_that_worked_on_a_run_is_compared_with_this_one() -> None:
     first = {"versions": {"torch": "1", "numpy": "2"}, "device": "cpu", "threads": 1, "commit": "a"}
     second = {"versions": {"torch": "3", "numpy": "2"}, "device": "cuda", "threads": 1, "commit": "b"}
-    assert differences([first], first) == []
-    assert differences([first, second], second) == ["device cpu, now cuda", "torch 1, now 3"]
-    assert differences([first, second], first) == ["device cuda, now cpu", "torch 3, now 1"]
+    assert environment_differences([first], first) == []
+    assert environment_differences([first, second], second) == ["device cpu, now cuda", "torch 1, now 3"]
+    assert environment_differences([first, second], first) == ["device cuda, now cpu", "torch 3, now 1"]

@@ -14,7 +14,7 @@ from safetensors import safe_open
 import rewards
 from benchmarks.systems import SYSTEMS
 from rewards.world.prompts import world_prompts
-from textcraftor.diffusion.pipeline import MICRO, load
+from textcraftor.diffusion.pipeline import MICRO, load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
@@ -26,7 +26,7 @@ GUIDANCE = SYSTEMS["micro"].schedule.guidance
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    return load(MICRO, device="cpu", dtype="float32", sampler="ddim")
+    return load_pipeline(MICRO, device="cpu", dtype="float32", sampler="ddim")
 
 
 def test_all_shipped_weights_are_small() -> None:

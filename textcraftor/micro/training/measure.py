@@ -15,7 +15,7 @@ from rewards.world.claims import check_claims
 from rewards.world.pixels import to_bytes
 from rewards.world.prompts import WorldPrompt
 from rewards.world.vision import detect_objects
-from textcraftor.diffusion.pipeline import load
+from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
@@ -71,7 +71,7 @@ def sample_prompts(
         words: Text that is appended to each prompt.
         advance: Called with the number of images after each batch.
     """
-    pipe = load(pipeline, device="cpu", dtype="float32", sampler="ddim")
+    pipe = load_pipeline(pipeline, device="cpu", dtype="float32", sampler="ddim")
     schedule = Schedule("ddim", STEPS, guidance)
     shape = PipelineRunner(pipe, schedule).latent_shape
     parts = []

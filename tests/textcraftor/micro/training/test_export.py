@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers import CLIPTextModel
 
 from rewards.world.training.tokenizer import CaptionTokenizer, caption_corpus, write_tokenizer
-from textcraftor.diffusion.pipeline import load
+from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
@@ -68,7 +68,7 @@ def test_plain_diffusers_generates_the_same_images(tokenizer: Path, tmp_path: Pa
     parts = unet.build_text_encoder(CaptionTokenizer(tokenizer)), unet.build_unet(), vae.build_vae(0.5)
     write_pipeline(tmp_path / "pipeline", tokenizer, *parts)
     schedule = Schedule("ddim", 3, 3.0)
-    pipe = load(tmp_path / "pipeline", device="cpu", dtype="float32", sampler="ddim")
+    pipe = load_pipeline(tmp_path / "pipeline", device="cpu", dtype="float32", sampler="ddim")
     noise = initial_latents([5], PipelineRunner(pipe, schedule).latent_shape)
     here = PipelineRunner(pipe, schedule).generate([PROMPT], noise)
     plain = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline")

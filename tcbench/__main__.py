@@ -1,0 +1,6 @@
+"""``python -m tcbench`` is the command `tcbench`."""
+
+from tcbench.launch import main
+
+if __name__ == "__main__":
+    main()

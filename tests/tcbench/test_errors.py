@@ -1,0 +1,65 @@
+"""Errors: exit codes, close matches, several problems at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tcbench.errors import (
+    ConfigError,
+    MismatchError,
+    ProblemCollector,
+    Problems,
+    TcbenchError,
+    UnknownName,
+    first_line,
+)
+
+
+def test_an_unknown_name_offers_close_matches_or_all_names() -> None:
+    known = ["pickscore", "hpsv2"]
+    assert str(UnknownName("reward", "pikscore", known)) == (
+        "unknown reward 'pikscore'; did you mean pickscore?"
+    )
+    assert str(UnknownName("reward", "zzz", known)) == "unknown reward 'zzz'; available: pickscore, hpsv2"
+    assert str(UnknownName("reward", "zzz", [])) == "unknown reward 'zzz'; available: none"
+    assert str(UnknownName("key", "zzz", ["a"], source="x.toml")) == "x.toml: unknown key 'zzz'; available: a"
+
+
+def test_exit_codes_are_those_of_the_classes() -> None:
+    assert [error.exit_code for error in (TcbenchError("a"), ConfigError("a"))] == [1, 1]
+    assert UnknownName("reward", "a", []).exit_code == 2
+    assert Problems([ConfigError("a"), MismatchError("b"), ConfigError("c")]).exit_code == 4
+
+
+def fail(*errors: TcbenchError) -> None:
+    raise Problems(errors) if len(errors) > 1 else errors[0]
+
+
+def test_all_checks_run_before_any_error_is_raised() -> None:
+    problems = ProblemCollector()
+    assert problems.run(lambda: 3) == 3
+    problems.raise_any()
+    assert problems.run(lambda: fail(ConfigError("a"))) is None
+    with problems.catch():
+        fail(ConfigError("b"), UnknownName("reward", "c", []))
+    with pytest.raises(Problems) as raised:
+        problems.raise_any()
+    assert str(raised.value).splitlines() == ["a", "b", "unknown reward 'c'; available: none"]
+    assert raised.value.exit_code == 2
+
+
+def test_a_single_error_is_raised_as_it_is() -> None:
+    problems = ProblemCollector()
+    problems.run(lambda: fail(MismatchError("a")))
+    with pytest.raises(MismatchError, match=r"^a$"):
+        problems.raise_any()
+
+
+def test_other_errors_are_not_collected() -> None:
+    with pytest.raises(ZeroDivisionError):
+        ProblemCollector().run(lambda: 1 / 0)
+
+
+def test_the_first_line_of_an_error() -> None:
+    assert first_line(ValueError("a\nb")) == "a"
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"
