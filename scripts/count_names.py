@@ -89,6 +89,8 @@ def _duplicates(definitions: _Definitions) -> dict[str, list[str]]:
 def _unused(trees: Mapping[str, ast.Module], definitions: _Definitions) -> Iterator[tuple[str, str]]:
     """(file, name) of public names that are used in their own file only, or in tests only."""
     modules = {_module(path): path for path in trees}
+    # Scripts import each other from their folder.
+    modules |= {PurePosixPath(path).stem: path for path in trees if path.startswith("scripts/")}
     used = {
         (modules[module], name)
         for path, tree in trees.items()
