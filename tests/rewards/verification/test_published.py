@@ -35,7 +35,7 @@ def test_with_weights_the_scores_are_compared(
 ) -> None:
     weights = tmp_path / "checkpoint.pt"
     weights.write_bytes(b"weights")
-    monkeypatch.setattr(published, "check", lambda *_, **__: {"checkpoint": weights})
+    monkeypatch.setattr(published, "locate_weights", lambda *_, **__: {"checkpoint": weights})
     monkeypatch.setattr(published, "load", lambda _: FixedReward(score))
     result = check_published("hpsv2", shared_data)
     assert result.status == "checked"
@@ -46,7 +46,7 @@ def test_with_weights_the_scores_are_compared(
 
 
 def test_without_the_images_nothing_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(published, "check", lambda *_, **__: {})
+    monkeypatch.setattr(published, "locate_weights", lambda *_, **__: {})
     assert check_published("hpsv2", tmp_path).status == "not checked: pictures missing"
     assert check_published("hpsv2", None).status == "not checked: pictures missing"
 
