@@ -1,4 +1,4 @@
-"""Every reward with tiny random weights of its own architecture."""
+"""Fixtures: rewards of their real architecture with tiny random weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reward]:
-    """Loads a reward by its name, with its weights replaced by tiny random ones."""
+    """Load a reward by name, with tiny random weights."""
     from rewards.verification.tiny.checkpoints import load_tiny
 
     folder = tmp_path_factory.mktemp("zoo")
@@ -26,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reward]:
 
 @pytest.fixture(scope="session")
 def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Path]]:
-    """Writes the tiny weights of a reward and returns their paths by key."""
+    """Write the tiny weights of a reward and return their paths by key."""
     from rewards.verification.tiny.checkpoints import write_tiny_weights
 
     folder = tmp_path_factory.mktemp("files")
@@ -35,7 +35,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict
 
 @pytest.fixture
 def changed_on_purpose() -> Callable[[], None]:
-    """Forgets what weights were at their first use, for a test that changes them where they are."""
+    """Remove the lock file, for a test that changes weights in place."""
     from rewards.weights.lock import WeightsLock
 
     return lambda: WeightsLock().path.unlink(missing_ok=True)

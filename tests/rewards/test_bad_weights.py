@@ -1,4 +1,4 @@
-"""Weights that are not what they should be are one line that names the file or the key, in every layout."""
+"""Damaged or wrong weights of every layout are a one-line error that names the file or the key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ State = dict[str, Any]
 
 
 class Layout(NamedTuple):
-    """A reward, one of its weights, and in a folder the file that holds the tensors."""
+    """A reward, the key of one of its weights, and for a folder the file that holds the tensors."""
 
     reward: str
     key: str
@@ -42,14 +42,14 @@ LAYOUTS = {
 
 
 class Harmful:
-    """What a checkpoint must not be able to do: run code when it is read."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, ("touch ran-code",)
 
 
 class Case:
-    """The tiny weights of a layout, to be damaged and loaded."""
+    """Tiny weights of a layout, to be damaged and loaded."""
 
     def __init__(self, layout: Layout, files: dict[str, Path], folder: Path) -> None:
         self.layout, self.folder = layout, folder
@@ -64,7 +64,7 @@ class Case:
         return rewards.load(self.record, weights=self.files)
 
     def edit(self, change: Callable[[State, str], None]) -> str:
-        """Change the tensors by key, of which one that is needed is named and given back."""
+        """Apply ``change`` to the tensors and one needed key, and return that key."""
         safe = self.path.suffix == ".safetensors"
         content = load_file(self.path) if safe else torch.load(self.path, weights_only=True)
         state = content.get("state_dict", content)
@@ -112,11 +112,12 @@ def test_wrong_keys_and_shapes_are_named(case: Case) -> None:
     ]
     for damage, expected in damages:
         case.path.write_bytes(whole)
-        _as_if_never_used(case)
-        key = case.edit(damage).removeprefix("vision_model.")  # transformers calls the half by its own names
+        _remove_lock_file(case)
+        key = case.edit(damage).removeprefix("vision_model.")  # transformers names the tower without it
         message = expected.format(key=key)
-        assert message in (said := case.error()), said
-        assert str(case.path if case.layout.inside else case.given) in said
+        error = case.error()
+        assert message in error
+        assert str(case.path if case.layout.inside else case.given) in error
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
@@ -159,7 +160,7 @@ def test_folder_without_valid_configuration_is_refused(case: Case) -> None:
     (configuration,) = case.given.glob("*config.json")
     for text in ("", "[]", '{"model_cfg": 3, "text_config": 3}', "{"):
         configuration.write_text(text, encoding="utf-8")
-        _as_if_never_used(case)
+        _remove_lock_file(case)
         assert str(case.given) in case.error()
     configuration.unlink()
     assert f"{case.given} lacks {configuration.name}" in case.error(MissingFiles)
@@ -169,7 +170,7 @@ def test_folder_without_valid_configuration_is_refused(case: Case) -> None:
 def test_checkpoint_without_tensors_by_name_is_refused(case: Case) -> None:
     torch.save([torch.ones(2)], case.path)
     assert f"{case.path} holds a list; expected tensors by name" in case.error()
-    _as_if_never_used(case)
+    _remove_lock_file(case)
     torch.save({"state_dict": torch.ones(2)}, case.path)
     assert str(case.path) in case.error()
 
@@ -182,7 +183,7 @@ def test_non_tensor_value_is_named(tiny_files: Callable[[str], dict[str, Path]],
 
 
 def test_known_unused_keys_are_ignored(tiny_files: Callable[[str], dict[str, Path]], tmp_path: Path) -> None:
-    """The text half where only the image half is made, and the position numbers that old versions stored."""
+    """The text tower where only the image tower is built, and position numbers that old versions stored."""
     for name, keys in {
         "half of a SigLIP": ["text_model.more"],
         "transformers": [f"{half}_model.embeddings.position_ids" for half in ("text", "vision")],
@@ -216,7 +217,7 @@ def test_damaged_tokenizer_or_configuration_is_named(
     assert str(case.given) in case.error()
 
 
-def _as_if_never_used(case: Case) -> None:
+def _remove_lock_file(case: Case) -> None:
     from rewards.weights.lock import WeightsLock
 
     WeightsLock().path.unlink(missing_ok=True)

@@ -16,21 +16,21 @@ from rewards.preprocess import PROFILES
 
 
 class Redness(Reward):
-    """The mean of the red channel."""
+    """Mean of the red channel."""
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return pixels[:, 0].mean(dim=(1, 2))
 
 
 class RednessAndLength(Redness):
-    """The same plus the prompt's number of letters."""
+    """Mean of the red channel plus the number of letters of the prompt."""
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return super()._score(pixels, prompts) + torch.tensor([len(prompt) for prompt in prompts])
 
 
 class Squeezed(Reward):
-    """A mistake that is often made: at batch 1 the batch axis is lost."""
+    """A common mistake: squeeze() drops the batch axis at batch size 1."""
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return pixels.mean(dim=(1, 2, 3)).squeeze()
@@ -116,9 +116,9 @@ def test_rounding_error_outside_the_range_is_accepted() -> None:
 def test_half_precision_images_score_as_their_float32_values(profile: str) -> None:
     reward = Redness(replace(INFO, profile=profile))
     images = torch.rand(2, 3, 80, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
-    found = reward.score(images, ["a", "b"])
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, reward.score(images.float(), ["a", "b"]), rtol=0, atol=0)
+    scores = reward.score(images, ["a", "b"])
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, reward.score(images.float(), ["a", "b"]), rtol=0, atol=0)
 
 
 def test_reward_stays_in_evaluation_mode(tiny: Callable[[str], Reward]) -> None:
@@ -134,7 +134,7 @@ def test_reward_without_score_method_is_abstract() -> None:
 
 
 def test_score_id_depends_on_what_changes_a_score_only() -> None:
-    same = [INFO, replace(INFO, scale="told better", licence="MIT", role="judge")]
+    same = [INFO, replace(INFO, scale="described better", licence="MIT", role="judge")]
     other = [replace(INFO, profile="clip-64"), replace(INFO, options={"k": 1}), replace(INFO, entry="m:C")]
     assert len({score_id(record) for record in same}) == 1
     ids = [score_id(record) for record in [INFO, *other]] + [score_id(INFO, "bfloat16")]

@@ -25,14 +25,14 @@ Tiny = Callable[[str], Reward]
 
 @pytest.fixture(scope="module")
 def case(tiny: Tiny) -> Callable[[str], Case]:
-    """A reward with its test images and prompts; its scores are shared by all checks."""
+    """Test case of a reward; its scores are shared by all checks."""
     return cache(
         lambda name: Case(tiny(name), oracle_images() if name == "world-oracle" else blobs(3), PROMPTS)
     )
 
 
 def oracle_images() -> list[Image.Image]:
-    """Images that the oracle can judge: a match of the first prompt, a match of none, and blobs."""
+    """Images for the oracle: one that matches the first prompt, one that matches none, and blobs."""
     items = (Item("circle", "red", "large", 32, 32, 20), Item("square", "green", "small", 20, 20, 8))
     images = [Image.fromarray(render(Scene((item,), "white", CLEAN))) for item in items]
     return [*images, *blobs(1, 64, 64)]

@@ -1,4 +1,4 @@
-"""What a reward may be used for."""
+"""Roles of rewards."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ BICUBIC = Image.Resampling.BICUBIC
 
 
 def noise(height: int, width: int, seed: int = 0) -> Image.Image:
-    """White noise: the hardest picture for rounding, since every weight matters and many values clip."""
+    """White noise, the hardest image for rounding: every weight matters and many values clip."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def published(image: Image.Image, size: int) -> Tensor:
-    """CLIP's own transform of a PIL image, in torchvision's words."""
+    """CLIP's preprocessing of a PIL image by torchvision."""
     resized = TF.center_crop(
         TF.resize(image.convert("RGB"), size, v2.InterpolationMode.BICUBIC), [size, size]
     )
@@ -96,13 +96,13 @@ def test_gradients_reach_padded_images() -> None:
     image = torch.full((2, 3, 168, 336), 0.5, requires_grad=True)
     preprocess(image, PROFILES["llava-336"]).sum().backward()
     assert image.grad is not None
-    # nothing is resized, so that each pixel counts as it is normalised
+    # Nothing is resized, so each pixel counts as it is normalised.
     expected = (1 / torch.tensor(CLIP_STD)).view(3, 1, 1).expand(2, 3, 168, 336)
     torch.testing.assert_close(image.grad, expected)
 
 
 def test_odd_margin_is_cropped_as_by_each_library() -> None:
-    # 227 columns leave 3, half of which is 1.5: torchvision rounds that to 2, transformers floors it to 1.
+    # 227 columns leave 3, half of which is 1.5: torchvision rounds it to 2, transformers down to 1.
     image = noise(224, 227)
     rounded, floored = (
         preprocess(to_tensor(image)[None], PROFILES[n]) for n in ("clip-224", "clip-224-floor")
@@ -154,13 +154,13 @@ def test_gradients_pass_rounding_but_not_clipping() -> None:
 
 
 def test_gradients_work_after_a_call_in_inference_mode() -> None:
-    image = torch.rand(1, 3, 37, 53)  # a size of its own, whose weights are made here
+    image = torch.rand(1, 3, 37, 53)  # no other test uses this size, so its weights are new
     with torch.inference_mode():
         inferred = preprocess(image, PROFILES["squash-64"])
     leaf = image.clone().requires_grad_()
-    made = preprocess(leaf, PROFILES["squash-64"])
-    assert torch.equal(made, inferred)
-    made.sum().backward()
+    pixels = preprocess(leaf, PROFILES["squash-64"])
+    assert torch.equal(pixels, inferred)
+    pixels.sum().backward()
     assert leaf.grad is not None
 
 

@@ -13,7 +13,7 @@ import rewards
 from rewards import registry
 from rewards.base import Reward, score_id
 
-OWN = """
+REWARD_FILE = """
 import rewards
 
 @rewards.register(rewards.RewardInfo("{name}", uses_prompt=False, scale="mean of the red channel"))
@@ -29,7 +29,7 @@ class Greenness(rewards.Reward):
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test registers or imports is forgotten after it."""
+    """Undo what a test registers or imports."""
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     modules = set(sys.modules)
@@ -104,7 +104,7 @@ def test_duplicate_name_is_refused() -> None:
         rewards.register(rewards.RewardInfo("clip", entry="elsewhere:Clip"))
     rewards.register(rewards.RewardInfo("mine", entry="here:Mine"))
     rewards.register(
-        rewards.RewardInfo("mine", entry="here:Mine", scale="the same class again, as on a reload")
+        rewards.RewardInfo("mine", entry="here:Mine", scale="the same class again, as after a reload")
     )
     with pytest.raises(ValueError, match="a reward named 'mine' exists already"):
         rewards.register(rewards.RewardInfo("mine", entry="there:Mine"))
@@ -116,8 +116,8 @@ def test_entry_that_is_not_a_reward_is_refused() -> None:
 
 
 def test_reward_in_a_file_can_be_listed_and_loaded(tmp_path: Path, orange: Tensor) -> None:
-    path = tmp_path / "own.py"
-    path.write_text(OWN.format(name="file-redness"), encoding="utf-8")
+    path = tmp_path / "reward.py"
+    path.write_text(REWARD_FILE.format(name="file-redness"), encoding="utf-8")
     registered, plain = rewards.info(f"{path}:Redness"), rewards.info(f"{path}:Greenness")
     assert (registered.name, registered.uses_prompt) == ("file-redness", False)
     assert (plain.name, plain.uses_prompt) == ("Greenness", True)
@@ -126,11 +126,11 @@ def test_reward_in_a_file_can_be_listed_and_loaded(tmp_path: Path, orange: Tenso
 
 
 def test_editing_a_reward_file_changes_the_score_id_and_moving_does_not(tmp_path: Path) -> None:
-    path, text = tmp_path / "own.py", OWN.format(name="edited")
+    path, text = tmp_path / "reward.py", REWARD_FILE.format(name="edited")
     path.write_text(text, encoding="utf-8")
     first = score_id(rewards.info(f"{path}:Redness"))
     (tmp_path / "elsewhere").mkdir()
-    path = path.rename(tmp_path / "elsewhere" / "own.py")
+    path = path.rename(tmp_path / "elsewhere" / "reward.py")
     assert score_id(rewards.info(f"{path}:Redness")) == first
     path.write_text(text + "# edited\n", encoding="utf-8")
     assert score_id(rewards.info(f"{path}:Redness")) != first
@@ -139,32 +139,32 @@ def test_editing_a_reward_file_changes_the_score_id_and_moving_does_not(tmp_path
 
 def test_two_files_cannot_register_the_same_name(tmp_path: Path) -> None:
     for number in (1, 2):
-        (tmp_path / f"own{number}.py").write_text(
-            OWN.format(name="twice") + f"# {number}\n", encoding="utf-8"
+        (tmp_path / f"reward{number}.py").write_text(
+            REWARD_FILE.format(name="twice") + f"# {number}\n", encoding="utf-8"
         )
-    rewards.info(f"{tmp_path / 'own1.py'}:Redness")
+    rewards.info(f"{tmp_path / 'reward1.py'}:Redness")
     with pytest.raises(
-        ValueError, match=r"own2\.py cannot be run: .* 'twice' exists already; choose another name"
+        ValueError, match=r"reward2\.py cannot be run: .* 'twice' exists already; choose another name"
     ):
-        rewards.info(f"{tmp_path / 'own2.py'}:Redness")
+        rewards.info(f"{tmp_path / 'reward2.py'}:Redness")
 
 
 def test_wrong_file_or_class_is_a_one_line_error(tmp_path: Path) -> None:
-    path = tmp_path / "own.py"
-    with pytest.raises(ValueError, match=r"own\.py does not exist; .* file\.py:Class"):
+    path = tmp_path / "reward.py"
+    with pytest.raises(ValueError, match=r"reward\.py does not exist; .* file\.py:Class"):
         rewards.info(f"{path}:Redness")
-    path.write_text(OWN.format(name="other-redness"), encoding="utf-8")
+    path.write_text(REWARD_FILE.format(name="other-redness"), encoding="utf-8")
     with pytest.raises(rewards.UnknownName, match="'Rednes'; did you mean Redness"):
         rewards.info(f"{path}:Rednes")
     path.write_text("1 / 0\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"own\.py cannot be run: ZeroDivisionError"):
+    with pytest.raises(ValueError, match=r"reward\.py cannot be run: ZeroDivisionError"):
         rewards.info(f"{path}:Redness")
 
 
 def test_installed_plugin_can_be_listed_and_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orange: Tensor
 ) -> None:
-    module = OWN.format(name="plugged-redness")
+    module = REWARD_FILE.format(name="plugged-redness")
     plug_in(tmp_path, monkeypatch, "plugged-green = plugged_a:Greenness", plugged_a=module)
     assert "plugged-green" in rewards.list()
     assert rewards.info("plugged-green").entry == "plugged_a:Greenness"
@@ -177,7 +177,7 @@ def test_plugin_record_is_listed_without_importing_its_class(
     record = (
         'from rewards.info import RewardInfo\nRED = RewardInfo("red", "plugged_c:Redness", scale="red")\n'
     )
-    module = OWN.format(name="unused")
+    module = REWARD_FILE.format(name="unused")
     plug_in(tmp_path, monkeypatch, "plugged-red = plugged_b:RED", plugged_b=record, plugged_c=module)
     assert rewards.info("plugged-red").scale == "red"
     assert "plugged_c" not in sys.modules

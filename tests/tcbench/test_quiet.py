@@ -1,4 +1,4 @@
-"""Loading a reward says nothing, and leaves the libraries as talkative as they were."""
+"""Loading a reward prints nothing and restores the libraries' settings."""
 
 from __future__ import annotations
 

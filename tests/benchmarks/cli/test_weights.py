@@ -30,7 +30,7 @@ CONSENTED = RewardInfo("toy-bound", entry="nowhere:Bound", weights=(HEAD,), cons
 
 @pytest.fixture(autouse=True)
 def _toys(monkeypatch: pytest.MonkeyPatch, fill_hub_cache: Fill, tmp_path: Path) -> None:
-    """These rewards and those of the world are all there are; nothing is downloaded yet."""
+    """Register test rewards beside those of the world; nothing is downloaded yet."""
     world = {name: record for name, record in registry.BUILTIN.items() if name.startswith("world-")}
     monkeypatch.setattr(registry, "BUILTIN", {r.name: r for r in (TOY, PAIR, CONSENTED)} | world)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -39,7 +39,7 @@ def _toys(monkeypatch: pytest.MonkeyPatch, fill_hub_cache: Fill, tmp_path: Path)
 
 @pytest.fixture
 def weights(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `tcbench weights`; gives exit code, stdout and stderr."""
+    """Run `tcbench weights` and return exit code, stdout and stderr."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
@@ -60,10 +60,10 @@ def test_list_shows_files_paths_and_checks(weights: Command, fill_hub_cache: Fil
     head = {"reward": "toy", "key": "head", "file": "head.pth", "size": "4 MB"}
     head |= {"where": f"someone/something@{COMMIT}", "here": "no", "checked": "not yet"}
     assert listed(weights, "toy") == [head]
-    place = fill_hub_cache({"head.pth": b"head"}, COMMIT)
-    head["here"] = str(place / "head.pth")
+    folder = fill_hub_cache({"head.pth": b"head"}, COMMIT)
+    head["here"] = str(folder / "head.pth")
     assert listed(weights, "toy") == [head]
-    assert not WeightsLock().path.exists(), "a look is no use"
+    assert not WeightsLock().path.exists(), "listing records nothing"
     assert weights("pull", "toy")[0] == 0
     assert listed(weights, "toy") == [head | {"checked": "locked"}]
     eyes = listed(weights, "toy-pair")[1]
@@ -75,9 +75,9 @@ def test_list_shows_files_paths_and_checks(weights: Command, fill_hub_cache: Fil
 
 
 def test_list_uses_the_environment(weights: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.pth").write_bytes(b"mine")
-    monkeypatch.setenv("TCBENCH_WEIGHTS_TOY_HEAD", str(tmp_path / "mine.pth"))
-    assert listed(weights, "toy")[0]["here"] == str(tmp_path / "mine.pth")
+    (tmp_path / "local.pth").write_bytes(b"local")
+    monkeypatch.setenv("TCBENCH_WEIGHTS_TOY_HEAD", str(tmp_path / "local.pth"))
+    assert listed(weights, "toy")[0]["here"] == str(tmp_path / "local.pth")
 
 
 def test_pull_prints_paths_and_missing_files(
@@ -135,27 +135,27 @@ def test_missing_weights_are_not_verified(weights: Command, fill_hub_cache: Fill
 def test_verify_hashes_again_and_exits_with_4_on_a_change(
     weights: Command, fill_hub_cache: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = fill_hub_cache({"head.pth": b"head"}, COMMIT)
+    folder = fill_hub_cache({"head.pth": b"head"}, COMMIT)
     fill_hub_cache({"eyes.pth": b"eyes"}, "main")
     code, out, _ = weights("verify", "toy-pair")
     assert code == 0
     assert "no sha256 was known, recorded now" in out
     assert "ok: as published" in out
     assert "ok: as at first use" in weights("verify", "toy")[1]
-    with monkeypatch.context() as patch:  # the size and the time of change are what they were
-        patch.setattr("rewards.weights.lock._hashes", dict.fromkeys(_stamps(place), "0" * 64))
+    with monkeypatch.context() as patch:  # size and modification time are unchanged
+        patch.setattr("rewards.weights.lock._hashes", dict.fromkeys(_stamps(folder), "0" * 64))
         assert "ok: as at first use" in weights("verify", "toy")[1]
     fill_hub_cache({"head.pth": b"tampered"}, COMMIT)
     fill_hub_cache({"eyes.pth": b"wrong"}, "main")
     code, out, err = weights("verify")
     assert code == 4
-    assert out.count("WRONG") == 4  # the head is that of three rewards
+    assert out.count("WRONG") == 4  # three rewards share the head
     assert f"recorded is {hashlib.sha256(b'head').hexdigest()}" in err
     assert "is not the published eyes.pth" in err
 
 
-def _stamps(place: Path) -> list[tuple[Path, int, int]]:
-    files = [path.resolve() for path in place.iterdir()]
+def _stamps(folder: Path) -> list[tuple[Path, int, int]]:
+    files = [path.resolve() for path in folder.iterdir()]
     return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 

@@ -1,4 +1,4 @@
-"""The ranker against independent implementations of its halves: timm's ViT, transformers' BLIP text model."""
+"""The ranker against independent implementations: timm's ViT and transformers' BLIP text model."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def reference(ranker: BlipRanker) -> BlipTextModel:
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=16,
-        is_decoder=True,  # what makes transformers build the cross-attention
+        is_decoder=True,  # required for the cross-attention
     )
     model = BlipTextModel(config, add_pooling_layer=False).eval()
     model.load_state_dict(ranker.blip["text_encoder"].state_dict(), strict=False)
@@ -76,7 +76,7 @@ def test_text_encoder_matches_transformers(
 
 
 def test_keys_match_the_published_checkpoint(ranker: BlipRanker) -> None:
-    """Written out from the layout of the published checkpoint, so that a renamed module is noticed."""
+    """The published keys are written out, so that a renamed module is noticed."""
     both = [f"{n}.{k}" for n in ("query", "key", "value") for k in ("weight", "bias")]
     dense = ["output.dense.weight", "output.dense.bias", "output.LayerNorm.weight", "output.LayerNorm.bias"]
     attention = [*(f"self.{name}" for name in both), *dense]

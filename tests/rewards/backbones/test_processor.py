@@ -1,4 +1,4 @@
-"""CLIPScore by any model: what its folder says is what its library does with it."""
+"""CLIPScore by any model scores as the library that wrote the model's folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ IMAGES = [coarse(224, 224), coarse(300, 451), coarse(500, 230), coarse(64, 80)]
 
 
 def folder_profile(folder: Path) -> Profile:
-    """The profile of a reward that preprocesses as its model's folder says."""
+    """Profile that a model's folder asks for."""
     return profile_of(RewardInfo("any", profile=PUBLISHED), {"backbone": folder})
 
 
@@ -53,8 +53,8 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def add_openai_words(folder: Path) -> None:
-    """OpenAI's vocabulary, which open_clip ships, in the files that transformers reads."""
+def write_openai_vocabulary(folder: Path) -> None:
+    """Write OpenAI's vocabulary, which open_clip ships, in transformers' format."""
     words = open_clip.tokenizer.SimpleTokenizer()
     renamed = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocabulary = {renamed.get(word, word): number for word, number in words.encoder.items()}
@@ -66,11 +66,11 @@ def add_openai_words(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def twins(tiny_files: Files, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folders of the same CLIP: one of open_clip's layout, one of transformers'."""
+    """Two folders of the same CLIP, in open_clip's and in transformers' layout."""
     ours = tiny_files("clip")["backbone"]
     theirs = tmp_path_factory.mktemp("clip")
     reference._from_open_clip(ours).save_pretrained(theirs)
-    add_openai_words(theirs)
+    write_openai_vocabulary(theirs)
     write_json(theirs / "preprocessor_config.json", CLIPImageProcessorPil().to_dict())
     return ours, theirs
 
@@ -97,7 +97,7 @@ CONVENTIONS = [
 
 
 def check_against(convention: str, reward: Reward, files: Mapping[str, Path]) -> None:
-    """Scores of pictures of any shape and of short, long and empty prompts are the official ones."""
+    """Images of any shape, and short, long and empty prompts, get the official scores."""
     pairs = zip(IMAGES, PROMPTS, strict=True)
     expected = [reference.score(files, *pair, convention=convention) for pair in pairs]
     spread = max(expected) - min(expected)
@@ -112,7 +112,7 @@ def test_both_layouts_score_like_transformers_clip(
     ours, theirs = (rewards.load(f"{name}:{folder}") for folder in twins)
     for reward, folder in ((ours, twins[0]), (theirs, twins[1])):
         check_against(convention, reward, {"backbone": folder})
-    image = coarse(224, 230)  # of which both libraries crop the same
+    image = coarse(224, 230)  # both libraries crop it alike
     torch.testing.assert_close(ours.score([image], ["a"]), theirs.score([image], ["a"]), rtol=1e-5, atol=1e-6)
 
 
@@ -177,8 +177,8 @@ def test_open_clip_siglip_uses_its_own_tokenizer(
             "pool_type": "last",
         },
     }
-    asked = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    write_json(tmp_path / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": asked})
+    settings = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    write_json(tmp_path / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": settings})
     torch.manual_seed(0)
     network = CustomTextCLIP(**{k: v for k, v in model.items() if k != "custom_text"})
     save_file(network.state_dict(), tmp_path / "open_clip_model.safetensors")
@@ -203,18 +203,18 @@ def test_open_clip_siglip_uses_its_own_tokenizer(
 def test_preprocessing_matches_the_transform_of_open_clip(
     tmp_path: Path, resize: str, interpolation: str, size: tuple[int, int]
 ) -> None:
-    asked: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "mean": [0.1, 0.2, 0.3],
         "std": [0.5, 0.6, 0.7],
         "resize_mode": resize,
         "interpolation": interpolation,
     }
     model = {"vision_cfg": {"image_size": 64}, "text_cfg": {}}
-    write_json(tmp_path / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": asked})
+    write_json(tmp_path / "open_clip_config.json", {"model_cfg": model, "preprocess_cfg": settings})
     image = picture(*size)
-    expected: Any = open_clip.image_transform(64, is_train=False, **asked)(image)
-    found = preprocess(to_tensor(image)[None], folder_profile(tmp_path))[0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    expected: Any = open_clip.image_transform(64, is_train=False, **settings)(image)
+    pixels = preprocess(to_tensor(image)[None], folder_profile(tmp_path))[0]
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,8 @@ def test_preprocessing_matches_the_processor_of_transformers(
     write_json(tmp_path / "preprocessor_config.json", processor.to_dict())
     image = picture(*size)
     expected: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
-    found = preprocess(to_tensor(image)[None], folder_profile(tmp_path))[0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+    pixels = preprocess(to_tensor(image)[None], folder_profile(tmp_path))[0]
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=2e-6)
 
 
 def test_equal_profile_gets_the_known_name(twins: tuple[Path, Path], siglip_folder: Path) -> None:
@@ -245,7 +245,7 @@ def test_equal_profile_gets_the_known_name(twins: tuple[Path, Path], siglip_fold
 
 
 @pytest.mark.parametrize(
-    ("asked", "what"),
+    ("settings", "what"),
     [
         ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type 'ViTImageProcessor'"),
         ({"image_processor_type": "Siglip2ImageProcessor"}, "image_processor_type 'Siglip2ImageProcessor'"),
@@ -256,8 +256,10 @@ def test_equal_profile_gets_the_known_name(twins: tuple[Path, Path], siglip_fold
         ({"size": {"height": 100, "width": 50}}, r"size \(100, 50\)"),
     ],
 )
-def test_unsupported_preprocessing_is_refused(tmp_path: Path, asked: dict[str, object], what: str) -> None:
-    write_json(tmp_path / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"} | asked)
+def test_unsupported_preprocessing_is_refused(tmp_path: Path, settings: dict[str, object], what: str) -> None:
+    write_json(
+        tmp_path / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"} | settings
+    )
     with pytest.raises(MismatchError, match=f"preprocessing that is not supported: {what}"):
         folder_profile(tmp_path)
 

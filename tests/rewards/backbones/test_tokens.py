@@ -22,7 +22,7 @@ def test_prompts_are_padded_or_cut_to_the_limit(tokenizer: Tokenizer) -> None:
     assert mask.sum(dim=1).tolist() == [4, 48, 2]
     end = ids[0, 3].item()
     assert ids[1, -1] == end
-    # pooling finds the end by argmax, so nothing may have a higher number, and padding must come after it
+    # Pooling locates the end token by argmax: no id may be higher, and padding must come after it.
     assert ids.max() == end
     assert ids.argmax(dim=1).tolist() == [3, 47, 1]
 

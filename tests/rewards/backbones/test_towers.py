@@ -1,4 +1,4 @@
-"""What towers give in half precision."""
+"""Towers in half precision."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def test_cosine_of_half_precision_embeddings_is_float32() -> None:
     images, texts = F.normalize(
         torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0)), dim=-1
     ).bfloat16()
-    found = cosine_similarity(images, texts)
-    assert found.dtype == torch.float32
+    cosines = cosine_similarity(images, texts)
+    assert cosines.dtype == torch.float32
     torch.testing.assert_close(
-        found.double(), (images.double() * texts.double()).sum(dim=-1), rtol=0, atol=1e-6
+        cosines.double(), (images.double() * texts.double()).sum(dim=-1), rtol=0, atol=1e-6
     )
     assert cosine_similarity(images.double(), texts.double()).dtype == torch.float64
 

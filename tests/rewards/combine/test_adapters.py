@@ -1,4 +1,4 @@
-"""Each adapter in a loop that calls it as the loop it is for does."""
+"""Each adapter is called as in the loops that it is loaded for."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def test_adapters_are_exported_without_importing_torch() -> None:
 
 def test_tensor_fn_returns_gradients(tiny: Tiny, images: Tensor) -> None:
     reward = tiny("pickscore")
-    found, expected = images.clone().requires_grad_(), images.clone().requires_grad_()
-    (-rewards.tensor_fn(reward)(found, PROMPTS).mean()).backward()
+    by_fn, expected = images.clone().requires_grad_(), images.clone().requires_grad_()
+    (-rewards.tensor_fn(reward)(by_fn, PROMPTS).mean()).backward()
     (-reward.score(expected, PROMPTS).mean()).backward()
-    assert found.grad is not None
-    assert torch.equal(found.grad, expected.grad)
+    assert by_fn.grad is not None
+    assert torch.equal(by_fn.grad, expected.grad)
 
 
 def test_tensor_fn_refuses_a_judge() -> None:
@@ -100,14 +100,14 @@ def test_vae_range_maps_decoded_images_to_unit_range(tiny: Tiny, images: Tensor)
 
 def test_pil_fn_returns_floats(tiny: Tiny) -> None:
     reward = tiny("pickscore")
-    found = rewards.pil_fn(reward)(blobs(3), PROMPTS)
-    assert all(type(score) is float for score in found)
-    assert found == reward.score(blobs(3), PROMPTS).tolist()
+    scores = rewards.pil_fn(reward)(blobs(3), PROMPTS)
+    assert all(type(score) is float for score in scores)
+    assert scores == reward.score(blobs(3), PROMPTS).tolist()
     assert np.isnan(rewards.pil_fn(tiny("world-oracle"))(blobs(1), ["what a day"]))[0]
 
 
 def ddpo_rewards(reward_fn: Any, batches: list[tuple[Any, ...]]) -> np.ndarray:
-    """What kvablack/ddpo-pytorch's loop makes of its batches (scripts/train.py): asked from threads."""
+    """Rewards as collected by kvablack/ddpo-pytorch (scripts/train.py), from threads."""
     with ThreadPoolExecutor(max_workers=2) as executor:
         waiting = [executor.submit(reward_fn, *batch) for batch in batches]
         answers = [future.result() for future in waiting]
@@ -116,13 +116,13 @@ def ddpo_rewards(reward_fn: Any, batches: list[tuple[Any, ...]]) -> np.ndarray:
 
 
 def trl_rewards(reward_fn: Any, batches: list[tuple[Any, ...]]) -> np.ndarray:
-    """What TRL's DDPOTrainer makes of them (compute_rewards, step)."""
+    """Rewards as collected by TRL's DDPOTrainer (compute_rewards, step)."""
     answers = []
     for images, prompts, prompt_metadata in batches:
         reward, reward_metadata = reward_fn(images, prompts, prompt_metadata)
         answers.append((torch.as_tensor(reward, device="cpu"), reward_metadata))
-    found, _ = zip(*answers, strict=True)
-    return torch.cat(found).cpu().numpy()
+    scores, _ = zip(*answers, strict=True)
+    return torch.cat(scores).cpu().numpy()
 
 
 @pytest.mark.parametrize("loop", [ddpo_rewards, trl_rewards])
@@ -143,12 +143,12 @@ def test_ddpo_fn_returns_rewards(tiny: Tiny, images: Tensor, loop: Any, given: A
     batches = [
         (given(images[order]), tuple(prompts[i] for i in order), metadata) for order in ([0, 1, 2], [2, 0, 1])
     ]
-    found = loop(rewards.ddpo_fn(reward), batches)
+    scores = loop(rewards.ddpo_fn(reward), batches)
     expected = reward.score(images, PROMPTS).detach().numpy()
-    np.testing.assert_allclose(found, [*expected, *expected[[2, 0, 1]]], rtol=1e-4, atol=1e-4)
-    advantages = (found - found.mean()) / (found.std() + 1e-8)
+    np.testing.assert_allclose(scores, [*expected, *expected[[2, 0, 1]]], rtol=1e-4, atol=1e-4)
+    advantages = (scores - scores.mean()) / (scores.std() + 1e-8)
     assert advantages.shape == (6,)
-    assert found.dtype == np.float32
+    assert scores.dtype == np.float32
 
 
 def test_ddpo_fn_negates_scores_if_lower_is_better() -> None:
@@ -159,9 +159,9 @@ def test_ddpo_fn_negates_scores_if_lower_is_better() -> None:
 
 
 def test_flow_grpo_fn_returns_scores_and_average(mix: Callable[..., RewardMix], images: Tensor) -> None:
-    """As scripts/train_sd3.py of yifan123/flow_grpo asks, from eight threads, and collates."""
-    made = mix(parse_mix("pickscore=1,world-aesthetic=-2"))
-    reward_fn = rewards.flow_grpo_fn(made)
+    """Called from eight threads and collated as in yifan123/flow_grpo (scripts/train_sd3.py)."""
+    loaded = mix(parse_mix("pickscore=1,world-aesthetic=-2"))
+    reward_fn = rewards.flow_grpo_fn(loaded)
     orders = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] * 3
     samples = []
     with ThreadPoolExecutor(max_workers=8) as executor:
@@ -178,14 +178,14 @@ def test_flow_grpo_fn_returns_scores_and_average(mix: Callable[..., RewardMix], 
     collated = {key: torch.cat([sample["rewards"][key] for sample in samples], dim=0) for key in keys}
     assert list(collated) == ["pickscore", "world-aesthetic", "avg"]
     every = torch.tensor(orders).flatten()
-    expected = made.score(images, PROMPTS)
+    expected = loaded.score(images, PROMPTS)
     for key, value in {**expected.scores, "avg": expected.total}.items():
         torch.testing.assert_close(collated[key], value[every], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(collated["avg"], collated["pickscore"] - 2 * collated["world-aesthetic"])
     assert f"{scored['avg'][0]:.2f}"
     again, _ = reward_fn(
         images, PROMPTS, [{}] * 3, None, only_strict=False
-    )  # as it evaluates, with ref_images
+    )  # as in its evaluation, with ref_images
     torch.testing.assert_close(torch.as_tensor(again["avg"]), expected.total, rtol=1e-4, atol=1e-4)
 
 
@@ -208,12 +208,12 @@ def test_adapters_refuse_roles_that_forbid_training(
 def test_positive_weight_for_lower_is_better_is_refused(
     mix: Callable[..., RewardMix], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = mix({"pickscore": MixTerm(0.5)})
+    loaded = mix({"pickscore": MixTerm(0.5)})
     monkeypatch.setattr(
-        made.panel["pickscore"], "info", replace(made.panel["pickscore"].info, higher_is_better=False)
+        loaded.panel["pickscore"], "info", replace(loaded.panel["pickscore"].info, higher_is_better=False)
     )
     with pytest.raises(ValueError, match=r"pickscore has the weight 0.5, but lower scores are better"):
-        rewards.flow_grpo_fn(made)
+        rewards.flow_grpo_fn(loaded)
 
 
 def test_adapters_refuse_invalid_images(tiny: Tiny, images: Tensor) -> None:

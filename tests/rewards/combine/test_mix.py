@@ -1,4 +1,4 @@
-"""A mix is the weighted sum of its rewards, and says what each of them pulls."""
+"""Totals, gradients and calibration of reward mixes."""
 
 from __future__ import annotations
 
@@ -67,57 +67,61 @@ def test_unknown_reward_suggests_close_matches() -> None:
 
 
 def test_total_is_the_weighted_sum(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
-    parts = {
+    terms = {
         "world-clip": MixTerm(0.1),
         "world-aesthetic": MixTerm(2.0, mean=6.0, std=1.5),
         "world-hps": MixTerm(10.0),
     }
-    found = RewardMix(panel, parts).score(*batch)
-    own = panel.score(*batch)
+    result = RewardMix(panel, terms).score(*batch)
+    single = panel.score(*batch)
     for name in NAMES:
-        torch.testing.assert_close(found.scores[name], own[name])
-    expected = 0.1 * own["world-clip"] + 2.0 * (own["world-aesthetic"] - 6.0) / 1.5 + 10.0 * own["world-hps"]
-    torch.testing.assert_close(found.total, expected)
-    torch.testing.assert_close(torch.stack(list(found.values.values())).sum(dim=0), expected)
+        torch.testing.assert_close(result.scores[name], single[name])
+    expected = (
+        0.1 * single["world-clip"]
+        + 2.0 * (single["world-aesthetic"] - 6.0) / 1.5
+        + 10.0 * single["world-hps"]
+    )
+    torch.testing.assert_close(result.total, expected)
+    torch.testing.assert_close(torch.stack(list(result.values.values())).sum(dim=0), expected)
 
 
 def test_capped_reward_adds_no_value_and_no_gradient(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
     scores = panel.score(*batch)["world-aesthetic"].sort()
-    cap = scores.values[1].item() - 1e-3  # below two of three
-    parts = {name: MixTerm(0.0) for name in NAMES} | {"world-aesthetic": MixTerm(1.0, cap=cap)}
-    found = RewardMix(panel, parts).gradient(*batch)
-    assert found.total[scores.indices[1:]].tolist() == pytest.approx([cap, cap])
-    pulls = found.norms["world-aesthetic"][scores.indices]
+    cap = scores.values[1].item() - 1e-3  # below two of the three scores
+    terms = {name: MixTerm(0.0) for name in NAMES} | {"world-aesthetic": MixTerm(1.0, cap=cap)}
+    result = RewardMix(panel, terms).gradient(*batch)
+    assert result.total[scores.indices[1:]].tolist() == pytest.approx([cap, cap])
+    pulls = result.norms["world-aesthetic"][scores.indices]
     assert pulls[0] > 0
     assert pulls[1:].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("offload", [False, True])
 def test_gradient_equals_backward(offload: bool, batch: tuple[Tensor, list[str]]) -> None:
-    parts = {"world-clip": MixTerm(0.1), "world-aesthetic": MixTerm(1.0), "world-hps": MixTerm(5.0)}
-    mixed = RewardMix(Panel(NAMES, offload=offload), parts)
-    found = mixed.gradient(*batch)
+    terms = {"world-clip": MixTerm(0.1), "world-aesthetic": MixTerm(1.0), "world-hps": MixTerm(5.0)}
+    mix = RewardMix(Panel(NAMES, offload=offload), terms)
+    result = mix.gradient(*batch)
     leaf = batch[0].clone().requires_grad_()
-    RewardMix(Panel(NAMES), parts).score(leaf, batch[1]).total.sum().backward()
+    RewardMix(Panel(NAMES), terms).score(leaf, batch[1]).total.sum().backward()
     assert leaf.grad is not None
-    wrong = (found.gradient - leaf.grad).flatten(1).norm(dim=1) / leaf.grad.flatten(1).norm(dim=1)
+    wrong = (result.gradient - leaf.grad).flatten(1).norm(dim=1) / leaf.grad.flatten(1).norm(dim=1)
     assert wrong.max() < 1e-5  # single elements may be near zero, where sums of float32 cancel
-    assert not found.total.requires_grad
-    own = batch[0].clone().requires_grad_()
-    (5.0 * mixed.panel["world-hps"].score(own, batch[1])).sum().backward()
-    assert own.grad is not None
+    assert not result.total.requires_grad
+    single = batch[0].clone().requires_grad_()
+    (5.0 * mix.panel["world-hps"].score(single, batch[1])).sum().backward()
+    assert single.grad is not None
     torch.testing.assert_close(
-        found.norms["world-hps"], own.grad.flatten(1).norm(dim=1), rtol=1e-4, atol=1e-7
+        result.norms["world-hps"], single.grad.flatten(1).norm(dim=1), rtol=1e-4, atol=1e-7
     )
 
 
 def test_reward_without_gradient_is_named(batch: tuple[Tensor, list[str]]) -> None:
-    mixed = RewardMix(
+    mix = RewardMix(
         Panel(["world-clip", "world-rule"]), {"world-clip": MixTerm(1.0), "world-rule": MixTerm(1.0)}
     )
-    assert mixed.score(*batch).total.isfinite().all()
+    assert mix.score(*batch).total.isfinite().all()
     with pytest.raises(ValueError, match="no gradient: world-rule"):
-        mixed.gradient(*batch)
+        mix.gradient(*batch)
 
 
 def test_terms_must_match_the_panel(panel: Panel) -> None:
@@ -131,19 +135,19 @@ def test_terms_must_match_the_panel(panel: Panel) -> None:
 def test_calibration_standardises_scores(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
     measured = {name: RewardStatistics(1.5, 0.25, 100, panel[name].score_id) for name in NAMES}
     calibration = Calibration(measured, "world", "5" * 64, "micro", "6" * 12)
-    parts = {name: MixTerm(2.0) for name in NAMES}
-    mixed = RewardMix(panel, parts, calibration).score(*batch)
+    terms = {name: MixTerm(2.0) for name in NAMES}
+    mix = RewardMix(panel, terms, calibration).score(*batch)
     for name in NAMES:
-        torch.testing.assert_close(mixed.values[name], 2 * (mixed.scores[name] - 1.5) / 0.25)
+        torch.testing.assert_close(mix.values[name], 2 * (mix.scores[name] - 1.5) / 0.25)
 
 
 def test_calibration_of_another_version_or_without_the_reward_is_refused(panel: Panel) -> None:
-    parts = dict.fromkeys(NAMES, MixTerm(1.0))
+    terms = dict.fromkeys(NAMES, MixTerm(1.0))
     old = {name: RewardStatistics(0, 1, 100, "0" * 12) for name in NAMES}
     with pytest.raises(ValueError, match="calibration of world-clip has the score id 0000"):
-        RewardMix(panel, parts, Calibration(old, "world", "5" * 64, "micro", "6" * 12))
+        RewardMix(panel, terms, Calibration(old, "world", "5" * 64, "micro", "6" * 12))
     with pytest.raises(ValueError, match="the calibration on world has no world-clip"):
-        RewardMix(panel, parts, Calibration({}, "world", "5" * 64, "micro", "6" * 12))
+        RewardMix(panel, terms, Calibration({}, "world", "5" * 64, "micro", "6" * 12))
 
 
 def test_shipped_calibration_matches_shipped_rewards() -> None:
@@ -155,12 +159,12 @@ def test_shipped_calibration_matches_shipped_rewards() -> None:
 
 
 def test_calibration_round_trip(tmp_path: Path) -> None:
-    made = Calibration(
+    calibration = Calibration(
         {"a": RewardStatistics(1.0, 2.0, 100, "0" * 12)}, "world", "5" * 64, "micro", "6" * 12, ()
     )
-    made.write(tmp_path / "made.json")
-    read = Calibration.parse_prompt(tmp_path / "made.json")
-    assert read.rewards == made.rewards
-    (tmp_path / "made.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"made\.json is not a calibration file"):
-        Calibration.parse_prompt(tmp_path / "made.json")
+    calibration.write(tmp_path / "calibration.json")
+    read = Calibration.read(tmp_path / "calibration.json")
+    assert read.rewards == calibration.rewards
+    (tmp_path / "calibration.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"calibration\.json is not a calibration file"):
+        Calibration.read(tmp_path / "calibration.json")

@@ -1,4 +1,4 @@
-"""A panel gives each reward's own scores and gradients, and does what they share once."""
+"""A panel gives the scores and gradients of single rewards and computes shared parts once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rewards.verification.tiny.checkpoints import tiny_record
 
 PROMPTS = ["a red circle", "a blue star", "a red circle"]
 CLIPS = ("aesthetic-v1", "aesthetic-v2", "clip")
-"""Three rewards upon one CLIP."""
+"""Three rewards on one CLIP."""
 
 Files = Callable[[str], Mapping[str, Path]]
 
@@ -48,16 +48,16 @@ def panel_of(tiny_files: Files) -> Callable[..., Panel]:
 
 
 def counted(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
-    """How many images or prompts each call of a tower was given."""
+    """Number of images or prompts in each call of a tower."""
     calls: dict[str, list[int]] = {"images": [], "prompts": []}
     for module in panel.modules():
         if isinstance(module, towers.Towers):
             for kind in calls:
-                own = getattr(module, f"_embed_{kind}")
+                single = getattr(module, f"_embed_{kind}")
 
-                def spy(given: Any, own: Any = own, kind: str = kind) -> Tensor:
+                def spy(given: Any, single: Any = single, kind: str = kind) -> Tensor:
                     calls[kind].append(len(given))
-                    result: Tensor = own(given)
+                    result: Tensor = single(given)
                     return result
 
                 monkeypatch.setattr(module, f"_embed_{kind}", spy)
@@ -71,11 +71,11 @@ def test_panel_scores_equal_single_rewards(
     names = ("aesthetic-v2", "pickscore", "hpsv2.1", "imagereward", "world-oracle")
     panel = panel_of(*names, offload=offload)
     assert panel.names == names
-    found = panel.score(images, PROMPTS)
-    assert list(found) == list(names)
+    panel_scores = panel.score(images, PROMPTS)
+    assert list(panel_scores) == list(names)
     for name in names:
         torch.testing.assert_close(
-            found[name], tiny(name).score(images, PROMPTS), rtol=1e-5, atol=1e-5, equal_nan=True
+            panel_scores[name], tiny(name).score(images, PROMPTS), rtol=1e-5, atol=1e-5, equal_nan=True
         )
 
 
@@ -86,10 +86,10 @@ def test_panel_gradients_equal_single_rewards(
     sum(scores.sum() for scores in panel_of("hpsv2.1", "pickscore").score(leaf, PROMPTS).values()).backward()
     expected = torch.zeros_like(images)
     for name in ("hpsv2.1", "pickscore"):
-        own = images.clone().requires_grad_()
-        tiny(name).score(own, PROMPTS).sum().backward()
-        assert own.grad is not None
-        expected += own.grad
+        single = images.clone().requires_grad_()
+        tiny(name).score(single, PROMPTS).sum().backward()
+        assert single.grad is not None
+        expected += single.grad
     torch.testing.assert_close(leaf.grad, expected, rtol=1e-4, atol=1e-7)
 
 
@@ -103,7 +103,7 @@ def test_shared_tower_embeds_each_image_once(
     panel.score(leaf, PROMPTS)["aesthetic-v1"].sum().backward()
     assert calls["images"] == [3]
     panel.score(images, PROMPTS)
-    assert calls["images"] == [3, 3]  # nothing is kept from pass to pass
+    assert calls["images"] == [3, 3]  # images are not cached between passes
 
 
 def test_prompts_are_embedded_once_for_all_calls(
@@ -115,14 +115,14 @@ def test_prompts_are_embedded_once_for_all_calls(
         first = panel.score(images, PROMPTS)["clip"]
     assert calls["prompts"] == [2]
     leaf = images.clone().requires_grad_()
-    again = panel.score(leaf, PROMPTS)["clip"]  # with gradients, from what inference mode has kept
+    again = panel.score(leaf, PROMPTS)["clip"]  # with gradients, from embeddings cached in inference mode
     again.sum().backward()
     torch.testing.assert_close(again.detach(), first)
     panel.score(images[:1], ["a third"])
     assert calls["prompts"] == [2, 1]
     panel.to(torch.float64)
     panel.score(images[:1], ["a third"])
-    assert calls["prompts"] == [2, 1, 1]  # read anew in another precision
+    assert calls["prompts"] == [2, 1, 1]  # embedded again in another precision
 
 
 def test_least_recently_used_prompts_are_dropped(
@@ -135,7 +135,7 @@ def test_least_recently_used_prompts_are_dropped(
         before = sum(calls["prompts"])
         panel.score(images[:1], [prompt])
         assert sum(calls["prompts"]) - before == read, prompt
-    three = panel.score(images, ["d", "e", "f"])["clip"]  # more at once than are kept
+    three = panel.score(images, ["d", "e", "f"])["clip"]  # more prompts than the cache holds
     assert three.shape == (3,)
 
 
@@ -155,7 +155,7 @@ def test_offloaded_panel_refuses_backward(panel_of: Callable[..., Panel], images
 
 
 def test_towers_of_one_checkpoint_are_shared(tiny_files: Files) -> None:
-    """Whatever layout it has."""
+    """For every layout of a checkpoint."""
     for pair in (("hpsv2", "hpsv2-antialias"), ("siglip", "siglip-again"), ("pickscore", "pickscore-again")):
         records = [replace(tiny_record(rewards.info(pair[0])), name=name) for name in pair]
         panel = Panel(records, weights=dict.fromkeys(pair, tiny_files(pair[0])))

@@ -25,7 +25,7 @@ from tcbench.errors import MissingFiles
 
 @pytest.fixture
 def embeddings(shared_data: Path) -> Tensor:
-    """Unit CLIP ViT-L/14 embeddings (10, 768) of pictures, one a rating, the worst first."""
+    """Unit CLIP ViT-L/14 embeddings (10, 768) of ten images, sorted by rating, the worst first."""
     folder = shared_data / "golden/laion_embeddings_vit_l_14"
     arrays = [np.load(folder / f"rating{i}.npy").reshape(-1) for i in range(10)]
     return torch.from_numpy(np.stack(arrays)).float()
@@ -37,7 +37,7 @@ def expected(shared_data: Path) -> Any:
 
 
 def published(shared_data: Path, name: str) -> Path:
-    """The head's file, which must be the one on record."""
+    """Path of the head, whose sha256 must be the published one."""
     (head,) = (file for file in BUILTIN[name].weights if file.key == "head")
     path = shared_data / "weights/laion_aesthetic" / head.file
     assert cached_sha256(path) == head.sha256
@@ -92,8 +92,8 @@ def test_version_2_5_is_five_affine_layers_on_the_unit_pooled_embedding(
     with torch.no_grad():
         x = eyes(pixel_values=seen).pooler_output
         x = x / x.norm(dim=-1, keepdim=True)
-        for place in (0, 2, 4, 6, 8):
-            x = x @ state[f"scoring_head.{place}.weight"].T + state[f"scoring_head.{place}.bias"]
+        for number in (0, 2, 4, 6, 8):
+            x = x @ state[f"scoring_head.{number}.weight"].T + state[f"scoring_head.{number}.bias"]
     torch.testing.assert_close(reward.score(pixels), x[:, 0], rtol=1e-4, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""CLIP-IQA against a straight-line computation with open_clip's own modules."""
+"""CLIP-IQA against a direct computation with open_clip's modules."""
 
 from __future__ import annotations
 

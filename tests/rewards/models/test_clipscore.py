@@ -17,7 +17,7 @@ IMAGES = torch.linspace(1, 0, 3 * 224 * 224).reshape(1, 3, 224, 224)
 
 
 def cosine(reward: Reward, text: str) -> float:
-    """The cosine by open_clip's own calls."""
+    """Cosine computed by open_clip."""
     assert isinstance(reward, ClipScore)
     model = reward.towers.model
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (reward.profile.mean, reward.profile.std))
@@ -43,7 +43,7 @@ def test_logits_convention_uses_the_models_scale(tiny: Callable[[str], Reward]) 
     reward = tiny("clip-logits")
     assert isinstance(reward, ClipScore)
     scale = reward.towers.model.logit_scale.exp().item()
-    assert scale == pytest.approx(1 / 0.07, rel=1e-3)  # where every CLIP starts from
+    assert scale == pytest.approx(1 / 0.07, rel=1e-3)  # initial value of every CLIP
     assert reward.score(IMAGES, ["a"]).item() == pytest.approx(scale * cosine(reward, "a"), rel=1e-4)
 
 

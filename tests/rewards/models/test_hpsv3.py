@@ -1,4 +1,4 @@
-"""HPSv3 against the official recipe, computed with transformers' own processor and forward."""
+"""HPSv3 against the official recipe, computed with transformers' processor and model."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_patches_match_the_official_processor() -> None:
     config = Qwen2VLImageProcessorPil()
     expected = config(images=[image], return_tensors="pt")
     config.spatial_merge_size = config.merge_size  # its name in a model's configuration
-    pixels = preprocess(to_tensor(image)[None], PROFILES["clip-native"])  # of this size already
+    pixels = preprocess(to_tensor(image)[None], PROFILES["clip-native"])  # the image already has this size
     patches, grid = _patchify(torch.cat([pixels, pixels.flip(-1)]), config)
     assert grid.tolist() == expected["image_grid_thw"].tolist() * 2
     torch.testing.assert_close(patches[: len(patches) // 2], expected["pixel_values"], rtol=0, atol=1e-5)
 
 
 def test_instruction_matches_the_official_text() -> None:
-    # with its missing colon, and blanks at the ends of lines that an editor would take away
+    # With the missing colon, and the trailing blanks that an editor might remove.
     text = AFTER_IMAGE.removeprefix("<|vision_end|>") + "\n\nEND\n"
     known = "f6ee57479d4e9eee76b49c00dc962e1e696a5a2b3cc32cebd9b1fa76fe27502c"
     assert hashlib.sha256(text.encode()).hexdigest() == known

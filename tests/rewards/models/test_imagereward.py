@@ -25,7 +25,7 @@ def test_prompts_are_cut_to_35_tokens_and_counted(shared_data: Path) -> None:
     tokenizer = bert_tokenizer(shared_data / "vocab/bert_base_uncased_vocab.txt", PUBLISHED.max_tokens)
     ids, mask = tokenizer(["A red Circle, naïve", " ".join(["cat"] * 40)])
     assert ids.shape == (2, 35)
-    # [CLS] a red circle , naive [SEP]: bert-base-uncased's own numbers
+    # [CLS] a red circle , naive [SEP]: the ids of bert-base-uncased
     assert ids[0, :8].tolist() == [101, 1037, 2417, 4418, 1010, 15743, 102, 0]
     assert mask.sum(dim=1).tolist() == [7, 35]
     assert ids[1, -1] == 102

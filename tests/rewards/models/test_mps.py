@@ -1,4 +1,4 @@
-"""MPS against the official recipe, computed apart in `rewards.verification.references.mps`."""
+"""MPS against the official recipe in `rewards.verification.references.mps`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROMPTS = ["a cat", "", "QUARTZ & 1984", "two red birds on a wire, " * 8]
 
 LAYER = (
     *(f"0.fn.{key}" for key in ("norm.weight", "norm.bias", "to_q.weight", "to_kv.weight", "to_out.weight")),
-    *(f"0.fn.ff.{place}.weight" for place in (0, 2)),
+    *(f"0.fn.ff.{number}.weight" for number in (0, 2)),
     *(f"1.fn.{key}" for key in ("norm.weight", "norm.bias", "rotary_emb.inv_freq")),
     *(f"1.fn.{key}.weight" for key in ("fused_attn_ff_proj", "attn_out", "ff_out.1")),
 )
@@ -45,7 +45,7 @@ def load(files: Mapping[str, Path], checkpoint: Path) -> Reward:
 
 
 def official_state(files: Mapping[str, Path]) -> dict[str, Tensor]:
-    """What the official module's ``state_dict()`` gives with the transformers of its day."""
+    """State dict of the official module with the version of transformers that it was written for."""
     state = {key.removeprefix("mps."): value for key, value in load_file(files["checkpoint"]).items()}
     state["model.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     state["model.vision_model.embeddings.position_ids"] = torch.arange(17)[None]
@@ -55,10 +55,10 @@ def official_state(files: Mapping[str, Path]) -> dict[str, Tensor]:
 def test_scores_match_the_official_recipe(tiny: Tiny, tiny_files: Files) -> None:
     files = tiny_files("mps")
     pictures = [picture(300, 241), picture(101, 256), picture(224, 224), picture(64, 64)]
-    ours = torch.stack([tiny("mps").score([image] * len(PROMPTS), PROMPTS) for image in pictures])
-    theirs = torch.tensor([[reference.score(files, image, text) for text in PROMPTS] for image in pictures])
-    spread = theirs.max() - theirs.min()
-    assert (ours - theirs).abs().max() <= 1e-4 * spread
+    scores = torch.stack([tiny("mps").score([image] * len(PROMPTS), PROMPTS) for image in pictures])
+    expected = torch.tensor([[reference.score(files, image, text) for text in PROMPTS] for image in pictures])
+    spread = expected.max() - expected.min()
+    assert (scores - expected).abs().max() <= 1e-4 * spread
 
 
 def test_mask_depends_on_each_prompt_alone() -> None:
@@ -116,7 +116,7 @@ def test_state_without_cross_attention_is_refused(tiny_files: Files, tmp_path: P
 
 
 class Trap(nn.Linear):
-    """A module that would leave a trace if it were unpickled."""
+    """A module that leaves a trace if it is unpickled."""
 
     trace: Path
 

@@ -1,4 +1,4 @@
-"""SigLIP and SigLIP 2 against transformers' own model and processor."""
+"""SigLIP and SigLIP 2 against transformers' model and processor."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_score_is_the_logit_of_transformers(tiny: Callable[[str], Reward]) -> No
 def test_siglip_ids_match_the_official_tokenizer(
     tiny_files: Callable[[str], Mapping[str, Path]], prompt: str
 ) -> None:
-    # as transformers 5.23's SiglipTokenizer gives them with sentencepiece 0.2.3
+    # The ids are those of SiglipTokenizer (transformers 5.23) with sentencepiece 0.2.3.
     tokenizer = transformers_tokenizer(tiny_files("siglip")["tokenizer"], 64)
     ids = [*IDS[prompt], 1]
     assert tokenizer([prompt]).ids[0].tolist() == ids + [1] * (64 - len(ids))

@@ -1,4 +1,4 @@
-"""VQAScore against the plain operations of its reference, and what its authors' code does at the edges."""
+"""VQAScore against its reference, and the edge cases of the authors' code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROMPTS = [
     'un café 北京\n  with  what {no} piece "covers"',
 ]
 CUT = "word " * 600
-"""Longer than the 2,048 tokens that are kept."""
+"""Longer than 2,048 tokens."""
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -51,11 +51,11 @@ def copy(files: Mapping[str, Path], tmp_path: Path) -> Path:
 def test_score_matches_the_reference_for_any_shape_and_prompt(tiny: Tiny, tiny_files: Files) -> None:
     reward, files = tiny(NAME), tiny_files(NAME)
     images = [picture(*size, seed) for seed, size in enumerate([(72, 101), (120, 60), (336, 336), (1, 9)])]
-    ours = torch.cat([reward.score(images, PROMPTS), reward.score(images[:1], [CUT])])
+    scores = torch.cat([reward.score(images, PROMPTS), reward.score(images[:1], [CUT])])
     cases = zip([*images, images[0]], [*PROMPTS, CUT], strict=True)
-    theirs = torch.tensor([reference.score(files, image, prompt) for image, prompt in cases])
-    assert (ours - theirs).abs().max() <= 1e-4 * (theirs.max() - theirs.min())
-    assert (theirs.max() - theirs.min()) / theirs.mean() > 0.02
+    expected = torch.tensor([reference.score(files, image, prompt) for image, prompt in cases])
+    assert (scores - expected).abs().max() <= 1e-4 * (expected.max() - expected.min())
+    assert (expected.max() - expected.min()) / expected.mean() > 0.02
 
 
 def test_score_depends_on_image_and_prompt(tiny: Tiny) -> None:

@@ -1,4 +1,4 @@
-"""A converted checkpoint is the checkpoint: same tensors, same scores, accepted where the original was."""
+"""A converted checkpoint has the same tensors and scores and is accepted in place of the original."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_converted_file_gives_identical_scores(
     record, files = tiny_record(rewards.info(name)), tiny_files(name)
     images, prompts = torch.rand(2, 3, 48, 64), ["a red circle", "a blue square"]
     before = rewards.load(record, weights=files).score(images, prompts)
-    made = convert_checkpoint(files.pop(key), tmp_path / "made.safetensors")
-    assert made.left_out == ()
-    monkeypatch.setenv(_environment_variable(record.name, key), str(made.path))
+    converted = convert_checkpoint(files.pop(key), tmp_path / "converted.safetensors")
+    assert converted.left_out == ()
+    monkeypatch.setenv(_environment_variable(record.name, key), str(converted.path))
     assert torch.equal(rewards.load(record, weights=files).score(images, prompts), before)
 
 
@@ -49,9 +49,9 @@ def test_converted_file_reads_like_the_original(tmp_path: Path) -> None:
         "none": torch.zeros(0, 3),
     }
     torch.save(content, tmp_path / "weights.pt")
-    made = convert_checkpoint(tmp_path / "weights.pt")
-    assert made == (tmp_path / "weights.safetensors", 7, ())
-    assert "state_dict.a.weight" in load_file(made.path)
+    converted = convert_checkpoint(tmp_path / "weights.pt")
+    assert converted == (tmp_path / "weights.safetensors", 7, ())
+    assert "state_dict.a.weight" in load_file(converted.path)
     old, new = (read_tensors(tmp_path / f"weights.{suffix}") for suffix in ("pt", "safetensors"))
     assert old.keys() == new.keys()
     for left, right in ((old, new), (old["state_dict"], new["state_dict"])):
@@ -65,17 +65,17 @@ def test_converted_file_reads_like_the_original(tmp_path: Path) -> None:
 def test_keys_without_tensors_are_named(tmp_path: Path) -> None:
     content = {"state_dict": {"a": torch.ones(1), "version": 2}, "epoch": 3, "optimizer": {"state": {0: {}}}}
     torch.save(content, tmp_path / "weights.pt")
-    made = convert_checkpoint(tmp_path / "weights.pt")
-    assert made.left_out == ("state_dict.version", "epoch", "optimizer")
-    assert read_tensors(made.path).keys() == {"state_dict"}
+    converted = convert_checkpoint(tmp_path / "weights.pt")
+    assert converted.left_out == ("state_dict.version", "epoch", "optimizer")
+    assert read_tensors(converted.path).keys() == {"state_dict"}
 
 
 def test_converted_file_is_accepted_where_it_was_made_and_forgery_is_not(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "weights.pt")
     record = RewardInfo("toy", weights=(replace(FILE, sha256=cached_sha256(tmp_path / "weights.pt")),))
-    made = convert_checkpoint(tmp_path / "weights.pt").path
-    assert locate_weights(record, {"checkpoint": made}) == {"checkpoint": made}
-    moved = made.rename(tmp_path / "elsewhere.safetensors")
+    converted = convert_checkpoint(tmp_path / "weights.pt").path
+    assert locate_weights(record, {"checkpoint": converted}) == {"checkpoint": converted}
+    moved = converted.rename(tmp_path / "elsewhere.safetensors")
     assert locate_weights(record, {"checkpoint": moved}) == {"checkpoint": moved}
     assert content_id(FILE, moved) != record.weights[0].sha256, "a score's id names what was really used"
     claims = {"tcbench.source_sha256": record.weights[0].sha256}
@@ -98,8 +98,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "weights.pt")
-    with pytest.raises(OSError, match=r"made\.safetensors.* cannot be written"):
-        convert_checkpoint(tmp_path / "weights.pt", tmp_path / "nowhere/made.safetensors")
+    with pytest.raises(OSError, match=r"converted\.safetensors.* cannot be written"):
+        convert_checkpoint(tmp_path / "weights.pt", tmp_path / "nowhere/converted.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
 
 

@@ -1,4 +1,4 @@
-"""Whether the hub can be asked: not when told to stay offline, nor when its name does not resolve."""
+"""Downloads are not tried when offline mode is set or the host cannot be resolved."""
 
 from __future__ import annotations
 

@@ -101,8 +101,8 @@ def test_hub_cache_is_used_offline(fill_hub_cache: Fill, tmp_path: Path) -> None
     program = (
         "from rewards.info import RewardInfo, WeightsFile\n"
         "from rewards.weights.locate import locate_weights\n"
-        f"found = locate_weights(RewardInfo('r', weights=({HEAD!r}, {FOLDER!r})))\n"
-        "print(found['head'].read_text(), (found['model'] / 'model.safetensors').read_text())\n"
+        f"paths = locate_weights(RewardInfo('r', weights=({HEAD!r}, {FOLDER!r})))\n"
+        "print(paths['head'].read_text(), (paths['model'] / 'model.safetensors').read_text())\n"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     environment.pop("HF_HUB_CACHE", None)
@@ -125,10 +125,10 @@ def test_url_is_downloaded_once_and_verified(tmp_path: Path, monkeypatch: pytest
     file = WeightsFile("head", file="head.pth", url=source.as_uri(), sha256=cached_sha256(source))
     record = RewardInfo("r", weights=(file,))
     monkeypatch.setattr("rewards.weights.locate.hub.offline_reason", lambda _: "")
-    found = locate_weights(record)["head"]
-    assert found.read_bytes() == b"weights"
+    path = locate_weights(record)["head"]
+    assert path.read_bytes() == b"weights"
     source.unlink()
-    assert locate_weights(record)["head"] == found
+    assert locate_weights(record)["head"] == path
 
 
 def test_wrong_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_damaged_file_is_not_read_as_weights(tmp_path: Path, suffix: str) -> Non
 
 
 class Harmful:
-    """What a checkpoint must not be able to do: run code when it is read."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, ("touch ran-code",)
@@ -246,7 +246,7 @@ def test_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_transformers_folder_with_missing_tensors_is_refused(
     tiny_files: Callable[[str], dict[str, Path]],
 ) -> None:
-    # transformers itself only warns, and scores with random numbers
+    # transformers only warns, and would score with random weights
     from safetensors.torch import load_file
 
     files = tiny_files("world-pick")

@@ -1,4 +1,4 @@
-"""Weights are what they were at their first use, or are refused."""
+"""Weights that changed since their first use are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sha(content: bytes) -> str:
 
 
 def recorded() -> dict[str, str]:
-    """What the file itself says, by origin."""
+    """Recorded sha256 by origin, read from the file."""
     if not WeightsLock().path.exists():
         return {}
     tables = json.loads(WeightsLock().path.read_text(encoding="utf-8"))
@@ -96,11 +96,9 @@ def test_local_copies_are_recorded_by_the_given_path(tmp_path: Path, monkeypatch
 
 def test_moved_hub_branch_is_refused(fill_hub_cache: Fill) -> None:
     folder = fill_hub_cache({"head.pth": b"first"}, "main")
-    found = locate_weights(INFO)
+    located = locate_weights(INFO)
     assert recorded() == {"someone/something@main/head.pth": sha(b"first")}
-    assert locate_weights(INFO, found) == found, (
-        "found once and then given, as a run does, it is no other file"
-    )
+    assert locate_weights(INFO, located) == located, "located paths that are given again keep their origin"
     assert len(recorded()) == 1
     fill_hub_cache({"head.pth": b"second"}, "main")
     with pytest.raises(MismatchError, match=r"someone/something@main/head\.pth"):
@@ -111,10 +109,10 @@ def test_moved_hub_branch_is_refused(fill_hub_cache: Fill) -> None:
 def test_folder_is_recorded_by_its_needed_files(fill_hub_cache: Fill) -> None:
     fill_hub_cache({"config.json": b"{}", "model.safetensors": b"one", "head.pth": b"head"}, "main")
     record = RewardInfo("toy", weights=(FOLDER, HEAD, replace(FOLDER, key="settings", patterns=("*.json",))))
-    found = locate_weights(record)
+    located = locate_weights(record)
     names = [f"someone/something@main{rest}" for rest in (" [config.json, *.safetensors]", "/head.pth")]
     assert list(recorded()) == [*names, "someone/something@main [*.json]"]
-    assert recorded()[names[0]] == content_id(FOLDER, found["model"])
+    assert recorded()[names[0]] == content_id(FOLDER, located["model"])
     fill_hub_cache({"README.md": b"hello"}, "main")
     locate_weights(record)
     fill_hub_cache({"config.json": b"{ }"}, "main")
@@ -126,8 +124,8 @@ def test_published_and_packaged_weights_are_not_recorded(tmp_path: Path) -> None
     path = tmp_path / "head.pth"
     path.write_bytes(b"head")
     locate_weights(replace(INFO, weights=(replace(HEAD, sha256=sha(b"head")),)), {"head": path})
-    found = locate_weights(rewards.info("world-aesthetic"))
-    locate_weights(rewards.info("world-aesthetic"), found)
+    located = locate_weights(rewards.info("world-aesthetic"))
+    locate_weights(rewards.info("world-aesthetic"), located)
     assert recorded() == {}
 
 
@@ -214,15 +212,15 @@ def test_concurrent_writers_lose_no_entries() -> None:
     root = Path(rewards.__file__).parent.parent
     running = [subprocess.Popen([sys.executable, "-c", WRITING, name], cwd=root) for name in "abc"]
     assert [process.wait() for process in running] == [0, 0, 0]
-    found = recorded()
-    assert len(found) == 61
-    assert found["all"] in {name * 64 for name in "abc"}
-    assert WeightsLock().first_use("all", "d" * 64) == found["all"]
+    entries = recorded()
+    assert len(entries) == 61
+    assert entries["all"] in {name * 64 for name in "abc"}
+    assert WeightsLock().first_use("all", "d" * 64) == entries["all"]
 
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that counts as large and was not touched lately."""
+    """A file that counts as large and was not modified recently."""
     monkeypatch.setattr(lock, "_LARGE_BYTES", 4)
     change(tmp_path / "large", b"large")
     return tmp_path / "large"
@@ -230,7 +228,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Forgets what a process remembers by itself."""
+    """Clear this process's hashes."""
     return lambda: monkeypatch.setattr(lock, "_hashes", {})
 
 
