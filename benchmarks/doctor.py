@@ -165,11 +165,11 @@ def _incomplete_package(topic: str, subject: str, error: Exception) -> Finding:
 
 
 def _prompt_sets() -> Iterator[Finding]:
-    from benchmarks.suites import SUITES, suite
+    from benchmarks.suites import SUITES, find_suite
     from benchmarks.suites.base import is_present
 
     for name in SUITES:
-        record = suite(name)
+        record = find_suite(name)
         if is_present(record):
             yield Finding("suite", name, "ok", f"{record.count} prompts")
         else:

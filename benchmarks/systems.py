@@ -175,7 +175,8 @@ def find_system(model: str) -> System:
     """Return the system that ``--model`` names.
 
     Args:
-        model: A name in `SYSTEMS`, a TOML file, a diffusers folder, a hub id, or a folder with system.toml (a
+        model: A name in `SYSTEMS`, a TOML file, a diffusers folder, a hub id (optionally with
+            ``@revision``), or a folder with system.toml (a
             training run, a checkpoint or an encoder mix).
 
     Raises:
@@ -191,8 +192,9 @@ def find_system(model: str) -> System:
         return replace(read_system(path / SYSTEM_FILE), name=path.resolve().name)
     if path.is_dir():
         return System(name=path.resolve().name, pipeline=str(path))
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        return System(name=model.replace("/", "_"), pipeline=model)
+    hub_id, _, revision = model.partition("@")
+    if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
+        return System(name=hub_id.replace("/", "_"), pipeline=hub_id, revision=revision or None)
     raise UnknownName("model, TOML file, diffusers folder or hub id", model, SYSTEMS)
 
 

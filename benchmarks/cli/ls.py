@@ -104,10 +104,10 @@ def _here(record: RewardInfo) -> str:
 
 
 def _suites() -> list[Row]:
-    from benchmarks.suites import SUITES, suite
+    from benchmarks.suites import SUITES, find_suite
     from benchmarks.suites.base import is_present
 
-    records = [suite(name) for name in SUITES]
+    records = [find_suite(name) for name in SUITES]
     return [
         {
             "suite": record.name,

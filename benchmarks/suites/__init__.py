@@ -1,4 +1,4 @@
-"""The prompt sets that runs are made on, by name. A suite's module is imported when the suite is used."""
+"""Prompt suites by name. The module of a suite is imported when the suite is used."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from benchmarks.suites.base import PromptSet, Suite
 
 CUSTOM = "custom"
+"""Suite name for a user's own prompt file."""
 
 SUITES: Mapping[str, str] = MappingProxyType(
     {
@@ -28,20 +29,32 @@ SUITES: Mapping[str, str] = MappingProxyType(
 )
 
 
-def suite(name: str) -> Suite:
-    """The named suite's record. Raises UnknownName with close matches."""
+def find_suite(name: str) -> Suite:
+    """Return the record of a suite.
+
+    Raises:
+        UnknownName: If there is no such suite; with close matches.
+    """
     if name not in SUITES:
         raise UnknownName("suite", name, [*SUITES, CUSTOM])
     module, _, attribute = SUITES[name].partition(":")
-    found: Suite = getattr(import_module(module), attribute)
-    return found
+    suite: Suite = getattr(import_module(module), attribute)
+    return suite
 
 
 def prompt_set(name: str, prompts: Path | None = None, *, fetch: bool = True) -> PromptSet:
-    """The named suite's prompts, checked against its pin; `custom` reads the user's own file at `prompts`.
+    """Return the prompts of a suite, checked against its hash.
 
-    What is missing is downloaded if `fetch` and the hub has it.
+    Args:
+        name: Name of a suite, or "custom" for the user's file ``prompts``.
+        prompts: A prompt file, or a folder with the suite's files.
+        fetch: Download files that are not on this machine, if the hub has them.
+
+    Raises:
+        UnknownName: If there is no such suite.
+        MissingFiles: If its files are neither on this machine nor downloadable.
+        MismatchError: If a file holds other prompts.
     """
     from benchmarks.suites.base import read_custom, read_suite
 
-    return read_custom(prompts) if name == CUSTOM else read_suite(suite(name), prompts, fetch=fetch)
+    return read_custom(prompts) if name == CUSTOM else read_suite(find_suite(name), prompts, fetch=fetch)

@@ -1,4 +1,4 @@
-"""What a suite is, where its prompt files are looked for, and the check that they are the pinned ones."""
+"""Records of prompt suites; find their files and check them against pinned hashes."""
 
 from __future__ import annotations
 
@@ -8,42 +8,49 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewards.weights import hub
-from tcbench.errors import FileFormatError, MismatchError, MissingFiles
+from tcbench.errors import FileFormatError, MismatchError, MissingFiles, first_line
 from textcraftor.diffusion.prompts import Prompt, prompts_sha256, read_prompts
 
 PROMPTS_VARIABLE = "TCBENCH_PROMPTS"
+"""Environment variable with a folder of prompt files."""
 
 
 @dataclass(frozen=True)
-class PromptSource:
-    """One file of a suite: the names it goes by in a folder, and where the hub has it (dataset id, file)."""
+class SuiteFile:
+    """One prompt file of a suite."""
 
     names: tuple[str, ...]
+    """File names to look for in a folder, in order of preference."""
     hub: tuple[str, str] | None = None
+    """Dataset id and file name on the hub."""
     shipped: Path | None = None
+    """Path of the file in this package."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A pinned prompt set. `count` and `sha256` are of its ordered canonical prompts, not of file bytes."""
+    """A pinned set of prompts."""
 
     name: str
     title: str
     count: int
+    """Number of prompts."""
     sha256: str
-    sources: tuple[PromptSource, ...]
+    """Hash of its canonical prompts in order (`prompts_sha256`), not of the bytes of its files."""
+    files: tuple[SuiteFile, ...]
     read: Callable[[Sequence[Path]], list[Prompt]]
+    """Reads the prompts from the paths of ``files``."""
     domain: str
-    """ "open" for prompts about anything, else the world they are about."""
+    """"open" for prompts about anything, else the name of the world they are about."""
     homepage: str
     licence: str
     groups: tuple[str, ...] = ()
-    """Columns of the files, in lower case, that a board tells apart beside the category."""
+    """Columns of the files, in lower case, by which a board groups prompts, in addition to the category."""
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """A suite's prompts, read and checked."""
+    """The prompts of a suite, read and checked."""
 
     name: str
     prompts: tuple[Prompt, ...]
@@ -53,89 +60,105 @@ class PromptSet:
 
 
 def read_suite(suite: Suite, prompts: Path | None = None, *, fetch: bool = True) -> PromptSet:
-    """`suite`'s prompts from `prompts` (a folder, or the file of a one-file suite), $TCBENCH_PROMPTS or the
-    hub cache, downloaded if `fetch` and the hub can be reached.
+    """Read a suite and check it against its hash.
 
-    Raises MissingFiles, FileFormatError, or MismatchError where the file holds other prompts than the pinned
-    ones.
+    Args:
+        suite: The suite.
+        prompts: A folder with its files, or the file of a suite of one file; None: $TCBENCH_PROMPTS, the
+            package, or the hub client's cache.
+        fetch: Download missing files if the hub can be reached.
+
+    Raises:
+        MissingFiles: If a file is not found.
+        FileFormatError: If a file cannot be read as prompts.
+        MismatchError: If the files hold other prompts than the pinned ones.
     """
-    files = [_locate(suite, source, prompts, fetch) for source in suite.sources]
-    found = suite.read(files)
-    sha256 = prompts_sha256(found)
-    if (len(found), sha256) != (suite.count, suite.sha256):
+    paths = [_locate(suite, file, prompts, fetch) for file in suite.files]
+    read = suite.read(paths)
+    sha256 = prompts_sha256(read)
+    if (len(read), sha256) != (suite.count, suite.sha256):
         raise MismatchError(
-            f"{' + '.join(map(str, files))} holds {len(found)} prompts with sha256 {sha256[:16]}, but suite "
-            f"{suite.name} is {suite.count} with {suite.sha256[:16]}: "
-            "restore the file, or run it as your own with --suite custom"
+            f"{' + '.join(map(str, paths))} holds {len(read)} prompts with sha256 {sha256[:16]}, but suite "
+            f"{suite.name} has {suite.count} with {suite.sha256[:16]}; "
+            "restore the file, or use it as your own with --suite custom"
         )
-    return PromptSet(suite.name, tuple(found), sha256, suite.domain, suite.groups)
+    return PromptSet(suite.name, tuple(read), sha256, suite.domain, suite.groups)
 
 
 def read_custom(prompts: Path | None) -> PromptSet:
-    """A user's own prompt file as a suite named after it."""
+    """Read a user's prompt file as a suite that is named after the file.
+
+    Raises:
+        FileFormatError: If no file is given, or it cannot be read as prompts.
+    """
     if prompts is None:
         raise FileFormatError("suite custom needs --prompts FILE (.txt, .csv, .tsv, .json or .jsonl)")
     if prompts.is_dir():
-        raise FileFormatError(f"{prompts} is a folder: give --prompts a file, or --suite the suite it holds")
-    found = tuple(read_prompts(prompts))
-    return PromptSet(f"custom_{prompts.stem}", found, prompts_sha256(found), "custom")
+        raise FileFormatError(
+            f"{prompts} is a folder; give --prompts a file, or --suite the name of its suite"
+        )
+    read = tuple(read_prompts(prompts))
+    return PromptSet(f"custom_{prompts.stem}", read, prompts_sha256(read), "custom")
 
 
 def is_present(suite: Suite, prompts: Path | None = None) -> bool:
-    """Whether all of `suite`'s files are on this machine, without reading or fetching them."""
-    return all(_on_disk(source, prompts) is not None for source in suite.sources)
+    """Return whether all files of a suite are on this machine; they are not read or downloaded."""
+    return all(_on_disk(file, prompts) is not None for file in suite.files)
 
 
-def _locate(suite: Suite, source: PromptSource, prompts: Path | None, fetch: bool) -> Path:
-    if prompts is not None and prompts.is_file() and len(suite.sources) > 1:
-        names = ", ".join(s.names[0] for s in suite.sources)
+def _locate(suite: Suite, file: SuiteFile, prompts: Path | None, fetch: bool) -> Path:
+    """Return the path of a suite's file.
+
+    Raises:
+        MissingFiles: If it is not found; the message says where it was searched and where it can be had.
+    """
+    if prompts is not None and prompts.is_file() and len(suite.files) > 1:
+        names = ", ".join(one.names[0] for one in suite.files)
         raise MissingFiles(
-            f"suite {suite.name} has {len(suite.sources)} files ({names}): give --prompts their folder"
+            f"suite {suite.name} has {len(suite.files)} files ({names}); give --prompts their folder"
         )
-    found, why = _on_disk(source, prompts), ""
-    if found is None and fetch and prompts is None and source.hub is not None:
-        found, why = _download(source.hub)
-    if found is not None:
-        return found
-    where = f"hub dataset {source.hub[0]}, file {source.hub[1]}" if source.hub else suite.homepage
-    cache = "the hub client's cache" if source.hub else f"any folder: {PROMPTS_VARIABLE} is not set"
+    path, reason = _on_disk(file, prompts), ""
+    if path is None and fetch and prompts is None and file.hub is not None:
+        path, reason = _download(file.hub)
+    if path is not None:
+        return path
+    origin = f"hub dataset {file.hub[0]}, file {file.hub[1]}" if file.hub else suite.homepage
+    cache = "the hub client's cache" if file.hub else f"any folder ({PROMPTS_VARIABLE} is not set)"
     searched = prompts or os.environ.get(PROMPTS_VARIABLE) or cache
-    about = "; ".join(filter(None, (where, why)))
+    details = "; ".join(filter(None, (origin, reason)))
     raise MissingFiles(
-        f"suite {suite.name}: no {' or '.join(source.names)} in {searched} ({about}): "
-        f"name the folder that holds it with --prompts PATH or {PROMPTS_VARIABLE}"
+        f"suite {suite.name}: {' or '.join(file.names)} not found in {searched} ({details}); "
+        f"give its folder with --prompts PATH or {PROMPTS_VARIABLE}"
     )
 
 
-def _on_disk(source: PromptSource, prompts: Path | None) -> Path | None:
-    """The source's file: `prompts` itself or in it, else in $TCBENCH_PROMPTS, shipped, or cached by the hub
-    client.
-    """
+def _on_disk(file: SuiteFile, prompts: Path | None) -> Path | None:
+    """Return the path of a file: ``prompts`` itself or in it, else in other folders and caches."""
     variable = os.environ.get(PROMPTS_VARIABLE)
     if prompts is not None and prompts.is_file():
         return prompts
     folder = prompts or (Path(variable) if variable else None)
-    for name in source.names if folder else ():
+    for name in file.names if folder else ():
         if folder and (folder / name).is_file():
             return folder / name
     if prompts is not None:
-        return None  # what the user points at must not be replaced by something else
-    if source.shipped is not None and source.shipped.is_file():
-        return source.shipped
-    return _cached(source)
+        return None  # never another file than the one the user gave
+    if file.shipped is not None and file.shipped.is_file():
+        return file.shipped
+    return _cached(file)
 
 
-def _cached(source: PromptSource) -> Path | None:
-    if source.hub is None:
+def _cached(file: SuiteFile) -> Path | None:
+    if file.hub is None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(*source.hub, repo_type="dataset")
+    cached = try_to_load_from_cache(*file.hub, repo_type="dataset")
     return Path(cached) if isinstance(cached, str) else None
 
 
 def _download(source: tuple[str, str]) -> tuple[Path | None, str]:
-    """The file fetched from the hub, or None and the reason."""
+    """Download a file from the hub; return its path, or None and the reason."""
     offline = hub.offline_reason()
     if offline:
         return None, offline
@@ -144,4 +167,4 @@ def _download(source: tuple[str, str]) -> tuple[Path | None, str]:
     try:
         return Path(hf_hub_download(*source, repo_type="dataset")), ""
     except Exception as error:  # the client lets its HTTP library's own errors through
-        return None, (str(error).splitlines() or [type(error).__name__])[0]
+        return None, first_line(error)

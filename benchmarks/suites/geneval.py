@@ -1,6 +1,6 @@
 """GenEval (Ghosh et al. 2023, "GenEval: An Object-Focused Framework"): 553 prompts in six tasks, by `tag`."""
 
-from benchmarks.suites.base import PromptSource, Suite
+from benchmarks.suites.base import Suite, SuiteFile
 from textcraftor.diffusion.prompts import read_prompts
 
 SUITE = Suite(
@@ -8,7 +8,7 @@ SUITE = Suite(
     title="GenEval: 6 compositional tasks",
     count=553,
     sha256="4de60dfc3c29f9d3db69ec45cf03a964627c2d82f2c224c3f75645e137f7126b",
-    sources=(PromptSource(("geneval_metadata.jsonl", "evaluation_metadata.jsonl")),),
+    files=(SuiteFile(("geneval_metadata.jsonl", "evaluation_metadata.jsonl")),),
     read=lambda files: read_prompts(files[0]),
     domain="open",
     homepage="github.com/djghosh13/geneval",

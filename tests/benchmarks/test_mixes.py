@@ -1,4 +1,4 @@
-"""Checkpoints as systems: their switch, mixes of them, sweeps, exports."""
+"""Checkpoints as systems: tuned steps, encoder mixes, sweeps and exports."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def hashes(run: RunState) -> list[str | None]:
     return [sample.sha256 for _, sample in sorted(run.samples.items())]
 
 
-def test_a_checkpoint_is_a_system_that_says_what_it_was_trained_on(
+def test_a_checkpoint_is_a_system_that_declares_its_training_rewards(
     checkpoints: Path, asked: Callable[..., RunState]
 ) -> None:
     system = find_system(str(checkpoints / "a"))
@@ -94,7 +94,7 @@ def test_a_checkpoint_is_a_system_that_says_what_it_was_trained_on(
     assert hashes(asked(newest)) == hashes(found)  # each checkpoint is one too
 
 
-def test_a_moved_checkpoint_draws_the_same(
+def test_a_moved_checkpoint_has_the_same_generation_id(
     checkpoints: Path, asked: Callable[..., RunState], tmp_path: Path
 ) -> None:
     moved = Path(shutil.copytree(checkpoints / "a", tmp_path / "moved" / "a"))
@@ -112,7 +112,7 @@ def test_tuned_steps_change_the_images(checkpoints: Path, asked: Callable[..., R
         find_system("micro").with_schedule(tuned_steps=3)
 
 
-def test_other_numbers_of_steps_keep_the_share(checkpoints: Path, asked: Callable[..., RunState]) -> None:
+def test_other_steps_keep_the_share_of_tuned_steps(checkpoints: Path, asked: Callable[..., RunState]) -> None:
     assert asked(checkpoints / "a", steps=6).header.generation["windows"][0][0] == 3
 
 
@@ -142,7 +142,7 @@ def test_mixes_in_weight_space(checkpoints: Path, tiny_pipeline: Path, tmp_path:
     assert find_system(str(tmp_path / "mixed")).windows[0].weights == {str(tmp_path / "mixed"): 1.0}
 
 
-def test_mixes_that_cannot_be_are_refused(checkpoints: Path, tmp_path: Path) -> None:
+def test_invalid_mixes_are_refused(checkpoints: Path, tmp_path: Path) -> None:
     a = str(checkpoints / "a")
     with pytest.raises(ConfigError, match="needs at least one tuned system"):
         mix_encoders({"original": 1.0}, tmp_path / "x")
@@ -158,7 +158,7 @@ def test_mixes_that_cannot_be_are_refused(checkpoints: Path, tmp_path: Path) -> 
             parse_weights(terms)
 
 
-def test_a_sweep_writes_a_table_and_pictures(
+def test_a_sweep_writes_a_table_and_figures(
     checkpoints: Path, toy_rewards: Path, prompt_file: Path, tmp_path: Path
 ) -> None:
     asked = Sweep(

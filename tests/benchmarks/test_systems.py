@@ -47,7 +47,8 @@ def test_a_folder_is_named_after_itself(tmp_path: Path) -> None:
 
 def test_a_hub_id_is_a_system() -> None:
     system = find_system("someone/model")
-    assert (system.name, system.pipeline) == ("someone_model", "someone/model")
+    assert (system.name, system.pipeline, system.revision) == ("someone_model", "someone/model", None)
+    assert find_system("someone/model@abc") == replace(system, revision="abc")
 
 
 def test_an_unknown_name_gets_close_matches() -> None:

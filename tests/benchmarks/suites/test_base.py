@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.suites import SUITES, prompt_set, suite
-from benchmarks.suites.base import PromptSource, is_present, read_suite
+from benchmarks.suites import SUITES, find_suite, prompt_set
+from benchmarks.suites.base import SuiteFile, is_present, read_suite
 from tcbench.errors import FileFormatError, MismatchError, MissingFiles, UnknownName
 
 PUBLIC = ["parti", "hpsv2", "drawbench", "geneval"]
@@ -23,23 +23,23 @@ def _no_prompts_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_the_public_files_are_the_pinned_prompts(name: str, shared_data: Path) -> None:
+def test_public_files_match_the_pinned_hash(name: str, shared_data: Path) -> None:
     found = prompt_set(name, shared_data / "prompts")
-    assert len(found.prompts) == suite(name).count
+    assert len(found.prompts) == find_suite(name).count
     assert [prompt.id for prompt in found.prompts] == list(range(len(found.prompts)))
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_the_environment_names_the_folder(
+def test_the_environment_variable_gives_the_folder(
     name: str, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not is_present(suite(name))
+    assert not is_present(find_suite(name))
     monkeypatch.setenv("TCBENCH_PROMPTS", str(shared_data / "prompts"))
-    assert is_present(suite(name))
-    assert prompt_set(name).sha256 == suite(name).sha256
+    assert is_present(find_suite(name))
+    assert prompt_set(name).sha256 == find_suite(name).sha256
 
 
-def test_the_shipped_suites_need_nothing_and_share_no_prompt() -> None:
+def test_shipped_suites_need_no_files_and_share_no_prompts() -> None:
     held_out, validation = prompt_set("world"), prompt_set("world-validation")
     assert held_out.domain == validation.domain == "world"
     assert len({prompt.category for prompt in held_out.prompts}) == 5
@@ -54,7 +54,7 @@ def test_parti_has_categories_and_literal_quotes(shared_data: Path) -> None:
     assert any('"' in prompt.text for prompt in prompts)
 
 
-def test_hpsv2_has_four_styles_of_800_and_takes_the_official_file_names(
+def test_hpsv2_has_four_styles_of_800_and_accepts_official_file_names(
     shared_data: Path, tmp_path: Path
 ) -> None:
     for file in (shared_data / "prompts").glob("hpsv2_*.json"):
@@ -64,12 +64,12 @@ def test_hpsv2_has_four_styles_of_800_and_takes_the_official_file_names(
     assert len({prompt.text for prompt in prompts}) < len(prompts)
 
 
-def test_a_one_file_suite_takes_the_file_itself(shared_data: Path, tmp_path: Path) -> None:
+def test_a_suite_of_one_file_accepts_the_file(shared_data: Path, tmp_path: Path) -> None:
     file = shutil.copy(shared_data / "prompts" / "drawbench.json", tmp_path / "mine.json")
     assert len(prompt_set("drawbench", Path(file)).prompts) == 200
 
 
-def test_a_suite_of_several_files_wants_their_folder(shared_data: Path) -> None:
+def test_a_suite_of_several_files_requires_their_folder(shared_data: Path) -> None:
     with pytest.raises(MissingFiles, match=r"has 4 files .* give --prompts their folder"):
         prompt_set("hpsv2", shared_data / "prompts" / "hpsv2_photo.json")
 
@@ -79,20 +79,21 @@ def test_other_line_ends_and_a_byte_order_mark_are_the_same_prompts(
 ) -> None:
     content = (shared_data / "prompts" / "PartiPrompts.tsv").read_bytes()
     (tmp_path / "PartiPrompts.tsv").write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
-    assert prompt_set("parti", tmp_path).sha256 == suite("parti").sha256
+    assert prompt_set("parti", tmp_path).sha256 == find_suite("parti").sha256
 
 
-def test_other_prompts_are_refused_with_both_identities(shared_data: Path, tmp_path: Path) -> None:
+def test_other_prompts_are_refused_with_both_hashes(shared_data: Path, tmp_path: Path) -> None:
     lines = (shared_data / "prompts" / "PartiPrompts.tsv").read_text().splitlines()
     (tmp_path / "PartiPrompts.tsv").write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]))
     with pytest.raises(
-        MismatchError, match=rf"1632 prompts .* but suite parti is 1632 with {suite('parti').sha256[:16]}"
+        MismatchError,
+        match=rf"1632 prompts .* but suite parti has 1632 with {find_suite('parti').sha256[:16]}",
     ):
         prompt_set("parti", tmp_path)
 
 
 def test_missing_prompts_say_where_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(MissingFiles, match=r"no PartiPrompts.tsv .*nateraw/parti-prompts.*TCBENCH_PROMPTS"):
+    with pytest.raises(MissingFiles, match=r"PartiPrompts.tsv not found .*nateraw.*TCBENCH_PROMPTS"):
         prompt_set("parti")
     with pytest.raises(MissingFiles, match="HF_HUB_OFFLINE is set"):
         prompt_set("parti")
@@ -100,7 +101,7 @@ def test_missing_prompts_say_where_to_get_them(tmp_path: Path) -> None:
         prompt_set("geneval", tmp_path)
 
 
-def test_a_download_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_gives_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> str:
         raise RuntimeError("the connection was reset")
 
@@ -110,7 +111,7 @@ def test_a_download_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None
         prompt_set("parti")
 
 
-def test_the_hub_clients_cache_is_looked_in(shared_data: Path, tmp_path: Path) -> None:
+def test_the_hub_clients_cache_is_searched(shared_data: Path, tmp_path: Path) -> None:
     snapshot = tmp_path / "cache" / "datasets--nateraw--parti-prompts"
     (snapshot / "snapshots" / "abc").mkdir(parents=True)
     (snapshot / "refs").mkdir()
@@ -139,17 +140,17 @@ def test_custom_prompts_are_named_after_their_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_is_a_complete_record(name: str) -> None:
-    record = suite(name)
+    record = find_suite(name)
     assert record.name == name
     assert record.count > 0
     assert len(record.sha256) == 64
-    assert all(isinstance(source, PromptSource) and source.names for source in record.sources)
+    assert all(isinstance(source, SuiteFile) and source.names for source in record.files)
     assert record.title
     assert record.licence
     assert record.homepage
 
 
-def test_reading_checks_the_count_too(shared_data: Path, tmp_path: Path) -> None:
+def test_the_count_is_checked_too(shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "drawbench.json").write_text('["a cat"]')
     with pytest.raises(MismatchError, match="holds 1 prompts"):
-        read_suite(suite("drawbench"), tmp_path)
+        read_suite(find_suite("drawbench"), tmp_path)

@@ -11,7 +11,7 @@ from tcbench.errors import UnknownName
 from textcraftor.diffusion.devices import batch_size_for, find_device, find_dtype
 
 
-def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_the_cpu_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     assert find_device("auto") == "cpu"
@@ -41,7 +41,7 @@ def test_auto_precision_is_the_systems_own_on_an_accelerator_only() -> None:
     ("latent", "device", "expected"),
     [(64, "cuda", 16), (128, "cuda", 4), (8, "cuda", 64), (8, "cpu", 16), (64, "cpu", 1)],
 )
-def test_batches_shrink_with_the_image(tmp_path: Path, latent: int, device: str, expected: int) -> None:
+def test_larger_images_get_smaller_batches(tmp_path: Path, latent: int, device: str, expected: int) -> None:
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text(json.dumps({"sample_size": latent}))
     assert batch_size_for(tmp_path, None, device) == expected

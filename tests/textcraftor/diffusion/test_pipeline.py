@@ -46,7 +46,7 @@ def test_a_hub_id_is_taken_from_the_cache(
     assert find_pipeline(Source("someone/tiny"), fetch=False).name == "abc"
 
 
-def test_a_missing_hub_id_says_what_would_be_downloaded() -> None:
+def test_a_missing_pipeline_lists_its_download() -> None:
     source = Source("someone/nothing", "abc", ("unet/model.safetensors",), 2.5)
     with pytest.raises(
         MissingFiles, match=r"someone/nothing at revision abc \(unet/model.* 2.5 GB\).*--model FOLDER"
@@ -54,7 +54,7 @@ def test_a_missing_hub_id_says_what_would_be_downloaded() -> None:
         find_pipeline(source, fetch=False)
 
 
-def test_what_is_no_hub_id_is_refused() -> None:
+def test_an_invalid_hub_id_is_refused() -> None:
     with pytest.raises(MissingFiles, match="neither a diffusers folder nor a hub id"):
         find_pipeline(Source("some/where/deep"), fetch=False)
 
@@ -67,14 +67,14 @@ def test_what_is_no_hub_id_is_refused() -> None:
         ("vae/diffusion_pytorch_model.safetensors", "vae holds no weights"),
     ],
 )
-def test_an_incomplete_folder_names_what_is_missing(copy: Path, remove: str, message: str) -> None:
+def test_an_incomplete_folder_names_the_missing_file(copy: Path, remove: str, message: str) -> None:
     target = copy / remove
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     with pytest.raises(MissingFiles, match=message):
         find_pipeline(Source(str(copy)))
 
 
-def test_the_hash_is_of_content_not_of_place(tiny_pipeline: Path, copy: Path) -> None:
+def test_the_hash_covers_content_and_not_the_path(tiny_pipeline: Path, copy: Path) -> None:
     (copy / "README.md").write_text("not drawn with")
     assert pipeline_sha256(copy) == pipeline_sha256(tiny_pipeline)
     config = copy / "scheduler" / "scheduler_config.json"
@@ -82,7 +82,7 @@ def test_the_hash_is_of_content_not_of_place(tiny_pipeline: Path, copy: Path) ->
     assert pipeline_sha256(copy) != pipeline_sha256(tiny_pipeline)
 
 
-def test_the_hash_sees_every_weight(tiny_pipeline: Path, copy: Path) -> None:
+def test_the_hash_covers_every_weight(tiny_pipeline: Path, copy: Path) -> None:
     weights = copy / "text_encoder" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -90,7 +90,7 @@ def test_the_hash_sees_every_weight(tiny_pipeline: Path, copy: Path) -> None:
     assert pipeline_sha256(copy) != pipeline_sha256(tiny_pipeline)
 
 
-def test_images_are_as_the_pipeline_draws_them(pipe: Any) -> None:
+def test_images_equal_those_of_the_pipeline_itself(pipe: Any) -> None:
     latents = initial_latents([1, 2], PipelineRunner(pipe, TWO_STEPS).latent_shape)
     images = PipelineRunner(pipe, TWO_STEPS).generate(["a cat", "a dog"], latents)
     assert images.shape == (2, 16, 16, 3)
@@ -106,7 +106,7 @@ def test_images_are_as_the_pipeline_draws_them(pipe: Any) -> None:
     assert (images == direct.images).all()
 
 
-def test_noise_and_prompt_both_matter(pipe: Any) -> None:
+def test_images_depend_on_noise_and_prompt(pipe: Any) -> None:
     shape = PipelineRunner(pipe, TWO_STEPS).latent_shape
     base = PipelineRunner(pipe, TWO_STEPS).generate(["a cat"], initial_latents([1], shape))
     assert (base != PipelineRunner(pipe, TWO_STEPS).generate(["a cat"], initial_latents([2], shape))).any()
@@ -121,7 +121,7 @@ def test_sizes_follow_the_schedule(pipe: Any) -> None:
         _ = PipelineRunner(pipe, Schedule("ddim", 2, 3.0, size=(15, 16))).latent_shape
 
 
-def test_truncation_is_counted_in_silence(pipe: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_truncated_prompts_are_reported_without_warnings(pipe: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert PipelineRunner(pipe, TWO_STEPS).truncated(["a cat", "a cat that is far too long for it"]) == [
         False,
         True,
@@ -143,7 +143,7 @@ def test_another_text_encoder_changes_the_images(tiny_pipeline: Path, tmp_path: 
     assert not torch.equal(swapped.text_encoder(tokens)[0], own.text_encoder(tokens)[0])
 
 
-def test_a_text_encoder_that_lacks_weights_is_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_a_text_encoder_with_missing_weights_is_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = Path(shutil.copytree(tiny_pipeline / "text_encoder", tmp_path / "encoder"))
@@ -156,7 +156,7 @@ def test_a_text_encoder_that_lacks_weights_is_refused(tiny_pipeline: Path, tmp_p
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "unet", "vae"])
-def test_a_pipeline_that_lacks_weights_is_refused(copy: Path, component: str) -> None:
+def test_a_pipeline_with_missing_weights_is_refused(copy: Path, component: str) -> None:
     """Its libraries only log that, and draw with random numbers."""
     from safetensors.torch import load_file, save_file
 
@@ -170,7 +170,7 @@ def test_a_pipeline_that_lacks_weights_is_refused(copy: Path, component: str) ->
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++2m"])
-def test_every_sampler_draws_the_same_twice(tiny_pipeline: Path, sampler: str) -> None:
+def test_every_sampler_is_deterministic(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     schedule = Schedule(sampler, 2, 3.0)
     latents = initial_latents([1], PipelineRunner(pipe, schedule).latent_shape)
@@ -180,7 +180,7 @@ def test_every_sampler_draws_the_same_twice(tiny_pipeline: Path, sampler: str) -
     ).all()
 
 
-def test_half_precision_files_are_taken_where_there_are_no_others(copy: Path) -> None:
+def test_half_precision_files_are_used_if_there_are_no_others(copy: Path) -> None:
     for file in list(copy.glob("*/*.safetensors")):
         os.rename(file, file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
     assert find_pipeline(Source(str(copy))) == copy

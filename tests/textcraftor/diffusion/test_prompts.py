@@ -1,4 +1,4 @@
-"""Prompt files as people write them, the canonical hash, the noise that belongs to a prompt."""
+"""Prompt files in all supported formats, the canonical hash, and the noise of a prompt."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
         ("p.jsonl", '{"prompt": "a cat"}\r\n\n{"text": "a dog"}\n'),
     ],
 )
-def test_every_kind_of_file_gives_the_same_prompts(tmp_path: Path, name: str, content: str | bytes) -> None:
+def test_every_file_type_gives_the_same_prompts(tmp_path: Path, name: str, content: str | bytes) -> None:
     assert texts(tmp_path, name, content) == ["a cat", "a dog"]
 
 
@@ -54,32 +54,32 @@ def test_every_kind_of_file_gives_the_same_prompts(tmp_path: Path, name: str, co
     ("name", "content", "message"),
     [
         ("p.csv", "name,style\nx,y\n", "line 1: no prompt column among name, style"),
-        ("p.csv", "prompt,style\na cat,y\nb\n", "line 3: not 2 cells"),
-        ("p.csv", "prompt,style\na cat,y,z\n", "line 2: not 2 cells"),
-        ("p.csv", 'prompt\n"a cat\n', "line 1: .*mend the quotes"),
+        ("p.csv", "prompt,style\na cat,y\nb\n", "line 3: expected 2 cells"),
+        ("p.csv", "prompt,style\na cat,y,z\n", "line 2: expected 2 cells"),
+        ("p.csv", 'prompt\n"a cat\n', "line 1: .*fix the quotes"),
         ("p.csv", "prompt,style\n,y\n", "line 2: the prompt is empty"),
-        ("p.csv", "id,prompt\n1,a\n2,b\n1,c\n", "line 4: id '1' stands already in line 2"),
-        ("p.csv", "prompt,style,style\na cat,y,z\n", "line 1: two columns are called 'style'"),
-        ("p.json", '["\\ud83d cat"]', "entry 1: the prompt holds half a character"),
+        ("p.csv", "id,prompt\n1,a\n2,b\n1,c\n", "line 4: id '1' is already used in line 2"),
+        ("p.csv", "prompt,style,style\na cat,y,z\n", "line 1: column 'style' is given twice"),
+        ("p.json", '["\\ud83d cat"]', "entry 1: the prompt has an unpaired surrogate"),
         (
             "p.jsonl",
             '{"id": 1, "prompt": "a"}\n"b"\n{"id": 1, "prompt": "c"}',
-            "line 3: id '1' stands already",
+            "line 3: id '1' is already used",
         ),
         ("p.tsv", "a cat\na dog\n", "line 1: no prompt column"),
         ("p.json", '["a cat",\n "a dog"', "line 2: not JSON"),
         ("p.json", '["a cat", " "]', "entry 2: the prompt is empty"),
-        ("p.json", '["a cat", 3]', "entry 2: 3 is no prompt"),
+        ("p.json", '["a cat", 3]', "entry 2: 3 is not a prompt"),
         ("p.json", '[{"prompt": 3}]', "entry 1: no text under 'prompt'"),
         ("p.json", '"a cat"', "expected a list of prompts"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', "line 2: not JSON"),
-        ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}', "line 2: id '1' stands already"),
-        ("p.txt", "", "holds no prompt"),
+        ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}', "line 2: id '1' is already used"),
+        ("p.txt", "", "holds no prompts"),
         ("p.txt", b"a cat\na caf\xe9\n", "line 2: byte 0xe9 is not UTF-8; .*iconv"),
-        ("p.xlsx", "x", "unknown kind '.xlsx'; give one of .txt"),
+        ("p.xlsx", "x", "unknown file type '.xlsx'; expected one of .txt"),
     ],
 )
-def test_bad_files_are_named_with_line_and_mend(
+def test_an_invalid_file_is_named_with_line_and_fix(
     tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     file = write(tmp_path, name, content)
@@ -89,7 +89,7 @@ def test_bad_files_are_named_with_line_and_mend(
     assert "\n" not in str(caught.value)
 
 
-def test_trailing_empty_columns_of_a_spreadsheet_are_no_columns(tmp_path: Path) -> None:
+def test_trailing_empty_columns_are_ignored(tmp_path: Path) -> None:
     (prompt,) = read_prompts(write(tmp_path, "p.csv", "prompt,style,,\na cat,y,,\n"))
     assert (prompt.text, prompt.category, dict(prompt.tags)) == ("a cat", "y", {})
 
@@ -114,11 +114,11 @@ def test_repeated_prompts_keep_their_positions(tmp_path: Path) -> None:
     assert [prompt.id for prompt in read_prompts(file)] == [0, 1]
 
 
-def test_canonical_spelling_has_one_form() -> None:
+def test_prompts_have_one_canonical_spelling() -> None:
     assert canonical("  a \t cafe\u0301\n") == "a caf\u00e9"
 
 
-def test_hash_is_of_the_ordered_texts_alone(tmp_path: Path) -> None:
+def test_the_hash_covers_the_ordered_texts_only(tmp_path: Path) -> None:
     first = read_prompts(write(tmp_path, "a.txt", "a cat\r\na  dog "))
     second = read_prompts(
         write(tmp_path, "b.json", '[{"prompt": "a cat", "style": "x"}, {"prompt": "a dog"}]')
@@ -126,7 +126,7 @@ def test_hash_is_of_the_ordered_texts_alone(tmp_path: Path) -> None:
     assert prompts_sha256(first) == prompts_sha256(second) != prompts_sha256(first[::-1])
 
 
-def test_noise_depends_on_seed_prompt_and_sample_alone() -> None:
+def test_noise_depends_on_seed_prompt_and_sample_only() -> None:
     seeds = [
         noise_seed(base, prompt, sample) for base in (0, 1) for prompt in (0, 1, 11) for sample in (0, 1)
     ]
@@ -158,7 +158,7 @@ def test_every_prefix_holds_categories_in_proportion() -> None:
             assert abs(found[category] - size * count / 1000) <= 1
 
 
-def test_the_subset_is_seeded_and_not_the_beginning() -> None:
+def test_the_subset_is_seeded_and_not_the_first_prompts() -> None:
     prompts = prompts_of({"a": 100})
     assert stratified_order(prompts, 0) == stratified_order(prompts, 0) != stratified_order(prompts, 1)
     assert sorted(stratified_order(prompts)[:10]) != list(range(10))

@@ -43,21 +43,21 @@ def noise(pipe: Any) -> torch.Tensor:
     return initial_latents([1, 2], PipelineRunner(pipe, SCHEDULE).latent_shape)
 
 
-def drawing(pipe: Any, tuned: Any, *windows: EncoderWindow) -> PipelineRunner:
+def runner_with(pipe: Any, tuned: Any, *windows: EncoderWindow) -> PipelineRunner:
     return PipelineRunner(pipe, SCHEDULE, {"tuned": replace_encoders(pipe, {"text_encoder": tuned})}, windows)
 
 
-def test_a_window_over_all_steps_is_the_other_encoder(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
-    whole = drawing(pipe, tuned, EncoderWindow({"tuned": 1.0})).generate(TEXTS, noise)
+def test_a_window_over_all_steps_equals_the_other_encoder(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
+    whole = runner_with(pipe, tuned, EncoderWindow({"tuned": 1.0})).generate(TEXTS, noise)
     other = PipelineRunner(replace_encoders(pipe, {"text_encoder": tuned}), SCHEDULE)
     assert (whole == other.generate(TEXTS, noise)).all()
     assert (whole != PipelineRunner(pipe, SCHEDULE).generate(TEXTS, noise)).any()
 
 
-def test_a_window_over_the_last_steps_is_a_rollout_in_two_parts(
+def test_a_window_over_the_last_steps_equals_a_rollout_in_two_parts(
     pipe: Any, tuned: Any, noise: torch.Tensor
 ) -> None:
-    shown = drawing(pipe, tuned, EncoderWindow({"tuned": 1.0}, 2)).generate(TEXTS, noise)
+    shown = runner_with(pipe, tuned, EncoderWindow({"tuned": 1.0}, 2)).generate(TEXTS, noise)
     scheduler = fresh(pipe.scheduler, 5)
     first, last = Rollout(Denoiser(pipe.unet, 3.0), scheduler, scheduler.timesteps).split(3)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_a_window_over_the_last_steps_is_a_rollout_in_two_parts(
 
 def test_mixes_are_weighted_sums_of_embeddings(pipe: Any, tuned: Any) -> None:
     window = EncoderWindow({"tuned": 0.7, ORIGINAL: 0.3}, 3)
-    found = drawing(pipe, tuned, window).conditionings(TEXTS)
+    found = runner_with(pipe, tuned, window).conditionings(TEXTS)
     own = encode_prompts(pipe, TEXTS, guided=True)
     other = encode_prompts(replace_encoders(pipe, {"text_encoder": tuned}), TEXTS, guided=True)
     assert sorted(found) == [3, 5]
@@ -81,17 +81,17 @@ def test_mixes_are_weighted_sums_of_embeddings(pipe: Any, tuned: Any) -> None:
     assert torch.equal(mix_conditionings({"a": own, "b": other}, {"a": 1.0, "b": 0.0}).embeds, own.embeds)
 
 
-def test_windows_follow_one_another(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
+def test_later_windows_take_over(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
     half, full = EncoderWindow({"tuned": 0.5, ORIGINAL: 0.5}, 4), EncoderWindow({"tuned": 1.0}, 1)
-    assert sorted(drawing(pipe, tuned, full, half).conditionings(TEXTS)) == [1, 4, 5]
-    both = drawing(pipe, tuned, half, full).generate(TEXTS, noise)
-    assert (both == drawing(pipe, tuned, full, half).generate(TEXTS, noise)).all()
-    assert (both != drawing(pipe, tuned, half).generate(TEXTS, noise)).any()
+    assert sorted(runner_with(pipe, tuned, full, half).conditionings(TEXTS)) == [1, 4, 5]
+    both = runner_with(pipe, tuned, half, full).generate(TEXTS, noise)
+    assert (both == runner_with(pipe, tuned, full, half).generate(TEXTS, noise)).all()
+    assert (both != runner_with(pipe, tuned, half).generate(TEXTS, noise)).any()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("last", [0, 2, 5])
-def test_anybodys_pipeline_can_switch_with_the_helper(
+def test_switch_encoder_works_with_an_unmodified_pipeline(
     tiny_pipeline: Path, tuned: Any, sampler: str, last: int
 ) -> None:
     import diffusers
@@ -100,9 +100,11 @@ def test_anybodys_pipeline_can_switch_with_the_helper(
     theirs = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
     theirs.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(theirs.scheduler.config)
     theirs.set_progress_bar_config(disable=True)
-    told = switch_encoder(theirs, TEXTS, tuned_steps=last, steps=5, guidance=3.0, text_encoder=tuned)
+    arguments = switch_encoder(theirs, TEXTS, tuned_steps=last, steps=5, guidance=3.0, text_encoder=tuned)
     noise = initial_latents([1, 2], (4, 8, 8))
-    image = theirs(latents=noise, num_inference_steps=5, guidance_scale=3.0, output_type="np", **told).images
+    image = theirs(
+        latents=noise, num_inference_steps=5, guidance_scale=3.0, output_type="np", **arguments
+    ).images
 
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     windows = (EncoderWindow({"tuned": 1.0}, last),) if last else ()
@@ -111,12 +113,12 @@ def test_anybodys_pipeline_can_switch_with_the_helper(
     assert (image == ours).all()
 
 
-def test_a_switch_beyond_the_steps_is_refused(pipe: Any, tuned: Any) -> None:
+def test_more_tuned_steps_than_steps_are_refused(pipe: Any, tuned: Any) -> None:
     with pytest.raises(ValueError, match="tuned_steps = 6; expected 0 to steps = 5"):
         switch_encoder(pipe, TEXTS, tuned_steps=6, steps=5, guidance=3.0, text_encoder=tuned)
 
 
-def test_without_guidance_there_is_no_empty_prompt(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
+def test_images_without_guidance_are_the_pipelines(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:
     plain = PipelineRunner(pipe, Schedule("ddim", 2, 1.0))
     image = plain.generate(TEXTS, noise)
     theirs = pipe(
@@ -125,14 +127,14 @@ def test_without_guidance_there_is_no_empty_prompt(pipe: Any, tuned: Any, noise:
     assert (image == theirs).all()
 
 
-def test_noise_at_each_step_is_of_the_images_seed(pipe: Any) -> None:
+def test_step_noise_depends_on_the_seed_of_the_image_only(pipe: Any) -> None:
     shape = PipelineRunner(pipe, SCHEDULE).latent_shape
     noisy = PipelineRunner(pipe, Schedule("ddim", SCHEDULE.steps, SCHEDULE.guidance, eta=1.0))
     noise = initial_latents([1, 2], shape)
     both = noisy.generate(TEXTS[:2], noise, [1, 2])
     assert (both == noisy.generate(TEXTS[:2], noise, [1, 2])).all()
     alone = noisy.generate(TEXTS[1:2], noise[1:], [2])
-    assert abs(both[1] - alone[0]).max() < 1e-4  # whoever else is in the batch
+    assert abs(both[1] - alone[0]).max() < 1e-4  # whatever else is in the batch
     assert abs(both - noisy.generate(TEXTS[:2], noise, [1, 3])).reshape(2, -1).max(axis=1).tolist()[0] == 0
     assert (both[1] != noisy.generate(TEXTS[:2], noise, [1, 3])[1]).any()
     assert (both != PipelineRunner(pipe, SCHEDULE).generate(TEXTS[:2], noise)).any()

@@ -64,7 +64,7 @@ def drawn(pipe: Any) -> np.ndarray:
     return drawing.generate(TEXTS, initial_latents([1, 2], drawing.latent_shape))
 
 
-def test_an_unmodified_pipeline_draws_the_same(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_an_unmodified_pipeline_generates_the_same(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
     tuned = tune(pipe, tmp_path / "tuned")
     export_diffusers(tiny_pipeline, tmp_path / "tuned", tmp_path / "out")
     theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None)
@@ -77,7 +77,7 @@ def test_an_unmodified_pipeline_draws_the_same(pipe: Any, tiny_pipeline: Path, t
     assert np.abs(image - drawn(pipe)).max() > 1e-2
 
 
-def test_what_is_not_drawn_with_is_not_asked_for(tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_unused_components_are_not_exported(tiny_pipeline: Path, tmp_path: Path) -> None:
     """Stable Diffusion 1.5's folder names a safety checker, and may hold half-precision files alone."""
     base = Path(shutil.copytree(tiny_pipeline, tmp_path / "base"))
     index = base / "model_index.json"
@@ -95,7 +95,7 @@ def test_what_is_not_drawn_with_is_not_asked_for(tiny_pipeline: Path, tmp_path: 
     assert theirs.unet is not None
 
 
-def test_a_pipeline_of_2024_draws_the_same(tmp_path: Path) -> None:
+def test_diffusers_of_2024_generates_the_same(tmp_path: Path) -> None:
     """Under transformers 4.46 and diffusers 0.30, in whose environment the official rewards run."""
     micro = load_pipeline(MICRO, device="cpu", dtype="float32", sampler="ddim")
     tuned = tune(micro, tmp_path / "tuned", 0.02)
@@ -127,7 +127,7 @@ def test_adapters_are_loaded_by_diffusers(
     assert np.abs(plain - mine).max() > 1e-2
 
 
-def test_merged_adapters_are_the_adapted_encoder(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_merged_adapters_equal_the_adapted_encoder(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
     tuned = tune(pipe, tmp_path / "tuned", lora_rank=2)
     merged = type(pipe.text_encoder).from_pretrained(tmp_path / "tuned" / "text_encoder")
     plain = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
@@ -138,7 +138,7 @@ def test_merged_adapters_are_the_adapted_encoder(pipe: Any, tiny_pipeline: Path,
     }
 
 
-def test_a_single_file_has_the_keys_that_loaders_look_for(pipe: Any, tmp_path: Path) -> None:
+def test_a_single_file_has_the_keys_that_loaders_expect(pipe: Any, tmp_path: Path) -> None:
     tuned = tune(pipe, tmp_path / "tuned")
     export_single_file(tmp_path / "tuned", tmp_path / "single")
     weights = load_file(tmp_path / "single" / "text_encoder.safetensors")
@@ -150,7 +150,7 @@ def test_a_single_file_has_the_keys_that_loaders_look_for(pipe: Any, tmp_path: P
     assert all(torch.equal(value, own[key].half()) for key, value in weights.items())
 
 
-def test_what_exists_is_not_overwritten(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
     tune(pipe, tmp_path / "tuned")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("precious")
@@ -164,7 +164,7 @@ def test_what_exists_is_not_overwritten(pipe: Any, tiny_pipeline: Path, tmp_path
         export_adapters(tmp_path / "tuned", tmp_path / "lora")
 
 
-def test_saving_leaves_what_is_trained_as_it_is(pipe: Any, tmp_path: Path) -> None:
+def test_saving_does_not_change_the_trained_model(pipe: Any, tmp_path: Path) -> None:
     tuned = Tuned(pipe, TrainConfig("tiny", rewards="world-pick=1", lora_rank=2), guided=True)
     before = copy.deepcopy(tuned.state_dict())
     tuned.save(tmp_path / "tuned")

@@ -7,14 +7,14 @@ import json
 from textcraftor.io.provenance import environment, environment_differences, versions
 
 
-def test_the_environment_is_json_and_names_versions_and_device() -> None:
+def test_the_environment_records_versions_and_device() -> None:
     record = json.loads(json.dumps(environment("cpu")))
     assert record["device"] == "cpu"
     assert record["versions"]["torch"] == versions()["torch"]
     assert record["threads"] >= 1
 
 
-def test_every_environment_that_worked_on_a_run_is_compared_with_this_one() -> None:
+def test_every_earlier_environment_is_compared() -> None:
     first = {"versions": {"torch": "1", "numpy": "2"}, "device": "cpu", "threads": 1, "commit": "a"}
     second = {"versions": {"torch": "3", "numpy": "2"}, "device": "cuda", "threads": 1, "commit": "b"}
     assert environment_differences([first], first) == []
