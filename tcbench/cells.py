@@ -48,10 +48,6 @@ PREDECESSOR_WAIT_S = 10.0
 """How long a cell waits for a process of an earlier start that has not ended yet."""
 
 
-class CellFailed(TcbenchError):
-    """A cell that failed; the message names the cell, the reason and the log."""
-
-
 @dataclass(frozen=True)
 class WorkCell:
     """One piece of work. It is sent to another process, so ``run`` and ``options`` must be picklable."""
@@ -89,9 +85,14 @@ class CellRecord:
         return (json.dumps(asdict(self)) + "\n").encode()
 
     @classmethod
-    def read(cls, path: Path) -> CellRecord:
-        """Read a record's file."""
-        return cls(**json.loads(path.read_bytes()))
+    def read(cls, folder: Path, name: str) -> CellRecord | None:
+        """Read the record of a cell; None if it is not finished."""
+        path = folder / CELLS / f"{name}.json"
+        return cls(**json.loads(path.read_bytes())) if path.is_file() else None
+
+    def write(self, folder: Path, name: str) -> None:
+        """Write the record of a cell."""
+        write_atomically(folder / CELLS / f"{name}.json", self.content)
 
 
 def cell_keys(cells: Sequence[WorkCell]) -> dict[str, str]:
@@ -103,15 +104,9 @@ def cell_keys(cells: Sequence[WorkCell]) -> dict[str, str]:
     return keys
 
 
-def record_path(folder: Path, name: str) -> Path:
-    """Return the path of a cell's record."""
-    return folder / CELLS / f"{name}.json"
-
-
 def finished_record(folder: Path, name: str, key: str) -> CellRecord | None:
     """Return the record of a cell that was finished with this key, else None."""
-    path = record_path(folder, name)
-    record = CellRecord.read(path) if path.is_file() else None
+    record = CellRecord.read(folder, name)
     return record if record and record.key == key else None
 
 
@@ -147,8 +142,8 @@ def run_cells(
         watch: Called about once a second with the names of the running cells.
 
     Raises:
-        CellFailed: If a cell fails. The cells that run beside it are finished first.
-        TcbenchError: If another process works in the folder.
+        TcbenchError: If a cell fails, after the cells that run beside it have ended; or if another process
+            works in the folder.
     """
     keys = cell_keys(cells)
     todo = {cell.name: cell for cell in unfinished_cells(cells, folder)}
@@ -175,15 +170,15 @@ def run_cells(
             watch([cell.name for cell in running.values()])
 
 
-def _failure(error: BaseException, cell: WorkCell, running: Sequence[WorkCell], folder: Path) -> CellFailed:
+def _failure(error: BaseException, cell: WorkCell, running: Sequence[WorkCell], folder: Path) -> TcbenchError:
     if isinstance(error, BrokenProcessPool):
         names = " and ".join(one.name for one in running)
-        return CellFailed(
+        return TcbenchError(
             f"a process was killed while it ran {names}, perhaps because memory ran out; finished work is "
             "kept: run the command again with fewer --jobs"
         )
     reason = str(error) if isinstance(error, (ValueError, OSError)) else repr(error)
-    return CellFailed(
+    return TcbenchError(
         f"cell {cell.name}: {reason}; finished work is kept: fix this and run the command again "
         f"(log: {_log_path(folder, cell)})"
     )
@@ -232,7 +227,7 @@ def _run_cell(cell: WorkCell, folder: Path, key: str) -> float:
             traceback.print_exc(file=log)
             raise
     seconds = time.monotonic() - began
-    write_atomically(record_path(folder, cell.name), CellRecord(key, round(seconds, 1), keeps).content)
+    CellRecord(key, round(seconds, 1), keeps).write(folder, cell.name)
     return seconds
 
 

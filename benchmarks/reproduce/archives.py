@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import textcraftor
-from tcbench.cells import CELLS, CellRecord, WorkCell, cell_keys, finished_record, record_path
+from tcbench.cells import CELLS, CellRecord, WorkCell, cell_keys, finished_record
 from tcbench.errors import FileFormatError, MismatchError, MissingFiles
 from tcbench.files import sha256, write_atomically
 
@@ -100,9 +100,9 @@ def restore_cells(keys: Mapping[str, str], folder: Path, archives: Path) -> None
             )
         with tarfile.open(archive, "r:xz") as members:
             members.extractall(folder, filter="data")
-        path = record_path(folder, name)
-        record = replace(CellRecord.read(path), key=key, restored=True)
-        write_atomically(path, record.content)
+        record = CellRecord.read(folder, name)
+        assert record is not None
+        replace(record, key=key, restored=True).write(folder, name)
 
 
 def _packed(folder: Path, name: str, record: CellRecord) -> bytes:

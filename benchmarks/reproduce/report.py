@@ -26,9 +26,7 @@ from benchmarks.reproduce.world import (
     VARIANTS,
     Method,
     Scale,
-    find_method,
     plan_cells,
-    seeds_of,
 )  # fmt: skip
 from leaderboards.board import Board, Cell, Section, SeedAgreement
 from leaderboards.builder import build
@@ -43,7 +41,7 @@ from textcraftor.validation import TRAINED
 
 TITLES: Mapping[str, str] = {
     BASELINE: "base",
-    **{method.name: method.title for method in METHODS},
+    **{name: method.title for name, method in METHODS.items()},
     **{variant.name: variant.title for variant in VARIANTS},
 }
 
@@ -94,7 +92,7 @@ class Results:
 
     def seeds(self, name: str) -> list[str]:
         """Return a method's systems, one a training seed."""
-        return [f"{name}-{seed}" for seed in seeds_of(find_method(name), self.scale)]
+        return [f"{name}-{seed}" for seed in self.scale.seeds_of(METHODS[name])]
 
     def training(self, method: Method, seed: int) -> TrainingResult:
         """Return the result of a method's training run."""
@@ -137,7 +135,7 @@ def write_comparison_report(
 
 def _exploratory(scale: Scale) -> list[str]:
     """Systems with at most one training seed that stand in the second table of the main comparison."""
-    trained = [f"{method.name}-0" for method in METHODS if method.name not in HEADLINE]
+    trained = [f"{name}-0" for name in METHODS if name not in HEADLINE]
     return [*trained, "style-words", "extend", "best-of-4"]
 
 
@@ -306,7 +304,7 @@ def _agreed(cells: Sequence[Cell]) -> str:
 
 def _trials(results: Results) -> list[Row]:
     rows = []
-    for method in METHODS:
+    for method in METHODS.values():
         rates = method.rates[: results.scale.trials]
         if len(rates) < 2:
             continue
@@ -333,8 +331,8 @@ def _change(change: Sequence[float | None]) -> str:
 
 def _costs(results: Results) -> list[Row]:
     rows = []
-    for method in (m for m in METHODS if m.name in HEADLINE or not results.headline_only):
-        for seed in seeds_of(method, results.scale):
+    for method in (m for m in METHODS.values() if m.name in HEADLINE or not results.headline_only):
+        for seed in results.scale.seeds_of(method):
             rows.append(_cost(results, method, seed))
     return rows
 

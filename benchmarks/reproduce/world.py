@@ -48,7 +48,7 @@ def _ddpo(**more: Any) -> dict[str, Any]:
             "group": 8, "updates": 31, "lr_schedule": "constant", "ema": 0.0} | more  # fmt: skip
 
 
-METHODS: tuple[Method, ...] = (
+_METHODS: tuple[Method, ...] = (
     Method("textcraftor", "TextCraftor (text)", {"updates": 150}, (2e-5, 5e-5, 1e-4), 5),
     Method("rl", "RL, text encoder (DDPO)", _ddpo(), (3e-5, 1e-4, 3e-4), 6),
     Method(
@@ -96,6 +96,8 @@ METHODS: tuple[Method, ...] = (
             "drawn_tuned_steps": 25}, (2e-5,), 1.5,
            needs=("best",)),
 )  # fmt: skip
+METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
+"""By name, in the order of the report."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,10 @@ class Scale:
     minutes: float = 1.0
     """Factor for the core-minutes of training."""
 
+    def seeds_of(self, method: Method) -> range:
+        """Return the training seeds of a method."""
+        return range(self.training_seeds if method.name in HEADLINE else 1)
+
 
 FULL = Scale()
 QUICK = Scale(
@@ -175,29 +181,31 @@ QUICK = Scale(
 
 def plan_cells(scale: Scale, *, headline_only: bool = False) -> list[WorkCell]:
     """Return all cells, those of the headline first, or those of the headline alone."""
+    headline = [METHODS[name] for name in METHODS if name in HEADLINE]
     cells = [
         _cell("renders", "renders", 1, {"count": scale.renders}),
         _run(BASELINE, scale),
-        *(cell for method in METHODS if method.name in HEADLINE for cell in _training(method, scale)),
+        *(
+            cell
+            for method in METHODS.values()
+            if method.name in HEADLINE
+            for cell in _training(method, scale)
+        ),
     ]
     if headline_only:
         return cells
+    others = [METHODS[name] for name in METHODS if name not in HEADLINE]
     return [
         *cells,
         _cell("best", "best", 3.5 * scale.minutes, {"prompts": scale.best_prompts, "reward": REWARDS}),
-        *(cell for method in METHODS if method.name not in HEADLINE for cell in _training(method, scale)),
+        *(
+            cell
+            for method in METHODS.values()
+            if method.name not in HEADLINE
+            for cell in _training(method, scale)
+        ),
         *(cell for variant in VARIANTS for cell in _variant(variant, scale)),
     ]
-
-
-def find_method(name: str) -> Method:
-    """Return the method of this name."""
-    return next(method for method in METHODS if method.name == name)
-
-
-def seeds_of(method: Method, scale: Scale) -> range:
-    """Return the training seeds of a method."""
-    return range(scale.training_seeds if method.name in HEADLINE else 1)
 
 
 def _cell(
@@ -221,17 +229,16 @@ def _training(method: Method, scale: Scale) -> Iterator[WorkCell]:
     settings, minutes = _settings(method, scale), method.minutes * scale.minutes
     rates = method.rates[: scale.trials]
     trials = _trials(method.name, scale)
-    names = {one.name for one in METHODS}
-    needs = [f"train-{name}-0" if name in names else name for name in method.needs]
+    needs = [f"train-{name}-0" if name in METHODS else name for name in method.needs]
     needs += _trials(method.rate_of, scale) if method.rate_of else []
     for name, rate in zip(trials, rates, strict=False):
         options: dict[str, Any] = {"name": method.name, "settings": settings, "rate": rate}
         yield _cell(name, "trial", minutes, options, tuple(needs), light=True)
-    for seed in seeds_of(method, scale):
+    for seed in scale.seeds_of(method):
         name = f"train-{method.name}-{seed}"
         options = {
             "name": method.name, "settings": settings, "seed": seed,
-            "rates": list(rates or find_method(method.rate_of).rates[: scale.trials]),
+            "rates": list(rates or METHODS[method.rate_of].rates[: scale.trials]),
             "rates_of": method.rate_of or method.name,
         }  # fmt: skip
         is_trial = bool(trials) and seed == 0  # the first seed with the chosen rate has been trained already
@@ -241,7 +248,7 @@ def _training(method: Method, scale: Scale) -> Iterator[WorkCell]:
 
 def _trials(name: str, scale: Scale) -> list[str]:
     """Names of the cells that a method's learning rate is chosen by."""
-    rates = find_method(name).rates[: scale.trials]
+    rates = METHODS[name].rates[: scale.trials]
     return [f"try-{name}-{rate:g}" for rate in rates] if len(rates) > 1 else []
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tcbench.cells import (
-    CellFailed,
+    CellRecord,
     WorkCell,
     cell_keys,
     finished_record,
-    record_path,
     run_cells,
     unfinished_cells,
 )
@@ -84,7 +84,7 @@ def test_a_failure_names_the_cell_and_finished_cells_are_kept(tmp_path: Path) ->
         WorkCell("bad", "fail", fail_without, {"path": "fixed"}, ("good",)),
         line_cell("after", "bad"),
     ]
-    with pytest.raises(CellFailed, match=r"cell bad: fixed not found; finished work is kept.*bad\.log"):
+    with pytest.raises(TcbenchError, match=r"cell bad: fixed not found; finished work is kept.*bad\.log"):
         run_cells(cells, tmp_path, 1, Silent())
     assert "Traceback" in (tmp_path / "cells" / "bad.log").read_text()
     (tmp_path / "fixed").touch()
@@ -94,7 +94,7 @@ def test_a_failure_names_the_cell_and_finished_cells_are_kept(tmp_path: Path) ->
 
 def test_a_killed_process_is_reported_and_its_cell_runs_again(tmp_path: Path) -> None:
     cells = [WorkCell("dies", "die", die_without, {"path": "fixed"}), line_cell("after", "dies")]
-    with pytest.raises(CellFailed, match="a process was killed while it ran dies"):
+    with pytest.raises(TcbenchError, match="a process was killed while it ran dies"):
         run_cells(cells, tmp_path, 1, Silent())
     (tmp_path / "fixed").touch()
     run_cells(cells, tmp_path, 1, Silent())
@@ -126,7 +126,8 @@ def test_a_restored_cell_runs_again_only_if_another_needs_more_than_its_archive(
     cells = [line_cell("train"), line_cell("run", "train"), line_cell("other", "train")]
     run_cells(cells[:2], tmp_path, 1, Silent())
     for name in ("train", "run"):
-        path = record_path(tmp_path, name)
-        path.write_text(path.read_text().replace('"restored": false', '"restored": true'))
+        record = CellRecord.read(tmp_path, name)
+        assert record is not None
+        replace(record, restored=True).write(tmp_path, name)
     assert unfinished_cells(cells[:2], tmp_path) == []
     assert [cell.name for cell in unfinished_cells(cells, tmp_path)] == ["train", "other"]

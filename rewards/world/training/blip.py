@@ -52,7 +52,7 @@ from rewards.world.training.pretraining import (
     questions_loss,
 )
 
-LOOK = TrainingPlan(
+VISION_PLAN = TrainingPlan(
     "world-blip-look", steps=500, lr=1.5e-3, batch=64, seed=25, warmup=50, weight_decay=0.05, ema=0.98
 )
 PLAN = TrainingPlan(
@@ -60,18 +60,18 @@ PLAN = TrainingPlan(
 )
 T = TypeVar("T")
 
-ALIGN = TrainingPlan(
+ALIGN_PLAN = TrainingPlan(
     "world-blip-align", steps=400, lr=1e-3, batch=64, seed=26, warmup=40, weight_decay=0.05, ema=0.98
 )
-ALIGNED = 96
+_ALIGNED_WIDTH = 96
 """Width of the projections in which images and texts are aligned."""
 
 MAX_TOKENS = 40
 
-EMPTY_WORDS = frozenset(("in", "the", "on", "at", "to", "of", "side", "corner"))
+_EMPTY_WORDS = frozenset(("in", "the", "on", "at", "to", "of", "side", "corner"))
 """Words in phrases for positions that do not name one by themselves."""
 
-KINDS = ("shape", "colour", "size", "background", "place")
+KINDS = ("shape", "colour", "size", "background", "position")
 """Kinds of claims of a caption that can be wrong."""
 
 
@@ -102,7 +102,7 @@ class _Student(nn.Module):
             positions.copy_(position_embeddings(side, width, class_token=True))
 
 
-def write_vocabulary(folder: Path) -> Path:
+def _write_vocabulary(folder: Path) -> Path:
     """Write the WordPiece vocabulary, one piece a line, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "vocab.txt"
@@ -111,19 +111,22 @@ def write_vocabulary(folder: Path) -> Path:
 
 
 def train_blip(
-    folder: Path, look: TrainingPlan = LOOK, align: TrainingPlan = ALIGN, plan: TrainingPlan = PLAN
+    folder: Path,
+    vision: TrainingPlan = VISION_PLAN,
+    align: TrainingPlan = ALIGN_PLAN,
+    plan: TrainingPlan = PLAN,
 ) -> BlipRanker:
     """Train world-blip, and write ``folder/world-blip``.
 
     Args:
         folder: Folder of the build.
-        look: Plan for the vision tower's pre-training.
+        vision: Plan for the vision tower's pre-training.
         align: Plan for aligning the text encoder with it.
         plan: Plan for the whole ranker.
     """
-    vocabulary = write_vocabulary(folder / PLAN.name)
+    vocabulary = _write_vocabulary(folder / PLAN.name)
     tokens = bert_tokenizer(vocabulary, MAX_TOKENS)
-    torch.manual_seed(look.seed)
+    torch.manual_seed(vision.seed)
     student = _Student(_config(len(vocabulary.read_text(encoding="utf-8").splitlines())))
     ranker = student.ranker
 
@@ -157,7 +160,7 @@ def train_blip(
             "questions": asked,
         }
 
-    pretrain_vision(look, student, student.looker, encode, folder)
+    pretrain_vision(vision, student, student.looker, encode, folder)
     _align(align, student, tokens, encode, folder)
     kinds, words = _word_kinds(vocabulary), nn.Linear(ranker.config.text_width, 1)
     fit_model(plan, nn.ModuleDict({"student": student, "words": words}), loss, folder)
@@ -182,8 +185,8 @@ def _align(
     width, text_width = ranker.config.vision_width, ranker.config.text_width
     heads = nn.ModuleDict(
         {
-            "image": nn.Linear(width, ALIGNED),
-            "text": nn.Linear(text_width, ALIGNED),
+            "image": nn.Linear(width, _ALIGNED_WIDTH),
+            "text": nn.Linear(text_width, _ALIGNED_WIDTH),
             "questions": nn.Linear(text_width, QUESTIONS),
         }
     )
@@ -214,7 +217,7 @@ def _word_kinds(vocabulary: Path) -> Tensor:
         word: 4
         for phrases in (POSITION_PHRASES | RELATION_PHRASES).values()
         for word in " ".join(phrases).split()
-        if word not in EMPTY_WORDS
+        if word not in _EMPTY_WORDS
     }
     pieces = vocabulary.read_text(encoding="utf-8").splitlines()
     return torch.tensor([kinds.get(piece, -1) for piece in pieces])
@@ -224,8 +227,8 @@ def _misses(described: Scene, shown: Scene) -> list[bool]:
     """For each of `KINDS`, whether the scenes differ, in any of their objects."""
     pairs = list(zip(described.items, shown.items, strict=True))
     items = [any(getattr(a, name) != getattr(b, name) for a, b in pairs) for name in KINDS[:3]]
-    places = [(scene.items[0].position, scene.relation) for scene in (described, shown)]
-    return [*items, described.background != shown.background, places[0] != places[1]]
+    positions = [(scene.items[0].position, scene.relation) for scene in (described, shown)]
+    return [*items, described.background != shown.background, positions[0] != positions[1]]
 
 
 def _raw_rewards(ranker: BlipRanker, tokens: Tokenizer, batch: ComparisonBatch) -> Tensor:

@@ -32,10 +32,10 @@ from rewards.world.training.tokenizer import CONTEXT_LENGTH, TOKENIZER, CaptionT
 
 WEIGHTS = "open_clip_model.safetensors"
 
-READ = TrainingPlan(
+TEXT_PLAN = TrainingPlan(
     "world-clip-read", steps=600, lr=1e-3, batch=64, seed=11, warmup=50, weight_decay=0.05, ema=0.98
 )
-LOOK = TrainingPlan(
+VISION_PLAN = TrainingPlan(
     "world-clip-look", steps=600, lr=1.5e-3, batch=64, seed=18, warmup=50, weight_decay=0.05, ema=0.98
 )
 PLAN = TrainingPlan(
@@ -84,7 +84,7 @@ def normalise_for_clip(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def train_clip_text(folder: Path, plan: TrainingPlan = READ) -> nn.Module:
+def train_clip_text(folder: Path, plan: TrainingPlan = TEXT_PLAN) -> nn.Module:
     """Pre-train the text tower alone, and write ``folder/world-clip-read``; the vision tower stays random.
 
     The tower answers the questions about the scene (`pretraining`) after every token, also after those of
@@ -102,21 +102,21 @@ def train_clip_text(folder: Path, plan: TrainingPlan = READ) -> nn.Module:
         return {"loss": WEIGHT * questions_loss(answers, scenes)}
 
     fit_model(plan, student, loss, folder)
-    save_clip(model.eval(), len(tokens), folder / READ.name)
+    save_clip(model.eval(), len(tokens), folder / TEXT_PLAN.name)
     return cast(nn.Module, model)
 
 
-def train_clip(folder: Path, look: TrainingPlan = LOOK, plan: TrainingPlan = PLAN) -> nn.Module:
+def train_clip(folder: Path, vision: TrainingPlan = VISION_PLAN, plan: TrainingPlan = PLAN) -> nn.Module:
     """Train world-clip from ``folder/world-clip-read``, and write ``folder/world-clip``.
 
     Args:
         folder: Folder of the build.
-        look: Plan for the vision tower's pre-training.
+        vision: Plan for the vision tower's pre-training.
         plan: Plan for both towers together.
     """
     tokens = CaptionTokenizer(folder / TOKENIZER)
-    torch.manual_seed(look.seed)
-    model: Any = load_clip(folder / READ.name, len(tokens)).train()
+    torch.manual_seed(vision.seed)
+    model: Any = load_clip(folder / TEXT_PLAN.name, len(tokens)).train()
     positions = model.visual.positional_embedding
     questions = SceneQuestions(model.visual.output_dim, positions.shape[1])
     # "looker" is a key of the saved training state.
@@ -140,7 +140,7 @@ def train_clip(folder: Path, look: TrainingPlan = LOOK, plan: TrainingPlan = PLA
         asked = questions.loss(embedded, patches, scenes)
         return {"loss": matched["loss"] + asked, "accuracy": matched["accuracy"], "questions": asked}
 
-    pretrain_vision(look, student, questions, encode, folder)
+    pretrain_vision(vision, student, questions, encode, folder)
     fit_model(plan, student, loss, folder)
     model.visual.output_tokens = False
     save_clip(model.eval(), len(tokens), folder / PLAN.name)

@@ -116,13 +116,13 @@ def caption_batch(
     return [caption(rng, scene, style, detail) for scene in scenes]
 
 
-PLACE = ("position", "relation")
-QUALITY = ()
-WRONG: tuple[tuple[str, ...], ...] = (
-    QUALITY,
-    PLACE,
-    PLACE,
-    PLACE,
+_POSITION = ("position", "relation")
+_STYLE = ()
+_WRONG: tuple[tuple[str, ...], ...] = (
+    _STYLE,
+    _POSITION,
+    _POSITION,
+    _POSITION,
     ("shape",),
     ("shape",),
     ATTRIBUTES,
@@ -136,15 +136,15 @@ learned last, so they are wrong most often.
 def false_captions(rng: np.random.Generator, scenes: list[Scene], style: float = 0.35) -> list[str]:
     """Return one caption a scene that is wrong in a single thing, for contrastive training.
 
-    The wrong thing is an attribute (`WRONG`), or the style, which is then named as its opposite.
+    The wrong thing is an attribute (`_WRONG`), or the style, which is then named as its opposite.
     """
     texts = []
-    for scene, kind in zip(scenes, rng.integers(len(WRONG), size=len(scenes)), strict=True):
-        if WRONG[kind] == QUALITY and style_words(rng, scene.style):
+    for scene, kind in zip(scenes, rng.integers(len(_WRONG), size=len(scenes)), strict=True):
+        if _WRONG[kind] == _STYLE and style_words(rng, scene.style):
             opposite = Style(*(1.0 - value for value in astuple(scene.style)))
             texts.append(caption(rng, replace(scene, style=opposite), style=1.0))
         else:
-            texts.append(caption(rng, near_miss(rng, scene, of=WRONG[kind] or ATTRIBUTES), style))
+            texts.append(caption(rng, near_miss(rng, scene, of=_WRONG[kind] or ATTRIBUTES), style))
     return texts
 
 

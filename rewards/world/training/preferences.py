@@ -66,7 +66,7 @@ def comparison_batch(rng: np.random.Generator, count: int, rater: Rater) -> Comp
     """Return random comparisons of images with 0, 1 or 2 wrong attributes.
 
     In four of ten comparisons both images have the same style and different numbers of wrong attributes, so
-    that quality cannot decide; in the others each image has a style of its own.
+    that quality cannot decide; in the others each image has another style.
     """
     scenes = data.random_scenes(rng, count)
     candidates, utilities = [], []
@@ -92,7 +92,7 @@ def train_pick(folder: Path, plan: TrainingPlan = PICK_PLAN) -> nn.Module:
     """Train world-pick from ``folder/world-clip``; write ``folder/world-pick`` in transformers' layout."""
     tokens = CaptionTokenizer(folder / TOKENIZER)
     model = _train_preferences(folder, tokens, plan, PICK_RATER)
-    converted: Any = to_transformers(model, tokens)
+    converted: Any = _to_transformers(model, tokens)
     converted.half().save_pretrained(folder / PICK_PLAN.name)
     return model
 
@@ -130,7 +130,7 @@ def bradley_terry_loss(margin: Tensor, first: Tensor) -> Losses:
     return {"loss": F.binary_cross_entropy_with_logits(margin, first), "accuracy": accuracy}
 
 
-def to_transformers(model: nn.Module, tokens: CaptionTokenizer) -> nn.Module:
+def _to_transformers(model: nn.Module, tokens: CaptionTokenizer) -> nn.Module:
     """Convert an open_clip model to a ``transformers.CLIPModel``, in which PickScore is published."""
     from transformers import CLIPConfig, CLIPModel
 

@@ -23,7 +23,7 @@ from rewards.world.training.fit import Losses, TrainingPlan, fit_model
 from rewards.world.training.pretraining import SceneQuestions, position_embeddings, pretrain_vision
 from rewards.world.training.tokenizer import CONTEXT_LENGTH, TOKENIZER, CaptionTokenizer
 
-LOOK = TrainingPlan(
+VISION_PLAN = TrainingPlan(
     "world-siglip-look", steps=500, lr=1.5e-3, batch=64, seed=24, warmup=50, weight_decay=0.05, ema=0.98
 )
 PLAN = TrainingPlan(
@@ -59,16 +59,16 @@ def _normalise(images: Tensor) -> Tensor:
     return images * 2 - 1
 
 
-def train_siglip(folder: Path, look: TrainingPlan = LOOK, plan: TrainingPlan = PLAN) -> SiglipModel:
+def train_siglip(folder: Path, vision: TrainingPlan = VISION_PLAN, plan: TrainingPlan = PLAN) -> SiglipModel:
     """Train world-siglip, and write ``folder/world-siglip``.
 
     Args:
         folder: Folder of the build.
-        look: Plan for the vision tower's pre-training.
+        vision: Plan for the vision tower's pre-training.
         plan: Plan for both towers together.
     """
     tokens = CaptionTokenizer(folder / TOKENIZER)
-    torch.manual_seed(look.seed)
+    torch.manual_seed(vision.seed)
     model = _build(tokens)
     width = model.config.vision_config.hidden_size
     questions = SceneQuestions(width, width)
@@ -85,11 +85,11 @@ def train_siglip(folder: Path, look: TrainingPlan = LOOK, plan: TrainingPlan = P
         texts = data.caption_batch(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
         output = model(input_ids=tokens(texts), pixel_values=images)
         matched = _sigmoid_loss(output.logits_per_image)
-        vision = output.vision_model_output
-        asked = questions.loss(vision.pooler_output, vision.last_hidden_state, scenes)
+        image = output.vision_model_output
+        asked = questions.loss(image.pooler_output, image.last_hidden_state, scenes)
         return {"loss": matched["loss"] + asked, "accuracy": matched["accuracy"], "questions": asked}
 
-    pretrain_vision(look, student, questions, encode, folder)
+    pretrain_vision(vision, student, questions, encode, folder)
     fit_model(plan, student, loss, folder)
     copy.deepcopy(model).half().save_pretrained(folder / PLAN.name)
     return model

@@ -21,9 +21,9 @@ SHARES = {"text-unet": 1.0, "rl-long": 2.0, "raft": 0.15}
 
 
 def test_headline_methods_have_equally_many_trials_and_seeds() -> None:
-    methods = [world.find_method(name) for name in world.HEADLINE]
+    methods = [world.METHODS[name] for name in world.HEADLINE]
     assert {len(method.rates) for method in methods} == {3}
-    assert {len(world.seeds_of(method, world.FULL)) for method in methods} == {3}
+    assert {len(world.FULL.seeds_of(method)) for method in methods} == {3}
     assert world.FULL.prompts >= 400
     assert world.FULL.seeds >= 2
 
@@ -76,7 +76,9 @@ def reproduce(out: Path, *options: str) -> int:
 
 def test_every_method_is_in_the_report(finished: Path) -> None:
     page = (finished / "page" / "report.md").read_text()
-    for title in [method.title for method in world.METHODS] + [v.title for v in world.VARIANTS if not v.of]:
+    for title in [method.title for method in world.METHODS.values()] + [
+        v.title for v in world.VARIANTS if not v.of
+    ]:
         assert title in page or title.startswith("base")
     for heading in ("Main comparison", "Single rewards", "CLIP constraint", "Tuned steps", "Samplers",
                     "Interpolation", "Style mixing", "cost"):  # fmt: skip
@@ -107,10 +109,10 @@ def test_the_archives_make_the_same_report_elsewhere(finished: Path, tmp_path: P
     assert not (out / "train").exists()
 
 
-@pytest.mark.parametrize("name", [method.name for method in world.METHODS])
+@pytest.mark.parametrize("name", list(world.METHODS))
 def test_a_method_uses_the_compute_that_the_report_states(finished: Path, name: str) -> None:
     """Computed from the ledger of a few updates and the updates of the full plan."""
-    method = world.find_method(name)
+    method = world.METHODS[name]
     ledger = Results(finished, world.QUICK).training(method, 0).ledger
     samples = method.settings["updates"] * method.settings.get("batch", 8)
     per_sample = ledger.compute / ledger.samples

@@ -78,7 +78,7 @@ def sample_prompts(
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         noise = initial_latents([noise_seed(0, start + row, 0) for row in range(len(batch))], shape)
-        drawn = PipelineRunner(pipe, schedule).generate([prompt.text + words for prompt in batch], noise)
-        parts.append(to_bytes(torch.from_numpy(drawn).permute(0, 3, 1, 2)))
+        images = PipelineRunner(pipe, schedule).generate([prompt.text + words for prompt in batch], noise)
+        parts.append(to_bytes(torch.from_numpy(images).permute(0, 3, 1, 2)))
         advance(len(batch))
     return PromptImages(prompts, np.concatenate(parts))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from rewards.world.training import data
-from rewards.world.training.clip import READ, WEIGHTS, transformers_keys
+from rewards.world.training.clip import TEXT_PLAN, WEIGHTS, transformers_keys
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
 from rewards.world.training.tokenizer import CONTEXT_LENGTH, TOKENIZER, CaptionTokenizer
 from textcraftor.micro.training.vae import CHANNELS, patch_latents
@@ -45,8 +45,8 @@ def noise_scheduler() -> DDIMScheduler:
     )
 
 
-def build_unet() -> UNet2DConditionModel:
-    """Return the UNet with random weights: latents 8 x 8 x 8, cross-attention at both resolutions."""
+def _build_unet() -> UNet2DConditionModel:
+    """The UNet with random weights: latents 8 x 8 x 8, cross-attention at both resolutions."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=CHANNELS,
@@ -61,8 +61,8 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
-def build_text_encoder(tokens: CaptionTokenizer) -> CLIPTextModel:
-    """Return the text encoder with random weights, in the shape of world-clip's text tower."""
+def _build_text_encoder(tokens: CaptionTokenizer) -> CLIPTextModel:
+    """The text encoder with random weights, in the shape of world-clip's text tower."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokens),
@@ -81,11 +81,15 @@ def build_text_encoder(tokens: CaptionTokenizer) -> CLIPTextModel:
 
 
 class ConditionedUNet(nn.Module):
-    """The UNet and the text encoder that conditions it, trained as one module."""
+    """The UNet and the text encoder that conditions it as one module, with random weights.
 
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+    Args:
+        tokens: Tokenizer of the text encoder.
+    """
+
+    def __init__(self, tokens: CaptionTokenizer) -> None:
         super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
+        self.unet, self.text_encoder = _build_unet(), _build_text_encoder(tokens)
 
     def forward(self, noisy: Tensor, timestep: Tensor, ids: Tensor) -> Tensor:
         """Predict v (B, 8, 8, 8) from noisy latents (B, 8, 8, 8), timesteps (B,) and token ids (B, 48)."""
@@ -101,8 +105,10 @@ def train_unet(folder: Path, plan: TrainingPlan = PLAN) -> ConditionedUNet:
     """
     tokens, latent, noise = CaptionTokenizer(folder / TOKENIZER), patch_latents(folder), noise_scheduler()
     torch.manual_seed(plan.seed)
-    model = ConditionedUNet(build_unet(), build_text_encoder(tokens))
-    tower = transformers_keys(load_file(folder / READ.name / WEIGHTS, device=str(torch.get_default_device())))
+    model = ConditionedUNet(tokens)
+    tower = transformers_keys(
+        load_file(folder / TEXT_PLAN.name / WEIGHTS, device=str(torch.get_default_device()))
+    )
     _load_text_weights(model.text_encoder, {k: v for k, v in tower.items() if k.startswith("text_model.")})
 
     def loss(rng: np.random.Generator) -> Losses:
@@ -130,7 +136,7 @@ def train_unet(folder: Path, plan: TrainingPlan = PLAN) -> ConditionedUNet:
 
 def load_trained_unet(folder: Path) -> ConditionedUNet:
     """Load the averaged weights of a finished `train_unet`."""
-    model = ConditionedUNet(build_unet(), build_text_encoder(CaptionTokenizer(folder / TOKENIZER)))
+    model = ConditionedUNet(CaptionTokenizer(folder / TOKENIZER))
     state = load_file(folder / f"{PLAN.name}.safetensors")
     prefix = "average."
     model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})

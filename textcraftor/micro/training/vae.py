@@ -40,41 +40,41 @@ class PatchLatents:
     factor: float
     """Scaling factor of latents, as ``AutoencoderKL`` has it."""
 
+    @classmethod
+    def fit(cls, seed: int = 20, count: int = 4000) -> PatchLatents:
+        """Fit principal components of patches of random scenes.
+
+        Args:
+            seed: Seed of the scenes.
+            count: Number of scenes.
+        """
+        rng = np.random.default_rng(seed)
+        cut = F.pixel_unshuffle(data.render_batch(rng, data.random_scenes(rng, count)) * 2 - 1, PATCH)
+        # In float64: the covariance sums 256,000 patches.
+        rows = cut.permute(0, 2, 3, 1).reshape(-1, 3 * PATCH**2).double()
+        mean = rows.mean(0)
+        values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+        deviation, vectors = values[-CHANNELS:].flip(0).sqrt(), vectors[:, -CHANNELS:].flip(1)
+        # An eigenvector's sign is arbitrary; fixing it makes the fit reproducible.
+        vectors = vectors * vectors.sum(0).sign()
+        # Dividing by the deviation would make all components equally large. The power 0.6 leaves large ones
+        # larger, so that the UNet's loss weighs them more.
+        down = vectors.T * deviation[:, None] ** -0.6
+        # Component i now has variance deviation_i^2 x deviation_i^-1.2.
+        spread = (deviation**0.8).mean().sqrt()
+        return cls(mean.float(), down.float(), float(LATENT_STD / spread))
+
     def encode(self, images: Tensor) -> Tensor:
         """Return unscaled latents (B, 8, 8, 8) of images (B, 3, 64, 64) in [0, 1]."""
         cut = F.pixel_unshuffle(images * 2 - 1, PATCH) - self.mean[:, None, None]
         return torch.einsum("lp,bphw->blhw", self.down, cut)
 
 
-def fit_patch_latents(seed: int = 20, count: int = 4000) -> PatchLatents:
-    """Fit principal components of patches of random scenes.
-
-    Args:
-        seed: Seed of the scenes.
-        count: Number of scenes.
-    """
-    rng = np.random.default_rng(seed)
-    cut = F.pixel_unshuffle(data.render_batch(rng, data.random_scenes(rng, count)) * 2 - 1, PATCH)
-    # In float64: the covariance sums 256,000 patches.
-    rows = cut.permute(0, 2, 3, 1).reshape(-1, 3 * PATCH**2).double()
-    mean = rows.mean(0)
-    values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
-    deviation, vectors = values[-CHANNELS:].flip(0).sqrt(), vectors[:, -CHANNELS:].flip(1)
-    # An eigenvector's sign is arbitrary; fixing it makes the fit reproducible.
-    vectors = vectors * vectors.sum(0).sign()
-    # Dividing by the deviation would make all components equally large. The power 0.6 leaves large ones
-    # larger, so that the UNet's loss weighs them more.
-    down = vectors.T * deviation[:, None] ** -0.6
-    # Component i now has variance deviation_i^2 x deviation_i^-1.2.
-    spread = (deviation**0.8).mean().sqrt()
-    return PatchLatents(mean.float(), down.float(), float(LATENT_STD / spread))
-
-
 def patch_latents(folder: Path) -> PatchLatents:
     """Return the fitted latents; they are fitted once and kept in ``folder/patches.safetensors``."""
     path = folder / "patches.safetensors"
     if not path.exists():
-        fitted = fit_patch_latents()
+        fitted = PatchLatents.fit()
         folder.mkdir(parents=True, exist_ok=True)
         factor = torch.tensor(fitted.factor)
         save_file({"mean": fitted.mean, "down": fitted.down.contiguous(), "factor": factor}, path)

@@ -20,7 +20,7 @@ from rewards.world.training.preferences import BLIP_RATER, comparison_batch
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return blip.write_vocabulary(tmp_path_factory.mktemp("build") / "world-blip")
+    return blip._write_vocabulary(tmp_path_factory.mktemp("build") / "world-blip")
 
 
 def test_every_caption_and_prompt_is_tokenised_in_whole_words_and_fits(vocabulary: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_near_miss_has_the_kind_of_its_attribute() -> None:
                 missed = blip._misses(scene, data.near_miss(rng, scene, of=(attribute,)))
                 named[attribute] = [kind for kind, wrong in zip(blip.KINDS, missed, strict=True) if wrong]
         for attribute, names in named.items():
-            assert names == ["place" if attribute in data.PLACE else attribute]
+            assert names == ["position" if attribute in data._POSITION else attribute]
         kinds |= set(named)
     assert kinds == set(data.ATTRIBUTES)
 
@@ -66,13 +66,15 @@ def test_each_word_has_one_kind_or_none(vocabulary: Path) -> None:
     kinds = dict(zip(pieces, blip._word_kinds(vocabulary).tolist(), strict=True))
     named = {word: blip.KINDS[kind] for word, kind in kinds.items() if kind >= 0}
     examples = {"star": "shape", "turquoise": "colour", "tiny": "size", "beige": "background"}
-    examples |= {"upper": "place", "below": "place"}
+    examples |= {"upper": "position", "below": "position"}
     assert examples.items() <= named.items()
     assert not {"a", "picture", "vivid", "on", "of", "[PAD]"} & named.keys()
 
 
 def test_a_trained_ranker_is_standardised_and_its_folder_gives_its_scores(tmp_path: Path) -> None:
-    plans = [replace(plan, steps=3, batch=4, warmup=1) for plan in (blip.LOOK, blip.ALIGN, blip.PLAN)]
+    plans = [
+        replace(plan, steps=3, batch=4, warmup=1) for plan in (blip.VISION_PLAN, blip.ALIGN_PLAN, blip.PLAN)
+    ]
     model = blip.train_blip(tmp_path, *plans)
     for plan in plans:
         assert len((tmp_path / f"{plan.name}.jsonl").read_text().splitlines()) == 2

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import rewards
 from rewards.world.training import clip, data
 from rewards.world.training.fit import TrainingPlan
-from rewards.world.training.preferences import to_transformers
+from rewards.world.training.preferences import _to_transformers
 from rewards.world.training.tokenizer import CONTEXT_LENGTH, CaptionTokenizer
 
 
@@ -46,7 +46,7 @@ def test_transformers_gives_the_same_embeddings(
     model: Any, tokens: CaptionTokenizer, batch: tuple[Tensor, list[str]]
 ) -> None:
     images, texts = clip.normalise_for_clip(batch[0]), tokens(batch[1])
-    converted: Any = to_transformers(model, tokens)
+    converted: Any = _to_transformers(model, tokens)
     with torch.inference_mode():
         torch.testing.assert_close(
             converted.get_image_features(pixel_values=images).pooler_output,
@@ -144,7 +144,7 @@ def test_training_is_reproducible_and_its_folder_gives_the_models_scores(
     other_build_folder: Path,
     batch: tuple[Tensor, list[str]],
 ) -> None:
-    plans = short(clip.LOOK), short(clip.PLAN)
+    plans = short(clip.VISION_PLAN), short(clip.PLAN)
     first: Any = clip.train_clip(build_folder, *plans)
     torch.randn(3)
     second = clip.train_clip(other_build_folder, *plans)
@@ -168,9 +168,9 @@ def test_training_is_reproducible_and_its_folder_gives_the_models_scores(
 def test_pretraining_the_text_tower_leaves_the_vision_tower_alone(
     tokens: CaptionTokenizer, build_folder: Path
 ) -> None:
-    torch.manual_seed(clip.READ.seed)
+    torch.manual_seed(clip.TEXT_PLAN.seed)
     start = clip.build_clip(len(tokens)).state_dict()
-    trained = clip.train_clip_text(build_folder, short(clip.READ)).state_dict()
+    trained = clip.train_clip_text(build_folder, short(clip.TEXT_PLAN)).state_dict()
     assert trained.keys() == start.keys()  # without the layers that answer questions
     changed = {name for name, value in trained.items() if not torch.equal(value, start[name])}
     assert {"token_embedding.weight", "text_projection", "ln_final.weight"} <= changed
@@ -181,11 +181,11 @@ def test_the_vision_tower_is_pretrained_alone_and_then_both_are_trained(
     world_clip: Path, tokens: CaptionTokenizer, build_folder: Path
 ) -> None:
     start = clip.load_clip(world_clip, len(tokens)).state_dict()
-    vision = clip.train_clip(build_folder, short(clip.LOOK), replace(clip.PLAN, steps=0))
+    vision = clip.train_clip(build_folder, short(clip.VISION_PLAN), replace(clip.PLAN, steps=0))
     changed = {name for name, value in vision.state_dict().items() if not torch.equal(value, start[name])}
     assert "visual.proj" in changed
     assert all(name.startswith("visual.") for name in changed)
-    both: Any = clip.train_clip(build_folder, short(clip.LOOK), short(clip.PLAN))
+    both: Any = clip.train_clip(build_folder, short(clip.VISION_PLAN), short(clip.PLAN))
     assert both.state_dict().keys() == start.keys()
     for name in ("visual.proj", "text_projection"):
         assert not torch.equal(both.state_dict()[name], vision.state_dict()[name])

@@ -15,7 +15,7 @@ import rewards
 from rewards.world.training import data, siglip
 from rewards.world.training.tokenizer import CaptionTokenizer
 
-PLANS = [replace(plan, steps=3, batch=4, warmup=1) for plan in (siglip.LOOK, siglip.PLAN)]
+PLANS = [replace(plan, steps=3, batch=4, warmup=1) for plan in (siglip.VISION_PLAN, siglip.PLAN)]
 
 
 def test_the_loss_is_equation_1_of_the_paper() -> None:

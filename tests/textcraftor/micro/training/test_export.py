@@ -1,4 +1,4 @@
-"""The shipped layout: key names that transformers 4 and 5 read, a folder that plain diffusers draws from."""
+"""The shipped layout: keys that transformers 4 and 5 load, and a folder that diffusers samples from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 from transformers import CLIPTextModel
 
@@ -31,6 +31,11 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def random_parts(tokenizer: Path) -> tuple[CLIPTextModel, UNet2DConditionModel]:
+    model = unet.ConditionedUNet(CaptionTokenizer(tokenizer))
+    return model.text_encoder, model.unet
+
+
 def keys_of(folder: Path) -> list[str]:
     with safe_open(folder / "model.safetensors", "pt") as file:
         return list(file.keys())
@@ -39,7 +44,7 @@ def keys_of(folder: Path) -> list[str]:
 def test_a_saved_text_encoder_loads_completely(tokenizer: Path, tmp_path: Path) -> None:
     tokens = CaptionTokenizer(tokenizer)
     torch.manual_seed(0)
-    written = unet.build_text_encoder(tokens).eval()
+    written = unet.ConditionedUNet(tokens).text_encoder.eval()
     save_text_encoder(written, tmp_path, half=True)
     assert all(key.startswith("text_model.") for key in keys_of(tmp_path))
     config = json.loads((tmp_path / "config.json").read_text())
@@ -57,7 +62,7 @@ def test_no_file_names_a_path_of_this_machine(tokenizer: Path, tmp_path: Path) -
     vae.build_vae(0.5).save_pretrained(tmp_path / "trained")
     loaded = AutoencoderKL.from_pretrained(tmp_path / "trained")
     assert Path(loaded.config["_name_or_path"]) == tmp_path / "trained"  # as when a build is installed
-    parts = unet.build_text_encoder(CaptionTokenizer(tokenizer)), unet.build_unet(), loaded
+    parts = *random_parts(tokenizer), loaded
     write_pipeline(tmp_path / "pipeline", tokenizer, *parts)
     for file in (tmp_path / "pipeline").rglob("*.json"):
         assert str(tmp_path) not in file.read_text(encoding="utf-8"), file
@@ -65,7 +70,7 @@ def test_no_file_names_a_path_of_this_machine(tokenizer: Path, tmp_path: Path) -
 
 def test_plain_diffusers_generates_the_same_images(tokenizer: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    parts = unet.build_text_encoder(CaptionTokenizer(tokenizer)), unet.build_unet(), vae.build_vae(0.5)
+    parts = *random_parts(tokenizer), vae.build_vae(0.5)
     write_pipeline(tmp_path / "pipeline", tokenizer, *parts)
     schedule = Schedule("ddim", 3, 3.0)
     pipe = load_pipeline(tmp_path / "pipeline", device="cpu", dtype="float32", sampler="ddim")

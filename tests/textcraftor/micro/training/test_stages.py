@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tcbench.cells import CellFailed, cell_keys, run_cells, unfinished_cells
-from tcbench.errors import MissingFiles
+from tcbench.cells import cell_keys, run_cells, unfinished_cells
+from tcbench.errors import MissingFiles, TcbenchError
 from tcbench.progress import Silent
 from textcraftor.micro.training import rewriter
 from textcraftor.micro.training.stages import (
@@ -35,13 +35,13 @@ def test_the_log_of_every_stage_is_of_a_plan_that_it_runs() -> None:
     from textcraftor.micro.training import unet, vae
 
     written = {
-        "world-clip-read": (clip.READ,),
+        "world-clip-read": (clip.TEXT_PLAN,),
         "unet": (unet.PLAN,),
-        "world-clip": (clip.LOOK, clip.PLAN),
+        "world-clip": (clip.VISION_PLAN, clip.PLAN),
         "vae": (vae.DECODER, vae.ENCODER),
         "world-pick": (preferences.PICK_PLAN,),
         "world-hps": (preferences.HPS_PLAN,),
-        "world-siglip": (siglip.LOOK, siglip.PLAN),
+        "world-siglip": (siglip.VISION_PLAN, siglip.PLAN),
         "world-blip": (ranker.LOOK, ranker.ALIGN, ranker.PLAN),
         "world-aesthetic": (aesthetic.PLAN,),
         "rewriter": (rewriter.PLAN,),
@@ -68,7 +68,7 @@ def test_a_stage_that_is_finished_on_one_device_is_finished_on_any() -> None:
 
 def test_a_failed_stage_names_its_log(tmp_path: Path) -> None:
     (cell,) = (replace(cell, needs=()) for cell in build_cells() if cell.name == "world-aesthetic")
-    with pytest.raises(CellFailed, match=r"cell world-aesthetic: .*world-aesthetic\.log"):
+    with pytest.raises(TcbenchError, match=r"cell world-aesthetic: .*world-aesthetic\.log"):
         run_cells([cell], tmp_path, 1, Silent())
     assert "Traceback" in (tmp_path / "cells" / "world-aesthetic.log").read_text()
 

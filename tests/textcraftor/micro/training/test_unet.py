@@ -51,7 +51,7 @@ def test_random_timesteps_favour_high_noise_and_cover_the_range() -> None:
 @pytest.mark.parametrize("prefix", ["", "text_model."])
 def test_weights_load_with_and_without_the_prefix_of_some_versions(world: Path, prefix: str) -> None:
     tokens = CaptionTokenizer(world / "tokenizer")
-    source, target = unet.build_text_encoder(tokens), unet.build_text_encoder(tokens)
+    source, target = (unet.ConditionedUNet(tokens).text_encoder for _ in range(2))
     plain = {key.removeprefix("text_model."): value for key, value in source.state_dict().items()}
     unet._load_text_weights(target, {f"text_model.{key}": value for key, value in plain.items()})
     wrapped = torch.nn.ModuleDict({"text_model": target}) if prefix else target

@@ -16,7 +16,7 @@ from textcraftor.micro.training import vae
 
 @pytest.fixture(scope="module")
 def latent() -> vae.PatchLatents:
-    return vae.fit_patch_latents(count=200)
+    return vae.PatchLatents.fit(count=200)
 
 
 def renders(count: int) -> torch.Tensor:
@@ -43,17 +43,17 @@ def test_latents_keep_most_of_an_image(latent: vae.PatchLatents) -> None:
 
 
 def test_patches_are_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = vae.fit_patch_latents(count=20)
-    monkeypatch.setattr(vae, "fit_patch_latents", lambda: first)
+    first = vae.PatchLatents.fit(count=20)
+    monkeypatch.setattr(vae.PatchLatents, "fit", lambda: first)
     stored = vae.patch_latents(tmp_path)
-    monkeypatch.setattr(vae, "fit_patch_latents", lambda: pytest.fail("fitted again"))
+    monkeypatch.setattr(vae.PatchLatents, "fit", lambda: pytest.fail("fitted again"))
     again = vae.patch_latents(tmp_path)
     torch.testing.assert_close(again.down, first.down)
     assert again.factor == pytest.approx(stored.factor)
 
 
 def test_a_few_steps_improve_decoder_and_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = vae.fit_patch_latents(count=50)
+    small = vae.PatchLatents.fit(count=50)
     monkeypatch.setattr(vae, "patch_latents", lambda folder: small)
     images = renders(8)
 
