@@ -185,12 +185,7 @@ def plan_cells(scale: Scale, *, headline_only: bool = False) -> list[WorkCell]:
     cells = [
         _cell("renders", "renders", 1, {"count": scale.renders}),
         _run(BASELINE, scale),
-        *(
-            cell
-            for method in METHODS.values()
-            if method.name in HEADLINE
-            for cell in _training(method, scale)
-        ),
+        *(cell for method in headline for cell in _training(method, scale)),
     ]
     if headline_only:
         return cells
@@ -198,12 +193,7 @@ def plan_cells(scale: Scale, *, headline_only: bool = False) -> list[WorkCell]:
     return [
         *cells,
         _cell("best", "best", 3.5 * scale.minutes, {"prompts": scale.best_prompts, "reward": REWARDS}),
-        *(
-            cell
-            for method in METHODS.values()
-            if method.name not in HEADLINE
-            for cell in _training(method, scale)
-        ),
+        *(cell for method in others for cell in _training(method, scale)),
         *(cell for variant in VARIANTS for cell in _variant(variant, scale)),
     ]
 

@@ -21,20 +21,20 @@ from textcraftor.micro.training.stages import (
 )
 
 
-def test_every_need_is_a_stage_that_comes_before() -> None:
+def test_stages_need_only_earlier_stages() -> None:
     seen: set[str] = set()
-    for stage in STAGES.values():
+    for name, stage in STAGES.items():
         assert set(stage.needs) <= seen
-        seen.add(stage.name)
+        seen.add(name)
     assert set(REWARDS) <= seen
 
 
-def test_the_log_of_every_stage_is_of_a_plan_that_it_runs() -> None:
-    """What is shown as a stage's progress is written by that stage."""
-    from rewards.world.training import aesthetic, clip, preferences, ranker, siglip
+def test_the_logs_of_a_stage_are_those_of_its_plans() -> None:
+    """The state that is shown of a stage is written by that stage."""
+    from rewards.world.training import aesthetic, blip, clip, preferences, siglip
     from textcraftor.micro.training import unet, vae
 
-    written = {
+    plans_of = {
         "world-clip-read": (clip.TEXT_PLAN,),
         "unet": (unet.PLAN,),
         "world-clip": (clip.VISION_PLAN, clip.PLAN),
@@ -42,13 +42,13 @@ def test_the_log_of_every_stage_is_of_a_plan_that_it_runs() -> None:
         "world-pick": (preferences.PICK_PLAN,),
         "world-hps": (preferences.HPS_PLAN,),
         "world-siglip": (siglip.VISION_PLAN, siglip.PLAN),
-        "world-blip": (ranker.LOOK, ranker.ALIGN, ranker.PLAN),
+        "world-blip": (blip.VISION_PLAN, blip.ALIGN_PLAN, blip.PLAN),
         "world-aesthetic": (aesthetic.PLAN,),
         "rewriter": (rewriter.PLAN,),
     }
-    without = {"tokenizer", "patches"}  # nothing is trained step by step
-    assert set(STAGES) == set(written) | without
-    for name, plans in written.items():
+    no_plans = {"tokenizer", "patches"}  # not trained step by step
+    assert set(STAGES) == set(plans_of) | no_plans
+    for name, plans in plans_of.items():
         assert (STAGES[name].plans or (name,)) == tuple(plan.name for plan in plans)
 
 
