@@ -205,7 +205,7 @@ class Board:
 
 @dataclass(frozen=True)
 class Stamp:
-    """Versions, commit and date that every file of a board bears."""
+    """Versions, commit and date, written into every table of a board."""
 
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries that computed it."""
