@@ -51,7 +51,8 @@ class Towers(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._image_cache: list[tuple[Tensor, Tensor]] | None = None
-        self._prompt_cache: OrderedDict[str, Tensor] | None = None
+        self._prompt_cache: OrderedDict[tuple[str, ...], Tensor] | None = None
+        self._whole_batches = False
 
     @property
     def logit_scale(self) -> Tensor:
@@ -78,25 +79,44 @@ class Towers(nn.Module, ABC):
 
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Return unit embeddings (B, D) of prompts; a prompt that occurs several times is embedded once."""
+        unique = tuple(dict.fromkeys(prompts))
         if self._prompt_cache is None:
-            rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
-            return self._embed_prompts(list(rows))[[rows[prompt] for prompt in prompts]]
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompt_cache]
+            embeddings = self._embed_prompts(list(unique))
+        elif self._whole_batches:
+            embeddings = self._cached([unique])[unique]
+        else:
+            cache = self._cached([(prompt,) for prompt in unique])
+            embeddings = torch.cat([cache[prompt,] for prompt in unique])
+        # Only now, because one call may have more prompts than the cache holds.
+        while self._prompt_cache and sum(map(len, self._prompt_cache)) > CACHED_PROMPTS:
+            self._prompt_cache.popitem(last=False)
+        rows = {prompt: row for row, prompt in enumerate(unique)}
+        return embeddings[[rows[prompt] for prompt in prompts]]
+
+    def keep_prompts(self, *, whole_batches: bool = False) -> None:
+        """Keep the embeddings of the `CACHED_PROMPTS` most recently used prompts from now on.
+
+        Args:
+            whole_batches: Reuse embeddings only for a batch with the same prompts. The last digits of an
+                embedding depend on the prompts that are embedded together with it, because the order of
+                additions in a matrix product depends on its size. With whole batches, results do not depend
+                on earlier calls.
+        """
+        self._prompt_cache, self._whole_batches = OrderedDict(), whole_batches
+
+    def _cached(self, groups: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], Tensor]:
+        """The cache, after embedding, in one batch, the prompts of the groups that it lacks."""
+        assert self._prompt_cache is not None
+        new = [group for group in groups if group not in self._prompt_cache]
         if new:
             # Inference tensors would be unusable in a later call with gradients.
             with torch.inference_mode(False), torch.no_grad():
-                self._prompt_cache.update(zip(new, self._embed_prompts(new), strict=True))
-        for prompt in prompts:
-            self._prompt_cache.move_to_end(prompt)
-        embeddings = torch.stack([self._prompt_cache[prompt] for prompt in prompts])
-        # Only now, because one call may have more prompts than the cache holds.
-        while len(self._prompt_cache) > CACHED_PROMPTS:
-            self._prompt_cache.popitem(last=False)
-        return embeddings
-
-    def keep_prompts(self) -> None:
-        """Keep the embeddings of the `CACHED_PROMPTS` most recently used prompts from now on."""
-        self._prompt_cache = OrderedDict()
+                embeddings = self._embed_prompts([prompt for group in new for prompt in group])
+            sizes = [len(group) for group in new]
+            self._prompt_cache.update(zip(new, torch.split(embeddings, sizes), strict=True))
+        for group in groups:
+            self._prompt_cache.move_to_end(group)
+        return self._prompt_cache
 
     @contextmanager
     def one_pass(self) -> Iterator[None]:
@@ -116,7 +136,7 @@ class Towers(nn.Module, ABC):
             self._prompt_cache.clear()
         elif self._prompt_cache:
             self._prompt_cache = OrderedDict(
-                (prompt, fn(embedding)) for prompt, embedding in self._prompt_cache.items()
+                (prompts, fn(embedding)) for prompts, embedding in self._prompt_cache.items()
             )
         return moved
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,9 @@ from rewards.registry import load
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+ScoreByName = Callable[[str, Sequence[str] | None], Tensor]
+"""Maps a reward's name and the prompts of B images to scores (B,)."""
+
 LocalWeights = Mapping[str, Mapping[str, str | Path]]
 """Local copies of weights, reward name -> key -> path."""
 
@@ -27,12 +30,14 @@ LocalWeights = Mapping[str, Mapping[str, str | Path]]
 class Panel(nn.Module):
     """Rewards that score the same images together.
 
-    Scores are bit-identical to those of the rewards loaded one by one, because only whole computations with
-    the same inputs are shared:
+    What the rewards have in common is loaded and computed once:
 
     - Towers that come from the same files are one module, and an image tower embeds each batch once.
     - Preprocessing is done once for rewards with the same profile and precision.
     - Embeddings of prompts are kept from call to call, up to 4,096 a tower.
+
+    Only whole computations with the same inputs are shared, so scores are those of the rewards loaded one by
+    one: to the last bit with ``whole_batches``, and otherwise to about 1e-7.
 
     Args:
         rewards: Names, or records, of the rewards.
@@ -41,6 +46,8 @@ class Panel(nn.Module):
         weights: Local copies of weights, reward name -> key -> path.
         offload: Keep the rewards on the CPU and move one at a time to the device. Needs less device
             memory and more time.
+        whole_batches: Reuse embeddings of prompts only for a batch of the same prompts (see
+            `Towers.keep_prompts`).
 
     Raises:
         ValueError: If no reward is given, or one is given twice.
@@ -56,6 +63,7 @@ class Panel(nn.Module):
         dtype: str = "float32",
         weights: LocalWeights | None = None,
         offload: bool = False,
+        whole_batches: bool = False,
     ) -> None:
         super().__init__()
         self.device, self.offload = torch.device(device), offload
@@ -74,7 +82,7 @@ class Panel(nn.Module):
         # Registered by number, because a name may hold a dot ("hpsv2.1"), which modules do not allow.
         self._modules.update({f"reward{i}": reward for i, reward in enumerate(self._rewards.values())})
         for towers in self._towers():
-            towers.keep_prompts()
+            towers.keep_prompts(whole_batches=whole_batches)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,23 +120,44 @@ class Panel(nn.Module):
 
         An offloaded reward stays on the device until the next one is requested.
         """
+        with self.shared_pass(images) as score:
+            for name, reward in self._rewards.items():
+                with self._on_device(reward):
+                    yield name, score(name, prompts)
+
+    @contextmanager
+    def shared_pass(self, images: Tensor | Sequence[Image]) -> Iterator[ScoreByName]:
+        """Share the preprocessing and the embeddings of ``images`` between calls for single rewards.
+
+        Unlike `each`, an error of one reward does not end the pass, and rewards may be left out. The rewards
+        must be on the device already, so this is for panels that are not offloaded.
+
+        Yields:
+            A function of a reward's name and the prompts, which returns scores (B,).
+
+        Raises:
+            ValueError: If the images are invalid.
+        """
         batch = as_batch(images)
         count = sum(len(part) for part in batch)
         # Differentiability is part of the key: pixels for a reward without gradient are detached.
         pixels: dict[tuple[Profile, torch.dtype, bool], tuple[Tensor, ...]] = {}
+
+        def score(name: str, prompts: Sequence[str] | None) -> Tensor:
+            reward = self._rewards[name]
+            texts = reward.check_prompts(prompts, count)
+            key = (reward.profile, reward.dtype, reward.info.differentiable)
+            # An offloaded panel preprocesses for each reward: `RewardMix.gradient` frees the graph of a turn,
+            # and with it that of shared pixels.
+            if key not in pixels or self.offload:
+                pixels[key] = reward.pixels([part.to(self.device) for part in batch])
+            return reward.score_pixels(pixels[key], texts)
+
         with ExitStack() as stack:
             if not self.offload:
                 for towers in self._shared():
                     stack.enter_context(towers.one_pass())
-            for name, reward in self._rewards.items():
-                texts = reward.check_prompts(prompts, count)
-                key = (reward.profile, reward.dtype, reward.info.differentiable)
-                with self._on_device(reward):
-                    # An offloaded panel preprocesses for each reward: `RewardMix.gradient` frees the graph
-                    # of a turn, and with it that of shared pixels.
-                    if key not in pixels or self.offload:
-                        pixels[key] = reward.pixels([part.to(self.device) for part in batch])
-                    yield name, reward.score_pixels(pixels[key], texts)
+            yield score
 
     @contextmanager
     def _on_device(self, reward: Reward) -> Iterator[None]:

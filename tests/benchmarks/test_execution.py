@@ -52,7 +52,7 @@ def test_repeating_a_complete_run_changes_nothing(request_for: Requests) -> None
 def test_a_complete_run_loads_no_model(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
     run(request_for())
     monkeypatch.setattr("textcraftor.diffusion.pipeline.load_pipeline", None)
-    monkeypatch.setattr("benchmarks.resolve.load", None)
+    monkeypatch.setattr("rewards.combine.panel.Panel", None)
     assert run(request_for()).complete
 
 
