@@ -1,51 +1,52 @@
-"""Scores that other tools computed: a table of them becomes a run that leaderboards compare."""
+"""Import scores that another tool computed: a table of them becomes a run that leaderboards compare."""
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from leaderboards.records import Header, Planned, Sample, Score, ScoreSet, folder_name, short_id
 from leaderboards.run_state import RunState
 from leaderboards.scores import SAMPLES
 from tcbench.errors import FileFormatError
-from tcbench.files import locked
-from textcraftor.diffusion.prompts import Prompt, canonical, prompts_sha256, read_text
+from tcbench.files import locked, sha256
+from tcbench.tables import read_table
+from textcraftor.diffusion.prompts import Prompt, canonical, prompts_sha256
 
-PROMPT, REWARD, SCORE = "prompt", "reward", "score"
-OPTIONAL = ("prompt_id", "sample", "category", "image")
+_PROMPT, _REWARD, _SCORE = "prompt", "reward", "score"
+_OPTIONAL = ("prompt_id", "sample", "category", "image")
 
 
 @dataclass(frozen=True)
-class Import:
-    """A table and what it does not say itself."""
+class ScoreTable:
+    """A table of scores, and what the table itself does not contain."""
 
-    table: Path
+    path: Path
+    """A .csv, .tsv or .jsonl file with a row per score (columns prompt, reward, score) or per image."""
     system: str
+    """Name of the system in leaderboards."""
     out: Path
+    """Folder that holds the run folders."""
     prompts: tuple[str, Sequence[Prompt]] | None = None
-    """Name and prompts of the suite that the table's are of; None: the table's own are one, called by their
-    hash.
-    """
+    """Name and prompts of the suite; None makes a suite of the table's own prompts, named by their hash."""
     rewards: Sequence[str] = ()
-    """Columns that are rewards, of a table with a line an image; a table with a line a score needs none."""
+    """Columns that are rewards, for a table with a row per image."""
     lower_is_better: Sequence[str] = ()
     trained_on: Sequence[str] | None = None
-    """None: nobody says."""
+    """Rewards that the system was trained on; None if undeclared."""
 
 
 @dataclass(frozen=True)
-class _Line:
-    """One score as the table has it."""
+class _Entry:
+    """One score of the table."""
 
-    place: str
+    where: str
+    """Such as "line 7"."""
     prompt: str
     prompt_id: str
     sample: int
@@ -54,247 +55,228 @@ class _Line:
     reward: str
     score: float | None
 
+    @property
+    def identity(self) -> str:
+        """What identifies the prompt: its id if there is one, because benchmarks repeat prompts."""
+        return self.prompt_id or canonical(self.prompt)
 
-def adopt_table(asked: Import) -> RunState:
-    """The run, below `out`, of the table's scores. Doing it again changes nothing.
 
-    Raises FileFormatError.
+def import_scores(table: ScoreTable) -> RunState:
+    """Make a run of the table's scores. Repeating it changes nothing.
+
+    Raises:
+        FileFormatError: If the table is not as described, with file, line and fix.
     """
-    lines = list(_lines(asked))
-    if not lines:
-        raise FileFormatError(f"{asked.table} holds no score; expected at least one line")
-    _check_names(asked, {line.reward for line in lines})
-    prompts, ids = _prompts(asked, lines)
+    entries = list(_entries(table))
+    if not entries:
+        raise FileFormatError(f"{table.path} has no score; expected at least one row")
+    _check_names(table, {entry.reward for entry in entries})
+    prompts, ids = _match_prompts(table, entries)
     prompts_hash = prompts_sha256(prompts)
-    name = asked.prompts[0] if asked.prompts else f"imported_{prompts_hash[:8]}"
-    numbers = {number: place for place, number in enumerate(sorted({line.sample for line in lines}))}
-    lines = [replace(line, sample=numbers[line.sample]) for line in lines]
+    suite = table.prompts[0] if table.prompts else f"imported_{prompts_hash[:8]}"
+    # samples are numbered from 0, whatever numbers the table uses
+    indices = {number: index for index, number in enumerate(sorted({entry.sample for entry in entries}))}
+    entries = [replace(entry, sample=indices[entry.sample]) for entry in entries]
     settings = {
-        "scores_sha256": sha256(asked.table.read_bytes()).hexdigest(),
+        "scores_sha256": sha256(table.path),
         "prompts_sha256": prompts_hash,
-        "rewards": list(asked.rewards),
-        "lower_is_better": sorted(asked.lower_is_better),
+        "rewards": list(table.rewards),
+        "lower_is_better": sorted(table.lower_is_better),
     }
-    shown = sorted(set(ids.values()))
+    planned = sorted(set(ids.values()))
     header = Header(
-        suite=name,
+        suite=suite,
         suite_sha256=prompts_hash,
-        system=asked.system,
+        system=table.system,
         generation_id=short_id(settings),
         generation=settings,
-        planned=Planned(tuple(shown), of=len(prompts), seeds=len(numbers)),
-        watermarks=() if len(shown) == len(prompts) else (f"{len(shown)} of {len(prompts)} prompts",),
-        details={"name": asked.system, "table": asked.table.name}
-        | ({} if asked.trained_on is None else {"trained_on": list(asked.trained_on)}),
+        planned=Planned(tuple(planned), of=len(prompts), seeds=len(indices)),
+        watermarks=() if len(planned) == len(prompts) else (f"{len(planned)} of {len(prompts)} prompts",),
+        details={"name": table.system, "table": table.path.name}
+        | ({} if table.trained_on is None else {"trained_on": list(table.trained_on)}),
     )
-    path = asked.out / folder_name(name, asked.system, header.generation_id)
+    path = table.out / folder_name(suite, table.system, header.generation_id)
     with locked(path):
         run = RunState.create(path, header)
         if not run.samples:
-            _record(run, asked, prompts, ids, lines)
+            _write_records(run, table, prompts, ids, entries)
     return run
 
 
-def _check_names(asked: Import, rewards: set[str]) -> None:
-    """What is said of rewards must be of the table's. `trained_on` may name others."""
-    for name in asked.lower_is_better:
+def _check_names(table: ScoreTable, rewards: set[str]) -> None:
+    """Check names of rewards that were given beside the table; `trained_on` may name other rewards."""
+    for name in table.lower_is_better:
         if name not in rewards:
             raise FileFormatError(
-                f"{asked.table} has no reward {name!r} to be better when lower; it has "
+                f"{table.path} has no reward {name!r}, which was given as lower-is-better; it has "
                 f"{', '.join(sorted(rewards))}"
             )
-    close = {name.lower(): name for name in rewards}
-    for name in asked.trained_on or ():
-        if name not in rewards and name.lower() in close:
+    spellings = {name.lower(): name for name in rewards}
+    for name in table.trained_on or ():
+        if name not in rewards and name.lower() in spellings:
             raise FileFormatError(
-                f"{asked.table} has no reward {name!r}, but {close[name.lower()]!r}: write it so"
+                f"{table.path} has no reward {name!r}; did you mean {spellings[name.lower()]!r}?"
             )
 
 
-def _record(
-    run: RunState, asked: Import, prompts: Sequence[Prompt], ids: Mapping[str, int], lines: Sequence[_Line]
+def _write_records(
+    run: RunState,
+    table: ScoreTable,
+    prompts: Sequence[Prompt],
+    ids: Mapping[str, int],
+    entries: Sequence[_Entry],
 ) -> None:
     samples: dict[tuple[int, int], Sample] = {}
-    for line in lines:
-        prompt = prompts[ids[_identity(line)]]
-        place, digest = _image(asked.table, line)
-        category = prompt.category or line.category
-        samples.setdefault(
-            (prompt.id, line.sample),
-            Sample(prompt.id, line.sample, prompt.text, prompt.text, category, 0, place, digest),
-        )
-    for reward in dict.fromkeys(line.reward for line in lines):
+    for entry in entries:
+        prompt = prompts[ids[entry.identity]]
+        if (prompt.id, entry.sample) not in samples:
+            image, digest = _image(table.path, entry)
+            category = prompt.category or entry.category
+            samples[prompt.id, entry.sample] = Sample(
+                prompt.id, entry.sample, prompt.text, prompt.text, category, 0, image, digest
+            )
+    for reward in dict.fromkeys(entry.reward for entry in entries):
         score_set = ScoreSet(
             reward,
             short_id({"imported": reward}),
-            higher_is_better=reward not in asked.lower_is_better,
+            higher_is_better=reward not in table.lower_is_better,
             role="imported",
             family=reward,
-            details={"table": asked.table.name},
+            details={"table": table.path.name},
         )
-        records = [
-            _score(samples[ids[_identity(line)], line.sample], line)
-            for line in lines
-            if line.reward == reward
+        scores = [
+            _score(samples[ids[entry.identity], entry.sample], entry)
+            for entry in entries
+            if entry.reward == reward
         ]
-        run.append_scores(score_set, records)
-    # last: a run without samples is begun anew
+        run.append_scores(score_set, scores)
+    # samples last: an interrupted import has none, and starts again
     run.append_samples(samples.values())
 
 
-def _score(sample: Sample, line: _Line) -> Score:
-    if line.score is None:
+def _score(sample: Sample, entry: _Entry) -> Score:
+    if entry.score is None:
         reason = "no score in the table"
         return Score(*sample.key, "failed", reason=reason, image_sha256=sample.sha256)
-    return Score(*sample.key, "ok", line.score, image_sha256=sample.sha256)
+    return Score(*sample.key, "ok", entry.score, image_sha256=sample.sha256)
 
 
-def _image(table: Path, line: _Line) -> tuple[str, str | None]:
-    """Where the image lies, and its hash; a table may be without images."""
-    if not line.image:
+def _image(table: Path, entry: _Entry) -> tuple[str, str | None]:
+    """Path and hash of the image; a table may have no images."""
+    if not entry.image:
         return f"not in {table.name}", None
-    file = table.parent / line.image
+    path = table.parent / entry.image
     try:
-        return str(file.resolve()), sha256(file.read_bytes()).hexdigest()
+        return str(path.resolve()), hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise FileFormatError(
-            f"{table}, {line.place} names the image {file}, which cannot be read ({error.strerror}): mend "
-            "the column 'image' or remove it"
+            f"{table}, {entry.where}: cannot read the image {path} ({error.strerror}); fix the column "
+            "'image' or remove it"
         ) from error
 
 
-def _identity(line: _Line) -> str:
-    """What tells prompts apart: their id if the table has one, because benchmarks repeat prompts."""
-    return line.prompt_id or canonical(line.prompt)
-
-
-def _prompts(asked: Import, lines: Sequence[_Line]) -> tuple[Sequence[Prompt], dict[str, int]]:
-    """The prompt set, and the place in it of each of the table's prompts."""
-    first: dict[str, _Line] = {}
-    for line in lines:
-        seen = first.setdefault(_identity(line), line)
-        if canonical(seen.prompt) != canonical(line.prompt):
+def _match_prompts(table: ScoreTable, entries: Sequence[_Entry]) -> tuple[Sequence[Prompt], dict[str, int]]:
+    """The prompt set, and the id in it of each identity in the table."""
+    first: dict[str, _Entry] = {}
+    for entry in entries:
+        same = first.setdefault(entry.identity, entry)
+        if canonical(same.prompt) != canonical(entry.prompt):
             raise FileFormatError(
-                f"{asked.table}, {line.place}: prompt_id {line.prompt_id!r} is of another prompt than in "
-                f"{seen.place}; ids must name one prompt"
+                f"{table.path}, {entry.where}: prompt_id {entry.prompt_id!r} has another prompt than in "
+                f"{same.where}; each id must belong to one prompt"
             )
-    if asked.prompts is None:
-        own = [Prompt(n, canonical(line.prompt), line.category) for n, line in enumerate(first.values())]
-        return own, {identity: n for n, identity in enumerate(first)}
-    name, prompts = asked.prompts
-    places: dict[str, int] = {}
-    for prompt in prompts:
-        places.setdefault(prompt.text, prompt.id)
-    found: dict[str, int] = {}
-    for identity, line in first.items():
-        by_id = int(line.prompt_id) if line.prompt_id.isdecimal() else -1
-        text = canonical(line.prompt)
-        fits = 0 <= by_id < len(prompts) and prompts[by_id].text == text
-        place = by_id if fits else places.get(text)
-        if place is None:
+    if table.prompts is None:
+        prompts = [
+            Prompt(n, canonical(entry.prompt), entry.category) for n, entry in enumerate(first.values())
+        ]
+        return prompts, {identity: number for number, identity in enumerate(first)}
+    suite, suite_prompts = table.prompts
+    by_text: dict[str, int] = {}
+    for prompt in suite_prompts:
+        by_text.setdefault(prompt.text, prompt.id)
+    ids: dict[str, int] = {}
+    for identity, entry in first.items():
+        text = canonical(entry.prompt)
+        number = int(entry.prompt_id) if entry.prompt_id.isdecimal() else -1
+        # an id counts only if its prompt fits; other tools may number prompts in another way
+        fits = 0 <= number < len(suite_prompts) and suite_prompts[number].text == text
+        if not fits and text not in by_text:
             raise FileFormatError(
-                f"{asked.table}, {line.place}: {line.prompt!r} is no prompt of {name}; leave --suite out, or "
-                "take the suite's prompts as they are"
+                f"{table.path}, {entry.where}: {entry.prompt!r} is not a prompt of {suite}; omit --suite, or "
+                "use the suite's exact prompts"
             )
-        found[identity] = place
-    twins = Counter(found.values())
-    for identity, place in found.items():
-        if twins[place] > 1:
+        ids[identity] = number if fits else by_text[text]
+    counts = Counter(ids.values())
+    for identity, number in ids.items():
+        if counts[number] > 1:
             raise FileFormatError(
-                f"{asked.table}, {first[identity].place}: two of its prompts are prompt {place} of {name} "
-                f"({prompts[place].text!r}), which stands there several times; give prompt_id, counted from 0"
+                f"{table.path}, {first[identity].where}: two prompts of the table match prompt {number} of "
+                f"{suite} ({suite_prompts[number].text!r}), which occurs several times; give prompt_id, "
+                "counted from 0"
             )
-    return prompts, found
+    return suite_prompts, ids
 
 
-# reading the table
-
-
-def _lines(asked: Import) -> Iterator[_Line]:
+def _entries(table: ScoreTable) -> Iterator[_Entry]:
     seen: dict[tuple[str, int, str], str] = {}
-    for place, row in _rows(asked.table):
-        for reward, value in _scores(asked, place, row):
-            sample = _number(asked.table, place, "sample", row.get("sample") or "0")
-            line = _Line(
-                place,
-                prompt=row[PROMPT],
+    for where, value in read_table(table.path, kinds=(".csv", ".tsv", ".jsonl"), quoted_tsv=True):
+        row = _cells(table.path, where, value)
+        for reward, text in _row_scores(table, where, row):
+            entry = _Entry(
+                where,
+                prompt=row[_PROMPT],
                 prompt_id=row.get("prompt_id", ""),
-                sample=int(sample),
+                sample=int(_number(table.path, where, "sample", row.get("sample") or "0")),
                 category=row.get("category", ""),
                 image=row.get("image", ""),
                 reward=reward,
-                score=_number(asked.table, place, reward, value) if value.strip() else None,
+                score=_number(table.path, where, reward, text) if text.strip() else None,
             )
-            twin = seen.setdefault((_identity(line), line.sample, reward), place)
-            if twin != place:
+            twin = seen.setdefault((entry.identity, entry.sample, reward), where)
+            if twin != where:
                 raise FileFormatError(
-                    f"{asked.table}, {place}: {reward} of this prompt's sample {line.sample} stands already "
+                    f"{table.path}, {where}: {reward} of sample {entry.sample} of this prompt occurs already "
                     f"in {twin}; number the samples in a column 'sample'"
                 )
-            yield line
+            yield entry
 
 
-def _scores(asked: Import, place: str, row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _row_scores(table: ScoreTable, where: str, row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(reward, score as text) of a row."""
-    if not row.get(PROMPT, "").strip():
-        raise FileFormatError(f"{asked.table}, {place}: no {PROMPT!r} among {', '.join(row)}; add it")
-    if asked.rewards:
-        for reward in asked.rewards:
+    columns = ", ".join(row)
+    if not row.get(_PROMPT, "").strip():
+        raise FileFormatError(f"{table.path}, {where}: no {_PROMPT!r}; columns: {columns}; add it")
+    if table.rewards:
+        for reward in table.rewards:
             if reward not in row:
-                raise FileFormatError(f"{asked.table}, {place}: no column {reward!r} among {', '.join(row)}")
+                raise FileFormatError(f"{table.path}, {where}: no column {reward!r}; columns: {columns}")
             yield reward, row[reward]
-    elif REWARD in row and SCORE in row:
-        yield row[REWARD], row[SCORE]
+    elif _REWARD in row and _SCORE in row:
+        yield row[_REWARD], row[_SCORE]
     else:
-        others = [name for name in row if name not in (PROMPT, *OPTIONAL)]
+        others = [name for name in row if name not in (_PROMPT, *_OPTIONAL)]
         raise FileFormatError(
-            f"{asked.table}, {place}: no columns 'reward' and 'score'; name those that are rewards, such as "
-            f"--rewards {','.join(others) or 'NAME'}"
+            f"{table.path}, {where}: no columns 'reward' and 'score'; name the columns that are rewards, "
+            f"such as --rewards {','.join(others) or 'NAME'}"
         )
 
 
-def _number(table: Path, place: str, name: str, text: str) -> float:
+def _number(table: Path, where: str, name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    whole = 0 <= value < SAMPLES and value == int(value) if math.isfinite(value) else False
+    whole = math.isfinite(value) and 0 <= value < SAMPLES and value == int(value)
     if not math.isfinite(value) or (name == "sample" and not whole):
-        raise FileFormatError(f"{table}, {place}: {name} is {text!r}; expected a number, or nothing")
+        raise FileFormatError(f"{table}, {where}: {name} is {text!r}; expected a number, or an empty cell")
     return value
 
 
-def _rows(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, cells) of a CSV, TSV or JSONL file."""
-    text = read_text(table)
-    kind = table.suffix.lower()
-    if kind == ".jsonl":
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield f"line {number}", _cells(table, f"line {number}", line)
-    elif kind in (".csv", ".tsv"):
-        reader = csv.DictReader(io.StringIO(text), delimiter="," if kind == ".csv" else "\t", strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise FileFormatError(
-                        f"{table}, line {reader.line_num}: not as many cells as in the head; mend the row"
-                    )
-                yield f"line {reader.line_num}", {key.strip(): value for key, value in row.items()}
-        except csv.Error as error:
-            raise FileFormatError(f"{table}, line {reader.line_num}: {error}; mend the quotes") from error
-    else:
-        raise FileFormatError(f"{table}: unknown kind {kind!r}; give .csv, .tsv or .jsonl")
-
-
-def _cells(table: Path, place: str, line: str) -> dict[str, str]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise FileFormatError(f"{table}, {place}: not JSON ({error}); mend it") from error
-    if not isinstance(record, dict):
-        raise FileFormatError(f"{table}, {place}: expected an object with 'prompt', not {line[:40]!r}")
+def _cells(table: Path, where: str, value: object) -> dict[str, str]:
+    """The cells of a row as text; empty for null."""
+    if not isinstance(value, dict):
+        raise FileFormatError(f"{table}, {where}: expected an object with 'prompt', not {str(value)[:40]!r}")
     return {
-        key: "" if value is None else value if isinstance(value, str) else json.dumps(value)
-        for key, value in record.items()
+        name: "" if cell is None else cell if isinstance(cell, str) else json.dumps(cell)
+        for name, cell in value.items()
     }

@@ -6,18 +6,16 @@ a prompt is its position in its source, because benchmarks repeat prompts.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tcbench.errors import FileFormatError
+from tcbench.tables import read_table, read_text
 
 if TYPE_CHECKING:
     import torch
@@ -124,151 +122,68 @@ def _uniform(seed: int, *parts: str) -> float:
 
 # Reading files
 
+_KINDS = (".txt", ".csv", ".tsv", ".json", ".jsonl")
+
 
 @dataclass(frozen=True)
 class _Entry:
-    """One prompt in a file."""
+    """One prompt of a file, with its columns as text."""
 
-    location: str
-    """Where it is in the file: "line 7" or "entry 7"."""
+    where: str
+    """"line 7" or "entry 7"."""
     fields: Mapping[str, str]
-    """Values by lower-case column name."""
 
 
 def read_prompts(path: Path | str) -> list[Prompt]:
-    """Read the prompts of a file, in file order.
+    """Read a prompt file.
 
-    Formats: .txt (one prompt a line), .csv, .tsv (without quoting), .json and .jsonl. Tables and JSON objects
-    need a column `prompt` (or text, caption) and may have `category` (or style, tag). JSON may also be a list
-    of strings, or an object of lists whose keys become categories. A byte-order mark, Windows line ends and
-    empty lines are accepted.
+    Tables and JSON objects need a column `prompt` (or prompts, text, caption) and may have `category` (or
+    style, tag); upper and lower case are the same. JSON may also be a list of strings, or an object of lists
+    whose keys are categories. A byte-order mark, Windows line ends and empty lines are accepted.
+
+    Args:
+        path: A .txt (one prompt per line), .csv, .tsv (quotes are part of the text), .json or .jsonl file.
+
+    Returns:
+        Prompts in file order; ids count from 0.
 
     Raises:
-        FileFormatError: If the file does not have this layout; the message names the line and the fix.
+        FileFormatError: If the file is not as described, with file, line and fix.
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise FileFormatError(
-            f"{path}: unknown file type {path.suffix!r}; expected one of {', '.join(_READERS)}"
-        )
-    entries = list(reader(path, read_text(path)))
+    entries = list(_entries(path))
     if not entries:
-        raise FileFormatError(f"{path} holds no prompts; expected at least one")
-    _refuse_duplicate_ids(path, entries)
+        raise FileFormatError(f"{path} has no prompt; expected at least one")
+    _check_ids(path, entries)
     return [_prompt(path, position, entry) for position, entry in enumerate(entries)]
 
 
-def read_text(path: Path) -> str:
-    """Return a UTF-8 file, or a UTF-16 file with a byte-order mark, as text with Unix line ends.
+def _entries(path: Path) -> Iterator[_Entry]:
+    if path.suffix.lower() == ".txt":
+        for number, line in enumerate(read_text(path).split("\n"), 1):
+            if line.strip():
+                yield _Entry(f"line {number}", {"prompt": line})
+        return
+    for where, value in read_table(path, kinds=_KINDS):
+        yield _Entry(where, _fields(path, where, value))
 
-    Raises:
-        FileFormatError: If the file cannot be read, or is in another encoding.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileFormatError(f"cannot read prompt file {path}: {error.strerror}") from error
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        fix = f"convert it, for instance: iconv -f latin1 -t utf-8 {path.name}"
+
+def _fields(path: Path, where: str, value: object) -> dict[str, str]:
+    """The columns of a row by lower-case name, as text."""
+    if isinstance(value, str):
+        return {"prompt": value}
+    if not isinstance(value, dict):
         raise FileFormatError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; {fix}"
-        ) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _lines(path: Path, text: str) -> Iterator[_Entry]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield _Entry(f"line {number}", {"prompt": line})
-
-
-def _csv(path: Path, text: str) -> Iterator[_Entry]:
-    yield from _table(path, csv.DictReader(io.StringIO(text), strict=True))
-
-
-def _tsv(path: Path, text: str) -> Iterator[_Entry]:
-    yield from _table(path, csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
-def _table(path: Path, reader: csv.DictReader[str]) -> Iterator[_Entry]:
-    names = [name.strip().lower() for name in reader.fieldnames or []]
-    while names and not names[-1]:
-        names.pop()  # spreadsheets export empty columns at the end
-    reader.fieldnames = names
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise FileFormatError(f"{path}, line 1: column {twice[0]!r} is given twice; rename or remove one")
-    if _first(names, PROMPT_COLUMNS) is None:
-        raise FileFormatError(
-            f"{path}, line 1: no prompt column among {', '.join(names) or 'none'}; name one column 'prompt'"
+            f"{path}, {where}: expected text or an object with 'prompt', not {str(value)[:40]!r}"
         )
-    try:
-        for row in reader:
-            location = f"line {reader.line_num}"
-            extra = row.pop(None, None) or []  # cells beyond the header
-            cells = list(row.values())
-            if None in cells or any(cell.strip() for cell in extra):
-                raise FileFormatError(
-                    f"{path}, {location}: expected {len(names)} cells, as in the header; fix the row"
-                )
-            yield _Entry(location, dict(zip(names, (str(cell) for cell in cells), strict=True)))
-    except csv.Error as error:
-        raise FileFormatError(
-            f"{path}, line {reader.line_num}: {error}; fix the quotes of the row"
-        ) from error
-
-
-def _json(path: Path, text: str) -> Iterator[_Entry]:
-    value = _parse(path, text, 0)
-    if isinstance(value, dict) and all(isinstance(member, list) for member in value.values()):
-        value = [
-            {"prompt": item, "category": category} for category, items in value.items() for item in items
-        ]
-    if not isinstance(value, list):
-        raise FileFormatError(f"{path}: expected a list of prompts, or an object of lists by category")
-    for number, item in enumerate(value, 1):
-        yield _Entry(f"entry {number}", _fields(path, f"entry {number}", item))
-
-
-def _jsonl(path: Path, text: str) -> Iterator[_Entry]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield _Entry(f"line {number}", _fields(path, f"line {number}", _parse(path, line, number - 1)))
-
-
-_READERS: Mapping[str, Callable[[Path, str], Iterator[_Entry]]] = {
-    ".txt": _lines, ".csv": _csv, ".tsv": _tsv, ".json": _json, ".jsonl": _jsonl,
-}  # fmt: skip
-
-
-def _parse(path: Path, text: str, lines_before: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FileFormatError(
-            f"{path}, line {lines_before + error.lineno}: not JSON ({error.msg}); fix the line"
-        ) from error
-
-
-def _fields(path: Path, location: str, item: object) -> dict[str, str]:
-    if isinstance(item, str):
-        return {"prompt": item}
-    if not isinstance(item, dict):
-        raise FileFormatError(
-            f"{path}, {location}: {item!r} is not a prompt; expected text, or an object with 'prompt'"
-        )
-    fields = {
-        str(k).lower(): v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in item.items()
-    }
-    name = _first(fields, PROMPT_COLUMNS)
-    if name is None or not isinstance({str(k).lower(): v for k, v in item.items()}[name], str):
-        raise FileFormatError(f"{path}, {location}: no text under 'prompt' among {', '.join(fields)}; add it")
-    return fields
+    values = {str(name).lower(): item for name, item in value.items()}
+    if len(values) < len(value):
+        raise FileFormatError(f"{path}, {where}: two columns differ in case only; rename or remove one")
+    name = _first(values, PROMPT_COLUMNS)
+    if name is None or not isinstance(values[name], str):
+        names = ", ".join(values) or "none"
+        raise FileFormatError(f"{path}, {where}: no prompt column; columns: {names}; name one 'prompt'")
+    return {n: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for n, v in values.items()}
 
 
 def _first(names: Iterable[str], wanted: Sequence[str]) -> str | None:
@@ -278,28 +193,27 @@ def _first(names: Iterable[str], wanted: Sequence[str]) -> str | None:
 
 def _prompt(path: Path, position: int, entry: _Entry) -> Prompt:
     text_name, category_name = _first(entry.fields, PROMPT_COLUMNS), _first(entry.fields, _CATEGORY_COLUMNS)
-    assert text_name is not None  # every reader has checked it
+    assert text_name is not None  # `_fields` has checked it
     text = canonical(entry.fields[text_name])
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise FileFormatError(
-            f"{path}, {entry.location}: the prompt has an unpaired surrogate; write the whole character"
+            f"{path}, {entry.where}: the prompt has an unpaired surrogate; replace the character"
         )
     if not text:
-        raise FileFormatError(f"{path}, {entry.location}: the prompt is empty; write one or remove it")
+        raise FileFormatError(f"{path}, {entry.where}: the prompt is empty; write one or remove the row")
     tags = {name: value for name, value in entry.fields.items() if name not in (text_name, category_name)}
     return Prompt(position, text, canonical(entry.fields[category_name]) if category_name else "", tags)
 
 
-def _refuse_duplicate_ids(path: Path, entries: Sequence[_Entry]) -> None:
+def _check_ids(path: Path, entries: Sequence[_Entry]) -> None:
+    """Refuse a file in which two prompts have the same id."""
     name = _first(entries[0].fields, _ID_COLUMNS)
     if name is None:
         return
-    locations: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
     for entry in entries:
-        if name in entry.fields:
-            locations.setdefault(entry.fields[name], []).append(entry.location)
-    for value, (first, *others) in locations.items():
-        if others:
+        value = entry.fields.get(name)
+        if value is not None and first.setdefault(value, entry.where) != entry.where:
             raise FileFormatError(
-                f"{path}, {others[0]}: id {value!r} is already used in {first}; give each prompt its own id"
+                f"{path}, {entry.where}: id {value!r} occurs already in {first[value]}; ids must differ"
             )

@@ -53,20 +53,20 @@ def test_every_file_type_gives_the_same_prompts(tmp_path: Path, name: str, conte
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.csv", "name,style\nx,y\n", "line 1: no prompt column among name, style"),
+        ("p.csv", "name,style\nx,y\n", "line 2: no prompt column; columns: name, style"),
         ("p.csv", "prompt,style\na cat,y\nb\n", "line 3: expected 2 cells"),
         ("p.csv", "prompt,style\na cat,y,z\n", "line 2: expected 2 cells"),
         ("p.csv", 'prompt\n"a cat\n', "line 1: .*fix the quotes"),
         ("p.csv", "prompt,style\n,y\n", "line 2: the prompt is empty"),
-        ("p.csv", "id,prompt\n1,a\n2,b\n1,c\n", "line 4: id '1' is already used in line 2"),
-        ("p.csv", "prompt,style,style\na cat,y,z\n", "line 1: column 'style' is given twice"),
+        ("p.csv", "id,prompt\n1,a\n2,b\n1,c\n", "line 4: id '1' occurs already in line 2"),
+        ("p.csv", "prompt,style,style\na cat,y,z\n", "line 1: two columns are called 'style'"),
         ("p.json", '["\\ud83d cat"]', "entry 1: the prompt has an unpaired surrogate"),
         (
             "p.jsonl",
             '{"id": 1, "prompt": "a"}\n"b"\n{"id": 1, "prompt": "c"}',
-            "line 3: id '1' is already used",
+            "line 3: id '1' occurs already",
         ),
-        ("p.tsv", "a cat\na dog\n", "line 1: no prompt column"),
+        ("p.tsv", "a cat\na dog\n", "line 2: no prompt column"),
         ("p.json", '["a cat",\n "a dog"', "line 2: not JSON"),
         ("p.json", '["a cat", " "]', "entry 2: the prompt is empty"),
         ("p.json", '["a cat", 3]', "entry 2: 3 is not a prompt"),
@@ -99,8 +99,8 @@ def test_some_entries_may_have_no_id(tmp_path: Path) -> None:
     assert [prompt.text for prompt in read_prompts(write(tmp_path, "p.jsonl", content))] == ["a", "b", "c"]
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(FileFormatError, match=r"cannot read prompt file .*: No such file"):
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match=r"cannot read .*: No such file"):
         read_prompts(tmp_path / "none.txt")
 
 
@@ -147,15 +147,15 @@ def prompts_of(counts: dict[str, int]) -> list[Prompt]:
     return [Prompt(position, f"prompt {position}", category) for position, category in enumerate(categories)]
 
 
-def test_every_prefix_holds_categories_in_proportion() -> None:
+def test_every_prefix_has_categories_in_proportion() -> None:
     counts = {"a": 600, "b": 300, "c": 100}
     prompts = prompts_of(counts)
     order = stratified_order(prompts)
     assert sorted(order) == list(range(1000))
     for size in (10, 64, 128, 500):
-        found = Counter(prompts[position].category for position in order[:size])
+        counted = Counter(prompts[position].category for position in order[:size])
         for category, count in counts.items():
-            assert abs(found[category] - size * count / 1000) <= 1
+            assert abs(counted[category] - size * count / 1000) <= 1
 
 
 def test_the_subset_is_seeded_and_not_the_first_prompts() -> None:
