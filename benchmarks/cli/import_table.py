@@ -49,16 +49,16 @@ def import_table(
     Paths in the column `image` are relative to the table. Imported scores count as another version of a
     reward, so they are never compared with scores of the same reward that were computed here.
     """
-    from benchmarks.imports import Import, adopt_table
+    from benchmarks.imports import ScoreTable, import_scores
     from benchmarks.suites import CUSTOM, prompt_set
 
-    named = prompt_set(suite or CUSTOM, prompts) if suite or prompts else None
-    run = adopt_table(
-        Import(
+    prompts_of_suite = prompt_set(suite or CUSTOM, prompts) if suite or prompts else None
+    run = import_scores(
+        ScoreTable(
             table,
             system,
             out,
-            prompts=(named.name, named.prompts) if named else None,
+            prompts=(prompts_of_suite.name, prompts_of_suite.prompts) if prompts_of_suite else None,
             rewards=options.names(rewards) or (),
             lower_is_better=options.names(lower_is_better) or (),
             trained_on=_declared(trained_on),
