@@ -113,7 +113,7 @@ def test_imported_runs_can_be_compared(write: Write, tmp_path: Path) -> None:
         ("t.csv", "prompt,image,reward,score\na,gone.png,aes,1\n", "cannot read the image .*gone.png"),
         ("t.jsonl", "[1]\n", "line 1: expected an object"),
         ("t.jsonl", "{\n", "line 1: not JSON"),
-        ("t.xlsx", "", "unknown kind '.xlsx'"),
+        ("t.xlsx", "", "unknown file type '.xlsx'"),
     ],
 )
 def test_invalid_tables_are_an_error(

@@ -42,5 +42,5 @@ def test_short_rows_are_an_error(tmp_path: Path) -> None:
 
 
 def test_other_kinds_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileFormatError, match=r"unknown kind '.xlsx'; expected one of .csv"):
+    with pytest.raises(FileFormatError, match=r"unknown file type '.xlsx'; expected one of .csv"):
         read(tmp_path, "t.xlsx", "")

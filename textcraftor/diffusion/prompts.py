@@ -153,7 +153,7 @@ def read_prompts(path: Path | str) -> list[Prompt]:
     path = Path(path)
     entries = list(_entries(path))
     if not entries:
-        raise FileFormatError(f"{path} has no prompt; expected at least one")
+        raise FileFormatError(f"{path} holds no prompts; expected at least one")
     _check_ids(path, entries)
     return [_prompt(path, position, entry) for position, entry in enumerate(entries)]
 
