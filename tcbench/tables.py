@@ -43,7 +43,8 @@ def read_table(path: Path, *, kinds: Sequence[str], quoted_tsv: bool = False) ->
     """
     kind = path.suffix.lower()
     if kind not in kinds:
-        raise FileFormatError(f"{path}: unknown file type {path.suffix!r}; expected one of {', '.join(kinds)}")
+        known = ", ".join(kinds)
+        raise FileFormatError(f"{path}: unknown file type {path.suffix!r}; expected one of {known}")
     text = read_text(path)
     if kind == ".csv":
         return _delimited_rows(path, text, ",", csv.QUOTE_MINIMAL)
