@@ -37,9 +37,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The documentation site in build/site. The variable silences a notice about the successor of MkDocs.
+# The documentation site in build/site; warnings are errors. (--quiet would hide them from that check.) The variable
+# silences a notice about the successor of MkDocs.
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 format: $(READY)
 	$(BIN)/ruff format .
