@@ -40,6 +40,7 @@ class RunResult:
     truncated: int
     """Images whose prompt is longer than the pipeline's text encoder reads."""
     rewards: tuple[RewardSummary, ...]
+    """Mean score and number of scored images of each reward."""
     added: int
     """Images and scores that this start added."""
 

@@ -38,6 +38,7 @@ class System:
     """One row of a leaderboard. Its settings are the defaults of `tcbench run`."""
 
     name: str
+    """Name on leaderboards and in the name of the run folder."""
     pipeline: str
     """A diffusers folder or a hub id."""
     revision: str | None = None

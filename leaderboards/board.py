@@ -200,7 +200,9 @@ class Board:
     """All sections, and the SHA-256 of the scores they were computed from."""
 
     sections: tuple[Section, ...]
+    """One section for each suite."""
     sha256: str
+    """Hash of the scores that the board was computed from."""
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,12 @@ class RunState:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        """The run folder."""
         file = self.path / HEADER
         if not file.is_file():
             raise FileFormatError(f"{self.path} is not a run folder: it has no {HEADER}")
         self.header = Header.from_json(file.read_text(encoding="utf-8"), file)
+        """Content of run.json."""
         self._sample_journal = Journal(self.path / "samples", self.header.generation_id)
         self._score_journals: dict[str, Journal] = {}
         self._scores: dict[str, dict[Key, Score]] = {}

@@ -50,6 +50,7 @@ class Reward(nn.Module, ABC):
         self.info = info
         self.files = dict(files or {})
         self.profile = profile_of(info, self.files)
+        """How images are preprocessed."""
         self._build(self.files)
         self.requires_grad_(False)
         self.eval()

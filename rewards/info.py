@@ -85,13 +85,17 @@ class RewardInfo:
     """Record of a reward model. A reward that you write needs only the name."""
 
     name: str
+    """Name for `rewards.load`, `--rewards` and boards."""
     entry: str = ""
     """Class of the reward, "module:Class"; `register` fills it in."""
     higher_is_better: bool = True
+    """Whether a higher score is better."""
     differentiable: bool = True
     """Whether gradients of the score reach the images."""
     uses_prompt: bool = True
+    """Whether the score depends on the prompt."""
     role: Role = "trainable"
+    """Permitted use: training, checkpoint selection, or judging only."""
     family: str = "custom"
     """Rewards of one family share a backbone, initial weights or training data, so their errors correlate."""
     profile: str = "raw"
@@ -99,7 +103,9 @@ class RewardInfo:
     scale: str = ""
     """Meaning of a score."""
     typical_range: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest score to expect."""
     weights: tuple[WeightsFile, ...] = ()
+    """Files that the reward needs."""
     options: Mapping[str, str | float | int | bool] = field(default_factory=dict, hash=False)
     """Settings of the class, such as the convention of a score."""
     code: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -108,7 +114,9 @@ class RewardInfo:
     paper: str = ""
     """URL of the paper or of the authors' repository."""
     citation: str = ""
+    """Short citation of the paper."""
     licence: str = "unknown"
+    """Licence of the weights."""
     consent: str = ""
     """Licence that must be accepted in `CONSENT_VARIABLE` before the reward is loaded; empty for none."""
 

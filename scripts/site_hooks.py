@@ -30,6 +30,7 @@ _ROOT_FILES = ("README.md", "CONTRIBUTING.md", *_ROOT_PAGES.values())
 _TARGET = r"\]\((?![a-z]+:|#)([^)#\s]+)"
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 _CODE = re.compile(r"^(```.*?^```|    [^\n]*)$", re.DOTALL | re.MULTILINE)
+_ARGUMENT = re.compile(r"^\s+(\w+): ", re.MULTILINE)
 _COMMANDS = "<!-- commands -->"
 
 
@@ -79,16 +80,19 @@ def _undocumented_names(reference: Path) -> list[str]:
 
 
 def _undocumented(item: griffe.Object | griffe.Alias) -> Iterator[str]:
-    """Yield the names of ``item`` and its public functions, classes and methods that lack a docstring."""
+    """Yield the names of ``item`` and its public members that lack a docstring, fields included."""
     if not item.has_docstring:
         yield item.path
     if not (item.is_module or item.is_class):
         return
+    known = set(_ARGUMENT.findall(item.docstring.value)) if item.docstring else set()
+    if item.is_class:
+        known |= {name for base in item.mro() for name in base.members}  # documented there
     for name, member in item.members.items():
         if not member.is_public or name.startswith("__") or (member.is_alias and not item.is_module):
             continue
         target = member.final_target if isinstance(member, griffe.Alias) else member
-        if target.is_function or target.is_class:
+        if target.is_function or target.is_class or (item.is_class and name not in known):
             yield from _undocumented(target)
 
 
@@ -104,7 +108,8 @@ def _site_link(match: re.Match[str], page: Page, files: Files) -> str:
     text, target, _ = match.groups(default="")
     folder = posixpath.dirname(page.file.src_uri)
     uri = posixpath.normpath(posixpath.join(folder, target))
-    if files.get_file_from_path(uri) is not None:
+    file = files.get_file_from_path(uri)
+    if file is not None and not file.inclusion.is_excluded():
         return match.group()
     for generated, source in _ROOT_PAGES.items():
         if uri == f"../{source}":

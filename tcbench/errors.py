@@ -14,6 +14,7 @@ class TcbenchError(ValueError):
     """Base class. The message says what was given, what was expected, and how to fix it, in one line."""
 
     exit_code = 1
+    """Exit code of the command line."""
 
 
 class UnknownName(TcbenchError):
@@ -63,6 +64,7 @@ class Problems(TcbenchError):
 
     def __init__(self, errors: Iterable[TcbenchError]) -> None:
         self.errors = tuple(errors)
+        """The single errors."""
         self.exit_code = max((error.exit_code for error in self.errors), default=1)
         super().__init__("\n".join(str(error) for error in self.errors))
 

@@ -32,18 +32,23 @@ class Suite:
     """A pinned set of prompts."""
 
     name: str
+    """Name for `--suite`."""
     title: str
+    """One-line description."""
     count: int
     """Number of prompts."""
     sha256: str
     """Hash of its canonical prompts in order (`prompts_sha256`), not of the bytes of its files."""
     files: tuple[SuiteFile, ...]
+    """Files that hold the prompts."""
     read: Callable[[Sequence[Path]], list[Prompt]]
     """Reads the prompts from the paths of ``files``."""
     domain: str
     """"open" for prompts about anything, else the name of the world they are about."""
     homepage: str
+    """URL of the source."""
     licence: str
+    """Licence of the prompts."""
     groups: tuple[str, ...] = ()
     """Columns of the files, in lower case, by which a board groups prompts, in addition to the category."""
 

@@ -37,10 +37,13 @@ class Calibration:
     """Statistics of several rewards, and the images they were measured on."""
 
     rewards: Mapping[str, RewardStatistics]
+    """Statistics by reward name."""
     suite: str
+    """Name of the suite whose images were scored."""
     suite_sha256: str
     """Hash of the suite's prompts."""
     system: str
+    """Name of the system that generated the images."""
     generation_id: str
     """Id of how the images were generated: weights, sampler, steps, guidance, size."""
     provenance: tuple[Mapping[str, Any], ...] = ()
