@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import rewards
-from rewards.builtin import ORACLE_CODE, RULE_CODE
 from rewards.world.render import render
 from rewards.world.scenes import CLEAN, Item, Scene, Style
 
@@ -70,7 +69,8 @@ def test_world_oracle_gives_the_pinned_scores(images: Tensor) -> None:
 
 
 def test_the_code_versions_are_those_of_the_pinned_scores() -> None:
-    versions = {name: digest[:8] for name, digest in sorted((RULE_CODE | ORACLE_CODE).items())}
+    code = {**rewards.info("world-rule").code, **rewards.info("world-oracle").code}
+    versions = {name: digest[:8] for name, digest in code.items()}
     assert versions == {
         "world/aesthetics.py": "6ebd46ad",
         "world/captions.py": "3efd90b7",
