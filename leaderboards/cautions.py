@@ -43,7 +43,9 @@ def cautions(members: Sequence[Entry], gains: Gains) -> Iterator[str]:
 
 def _incomplete(entry: Entry, gains: Gains) -> Iterator[str]:
     planned = entry.run.header.planned.count
-    scored = [int(scores.known.sum()) for (label, _), scores in gains.scores.items() if label == entry.label]
+    scored = [
+        int(scores.has_score.sum()) for (label, _), scores in gains.scores.items() if label == entry.label
+    ]
     missing = [
         GROUP_WORDS[group]
         for group in RANKING

@@ -1,4 +1,4 @@
-"""A run's scores as arrays: what statistics and tables are made of."""
+"""A run's scores as arrays, for statistics and boards."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAMPLES = 1 << 20
-"""More than any prompt has samples, to number (prompt, sample) by one integer."""
+"""Upper bound of the samples per prompt: prompt x `SAMPLES` + sample is a unique number."""
 
 
 @dataclass(frozen=True, eq=False)
 class RewardScores:
-    """What one reward says of the planned images of one run: S samples that were tried, in order."""
+    """One reward's scores of one run, for the S planned samples that were attempted."""
 
     score_set: ScoreSet
     keys: NDArray[np.int64]
     """(S,) numbers of prompt x `SAMPLES` + sample, ascending."""
     values: Values
-    """(S,) scores; NaN where there is none."""
+    """(S,) scores; NaN where one is missing."""
     reasons: Mapping[int, str]
-    """Why there is none, by place."""
+    """Why scores are missing, by index."""
 
     @cached_property
-    def known(self) -> NDArray[np.bool_]:
+    def has_score(self) -> NDArray[np.bool_]:
         """(S,) whether there is a score."""
         return ~np.isnan(self.values)
 
     @cached_property
     def by_prompt(self) -> tuple[NDArray[np.int64], Values]:
-        """The prompts that have a score, ascending, and each one's mean over its samples."""
+        """Prompts with a score, ascending, and the mean of each over its samples."""
         return per_prompt(self.keys // SAMPLES, self.values)
 
     def samples_of(self, prompts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many samples of each of the `prompts`, which are those of `by_prompt`, have a score."""
-        return np.bincount(np.searchsorted(prompts, self.keys[self.known] // SAMPLES), minlength=len(prompts))
+        """Return the number of samples with a score for each of ``prompts``, which come from `by_prompt`."""
+        return np.bincount(
+            np.searchsorted(prompts, self.keys[self.has_score] // SAMPLES), minlength=len(prompts)
+        )
 
 
 Table = Mapping[tuple[str, str], RewardScores]
@@ -53,45 +55,48 @@ Table = Mapping[tuple[str, str], RewardScores]
 
 
 def paired(system: RewardScores, baseline: RewardScores) -> tuple[NDArray[np.int64], Values]:
-    """Prompts and mean differences over the samples that both have a score for."""
+    """Return prompts and mean differences over the samples that both systems have a score for.
+
+    Pairing by sample removes the variation between prompts and noises from the comparison.
+    """
     if np.array_equal(system.keys, baseline.keys):
-        keys, ours, theirs = system.keys, system.values, baseline.values
+        keys, values, base_values = system.keys, system.values, baseline.values
     else:
-        keys, mine, yours = np.intersect1d(
+        keys, rows, base_rows = np.intersect1d(
             system.keys, baseline.keys, assume_unique=True, return_indices=True
         )
-        ours, theirs = system.values[mine], baseline.values[yours]
-    return per_prompt(keys // SAMPLES, ours - theirs)
+        values, base_values = system.values[rows], baseline.values[base_rows]
+    return per_prompt(keys // SAMPLES, values - base_values)
 
 
 @dataclass(frozen=True, eq=False)
 class RunScores:
-    """All scores of one run, and what its planned samples are."""
+    """All scores of one run, with its planned samples."""
 
     run: RunState
     samples: Mapping[Key, Sample]
     scored: Sequence[RewardScores]
-    """By reward and score id."""
+    """Sorted by reward and score id."""
 
 
 def read_scores(run: RunState) -> RunScores:
-    """Everything on record of the run's plan; a planned sample that was not tried yet has no place."""
+    """Read the scores of a run's planned samples; samples that were not attempted yet are left out."""
     samples = run.samples
     planned = {key: samples[key] for key in sorted(samples) if key in run.header.planned}
-    sets = sorted(run.score_sets, key=lambda found: (found.reward, found.score_id))
+    sets = sorted(run.score_sets, key=lambda score_set: (score_set.reward, score_set.score_id))
     return RunScores(run, planned, [_scored(run, score_set, planned) for score_set in sets])
 
 
 def _scored(run: RunState, score_set: ScoreSet, samples: Mapping[Key, Sample]) -> RewardScores:
     records = run.score_records(score_set, samples)
-    tried = [key for key, sample in samples.items() if key in records or sample.image is None]
-    found: list[Mapping[str, Any]] = [records.get(key) or {"score": None} for key in tried]
-    values = np.array([record["score"] for record in found], dtype=np.float64)
+    attempted = [key for key, sample in samples.items() if key in records or sample.image is None]
+    rows: list[Mapping[str, Any]] = [records.get(key) or {"score": None} for key in attempted]
+    values = np.array([row["score"] for row in rows], dtype=np.float64)
     reasons = {
-        place: str(found[place].get("reason") or samples[tried[place]].reason or "no reason on record")
-        for place in np.flatnonzero(np.isnan(values)).tolist()
+        index: str(rows[index].get("reason") or samples[attempted[index]].reason or "no reason on record")
+        for index in np.flatnonzero(np.isnan(values)).tolist()
     }
-    keys = np.array([prompt * SAMPLES + sample for prompt, sample in tried], dtype=np.int64)
+    keys = np.array([prompt * SAMPLES + sample for prompt, sample in attempted], dtype=np.int64)
     return RewardScores(score_set, keys, values, reasons)
 
 
@@ -103,10 +108,10 @@ FRAME_COLUMNS = (
 
 
 def frame(runs: Iterable[RunState]) -> pd.DataFrame:
-    """All scores of runs for pandas, one row per (run, reward, prompt, sample), columns `FRAME_COLUMNS`.
+    """Return all scores of runs, one row per (run, reward, prompt, sample), with columns `FRAME_COLUMNS`.
 
-    `score` is NaN and `reason` says why where a sample could not be made, judged or scored; a planned sample
-    that was not tried yet has no row.
+    Where a sample could not be generated, judged or scored, `score` is NaN and `reason` says why. A planned
+    sample that was not attempted yet has no row.
     """
     import pandas as pd
 
@@ -114,16 +119,16 @@ def frame(runs: Iterable[RunState]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(FRAME_COLUMNS)).astype({"score": "float64"})
 
 
-def _rows(found: RunScores) -> Iterator[tuple[Any, ...]]:
-    header = found.run.header
-    head = (found.run.path.name, header.suite, header.suite_sha256, header.system, header.generation_id)
-    for scored in found.scored:
-        own = scored.score_set
-        reward = (own.reward, own.score_id, own.higher_is_better, own.role)
-        for place, (number, value) in enumerate(
+def _rows(scores: RunScores) -> Iterator[tuple[Any, ...]]:
+    header = scores.run.header
+    head = (scores.run.path.name, header.suite, header.suite_sha256, header.system, header.generation_id)
+    for scored in scores.scored:
+        score_set = scored.score_set
+        reward = (score_set.reward, score_set.score_id, score_set.higher_is_better, score_set.role)
+        for index, (number, value) in enumerate(
             zip(scored.keys.tolist(), scored.values.tolist(), strict=True)
         ):
             key = divmod(number, SAMPLES)
-            sample = found.samples[key]
+            sample = scores.samples[key]
             groups = tuple(sample.groups)
-            yield (*head, *reward, key[0], sample.category, groups, key[1], value, scored.reasons.get(place))
+            yield (*head, *reward, key[0], sample.category, groups, key[1], value, scored.reasons.get(index))

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import benchmarks
 from benchmarks.execution import RunResult, execute_plan
 from benchmarks.planning import Plan, Request, plan_run
+from benchmarks.score import open_image
 from benchmarks.systems import SYSTEMS, find_system
+from leaderboards.records import Sample
 from leaderboards.run_state import RunState
 from leaderboards.scores import frame
 from rewards import WrongRole
+from rewards.combine.panel import Panel
 from tcbench.errors import MismatchError, MissingFiles, Problems, TcbenchError, UnknownName
-from tcbench.files import locked
+from tcbench.files import locked, read_lines
 from tcbench.progress import Silent
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
@@ -47,6 +53,88 @@ def test_repeating_a_complete_run_changes_nothing(request_for: Requests) -> None
     assert again.complete
     assert again.added == 0
     assert {file: file.stat().st_mtime_ns for file in first.path.rglob("*")} == before
+
+
+def test_the_example_in_the_docstring_runs(tmp_path: Path) -> None:
+    (example,) = doctest.DocTestFinder(recurse=False).find(benchmarks.run, globs={"folder": tmp_path})
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_a_start_reads_each_journal_once(
+    request_for: Requests, toy_rewards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewards = [f"{toy_rewards}:Brightness", f"{toy_rewards}:Picky"]
+    first = run(request_for(rewards=rewards))
+    (first.path / "images" / "00003-0.png").unlink()
+    files: list[Path] = []
+
+    def counted(file: Path) -> list[dict[str, Any]]:
+        files.append(file)
+        return read_lines(file)
+
+    monkeypatch.setattr("leaderboards.journal.read_lines", counted)
+    monkeypatch.setattr("leaderboards.run_state.read_lines", counted)
+    assert run(request_for(rewards=rewards, seeds=2)).complete
+    assert len(files) == len(set(files)) == 4  # samples, batches and one of each reward
+
+
+def test_images_are_decoded_once_for_all_rewards(
+    request_for: Requests, toy_rewards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[int, int]] = []
+
+    def counted(state: RunState, sample: Sample) -> object:
+        opened.append(sample.key)
+        return open_image(state, sample)
+
+    monkeypatch.setattr("benchmarks.score.open_image", counted)
+    result = run(request_for(rewards=[f"{toy_rewards}:Brightness", f"{toy_rewards}:Picky"]))
+    assert result.complete
+    assert len(opened) == len(set(opened)) == 8
+
+
+def test_scores_do_not_depend_on_the_other_rewards(request_for: Requests, tmp_path: Path) -> None:
+    names = ["world-clip", "world-aesthetic", "world-rule"]
+    together = run(request_for(rewards=names, seeds=2)).run
+    alone = run(request_for(rewards=names[:1], seeds=2, out=tmp_path / "alone")).run
+    for name in names[1:]:
+        alone = run(request_for(rewards=[name], seeds=2, out=tmp_path / "alone")).run
+    scores = [{s.reward: dict(run.scores(s)) for s in run.score_sets} for run in (together, alone)]
+    assert scores[0] == scores[1]
+
+
+def test_rewards_that_do_not_fit_together_are_loaded_one_by_one(
+    request_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    class Counted(Panel):
+        def __init__(self, rewards: list[Any], **options: Any) -> None:
+            sizes.append(len(rewards))
+            super().__init__(rewards, **options)
+
+    monkeypatch.setattr("rewards.combine.panel.Panel", Counted)
+    monkeypatch.setattr("benchmarks.score._free_bytes", lambda device: 0)
+    assert run(request_for(rewards=["world-clip", "world-aesthetic"])).complete
+    assert sizes == [1, 1]
+
+
+def test_out_of_memory_with_several_rewards_continues_one_by_one(
+    request_for: Requests, toy_rewards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    shared_pass = Panel.shared_pass
+
+    def small_memory(panel: Panel, images: Any) -> Any:
+        if len(panel.names) > 1:
+            raise torch.OutOfMemoryError
+        return shared_pass(panel, images)
+
+    monkeypatch.setattr(Panel, "shared_pass", small_memory)
+    result = run(request_for(rewards=[f"{toy_rewards}:Brightness", f"{toy_rewards}:Picky"]))
+    assert result.complete
+    assert result.added == 8 + 2 * 8
 
 
 def test_a_complete_run_loads_no_model(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
