@@ -181,10 +181,10 @@ def _rewritten(plan: Plan, progress: Progress) -> Mapping[int, str]:
     if plan.rewriter is None:
         return {}
     planned = [plan.prompts.prompts[number] for number in plan.header.planned.prompt_ids]
-    return rewriters.rewrite(
+    return rewriters.rewrite_prompts(
         *plan.rewriter,
         planned,
-        plan.path / rewriters.KEPT,
+        plan.path / rewriters.REWRITES_FILE,
         seed=plan.base_seed,
         device=plan.device,
         progress=progress,

@@ -109,7 +109,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     dtype = find_dtype(request.dtype, system.dtype, device)
     settings = generation_settings(system, pipeline, prompts, dtype, request.base_seed)
     if rewriter:
-        settings["rewriter"] = rewriters.settings(*rewriter)
+        settings["rewriter"] = rewriters.rewriter_settings(*rewriter)
     if selecting:
         settings["best_of"] = [system.best_of, system.best_of_reward]
         settings["calibration_sha256"] = _calibration_sha256(system)
@@ -223,7 +223,7 @@ def _rewriter(system: System, fetch: bool) -> tuple[Rewriter, Path] | None:
     if not system.rewriter:
         return None
     rewriter = rewriters.find_rewriter(system.rewriter)
-    return rewriter, rewriters.find_model(rewriter, fetch=fetch)
+    return rewriter, rewriters.find_rewriter_model(rewriter, fetch=fetch)
 
 
 def _calibration_sha256(system: System) -> str | None:

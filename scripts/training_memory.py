@@ -29,7 +29,12 @@ from random_weights import records_without_hashes, write_random_weights  # noqa:
 _ESTIMATORS = ("chain", "conditioning", "truncation", "one-step", "low-variance")
 _REWARDS = ("aesthetic-v2", "clip", "pickscore", "hpsv2")
 
-_LEAN: dict[str, Any] = {"micro_batch": 1, "decode_slice": 1, "estimator": "conditioning", "offload": True}
+_LEAN: dict[str, Any] = {
+    "memory.micro_batch": 1,
+    "memory.decode_slice": 1,
+    "memory.offload": True,
+    "algorithm.name": "conditioning",
+}
 """Settings that fit a device with 24 GB."""
 
 _HEAD = ("| estimator | batch | seconds per sample | peak GiB |", "|---|---|---|---|")
@@ -121,49 +126,56 @@ class _Benchmark:
     def _step(self, batch: int, reference: bool, settings: dict[str, Any]) -> Any:
         """Return a function that does one update."""
         import torch
+        from accelerate import Accelerator
 
         from rewards.combine.mix import RewardMix
         from rewards.combine.panel import Panel
         from rewards.combine.terms import MixTerm
-        from textcraftor.algorithms.objective import Objective
-        from textcraftor.config import TrainConfig
+        from textcraftor.algorithms.base import ClippedOptimiser
+        from textcraftor.algorithms.gradient import GradientAlgorithm
+        from textcraftor.algorithms.latent_scores import LatentScorer
+        from textcraftor.algorithms.rollouts import RolloutStart
+        from textcraftor.config import make_config
         from textcraftor.diffusion.sampling import Denoiser
-        from textcraftor.sources import Sample
-        from textcraftor.tuned import Tuned
+        from textcraftor.sources import Batch, Sample
+        from textcraftor.tuned import TunedPipeline
 
         options = self.options
         precision = "float32" if reference else options.precision
-        config = TrainConfig(
+        config = make_config(
             "sd15",
-            steps=options.steps,
-            tuned_steps=options.tuned_steps,
-            drawn_tuned_steps=options.tuned_steps,
-            batch=batch,
-            precision=precision,
-            checkpointing=reference or options.checkpointing,
-            **settings,
+            overrides={
+                "schedule.steps": options.steps,
+                "schedule.tuned_steps": options.tuned_steps,
+                "validation.eval_tuned_steps": options.tuned_steps,
+                "optimiser.batch": batch,
+                "memory.precision": precision,
+                "memory.checkpointing": reference or options.checkpointing,
+                **settings,
+            },
         )
         pipe = _random_pipeline(options.device, getattr(torch, precision), self.scratch)
-        panel = Panel(self.records, weights=self.files, device=options.device, offload=config.offload)
-        tuned = Tuned(pipe, config, guided=True)
+        panel = Panel(self.records, weights=self.files, device=options.device, offload=config.memory.offload)
+        trainable = TunedPipeline(pipe, config.trainable, guided=True)
         if reference:
             for module in (pipe.unet, pipe.vae, panel):
                 module.requires_grad_(True)
         mix = RewardMix(panel, {name: MixTerm(1.0) for name in panel.names})
-        latent = options.size // 8
-        objective = Objective(tuned, config, mix, Denoiser(pipe.unet, 7.5), (4, latent, latent))
-        optimiser = torch.optim.AdamW(list(tuned.trained().values()), lr=1e-6, fused=True)
-        size = config.micro_batch or batch
-
-        def step() -> None:
-            optimiser.zero_grad(set_to_none=True)
-            for start in range(0, batch, size):
-                samples = [Sample(n, n, f"a horse number {n}", n) for n in range(start, start + size)]
-                loss, _ = objective(samples, 0)
-                (loss * size / batch).backward()
-            optimiser.step()
-
-        return step
+        latent, denoiser = options.size // 8, Denoiser(pipe.unet, 7.5)
+        parameters = list(trainable.trained_parameters().values())
+        adamw = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
+        algorithm = GradientAlgorithm(
+            trainable,
+            RolloutStart(denoiser, pipe, (4, latent, latent), config.schedule, config.memory.checkpointing),
+            LatentScorer(pipe.vae, mix, config.memory.decode_slice),
+            ClippedOptimiser(Accelerator(), adamw, parameters, clip=0.0),
+            config.algorithm,
+            seed=0,
+            micro_batch=config.memory.micro_batch,
+            precision=precision,
+        )
+        samples = [Sample(n, n, f"a horse number {n}", n) for n in range(batch)]
+        return lambda: algorithm.step(Batch(0, samples))
 
 
 def _rows(options: argparse.Namespace, scratch: Path) -> Iterator[str]:
@@ -172,7 +184,7 @@ def _rows(options: argparse.Namespace, scratch: Path) -> Iterator[str]:
     for batch in options.batches:
         yield _row("reference: chain, float32, nothing frozen", batch, bench.update(batch, reference=True))
         for estimator in _ESTIMATORS:
-            yield _row(estimator, batch, bench.update(batch, estimator=estimator))
+            yield _row(estimator, batch, bench.update(batch, **{"algorithm.name": estimator}))
     lean = ", ".join(f"{name}={value}" for name, value in _LEAN.items())
     yield _row(f"for 24 GB: {lean}", options.batches[-1], bench.update(options.batches[-1], **_LEAN))
 

@@ -95,28 +95,32 @@ def _train(job: dict[str, Any]) -> dict[str, float]:
 def _our_loop(job: dict[str, Any]) -> dict[str, float]:
     """Time our loop: seconds a sample after the first update, or of each of two epochs."""
     from rewards.world.prompts import world_prompts
-    from textcraftor.config import TrainConfig
+    from textcraftor.config import make_config
     from textcraftor.io.checkpoint import LOG, TrainFolder
-    from textcraftor.sources import of_texts
-    from textcraftor.train import train
+    from textcraftor.sources import PromptSource
+    from textcraftor.training import train
 
     epochs = job["kind"] == "epochs"
     count = job["updates"] * job["batch"]
-    source = of_texts(
+    source = PromptSource.from_texts(
         "bench", [prompt.text for prompt in world_prompts("train")[: count if epochs else 2000]]
     )
-    values = {"tuned_steps": _TUNED_STEPS} | job["settings"]
-    config = TrainConfig(
+    settings = {"schedule.tuned_steps": _TUNED_STEPS} | job["settings"]
+    config = make_config(
         "micro",
-        rewards=_REWARDS,
-        calibration="world",
-        batch=job["batch"],
-        updates=2 * job["updates"] if epochs else job["updates"] + 1,
-        validate_every=0,
-        save_every=10_000,
-        lr=1e-4,
-        drawn_tuned_steps=_STEPS,
-        **values,
+        overrides={
+            "rewards.mix": _REWARDS,
+            "optimiser.batch": job["batch"],
+            "optimiser.updates": 2 * job["updates"] if epochs else job["updates"] + 1,
+            "optimiser.lr": 1e-4,
+            "optimiser.lr_schedule": "constant",
+            "optimiser.ema": 0.0,
+            "validation.every": 0,
+            "validation.selection_reward": "",
+            "validation.eval_tuned_steps": _STEPS,
+            "logging.save_every": 10_000,
+            **settings,
+        },
     )
     train(config, job["out"], device="cpu", prompts=source)
     seconds = [line["seconds"] for line in TrainFolder(Path(job["out"])).rows(LOG)]
@@ -208,14 +212,15 @@ def main() -> None:
         plain = benchmark.run("plain")
         cold = benchmark.run("ours")
         rows.append(_speed_row("ours, nothing cached / the plain loop", ">= 1.3", cold, plain))
-        caches = {"prefix_cache": str(Path(scratch) / "warm"), "noises": 1}
+        caches = {"memory.prefix_cache": str(Path(scratch) / "warm"), "data.noises": 1}
         benchmark.run("ours", **caches)  # fills the cache
         warm = benchmark.run("ours", **caches)
         rows.append(_speed_row("ours, prefixes cached / the plain loop", ">= 2.5", warm, plain))
         first, second = benchmark.epochs()
         rows.append(_speed_row("second epoch / first, with a prefix cache", ">= 1.6", second, first))
-        short = benchmark.run("ours", estimator="conditioning", tuned_steps=1)
-        long = benchmark.run("ours", estimator="conditioning", tuned_steps=_STEPS)
+        conditioning = {"algorithm.name": "conditioning"}
+        short = benchmark.run("ours", **conditioning, **{"schedule.tuned_steps": 1})
+        long = benchmark.run("ours", **conditioning, **{"schedule.tuned_steps": _STEPS})
         rows.append(_peak_row("peak memory of conditioning-only, K = 25 / K = 1", "<= 1.2", long, short))
     note = (
         f"Batch {options.batch}, {options.updates} updates, {options.repeats} repeats, torch "

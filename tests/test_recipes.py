@@ -15,15 +15,15 @@ RECIPES = Path(__file__).parents[1] / "docs" / "recipes"
 TRAINING = sorted((RECIPES / "train").glob("*.toml"))
 SYSTEMS = sorted((RECIPES / "systems").glob("*.toml"))
 
-FOLDERS = {"direct": {"pairs": "pairs"}, "raft": {"pairs": "pairs"}}
+FOLDERS = {"direct": {"data.pairs": "pairs"}, "raft": {"data.pairs": "pairs"}}
 """Settings that a user of the recipe adds; all other recipes need prompts."""
 
 
 @pytest.mark.parametrize("file", TRAINING, ids=lambda file: file.stem)
 def test_training_recipes_are_valid_configurations(file: Path) -> None:
-    config = make_config("sd15", file=file, **FOLDERS.get(file.stem, {"prompts": "prompts.txt"}))
-    assert parse_mix(config.rewards)
-    assert config.batch % (config.micro_batch or config.batch) == 0
+    config = make_config("sd15", file=file, overrides=FOLDERS.get(file.stem, {"data.prompts": "prompts.txt"}))
+    assert parse_mix(config.rewards.mix)
+    assert config.optimiser.batch % (config.memory.micro_batch or config.optimiser.batch) == 0
 
 
 @pytest.mark.parametrize("file", SYSTEMS, ids=lambda file: file.stem)
@@ -52,6 +52,8 @@ def test_page_names_every_recipe() -> None:
 )
 def test_recipes_use_equal_compute(name: str, compute_per_sample: int) -> None:
     """The compute per sample is the ledger's on the embedded world, with four rewards."""
-    settings = FOLDERS.get(name, {"prompts": "prompts.txt"})
-    config = make_config("sd15", file=RECIPES / "train" / f"{name}.toml", **settings)
-    assert config.updates * config.batch * compute_per_sample == pytest.approx(1000 * 32 * 65, rel=0.03)
+    settings = FOLDERS.get(name, {"data.prompts": "prompts.txt"})
+    config = make_config("sd15", file=RECIPES / "train" / f"{name}.toml", overrides=settings)
+    assert config.optimiser.updates * config.optimiser.batch * compute_per_sample == pytest.approx(
+        1000 * 32 * 65, rel=0.03
+    )

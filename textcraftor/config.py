@@ -1,218 +1,415 @@
-"""What a training run is asked to do: one frozen record, of defaults, a profile, a TOML file, ``--set``."""
+"""Training configuration: a frozen record in groups, from defaults, a profile, a TOML file and ``--set``."""
 
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from tcbench.errors import ConfigError, UnknownName
+from tcbench.settings import build, merge, one_of, parse_assignment, read_toml, rename_keys, settings
 from textcraftor.diffusion.models import find_model
-from textcraftor.diffusion.schedule import SAMPLERS, SPACINGS
+from textcraftor.diffusion.schedule import Schedule
+from textcraftor.sources import RENAMED_SOURCES
 
 ON_PAIRS = ("direct", "denoising")
-"""Estimators that need real images."""
+"""Algorithms that need real images."""
 
-ESTIMATORS = (
+ALGORITHMS = (
     "chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", *ON_PAIRS, "ddpo",
     "rewriting",
 )  # fmt: skip
 WITHOUT_GRADIENT = ("ddpo", "rewriting", "denoising")
-"""Estimators that ask no gradient of a reward."""
+"""Algorithms that do not need a reward's gradient."""
 
 TRAINABLE = ("text_encoder", "text_encoder_2", "unet", "rewriter")
 PRECISIONS = ("float32", "bfloat16")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 
+_Count = Annotated[int, Field(ge=0)]
+_Positive = Annotated[int, Field(ge=1)]
+_Amount = Annotated[float, Field(ge=0)]
 
-@dataclass(frozen=True)
+
+@settings
+class RewardSettings:
+    """The rewards that training maximises."""
+
+    mix: str = ""
+    """Reward mix, ``name=weight,name=weight@cap``; "": the profile's or the model's."""
+    calibration: str = ""
+    """Scores that the weights apply to: "" for official scores, "world" or a calibration file for
+    standardised ones.
+    """
+    pool: _Count = 0
+    """Average-pool images to this many pixels a side before rewards see them; 0: off."""
+
+
+@settings
+class DataSettings:
+    """Prompts, their noise, and real images."""
+
+    prompts: str = ""
+    """Prompt source: a prompt file, ``suite:NAME`` or ``hub:ID[@revision][:column]``; "": the model's."""
+    pairs: str = ""
+    """Folder of real images with metadata.jsonl (``file_name``, ``text``), for "direct" and "denoising"."""
+    noises: _Count = 0
+    """Different noises of a prompt, over all epochs; 0: a new one in each epoch. Few noises make the prefix
+    cache useful.
+    """
+    group: _Positive = 1
+    """Consecutive samples of one prompt, each with its own noise."""
+
+
+@settings
+class TrainableSettings:
+    """What is trained."""
+
+    parts: tuple[Annotated[str, one_of("part to train", TRAINABLE)], ...] = ("text_encoder",)
+    """Trained parts: text_encoder, text_encoder_2 (SDXL) and unet, or rewriter alone."""
+    lora_rank: _Count = 0
+    """Rank of adapters on the attention layers of the trained parts; 0: train all weights."""
+    start: str = ""
+    """Folder of a checkpoint to start from; "": the model. With ``parts = ["unet"]`` its text encoder stays
+    frozen.
+    """
+    rewriter: str = ""
+    """Prompt rewriter to start from, a name or a folder (`textcraftor.rewriters`), for "rewriting"."""
+    tune_null: bool = True
+    """Whether gradients of the empty prompt's embedding reach the text encoder too."""
+
+
+@settings
+class OptimiserSettings:
+    """Updates, batches and AdamW."""
+
+    updates: _Positive = 1000
+    """Number of updates."""
+    batch: _Positive = 8
+    """Samples of an update, over all processes."""
+    lr: _Amount = 1e-6
+    """Learning rate of AdamW after warm-up."""
+    lr_schedule: Annotated[str, one_of("learning-rate schedule", LR_SCHEDULES)] = "constant"
+    """Learning rate after warm-up: constant, or linear or cosine to 0 at the last update."""
+    warmup: _Count = 0
+    """Updates over which the learning rate rises from 0."""
+    weight_decay: _Amount = 0.01
+    """Weight decay of AdamW."""
+    clip: _Amount = 1.0
+    """Largest norm of the gradient; 0: no clipping."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay per update of averaged weights, which are then validated and saved; 0: off."""
+
+
+@settings
+class AlgorithmSettings:
+    """The training method."""
+
+    name: Annotated[str, one_of("algorithm", ALGORITHMS)] = "chain"
+    """Estimator of the reward's gradient (`textcraftor.diffusion.sampling`), or "denoising" (supervised on
+    pairs), "ddpo" (reinforcement learning) or "rewriting" (train a prompt rewriter).
+    """
+    drift_penalty: _Amount = 0.0
+    """Weight of the embedding's squared distance from the original's, in its variance; for "rewriting", of
+    the language model's divergence per token from its start. 0: off.
+    """
+    policy_updates: _Positive = 2
+    """Optimiser steps of an update, each on its share of the samples; "ddpo" and "rewriting" only."""
+    ratio_clip: _Amount = 1e-4
+    """Clip range of the importance ratio around 1; "ddpo" and "rewriting" only."""
+
+
+@settings
+class ValidationSettings:
+    """Periodic validation, checkpoint selection, and how images are generated after training."""
+
+    prompts: str = ""
+    """Prompt source (as in [data]) for validation; "": the model's."""
+    prompt_count: Annotated[int, Field(ge=2)] = 32
+    """Number of validation prompts."""
+    every: _Count = 50
+    """Updates between two validations; 0: off."""
+    selection_reward: str = ""
+    """Reward that selects the checkpoint, neither trained on nor a judge; "": the newest checkpoint is
+    used.
+    """
+    stop_on_alarm: bool = False
+    """Stop when the selection reward falls while the trained ones rise."""
+    eval_tuned_steps: _Count = 15
+    """Number of last sampling steps that use the tuned encoder when images are generated in validation and
+    after training, up to schedule.steps; 0: all.
+    """
+
+
+@settings
+class MemorySettings:
+    """Memory and speed; results differ by rounding at most."""
+
+    micro_batch: _Count = 0
+    """Samples at a time on one device, whose gradients are accumulated; 0: all."""
+    precision: Annotated[str, one_of("precision", PRECISIONS)] = "float32"
+    """Precision of forward passes and frozen weights; trained weights and optimiser stay in float32."""
+    checkpointing: bool = False
+    """Gradient checkpointing: recompute a UNet step for its gradient; less memory, a third more work."""
+    decode_slice: _Count = 0
+    """Images decoded and scored at a time; 0: all."""
+    compile: bool = False
+    """Whether to compile the UNet with torch.compile."""
+    offload: bool = False
+    """Whether rewards stay on the CPU and take turns on the device."""
+    prefix_cache: str = ""
+    """Folder of a cache of the latents before the tuned steps; "": off."""
+    prefix_gigabytes: _Amount = 4.0
+    """Largest size of that cache in gigabytes; files that were not used for longest are removed."""
+
+
+@settings
+class LoggingSettings:
+    """Checkpoints and logs."""
+
+    method: str = ""
+    """Name of the method on a leaderboard, for runs that differ in their seed only; "": none."""
+    save_every: _Positive = 50
+    """Updates between two checkpoints."""
+    keep: _Positive = 2
+    """Checkpoints that are kept beside the best one."""
+    trackers: tuple[str, ...] = ()
+    """Trackers of accelerate: tensorboard, wandb or trackio."""
+
+
+@settings
 class TrainConfig:
-    """Everything that decides what a run's weights come to, and where they are kept.
+    """Everything that decides the weights of a training run, and where it logs.
 
-    K and T are those of the paper: T sampling steps, the last K of which are run by the tuned encoder and
-    carry gradients; the steps before are run by the original one.
+    Make one with `make_config`, which starts from the model's own defaults.
     """
 
     model: str
-    """A named model, a diffusers folder, or a hub id (with ``@revision``, if need be)."""
-    rewards: str = ""
-    """The mix that is maximised, ``name=weight,name=weight@cap``; "": that of the profile."""
-    calibration: str = ""
-    """What weights are of: "" official scores, "world" or a calibration file: standardised ones."""
-    prompts: str = ""
-    """A prompt file, ``hub:ID[@revision][:column]``, "world"; "": the model's own."""
-    start: str = ""
-    """Checkpoint to begin with; ``trains = ["unet"]`` keeps its text encoder as it is. "": the model."""
-    pairs: str = ""
-    """Folder of real images with metadata.jsonl (``file_name``, ``text``), for "direct" and "denoising"."""
-
-    rewriter: str = ""
-    """Of "rewriting": the language model that it begins with, a name or folder (`textcraftor.rewriters`)."""
-
-    trains: tuple[str, ...] = ("text_encoder",)
-    """Of text_encoder, text_encoder_2 (SDXL), unet; "rewriter" alone."""
-    lora_rank: int = 0
-    """Rank of adapters on the attention of what is trained; 0: all weights are."""
-    estimator: str = "chain"
-    """How the reward's gradient is estimated (`textcraftor.diffusion.sampling`); "denoising" imitates pairs,
-    "ddpo" learns from rewards that have no gradient, and so does "rewriting", which trains a prompt rewriter.
-    """
-    sampler: str = "ddim"
-    steps: int = 25
-    """T."""
-    tuned_steps: int = 5
-    """K."""
-    drawn_tuned_steps: int = 15
-    """Of T steps, the last that the tuned encoder runs when images are drawn after training."""
-    guidance: float | None = None
-    """Scale of classifier-free guidance, in training and after; None: the model's own."""
-    size: tuple[int, int] | None = None
-    """(height, width), pixels; None: the model's own."""
-    spacing: str = ""
-    """Timestep spacing of the scheduler: "leading", "trailing", "linspace"; "": the model's own."""
-    tune_null: bool = True
-    """Whether the empty prompt's embedding passes gradients to the encoder too."""
-    reward_pool: int = 0
-    """Average-pool images to this many pixels a side before rewards see them; 0: no."""
-
-    updates: int = 1000
-    """Optimiser steps."""
-    batch: int = 8
-    """Samples of an update, over all processes."""
-    micro_batch: int = 0
-    """Samples at a time on one device, whose gradients are accumulated; 0: all of its share."""
-    noises: int = 0
-    """Different noises of a prompt, over the epochs; 0: always new. Few make the prefix cache useful."""
-    lr: float = 1e-6
-    """Of AdamW, after ``warmup`` updates."""
-    lr_schedule: str = "constant"
-    warmup: int = 0
-    """Updates over which the learning rate rises."""
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    """Largest norm of the gradient; 0: not clipped."""
-    group: int = 1
-    """Samples in a row of one prompt."""
-    eta: float = 0.0
-    """Noise of each of the last K sampling steps, as DDIM has it; "ddpo" alone decides by noise."""
-    policy_updates: int = 2
-    """Of "ddpo" and "rewriting": optimiser steps of an update, each on its share of the samples."""
-    ratio_clip: float = 1e-4
-    """Of "ddpo" and "rewriting": how far from 1 a decision's importance weight pays."""
-    ema: float = 0.0
-    """Decay an update of averaged weights, which are then the result; 0: off."""
-    drift_penalty: float = 0.0
-    """Weight of the embedding's mean squared distance from the original's, in its variance; of "rewriting",
-    of the language model's divergence a token from its start. 0: off.
-    """
-
-    selection: str = ""
-    """Reward that checkpoints are chosen by, neither trained on nor a judge; "": the last one is taken."""
-    validation: str = ""
-    """Prompt source for it; "": the model's own."""
-    validation_prompts: int = 32
-    validate_every: int = 50
-    """Updates between two validations; 0: none."""
-    stop_on_alarm: bool = False
-    """End when the selection reward falls while the trained ones rise."""
-
-    precision: str = "float32"
-    """Of the forward passes; trained weights and their optimiser are float32."""
-    checkpointing: bool = False
-    """Make a UNet step's graph again for its gradient: less memory, a third more work."""
-    decode_slice: int = 0
-    """Images decoded and scored at a time; 0: all."""
-    compile: bool = False
-    """torch.compile the UNet."""
-    offload: bool = False
-    """Rewards take turns on the device."""
-    prefix_cache: str = ""
-    """Folder that keeps latents before the last K steps; "": none."""
-    prefix_gigabytes: float = 4.0
-    """Its largest size; what was used longest ago goes first."""
-
+    """Base model: a name, a diffusers folder, or a hub id with ``@revision`` if needed."""
     seed: int = 0
-    method: str = ""
-    """What a leaderboard calls the runs that differ from this one in their seed alone; "": nothing."""
-    save_every: int = 50
-    """Updates between two checkpoints."""
-    keep: int = 2
-    """Checkpoints kept beside the best one."""
-    trackers: tuple[str, ...] = ()
-    """Of accelerate's: "tensorboard", "wandb", "trackio"."""
+    """Seed for prompt order, noise and adapters."""
+    rewards: RewardSettings = field(default_factory=RewardSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    trainable: TrainableSettings = field(default_factory=TrainableSettings)
+    schedule: Schedule = field(default_factory=lambda: Schedule(tuned_steps=5))
+    """Sampling in training. ``tuned_steps`` is K: the last steps, which use the tuned encoder and carry
+    gradients.
+    """
+    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    algorithm: AlgorithmSettings = field(default_factory=AlgorithmSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
 
     def __post_init__(self) -> None:
         _check(self)
 
-    def decisive(self) -> dict[str, Any]:
-        """All that decides the weights, as JSON has it: a run with another is not gone on with."""
-        free = set(FREE) - (set() if self.lr_schedule == "constant" else {"updates"})
-        record = {name: value for name, value in asdict(self).items() if name not in free}
-        return dict(json.loads(json.dumps(record)))
+    @property
+    def tuned_steps(self) -> int:
+        """Number K of last steps that use the tuned encoder in training."""
+        return self.schedule.tuned_steps or self.schedule.steps
+
+    @property
+    def eval_tuned_steps(self) -> int:
+        """Number of last steps that use the tuned encoder after training."""
+        return self.validation.eval_tuned_steps or self.schedule.steps
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> TrainConfig:
+        """Read the configuration of a train.json, also of the flat layout of earlier versions."""
+        return build(cls, _current_layout(record), source="train.json")
 
 
-FREE = ("method", "updates", "keep", "save_every", "trackers", "prefix_gigabytes", "prefix_cache", "offload")
-"""Fields that may change when a run is gone on with."""
+OLD_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "rewards": "rewards.mix",
+        "calibration": "rewards.calibration",
+        "reward_pool": "rewards.pool",
+        "prompts": "data.prompts",
+        "pairs": "data.pairs",
+        "noises": "data.noises",
+        "group": "data.group",
+        "trains": "trainable.parts",
+        "lora_rank": "trainable.lora_rank",
+        "start": "trainable.start",
+        "rewriter": "trainable.rewriter",
+        "tune_null": "trainable.tune_null",
+        "sampler": "schedule.sampler",
+        "steps": "schedule.steps",
+        "tuned_steps": "schedule.tuned_steps",
+        "guidance": "schedule.guidance",
+        "size": "schedule.size",
+        "spacing": "schedule.spacing",
+        "eta": "schedule.eta",
+        "updates": "optimiser.updates",
+        "batch": "optimiser.batch",
+        "lr": "optimiser.lr",
+        "lr_schedule": "optimiser.lr_schedule",
+        "warmup": "optimiser.warmup",
+        "weight_decay": "optimiser.weight_decay",
+        "clip": "optimiser.clip",
+        "ema": "optimiser.ema",
+        "estimator": "algorithm.name",
+        "drift_penalty": "algorithm.drift_penalty",
+        "policy_updates": "algorithm.policy_updates",
+        "ratio_clip": "algorithm.ratio_clip",
+        "validation": "validation.prompts",
+        "validation_prompts": "validation.prompt_count",
+        "validate_every": "validation.every",
+        "selection": "validation.selection_reward",
+        "stop_on_alarm": "validation.stop_on_alarm",
+        "drawn_tuned_steps": "validation.eval_tuned_steps",
+        "micro_batch": "memory.micro_batch",
+        "precision": "memory.precision",
+        "checkpointing": "memory.checkpointing",
+        "decode_slice": "memory.decode_slice",
+        "compile": "memory.compile",
+        "offload": "memory.offload",
+        "prefix_cache": "memory.prefix_cache",
+        "prefix_gigabytes": "memory.prefix_gigabytes",
+        "method": "logging.method",
+        "save_every": "logging.save_every",
+        "keep": "logging.keep",
+        "trackers": "logging.trackers",
+    }
+)
+"""Flat names of earlier versions and the names that replaced them: for records, and for errors."""
+
+NOT_DECISIVE = (
+    "logging.method", "logging.save_every", "logging.keep", "logging.trackers", "optimiser.updates",
+    "memory.prefix_cache", "memory.prefix_gigabytes", "memory.offload",
+)  # fmt: skip
+"""Fields that may change when a run is resumed: they do not change its weights."""
+
+
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Compare the configurations of two train.json records in whatever layout.
+
+    Returns:
+        A phrase for each field that decides the weights and differs. A field that one of them lacks is at
+        its default there, as it was before the field existed.
+    """
+    was, now = _decisive(old), _decisive(new)
+    return [
+        f"{name} was {was.get(name)!r}, is now {now.get(name)!r}"
+        for name in {**was, **now}
+        if was.get(name) != now.get(name)
+    ]
+
+
+def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the weights by dotted name; names that no longer exist are kept."""
+    values = _flat(_current_layout(record))
+    known = set(_flat(asdict(TrainConfig(""))))
+    config = build(TrainConfig, _nested({k: v for k, v in values.items() if k in known}), source="train.json")
+    # a decaying learning rate ends at the last update, so that their number decides the weights too
+    free = set(NOT_DECISIVE) - (
+        set() if config.optimiser.lr_schedule == "constant" else {"optimiser.updates"}
+    )
+    gone = {name: value for name, value in values.items() if name not in known}
+    decisive = {name: value for name, value in _flat(asdict(config)).items() if name not in free}
+    return dict(json.loads(json.dumps(decisive | gone)))
+
+
+def _current_layout(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring the configuration of an earlier version's record into the groups of this one."""
+    values = _flat(rename_keys(record, OLD_NAMES))
+    for name in ("data.prompts", "validation.prompts"):
+        if name in values:
+            values[name] = RENAMED_SOURCES.get(values[name], values[name])
+    if values.get("schedule.guidance", 0.0) is None:  # "the model's own"
+        values["schedule.guidance"] = find_model(record["model"]).guidance
+    return _nested(values)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one mapping with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with dotted names as nested mappings."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        for key in reversed(name.split(".")):
+            value = {key: value}
+        nested = merge(nested, value)
+    return nested
+
 
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
+        "default": {},
         "paper": {
-            "rewards": "clip-cosine=100,aesthetic-v2=1,pickscore=1,hpsv2=100",
-            "calibration": "",
-            "lr": 1e-6,
-            "updates": 10_000,
-            "batch": 256,
-            "clip": 0.0,
-            "guidance": 7.5,
+            "rewards.mix": "clip-cosine=100,aesthetic-v2=1,pickscore=1,hpsv2=100",
+            "rewards.calibration": "",
+            "schedule.guidance": 7.5,
+            "optimiser.lr": 1e-6,
+            "optimiser.updates": 10_000,
+            "optimiser.batch": 256,
+            "optimiser.clip": 0.0,
         },
         "official-code": {
-            "rewards": "clip-cosine=50,aesthetic-v2=3,pickscore=1,hpsv2=100",
-            "calibration": "",
-            "lr": 1e-6,
-            "updates": 10_000,
-            "batch": 32,
-            "clip": 0.0,
-            "guidance": 7.5,
-            "spacing": "trailing",
-            "reward_pool": 224,
-            "checkpointing": True,
+            "rewards.mix": "clip-cosine=50,aesthetic-v2=3,pickscore=1,hpsv2=100",
+            "rewards.calibration": "",
+            "rewards.pool": 224,
+            "schedule.guidance": 7.5,
+            "schedule.spacing": "trailing",
+            "optimiser.lr": 1e-6,
+            "optimiser.updates": 10_000,
+            "optimiser.batch": 32,
+            "optimiser.clip": 0.0,
+            "memory.checkpointing": True,
         },
         "ddpo": {
-            "estimator": "ddpo",
-            "steps": 50,
-            "tuned_steps": 50,
-            "drawn_tuned_steps": 50,
-            "eta": 1.0,
-            "guidance": 5.0,
-            "lora_rank": 16,
-            "lr": 3e-4,
-            "weight_decay": 1e-4,
-            "batch": 256,
-            "policy_updates": 2,
+            "algorithm.name": "ddpo",
+            "algorithm.policy_updates": 2,
+            "schedule.steps": 50,
+            "schedule.tuned_steps": 50,
+            "schedule.eta": 1.0,
+            "schedule.guidance": 5.0,
+            "validation.eval_tuned_steps": 50,
+            "trainable.lora_rank": 16,
+            "optimiser.lr": 3e-4,
+            "optimiser.weight_decay": 1e-4,
+            "optimiser.batch": 256,
         },
         "rewriter": {
-            "estimator": "rewriting",
-            "trains": ("rewriter",),
-            "rewriter": "promptist",
-            "steps": 20,
-            "tuned_steps": 20,
-            "drawn_tuned_steps": 20,
-            "lr": 5e-5,
-            "weight_decay": 0.0,
-            "batch": 256,
-            "group": 4,
-            "policy_updates": 4,
-            "ratio_clip": 0.2,
-            "drift_penalty": 0.2,
+            "algorithm.name": "rewriting",
+            "algorithm.policy_updates": 4,
+            "algorithm.ratio_clip": 0.2,
+            "algorithm.drift_penalty": 0.2,
+            "trainable.parts": ("rewriter",),
+            "trainable.rewriter": "promptist",
+            "schedule.steps": 20,
+            "schedule.tuned_steps": 20,
+            "validation.eval_tuned_steps": 20,
+            "data.group": 4,
+            "optimiser.lr": 5e-5,
+            "optimiser.weight_decay": 0.0,
+            "optimiser.batch": 256,
         },
-        "default": {},
-        "quick": {"updates": 12, "batch": 4, "validate_every": 6, "validation_prompts": 8, "lr": 1e-4},
+        "quick": {
+            "optimiser.updates": 12,
+            "optimiser.batch": 4,
+            "optimiser.lr": 1e-4,
+            "validation.every": 6,
+            "validation.prompt_count": 8,
+        },
     }
 )
+"""Named sets of settings, by dotted name."""
 
 
 def make_config(
@@ -221,141 +418,89 @@ def make_config(
     profile: str = "default",
     file: Path | None = None,
     settings: Sequence[str] = (),
-    **given: Any,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> TrainConfig:
-    """The configuration of defaults, the model's own, a profile, a TOML file, ``settings`` (``name=value``)
-    and ``given``, the later before the earlier.
+    """Make a configuration; later sources win over earlier ones.
 
-    Raises UnknownName for a profile or field that there is not, and ConfigError for a wrong value.
+    The sources are the defaults, the model's own settings, a profile, a TOML file, ``settings`` and
+    ``overrides``.
+
+        make_config("micro", profile="quick", overrides={"optimiser.lr": 1e-4, "seed": 1})
+
+    Args:
+        model: Base model: a name, a diffusers folder, or a hub id.
+        profile: One of `PROFILES`.
+        file: TOML file with tables such as ``[optimiser]``.
+        settings: Assignments such as "optimiser.lr=1e-4"; the value is TOML or plain text.
+        overrides: Values by dotted name; None is ignored.
+
+    Raises:
+        UnknownName: For an unknown profile, field or choice; with close matches.
+        ConfigError: For a wrong value.
+        Problems: For several of these.
     """
     if profile not in PROFILES:
         raise UnknownName("profile", profile, PROFILES)
-    values: dict[str, Any] = {**find_model(model).training, **PROFILES[profile]}
+    base = find_model(model)
+    own = {"schedule.guidance": base.guidance, "schedule.tuned_steps": 5, **base.training}
+    values = _nested({"model": model, **own, **PROFILES[profile]})
     if file is not None:
-        values |= _typed(str(file), _read(file))
-    values |= _typed("--set", dict(_assignment(text) for text in settings))
-    values |= {name: value for name, value in given.items() if value is not None}
-    return TrainConfig(**{**values, "model": model})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """``name=value``, the value as TOML has it, or bare text."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise ConfigError(f"--set {text!r} sets nothing; write name=value, such as lr=1e-4")
-    try:
-        return name.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name.strip(), value.strip()
-
-
-_KINDS: Mapping[str, tuple[type, ...]] = MappingProxyType(
-    {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "float | None": (int, float)}
-)
-
-
-def _typed(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values in their fields' types; a TOML list becomes a tuple."""
-    annotations = {field.name: str(field.type) for field in fields(TrainConfig)}
-    typed: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in annotations:
-            raise UnknownName(f"field in {where}", name, annotations)
-        kind = annotations[name]
-        if kind.startswith("tuple"):
-            listed = value if isinstance(value, list) else [value]
-            of = int if "int" in kind else str
-            right = all(type(item) is of for item in listed) and (of is str or len(listed) == 2)
-            typed[name] = tuple(listed)
-            expected = "a list of two whole numbers" if of is int else "a list of names"
-        else:
-            right = isinstance(value, _KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
-            typed[name] = float(value) if right and "float" in kind else value
-            expected = {"str": "text", "int": "a whole number", "bool": "true or false"}.get(kind, "a number")
-        if not right:
-            raise ConfigError(f"{where}: {name} = {value!r}; expected {expected}")
-    return typed
-
-
-_LOWEST: Mapping[str, float] = MappingProxyType(
-    {
-        "steps": 1, "tuned_steps": 1, "drawn_tuned_steps": 1, "updates": 1, "batch": 1,
-        "validation_prompts": 2, "save_every": 1, "keep": 1, "lora_rank": 0, "reward_pool": 0,
-        "group": 1, "eta": 0, "policy_updates": 1, "ratio_clip": 0,
-        "micro_batch": 0, "noises": 0, "lr": 0, "warmup": 0, "weight_decay": 0, "clip": 0, "ema": 0,
-        "drift_penalty": 0, "validate_every": 0, "decode_slice": 0, "prefix_gigabytes": 0,
-    }
-)  # fmt: skip
+        values = merge(values, read_toml(file))
+    values = merge(values, *map(parse_assignment, settings))
+    values = merge(values, _nested({name: v for name, v in overrides.items() if v is not None}))
+    sources = [str(file)] * (file is not None) + ["--set"] * bool(settings)
+    return build(TrainConfig, values, source=" and ".join(sources), renamed=OLD_NAMES)
 
 
 def _check(config: TrainConfig) -> None:
-    for name, lowest in _LOWEST.items():
-        value = getattr(config, name)
-        if not value >= lowest:
-            raise ConfigError(f"{name} is {value}; expected at least {lowest:g}")
-    for name, highest in (("tuned_steps", "steps"), ("drawn_tuned_steps", "steps")):
-        value, most = getattr(config, name), getattr(config, highest)
-        if value > most:
-            raise ConfigError(
-                f"{name} is {value}, more than the {most} {highest}; lower it or raise {highest}"
-            )
-    for name, value, known in (
-        ("estimator", config.estimator, ESTIMATORS),
-        ("precision", config.precision, PRECISIONS),
-        ("learning-rate schedule", config.lr_schedule, LR_SCHEDULES),
-        ("sampler", config.sampler, SAMPLERS),
-        ("timestep spacing", config.spacing or SPACINGS[0], SPACINGS),
-        *(("part to train", part, TRAINABLE) for part in config.trains),
-    ):
-        if value not in known:
-            raise UnknownName(name, value, known)
-    _check_combinations(config)
+    """Check settings that depend on each other.
 
-
-def _check_combinations(config: TrainConfig) -> None:
-    if not config.trains:
-        raise ConfigError(f"trains names nothing; expected some of {', '.join(TRAINABLE)}")
-    if (config.estimator in ON_PAIRS) != bool(config.pairs):
+    Raises:
+        ConfigError: For settings that exclude or require each other.
+    """
+    name, parts, pairs = config.algorithm.name, config.trainable.parts, config.data.pairs
+    steps, eval_steps = config.schedule.steps, config.validation.eval_tuned_steps
+    if eval_steps > steps:
         raise ConfigError(
-            f"the estimators {' and '.join(ON_PAIRS)} and a folder of pairs need each other; set both or none"
+            f"validation.eval_tuned_steps = {eval_steps} is more than schedule.steps = {steps}; lower it or "
+            "raise schedule.steps"
         )
-    if config.pairs and config.prompts:
-        raise ConfigError('pairs have texts of their own: set prompts to ""')
-    if config.estimator == "conditioning" and "unet" in config.trains:
-        raise ConfigError('the estimator "conditioning" gives the UNet no gradients; take "detached-chain"')
-    if (config.estimator == "ddpo") != (config.eta > 0):
+    if not parts:
+        raise ConfigError(f"trainable.parts is empty; expected some of {', '.join(TRAINABLE)}")
+    if (name in ON_PAIRS) != bool(pairs):
         raise ConfigError(
-            'the estimator "ddpo" needs noise, and others have none: set eta = 1.0 for it alone'
+            f'algorithm.name = "{name}" with data.pairs = "{pairs}"; {" and ".join(ON_PAIRS)} require a '
+            "folder of pairs, other algorithms require none"
         )
-    if config.estimator == "ddpo" and config.sampler != "ddim":
-        raise ConfigError(f'the estimator "ddpo" needs the sampler ddim, not {config.sampler}')
-    if config.batch % config.group:
-        raise ConfigError(f"batch is {config.batch}, group {config.group}; expected a multiple of the group")
-    if not config.ema < 1:
-        raise ConfigError(f"ema is {config.ema}; expected a decay below 1, such as 0.99")
+    if pairs and config.data.prompts:
+        raise ConfigError('data.pairs already has the prompts; set data.prompts = ""')
+    if name == "conditioning" and "unet" in parts:
+        raise ConfigError('"conditioning" gives the UNet no gradient; set algorithm.name = "detached-chain"')
+    if (name == "ddpo") != (config.schedule.eta > 0):
+        raise ConfigError(
+            f'algorithm.name = "{name}" with schedule.eta = {config.schedule.eta:g}; "ddpo" requires '
+            "eta > 0, other algorithms require eta = 0"
+        )
+    batch, group = config.optimiser.batch, config.data.group
+    if batch % group:
+        raise ConfigError(f"optimiser.batch = {batch} is not a multiple of data.group = {group}")
     _check_rewriting(config)
 
 
 def _check_rewriting(config: TrainConfig) -> None:
-    asked = config.estimator == "rewriting"
-    if (config.trains == ("rewriter",)) != asked or bool(config.rewriter) != asked:
+    trainable, steps = config.trainable, config.schedule.steps
+    rewriting = config.algorithm.name == "rewriting"
+    if (trainable.parts == ("rewriter",)) != rewriting or bool(trainable.rewriter) != rewriting:
         raise ConfigError(
-            'the estimator "rewriting", trains = ["rewriter"] and a rewriter to begin with need each other: '
-            "set all (--profile rewriter) or none"
+            'algorithm.name = "rewriting", trainable.parts = ["rewriter"] and trainable.rewriter require '
+            "each other; set all three (--profile rewriter) or none"
         )
-    if asked and config.lora_rank:
-        raise ConfigError('the estimator "rewriting" trains all weights of its model: set lora_rank = 0')
-    if asked and (config.group < 2 or not config.steps == config.tuned_steps == config.drawn_tuned_steps):
+    if rewriting and trainable.lora_rank:
+        raise ConfigError('"rewriting" trains all weights of its model; set trainable.lora_rank = 0')
+    if rewriting and config.data.group < 2:
+        raise ConfigError('"rewriting" compares rewrites of one prompt; set data.group to 2 or more')
+    if rewriting and not steps == config.tuned_steps == config.eval_tuned_steps:
         raise ConfigError(
-            'the estimator "rewriting" compares rewrites of one prompt, which are of all steps: set group to '
-            "2 or more, and tuned_steps and drawn_tuned_steps to steps"
+            '"rewriting" uses the rewrite in all steps; set schedule.tuned_steps and '
+            f"validation.eval_tuned_steps to schedule.steps = {steps}"
         )

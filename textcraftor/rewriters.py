@@ -1,7 +1,7 @@
-"""Prompt engineering by language models: what the pipeline is given in place of a prompt.
+"""Prompt rewriting by language models: the pipeline generates from the rewrite.
 
 Rewards always see the original prompt. A rewrite depends on the prompt, its number in the suite and the seed,
-never on what else is rewritten in the same batch, and is kept beside the images it was made for.
+not on the rest of the batch, and is stored beside the images that were generated from it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,53 +17,62 @@ from typing import TYPE_CHECKING, Any
 
 from rewards.weights import hub
 from rewards.weights.lock import cached_sha256
-from tcbench.errors import ConfigError, MissingFiles, UnknownName
+from tcbench.errors import ConfigError, MissingFiles, UnknownName, first_line
 from tcbench.files import append_lines, read_lines, write_atomically
 from tcbench.progress import Progress
 from tcbench.quiet import quiet
+from tcbench.settings import build, read_toml, settings
 from textcraftor.diffusion.pipeline import REWRITING
 from textcraftor.diffusion.prompts import canonical, noise_seed
 
 if TYPE_CHECKING:
     from textcraftor.diffusion.prompts import Prompt
 
-KEPT = "rewrites.jsonl"
-"""The run's file of rewrites."""
+REWRITES_FILE = "rewrites.jsonl"
+"""File of rewrites in a run's folder."""
 
-SETTINGS = "rewriter.toml"
-"""In a folder with a causal language model: how it rewrites."""
+SETTINGS_FILE = "rewriter.toml"
+"""Settings of a rewriter, in the folder of its language model."""
 
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
 BATCH = 16
 
 
-@dataclass(frozen=True)
+@settings
 class Rewriter:
-    """A causal language model and how it is asked."""
+    """A causal language model, the template that it is prompted with, and its decoding."""
 
     name: str
-    place: str
-    """A hub id, or a folder."""
+    model: str
+    """Hub id or folder of the language model."""
     template: str = "{prompt}"
+    """Input of the model; ``{prompt}`` is replaced by the prompt."""
     continues: bool = False
-    """Whether what it writes continues the prompt; else it takes its place."""
+    """Whether the output continues the prompt; otherwise it replaces it."""
     new_tokens: int = 75
+    """Largest number of generated tokens."""
     beams: int = 1
-    """Of a search without chance; 1: tokens are drawn."""
+    """Beams of a deterministic search; 1: tokens are sampled."""
     length_penalty: float = 1.0
     temperature: float = 1.0
     top_k: int = 0
+    """Sample from the k most probable tokens; 0: from all."""
     top_p: float = 1.0
+    """Sample from the most probable tokens of this total probability; 1: from all."""
     repetition_penalty: float = 1.0
     revision: str | None = None
+    """Revision of a hub id; None: the newest."""
     trained_on: tuple[str, ...] | None = None
-    """Rewards that it was optimised for; a leaderboard marks their columns. None: nobody says."""
+    """Rewards that it was optimised for; a leaderboard marks their columns. None: undeclared."""
     source: str = field(default="", compare=False)
-    """Where template and decoding are published."""
+    """Publication of template and decoding."""
 
     def __post_init__(self) -> None:
         if "{prompt}" not in self.template:
-            raise ConfigError(f"template {self.template!r} of {self.name} has no {{prompt}} to put it in")
+            raise ConfigError(
+                f"rewriter {self.name}: template {self.template!r} does not contain {{prompt}}; add it where "
+                "the prompt belongs"
+            )
 
 
 REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
@@ -101,46 +109,47 @@ REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
 )  # fmt: skip
 
 
-def write_settings(rewriter: Rewriter, folder: Path) -> None:
-    """``folder/rewriter.toml``, which makes a folder with a language model a rewriter."""
-    usual = {field.name: field.default for field in fields(Rewriter)}
-    asked = {name: value for name, value in asdict(rewriter).items() if value != usual[name]}
-    for own in ("name", "place", "revision"):
-        asked.pop(own, None)
-    lines = [f"{name} = {json.dumps(value)}" for name, value in asked.items()]
-    write_atomically(folder / SETTINGS, ("\n".join(lines) + "\n").encode())
+def write_rewriter_settings(rewriter: Rewriter, folder: Path) -> None:
+    """Write ``folder/rewriter.toml``, which makes the folder of a language model a rewriter."""
+    defaults = {field.name: field.default for field in fields(Rewriter)}
+    values = {name: value for name, value in asdict(rewriter).items() if value != defaults[name]}
+    for name in ("name", "model", "revision"):  # they follow from the folder
+        values.pop(name, None)
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    write_atomically(folder / SETTINGS_FILE, ("\n".join(lines) + "\n").encode())
 
 
 def find_rewriter(name: str) -> Rewriter:
-    """A named one, or a folder with a language model and rewriter.toml.
+    """Return a rewriter by name, or read it from a folder with a language model and rewriter.toml.
 
-    Raises UnknownName with close matches, ConfigError for settings that cannot be used.
+    Raises:
+        UnknownName: If it is neither; the message offers close matches.
+        ConfigError: If rewriter.toml has invalid settings.
     """
     if name in REWRITERS:
         return REWRITERS[name]
     folder = Path(name).expanduser()
-    if not (folder / SETTINGS).is_file():
-        raise UnknownName(f"prompt rewriter, or folder with {SETTINGS}", name, REWRITERS)
-    try:
-        values = tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        usual = {field.name: field.default for field in fields(Rewriter)}
-        kinds = {"name": str, "revision": str, "trained_on": list}
-        for key, value in values.items():
-            expected = kinds.get(key) or (type(usual[key]) if key in usual else str)
-            if not isinstance(value, (int, float) if expected is float else expected):
-                raise ConfigError(f"{folder / SETTINGS}: {key} = {value!r}; expected {expected.__name__}")
-        if "trained_on" in values:
-            values["trained_on"] = tuple(map(str, values["trained_on"]))
-        return Rewriter(**{"name": folder.resolve().name, **values, "place": str(folder)})
-    except (tomllib.TOMLDecodeError, TypeError) as error:
-        raise ConfigError(f"{folder / SETTINGS}: {error}; expected fields of Rewriter") from error
+    file = folder / SETTINGS_FILE
+    if not file.is_file():
+        raise UnknownName(f"prompt rewriter (a name, or a folder with {SETTINGS_FILE})", name, REWRITERS)
+    values = read_toml(file)
+    for reserved in ("name", "model"):
+        values.pop(reserved, None)
+    given = {"name": folder.resolve().name, "model": str(folder)}
+    return build(Rewriter, values | given, source=str(file))
 
 
-def find_model(rewriter: Rewriter, *, fetch: bool = True) -> Path:
-    """The folder of its language model, from the hub client's cache unless it is given. Raises
-    MissingFiles.
+def find_rewriter_model(rewriter: Rewriter, *, fetch: bool = True) -> Path:
+    """Return the folder of a rewriter's language model, from the hub client's cache for a hub id.
+
+    Args:
+        rewriter: The rewriter.
+        fetch: Whether to download a model that is not in the cache.
+
+    Raises:
+        MissingFiles: If the model is not on this machine and cannot be downloaded.
     """
-    folder = Path(rewriter.place).expanduser()
+    folder = Path(rewriter.model).expanduser()
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
@@ -149,73 +158,109 @@ def find_model(rewriter: Rewriter, *, fetch: bool = True) -> Path:
     try:
         return Path(
             snapshot_download(
-                rewriter.place,
+                rewriter.model,
                 revision=rewriter.revision,
                 allow_patterns=list(FILES),
                 local_files_only=bool(offline),
             )
         )
-    except Exception as error:  # the client lets its HTTP library's own errors through
-        reason = f"not in the hub client's cache, and {offline}" if offline else str(error).splitlines()[0]
+    except Exception as error:  # the client raises its HTTP library's errors too
+        reason = f"not in the hub client's cache, and {offline}" if offline else first_line(error)
         raise MissingFiles(
-            f"rewriter {rewriter.name} needs {rewriter.place}: {reason}; fetch it online"
+            f"rewriter {rewriter.name} needs {rewriter.model}: {reason}; download it on a machine with "
+            "network access"
         ) from error
 
 
-def settings(rewriter: Rewriter, folder: Path) -> dict[str, Any]:
-    """What decides its rewrites: for the generation id."""
+def rewriter_settings(rewriter: Rewriter, folder: Path) -> dict[str, Any]:
+    """Return everything that decides the rewrites, for the generation id."""
     files = sorted(file for pattern in FILES for file in folder.glob(pattern))
     hashes = [f"{file.name} {cached_sha256(file)}" for file in files]
     record = asdict(rewriter)
-    for unimportant in ("name", "place", "revision", "source", "trained_on"):
+    for unimportant in ("name", "model", "revision", "source", "trained_on"):
         record.pop(unimportant)
     return record | {"sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest()}
 
 
-def rewrite(
+def rewrite_prompts(
     rewriter: Rewriter,
     folder: Path,
     prompts: Sequence[Prompt],
-    kept: Path,
+    file: Path,
     *,
     seed: int,
     device: str,
     progress: Progress,
 ) -> dict[int, str]:
-    """The rewrites of ``prompts`` by id; those in the file ``kept`` are taken from it, others are added."""
-    found = {int(row["prompt_id"]): str(row["text"]) for row in read_lines(kept)}
-    todo = [prompt for prompt in prompts if prompt.id not in found]
+    """Rewrite prompts that ``file`` does not have yet, and append them to it.
+
+    Args:
+        rewriter: The rewriter.
+        folder: Folder of its language model.
+        prompts: The prompts.
+        file: JSON lines of finished rewrites; it may not exist.
+        seed: Base seed of the sampled tokens.
+        device: Device of the language model.
+        progress: Receives the number of rewritten prompts.
+
+    Returns:
+        The rewrites of all prompts by prompt id.
+    """
+    rewrites = {int(row["prompt_id"]): str(row["text"]) for row in read_lines(file)}
+    todo = [prompt for prompt in prompts if prompt.id not in rewrites]
     progress.stage("rewriting prompts", len(prompts), len(prompts) - len(todo))
     if not todo:
-        return found
-    writer = Writer(rewriter, folder, device)
+        return rewrites
+    model = RewriterModel(rewriter, folder, device)
     for start in range(0, len(todo), BATCH):
         part = todo[start : start + BATCH]
         seeds = [noise_seed(seed, prompt.id, 0) for prompt in part]
-        texts = writer.write([prompt.text for prompt in part], seeds).texts
+        texts = model.rewrite([prompt.text for prompt in part], seeds).texts
         rows = [
             {"prompt_id": prompt.id, "prompt": prompt.text, "text": text}
             for prompt, text in zip(part, texts, strict=True)
         ]
-        append_lines(kept, rows)
-        found |= {prompt.id: text for prompt, text in zip(part, texts, strict=True)}
+        append_lines(file, rows)
+        rewrites |= {prompt.id: text for prompt, text in zip(part, texts, strict=True)}
         progress.advance(len(part))
-    return found
+    return rewrites
 
 
 @dataclass(frozen=True)
-class Written:
-    """Rewrites, and the token ids they are of: what the model was asked, and what it answered, its end
-    included.
-    """
+class Rewrites:
+    """Rewrites of B prompts, with the language model's token ids."""
 
     texts: Sequence[str]
-    asked: Sequence[Sequence[int]]
-    answered: Sequence[Sequence[int]]
+    """The rewritten prompts."""
+    questions: Sequence[Sequence[int]]
+    """Token ids of the model's input."""
+    answers: Sequence[Sequence[int]]
+    """Token ids of its output, the end token included."""
+
+    @classmethod
+    def join(cls, parts: Sequence[Rewrites]) -> Rewrites:
+        """Concatenate the rewrites of several batches."""
+        return cls(
+            [text for part in parts for text in part.texts],
+            [ids for part in parts for ids in part.questions],
+            [ids for part in parts for ids in part.answers],
+        )
+
+    def rows(self, rows: Sequence[int]) -> Rewrites:
+        """Return some of the rewrites."""
+        return Rewrites(
+            [self.texts[row] for row in rows],
+            [self.questions[row] for row in rows],
+            [self.answers[row] for row in rows],
+        )
 
 
-class Writer:
-    """The language model, loaded."""
+class RewriterModel:
+    """A rewriter's language model, loaded.
+
+    Raises:
+        ConfigError: If the folder does not hold a causal language model.
+    """
 
     def __init__(self, rewriter: Rewriter, folder: Path, device: str) -> None:
         import torch
@@ -227,71 +272,76 @@ class Writer:
                 self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
                 self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         except (OSError, ValueError) as error:
-            said = str(error).splitlines()[0]
-            raise ConfigError(f"{folder} is no causal language model: {said}") from error
+            raise ConfigError(f"{folder} is not a causal language model: {first_line(error)}") from error
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.to(device).eval()
 
-    def by(self, rewriter: Rewriter) -> Writer:
-        """The same model, asked otherwise."""
+    def with_decoding(self, rewriter: Rewriter) -> RewriterModel:
+        """Return the same loaded model with the template and decoding of ``rewriter``."""
         other = copy.copy(self)
         other.rewriter = rewriter
         return other
 
-    def write(self, prompts: Sequence[str], seeds: Sequence[int]) -> Written:
-        """A rewrite each; a prompt of which nothing was made stays as it is."""
+    def rewrite(self, prompts: Sequence[str], seeds: Sequence[int]) -> Rewrites:
+        """Rewrite B prompts; a prompt with an empty rewrite is returned unchanged.
+
+        Args:
+            prompts: B prompts.
+            seeds: Seeds (B,) of the sampled tokens.
+        """
         import torch
 
-        own = self.rewriter
-        if own.repetition_penalty != 1 and len(prompts) > 1:  # it would be of the padding of others too
-            alone = [self.write([prompt], [seed]) for prompt, seed in zip(prompts, seeds, strict=True)]
-            return Written(
-                [text for found in alone for text in found.texts],
-                [ids for found in alone for ids in found.asked],
-                [ids for found in alone for ids in found.answered],
-            )
+        rewriter = self.rewriter
+        # the penalty would count the padding of longer prompts as repeated tokens
+        if rewriter.repetition_penalty != 1 and len(prompts) > 1:
+            pairs = zip(prompts, seeds, strict=True)
+            return Rewrites.join([self.rewrite([prompt], [seed]) for prompt, seed in pairs])
         inputs = self.tokenizer(self.questions(prompts), return_tensors="pt", padding=True).to(self.device)
         self._check_length(inputs["input_ids"].shape[1])
         with torch.inference_mode():
             tokens = self.model.generate(
                 **inputs,
-                max_new_tokens=own.new_tokens,
+                max_new_tokens=rewriter.new_tokens,
                 do_sample=False,
-                num_beams=own.beams,
-                length_penalty=own.length_penalty,
+                num_beams=rewriter.beams,
+                length_penalty=rewriter.length_penalty,
                 logits_processor=self._processors(seeds),
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         width = inputs["input_ids"].shape[1]
-        written = self.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
+        outputs = self.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
         masks = inputs["attention_mask"].bool()
-        return Written(
-            [self._result(*pair) for pair in zip(prompts, written, strict=True)],
+        return Rewrites(
+            [self._result(*pair) for pair in zip(prompts, outputs, strict=True)],
             [ids[mask].tolist() for ids, mask in zip(inputs["input_ids"], masks, strict=True)],
-            [self._ended(row) for row in tokens[:, width:].tolist()],
+            [self._until_end(row) for row in tokens[:, width:].tolist()],
         )
 
     def questions(self, prompts: Sequence[str]) -> list[str]:
-        """What the model is asked."""
+        """Return the model's input for each prompt."""
         return [self.rewriter.template.replace("{prompt}", prompt) for prompt in prompts]
 
-    def _check_length(self, asked: int) -> None:
-        """Raises ConfigError where the model has no places for what it is asked and what it will answer."""
-        places = getattr(self.model.config, "max_position_embeddings", None)
-        if places and asked + self.rewriter.new_tokens > places:
+    def _check_length(self, tokens: int) -> None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit and tokens + self.rewriter.new_tokens > limit:
             raise ConfigError(
-                f"a prompt is {asked} tokens of {self.rewriter.name}, which has {places} places for it "
-                f"and the {self.rewriter.new_tokens} that are written: shorten it, or set fewer new_tokens"
+                f"a prompt has {tokens} tokens for rewriter {self.rewriter.name}; with its "
+                f"{self.rewriter.new_tokens} new tokens that exceeds the model's {limit} positions; shorten "
+                "the prompt or lower new_tokens"
             )
 
-    def _ended(self, ids: Sequence[int]) -> list[int]:
-        """Up to the first end, which is kept; padding comes after it."""
+    def _until_end(self, ids: Sequence[int]) -> list[int]:
+        """Return the ids up to the first end token, which is included; padding follows it."""
         end = self.tokenizer.eos_token_id
         return list(ids[: ids.index(end) + 1] if end in ids else ids)
 
     def _processors(self, seeds: Sequence[int]) -> Any:
-        """Drawing tokens as a greedy choice: by the Gumbel-max trick, with noise of each prompt's own."""
+        """Return the decoding as logits processors.
+
+        Sampling is a greedy choice after Gumbel noise is added (the Gumbel-max trick), so that each prompt
+        has a random generator of its own and its rewrite does not depend on the batch.
+        """
         from transformers import (
             LogitsProcessorList,
             RepetitionPenaltyLogitsProcessor,
@@ -300,29 +350,29 @@ class Writer:
             TopPLogitsWarper,
         )
 
-        own, found = self.rewriter, LogitsProcessorList()
-        if own.repetition_penalty != 1:
-            found.append(RepetitionPenaltyLogitsProcessor(own.repetition_penalty))
-        if own.beams > 1:
-            return found
-        if own.temperature != 1:
-            found.append(TemperatureLogitsWarper(own.temperature))
-        if own.top_k:
-            found.append(TopKLogitsWarper(own.top_k))
-        if own.top_p < 1:
-            found.append(TopPLogitsWarper(own.top_p))
-        found.append(_gumbel(seeds))
-        return found
+        rewriter, processors = self.rewriter, LogitsProcessorList()
+        if rewriter.repetition_penalty != 1:
+            processors.append(RepetitionPenaltyLogitsProcessor(rewriter.repetition_penalty))
+        if rewriter.beams > 1:
+            return processors
+        if rewriter.temperature != 1:
+            processors.append(TemperatureLogitsWarper(rewriter.temperature))
+        if rewriter.top_k:
+            processors.append(TopKLogitsWarper(rewriter.top_k))
+        if rewriter.top_p < 1:
+            processors.append(TopPLogitsWarper(rewriter.top_p))
+        processors.append(_gumbel(seeds))
+        return processors
 
-    def _result(self, prompt: str, written: str) -> str:
-        text = canonical((written.strip().splitlines() or [""])[0])
+    def _result(self, prompt: str, output: str) -> str:
+        text = canonical((output.strip().splitlines() or [""])[0])
         if not text:
             return prompt
         return canonical(f"{self.questions([prompt])[0]} {text}") if self.rewriter.continues else text
 
 
 def _gumbel(seeds: Sequence[int]) -> Any:
-    """A logits processor that adds standard Gumbel noise, each row from a generator of its own."""
+    """Return a logits processor that adds standard Gumbel noise, one random generator a row."""
     import torch
     from transformers import LogitsProcessor
 

@@ -1,7 +1,7 @@
-"""Where training prompts come from, and which of them are the samples of an update.
+"""Prompt sources for training, and the samples of each update.
 
-A sample is a prompt with its noise, and depends on (seed, its number) alone: so a run can be gone on with
-anywhere, and two processes share an update without speaking of it.
+A sample is a prompt with its noise and depends on the seed and its number alone. So a run can be resumed at
+any update, and processes share an update without communicating.
 """
 
 from __future__ import annotations
@@ -16,19 +16,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tcbench.errors import ConfigError
+from tcbench.errors import ConfigError, first_line
 from textcraftor.diffusion.prompts import PROMPT_COLUMNS, canonical, noise_seed, read_prompts
 
 HUB = "hub:"
+SUITE = "suite:"
+"""Prefix of a prompt suite's name."""
+
+WORLD_SPLITS = {"suite:world-train": "train", "suite:world-validation": "validation"}
+"""Suites that this package reads itself; `tcbench train --prompts` reads the others."""
+
+RENAMED_SOURCES = {"world": "suite:world-train", "world-validation": "suite:world-validation"}
+"""Prompt sources of earlier versions and their present names."""
 
 
 @dataclass(frozen=True)
 class PromptSource:
-    """Prompts that can be had by number. `sha256` is of the ordered canonical texts where they were read."""
+    """Prompts by number. A named one comes from `find_prompt_source`."""
 
     name: str
     texts: Sequence[str]
     sha256: str
+    """Hash of the ordered texts in canonical spelling."""
+
+    @classmethod
+    def from_texts(cls, name: str, texts: Sequence[str]) -> PromptSource:
+        """Make a source of texts in memory."""
+        spelled = [canonical(text) for text in texts]
+        return cls(name, spelled, hashlib.sha256("\n".join(spelled).encode()).hexdigest())
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -36,54 +51,85 @@ class PromptSource:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt with its noise. `prompt` is the prompt's number in the source."""
+    """One prompt with its noise."""
 
     number: int
+    """Position in the run, from 0."""
     prompt: int
+    """Number of the prompt in its source."""
     text: str
     noise_seed: int
 
 
-def find_prompts(name: str) -> PromptSource:
-    """The source of that name: a split of the embedded world ("world", "world-validation"), a prompt file, or
-    a data set of the hub (``hub:ID[@revision][:column]``), which stays on disk.
+@dataclass(frozen=True)
+class Batch:
+    """The samples of one update, or one process's share of them."""
 
-    Raises PromptFileError for a file that cannot be read, ConfigError for anything else that is no source.
+    update: int
+    samples: Sequence[Sample]
+
+    def share(self, process: int, processes: int) -> Batch:
+        """Return one process's samples.
+
+        Raises:
+            ConfigError: If the processes cannot share the batch equally.
+        """
+        if len(self.samples) % processes:
+            raise ConfigError(
+                f"optimiser.batch = {len(self.samples)} is not a multiple of the {processes} processes"
+            )
+        return Batch(self.update, self.samples[process::processes])
+
+
+def find_prompt_source(name: str) -> PromptSource:
+    """Return the prompts of a source.
+
+    Args:
+        name: "suite:world-train", "suite:world-validation", the path of a prompt file, or
+            ``hub:ID[@revision][:column]`` for a data set of the Hugging Face hub, which stays on disk.
+
+    Raises:
+        FileFormatError: If a prompt file cannot be read.
+        ConfigError: If it is not a prompt source.
     """
-    if name in ("world", "world-validation"):
+    if name in WORLD_SPLITS:
         from rewards.world.prompts import world_prompts
 
-        split = world_prompts("train" if name == "world" else "validation")
-        return of_texts(name, [prompt.text for prompt in split])
+        split: Any = WORLD_SPLITS[name]
+        return PromptSource.from_texts(name, [prompt.text for prompt in world_prompts(split)])
     if name.startswith(HUB):
         return _from_hub(name)
+    if name.startswith(SUITE):
+        raise ConfigError(
+            f"prompt source {name!r} cannot be read here; expected {' or '.join(WORLD_SPLITS)}, or give any "
+            "suite with tcbench train --prompts"
+        )
+    if name in RENAMED_SOURCES and not Path(name).exists():
+        raise ConfigError(f"prompt source {name!r} is now {RENAMED_SOURCES[name]!r}")
     if not name:
-        raise ConfigError("this model has no prompts of its own: set prompts to a file or hub:ID (--prompts)")
-    return of_texts(Path(name).name, [prompt.text for prompt in read_prompts(Path(name))])
-
-
-def of_texts(name: str, texts: Sequence[str]) -> PromptSource:
-    """Prompts that are at hand."""
-    found = [canonical(text) for text in texts]
-    return PromptSource(name, found, hashlib.sha256("\n".join(found).encode()).hexdigest())
+        raise ConfigError(
+            "no prompts given, and the model has none of its own; set data.prompts to a prompt file or "
+            "hub:ID (--prompts)"
+        )
+    return PromptSource.from_texts(Path(name).name, [prompt.text for prompt in read_prompts(Path(name))])
 
 
 def _from_hub(name: str) -> PromptSource:
-    place, _, column = name.removeprefix(HUB).partition(":")
-    ident, _, revision = place.partition("@")
+    data_set, _, column = name.removeprefix(HUB).partition(":")
+    ident, _, revision = data_set.partition("@")
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise ConfigError("prompts of the hub need a library more: pip install 'tcbench[hub]'") from error
+        raise ConfigError("hub: prompts require the datasets package; pip install 'tcbench[hub]'") from error
     try:
         loaded = load_dataset(ident, revision=revision or None, split="train")
-    except Exception as error:  # the library lets those of several others through
-        raise ConfigError(f"cannot load data set {place}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # the library raises errors of several others
+        raise ConfigError(f"cannot load data set {data_set}: {first_line(error)}") from error
     columns = [column] if column else [known for known in PROMPT_COLUMNS if known in loaded.column_names]
     if not columns or columns[0] not in loaded.column_names:
         raise ConfigError(
-            f"data set {ident} has the columns {', '.join(loaded.column_names)}; say which holds prompts: "
-            f"{HUB}{place}:COLUMN"
+            f"data set {ident} has the columns {', '.join(loaded.column_names)}; name the one with prompts: "
+            f"{HUB}{data_set}:COLUMN"
         )
     return PromptSource(name, _Column(loaded, columns[0]), str(loaded._fingerprint))
 
@@ -102,27 +148,25 @@ class _Column(Sequence[str]):
 
 
 @dataclass(frozen=True)
-class Order:
-    """The samples of a run, by number: epoch after epoch, each in an order of its own.
-
-    ``noises`` is how many different noises a prompt has over the epochs; 0: a new one in each. ``group``
-    samples in a row are of one prompt, with noises of their own.
-    """
+class SampleOrder:
+    """All samples of a run by number: epoch after epoch, each in a random order of its own."""
 
     source: PromptSource
     seed: int
     noises: int = 0
+    """Different noises of a prompt over all epochs; 0: a new one in each epoch."""
     group: int = 1
+    """Consecutive samples of one prompt, each with its own noise."""
 
     def __getitem__(self, number: int) -> Sample:
-        epoch, place = divmod(number // self.group, len(self.source))
-        prompt = int(_permutation(self.seed, epoch, len(self.source))[place])
+        epoch, position = divmod(number // self.group, len(self.source))
+        prompt = int(_permutation(self.seed, epoch, len(self.source))[position])
         noise = (epoch % self.noises if self.noises else epoch) * self.group + number % self.group
         return Sample(number, prompt, self.source.texts[prompt], noise_seed(self.seed, prompt, noise))
 
-    def batch(self, update: int, size: int) -> list[Sample]:
-        """The samples of one update."""
-        return [self[number] for number in range(update * size, (update + 1) * size)]
+    def batch(self, update: int, size: int) -> Batch:
+        """Return the samples of one update."""
+        return Batch(update, [self[number] for number in range(update * size, (update + 1) * size)])
 
 
 @lru_cache(maxsize=2)

@@ -1,19 +1,20 @@
-"""What is trained: copies of a pipeline's text encoders, its UNet, or adapters (LoRA) in them."""
+"""What is trained: copies of a pipeline's text encoders, its UNet, or adapters (LoRA) on them."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from tcbench.errors import ConfigError
-from textcraftor.config import TrainConfig
+from tcbench.errors import ConfigError, MissingFiles
+from textcraftor.config import TrainableSettings
 from textcraftor.diffusion.conditioning import Conditioning, encode_prompts, replace_encoders
-from textcraftor.diffusion.pipeline import ENCODERS
+from textcraftor.diffusion.pipeline import ENCODERS, load_encoders
 from textcraftor.io.export import save_adapters, save_text_encoder, save_unet
 
 ATTENTION = {
@@ -21,165 +22,230 @@ ATTENTION = {
     "text_encoder_2": ("q_proj", "k_proj", "v_proj", "out_proj"),
     "unet": ("to_q", "to_k", "to_v", "to_out.0"),
 }
-"""What adapters are put on (TexForce and diffusers' own scripts do so)."""
+"""Layers that adapters are added to, as in TexForce and diffusers' training scripts."""
 
 
-class Trainee(Protocol):
-    """Something that is trained, and the frozen pipeline that it changes the drawings of."""
+class Trainable(Protocol):
+    """What is trained, together with the frozen pipeline that generates the images."""
 
     @property
     def original(self) -> Any:
-        """The pipeline as it was."""
+        """The frozen pipeline."""
 
     def encode(self, texts: list[str]) -> Conditioning:
-        """The conditioning that training brings about."""
+        """Encode prompts as trained, with gradients to the trained parameters where there are any."""
 
     def encode_original(self, texts: list[str]) -> Conditioning:
-        """The pipeline's own, without a graph."""
+        """Encode prompts with the frozen pipeline, without gradients."""
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """Trained parameters by name."""
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the trained parameters by name."""
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put values into them. Raises KeyError for one that is not there."""
+    def load_values(self, values: Mapping[str, Tensor]) -> None:
+        """Copy ``values`` into the trained parameters.
 
-    def start_from(self, folder: Path) -> None:
-        """Take over what an earlier run's checkpoint has."""
+        Raises:
+            KeyError: If a parameter has no value.
+        """
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Start from the weights of an earlier run's checkpoint."""
 
     def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
-        """Write what was trained, with ``values`` in place of the trained parameters."""
+        """Write what was trained, with ``values`` in place of the trained parameters if given."""
 
 
-class Tuned(nn.Module):
-    """A frozen pipeline, and beside it the same one with what is tuned in place of its own.
+class TunedPipeline(nn.Module):
+    """A frozen pipeline, and the same pipeline with trained parts in place of its own.
 
-    Its parameters that need gradients are the trained ones, in float32; everything else is frozen.
+    The trained parameters are the module's parameters that require gradients, in float32.
+
+    Args:
+        pipe: A diffusers pipeline; it is frozen.
+        settings: Which parts are trained, and how.
+        guided: Whether the pipeline samples with classifier-free guidance.
+        seed: Seed of the adapters' initial values.
+
+    Raises:
+        ConfigError: If the pipeline lacks a part that is to be trained.
     """
 
-    def __init__(self, pipe: Any, config: TrainConfig, guided: bool) -> None:
+    def __init__(self, pipe: Any, settings: TrainableSettings, *, guided: bool, seed: int = 0) -> None:
         super().__init__()
-        self.guided, self.tune_null, self.started = guided, config.tune_null, bool(config.start)
+        self.guided, self.tune_null, self.started = guided, settings.tune_null, bool(settings.start)
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False)
-        self.parts = nn.ModuleDict(
-            {name: self._part(pipe, name, config) for name in self._names(pipe, config)}
-        )
-        # plain attributes of an object that is no module: frozen parts are no part of the state
-        self._frozen = _Frozen(
-            pipe, replace_encoders(pipe, {n: self.parts[n] for n in self.parts if n in ENCODERS})
-        )
+        names = _part_names(pipe, settings.parts)
+        self.parts = nn.ModuleDict({name: _trained_part(pipe, name, settings, seed) for name in names})
+        encoders = {name: self.parts[name] for name in self.parts if name in ENCODERS}
+        self._pipelines = _Pipelines(pipe, replace_encoders(pipe, encoders))
 
     @property
     def original(self) -> Any:
-        """The pipeline as it was."""
-        return self._frozen.original
+        """The frozen pipeline."""
+        return self._pipelines.original
 
     @property
     def pipeline(self) -> Any:
         """The pipeline with tuned text encoders."""
-        return self._frozen.tuned
-
-    @staticmethod
-    def _names(pipe: Any, config: TrainConfig) -> list[str]:
-        """Text encoders always have a copy, so that a tuned one can be kept frozen beside a trained UNet."""
-        missing = [name for name in config.trains if getattr(pipe, name, None) is None]
-        if missing:
-            raise ConfigError(f"{config.model} has no {', '.join(missing)} to train; choose from what it has")
-        return [name for name in ENCODERS if getattr(pipe, name, None) is not None] + [
-            name for name in config.trains if name == "unet"
-        ]
-
-    @staticmethod
-    def _part(pipe: Any, name: str, config: TrainConfig) -> Any:
-        own = getattr(pipe, name)
-        part = own if name == "unet" else copy.deepcopy(own)
-        if name not in config.trains:
-            return part
-        part = part.float()
-        if not config.lora_rank:
-            return part.requires_grad_(True)
-        from peft import LoraConfig
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            part.add_adapter(
-                LoraConfig(
-                    r=config.lora_rank,
-                    lora_alpha=config.lora_rank,
-                    target_modules=list(ATTENTION[name]),
-                    init_lora_weights="gaussian",
-                )
-            )
-        return part
+        return self._pipelines.tuned
 
     def encode(self, texts: list[str]) -> Conditioning:
-        """The tuned encoders' conditioning, with its graph."""
-        found = encode_prompts(self.pipeline, texts, guided=self.guided)
-        return found if self.tune_null or not self.guided else found.without_null_gradient()
+        """Encode prompts with the tuned encoders; gradients reach them."""
+        c = encode_prompts(self.pipeline, texts, guided=self.guided)
+        return c if self.tune_null or not self.guided else c.without_null_gradient()
 
     def encode_original(self, texts: list[str]) -> Conditioning:
-        """The original encoders', without one."""
+        """Encode prompts with the original encoders, without gradients."""
         with torch.no_grad():
             return encode_prompts(self.original, texts, guided=self.guided)
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """Trained parameters by name."""
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the trained parameters by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put values into the trained parameters. Raises KeyError for one that is not there."""
+    def load_values(self, values: Mapping[str, Tensor]) -> None:
+        """Copy ``values`` into the trained parameters.
+
+        Raises:
+            KeyError: If a parameter has no value.
+        """
         with torch.no_grad():
-            for name, parameter in self.trained().items():
-                parameter.copy_(state[name])
+            for name, parameter in self.trained_parameters().items():
+                parameter.copy_(values[name])
 
-    def start_from(self, folder: Path) -> None:
-        """Take over the text encoders, and the UNet if it is trained, of a checkpoint's folder."""
-        from tcbench.errors import MissingFiles
-        from textcraftor.diffusion.pipeline import load_encoders
+    def load_checkpoint(self, folder: Path) -> None:
+        """Load the text encoders, and the UNet if it is trained, of an earlier run's checkpoint.
 
-        found = load_encoders(self.original, folder)
+        Raises:
+            MissingFiles: If the checkpoint's UNet is not trained here, or has another architecture.
+        """
+        encoders = load_encoders(self.original, folder)
         if (folder / "unet").is_dir() and "unet" not in self.parts:
             raise MissingFiles(
-                f"{folder} has a tuned UNet, which would be lost: add unet to trains, or start from a "
-                "checkpoint without one"
+                f"{folder} has a tuned UNet, which would be lost; add unet to trainable.parts, or start from "
+                "a checkpoint without one"
             )
         for name in self.parts:
             if name in ENCODERS:
-                _adopt(self.parts[name], getattr(found, name).state_dict())
+                _copy_weights(self.parts[name], getattr(encoders, name).state_dict())
             elif (folder / name).is_dir():
-                own: Any = self.parts[name]
-                other = type(own).from_pretrained(folder / name, local_files_only=True)
-                if other.config.block_out_channels != own.config.block_out_channels:
-                    raise MissingFiles(f"{folder / name} is a UNet of another architecture")
-                _adopt(own, other.state_dict())
+                part: Any = self.parts[name]
+                other = type(part).from_pretrained(folder / name, local_files_only=True)
+                if other.config.block_out_channels != part.config.block_out_channels:
+                    raise MissingFiles(
+                        f"{folder / name} has another architecture than the model's UNet; start from a "
+                        "checkpoint of the same model"
+                    )
+                _copy_weights(part, other.state_dict())
 
     def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
-        """Write what was tuned as folders that transformers and diffusers read, adapters merged.
+        """Write the tuned parts as folders that transformers and diffusers read, with adapters merged.
 
-        ``values`` take the place of the trained parameters, such as averaged ones. Adapters are written
-        beside them too, in diffusers' layout.
+        Adapters are also written separately, in diffusers' layout.
+
+        Args:
+            folder: Folder of the checkpoint.
+            values: Values in place of the trained parameters, such as averaged ones.
         """
         adapters: dict[str, dict[str, Tensor]] = {}
         for name, part in self.parts.items():
-            plain = _valued(copy.deepcopy(part), _own(values or {}, f"parts.{name}."))
+            plain = _with_values(copy.deepcopy(part), _under(f"parts.{name}.", values or {}))
             if getattr(plain, "peft_config", None):
-                adapters[name] = _adapter(plain)
+                adapters[name] = _adapter_weights(plain)
             (save_unet if name == "unet" else save_text_encoder)(_merged(plain), folder / name)
-        if adapters and not self.started:  # they would be of that start, not of the base model
+        # adapters of a run that started from a checkpoint do not fit the base model
+        if adapters and not self.started:
             save_adapters(self.original, adapters, folder)
 
 
-class _Frozen:
+class WeightAverage:
+    """An exponential moving average of the trained parameters; off with decay 0.
+
+    Args:
+        trainable: What is trained.
+        decay: Decay per update.
+    """
+
+    def __init__(self, trainable: Trainable, decay: float) -> None:
+        self._trainable, self._parameters, self._decay = trainable, trainable.trained_parameters(), decay
+        self.values = {n: p.detach().clone() for n, p in self._parameters.items()} if decay else {}
+        """Averaged values by parameter name; empty if averaging is off."""
+
+    def update(self, update: int) -> None:
+        """Move the average towards the parameters after update number ``update``."""
+        # A smaller decay at first: the average starts at the original weights and would lag behind
+        decay = min(self._decay, (1 + update) / (10 + update))
+        for name, value in self.values.items():
+            value.lerp_(self._parameters[name].detach(), 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the averaged values into the parameters within the block."""
+        if not self.values:
+            yield
+            return
+        trained = {name: self._parameters[name].detach().clone() for name in self.values}
+        self._trainable.load_values(self.values)
+        try:
+            yield
+        finally:
+            self._trainable.load_values(trained)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Resume from earlier ``values``."""
+        for name, value in state.items():
+            self.values[name].copy_(value)
+
+
+class _Pipelines:
+    """The two pipelines. Not an nn.Module, so that frozen parts are no parameters of the module."""
+
     def __init__(self, original: Any, tuned: Any) -> None:
         self.original, self.tuned = original, tuned
 
 
-def _own(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _part_names(pipe: Any, trained: tuple[str, ...]) -> list[str]:
+    missing = [name for name in trained if getattr(pipe, name, None) is None]
+    if missing:
+        raise ConfigError(
+            f"the model has no {', '.join(missing)}; set trainable.parts to parts that it has, such as "
+            "text_encoder"
+        )
+    # every text encoder is copied, so that a tuned one can stay frozen beside a trained UNet
+    encoders = [name for name in ENCODERS if getattr(pipe, name, None) is not None]
+    return encoders + [name for name in trained if name == "unet"]
+
+
+def _trained_part(pipe: Any, name: str, settings: TrainableSettings, seed: int) -> Any:
+    own = getattr(pipe, name)
+    part = own if name == "unet" else copy.deepcopy(own)
+    if name not in settings.parts:
+        return part
+    part = part.float()
+    if not settings.lora_rank:
+        return part.requires_grad_(True)
+    from peft import LoraConfig
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        part.add_adapter(
+            LoraConfig(
+                r=settings.lora_rank,
+                lora_alpha=settings.lora_rank,
+                target_modules=list(ATTENTION[name]),
+                init_lora_weights="gaussian",
+            )
+        )
+    return part
+
+
+def _under(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
-def _adopt(part: Any, state: Mapping[str, Tensor]) -> None:
+def _copy_weights(part: Any, state: Mapping[str, Tensor]) -> None:
     """Copy plain weights into a module that may have adapters around its layers."""
     targets = {name.replace(".base_layer.", "."): value for name, value in part.state_dict().items()}
     with torch.no_grad():
@@ -187,8 +253,7 @@ def _adopt(part: Any, state: Mapping[str, Tensor]) -> None:
             targets[name].copy_(value)
 
 
-def _valued(part: Any, values: Mapping[str, Tensor]) -> Any:
-    """``part`` with ``values`` in it."""
+def _with_values(part: Any, values: Mapping[str, Tensor]) -> Any:
     with torch.no_grad():
         for name, parameter in part.named_parameters():
             if name in values:
@@ -196,23 +261,23 @@ def _valued(part: Any, values: Mapping[str, Tensor]) -> Any:
     return part
 
 
-def _adapter(part: Any) -> dict[str, Tensor]:
-    """The adapters' weights, named as peft names them."""
+def _adapter_weights(part: Any) -> dict[str, Tensor]:
+    """Return the adapters' weights under peft's names."""
     from peft import get_peft_model_state_dict
 
-    found: dict[str, Tensor] = get_peft_model_state_dict(part)
-    return found
+    weights: dict[str, Tensor] = get_peft_model_state_dict(part)
+    return weights
 
 
 def _merged(part: Any) -> Any:
-    """``part`` with adapters merged into the layers they are on."""
-    for owner, name, layer in list(_adapted(part)):
+    """Merge adapters into the layers that they are on."""
+    for owner, name, layer in list(_adapted_layers(part)):
         layer.merge()
         setattr(owner, name, layer.get_base_layer())
     return part
 
 
-def _adapted(part: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+def _adapted_layers(part: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for owner in part.modules():

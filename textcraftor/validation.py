@@ -1,11 +1,11 @@
-"""Watching a training run from outside: fixed prompts and noises, drawn as they will be drawn afterwards."""
+"""Periodic validation on fixed prompts and noises, checkpoint selection, and the over-optimisation alarm."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +16,57 @@ from leaderboards.stats import Estimate, mean_interval
 from rewards.backbones.towers import tower_embeddings
 from rewards.base import Reward
 from rewards.combine.mix import RewardMix
-from textcraftor.algorithms.goal import decode
-from textcraftor.algorithms.objective import drifted
-from textcraftor.config import TrainConfig
+from textcraftor.algorithms.base import TRAINED
+from textcraftor.algorithms.latent_scores import decode_latents
+from textcraftor.config import MemorySettings
+from textcraftor.diffusion.conditioning import embedding_drift
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
-from textcraftor.diffusion.sampling import Denoiser, Rollout, fresh
-from textcraftor.sources import PromptSource
-from textcraftor.tuned import Trainee
+from textcraftor.diffusion.sampling import Denoiser, Rollout, autocast, with_timesteps
+from textcraftor.tuned import Trainable
 
 NOISES = 2
-"""Images of each prompt: the least that has a diversity."""
+"""Images of each prompt: the fewest that have a diversity."""
 
 BATCH = 8
-"""Images drawn and scored at a time."""
+"""Images that are sampled and scored at a time."""
 
 VALIDATION_SEED = 7
-"""Of the noises: no training run's."""
-
-TRAINED = "trained"
-"""The mix of trained rewards, among the scores of a validation."""
+"""Base seed of the validation noise, which no training run uses."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """One validation. ``scores`` are means over a prompt's images, by reward, and of the trained mix."""
+    """Result of one validation of P prompts."""
 
     update: int
+    """Number of updates before it."""
     scores: Mapping[str, Sequence[float | None]]
+    """Scores (P,) by reward, the mean over a prompt's images; under "trained" the reward mix. None: not
+    finite.
+    """
     diversity: float | None
-    """1 - mean cosine of the selection reward's embeddings of one prompt's images; None: it has none."""
+    """1 - mean cosine similarity of the selection reward's embeddings of one prompt's images; None: the
+    reward has no embeddings.
+    """
     drift: float
+    """Distance of the embeddings from the original ones."""
     changes: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
-    """Mean change against the first validation, paired by prompt, and the ends of its 95 % interval."""
+    """By reward, the mean change since the first validation, paired by prompt, and the ends of its 95 %
+    interval.
+    """
 
     @property
     def means(self) -> dict[str, float | None]:
-        """Of the prompts that a reward could judge; None if there is none."""
+        """Mean score over prompts by reward; None if no prompt has a score."""
         return {name: _mean([v for v in values if v is not None]) for name, values in self.scores.items()}
 
     def rank(self, name: str) -> float:
-        """The mean, to choose by; of what could not be judged, the least."""
+        """Return the mean score of a reward, -inf if there is none, for comparisons."""
         mean = self.means[name]
         return -math.inf if mean is None else mean
 
     def summary(self) -> str:
-        """In a line: means of the first one, changes since it of a later one, diversity and drift."""
+        """Summarise in one line: means at update 0, later changes since then; diversity and drift."""
         if self.update == 0:
             parts = [f"{name} {mean:.4g}" for name, mean in self.means.items() if mean is not None]
         else:
@@ -72,136 +78,178 @@ class Validation:
         diversity = "" if self.diversity is None else f", diversity {self.diversity:.3f}"
         return f"validation at {self.update}: {', '.join(parts)}{diversity}, drift {self.drift:.3g}"
 
-    def record(self) -> dict[str, Any]:
-        """As a line of the log."""
+    def to_row(self) -> dict[str, Any]:
+        """Return a line of validation.jsonl."""
         return asdict(self) | {"means": self.means}
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Validation:
-        """From a line of the log."""
+    def from_row(cls, row: Mapping[str, Any]) -> Validation:
+        """Read a line of validation.jsonl."""
         return cls(**{name: value for name, value in row.items() if name != "means"})
 
 
-def change(now: Validation, then: Validation, name: str) -> Estimate:
-    """Mean paired change of a score since another validation, with its 95 % interval."""
-    pairs = zip(now.scores[name], then.scores[name], strict=True)
+def paired_change(now: Validation, before: Validation, name: str) -> Estimate:
+    """Return the mean change of a score since another validation, paired by prompt, with a 95 % interval."""
+    pairs = zip(now.scores[name], before.scores[name], strict=True)
     return mean_interval([a - b for a, b in pairs if a is not None and b is not None])
 
 
-def alarm(now: Validation, earlier: Sequence[Validation], selection: str) -> str:
-    """What is wrong, in a line, if the selection reward fell significantly below its best while the trained
-    rewards rose; "" if nothing is.
+def over_optimisation_alarm(now: Validation, earlier: Sequence[Validation], selection_reward: str) -> str:
+    """Check whether training raises its own rewards at the cost of the selection reward.
+
+    Returns:
+        A line that says so if the selection reward is significantly below its best while the trained rewards
+        are above their value there; otherwise "".
     """
     if not earlier:
         return ""
-    best = max(earlier, key=lambda found: found.rank(selection))
-    fell, rose = change(now, best, selection), change(now, best, TRAINED)
-    if not fell.high < 0 or not rose.value > 0:  # NaN is neither
+    best = max(earlier, key=lambda validation: validation.rank(selection_reward))
+    fall, rise = paired_change(now, best, selection_reward), paired_change(now, best, TRAINED)
+    if not fall.high < 0 or not rise.value > 0:  # also if one of them is NaN
         return ""
     return (
-        f"over-optimisation: since update {best.update} the selection reward {selection} fell by "
-        f"{-fell.value:.3g} (95 %: {-fell.high:.3g} to {-fell.low:.3g}) while the trained ones rose by "
-        f"{rose.value:.3g}; a lower lr, fewer updates or more weight on the CLIP constraint mend it"
+        f"over-optimisation: since update {best.update} the selection reward {selection_reward} fell by "
+        f"{-fall.value:.3g} (95 %: {-fall.high:.3g} to {-fall.low:.3g}) while the trained rewards rose by "
+        f"{rise.value:.3g}; lower optimiser.lr or optimiser.updates, or raise the weight of the CLIP reward"
     )
 
 
-def chosen(tuned: Sequence[Validation], selection: str) -> Validation:
-    """The checkpoint to use: the latest that is not significantly below the best by the selection reward.
+def select_checkpoint(validations: Sequence[Validation], selection_reward: str) -> Validation:
+    """Select the latest checkpoint that is not significantly below the best by the selection reward.
 
-    What chance can tell apart decides; what it cannot leaves the one that has learnt longest.
+    Differences within chance do not decide: among checkpoints that are equally good by this measure, the
+    latest has learnt most.
     """
-    best = max(tuned, key=lambda found: found.rank(selection))
-    return [found for found in tuned if not change(found, best, selection).high < 0][-1]
+    best = max(validations, key=lambda validation: validation.rank(selection_reward))
+    return [v for v in validations if not paired_change(v, best, selection_reward).high < 0][-1]
 
 
 class Validator:
-    """The images of fixed prompts and noises under the tuned encoder, and what rewards say of them.
+    """Generates images of fixed prompts and noises with the trained weights, and scores them.
 
-    Steps before the tuned ones are run once and kept, unless the UNet itself is trained.
+    Args:
+        trainable: What is trained.
+        mix: The trained rewards.
+        selection_reward: The reward that selects the checkpoint; None: there is none.
+        denoiser: The UNet with guidance.
+        latent_shape: (channels, height, width) of one latent.
+        prompts: P prompts.
+        steps: Number of sampling steps.
+        tuned_steps: Number of last steps that use the tuned encoder.
+        memory: Micro-batch, images decoded at a time, and precision.
+        unet_trained: Whether the UNet is trained, so that steps before the tuned ones change too.
     """
 
     def __init__(
         self,
-        tuned: Trainee,
-        config: TrainConfig,
+        trainable: Trainable,
         mix: RewardMix,
-        selection: Reward | None,
+        selection_reward: Reward | None,
         denoiser: Denoiser,
         latent_shape: tuple[int, int, int],
-        source: PromptSource,
+        prompts: Sequence[str],
+        *,
+        steps: int,
+        tuned_steps: int,
+        memory: MemorySettings,
+        unet_trained: bool = False,
     ) -> None:
-        self.tuned, self.config, self.mix, self.selection = tuned, config, mix, selection
-        self.denoiser, self.latent_shape = denoiser, latent_shape
-        count = min(config.validation_prompts, len(source))
-        self.prompts = [source.texts[number] for number in range(count)]
-        self._kept: list[tuple[Any, Tensor]] | None = None
-        self.prompts_at_once = max(1, min(BATCH, config.micro_batch or BATCH) // NOISES)
+        self.trainable, self.mix, self.selection_reward = trainable, mix, selection_reward
+        self.denoiser, self.latent_shape, self.prompts = denoiser, latent_shape, list(prompts)
+        self.steps, self.tuned_steps, self.unet_trained = steps, tuned_steps, unet_trained
+        self.memory = memory
+        self.prompts_at_once = max(1, min(BATCH, memory.micro_batch or BATCH) // NOISES)
+        # latents before the tuned steps, sampled once: they do not depend on what is trained
+        self._prefixes: list[tuple[Any, Tensor]] | None = None
 
     @torch.no_grad()
-    def measure(self, update: int, earlier: Sequence[Validation]) -> tuple[Validation, Tensor]:
-        """The validation after ``update`` updates, and its images (N, 3, H, W), a prompt's together."""
-        kind = self.tuned.original.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            images = torch.cat(list(self._draw())).nan_to_num(0.5)
+    def validate(self, update: int, first: Validation | None = None) -> tuple[Validation, Tensor]:
+        """Validate after ``update`` updates.
+
+        Args:
+            update: Updates so far.
+            first: The run's first validation, for the changes; None: this is it.
+
+        Returns:
+            The validation, and its images (2 P, 3, H, W) in [0, 1], a prompt's images in a row.
+        """
+        with autocast(self.trainable.original.device, self.memory.precision), self.denoiser.uncounted():
+            images = torch.cat(list(self._sample())).nan_to_num(0.5)
+        by_reward, embeddings = self._score(images)
+        scores = {
+            name: [_finite(value) for value in values.view(-1, NOISES).mean(dim=1).tolist()]
+            for name, values in by_reward.items()
+        }
+        tuned = self.trainable.encode(self.prompts)
+        drift = float(embedding_drift(tuned, self.trainable.encode_original(self.prompts)))
+        validation = Validation(update, scores, _diversity(embeddings), drift)
+        changes = {}
+        for name in scores:
+            change = paired_change(validation, first or validation, name)
+            changes[name] = [_finite(number) for number in (change.value, change.low, change.high)]
+        return replace(validation, changes=changes), images
+
+    def _score(self, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        """Return scores (2 P,) by reward, and the selection reward's embeddings."""
         texts = [prompt for prompt in self.prompts for _ in range(NOISES)]
         scores: dict[str, list[Tensor]] = {}
         embeddings = []
         for start in range(0, len(images), BATCH):
-            part, said = images[start : start + BATCH], texts[start : start + BATCH]
-            mixed = self.mix.score(part, said)
-            found = {**mixed.scores, TRAINED: mixed.total}
-            if self.selection is not None:
-                found[self.selection.info.name] = self.selection.score(part, said)
-                embeddings.append(tower_embeddings(self.selection, part))
-            for name, values in found.items():
+            part, part_texts = images[start : start + BATCH], texts[start : start + BATCH]
+            mixed = self.mix.score(part, part_texts)
+            row = {**mixed.scores, TRAINED: mixed.total}
+            if self.selection_reward is not None:
+                row[self.selection_reward.info.name] = self.selection_reward.score(part, part_texts)
+                embeddings.append(tower_embeddings(self.selection_reward, part))
+            for name, values in row.items():
                 scores.setdefault(name, []).append(values)
-        by_prompt = {
-            name: [_known(value) for value in torch.cat(values).view(-1, NOISES).mean(dim=1).tolist()]
-            for name, values in scores.items()
-        }
-        now = Validation(update, by_prompt, _diversity(embeddings), self._drift())
-        first = earlier[0] if earlier else now
-        estimates = {name: change(now, first, name) for name in by_prompt}
-        changes = {
-            name: [_known(number) for number in (found.value, found.low, found.high)]
-            for name, found in estimates.items()
-        }
-        return Validation(update, by_prompt, now.diversity, now.drift, changes), images
+        return {name: torch.cat(values) for name, values in scores.items()}, embeddings
 
-    def _draw(self) -> Iterator[Tensor]:
-        pipe = self.tuned.original
-        if self._kept is None or "unet" in self.config.trains:
-            self._kept = list(self._begin())
+    def _sample(self) -> Iterator[Tensor]:
+        """Yield images (B, 3, H, W) of the prompts in order."""
+        vae = self.trainable.original.vae
+        if self._prefixes is None or self.unet_trained:
+            self._prefixes = list(self._sample_prefixes())
         size = self.prompts_at_once
-        for place, (scheduler, z) in enumerate(self._kept):
-            texts = self.prompts[place * size : (place + 1) * size]
-            c = self.tuned.encode([text for text in texts for _ in range(NOISES)])
-            running = copy.deepcopy(scheduler)
-            last = running.timesteps[-self.config.drawn_tuned_steps :]
-            clean = Rollout(self.denoiser, running, last).run(z, c)
-            yield from (
-                decode(pipe.vae, part) for part in torch.split(clean, self.config.decode_slice or len(clean))
-            )
+        for index, (scheduler, z) in enumerate(self._prefixes):
+            texts = self.prompts[index * size : (index + 1) * size]
+            c = self.trainable.encode([text for text in texts for _ in range(NOISES)])
+            # a copy: multistep samplers change while they run, and the prefix is used again
+            scheduler = copy.deepcopy(scheduler)
+            last = scheduler.timesteps[-self.tuned_steps :]
+            clean = Rollout(self.denoiser, scheduler, last).run(z, c)
+            for part in torch.split(clean, self.memory.decode_slice or len(clean)):
+                yield decode_latents(vae, part)
 
-    def _begin(self) -> Iterator[tuple[Any, Tensor]]:
-        """Batches of latents before the tuned steps, with their schedulers."""
-        pipe, size = self.tuned.original, self.prompts_at_once
+    def _sample_prefixes(self) -> Iterator[tuple[Any, Tensor]]:
+        """Yield the latents (B, C, h, w) before the tuned steps, with the scheduler that made them."""
+        pipe, size = self.trainable.original, self.prompts_at_once
         for start in range(0, len(self.prompts), size):
             numbers = range(start, min(start + size, len(self.prompts)))
             texts = [self.prompts[number] for number in numbers for _ in range(NOISES)]
             seeds = [noise_seed(VALIDATION_SEED, number, k) for number in numbers for k in range(NOISES)]
-            scheduler = fresh(pipe.scheduler, self.config.steps, device=pipe.device)
+            scheduler = with_timesteps(pipe.scheduler, self.steps, device=pipe.device)
             z = initial_latents(seeds, self.latent_shape).to(pipe.device) * scheduler.init_noise_sigma
-            first = scheduler.timesteps[: -self.config.drawn_tuned_steps]
-            c = self.tuned.encode_original(texts)
+            first = scheduler.timesteps[: -self.tuned_steps]
+            c = self.trainable.encode_original(texts)
             yield scheduler, Rollout(self.denoiser, scheduler, first).run(z, c)
 
-    def _drift(self) -> float:
-        return float(drifted(self.tuned.encode(self.prompts), self.tuned.encode_original(self.prompts)))
+
+def save_image_grid(images: Tensor, path: Path, columns: int = 8, limit: int = 32) -> None:
+    """Write the first ``limit`` images (N, 3, H, W) in [0, 1] as one PNG."""
+    from PIL import Image
+
+    pixels = (images[:limit].float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    height, width = pixels.shape[1:3]
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(pixels) / columns) * height))
+    for index, image in enumerate(pixels):
+        sheet.paste(Image.fromarray(image), (index % columns * width, index // columns * height))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
 
 
-def _known(value: float) -> float | None:
-    """The value, or None where it is no number, as JSON has it."""
+def _finite(value: float) -> float | None:
+    """Return the value, or None for NaN and infinities, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
@@ -210,21 +258,8 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _diversity(embeddings: Sequence[Tensor | None]) -> float | None:
-    known = [part for part in embeddings if part is not None]
-    if not known:
+    parts = [part for part in embeddings if part is not None]
+    if not parts:
         return None
-    pairs = nn.functional.normalize(torch.cat(known).float(), dim=1).view(-1, NOISES, known[0].shape[1])
+    pairs = nn.functional.normalize(torch.cat(parts).float(), dim=1).view(-1, NOISES, parts[0].shape[1])
     return float(1 - (pairs[:, 0] * pairs[:, 1]).sum(dim=1).mean())
-
-
-def save_grid(images: Tensor, path: Path, columns: int = 8, limit: int = 32) -> None:
-    """The first images (N, 3, H, W) as one PNG."""
-    from PIL import Image
-
-    shown = (images[:limit].float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    height, width = shown.shape[1:3]
-    sheet = Image.new("RGB", (columns * width, math.ceil(len(shown) / columns) * height))
-    for place, image in enumerate(shown):
-        sheet.paste(Image.fromarray(image), (place % columns * width, place // columns * height))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)

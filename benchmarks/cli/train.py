@@ -1,89 +1,120 @@
-"""`tcbench train`: tune a model's text encoder with rewards."""
+"""`tcbench train`: train a model's text encoder with rewards."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmarks.cli import options
 
-SUITE = "suite:"
-"""What a suite's name begins with: "world" alone is the world's training prompts, not its held-out suite."""
+if TYPE_CHECKING:
+    from textcraftor.sources import PromptSource
 
 
 def train(
     model: options.Model,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of this run; the same command goes on in it.")
+        Path,
+        typer.Option("--out", "-o", help="Folder of this run. Re-run the same command to resume."),
     ],
     rewards: Annotated[
-        str | None, typer.Option("--rewards", "-r", help="What is maximised: name=weight,name=weight@cap.")
+        str | None,
+        typer.Option("--rewards", "-r", help="Reward mix to maximise: name=weight,name=weight@cap."),
     ] = None,
     prompts: Annotated[
         str | None,
-        typer.Option("--prompts", help="A prompt file, suite:NAME, or hub:ID[@revision][:column]."),
+        typer.Option(
+            "--prompts",
+            help="Training prompts: a prompt file, suite:NAME, or hub:ID[@revision][:column].",
+        ),
     ] = None,
     profile: Annotated[
         str,
-        typer.Option("--profile", help="default, paper, official-code, ddpo, rewriter or quick."),
+        typer.Option("--profile", help="Settings: default, paper, official-code, ddpo, rewriter or quick."),
     ] = "default",
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="TOML file with fields of TrainConfig.")
+        Path | None,
+        typer.Option("--config", "-c", help="TOML file with settings of TrainConfig, in tables."),
     ] = None,
-    updates: Annotated[int | None, typer.Option("--updates", min=1, help="Optimiser steps.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of prompts' order and noise.")] = None,
+    updates: Annotated[int | None, typer.Option("--updates", min=1, help="Number of updates.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed for prompt order and noise.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any field of TrainConfig: name=value.", metavar="NAME=VALUE"),
+        typer.Option(
+            "--set",
+            help="Any setting of TrainConfig, such as optimiser.lr=1e-4. May be repeated.",
+            metavar="NAME=VALUE",
+        ),
     ] = None,
     device: options.Device = "auto",
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Tune a text encoder end to end by the gradients of rewards (TextCraftor).
+    """Train a text encoder end to end with the gradients of rewards (TextCraftor).
 
-    The folder it makes is a model for `tcbench run --model`. Killed at any moment, the same command ends with
-    the very weights it would have had. Several GPUs: accelerate launch --module tcbench.launch train ...
+    The folder is a model for `tcbench run --model`. Re-run the command to resume a run that was stopped; its
+    weights are then bit-identical on a CPU. Several GPUs: accelerate launch --module tcbench.launch train ...
     """
     from dataclasses import asdict
     from json import dumps
 
     from benchmarks.cli.progress import show_progress
-    from benchmarks.suites import prompt_set
     from textcraftor.config import make_config
-    from textcraftor.sources import of_texts
 
-    source = None
-    if prompts is not None and prompts.startswith(SUITE):
-        name = prompts.removeprefix(SUITE)
-        source = of_texts(prompts, [prompt.text for prompt in prompt_set(name).prompts])
-    made = make_config(
+    train_config = make_config(
         model,
         profile=profile,
         file=config,
         settings=settings or (),
-        rewards=rewards,
-        prompts=prompts,
-        updates=updates,
-        seed=seed,
+        overrides={
+            "rewards.mix": rewards,
+            "data.prompts": prompts,
+            "optimiser.updates": updates,
+            "seed": seed,
+        },
     )
     if dry_run:
-        values = asdict(made)
-        print(dumps(values, indent=1) if json else "\n".join(f"{k:<20} {v}" for k, v in values.items()))
+        values = asdict(train_config)
+        print(dumps(values, indent=1) if json else "\n".join(_lines(values)))
         return
-    from textcraftor.train import train as run
+    from textcraftor.training import train as run_training
 
-    with show_progress() as shown:
-        trained = run(made, out, device=device, progress=shown, prompts=source)
-    if not trained.main:
+    with show_progress() as reporter:
+        run = run_training(
+            train_config,
+            out,
+            device=device,
+            progress=reporter,
+            prompts=_suite_prompts(train_config.data.prompts),
+            validation=_suite_prompts(train_config.validation.prompts),
+        )
+    if not run.main:
         return
     if json:
-        print(dumps({"path": str(trained.path), "updates": trained.updates, "best": trained.best}))
+        print(dumps({"path": str(run.path), "updates": run.updates, "best": run.best}))
     else:
-        print(
-            f"trained: {trained.path}  {trained.updates} updates, the checkpoint after {trained.best} is used"
-        )
-        print(f"next: {shlex.join(['tcbench', 'run', '--model', str(trained.path)])}")
+        print(f"trained: {run.path}  {run.updates} updates; selected the checkpoint after {run.best}")
+        print(f"next: {shlex.join(['tcbench', 'run', '--model', str(run.path)])}")
+
+
+def _suite_prompts(name: str) -> PromptSource | None:
+    """Return the prompts of ``suite:NAME``; None for any other source, which training reads itself."""
+    from benchmarks.suites import prompt_set
+    from textcraftor.sources import SUITE, WORLD_SPLITS, PromptSource
+
+    if not name.startswith(SUITE) or name in WORLD_SPLITS:
+        return None
+    suite = prompt_set(name.removeprefix(SUITE))
+    return PromptSource.from_texts(name, [prompt.text for prompt in suite.prompts])
+
+
+def _lines(values: dict[str, object]) -> list[str]:
+    """Return settings as TOML-like lines, in tables."""
+    lines = [f"{name} = {value!r}" for name, value in values.items() if not isinstance(value, dict)]
+    for name, table in values.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{name}]", *(f"{key} = {value!r}" for key, value in table.items())]
+    return lines

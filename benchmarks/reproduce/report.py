@@ -37,7 +37,8 @@ from leaderboards.render import EXPOSURES, MARKS, MARKS_LEGEND, decimals, number
 from leaderboards.run_state import RunState
 from tcbench.cells import cell_keys, finished_record
 from tcbench.files import write_atomically
-from textcraftor.validation import TRAINED
+from textcraftor.algorithms.base import TRAINED
+from textcraftor.config import TrainConfig
 
 TITLES: Mapping[str, str] = {
     BASELINE: "base",
@@ -344,7 +345,7 @@ def _cost(results: Results, method: Method, seed: int) -> Row:
     return {
         "method": method.title,
         "seed": str(seed),
-        "learning rate": f"{result.config['lr']:g}",
+        "learning rate": f"{TrainConfig.from_record(result.config).optimiser.lr:g}",
         "updates": str(result.updates),
         "selected at": str(result.validation.update),
         "samples": f"{ledger.samples:,}",

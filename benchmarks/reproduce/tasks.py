@@ -21,10 +21,11 @@ from leaderboards.run_state import HEADER, RunState
 from tcbench.errors import TcbenchError
 from tcbench.files import write_atomically
 from tcbench.progress import Progress
-from textcraftor.config import TrainConfig, make_config
+from textcraftor.algorithms.base import TRAINED
+from textcraftor.config import OLD_NAMES, TrainConfig, make_config
 from textcraftor.io.checkpoint import RECORD, VALIDATION, TrainFolder, read_checkpoint
 from textcraftor.ledger import Ledger
-from textcraftor.validation import TRAINED, Validation
+from textcraftor.validation import Validation
 
 MODEL, SUITE, TRAINING_SUITE = "micro", "world", "world-train"
 SELECTION = "world-siglip"
@@ -59,7 +60,7 @@ class TrainingResult:
         selected = read_checkpoint(training.path / "best").update
         row = next(row for row in training.rows(VALIDATION) if row["update"] == selected)
         ledger = Ledger(**newest.record["ledger"])
-        return cls(record["config"], record["environments"], newest.update, ledger, Validation.of(row))
+        return cls(record["config"], record["environments"], newest.update, ledger, Validation.from_row(row))
 
     @classmethod
     def read(cls, folder: Path, name: str) -> TrainingResult:
@@ -152,7 +153,7 @@ def _train(
     folder: Path, progress: Progress, name: str, settings: Mapping[str, Any], rate: float, seed: int
 ) -> Path:
     """Train, or resume, or do nothing if training is finished. Returns the path of the result."""
-    from textcraftor.train import train
+    from textcraftor.training import train
 
     path = folder / _TRAINING / name
     train(_config(folder, settings, rate, seed), path, device="cpu", progress=progress)
@@ -170,7 +171,8 @@ def _config(folder: Path, settings: Mapping[str, Any], rate: float, seed: int) -
         config["prefix_cache"] = str(folder / "prefixes")
     if config.get("start"):
         config["start"] = str(_first_seed_weights(folder, config["start"]))
-    return make_config(MODEL, **config, lr=rate, seed=seed)
+    overrides = {OLD_NAMES.get(key, key): value for key, value in config.items()}
+    return make_config(MODEL, overrides=overrides | {"optimiser.lr": rate, "seed": seed})
 
 
 def _first_seed_weights(folder: Path, name: str) -> Path:

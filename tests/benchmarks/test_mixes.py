@@ -19,9 +19,9 @@ from benchmarks.systems import find_system
 from leaderboards.run_state import RunState
 from tcbench.errors import ConfigError
 from tcbench.progress import Silent
-from textcraftor.config import TrainConfig
+from textcraftor.config import make_config
 from textcraftor.io.mixing import parse_weights
-from textcraftor.train import train
+from textcraftor.training import train
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +41,20 @@ def checkpoints(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -
     )
     (folder / "prompts.txt").write_text("a cat\na dog\n")
     for name, reward in (("a", "Red"), ("b", "Dark")):
-        config = TrainConfig(
+        config = make_config(
             str(tiny_pipeline),
-            rewards=f"{folder / 'toys.py'}:{reward}=1",
-            prompts=str(folder / "prompts.txt"),
-            steps=4,
-            tuned_steps=2,
-            drawn_tuned_steps=2,
-            guidance=3.0,
-            batch=2,
-            updates=3,
-            lr=1e-2,
-            validate_every=0,
+            overrides={
+                "rewards.mix": f"{folder / 'toys.py'}:{reward}=1",
+                "data.prompts": str(folder / "prompts.txt"),
+                "schedule.steps": 4,
+                "schedule.tuned_steps": 2,
+                "schedule.guidance": 3.0,
+                "optimiser.batch": 2,
+                "optimiser.updates": 3,
+                "optimiser.lr": 1e-2,
+                "validation.every": 0,
+                "validation.eval_tuned_steps": 2,
+            },
         )
         train(config, folder / name, device="cpu")
     return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ import pytest
 from benchmarks.pairs import write_pairs
 from leaderboards.records import Sample, ScoreSet
 from leaderboards.run_state import RunState
-from textcraftor.config import TrainConfig
+from textcraftor.config import make_config
 from textcraftor.io.pairs import read_pairs
-from textcraftor.io.system import optimised_for, write_trained
+from textcraftor.io.system import rewards_trained_on, write_trained
 
 MakeRun = Callable[..., RunState]
 
@@ -43,13 +42,13 @@ def test_training_on_selected_images_declares_their_rewards(make_run: MakeRun, t
     selected = make_run("best", (BRIGHT, [[0.5]]), images=True, details={"trained_on": ["pickscore"]})
     write_pairs(selected, tmp_path / "selected")
     (tmp_path / "real").mkdir()
-    config = partial(TrainConfig, "micro", rewards="world-clip=1")
-    assert optimised_for(config()) == ["world-clip"]
-    assert optimised_for(config(estimator="denoising", pairs=str(tmp_path / "selected"))) == ["pickscore"]
-    assert optimised_for(config(estimator="denoising", pairs=str(tmp_path / "real"))) is None
-    assert optimised_for(config(estimator="direct", pairs=str(tmp_path / "real"))) == ["world-clip"]
+    mix = "world-clip=1"
+    assert rewards_trained_on(mix) == ["world-clip"]
+    assert rewards_trained_on(mix, supervised=True, pairs=str(tmp_path / "chosen")) == ["pickscore"]
+    assert rewards_trained_on(mix, supervised=True, pairs=str(tmp_path / "real")) is None
+    assert rewards_trained_on(mix, pairs=str(tmp_path / "real")) == ["world-clip"]
     start = tmp_path / "start"
     start.mkdir()
-    write_trained(start, start, config(rewards="world-pick=1"))
-    assert optimised_for(config(start=str(start))) == ["world-clip", "world-pick"]
-    assert optimised_for(config(start=str(tmp_path / "real"))) is None
+    write_trained(start, start, make_config("micro"), ["world-pick"])
+    assert rewards_trained_on(mix, start=str(start)) == ["world-clip", "world-pick"]
+    assert rewards_trained_on(mix, start=str(tmp_path / "real")) is None

@@ -35,7 +35,7 @@ def test_a_run_uses_the_presets_of_its_domain() -> None:
 @pytest.mark.parametrize("domain", ["open", "world"])
 def test_heldout_shares_no_family_with_the_training_rewards(domain: str) -> None:
     presets = {name: [info(one) for one in names] for name, names in PRESETS[domain].items()}
-    trained = make_config("micro").rewards if domain == "world" else str(PROFILES["paper"]["rewards"])
+    trained = make_config("micro").rewards.mix if domain == "world" else str(PROFILES["paper"]["rewards.mix"])
     families = {info(name).family for name in parse_mix(trained)}
     assert families.isdisjoint(record.family for record in presets["heldout"])
     assert SYSTEMS["micro" if domain == "world" else "sd15"].rewards == PRESETS[domain]["default"]

@@ -1,15 +1,39 @@
-"""A tiny SDXL, beside the tiny Stable Diffusion that all tests share; and what training runs are made of."""
+"""A tiny SDXL pipeline, and small training configurations."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
+from tcbench.settings import build
 from textcraftor.config import TrainConfig
+
+GROUPS = {
+    field.name: [inner.name for inner in fields(hints)]
+    for field in fields(TrainConfig)
+    if is_dataclass(hints := get_type_hints(TrainConfig)[field.name])
+}
+SPECIAL = {"algorithm": ("algorithm", "name"), "prompts": ("data", "prompts"),
+           "validation_prompts": ("validation", "prompts")}  # fmt: skip
+
+
+def _small_config(pipeline: Path, **settings: Any) -> TrainConfig:
+    """A configuration from settings by their names without the group, such as ``lr=1e-3``."""
+    nested: dict[str, Any] = {"model": str(pipeline)}
+    for name, value in settings.items():
+        group, key = SPECIAL.get(name) or next(
+            ((group, name) for group, names in GROUPS.items() if name in names), ("", name)
+        )
+        if group:
+            nested.setdefault(group, {})[key] = value
+        else:
+            nested[key] = value
+    return build(TrainConfig, nested, source="test")
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +53,23 @@ def prompts(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def small_config() -> Callable[..., TrainConfig]:
+    """Makes a configuration of a pipeline's folder from settings without their groups."""
+    return _small_config
+
+
+@pytest.fixture
 def config_for(
     request: pytest.FixtureRequest, tiny_pipeline: Path, toys: Path, prompts: Path
 ) -> Callable[..., TrainConfig]:
-    """Makes small configurations: the test module's `CONFIG` for its `REWARD`; keywords change them."""
+    """Makes small configurations: the test module's `CONFIG` for its `REWARD`; keywords change settings."""
 
     def make(**changes: Any) -> TrainConfig:
-        own: dict[str, Any] = request.module.CONFIG
-        places = {"rewards": f"{toys}:{request.module.REWARD}=1", "prompts": str(prompts)}
-        if own["validate_every"]:
-            places["validation"] = str(prompts)
-        return TrainConfig(str(tiny_pipeline), **places | own | changes)
+        base: dict[str, Any] = request.module.CONFIG
+        files = {"mix": f"{toys}:{request.module.REWARD}=1", "prompts": str(prompts)}
+        if base["every"]:
+            files["validation_prompts"] = str(prompts)
+        return _small_config(tiny_pipeline, **files | base | changes)
 
     return make
 

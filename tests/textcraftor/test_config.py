@@ -1,82 +1,103 @@
-"""Training configurations: where a value comes from, and what is refused."""
+"""Training configurations: where a value comes from, what is refused, and records of earlier versions."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
 from rewards.combine.terms import parse_mix
 from rewards.registry import info
-from tcbench.errors import ConfigError, UnknownName
-from textcraftor.config import FREE, PROFILES, TrainConfig, make_config
+from tcbench.errors import ConfigError, Problems, UnknownName
+from textcraftor.config import (
+    NOT_DECISIVE,
+    OLD_NAMES,
+    PROFILES,
+    TrainConfig,
+    config_differences,
+    make_config,
+)
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text('lr = 2e-5\nbatch = 4\ntrains = ["unet"]\nsize = [64, 32]\n')
-    made = make_config("micro", file=file, settings=["batch=2", "rewards=world-pick=1"], seed=5)
-    assert (made.lr, made.batch, made.trains, made.size) == (2e-5, 2, ("unet",), (64, 32))
-    assert (made.rewards, made.seed) == ("world-pick=1", 5)
-    assert made.prompts == "world"  # the model's own
+    file.write_text(
+        'trainable.parts = ["unet"]\n[optimiser]\nlr = 2e-5\nbatch = 4\n[schedule]\nsize = [64, 32]\n'
+    )
+    config = make_config(
+        "micro",
+        file=file,
+        settings=["optimiser.batch=2", "rewards.mix=world-pick=1"],
+        overrides={"seed": 5, "optimiser.updates": None},
+    )
+    assert (config.optimiser.lr, config.optimiser.batch) == (2e-5, 2)
+    assert (config.trainable.parts, config.schedule.size) == (("unet",), (64, 32))
+    assert (config.rewards.mix, config.seed) == ("world-pick=1", 5)
+    assert config.data.prompts == "suite:world-train"  # the model's own
+    assert config.schedule.guidance == 3.0
 
 
-def test_the_papers_profile_has_the_papers_numbers() -> None:
-    made = make_config("sd15", profile="paper")
-    assert made.rewards == "clip-cosine=100,aesthetic-v2=1,pickscore=1,hpsv2=100"  # bare cosines, both
-    assert (made.lr, made.batch, made.updates, made.guidance) == (1e-6, 256, 10_000, 7.5)
-    assert (made.steps, made.tuned_steps, made.drawn_tuned_steps) == (25, 5, 15)
+def test_paper_profiles_have_the_published_numbers() -> None:
+    paper = make_config("sd15", profile="paper")
+    assert paper.rewards.mix == "clip-cosine=100,aesthetic-v2=1,pickscore=1,hpsv2=100"
+    assert (paper.optimiser.lr, paper.optimiser.batch, paper.optimiser.updates) == (1e-6, 256, 10_000)
+    assert (paper.schedule.steps, paper.schedule.tuned_steps, paper.schedule.guidance) == (25, 5, 7.5)
+    assert paper.validation.eval_tuned_steps == 15
     code = make_config("sd15", profile="official-code")
-    assert code.rewards == "clip-cosine=50,aesthetic-v2=3,pickscore=1,hpsv2=100"
-    assert (code.spacing, code.reward_pool, code.tune_null, code.clip) == ("trailing", 224, True, 0.0)
+    assert code.rewards.mix == "clip-cosine=50,aesthetic-v2=3,pickscore=1,hpsv2=100"
+    assert (code.schedule.spacing, code.rewards.pool, code.optimiser.clip) == ("trailing", 224, 0.0)
+    assert code.trainable.tune_null
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("model", ["micro", "sd15", "someone/model"])
-def test_every_profile_makes_a_configuration(model: str, profile: str) -> None:
-    made = make_config(model, profile=profile)
-    assert made.model == model
-    if made.rewards:
-        assert all(info(name).differentiable for name in parse_mix(made.rewards))
-    shipped = all(name.startswith("world-") for name in parse_mix(made.rewards)) if made.rewards else False
-    assert made.calibration == ("world" if shipped else "")
+def test_every_profile_is_valid(model: str, profile: str) -> None:
+    config = make_config(model, profile=profile)
+    assert config.model == model
+    mix = parse_mix(config.rewards.mix) if config.rewards.mix else {}
+    assert all(info(name).differentiable for name in mix)
+    shipped = bool(mix) and all(name.startswith("world-") for name in mix)
+    assert config.rewards.calibration == ("world" if shipped else "")
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("lr", "sets nothing; write name=value"),
-        ("lr=fast", "lr = 'fast'; expected a number"),
-        ("batch=2.5", "batch = 2.5; expected a whole number"),
-        ("batch=true", "batch = True; expected a whole number"),
-        ("tune_null=1", "tune_null = 1; expected true or false"),
-        ("size=[64]", "expected a list of two whole numbers"),
-        ("batch=0", "batch is 0; expected at least 1"),
-        ("lr=nan", "lr is nan; expected at least 0"),
-        ("warmup=-1", "warmup is -1; expected at least 0"),
-        ("ema=1.0", "ema is 1.0; expected a decay below 1"),
-        ("tuned_steps=26", "tuned_steps is 26, more than the 25 steps"),
-        ("trains=[]", "trains names nothing"),
-        ("pairs=folder", "need each other"),
-        ("estimator=direct", "need each other"),
+        ("lr", "expected name=value, such as optimiser.lr=1e-4"),
+        ("optimiser.lr=fast", "optimiser.lr = 'fast'; expected a number"),
+        ("optimiser.batch=2.5", "optimiser.batch = 2.5; expected a whole number"),
+        ("optimiser.batch=true", "optimiser.batch = True; expected a whole number"),
+        ("trainable.tune_null=1", "trainable.tune_null = 1; expected true or false"),
+        ("schedule.size=[64]", "schedule.size"),
+        ("optimiser.batch=0", "optimiser.batch = 0; expected at least 1"),
+        ("optimiser.lr=nan", "optimiser.lr = nan"),
+        ("optimiser.warmup=-1", "optimiser.warmup = -1; expected at least 0"),
+        ("optimiser.ema=1.0", "optimiser.ema = 1.0; expected less than 1"),
+        ("schedule.tuned_steps=26", "tuned_steps = 26 is more than steps = 25"),
+        ("validation.eval_tuned_steps=26", "eval_tuned_steps = 26 is more than schedule.steps = 25"),
+        ("trainable.parts=[]", "trainable.parts is empty"),
+        ("data.pairs=folder", "direct and denoising require a folder of pairs"),
+        ("algorithm.name=direct", "direct and denoising require a folder of pairs"),
     ],
 )
-def test_wrong_values_are_refused_in_a_line(setting: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_wrong_values_are_refused_with_one_line(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         make_config("micro", settings=[setting])
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("setting", "close"),
     [
-        ("learning_rate=1", "lr"),
-        ("estimator=chian", "chain"),
-        ("precision=float64", "float32"),
-        ("sampler=ddmi", "ddim"),
-        ("spacing=trail", "trailing"),
-        ("trains=text_encoder2", "text_encoder_2"),
-        ("lr_schedule=cos", "cosine"),
+        ("optimiser.learning_rate=1", "optimiser"),
+        ("algorithm.name=chian", "chain"),
+        ("memory.precision=float64", "float32"),
+        ("schedule.sampler=ddmi", "ddim"),
+        ("schedule.spacing=trail", "trailing"),
+        ("trainable.parts=text_encoder2", "text_encoder_2"),
+        ("optimiser.lr_schedule=cos", "cosine"),
     ],
 )
 def test_unknown_names_get_close_matches(setting: str, close: str) -> None:
@@ -84,9 +105,15 @@ def test_unknown_names_get_close_matches(setting: str, close: str) -> None:
         make_config("micro", settings=[setting])
 
 
-def test_conditioning_only_is_refused_where_the_unet_is_trained() -> None:
+def test_several_problems_are_reported_together_one_a_line() -> None:
+    with pytest.raises(Problems) as caught:
+        make_config("micro", settings=["optimiser.lr=fast", "optimiser.batch=0", "data.nosies=1"])
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_conditioning_is_refused_for_the_unet() -> None:
     with pytest.raises(ConfigError, match="detached-chain"):
-        make_config("micro", settings=["estimator=conditioning", "trains=unet"])
+        make_config("micro", settings=["algorithm.name=conditioning", "trainable.parts=unet"])
 
 
 def test_unknown_profiles_and_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -99,12 +126,74 @@ def test_unknown_profiles_and_damaged_files_are_refused(tmp_path: Path) -> None:
         make_config("micro", file=tmp_path / "bad.toml")
 
 
-def test_the_id_is_of_what_decides_the_weights() -> None:
+# Earlier versions
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_old_names_give_an_error_with_the_new_name(old: str) -> None:
+    with pytest.raises(ConfigError, match=f"{old!r} is now {OLD_NAMES[old]!r}"):
+        make_config("micro", settings=[f"{old}=1"])
+
+
+def test_every_setting_has_an_old_name_or_is_new() -> None:
+    groups = get_type_hints(TrainConfig)
+    names = {
+        f"{group.name}.{field.name}"
+        for group in fields(TrainConfig)
+        if is_dataclass(groups[group.name])
+        for field in fields(groups[group.name])
+    }
+    assert names == set(OLD_NAMES.values())
+
+
+def old_record(**changes: Any) -> dict[str, Any]:
+    """The configuration of a train.json as earlier versions wrote it."""
+    return {
+        "model": "micro", "rewards": "world-aesthetic=1", "calibration": "world", "prompts": "world",
+        "start": "", "pairs": "", "rewriter": "", "trains": ["text_encoder"], "lora_rank": 0,
+        "estimator": "ddpo", "sampler": "ddim", "steps": 25, "tuned_steps": 25, "drawn_tuned_steps": 25,
+        "guidance": 3.0, "size": None, "spacing": "", "tune_null": True, "reward_pool": 0, "updates": 31,
+        "batch": 16, "micro_batch": 0, "noises": 0, "lr": 3e-05, "lr_schedule": "constant", "warmup": 0,
+        "weight_decay": 0.01, "clip": 1.0, "group": 8, "eta": 1.0, "policy_updates": 2,
+        "ratio_clip": 0.0001, "ema": 0.0, "drift_penalty": 0.0, "selection": "world-siglip",
+        "validation": "world-validation", "validation_prompts": 32, "validate_every": 11,
+        "stop_on_alarm": False, "precision": "float32", "checkpointing": False, "decode_slice": 0,
+        "compile": False, "offload": False, "prefix_cache": "prefixes", "prefix_gigabytes": 4.0, "seed": 0,
+        "method": "RL", "save_every": 11, "keep": 2, "trackers": [],
+    } | changes  # fmt: skip
+
+
+def test_records_of_earlier_versions_are_read() -> None:
+    config = TrainConfig.from_record(old_record())
+    assert (config.optimiser.lr, config.algorithm.name, config.data.group) == (3e-5, "ddpo", 8)
+    assert (config.trainable.parts, config.validation.prompts) == (
+        ("text_encoder",),
+        "suite:world-validation",
+    )
+    assert config.data.prompts == "suite:world-train"
+    assert TrainConfig.from_record(asdict(config)) == config
+
+
+def test_an_earlier_record_equals_the_same_configuration() -> None:
+    config = asdict(TrainConfig.from_record(old_record()))
+    assert config_differences(old_record(), config) == []
+    assert config_differences(old_record(lr=1e-3), config) == ["optimiser.lr was 0.001, is now 3e-05"]
+    assert config_differences(old_record(gone=3), config) == ["gone was 3, is now None"]
+    fewer = {name: value for name, value in old_record().items() if name != "warmup"}
+    assert config_differences(fewer, config) == []  # written before the setting existed
+
+
+def test_only_settings_that_decide_the_weights_are_compared() -> None:
     config = TrainConfig("micro")
-    assert replace(config, lr=1e-3).decisive() != config.decisive()
-    changed = {"method": "ours", "updates": 7, "keep": 9, "save_every": 3, "trackers": ("tensorboard",),
-               "prefix_cache": "x", "prefix_gigabytes": 1.0, "offload": True}  # fmt: skip
-    assert set(changed) == set(FREE)
-    assert replace(config, **changed).decisive() == config.decisive()
-    falling = replace(config, lr_schedule="cosine")
-    assert replace(falling, updates=7).decisive() != falling.decisive()  # the schedule ends elsewhere
+    changed = replace(
+        config,
+        logging=replace(config.logging, method="ours", keep=9, save_every=3, trackers=("tensorboard",)),
+        memory=replace(config.memory, prefix_cache="x", prefix_gigabytes=1.0, offload=True),
+        optimiser=replace(config.optimiser, updates=7),
+    )
+    assert config_differences(asdict(config), asdict(changed)) == []
+    assert len(NOT_DECISIVE) == 8
+    falling = replace(config, optimiser=replace(config.optimiser, lr_schedule="cosine"))
+    shorter = replace(falling, optimiser=replace(falling.optimiser, updates=7))
+    # a falling learning rate ends elsewhere
+    assert config_differences(asdict(falling), asdict(shorter)) == ["optimiser.updates was 1000, is now 7"]

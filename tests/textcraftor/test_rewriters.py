@@ -19,7 +19,15 @@ from tcbench.errors import (
 from tcbench.files import read_lines
 from tcbench.progress import Silent
 from textcraftor.diffusion.prompts import Prompt
-from textcraftor.rewriters import KEPT, REWRITERS, Rewriter, find_model, find_rewriter, rewrite, settings
+from textcraftor.rewriters import (
+    REWRITERS,
+    REWRITES_FILE,
+    Rewriter,
+    find_rewriter,
+    find_rewriter_model,
+    rewrite_prompts,
+    rewriter_settings,
+)
 
 WORDS = [
     "a",
@@ -72,20 +80,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def texts(
     rewriter: Rewriter, model: Path, kept: Path, prompts: list[Prompt] = PROMPTS, seed: int = 0
 ) -> dict[int, str]:
-    return rewrite(rewriter, model, prompts, kept, seed=seed, device="cpu", progress=Silent())
+    return rewrite_prompts(rewriter, model, prompts, kept, seed=seed, device="cpu", progress=Silent())
 
 
-def test_a_folder_says_how_it_rewrites(model: Path, tmp_path: Path) -> None:
+def test_rewriter_settings_are_read_from_a_folder(model: Path, tmp_path: Path) -> None:
     rewriter = find_rewriter(str(model))
     assert (rewriter.name, rewriter.template, rewriter.new_tokens) == ("tiny-writer", "{prompt} Rephrase:", 6)
-    found = texts(rewriter, model, tmp_path / KEPT)
+    found = texts(rewriter, model, tmp_path / REWRITES_FILE)
     assert all(0 < len(text.split()) <= 6 for text in found.values())
     assert len(set(found.values())) == 3
-    rows = list(read_lines(tmp_path / KEPT))
+    rows = list(read_lines(tmp_path / REWRITES_FILE))
     assert [(row["prompt"], row["text"]) for row in rows] == [(p.text, found[p.id]) for p in PROMPTS]
 
 
-def test_a_rewrite_is_of_its_prompt_and_seed_whatever_the_batch(model: Path, tmp_path: Path) -> None:
+def test_rewrite_depends_on_prompt_and_seed_only(model: Path, tmp_path: Path) -> None:
     penalised = replace(find_rewriter(str(model)), repetition_penalty=1.3)
     pair = (
         texts(penalised, model, tmp_path / name, part) for name, part in (("x", PROMPTS), ("y", PROMPTS[2:]))
@@ -100,12 +108,12 @@ def test_a_rewrite_is_of_its_prompt_and_seed_whatever_the_batch(model: Path, tmp
     assert texts(rewriter, model, tmp_path / "some") == together | {2: "kept as it was"}
 
 
-def test_drawn_tokens_have_the_models_probabilities(model: Path, tmp_path: Path) -> None:
+def test_sampled_tokens_have_the_models_probabilities(model: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     rewriter = replace(find_rewriter(str(model)), new_tokens=1, template="{prompt}", top_k=3)
     prompts = [Prompt(number, "a red circle") for number in range(600)]
-    drawn = list(texts(rewriter, model, tmp_path / KEPT, prompts).values())
+    drawn = list(texts(rewriter, model, tmp_path / REWRITES_FILE, prompts).values())
     tokenizer = AutoTokenizer.from_pretrained(model)
     logits = AutoModelForCausalLM.from_pretrained(model)(
         **tokenizer("a red circle", return_tensors="pt")
@@ -119,7 +127,7 @@ def test_drawn_tokens_have_the_models_probabilities(model: Path, tmp_path: Path)
     assert all(abs(share - p) < 0.07 for share, p in known)
 
 
-def test_beams_search_and_a_continuation_keeps_the_prompt(model: Path, tmp_path: Path) -> None:
+def test_beam_search_is_deterministic_and_continuations_keep_the_prompt(model: Path, tmp_path: Path) -> None:
     search = replace(find_rewriter(str(model)), beams=3, length_penalty=-1.0)
     first, second = (texts(search, model, tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1)))
     assert first == second
@@ -129,7 +137,7 @@ def test_beams_search_and_a_continuation_keeps_the_prompt(model: Path, tmp_path:
     assert all(found[prompt.id].startswith(f"{prompt.text} ,") for prompt in PROMPTS)
 
 
-def test_a_run_draws_the_rewrite_and_scores_the_original(
+def test_run_generates_from_the_rewrite_and_scores_the_original(
     model: Path, tiny_pipeline: Path, tmp_path: Path
 ) -> None:
     system = tmp_path / "system.toml"
@@ -141,16 +149,16 @@ def test_a_run_draws_the_rewrite_and_scores_the_original(
     )
     outcome = execute_plan(plan_run(request), Silent())
     run = RunState(outcome.path)
-    rewritten = texts(find_rewriter(str(model)), model, run.path / KEPT)
+    rewritten = texts(find_rewriter(str(model)), model, run.path / REWRITES_FILE)
     samples = run.samples
     assert [samples[p.id, 0].prompt for p in PROMPTS] == [p.text for p in PROMPTS]
     assert [samples[p.id, 0].text for p in PROMPTS] == [rewritten[p.id] for p in PROMPTS]
-    assert run.header.generation["rewriter"] == settings(find_rewriter(str(model)), model)
+    assert run.header.generation["rewriter"] == rewriter_settings(find_rewriter(str(model)), model)
     plain = replace(request, model=str(tiny_pipeline))
     assert plan_run(plain).header.generation_id != run.header.generation_id
 
 
-def test_published_ones_are_asked_as_their_authors_do() -> None:
+def test_published_rewriters_use_their_authors_templates() -> None:
     asked = {name: found.template.replace("{prompt}", "a cat") for name, found in REWRITERS.items()}
     assert asked["prompt-extend"] == "a cat,"
     assert asked["promptist"] == "a cat Rephrase:"
@@ -162,19 +170,19 @@ def test_published_ones_are_asked_as_their_authors_do() -> None:
     ]
 
 
-def test_what_cannot_rewrite_is_said(model: Path, tmp_path: Path) -> None:
+def test_invalid_rewriters_are_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="promptist"):
         find_rewriter("promptits")
     with pytest.raises(MissingFiles, match="rewriter promptist needs microsoft/Promptist: not in the hub"):
-        find_model(find_rewriter("promptist"))
-    with pytest.raises(ConfigError, match=r"has no \{prompt\} to put it in"):
+        find_rewriter_model(find_rewriter("promptist"))
+    with pytest.raises(ConfigError, match=r"does not contain \{prompt\}"):
         Rewriter("x", "x", "Rephrase:")
     (tmp_path / "rewriter.toml").write_text("beans = 3\n")
-    with pytest.raises(ConfigError, match="beans"):
+    with pytest.raises(UnknownName, match="beams"):
         find_rewriter(str(tmp_path))
     (tmp_path / "rewriter.toml").write_text('beams = "3"\n')
-    with pytest.raises(ConfigError, match="beams = '3'; expected int"):
+    with pytest.raises(ConfigError, match="beams = '3'; expected a whole number"):
         find_rewriter(str(tmp_path))
     (tmp_path / "rewriter.toml").write_text("")
-    with pytest.raises(ConfigError, match="is no causal language model"):
-        texts(find_rewriter(str(tmp_path)), tmp_path, tmp_path / KEPT)
+    with pytest.raises(ConfigError, match="is not a causal language model"):
+        texts(find_rewriter(str(tmp_path)), tmp_path, tmp_path / REWRITES_FILE)

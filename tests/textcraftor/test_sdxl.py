@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,17 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
-from textcraftor.algorithms.goal import decode
+from textcraftor.algorithms.latent_scores import decode_latents
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import encode_prompts, replace_encoders
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner, switch_encoder
-from textcraftor.diffusion.sampling import Denoiser, Rollout, fresh
+from textcraftor.diffusion.sampling import Denoiser, Rollout, with_timesteps
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.checkpoint import VALIDATION, TrainFolder
 from textcraftor.io.export import export_diffusers
-from textcraftor.train import train
+from textcraftor.training import train
 
 SCHEDULE = Schedule("ddim", 4, 3.0)
 TEXTS = ["a cat", "a dog"]
@@ -40,11 +41,11 @@ def test_a_rollout_ends_with_the_pipelines_own_image(pipe: Any) -> None:
     assert (drawing.generate(TEXTS, noise) == theirs).all()
     height, width = drawing.size
     ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
-    scheduler = fresh(pipe.scheduler, 4)
+    scheduler = with_timesteps(pipe.scheduler, 4)
     steps = Rollout(Denoiser(pipe.unet, 3.0, ids), scheduler, scheduler.timesteps)
     with torch.no_grad():
         z = steps.run(noise * scheduler.init_noise_sigma, encode_prompts(pipe, TEXTS, guided=True))
-        mine = decode(pipe.vae, z).permute(0, 2, 3, 1).numpy()
+        mine = decode_latents(pipe.vae, z).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(mine, theirs, atol=2e-6)
 
 
@@ -64,9 +65,9 @@ def test_both_encoders_switch_in_anybodys_pipeline(pipe: Any, tiny_sdxl: Path) -
     assert (ours != PipelineRunner(pipe, SCHEDULE).generate(TEXTS, noise)).any()
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"estimator": "conditioning"}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"algorithm": "conditioning"}], ids=str)
 def test_both_encoders_are_trained_and_exported(
-    tiny_sdxl: Path, tmp_path: Path, changes: dict[str, Any]
+    tiny_sdxl: Path, tmp_path: Path, changes: dict[str, Any], small_config: Callable[..., TrainConfig]
 ) -> None:
     (tmp_path / "toys.py").write_text(
         "from rewards import Reward, RewardInfo, register\n"
@@ -76,27 +77,27 @@ def test_both_encoders_are_trained_and_exported(
         "        return pixels[:, 0].mean((1, 2)) - pixels[:, 1:].mean((1, 2, 3))\n"
     )
     (tmp_path / "prompts.txt").write_text("a cat\na dog\na hen\n")
-    config = TrainConfig(
-        str(tiny_sdxl),
-        rewards=f"{tmp_path / 'toys.py'}:Red=1",
+    config = small_config(
+        tiny_sdxl,
+        mix=f"{tmp_path / 'toys.py'}:Red=1",
         prompts=str(tmp_path / "prompts.txt"),
-        validation=str(tmp_path / "prompts.txt"),
-        trains=("text_encoder", "text_encoder_2"),
+        validation_prompts=str(tmp_path / "prompts.txt"),
+        parts=("text_encoder", "text_encoder_2"),
         steps=4,
         tuned_steps=2,
-        drawn_tuned_steps=4,
+        eval_tuned_steps=4,
         guidance=3.0,
         batch=3,
         updates=6,
         lr=3e-3,
-        validate_every=6,
+        every=6,
         **changes,
     )
     train(config, tmp_path / "out", device="cpu")
     last = TrainFolder(tmp_path / "out").rows(VALIDATION)[-1]
     assert last["changes"]["trained"][0] > 0
     best = tmp_path / "out" / "best"
-    for name in config.trains:
+    for name in config.trainable.parts:
         before = load_file(tiny_sdxl / name / "model.safetensors")
         after = load_file(best / name / "model.safetensors")
         key = "encoder.layers.0.self_attn.q_proj.weight"

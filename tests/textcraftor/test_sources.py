@@ -9,15 +9,15 @@ import pytest
 from rewards.world.prompts import world_prompts
 from tcbench.errors import ConfigError, FileFormatError
 from textcraftor.diffusion.prompts import noise_seed
-from textcraftor.sources import Order, find_prompts, of_texts
+from textcraftor.sources import PromptSource, SampleOrder, find_prompt_source
 
 
-def test_the_worlds_training_prompts_are_not_its_held_out_ones() -> None:
-    source = find_prompts("world")
+def test_world_training_prompts_exclude_held_out_ones() -> None:
+    source = find_prompt_source("suite:world-train")
     assert len(source) == 2000
     held_out = {prompt.text for split in ("test", "validation") for prompt in world_prompts(split)}  # type: ignore[arg-type]
     assert not held_out & set(source.texts)
-    assert len(find_prompts("world-validation")) == 200
+    assert len(find_prompt_source("suite:world-validation")) == 200
 
 
 @pytest.mark.parametrize(
@@ -30,56 +30,69 @@ def test_the_worlds_training_prompts_are_not_its_held_out_ones() -> None:
         ("a.jsonl", '{"text": "a cat"}\n{"text": "a  dog"}\n'),
     ],
 )
-def test_files_of_all_kinds(tmp_path: Path, name: str, content: str) -> None:
+def test_prompt_files_of_every_format(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
-    source = find_prompts(str(tmp_path / name))
+    source = find_prompt_source(str(tmp_path / name))
     assert list(source.texts) == ["a cat", "a dog"]
-    assert source.sha256 == of_texts("", ["a cat", "a dog"]).sha256
+    assert source.sha256 == PromptSource.from_texts("", ["a cat", "a dog"]).sha256
 
 
-def test_a_hub_data_set_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder stands for a hub id: the library loads both alike."""
+def test_hub_data_set_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a folder in place of a hub id, which the library loads the same way."""
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "train.csv").write_text("number,prompt,other\n1,a cat,x\n2,a  dog,y\n")
-    source = find_prompts(f"hub:{folder}")
+    source = find_prompt_source(f"hub:{folder}")
     assert [source.texts[0], source.texts[1]] == ["a cat", "a dog"]
-    assert find_prompts(f"hub:{folder}:other").texts[1] == "y"
-    with pytest.raises(ConfigError, match="has the columns number, prompt, other; say which"):
-        find_prompts(f"hub:{folder}:text")
+    assert find_prompt_source(f"hub:{folder}:other").texts[1] == "y"
+    with pytest.raises(ConfigError, match="has the columns number, prompt, other; name the one"):
+        find_prompt_source(f"hub:{folder}:text")
 
 
-def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+def test_invalid_sources_are_refused(tmp_path: Path) -> None:
+    for old, new in (("world", "suite:world-train"), ("world-validation", "suite:world-validation")):
+        with pytest.raises(ConfigError, match=f"{old!r} is now {new!r}"):
+            find_prompt_source(old)
+    with pytest.raises(ConfigError, match="'suite:parti' cannot be read here"):
+        find_prompt_source("suite:parti")
     with pytest.raises(FileFormatError, match="cannot read"):
-        find_prompts(str(tmp_path / "none.txt"))
-    with pytest.raises(ConfigError, match="no prompts of its own"):
-        find_prompts("")
+        find_prompt_source(str(tmp_path / "none.txt"))
+    with pytest.raises(ConfigError, match="has none of its own"):
+        find_prompt_source("")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(FileFormatError):
-        find_prompts(str(tmp_path / "empty.txt"))
+        find_prompt_source(str(tmp_path / "empty.txt"))
 
 
-def test_an_epoch_has_every_prompt_once_in_an_order_of_its_own() -> None:
-    order = Order(of_texts("", [f"prompt {n}" for n in range(10)]), seed=3)
+def test_epoch_has_every_prompt_once_in_its_own_order() -> None:
+    order = SampleOrder(PromptSource.from_texts("", [f"prompt {n}" for n in range(10)]), seed=3)
     epochs = [[order[epoch * 10 + place].prompt for place in range(10)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert epochs[0] != [Order(order.source, seed=4)[place].prompt for place in range(10)]
+    assert epochs[0] != [SampleOrder(order.source, seed=4)[place].prompt for place in range(10)]
 
 
-def test_a_sample_depends_on_its_number_alone() -> None:
-    order = Order(of_texts("", [f"prompt {n}" for n in range(7)]), seed=3)
-    batches = [sample for update in range(4) for sample in order.batch(update, 5)]
+def test_sample_depends_on_its_number_alone() -> None:
+    order = SampleOrder(PromptSource.from_texts("", [f"prompt {n}" for n in range(7)]), seed=3)
+    batches = [sample for update in range(4) for sample in order.batch(update, 5).samples]
     assert batches == [order[number] for number in range(20)]
-    again = Order(order.source, seed=3)
+    again = SampleOrder(order.source, seed=3)
     assert again[17] == batches[17]
     assert batches[17].noise_seed == noise_seed(3, batches[17].prompt, 2)
 
 
-def test_few_noises_come_again() -> None:
-    order = Order(of_texts("", ["a", "b"]), seed=0, noises=2)
+def test_few_noises_repeat() -> None:
+    order = SampleOrder(PromptSource.from_texts("", ["a", "b"]), seed=0, noises=2)
     seeds = [{order[2 * epoch + place].noise_seed for place in range(2)} for epoch in range(4)]
     assert seeds[0] == seeds[2] != seeds[1] == seeds[3]
+
+
+def test_processes_share_a_batch_equally() -> None:
+    batch = SampleOrder(PromptSource.from_texts("", ["a", "b", "c"]), seed=0).batch(2, 6)
+    shares = [batch.share(process, 2) for process in range(2)]
+    assert [[sample.number for sample in share.samples] for share in shares] == [[12, 14, 16], [13, 15, 17]]
+    with pytest.raises(ConfigError, match=r"optimiser.batch = 6 is not a multiple of the 4 processes"):
+        batch.share(0, 4)

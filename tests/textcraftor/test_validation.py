@@ -1,4 +1,4 @@
-"""Validation: the images that a run will draw, paired changes, the alarm."""
+"""Validation: its images, paired changes, checkpoint selection and the alarm."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm
 from rewards.registry import load as load_reward
-from textcraftor.config import TrainConfig
+from textcraftor.config import MemorySettings, TrainableSettings
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.diffusion.schedule import SAMPLERS, Schedule
-from textcraftor.sources import of_texts
-from textcraftor.tuned import Tuned
-from textcraftor.validation import NOISES, VALIDATION_SEED, Validation, Validator, alarm, change, chosen
+from textcraftor.tuned import TunedPipeline
+from textcraftor.validation import (
+    NOISES,
+    VALIDATION_SEED,
+    Validation,
+    Validator,
+    over_optimisation_alarm,
+    paired_change,
+    select_checkpoint,
+)
 
 # inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -34,19 +41,29 @@ def validation(update: int, selection: list[float], trained: list[float]) -> Val
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_it_sees_the_images_that_a_run_draws(tiny_pipeline: Path, sampler: str) -> None:
+def test_validation_images_equal_those_of_a_run(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
-    config = TrainConfig("tiny", sampler=sampler, steps=5, tuned_steps=2, drawn_tuned_steps=3)
-    tuned = Tuned(pipe, config, guided=True)
+    tuned = TunedPipeline(pipe, TrainableSettings(), guided=True)
     with torch.no_grad():
-        for parameter in tuned.trained().values():
+        for parameter in tuned.trained_parameters().values():
             parameter.mul_(1.4)
     mix = RewardMix(Panel(["world-rule"]), {"world-rule": MixTerm(2.0)})
     selection: Any = load_reward("world-siglip")
-    source = of_texts("held", PROMPTS)
-    validator = Validator(tuned, config, mix, selection, Denoiser(pipe.unet, 3.0), (4, 8, 8), source)
-    found, images = validator.measure(0, [])
-    again, same = validator.measure(1, [found])  # from the kept prefix
+    denoiser = Denoiser(pipe.unet, 3.0)
+    validator = Validator(
+        tuned,
+        mix,
+        selection,
+        denoiser,
+        (4, 8, 8),
+        PROMPTS,
+        steps=5,
+        tuned_steps=3,
+        memory=MemorySettings(),
+    )
+    first, images = validator.validate(0)
+    again, same = validator.validate(1, first)  # with the prefix of the first
+    assert denoiser.calls == 0  # not counted as training cost
 
     others = {"tuned": tuned.pipeline}
     drawing = PipelineRunner(pipe, Schedule(sampler, 5, 3.0), others, (EncoderWindow({"tuned": 1.0}, 3),))
@@ -57,48 +74,52 @@ def test_it_sees_the_images_that_a_run_draws(tiny_pipeline: Path, sampler: str) 
     assert torch.equal(images, same)
     assert again.changes["trained"][0] == 0
     expected = load_reward("world-rule").score(images, texts).view(-1, NOISES).mean(dim=1)
-    np.testing.assert_allclose(found.scores["world-rule"], expected, rtol=1e-5)
-    np.testing.assert_allclose(found.scores["trained"], 2 * expected, rtol=1e-5)
-    assert found.diversity is not None
-    assert found.diversity > 0
-    assert found.drift > 0
-    assert Validation.of({**found.record()}) == found
+    np.testing.assert_allclose(first.scores["world-rule"], expected, rtol=1e-5)
+    np.testing.assert_allclose(first.scores["trained"], 2 * expected, rtol=1e-5)
+    assert first.diversity is not None
+    assert first.diversity > 0
+    assert first.drift > 0
+    assert Validation.from_row(first.to_row()) == first
 
 
-def test_the_alarm_is_for_a_fall_beyond_chance_while_training_rewards_rise() -> None:
+def test_alarm_requires_a_significant_fall_while_trained_rewards_rise() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(0, 1, 40)
     noise = rng.normal(0, 0.05, 40)
     start = validation(0, base.tolist(), base.tolist())
     fell = validation(50, (base - 0.3 + noise).tolist(), (base + 1).tolist())
-    assert "since update 0 the selection reward chosen fell by 0.2" in alarm(fell, [start], "chosen")
+    assert "since update 0 the selection reward chosen fell by 0.2" in over_optimisation_alarm(
+        fell, [start], "chosen"
+    )
     both = validation(50, (base - 0.3 + noise).tolist(), (base - 1).tolist())
-    assert not alarm(both, [start], "chosen")
+    assert not over_optimisation_alarm(both, [start], "chosen")
     chance = validation(50, (base + noise - noise.mean()).tolist(), (base + 1).tolist())
-    assert not alarm(chance, [start], "chosen")
-    assert not alarm(fell, [], "chosen")
+    assert not over_optimisation_alarm(chance, [start], "chosen")
+    assert not over_optimisation_alarm(fell, [], "chosen")
     rose = validation(25, (base + 0.5).tolist(), (base + 0.5).tolist())
     later = validation(50, (base + noise).tolist(), (base + 2).tolist())
-    assert "since update 25" in alarm(later, [start, rose], "chosen")  # against the best, not the first
+    assert "since update 25" in over_optimisation_alarm(
+        later, [start, rose], "chosen"
+    )  # against the best, not the first
 
 
-def test_the_latest_checkpoint_that_is_not_below_the_best_is_chosen() -> None:
+def test_latest_checkpoint_not_below_the_best_is_selected() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(0, 1, 40)
     noise = rng.normal(0, 0.5, 40)
     good = validation(50, (base + 0.1).tolist(), base.tolist())
     alike = validation(100, (base + 0.1 + noise - noise.mean() - 0.02).tolist(), base.tolist())
     fell = validation(150, (base - 1 + noise).tolist(), base.tolist())
-    assert chosen([good, alike, fell], "chosen") is alike
-    assert chosen([good, fell], "chosen") is good
+    assert select_checkpoint([good, alike, fell], "chosen") is alike
+    assert select_checkpoint([good, fell], "chosen") is good
     better = validation(200, (base + 0.9 + noise).tolist(), base.tolist())
-    assert chosen([good, alike, fell, better], "chosen") is better
+    assert select_checkpoint([good, alike, fell, better], "chosen") is better
 
 
 def test_changes_are_paired() -> None:
     rng = np.random.default_rng(1)
     base = rng.normal(0, 10, 50)
     now = validation(1, (base + 0.1 + rng.normal(0, 0.01, 50)).tolist(), base.tolist())
-    found = change(now, validation(0, base.tolist(), base.tolist()), "chosen")
+    found = paired_change(now, validation(0, base.tolist(), base.tolist()), "chosen")
     assert found.low > 0  # far below the spread between prompts
     assert found.value == pytest.approx(0.1, abs=0.01)

@@ -1,10 +1,12 @@
-"""Reinforcement learning on the sampling chain: rewards need no gradients.
+"""Reinforcement learning on the sampling chain: rewards need no gradient.
 
 DDPO (Black et al. 2023, "Training Diffusion Models with Reinforcement Learning", section 4.3): sampling with
-DDIM at eta 1 is a chain of Gaussian decisions; each is made more or less likely by the advantage of the image
-it led to, with importance weights clipped as in PPO. Trained on a text encoder's adapters it is TexForce
-(Chen et al. 2024). The logarithm of a decision's density is the mean over its elements, as in the authors'
-code (ddpo-pytorch, ddim_with_logprob.py), which the clip range 1e-4 is made for.
+DDIM at eta 1 is a chain of Gaussian decisions. Each is made more or less likely by the advantage of the image
+it led to, with importance ratios clipped as in PPO. Trained on adapters of a text encoder it is TexForce
+(Chen et al. 2024).
+
+The log density of a decision is the mean over its elements instead of the sum, as in the authors' code
+(ddpo-pytorch, ddim_with_logprob.py): the clip range of 1e-4 is made for that scale.
 """
 
 from __future__ import annotations
@@ -19,37 +21,42 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tcbench.errors import ConfigError
-from textcraftor.algorithms.goal import look
-from textcraftor.algorithms.learners import Made, Stepper, check_shares, chunks, worth
-from textcraftor.algorithms.objective import LATER_NOISE, Objective, Outcome, drifted
+from textcraftor.algorithms.base import ClippedOptimiser, StepResult, check_policy_updates, micro_batches
+from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores, join_scores
+from textcraftor.algorithms.rollouts import RolloutStart
+from textcraftor.config import AlgorithmSettings
+from textcraftor.diffusion.conditioning import embedding_drift
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
-from textcraftor.diffusion.sampling import Rollout
-from textcraftor.sources import Sample
+from textcraftor.diffusion.sampling import EXTRA_NOISE, Rollout, autocast
+from textcraftor.sources import Batch, Sample
+from textcraftor.tuned import Trainable
 
-BUFFER, ENOUGH = 32, 16
-"""Of a prompt's rewards that are remembered, and how many of them make statistics of its own; as many as are
-drawn of it at once, if that is fewer.
-"""
+REMEMBERED_REWARDS = 32
+"""Latest rewards of a prompt that its statistics are made of."""
+
+ENOUGH_REWARDS = 16
+"""Rewards of a prompt that make statistics of its own, or as many as a group has, if that is fewer."""
 
 ADVANTAGE_CLIP = 5.0
+"""Largest absolute advantage, in standard deviations."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What some samples decided: latents (n + 1 of (B, C, h, w)) before, between and after n steps, and the
-    logarithms of their densities (n, B).
-    """
+    """The decisions that n sampling steps made for B samples."""
 
     samples: Sequence[Sample]
     rollout: Rollout
     latents: tuple[Tensor, ...]
+    """n + 1 latents (B, C, h, w): before, between and after the steps."""
     log_probs: Tensor
+    """Log densities (n, B) of the decisions under the policy that made them."""
 
     def rows(self, rows: Sequence[int]) -> Trajectory:
-        """Of some of the samples."""
+        """Return the trajectory of some of the samples."""
         index = torch.tensor(rows, device=self.log_probs.device)
         return Trajectory(
             [self.samples[row] for row in rows],
@@ -59,198 +66,258 @@ class Trajectory:
         )
 
 
-def deviation(scheduler: Any, t: Tensor, eta: float) -> float:
-    """Of a DDIM step's noise: eta sqrt((1 - a') / (1 - a) (1 - a / a')), a and a' the products of alphas at t
-    and at the timestep after it (Song et al. 2021, "Denoising Diffusion Implicit Models", equation 16).
+def step_std(scheduler: Any, t: Tensor, eta: float) -> float:
+    """Return the standard deviation of a DDIM step's noise.
+
+    eta sqrt((1 - a') / (1 - a) (1 - a / a')), with a and a' the products of alphas at t and at the next
+    timestep.
+
+    Source: Song et al. 2021 (DDIM), equation 16.
     """
-    after = int(t) - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    following = int(t) - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     a = float(scheduler.alphas_cumprod[int(t)])
-    following = float(scheduler.alphas_cumprod[after] if after >= 0 else scheduler.final_alpha_cumprod)
-    return eta * math.sqrt(max(0.0, (1 - following) / (1 - a) * (1 - a / following)))
+    # the last step leads to t < 0, where the scheduler keeps its own final value
+    a_next = float(scheduler.alphas_cumprod[following] if following >= 0 else scheduler.final_alpha_cumprod)
+    return eta * math.sqrt(max(0.0, (1 - a_next) / (1 - a) * (1 - a / a_next)))
 
 
-def decision(rollout: Rollout, e: Tensor, t: Tensor, z: Tensor, eta: float) -> Tensor:
-    """The mean of the next latents, given the UNet's output."""
-    still = torch.zeros_like(z)
-    found: Tensor = rollout.scheduler.step(e, t, z, eta=eta, variance_noise=still).prev_sample
-    return found
+def step_mean(scheduler: Any, e: Tensor, t: Tensor, z: Tensor, eta: float) -> Tensor:
+    """Return the mean (B, C, h, w) of the next latents, given the UNet's output e."""
+    # with noise 0 the scheduler's stochastic step gives its mean
+    mean: Tensor = scheduler.step(e, t, z, eta=eta, variance_noise=torch.zeros_like(z)).prev_sample
+    return mean
 
 
 def log_prob(following: Tensor, mean: Tensor, std: float) -> Tensor:
-    """Logarithm (B,) of the Gaussian density of ``following`` (B, C, h, w), the mean over its elements."""
+    """Return the log density (B,) of ``following`` (B, C, h, w) under N(mean, std^2), mean over elements."""
     parts = -((following - mean).square()) / (2 * std**2) - math.log(std) - math.log(2 * math.pi) / 2
     return parts.flatten(1).mean(dim=1)
 
 
-def policy_loss(log_probs: Tensor, old: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """PPO's clipped loss (a scalar) of decisions (B,): their log densities now and when they were made."""
+def clipped_policy_loss(log_probs: Tensor, old: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Return PPO's clipped surrogate loss (a scalar), the mean over B decisions.
+
+    Args:
+        log_probs: Log densities (B,) under the current policy.
+        old: Log densities (B,) under the policy that made the decisions.
+        advantages: Advantages (B,) of the decisions.
+        clip: How far from 1 the importance ratio may move before its gradient is cut.
+
+    Source: Schulman et al. 2017 (PPO), equation 7.
+    """
+    # The ratio is 1 in value when the policy has not moved yet, but its gradient is that of log_probs: the
+    # first optimiser step of an update is the plain policy gradient.
     ratio = torch.exp(log_probs - old)
+    # The maximum of the two losses is the pessimistic one: moving further than the clip range gains nothing,
+    # while moving back is always rewarded.
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)).mean()
 
 
-class Advantages:
-    """Rewards by the mean and deviation of their prompt's last ones; of the batch's for a prompt with few."""
+class PromptAdvantages:
+    """Advantages: rewards standardised by the statistics of their prompt's latest rewards.
+
+    Some prompts earn more than others whatever is sampled; statistics per prompt remove that from the signal
+    (Black et al. 2023, section 4.3 and appendix). A prompt with few rewards so far uses those of the batch.
+
+    Args:
+        group: Samples of one prompt in a batch.
+    """
 
     def __init__(self, group: int = 1) -> None:
-        self.enough = min(ENOUGH, group) if group > 1 else ENOUGH
-        self._seen: dict[int, deque[float]] = {}
+        self.enough = min(ENOUGH_REWARDS, group) if group > 1 else ENOUGH_REWARDS
+        self._history: dict[int, deque[float]] = {}
 
     def __call__(self, prompts: Sequence[int], rewards: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Advantages (B,), clipped; 0 for a reward that is not finite."""
-        good = np.isfinite(rewards)
-        for prompt, reward in zip(np.asarray(prompts)[good].tolist(), rewards[good].tolist(), strict=True):
-            self._seen.setdefault(prompt, deque(maxlen=BUFFER)).append(reward)
-        found = np.zeros(len(rewards))
-        for row in np.flatnonzero(good).tolist():
-            own = self._seen[prompts[row]]
-            known = np.array(own) if len(own) >= self.enough else rewards[good]
-            found[row] = (rewards[row] - known.mean()) / (known.std() + 1e-6)
-        return found.clip(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
+        """Return the advantages (B,), clipped to ±5; 0 for a reward that is not finite.
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The rewards that are remembered."""
-        rows = [[*own, *[math.nan] * (BUFFER - len(own))] for own in self._seen.values()]
+        Args:
+            prompts: Prompt numbers (B,).
+            rewards: Rewards (B,); they are added to the prompts' history first.
+        """
+        finite = np.isfinite(rewards)
+        for prompt, reward in zip(
+            np.asarray(prompts)[finite].tolist(), rewards[finite].tolist(), strict=True
+        ):
+            self._history.setdefault(prompt, deque(maxlen=REMEMBERED_REWARDS)).append(reward)
+        advantages = np.zeros(len(rewards))
+        for row in np.flatnonzero(finite).tolist():
+            history = self._history[prompts[row]]
+            reference = np.array(history) if len(history) >= self.enough else rewards[finite]
+            advantages[row] = (rewards[row] - reference.mean()) / (reference.std() + 1e-6)
+        return advantages.clip(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the remembered rewards, padded with NaN."""
+        padded = [
+            [*history, *[math.nan] * (REMEMBERED_REWARDS - len(history))]
+            for history in self._history.values()
+        ]
         return {
-            "prompts": torch.tensor(list(self._seen), dtype=torch.int64),
-            "rewards": torch.tensor(rows, dtype=torch.float32).reshape(-1, BUFFER),
+            "prompts": torch.tensor(list(self._history), dtype=torch.int64),
+            "rewards": torch.tensor(padded, dtype=torch.float32).reshape(-1, REMEMBERED_REWARDS),
         }
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from them."""
-        pairs = zip(tensors["prompts"].tolist(), tensors["rewards"].tolist(), strict=True)
-        self._seen = {
-            prompt: deque((value for value in row if not math.isnan(value)), maxlen=BUFFER)
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Resume from what `state` returned."""
+        pairs = zip(state["prompts"].tolist(), state["rewards"].tolist(), strict=True)
+        self._history = {
+            prompt: deque((value for value in row if not math.isnan(value)), maxlen=REMEMBERED_REWARDS)
             for prompt, row in pairs
         }
 
 
-class Policy(nn.Module):
-    """Decisions to their loss. Holds the trained parameters."""
+class DDPOAlgorithm:
+    """Several clipped policy-gradient steps an update, on the images that the update sampled.
 
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.objective = objective
+    Args:
+        trainable: What is trained.
+        start: Samples the steps before the tuned ones, without noise.
+        scorer: Decodes and scores latents.
+        optimiser: Optimiser of the trained parameters.
+        settings: Optimiser steps of an update, clip range and drift penalty.
+        eta: Noise of each tuned step, above 0.
+        group: Samples of one prompt in a batch.
+        seed: Seed of the noise and of the order of samples.
+        micro_batch: Samples at a time; 0: all.
+        precision: Precision of forward passes, "float32" or "bfloat16".
+    """
 
-    def forward(self, trajectory: Trajectory, place: int, advantages: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss of one step's decisions, and how far their log densities (B,) have moved."""
-        config, rollout = self.objective.config, trajectory.rollout
-        t = rollout.timesteps[place]
-        texts = [sample.text for sample in trajectory.samples]
-        with self.objective.precision():
-            c = self.objective.tuned.encode(texts)
-            e = rollout.output(trajectory.latents[place], t, c)
-        mean = decision(rollout, e.float(), t, trajectory.latents[place], config.eta)
-        found = log_prob(trajectory.latents[place + 1], mean, deviation(rollout.scheduler, t, config.eta))
-        old = trajectory.log_probs[place]
-        loss = policy_loss(found, old, advantages, config.ratio_clip)
-        if config.drift_penalty:
-            loss = loss + config.drift_penalty * drifted(c, self.objective.tuned.encode_original(texts))
-        return loss, (found - old).detach()
+    def __init__(
+        self,
+        trainable: Trainable,
+        start: RolloutStart,
+        scorer: LatentScorer,
+        optimiser: ClippedOptimiser,
+        settings: AlgorithmSettings,
+        *,
+        eta: float,
+        group: int,
+        seed: int,
+        micro_batch: int = 0,
+        precision: str = "float32",
+    ) -> None:
+        self.trainable, self.start, self.scorer, self.optimiser = trainable, start, scorer, optimiser
+        self.settings, self.eta, self.seed = settings, eta, seed
+        self.micro_batch, self.precision = micro_batch, precision
+        self.advantages = PromptAdvantages(group)
+
+    def step(self, batch: Batch) -> StepResult:
+        """Sample and score images, then make ``policy_updates`` optimiser steps on their decisions."""
+        samples, updates = batch.samples, self.settings.policy_updates
+        check_policy_updates(updates, len(samples))
+        trajectories, scores, drift = [], [], 0.0
+        for part in micro_batches(samples, self.micro_batch):
+            trajectory, part_scores, part_drift = self.sample(part)
+            trajectories.append(trajectory)
+            scores.append(part_scores)
+            drift += part_drift * len(part)
+        joined = join_scores(scores)
+        advantages = self._advantages(samples, joined.rewards())
+
+        # Each optimiser step uses its own random share of the samples, with all their decisions
+        order = np.random.default_rng([self.seed, batch.update]).permutation(len(samples))
+        norms, changes = [], []
+        for share in np.array_split(order, updates):
+            changes += self._accumulate(trajectories, advantages, share)
+            norms.append(self.optimiser.step())
+        return StepResult(
+            samples,
+            joined,
+            drift / len(samples),
+            float(np.mean(norms)),
+            extra=self._policy_change(torch.cat(changes)),
+        )
 
     @torch.no_grad()
-    def roll(self, samples: Sequence[Sample]) -> tuple[Trajectory, Outcome]:
-        """Draw ``samples``, and score what comes of them. A sample's noises depend on its number alone."""
-        objective, config = self.objective, self.objective.config
+    def sample(self, samples: Sequence[Sample]) -> tuple[Trajectory, LatentScores, float]:
+        """Sample images, remember every decision, and score them.
+
+        A sample's noise depends on its number alone, so images do not depend on the batch.
+
+        Returns:
+            The decisions, the scores of the images, and the drift of the embeddings.
+        """
         texts = [sample.text for sample in samples]
-        with objective.precision():
-            original, c = objective.tuned.encode_original(texts), objective.tuned.encode(texts)
-            rollout, z = objective.start(samples, original)
+        with autocast(self.trainable.original.device, self.precision):
+            original, c = self.trainable.encode_original(texts), self.trainable.encode(texts)
+            rollout, z = self.start(samples, original)
             latents, log_probs = [z], []
-            for place, t in enumerate(rollout.timesteps):
-                mean = decision(rollout, rollout.output(z, t, c).float(), t, z, config.eta)
-                std = deviation(rollout.scheduler, t, config.eta)
+            for index, t in enumerate(rollout.timesteps):
+                mean = step_mean(rollout.scheduler, rollout.output(z, t, c).float(), t, z, self.eta)
+                std = step_std(rollout.scheduler, t, self.eta)
                 if std > 0:
-                    seeds = [noise_seed(config.seed, s.number, LATER_NOISE + place) for s in samples]
+                    seeds = [noise_seed(self.seed, s.number, EXTRA_NOISE + index) for s in samples]
                     z = mean + std * initial_latents(seeds, (z.shape[1], z.shape[2], z.shape[3])).to(z)
                     log_probs.append(log_prob(z, mean, std))
-                else:
+                else:  # the last step may be deterministic: then it is no decision
                     z = mean
                 latents.append(z)
-            graded = look(
-                z,
-                texts,
-                vae=objective.tuned.original.vae,
-                mix=objective.mix,
-                slices=config.decode_slice,
-                pool=config.reward_pool,
-            )
+            scores = self.scorer.score_latents(z, texts)
         if not log_probs:
             raise ConfigError(
-                f"the last {config.tuned_steps} steps have no noise to decide by: raise tuned_steps"
+                f"the last {len(rollout.timesteps)} steps are deterministic, so there is nothing to learn "
+                "from; raise schedule.tuned_steps"
             )
-        outcome = Outcome(graded, float(drifted(c, original)), 1, graded.skipped)
-        return Trajectory(samples, rollout, tuple(latents), torch.stack(log_probs)), outcome
+        trajectory = Trajectory(samples, rollout, tuple(latents), torch.stack(log_probs))
+        return trajectory, scores, float(embedding_drift(c, original))
 
+    def loss(self, trajectory: Trajectory, index: int, advantages: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of the decisions at step ``index``, and their change of log density (B,)."""
+        rollout, z = trajectory.rollout, trajectory.latents[index]
+        t = rollout.timesteps[index]
+        texts = [sample.text for sample in trajectory.samples]
+        # Encode again for every step and walk its graph at once: memory holds one step of the UNet
+        with autocast(self.trainable.original.device, self.precision):
+            c = self.trainable.encode(texts)
+            e = rollout.output(z, t, c)
+        mean = step_mean(rollout.scheduler, e.float(), t, z, self.eta)
+        now = log_prob(trajectory.latents[index + 1], mean, step_std(rollout.scheduler, t, self.eta))
+        old = trajectory.log_probs[index]
+        loss = clipped_policy_loss(now, old, advantages, self.settings.ratio_clip)
+        if self.settings.drift_penalty:
+            original = self.trainable.encode_original(texts)
+            loss = loss + self.settings.drift_penalty * embedding_drift(c, original)
+        return loss, (now - old).detach()
 
-class PolicyLearner:
-    """Several steps by what a batch of drawn images was worth (DDPO)."""
-
-    def __init__(self, objective: Objective) -> None:
-        self.module = Policy(objective)
-        self.advantages = Advantages(objective.config.group)
-
-    def update(self, module: nn.Module, samples: Sequence[Sample], update: int, stepper: Stepper) -> Made:
-        config = self.module.objective.config
-        check_shares(config.policy_updates, len(samples))
-        rolled = [self.module.roll(part) for part in chunks(samples, config.micro_batch)]
-        advantages = self._advantages(samples, [outcome for _, outcome in rolled], stepper.accelerator)
-        starts = list(accumulate((len(trajectory.samples) for trajectory, _ in rolled), initial=0))
-        order = np.random.default_rng([config.seed, update]).permutation(len(samples))
-        norms, moved = [], []
-        for share in np.array_split(order, config.policy_updates):
-            parts = []
-            for (trajectory, _), start in zip(rolled, starts, strict=False):
-                rows = [row - start for row in sorted(share.tolist())]
-                rows = [row for row in rows if 0 <= row < len(trajectory.samples)]
-                if rows:
-                    parts.append((trajectory.rows(rows), advantages[[start + row for row in rows]]))
-            moved += self._learn(module, parts, len(share), stepper)
-            norms.append(stepper.step())
-        changes = torch.cat(moved)
-        clipped = (changes.exp() - 1).abs() > config.ratio_clip
-        more = {"clipped": float(clipped.float().mean()), "kl": float(changes.square().mean() / 2)}
-        outcomes = [(trajectory.samples, outcome) for trajectory, outcome in rolled]
-        return Made(outcomes, float(np.mean(norms)), more)
-
-    def _learn(
-        self, module: nn.Module, parts: Sequence[tuple[Trajectory, Tensor]], count: int, stepper: Stepper
+    def _accumulate(
+        self, trajectories: Sequence[Trajectory], advantages: Tensor, share: NDArray[np.int64]
     ) -> list[Tensor]:
-        """Gradients of ``count`` samples' decisions at every step."""
-        jobs = [
-            (trajectory, place, advantages)
-            for trajectory, advantages in parts
-            for place in range(len(trajectory.log_probs))
-        ]
-        moved = []
-        for number, (trajectory, place, advantages) in enumerate(jobs):
-            weight = len(trajectory.samples) / count / len(trajectory.log_probs)
+        """Accumulate the gradients of some samples' decisions; return their changes of log density."""
+        starts = accumulate((len(trajectory.samples) for trajectory in trajectories), initial=0)
+        changes = []
+        for trajectory, start in zip(trajectories, starts, strict=False):
+            rows = [row - start for row in sorted(share.tolist())]
+            rows = [row for row in rows if 0 <= row < len(trajectory.samples)]
+            if not rows:
+                continue
+            part, steps = trajectory.rows(rows), len(trajectory.log_probs)
+            # the mean over samples and steps, whatever the micro-batches are
+            weight = len(rows) / len(share) / steps
+            for index in range(steps):
+                loss, change = self.loss(part, index, advantages[[start + row for row in rows]])
+                (loss * weight).backward()  # type: ignore[no-untyped-call]
+                changes.append(change)
+        return changes
 
-            def loss(
-                trajectory: Trajectory = trajectory,
-                place: int = place,
-                advantages: Tensor = advantages,
-                weight: float = weight,
-            ) -> tuple[Tensor, Tensor]:
-                value, change = module(trajectory, place, advantages)
-                return value * weight, change
+    def _policy_change(self, changes: Tensor) -> dict[str, float]:
+        """Summarise how far the policy moved: the clipped share of decisions, and an estimate of the KL."""
+        clipped = (changes.exp() - 1).abs() > self.settings.ratio_clip
+        return {"clipped": float(clipped.float().mean()), "kl": float(changes.square().mean() / 2)}
 
-            moved.append(stepper.accumulate(module, loss, last=number == len(jobs) - 1))
-        return moved
-
-    def _advantages(self, samples: Sequence[Sample], outcomes: Sequence[Outcome], accelerator: Any) -> Tensor:
-        """Of this process's samples (B,), by the rewards of all processes'."""
-        own = worth(outcomes)
-        prompts = torch.tensor([sample.prompt for sample in samples], device=own.device)
-        rewards, numbers = (
-            accelerator.gather(own).cpu().double().numpy(),
-            accelerator.gather(prompts).tolist(),
-        )
-        found = self.advantages(numbers, rewards)
+    def _advantages(self, samples: Sequence[Sample], rewards: Tensor) -> Tensor:
+        """Return the advantages (B,) of this process's samples, from the rewards of all processes."""
+        accelerator = self.optimiser.accelerator
+        prompts = torch.tensor([sample.prompt for sample in samples], device=rewards.device)
+        all_rewards = accelerator.gather(rewards).cpu().double().numpy()
+        advantages = self.advantages(accelerator.gather(prompts).tolist(), all_rewards)
         first = accelerator.process_index * len(samples)
-        return torch.tensor(found[first : first + len(samples)], dtype=torch.float32, device=own.device)
+        own = advantages[first : first + len(samples)]
+        return torch.tensor(own, dtype=torch.float32, device=rewards.device)
 
-    def tensors(self) -> dict[str, Tensor]:
-        return self.advantages.tensors()
+    def state(self) -> dict[str, Tensor]:
+        """Return the remembered rewards of each prompt."""
+        return self.advantages.state()
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        self.advantages.restore(tensors)
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Resume from what `state` returned."""
+        self.advantages.load_state(state)

@@ -1,10 +1,10 @@
-"""Prompt engineering that is learnt by reward: a language model rewrites, the pipeline draws, rewards pay.
+"""Prompt engineering learnt from rewards: a language model rewrites, the frozen pipeline generates.
 
 The recipe of Promptist (Hao et al. 2023, "Optimizing Prompts for Text-to-Image Generation", section 2): a
-model that was taught by examples is trained on by proximal policy optimisation, kept near its start by a
-Kullback-Leibler penalty, and images of rewrites are always scored against the original prompt. What an image
-is worth is compared with those of other rewrites of the same prompt, drawn from the same noise, in place of
-the learnt value of each token that Promptist has.
+language model that was fine-tuned on examples is trained further by PPO, kept near its start by a
+Kullback-Leibler penalty. Images of rewrites are always scored against the original prompt. Advantages compare
+an image with those of other rewrites of the same prompt, from the same noise; Promptist learns a value of
+each token instead.
 """
 
 from __future__ import annotations
@@ -18,257 +18,303 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tcbench.errors import ConfigError
 from tcbench.quiet import quiet
-from textcraftor.algorithms.ddpo import policy_loss
-from textcraftor.algorithms.goal import look
-from textcraftor.algorithms.learners import Made, Stepper, check_shares, chunks, worth
-from textcraftor.algorithms.objective import LATER_NOISE, Objective, Outcome, drifted
-from textcraftor.config import TrainConfig
-from textcraftor.diffusion.conditioning import Conditioning, encode_prompts
+from textcraftor.algorithms.base import ClippedOptimiser, StepResult, check_policy_updates, micro_batches
+from textcraftor.algorithms.ddpo import clipped_policy_loss
+from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores, join_scores
+from textcraftor.algorithms.rollouts import RolloutStart
+from textcraftor.config import AlgorithmSettings
+from textcraftor.diffusion.conditioning import Conditioning, embedding_drift, encode_prompts
 from textcraftor.diffusion.prompts import noise_seed
-from textcraftor.io.system import optimised_for
-from textcraftor.rewriters import Rewriter, Writer, Written, find_model, find_rewriter, write_settings
-from textcraftor.sources import Sample
+from textcraftor.diffusion.sampling import EXTRA_NOISE, autocast
+from textcraftor.rewriters import (
+    Rewriter,
+    RewriterModel,
+    Rewrites,
+    find_rewriter,
+    find_rewriter_model,
+    write_rewriter_settings,
+)
+from textcraftor.sources import Batch, Sample
 
 FOLDER = "rewriter"
-"""Of a checkpoint: the language model."""
+"""Folder of the language model in a checkpoint."""
 
 
-class TunedWriter(nn.Module):
-    """A frozen pipeline, and a language model that is trained to rewrite what it is told.
+class RewriterPolicy(nn.Module):
+    """A frozen pipeline and a language model that is trained to rewrite its prompts (a `Trainable`).
 
-    Takes the place of `tuned.Tuned`: its conditioning is of the rewrite, seeded by the text.
+    Args:
+        pipe: A diffusers pipeline; it is frozen.
+        name: The rewriter to start from, a name or a folder.
+        guided: Whether the pipeline samples with classifier-free guidance.
+        seed: Seed of the rewrites that `encode` makes.
+        trained_on: Rewards to record in checkpoints as trained on; None: undeclared.
     """
 
-    def __init__(self, pipe: Any, config: TrainConfig, guided: bool) -> None:
+    def __init__(
+        self, pipe: Any, name: str, *, guided: bool, seed: int = 0, trained_on: Sequence[str] | None = None
+    ) -> None:
         super().__init__()
-        self.guided, self.seed = guided, config.seed
-        optimised = optimised_for(config)
-        self._optimised = None if optimised is None else tuple(optimised)
-        self.rewriter = find_rewriter(config.rewriter)
+        self.guided, self.seed = guided, seed
+        self._trained_on = None if trained_on is None else tuple(trained_on)
+        self.rewriter = find_rewriter(name)
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False)
-        writer = Writer(self.rewriter, find_model(self.rewriter), str(pipe.device))
-        self.model = writer.model.requires_grad_(True)
-        start = copy.deepcopy(writer.model).requires_grad_(False)
-        self._frozen = _Frozen(pipe, writer, start)
+        model = RewriterModel(self.rewriter, find_rewriter_model(self.rewriter), str(pipe.device))
+        self.model = model.model.requires_grad_(True)
+        start = copy.deepcopy(model.model).requires_grad_(False)
+        self._frozen = _Frozen(pipe, model, start)
 
     @property
     def original(self) -> Any:
-        """The pipeline."""
+        """The frozen pipeline."""
         return self._frozen.pipe
 
     @property
-    def writer(self) -> Writer:
+    def rewriter_model(self) -> RewriterModel:
         """The language model with its tokenizer."""
-        return self._frozen.writer
+        return self._frozen.model
 
     def encode(self, texts: list[str]) -> Conditioning:
-        """The conditioning of the texts' rewrites."""
+        """Encode rewrites of ``texts`` that depend on each text alone; without gradients."""
         digests = [hashlib.sha256(text.encode()).digest() for text in texts]
         seeds = [noise_seed(self.seed, int.from_bytes(digest[:4]), 0) for digest in digests]
-        return self.encode_original(list(self.writer.write(texts, seeds).texts))
+        return self.encode_original(list(self.rewriter_model.rewrite(texts, seeds).texts))
 
     def encode_original(self, texts: list[str]) -> Conditioning:
-        """That of the texts as they are."""
+        """Encode ``texts`` without rewriting them; without gradients."""
         with torch.no_grad():
             return encode_prompts(self.original, texts, guided=self.guided)
 
-    def sample(self, texts: Sequence[str], seeds: Sequence[int]) -> Written:
-        """Rewrites with the model's own probabilities, whatever its usual decoding is."""
-        plain = {name: getattr(Rewriter, name) for name in ("beams", "temperature", "top_k", "top_p")}
-        drawing = replace(self.rewriter, **plain, repetition_penalty=1.0)
-        return self.writer.by(drawing).write(texts, seeds)
+    def sample(self, texts: Sequence[str], seeds: Sequence[int]) -> Rewrites:
+        """Sample rewrites with the model's own probabilities, whatever its usual decoding is.
 
-    def log_probs(self, written: Written) -> tuple[Tensor, Tensor, Tensor]:
-        """Of all answered tokens (T,), a row's after another's: logarithms of their probabilities, the
-        divergence of the model from its start there, and whose row they are.
+        Policy gradients need samples of the policy itself: no temperature, truncation or beam search.
         """
-        rows = [[*a, *b] for a, b in zip(written.asked, written.answered, strict=True)]
+        plain = {name: getattr(Rewriter, name) for name in ("beams", "temperature", "top_k", "top_p")}
+        decoding = replace(self.rewriter, **plain, repetition_penalty=1.0)
+        return self.rewriter_model.with_decoding(decoding).rewrite(texts, seeds)
+
+    def log_probs(self, rewrites: Rewrites) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute log probabilities of the answers' tokens.
+
+        Returns:
+            For all N answer tokens, one row's after another's: their log probabilities (N,), the
+            Kullback-Leibler divergence of the model from its start at their position (N,), and the row that
+            each belongs to (N,).
+        """
+        rows = [[*a, *b] for a, b in zip(rewrites.questions, rewrites.answers, strict=True)]
         ids, attention = _padded(rows, self.model.device)
         logits = self.model(input_ids=ids, attention_mask=attention).logits.log_softmax(dim=-1)
         with torch.no_grad():
             start = self._frozen.start(input_ids=ids, attention_mask=attention).logits.log_softmax(dim=-1)
+        # over the whole vocabulary instead of the sampled token: exact, and with much less variance
         divergence = (logits.exp() * (logits - start)).sum(dim=-1)[:, :-1]
-        found = logits[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
-        places = torch.arange(ids.shape[1] - 1, device=ids.device)
-        begins = torch.tensor([len(asked) - 1 for asked in written.asked], device=ids.device)
-        ends = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
-        answered = (places >= begins[:, None]) & (places < ends[:, None])
-        return found[answered], divergence[answered], answered.nonzero()[:, 0]
+        # the output at a position predicts the token after it
+        tokens = logits[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
+        positions = torch.arange(ids.shape[1] - 1, device=ids.device)
+        first = torch.tensor([len(question) - 1 for question in rewrites.questions], device=ids.device)
+        end = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
+        answered = (positions >= first[:, None]) & (positions < end[:, None])
+        return tokens[answered], divergence[answered], answered.nonzero()[:, 0]
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """The language model's parameters by name."""
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the language model's parameters by name."""
         return dict(self.named_parameters())
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put values into them. Raises KeyError for one that is not there."""
+    def load_values(self, values: Mapping[str, Tensor]) -> None:
+        """Copy ``values`` into the trained parameters."""
         with torch.no_grad():
-            for name, parameter in self.trained().items():
-                parameter.copy_(state[name])
+            for name, parameter in self.trained_parameters().items():
+                parameter.copy_(values[name])
 
-    def start_from(self, folder: Path) -> None:
-        """Raises ConfigError: it begins with its language model."""
+    def load_checkpoint(self, folder: Path) -> None:
+        """Refuse: a rewriter starts from its language model.
+
+        Raises:
+            ConfigError: Always.
+        """
         raise ConfigError(
-            f'a rewriter begins with its language model: set rewriter = "{folder}", and no start'
+            "trainable.start does not apply to a rewriter; to start from a checkpoint set "
+            f'trainable.rewriter = "{folder}" and trainable.start = ""'
         )
 
     def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
-        """Write the language model, with ``values`` in it, as a rewriter's folder."""
+        """Write the language model, with ``values`` as its parameters, as a rewriter's folder."""
         model = copy.deepcopy(self.model)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter.copy_((values or self.trained())[f"model.{name}"])
+                parameter.copy_((values or self.trained_parameters())[f"model.{name}"])
         with quiet("transformers"):
             model.save_pretrained(folder / FOLDER)
-            self.writer.tokenizer.save_pretrained(folder / FOLDER)
-        write_settings(replace(self.rewriter, trained_on=self._optimised), folder / FOLDER)
+            self.rewriter_model.tokenizer.save_pretrained(folder / FOLDER)
+        write_rewriter_settings(replace(self.rewriter, trained_on=self._trained_on), folder / FOLDER)
 
 
 @dataclass(frozen=True)
 class _Frozen:
-    """No module, so that what is frozen is no part of the state."""
+    """Parts that are not trained. Not an nn.Module, so that they are no parameters of the policy."""
 
     pipe: Any
-    writer: Writer
+    model: RewriterModel
     start: Any
 
 
-class Answers(nn.Module):
-    """What was written to its loss. Holds the trained parameters."""
+class RewriterAlgorithm:
+    """Several PPO steps an update, on the rewrites that the update sampled.
 
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.objective = objective
+    Args:
+        policy: The language model with its frozen pipeline.
+        start: Generates latents from noise; with all steps tuned it only makes the noise.
+        scorer: Decodes and scores latents.
+        optimiser: Optimiser of the language model.
+        settings: Optimiser steps of an update, clip range and weight of the divergence penalty.
+        group: Rewrites of one prompt in a batch, at least 2.
+        seed: Seed of the noise and of the order of samples.
+        micro_batch: Samples at a time; 0: all.
+        precision: Precision of the pipeline's forward passes, "float32" or "bfloat16".
+    """
 
-    @property
-    def tuned(self) -> TunedWriter:
-        """The language model."""
-        found = self.objective.tuned
-        assert isinstance(found, TunedWriter)
-        return found
+    def __init__(
+        self,
+        policy: RewriterPolicy,
+        start: RolloutStart,
+        scorer: LatentScorer,
+        optimiser: ClippedOptimiser,
+        settings: AlgorithmSettings,
+        *,
+        group: int,
+        seed: int,
+        micro_batch: int = 0,
+        precision: str = "float32",
+    ) -> None:
+        self.policy, self.start, self.scorer, self.optimiser = policy, start, scorer, optimiser
+        self.settings, self.group, self.seed = settings, group, seed
+        self.micro_batch, self.precision = micro_batch, precision
 
-    def forward(self, written: Written, old: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
-        """PPO's clipped loss with the penalty, the sum over tokens, and their divergence (a scalar).
+    def step(self, batch: Batch) -> StepResult:
+        """Rewrite, generate and score, then make ``policy_updates`` optimiser steps on the rewrites."""
+        samples, updates = batch.samples, self.settings.policy_updates
+        check_policy_updates(updates, len(samples))
+        parts, scores, drift = [], [], 0.0
+        for part in micro_batches(samples, self.micro_batch):
+            part_rewrites, part_scores, part_drift = self.sample(part)
+            parts.append(part_rewrites)
+            scores.append(part_scores)
+            drift += part_drift * len(part)
+        rewrites, joined = Rewrites.join(parts), join_scores(scores)
+        advantages = self._advantages(samples, joined.rewards())
+        old = self._old_log_probs(rewrites)
 
-        ``old`` (T,) is what the tokens' log-probabilities were, ``advantages`` (B,) are the rewrites'.
-        """
-        config = self.objective.config
-        found, divergence, rows = self.tuned.log_probs(written)
-        far = divergence.sum()
-        loss = policy_loss(found, old, advantages[rows], config.ratio_clip) * len(rows)
-        return loss + config.drift_penalty * far, far.detach()
+        # Each optimiser step uses its own random share of the rewrites
+        order = np.random.default_rng([self.seed, batch.update]).permutation(len(samples))
+        norms, divergence = [], []
+        for share in np.array_split(order, updates):
+            divergence += self._accumulate(rewrites, old, advantages, share)
+            norms.append(self.optimiser.step())
+        extra = {"kl": sum(divergence) / updates}
+        return StepResult(samples, joined, drift / len(samples), float(np.mean(norms)), extra=extra)
 
     @torch.no_grad()
-    def draw(self, samples: Sequence[Sample]) -> tuple[Written, Outcome]:
-        """Rewrite, draw and score. Rewrites of one prompt share a noise."""
-        objective, config = self.objective, self.objective.config
+    def sample(self, samples: Sequence[Sample]) -> tuple[Rewrites, LatentScores, float]:
+        """Rewrite the prompts, generate an image of each rewrite, and score it against the original prompt.
+
+        Returns:
+            The rewrites, the scores of their images, and the drift of the embeddings.
+        """
         texts = [sample.text for sample in samples]
-        written = self.tuned.sample(texts, [sample.noise_seed for sample in samples])
-        alike = [
-            replace(s, noise_seed=noise_seed(config.seed, s.prompt, LATER_NOISE + s.number // config.group))
+        rewrites = self.policy.sample(texts, [sample.noise_seed for sample in samples])
+        # Rewrites of one prompt share a noise, so that their rewards differ by the rewrite alone
+        shared = [
+            replace(s, noise_seed=noise_seed(self.seed, s.prompt, EXTRA_NOISE + s.number // self.group))
             for s in samples
         ]
-        with objective.precision():
-            c = self.tuned.encode_original(list(written.texts))
-            rollout, z = objective.start(alike, c)
-            graded = look(
-                rollout.run(z, c),
-                texts,
-                vae=self.tuned.original.vae,
-                mix=objective.mix,
-                slices=config.decode_slice,
-                pool=config.reward_pool,
-            )
-        drift = float(drifted(c, self.tuned.encode_original(texts)))
-        return written, Outcome(graded, drift, 1, graded.skipped)
+        with autocast(self.policy.original.device, self.precision):
+            c = self.policy.encode_original(list(rewrites.texts))
+            rollout, z = self.start(shared, c)
+            scores = self.scorer.score_latents(rollout.run(z, c), texts)
+        drift = float(embedding_drift(c, self.policy.encode_original(texts)))
+        return rewrites, scores, drift
 
+    def loss(self, rewrites: Rewrites, old: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
+        """Return PPO's clipped loss with the divergence penalty, and the divergence; sums over N tokens.
 
-class WritingLearner:
-    """Several steps by what a batch of rewrites was worth."""
+        Args:
+            rewrites: B rewrites with N answer tokens in all.
+            old: Log probabilities (N,) of the tokens when they were sampled.
+            advantages: Advantages (B,); each token has that of its rewrite.
+        """
+        tokens, divergence, rows = self.policy.log_probs(rewrites)
+        total = divergence.sum()
+        loss = clipped_policy_loss(tokens, old, advantages[rows], self.settings.ratio_clip) * len(rows)
+        return loss + self.settings.drift_penalty * total, total.detach()
 
-    def __init__(self, objective: Objective) -> None:
-        self.module = Answers(objective)
-
-    def update(self, module: nn.Module, samples: Sequence[Sample], update: int, stepper: Stepper) -> Made:
-        config = self.module.objective.config
-        check_shares(config.policy_updates, len(samples))
-        drawn = [self.module.draw(part) for part in chunks(samples, config.micro_batch)]
-        written = _joined([one for one, _ in drawn])
-        advantages = self._advantages(samples, [outcome for _, outcome in drawn], stepper.accelerator)
-        order = np.random.default_rng([config.seed, update]).permutation(len(samples))
-        size = config.micro_batch or len(samples)
+    def _old_log_probs(self, rewrites: Rewrites) -> list[Tensor]:
+        """Return each rewrite's token log probabilities (its number of tokens,) before any optimiser step."""
+        count = len(rewrites.texts)
+        size = self.micro_batch or count
         old: list[Tensor] = []
         with torch.no_grad():
-            for start in range(0, len(samples), size):
-                part = _rows(written, range(start, min(start + size, len(samples))))
-                found = self.module.tuned.log_probs(part)[0]
-                old += torch.split(found, [len(answer) for answer in part.answered])
-        norms, far = [], []
-        for share in np.array_split(order, config.policy_updates):
-            jobs = np.array_split(np.sort(share), -(-len(share) // size))
-            tokens = sum(len(written.answered[row]) for row in share)
-            for number, job in enumerate(jobs):
-                rows = job.tolist()
+            for start in range(0, count, size):
+                part = rewrites.rows(range(start, min(start + size, count)))
+                tokens = self.policy.log_probs(part)[0]
+                old += torch.split(tokens, [len(answer) for answer in part.answers])
+        return old
 
-                def loss(rows: Sequence[int] = rows, tokens: int = tokens) -> tuple[Tensor, Tensor]:
-                    before = torch.cat([old[row] for row in rows])
-                    value, divergence = module(_rows(written, rows), before, advantages[rows])
-                    return value / tokens, divergence / tokens
+    def _accumulate(
+        self, rewrites: Rewrites, old: Sequence[Tensor], advantages: Tensor, share: NDArray[np.int64]
+    ) -> list[float]:
+        """Accumulate the gradients of some rewrites; return parts of their mean divergence per token."""
+        size = self.micro_batch or len(rewrites.texts)
+        tokens = sum(len(rewrites.answers[row]) for row in share)
+        divergence = []
+        for part in np.array_split(np.sort(share), -(-len(share) // size)):
+            rows = part.tolist()
+            loss, part_divergence = self.loss(
+                rewrites.rows(rows), torch.cat([old[row] for row in rows]), advantages[rows]
+            )
+            # losses are sums over tokens: dividing by all tokens of the share gives their mean
+            (loss / tokens).backward()  # type: ignore[no-untyped-call]
+            divergence.append(float(part_divergence / tokens))
+        return divergence
 
-                far.append(float(stepper.accumulate(module, loss, last=number == len(jobs) - 1)))
-            norms.append(stepper.step())
-        outcomes = [
-            (part, outcome)
-            for part, (_, outcome) in zip(chunks(samples, config.micro_batch), drawn, strict=True)
-        ]
-        return Made(outcomes, float(np.mean(norms)), {"kl": sum(far) / config.policy_updates})
+    def _advantages(self, samples: Sequence[Sample], rewards: Tensor) -> Tensor:
+        """Return the advantages (B,) of this process's rewrites, from the rewards of all processes.
 
-    def _advantages(self, samples: Sequence[Sample], outcomes: Sequence[Outcome], accelerator: Any) -> Tensor:
-        """Of this process's rewrites (B,): over the mean of their prompt's, in the deviation of all; 0 for
-        one without finite rewards.
+        A reward minus the mean of its prompt's rewards, in units of the deviation of all such differences; 0
+        for a rewrite without a finite reward.
         """
-        own = worth(outcomes)
-        group = self.module.objective.config.group
-        numbers = torch.tensor([sample.number // group for sample in samples], device=own.device)
-        rewards, groups = accelerator.gather(own), accelerator.gather(numbers)
-        means = torch.stack([rewards[groups == number].nanmean() for number in numbers.tolist()])
-        every = torch.stack([rewards[groups == number].nanmean() for number in groups.tolist()])
-        rest = rewards - every
-        spread = rest[rest.isfinite()].std(correction=0)
-        advantages: Tensor = ((own - means) / (spread + 1e-6)).nan_to_num(0.0)
+        accelerator = self.optimiser.accelerator
+        groups = torch.tensor([sample.number // self.group for sample in samples], device=rewards.device)
+        all_rewards, all_groups = accelerator.gather(rewards), accelerator.gather(groups)
+        means = torch.stack([all_rewards[all_groups == group].nanmean() for group in groups.tolist()])
+        all_means = torch.stack([all_rewards[all_groups == group].nanmean() for group in all_groups.tolist()])
+        difference = all_rewards - all_means
+        # one deviation for all prompts: a prompt whose rewrites are all alike must not be amplified
+        deviation = difference[difference.isfinite()].std(correction=0)
+        advantages: Tensor = ((rewards - means) / (deviation + 1e-6)).nan_to_num(0.0)
         return advantages
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: the algorithm keeps no state."""
         return {}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """There is nothing."""
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Do nothing: the algorithm keeps no state."""
 
 
 def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask (B, n), padded at the end: no model counts its places from elsewhere then."""
+    """Return token ids and attention mask (B, longest row), padded at the end.
+
+    Padding at the end keeps the position of every token what it was when the row was sampled.
+    """
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     return ids, (torch.arange(width, device=device) < lengths[:, None]).long()
-
-
-def _joined(parts: Sequence[Written]) -> Written:
-    return Written(
-        [text for part in parts for text in part.texts],
-        [ids for part in parts for ids in part.asked],
-        [ids for part in parts for ids in part.answered],
-    )
-
-
-def _rows(written: Written, rows: Sequence[int]) -> Written:
-    return Written(
-        [written.texts[row] for row in rows],
-        [written.asked[row] for row in rows],
-        [written.answered[row] for row in rows],
-    )

@@ -25,7 +25,7 @@ class Model:
     domain: str = "open"
     """What its images can show: "open", or the name of the one world it was made for."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `textcraftor.config.TrainConfig` whose default differs for this model."""
+    """Settings of `textcraftor.config.TrainConfig` that differ from the defaults, by dotted name."""
 
 
 def _half_precision(*parts: str) -> tuple[str, ...]:
@@ -47,16 +47,16 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             domain="world",
             training=MappingProxyType(
                 {
-                    "prompts": "world",
-                    "validation": "world-validation",
-                    "rewards": "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.6",
-                    "calibration": "world",
-                    "selection": "world-siglip",
-                    "lr": 5e-5,
-                    "lr_schedule": "cosine",
-                    "ema": 0.97,
-                    "updates": 150,
-                    "validate_every": 50,
+                    "rewards.mix": "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.6",
+                    "rewards.calibration": "world",
+                    "data.prompts": "suite:world-train",
+                    "optimiser.lr": 5e-5,
+                    "optimiser.lr_schedule": "cosine",
+                    "optimiser.ema": 0.97,
+                    "optimiser.updates": 150,
+                    "validation.prompts": "suite:world-validation",
+                    "validation.every": 50,
+                    "validation.selection_reward": "world-siglip",
                 }
             ),
         ),

@@ -1,8 +1,8 @@
-"""The frozen prefix: latents before the last K steps, which depend on prompt and noise alone, kept on disk.
+"""Cache of the frozen prefix: latents before the tuned steps, on disk.
 
-The first T - K steps are run by the original encoder, so their outcome is the same in every epoch, for every
-reward and every tuned encoder. Any number of runs may share a folder: its files are named by all that decides
-their content.
+The first T - K steps use the original encoder, so their latents depend on prompt and noise alone: they are
+the same in every epoch, for every reward and every tuned encoder. Runs may share a folder, because a file's
+name is a hash of everything that decides its content.
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ from torch import Tensor
 from textcraftor.sources import Sample
 
 CHECK_EVERY = 64
-"""Files written between two looks at the folder's size."""
+"""Files written between two checks of the folder's size."""
 
 
 class PrefixCache:
-    """Latents (C, h, w) by prompt, noise and ``settings`` (weights, scheduler, steps, guidance, size).
+    """Latents (C, h, w) by prompt, noise and settings.
 
-    Holds at most ``gigabytes``; what was used longest ago goes first. A batch with a missing sample is
-    computed whole, so a sample's latents never depend on what else was cached.
+    If one sample of a batch is missing, the whole batch is computed: a sample's latents then never depend on
+    which others were cached.
+
+    Args:
+        folder: Folder of the cache; it may be shared.
+        settings: Everything else that decides the latents: weights, scheduler, steps, guidance, size.
+        gigabytes: Largest size; the files that were not used for longest are removed first.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], gigabytes: float) -> None:
@@ -40,20 +45,26 @@ class PrefixCache:
         folder.mkdir(parents=True, exist_ok=True)
 
     def latents(self, samples: Sequence[Sample], compute: Callable[[], Tensor]) -> Tensor:
-        """Latents (B, C, h, w) of ``samples``, which ``compute`` gives for all of them."""
+        """Return the latents (B, C, h, w) of ``samples``.
+
+        Args:
+            samples: B samples.
+            compute: Computes the latents of all of them, if one is missing.
+        """
         paths = [self._path(sample) for sample in samples]
-        found = [_read(path) for path in paths]
-        known = [latents for latents in found if latents is not None]
-        self.hits += len(known)
-        self.misses += len(found) - len(known)
-        if len(known) == len(found):
-            return torch.stack(known)
+        cached = [_read(path) for path in paths]
+        hits = [latents for latents in cached if latents is not None]
+        self.hits += len(hits)
+        self.misses += len(cached) - len(hits)
+        if len(hits) == len(cached):
+            return torch.stack(hits)
         computed = compute()
         device = computed.device
         for row, path in enumerate(paths):
-            if found[row] is None:
+            if cached[row] is None:
                 self._write(path, computed[row])
-        rows = [computed[row] if old is None else old.to(device) for row, old in enumerate(found)]
+        # an earlier value wins over the computed one, which may differ by rounding with the batch
+        rows = [computed[row] if old is None else old.to(device) for row, old in enumerate(cached)]
         return torch.stack(rows)
 
     def _path(self, sample: Sample) -> Path:
@@ -71,12 +82,12 @@ class PrefixCache:
             self._shrink()
 
     def _shrink(self) -> None:
-        """Remove what was used longest ago, down to nine tenths of the limit."""
+        """Remove the files that were not used for longest, down to nine tenths of the limit."""
         files = []
         for path in self.folder.glob("*/*.safetensors"):
             try:
                 status = path.stat()
-            except FileNotFoundError:  # another run that shares the folder was faster
+            except FileNotFoundError:  # removed by another run that shares the folder
                 continue
             files.append((status.st_mtime_ns, status.st_size, path))
         size = sum(file[1] for file in files)
@@ -91,10 +102,10 @@ class PrefixCache:
 
 def _read(path: Path) -> Tensor | None:
     try:
-        os.utime(path)  # it was used now
+        os.utime(path)  # mark as used
         return load_file(path)["latents"]
     except FileNotFoundError:
         return None
-    except SafetensorError:  # torn by a power cut: it is made again
+    except SafetensorError:  # torn by a crash: compute it again
         path.unlink(missing_ok=True)
         return None

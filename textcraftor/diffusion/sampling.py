@@ -1,288 +1,385 @@
-"""Sampling with gradients: the steps of a diffusers scheduler, and estimators of a reward's gradient through
-them, as pure functions of one shape.
+"""Differentiable sampling: the steps of a diffusers scheduler, and estimators of a reward's gradient.
 
-Notation of Li et al. 2024 (TextCraftor): z latents (B, C, h, w), t a timestep, c the conditioning, e the
-guided output of the UNet. An estimator does not see the reward: it hands the latents it ends with to a
-``goal``, which gives back the gradient at them. So a reward's graph is gone before the UNet's is walked.
+Notation of Li et al. 2024 (TextCraftor): z are latents (B, C, h, w), t a timestep, c the text conditioning,
+e the guided output of the UNet, x0 clean latents (B, C, h, w), K the number of tuned steps.
+
+An estimator does not see the reward. It passes the x0 that it reaches to ``reward_gradient`` and gets dR/dx0
+back. So the graph of VAE and rewards is freed before the UNet's graph is walked, and the two never stand in
+memory together.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from textcraftor.diffusion.conditioning import Conditioning
+from textcraftor.diffusion.prompts import initial_latents, noise_seed
 
 MEMORYLESS = ("DDIMScheduler", "EulerDiscreteScheduler")
-"""Schedulers whose step looks at nothing but the latents and the output: a run can start in the middle."""
+"""Schedulers whose step depends on latents and output alone, so that a run can start at any step."""
+
+EXTRA_NOISE = 1_000_000
+"""Noise index of a sample's first noise beside its initial noise."""
+
+
+def autocast(device: str | torch.device, precision: str) -> torch.autocast:
+    """Return a context in which forward passes run in ``precision`` ("float32" or "bfloat16")."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 class Denoiser:
     """The UNet with classifier-free guidance: e = w e(z, c) - (w - 1) e(z, null), both in one call.
 
-    ``time_ids`` (1, 6) is what SDXL is told of sizes; ``calls`` counts rows x
-    UNet forwards, ``graphs`` those of them whose graph was kept, ``saved`` those that a cache made unneeded.
+    Counts its work for the cost of training.
+
+    Args:
+        unet: A diffusers UNet.
+        guidance: Scale w of classifier-free guidance.
+        time_ids: Size conditioning (1, 6) of SDXL; None for other models.
     """
 
     def __init__(self, unet: Any, guidance: float, time_ids: Tensor | None = None) -> None:
         self.unet, self.guidance, self.time_ids = unet, guidance, time_ids
-        self.calls = self.graphs = self.saved = 0
+        self.calls = 0
+        """Rows that went through the UNet; a guided sample has two."""
+        self.graphs = 0
+        """Those of them whose graph was kept for a backward pass."""
+        self.saved = 0
+        """Rows that the prefix cache made unnecessary."""
 
-    def __call__(self, z: Tensor, t: Tensor, c: Conditioning, *, again: bool = False) -> Tensor:
-        """Outputs (B, C, h, w) in z's precision; ``again`` if their graph was made before, and let go."""
+    def __call__(self, z: Tensor, t: Tensor, c: Conditioning, *, recomputed: bool = False) -> Tensor:
+        """Return the guided output e (B, C, h, w) in the precision of z.
+
+        Args:
+            z: Latents (B, C, h, w), scaled as the scheduler wants them.
+            t: Timestep.
+            c: Conditioning of B rows, or of 2 B with guidance.
+            recomputed: Whether gradient checkpointing runs this step a second time; its backward pass is
+                then counted already.
+        """
         copies = len(c.embeds) // len(z)
         self.calls += len(c.embeds)
-        self.graphs += len(c.embeds) * (torch.is_grad_enabled() and not again)
+        self.graphs += len(c.embeds) * (torch.is_grad_enabled() and not recomputed)
         added = None
         if c.pooled is not None:
-            assert self.time_ids is not None  # what pools its text is told sizes
+            assert self.time_ids is not None  # SDXL needs pooled embeddings and sizes together
             added = {"text_embeds": c.pooled, "time_ids": self.time_ids.expand(len(c.embeds), -1)}
         inputs = torch.cat([z] * copies).to(self.unet.dtype)
         hidden = c.embeds.to(self.unet.dtype)
-        told = {"encoder_hidden_states": hidden, "added_cond_kwargs": added}
-        output: Tensor = self.unet(inputs, t, **told).sample.to(z.dtype)
+        output: Tensor = self.unet(
+            inputs, t, encoder_hidden_states=hidden, added_cond_kwargs=added
+        ).sample.to(z.dtype)
         if copies == 1:
             return output
-        without, with_text = output.chunk(2)
-        return without + self.guidance * (with_text - without)
+        null, text = output.chunk(2)
+        return null + self.guidance * (text - null)
+
+    def take_counts(self) -> tuple[int, int, int]:
+        """Return (calls, graphs, saved) since the last call, and start again at 0."""
+        counts = self.calls, self.graphs, self.saved
+        self.calls = self.graphs = self.saved = 0
+        return counts
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Do not count work within the block: validation is not a cost of training."""
+        counts = self.calls, self.graphs, self.saved
+        try:
+            yield
+        finally:
+            self.calls, self.graphs, self.saved = counts
+
+
+def size_conditioning(pipe: Any, size: tuple[int, int]) -> Tensor | None:
+    """Return SDXL's time ids (1, 6), in pixels: original size, crop, target size; None for other models."""
+    if getattr(pipe, "text_encoder_2", None) is None:
+        return None
+    height, width = size
+    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=pipe.device)
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Some consecutive steps of a sampling run. With ``checkpointed``, a step's graph is made again when
-    its gradient is due, so memory grows by latents alone.
-    """
+    """Consecutive sampling steps of one scheduler."""
 
-    denoise: Denoiser
+    denoiser: Denoiser
     scheduler: Any
     timesteps: Tensor
+    """The timesteps t of these steps, in order."""
     checkpointed: bool = False
+    """Gradient checkpointing: recompute a step's graph in the backward pass, so that memory grows only by
+    the latents of each step.
+    """
 
     def output(self, z: Tensor, t: Tensor, c: Conditioning) -> Tensor:
-        """The guided output (B, C, h, w) at one timestep, with its graph."""
+        """Return the guided output e (B, C, h, w) at timestep t, with its graph."""
         scaled = self.scheduler.scale_model_input(z, t)
         if not self.checkpointed or not torch.is_grad_enabled():
-            return self.denoise(scaled, t, c)
-        times = count()
+            return self.denoiser(scaled, t, c)
+        runs = count()
 
         def denoise(scaled: Tensor, *parts: Tensor) -> Tensor:
-            return self.denoise(scaled, t, Conditioning(*parts), again=next(times) > 0)
+            return self.denoiser(scaled, t, Conditioning(*parts), recomputed=next(runs) > 0)
 
-        found: Tensor = checkpoint(denoise, scaled, *c.tensors, use_reentrant=False)
-        return found
+        e: Tensor = checkpoint(denoise, scaled, *c.tensors, use_reentrant=False)
+        return e
 
     def step(self, e: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        """The next latents, by the scheduler's own formula."""
+        """Return the latents after the step at t, by the scheduler's own formula."""
         following: Tensor = self.scheduler.step(e, t, z).prev_sample
         return following
 
     def run(self, z: Tensor, c: Conditioning) -> Tensor:
-        """The latents after all steps."""
+        """Return the latents after all steps."""
         for t in self.timesteps:
             z = self.step(self.output(z, t, c), t, z)
         return z
 
     def split(self, count: int) -> tuple[Rollout, Rollout]:
-        """The first ``count`` steps, and the rest: of one scheduler, to be run one after the other."""
+        """Return the first ``count`` steps and the rest; they share the scheduler, so run them in order."""
         return (
-            Rollout(self.denoise, self.scheduler, self.timesteps[:count], self.checkpointed),
-            Rollout(self.denoise, self.scheduler, self.timesteps[count:], self.checkpointed),
+            Rollout(self.denoiser, self.scheduler, self.timesteps[:count], self.checkpointed),
+            Rollout(self.denoiser, self.scheduler, self.timesteps[count:], self.checkpointed),
         )
 
 
-def fresh(scheduler: Any, steps: int, begin: int = 0, device: str | torch.device = "cpu") -> Any:
-    """A copy of ``scheduler`` set to ``steps`` steps, of which the first to come is number ``begin``."""
-    made = copy.deepcopy(scheduler)
-    made.set_timesteps(steps, device=device)
-    if begin and type(made).__name__ != "DDIMScheduler":  # which needs not be told
-        made.set_begin_index(begin)
-    return made
+def with_timesteps(scheduler: Any, steps: int, first: int = 0, device: str | torch.device = "cpu") -> Any:
+    """Return a copy of ``scheduler`` set to ``steps`` sampling steps, ready for step number ``first``."""
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(steps, device=device)
+    # DDIM computes each step from t alone; the others count steps and must know where they start
+    if first and type(scheduler).__name__ != "DDIMScheduler":
+        scheduler.set_begin_index(first)
+    return scheduler
 
 
-def predicted_x0(scheduler: Any, e: Tensor, t: Tensor, z: Tensor) -> Tensor:
-    """The clean latents that an output stands for: (z - s e) / a of a noise, a z - s e of a velocity.
+def predict_x0(scheduler: Any, e: Tensor, t: Tensor, z: Tensor) -> Tensor:
+    """Return the clean latents that the output e stands for.
 
-    Raises ValueError for a scheduler whose latents are not a x + s noise with a^2 + s^2 = 1.
+    With z = a x0 + s noise, that is (z - s e) / a if e predicts noise, and a z - s e if e predicts the
+    velocity a noise - s x0 (Salimans and Ho 2022).
+
+    Raises:
+        ValueError: For a scheduler other than DDIM, whose latents satisfy a^2 + s^2 = 1.
     """
     if type(scheduler).__name__ != "DDIMScheduler":
         raise ValueError(
-            f"one-step predictions need the sampler ddim, got {type(scheduler).__name__}; set sampler to "
-            "ddim, or estimator to chain or conditioning"
+            f"one-step predictions need the sampler ddim, got {type(scheduler).__name__}; set "
+            "schedule.sampler to ddim, or algorithm.name to chain or conditioning"
         )
-    a, s = (scale.to(z.device, z.dtype) for scale in _scales(scheduler, t))
+    a, s = (scale.to(z.device, z.dtype) for scale in _signal_and_noise(scheduler, t))
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return (z - s * e) / a
     return a * z - s * e if kind == "v_prediction" else e
 
 
-def noised(scheduler: Any, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Clean latents at timestep t: a x0 + s noise."""
-    a, s = (scale.to(x0.device, x0.dtype) for scale in _scales(scheduler, t))
+def add_noise(scheduler: Any, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Return the latents of x0 at timestep t: a x0 + s noise."""
+    a, s = (scale.to(x0.device, x0.dtype) for scale in _signal_and_noise(scheduler, t))
     return a * x0 + s * noise
 
 
-def _scales(scheduler: Any, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(a, s) of one timestep: how much of clean latents and of noise there is in z."""
+def _signal_and_noise(scheduler: Any, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (a, s) at timestep t: the scales of clean latents and of noise in z."""
     alpha = scheduler.alphas_cumprod.to(t.device)[t]
     return alpha.sqrt(), (1 - alpha).sqrt()
 
 
-# Estimators
+class UpdateRandom:
+    """Random numbers of one optimiser update.
 
+    They depend on the seed, the update and a sample's number alone: not on the batch, the process or on
+    earlier updates. So a resumed run and a run on other devices use the same ones.
+    """
 
-class Graded(Protocol):
-    """What a goal says of latents."""
+    def __init__(self, seed: int, update: int, sample_numbers: Sequence[int]) -> None:
+        self._seed, self._update, self._sample_numbers = seed, update, sample_numbers
+        self._index = count(EXTRA_NOISE)
 
-    @property
-    def gradient(self) -> Tensor:
-        """(B, C, h, w): of the reward's sum, at the latents."""
-
-
-Goal = Callable[[Tensor], Any]
-"""Clean latents (B, C, h, w), without a graph, to what is `Graded`."""
-
-
-class Draw(Protocol):
-    """An update's own random numbers, the same in every process for what all samples share."""
-
-    def below(self, limit: int) -> int:
-        """A whole number from 0 to limit - 1."""
+    def integer(self, limit: int) -> int:
+        """Return a whole number from 0 to limit - 1, the same for all samples of the update."""
+        return int(np.random.default_rng([self._seed, self._update]).integers(limit))
 
     def noise(self, z: Tensor) -> Tensor:
-        """Standard normal, of z's shape; a sample's does not depend on who else is in the batch."""
+        """Return standard normal noise in z's shape; row i depends on sample i alone."""
+        index = next(self._index)
+        seeds = [noise_seed(self._seed, number, index) for number in self._sample_numbers]
+        return initial_latents(seeds, (z.shape[1], z.shape[2], z.shape[3])).to(z)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """``surrogate`` (a scalar) has the estimated gradient of the reward's sum; its value means nothing."""
+# Estimators. Each returns a scalar surrogate: its gradient with respect to trained parameters is the estimate
+# of the gradient of the reward's sum over the batch; its value has no meaning.
 
-    surrogate: Tensor
-    graded: tuple[Any, ...]
-    """What the goal said, in the order it was asked: more than once only for "low-variance"."""
+RewardGradient = Callable[[Tensor], Tensor]
+"""Maps clean latents x0 (B, C, h, w) without a graph to dR/dx0 (B, C, h, w), R the sum of rewards."""
 
-
-Estimator = Callable[[Rollout, Tensor, Conditioning, Goal, Draw], Estimate]
-"""(the steps with gradients, latents before them, conditioning, goal, random numbers)."""
+Estimator = Callable[[Rollout, Tensor, Conditioning, RewardGradient, UpdateRandom], Tensor]
+"""(the K tuned steps, latents z before them, c, reward gradient, random numbers) -> surrogate."""
 
 
-def chain(rollout: Rollout, z: Tensor, c: Conditioning, goal: Goal, draw: Draw) -> Estimate:
-    """Back-propagation through all steps of the rollout (TextCraftor, algorithm 1; DRaFT-K)."""
-    return _reached(rollout.run(z, c), goal)
+def chain(
+    rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
+) -> Tensor:
+    """Backpropagate through all K tuned steps.
+
+    Source: Li et al. 2024 (TextCraftor), algorithm 1; Clark et al. 2024 (DRaFT-K).
+    """
+    return _surrogate(rollout.run(z, c), reward_gradient)
 
 
-def truncation(rollout: Rollout, z: Tensor, c: Conditioning, goal: Goal, draw: Draw) -> Estimate:
-    """The same through the last k steps, k drawn for each update (AlignProp, Prabhudesai et al. 2023)."""
-    before, after = rollout.split(draw.below(len(rollout.timesteps)))
+def truncation(
+    rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
+) -> Tensor:
+    """Backpropagate through the last k of the K steps, with a random k for each update.
+
+    Source: Prabhudesai et al. 2023 (AlignProp), randomised truncation.
+    """
+    before, after = rollout.split(random.integer(len(rollout.timesteps)))
+    # The steps before the cut are sampled with the tuned conditioning too, only without a graph
     with torch.no_grad():
         z = before.run(z, c)
-    return _reached(after.run(z, c), goal)
+    return _surrogate(after.run(z, c), reward_gradient)
 
 
-def one_step(rollout: Rollout, z: Tensor, c: Conditioning, goal: Goal, draw: Draw) -> Estimate:
-    """The prediction of clean latents at one random step (ReFL, Xu et al. 2023, algorithm 1)."""
-    before, after = rollout.split(draw.below(len(rollout.timesteps)))
+def one_step(
+    rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
+) -> Tensor:
+    """Reward the x0 that is predicted at one random step of the K, instead of finishing the chain.
+
+    Source: Xu et al. 2023 (ImageReward), algorithm 1 (ReFL).
+    """
+    before, after = rollout.split(random.integer(len(rollout.timesteps)))
     with torch.no_grad():
         z = before.run(z, c)
     t = after.timesteps[0]
-    return _reached(predicted_x0(rollout.scheduler, rollout.output(z, t, c), t, z), goal)
+    return _surrogate(predict_x0(rollout.scheduler, rollout.output(z, t, c), t, z), reward_gradient)
 
 
-RENOISED = 2
-"""How often `low_variance` noises what it drew; DRaFT-LV's n."""
+LOW_VARIANCE_NOISES = 2
+"""Number n of fresh noises that `low_variance` averages over."""
 
 
-def low_variance(rollout: Rollout, z: Tensor, c: Conditioning, goal: Goal, draw: Draw) -> Estimate:
-    """The last step's gradient over fresh noises of what was drawn (DRaFT-LV, Clark et al. 2024, 4.1)."""
+def low_variance(
+    rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
+) -> Tensor:
+    """Average the gradient of the last step over n fresh noises of the same x0.
+
+    Source: Clark et al. 2024 (DRaFT), section 4.1 (DRaFT-LV).
+    """
     t = rollout.timesteps[-1]
+    # x0 is sampled without a graph: only the last step, from each re-noised copy, carries gradients
     with torch.no_grad():
-        drawn = rollout.run(z, c)
-    estimates = []
-    for _ in range(RENOISED):
-        again = noised(rollout.scheduler, drawn, t, draw.noise(drawn))
-        e = rollout.output(again, t, c)
-        estimates.append(_reached(predicted_x0(rollout.scheduler, e, t, again), goal))
-    surrogates = [estimate.surrogate for estimate in estimates]
-    return Estimate(
-        torch.stack(surrogates).mean(), tuple(graded for found in estimates for graded in found.graded)
-    )
+        x0 = rollout.run(z, c)
+    surrogates = []
+    for _ in range(LOW_VARIANCE_NOISES):
+        noised = add_noise(rollout.scheduler, x0, t, random.noise(x0))
+        e = rollout.output(noised, t, c)
+        surrogates.append(_surrogate(predict_x0(rollout.scheduler, e, t, noised), reward_gradient))
+    # one surrogate is a sum over samples, so their mean estimates the same gradient with less variance
+    return torch.stack(surrogates).mean()
 
 
-def detached_chain(rollout: Rollout, z: Tensor, c: Conditioning, goal: Goal, draw: Draw) -> Estimate:
-    """The chain without the gradients that go through the UNet's latent input (DRTune, Wu et al. 2024)."""
+def detached_chain(
+    rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
+) -> Tensor:
+    """Backpropagate through the chain, but not through the UNet's latent input.
+
+    The product of the UNet's Jacobians with respect to z is what makes gradients of early steps explode;
+    without it every step contributes directly.
+
+    Source: Wu et al. 2024 (DRTune).
+    """
     for t in rollout.timesteps:
         z = rollout.step(rollout.output(z.detach(), t, c), t, z)
-    return _reached(z, goal)
+    return _surrogate(z, reward_gradient)
 
 
-def conditioning_only(rollout: Rollout, z: Tensor, c: Conditioning, goal: Goal, draw: Draw) -> Estimate:
-    """`detached_chain` at the conditioning, in memory that does not grow with the number of steps.
+def conditioning_only(
+    rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
+) -> Tensor:
+    """Compute the gradient of `detached_chain` at the conditioning, in memory that does not grow with K.
 
-    Without gradients through the UNet's latent input, the clean latents depend on the conditioning through
-    each step's output alone, and on those by the scheduler's cheap formula. So the steps are run without a
-    graph, the formula gives the gradient at each output, and then each step is run again, one at a time, for
-    its vector-Jacobian product. Weights of the UNet get no gradients.
+    Without gradients through the UNet's latent input, x0 depends on c only through the outputs e_1 .. e_K,
+    and on those only through the scheduler's formula, which is cheap. So:
+
+    1. run the steps without the UNet's graph and record each e_k as a leaf;
+    2. walk the scheduler's formula back once: this gives dR/de_k for all k;
+    3. run each step again, alone, for its vector-Jacobian product (de_k/dc)^T dR/de_k.
+
+    The graph of one step is freed before the next is built. Weights of the UNet get no gradient.
     """
     inputs, outputs = [], []
     with torch.enable_grad():
         for t in rollout.timesteps:
             inputs.append(rollout.scheduler.scale_model_input(z.detach(), t))
             with torch.no_grad():
-                e = rollout.denoise(inputs[-1], t, c)
+                e = rollout.denoiser(inputs[-1], t, c)
             outputs.append(e.requires_grad_())
             z = rollout.step(outputs[-1], t, z)
-        graded = goal(z.detach())
-        pulls = torch.autograd.grad(z, outputs, graded.gradient)
+        output_gradients = torch.autograd.grad(z, outputs, reward_gradient(z.detach()))
         leaf = c.leaf()
         total = [torch.zeros_like(part) for part in leaf.tensors]
-        for t, scaled, pull in zip(rollout.timesteps, inputs, pulls, strict=True):
-            found = torch.autograd.grad(rollout.denoise(scaled, t, leaf), leaf.tensors, pull)
-            total = [old + new for old, new in zip(total, found, strict=True)]
-        surrogate = torch.stack([(p * g).sum() for p, g in zip(c.tensors, total, strict=True)]).sum()
-    return Estimate(surrogate, (graded,))
+        for t, scaled, gradient in zip(rollout.timesteps, inputs, output_gradients, strict=True):
+            step_gradient = torch.autograd.grad(rollout.denoiser(scaled, t, leaf), leaf.tensors, gradient)
+            total = [old + new for old, new in zip(total, step_gradient, strict=True)]
+        # <c, dR/dc> with a constant second factor: its gradient is dR/dc, which flows on into the encoder
+        return torch.stack([(p * g).sum() for p, g in zip(c.tensors, total, strict=True)]).sum()
 
 
-def direct(rollout: Rollout, x0: Tensor, c: Conditioning, goal: Goal, draw: Draw) -> Estimate:
-    """The paper's weak baseline (direct fine-tuning, section 3.2): noise real latents x0 (B, C, h, w) to a
-    random timestep of the training schedule, predict them in one step, reward the prediction.
+def direct(
+    rollout: Rollout, x0: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
+) -> Tensor:
+    """Noise the latents x0 of real images to a random timestep, predict them in one step, reward that.
+
+    Source: Li et al. 2024 (TextCraftor), section 3.2 (direct fine-tuning, the paper's weak baseline).
     """
-    t = torch.tensor(draw.below(rollout.scheduler.config.num_train_timesteps), device=x0.device)
-    z = noised(rollout.scheduler, x0, t, draw.noise(x0))
-    return _reached(predicted_x0(rollout.scheduler, rollout.output(z, t, c), t, z), goal)
+    # any timestep of the training schedule, not only those of the sampling steps
+    t = torch.tensor(random.integer(rollout.scheduler.config.num_train_timesteps), device=x0.device)
+    z = add_noise(rollout.scheduler, x0, t, random.noise(x0))
+    return _surrogate(predict_x0(rollout.scheduler, rollout.output(z, t, c), t, z), reward_gradient)
 
 
-def denoising(rollout: Rollout, x0: Tensor, c: Conditioning, goal: Goal, draw: Draw) -> Estimate:
-    """Ordinary diffusion training on latents x0 (B, C, h, w), unguided (Ho et al. 2020, equation 14): on
-    images that a reward chose it is supervised fine-tuning on the best (RAFT, Dong et al. 2023). The goal is
-    only looked at: its gradient teaches nothing.
+def denoising(
+    rollout: Rollout, x0: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
+) -> Tensor:
+    """Take the ordinary diffusion loss on latents x0, without guidance.
+
+    On images that a reward selected this is supervised fine-tuning on the best (RAFT).
+
+    Source: Ho et al. 2020 (DDPM), equation 14; Dong et al. 2023 (RAFT).
     """
-    t = torch.tensor(draw.below(rollout.scheduler.config.num_train_timesteps), device=x0.device)
-    noise = draw.noise(x0)
-    z = noised(rollout.scheduler, x0, t, noise)
+    t = torch.tensor(random.integer(rollout.scheduler.config.num_train_timesteps), device=x0.device)
+    noise = random.noise(x0)
+    z = add_noise(rollout.scheduler, x0, t, noise)
     e = rollout.output(z, t, c.of_prompts(len(x0)))
-    error = (e - _target(rollout.scheduler, x0, t, noise)).square().flatten(1).mean(dim=1)
-    graded = goal(predicted_x0(rollout.scheduler, e.detach(), t, z))
-    return Estimate(-error.sum(), (graded,))
+    error = (e - _denoising_target(rollout.scheduler, x0, t, noise)).square().flatten(1).mean(dim=1)
+    # only so that rewards are logged: their gradient is not used
+    reward_gradient(predict_x0(rollout.scheduler, e.detach(), t, z))
+    return -error.sum()
 
 
-def _target(scheduler: Any, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """What the UNet should say: the noise, the velocity a noise - s x0, or the clean latents."""
+def _denoising_target(scheduler: Any, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Return what the UNet is trained to predict: noise, the velocity a noise - s x0, or x0."""
     kind = scheduler.config.prediction_type
-    a, s = (scale.to(x0.device, x0.dtype) for scale in _scales(scheduler, t))
+    a, s = (scale.to(x0.device, x0.dtype) for scale in _signal_and_noise(scheduler, t))
     return noise if kind == "epsilon" else a * noise - s * x0 if kind == "v_prediction" else x0
 
 
-def _reached(x0: Tensor, goal: Goal) -> Estimate:
-    graded = goal(x0.detach())
-    return Estimate((x0 * graded.gradient).sum(), (graded,))
+def _surrogate(x0: Tensor, reward_gradient: RewardGradient) -> Tensor:
+    """Return <x0, dR/dx0> with a constant second factor: by the chain rule its gradient is that of R."""
+    return (x0 * reward_gradient(x0.detach())).sum()
 
 
 ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
@@ -297,4 +394,4 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
         "denoising": denoising,
     }
 )
-"""By name, as a configuration gives it."""
+"""Estimators by the name that a configuration gives (``algorithm.name``)."""

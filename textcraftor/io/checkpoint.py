@@ -1,12 +1,12 @@
-"""The folder of a training run: its record, its logs, its checkpoints, each whole or not there at all.
+"""The folder of a training run: its record, logs and checkpoints. A checkpoint is complete or absent.
 
-train.json          configuration, what it was trained on, environments
-log.jsonl           a line an update
-validation.jsonl    a line a validation
-samples/            pictures of validation prompts
-checkpoints/000050/ state.safetensors (to go on from), text_encoder/ ... (to draw with), checkpoint.json
-best/               the checkpoint that was chosen
-system.toml         what `tcbench run --model FOLDER` draws with
+train.json          configuration, hashes of everything that decides the weights, environments
+log.jsonl           one line an update
+validation.jsonl    one line a validation
+samples/            images of validation prompts
+checkpoints/000050/ state.safetensors (to resume from), text_encoder/ ... (to sample with), checkpoint.json
+best/               the selected checkpoint
+system.toml         description of the system for `tcbench run --model FOLDER`
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tcbench.errors import ConfigError
 from tcbench.files import LOCK_FILE, append_lines, new_folder, read_lines, restore_folder, write_atomically
-from textcraftor.config import TrainConfig
+from textcraftor.config import config_differences
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RECORD, STATE, CHECKPOINT = "train.json", "state.safetensors", "checkpoint.json"
-DECIDE = ("pipeline_sha256", "prompts_sha256", "start_sha256", "rewards")
-"""Entries of the record in which a run that is gone on with must be as it was, beside its configuration."""
-
 LOG, VALIDATION = "log.jsonl", "validation.jsonl"
+
+DECISIVE_ENTRIES = ("pipeline_sha256", "prompts_sha256", "start_sha256", "rewards")
+"""Entries of train.json, beside the configuration, that must be unchanged when a run is resumed."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,16 @@ class Checkpoint:
 
     path: Path
     update: int
-    """Updates that were made."""
+    """Number of updates before it."""
     record: Mapping[str, Any]
+    """Content of checkpoint.json."""
 
     def tensors(self, device: str) -> dict[str, Tensor]:
-        """What training goes on from."""
+        """Load the state that training resumes from.
+
+        Raises:
+            ConfigError: If the file is damaged.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -50,7 +55,8 @@ class Checkpoint:
             return load_file(self.path / STATE, device=device)
         except (SafetensorError, OSError) as error:
             raise ConfigError(
-                f"{self.path / STATE} is damaged ({error}); remove {self.path} to go on from an earlier one"
+                f"{self.path / STATE} is damaged ({error}); remove {self.path} to resume from an earlier "
+                "checkpoint"
             ) from error
 
 
@@ -61,20 +67,23 @@ class TrainFolder:
         self.path = path
 
     def begin(self, record: Mapping[str, Any]) -> None:
-        """Write what is trained, or check that the folder is of the very same.
+        """Write train.json, or check that the folder holds the same run.
 
-        ``record`` has the "config", and an "environment" that is added to those of earlier starts. Raises
-        ConfigError for a folder of another run.
+        Args:
+            record: Entries of train.json; its "environment" is added to those of earlier starts.
+
+        Raises:
+            ConfigError: If the folder holds another run or other files.
         """
         restore_folder(self.path / "best")
         file = self.path / RECORD
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-        if known is None and self.path.is_dir() and {file.name for file in self.path.iterdir()} - {LOCK_FILE}:
-            raise ConfigError(f"{self.path} holds other things than a training run: choose another --out")
+        if known is None and _has_files(self.path):
+            raise ConfigError(f"{self.path} is not empty and is not a training run; choose another --out")
         if known is not None and (differences := _differences(known, record)):
             raise ConfigError(
-                f"{self.path} is of another training run ({'; '.join(differences[:3])}): choose another "
-                "--out, or remove it"
+                f"{self.path} holds another training run ({'; '.join(differences[:3])}); choose another "
+                "--out, or remove the folder"
             )
         environments = list(known["environments"]) if known else []
         if record["environment"] not in environments:
@@ -84,9 +93,9 @@ class TrainFolder:
         write_atomically(file, (json.dumps(merged, indent=1) + "\n").encode())
 
     def newest(self) -> Checkpoint | None:
-        """The checkpoint to go on from."""
-        found = sorted((self.path / "checkpoints").glob("[0-9]*"))
-        return read_checkpoint(found[-1]) if found else None
+        """Return the checkpoint to resume from; None if there is none."""
+        folders = sorted((self.path / "checkpoints").glob("[0-9]*"))
+        return read_checkpoint(folders[-1]) if folders else None
 
     def save(
         self,
@@ -96,7 +105,18 @@ class TrainFolder:
         write: Callable[[Path], None],
         keep: int,
     ) -> Path:
-        """A checkpoint after ``update`` updates; ``write`` adds what is drawn with. Keeps the newest few."""
+        """Write a checkpoint and remove old ones.
+
+        Args:
+            update: Number of updates before it.
+            tensors: State to resume from.
+            record: Entries of checkpoint.json.
+            write: Writes the weights to sample with into the given folder.
+            keep: Number of checkpoints to keep.
+
+        Returns:
+            The checkpoint's folder.
+        """
         path = self.path / "checkpoints" / f"{update:06d}"
         with new_folder(path) as temporary:
             from safetensors import SafetensorError
@@ -105,8 +125,8 @@ class TrainFolder:
             try:
                 save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / STATE)
                 write(temporary)
-            except SafetensorError as error:  # no OSError, also where the disk is full
-                raise ConfigError(f"cannot write {path} ({error}); earlier checkpoints are whole") from error
+            except SafetensorError as error:  # safetensors raises it for a full disk, instead of OSError
+                raise ConfigError(f"cannot write {path} ({error}); earlier checkpoints are intact") from error
             (temporary / CHECKPOINT).write_text(
                 json.dumps({"update": update, **record}, indent=1) + "\n", encoding="utf-8"
             )
@@ -115,20 +135,20 @@ class TrainFolder:
         return path
 
     def choose(self, checkpoint: Path) -> None:
-        """Make a checkpoint the run's best, without what only going on needs."""
+        """Copy a checkpoint to ``best/``, without the state that only resuming needs."""
         with new_folder(self.path / "best") as temporary:
             shutil.copytree(checkpoint, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE))
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines to a log."""
+        """Append lines to a log."""
         append_lines(self.path / name, rows)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The lines of a log."""
+        """Return the lines of a log."""
         return list(read_lines(self.path / name))
 
     def forget_after(self, update: int) -> None:
-        """Drop the lines of what comes after ``update`` updates: it is lost and done again."""
+        """Drop the log lines of updates after ``update``: their weights are lost, and they are done again."""
         for name, last in ((LOG, update - 1), (VALIDATION, update)):
             rows = self.rows(name)
             kept = [row for row in rows if row["update"] <= last]
@@ -138,33 +158,28 @@ class TrainFolder:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a folder. Raises ConfigError for a damaged one."""
+    """Read the checkpoint in a folder.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
     try:
         record = json.loads((path / CHECKPOINT).read_text(encoding="utf-8"))
         return Checkpoint(path, int(record["update"]), record)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"{path} is no checkpoint ({error}); remove it to go on from an earlier one"
+            f"{path} is not a checkpoint ({error}); remove it to resume from an earlier one"
         ) from error
 
 
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(file.name != LOCK_FILE for file in folder.iterdir())
+
+
 def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    """The settings in which two runs differ, as words; fields that an older version lacked are at their
-    default in it.
-    """
-    was, now = _decisive(known["config"]), _decisive(record["config"])
-    found = [
-        f"{name} {was.get(name)!r}, now {now.get(name)!r}"
-        for name in {**was, **now}
-        if was.get(name) != now.get(name)
+    """Return the decisive settings and entries in which two runs differ, a phrase each."""
+    entries = [name for name in DECISIVE_ENTRIES if known.get(name) != record.get(name)]
+    return [
+        *config_differences(known["config"], record["config"]),
+        *(f"different {name.removesuffix('_sha256')}" for name in entries),
     ]
-    other = [name for name in DECIDE if known.get(name) != record.get(name)]
-    return [*found, *(f"another {name.removesuffix('_sha256')}" for name in other)]
-
-
-def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the weights, of a configuration as JSON has it; what no field knows any more stays."""
-    names = {field.name for field in fields(TrainConfig)}
-    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in config.items()}
-    gone = {name: value for name, value in config.items() if name not in names}
-    return TrainConfig(**{name: value for name, value in values.items() if name in names}).decisive() | gone

@@ -1,4 +1,4 @@
-"""Real images with their texts, for direct fine-tuning: the folder layout of Hugging Face's image folders."""
+"""Image-text pairs in the layout of Hugging Face's image folders, for direct and supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -9,57 +9,75 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcbench.errors import ConfigError
-from textcraftor.sources import PromptSource, of_texts
+from textcraftor.sources import PromptSource
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA = "metadata.jsonl"
+"""File with one line a pair: ``{"file_name": "1.png", "text": "a cat"}``."""
+
 DECLARED = "pairs.json"
-"""Beside it, of images that were drawn: the rewards they were optimised for, as ``trained_on``."""
+"""Optional file beside it, for generated images: the rewards they are optimised for, as ``trained_on``."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images by number, all brought to ``size`` (height, width): the middle, scaled to fill it."""
+    """Image-text pairs by number."""
 
     folder: Path
     names: Sequence[str]
+    """Image files, relative to the folder."""
     texts: Sequence[str]
     size: tuple[int, int]
+    """(height, width) that every image is scaled and centre-cropped to."""
 
     @property
     def source(self) -> PromptSource:
-        """The texts, by the same numbers."""
-        return of_texts(self.folder.name, self.texts)
+        """The texts as a prompt source with the same numbers."""
+        return PromptSource.from_texts(self.folder.name, self.texts)
 
     def images(self, numbers: Sequence[int]) -> Tensor:
-        """Images (B, 3, H, W), RGB in [0, 1]. Raises ConfigError for one that cannot be read."""
+        """Read images (B, 3, H, W), RGB in [0, 1].
+
+        Raises:
+            ConfigError: If an image cannot be read.
+        """
         import torch
         from PIL import Image, ImageOps
 
         from rewards.preprocess import to_tensor
 
-        found = []
+        images = []
         for number in numbers:
             path = self.folder / self.names[number]
             try:
                 with Image.open(path) as image:
-                    found.append(to_tensor(ImageOps.fit(image.convert("RGB"), self.size[::-1])))
+                    images.append(to_tensor(ImageOps.fit(image.convert("RGB"), self.size[::-1])))
             except OSError as error:
                 raise ConfigError(
-                    f"cannot read {path}, which {self.folder / METADATA} names: {error}"
+                    f"cannot read {path}, which {self.folder / METADATA} lists: {error}"
                 ) from error
-        return torch.stack(found)
+        return torch.stack(images)
 
 
 def read_pairs(folder: Path, size: tuple[int, int]) -> Pairs:
-    """The pairs of a folder. Raises ConfigError, with the line, for metadata that is not as described."""
+    """Read the list of pairs in a folder.
+
+    Args:
+        folder: Folder with metadata.jsonl and images.
+        size: (height, width) in pixels of the images in training.
+
+    Raises:
+        ConfigError: If metadata.jsonl is missing, empty or malformed; the message names the line.
+    """
     file = folder / METADATA
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}; it has a line for each image") from error
+        raise ConfigError(
+            f"cannot read {file}: {error.strerror}; data.pairs expects a folder with one line a pair in it"
+        ) from error
     names, texts = [], []
     for number, line in enumerate(lines, 1):
         try:
@@ -71,5 +89,5 @@ def read_pairs(folder: Path, size: tuple[int, int]) -> Pairs:
                 f'{file}, line {number}: {error}; expected {{"file_name": "1.png", "text": "a cat"}}'
             ) from error
     if not names:
-        raise ConfigError(f"{file} is empty; it has a line for each image")
+        raise ConfigError(f"{file} is empty; expected one line a pair")
     return Pairs(folder, names, texts, size)

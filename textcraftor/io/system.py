@@ -6,7 +6,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,56 +60,59 @@ def write_system(
     write_atomically(folder / SYSTEM_FILE, text.encode())
 
 
-def optimised_for(config: TrainConfig) -> list[str] | None:
-    """Rewards that a run's weights are optimised for: its own, those of the checkpoint or rewriter it starts
-    from, and those that its pairs were drawn or chosen by. None where one of these does not say.
-    """
-    from rewards.combine.terms import parse_mix  # with torch, which a description needs not
+def rewards_trained_on(
+    mix: str, *, rewriter: str = "", start: str = "", pairs: str = "", supervised: bool = False
+) -> list[str] | None:
+    """Return all rewards that a run's weights are trained on; None if one of its sources does not declare it.
 
-    found = [] if config.estimator == "denoising" else [info(name).name for name in parse_mix(config.rewards)]
+    Args:
+        mix: The run's reward mix.
+        rewriter: Rewriter that the run starts from, if any.
+        start: Checkpoint that the run starts from, if any.
+        pairs: Folder of image-text pairs, if any; rewards that selected or generated its images count.
+        supervised: Whether the run imitates its pairs and does not maximise the mix.
+    """
+    from rewards.combine.terms import parse_mix
+
+    names = [] if supervised else [info(name).name for name in parse_mix(mix)]
     declared: list[Sequence[str] | None] = []
-    if config.rewriter:
-        declared.append(find_rewriter(config.rewriter).trained_on)
-    if config.start:
-        file = Path(config.start) / SYSTEM_FILE
+    if rewriter:
+        declared.append(find_rewriter(rewriter).trained_on)
+    if start:
+        file = Path(start) / SYSTEM_FILE
         declared.append(tomllib.loads(file.read_text()).get("trained_on") if file.is_file() else None)
-    if config.pairs:
-        file = Path(config.pairs) / DECLARED
-        silent: list[str] | None = None if config.estimator == "denoising" else []
-        declared.append(json.loads(file.read_text())["trained_on"] if file.is_file() else silent)
+    if pairs:
+        file = Path(pairs) / DECLARED
+        # real photographs are trained on no reward; images that a supervised run imitates may be selected
+        undeclared: list[str] | None = None if supervised else []
+        declared.append(json.loads(file.read_text())["trained_on"] if file.is_file() else undeclared)
     if None in declared:
         return None
-    return list(dict.fromkeys([*found, *(name for names in declared for name in names or ())]))
+    return list(dict.fromkeys([*names, *(name for part in declared for name in part or ())]))
 
 
-def write_trained(folder: Path, weights: Path, config: TrainConfig) -> None:
+def write_trained(folder: Path, weights: Path, config: TrainConfig, trained_on: Sequence[str] | None) -> None:
     """Write ``folder/system.toml`` for the weights of a training run, which samples as the run validated.
 
     Args:
         folder: Folder of the description.
         weights: Folder of the weights.
         config: The run's configuration.
+        trained_on: Rewards that the weights are trained on; None: undeclared.
     """
-    source = find_model(config.model).source
+    source, rewriter = find_model(config.model).source, bool(config.trainable.rewriter)
     write_system(
         folder,
         base_of(source.location, source.revision),
         # without eta: an encoder that was trained with noise (DDPO) is used without it, as any other
-        schedule=Schedule(
-            sampler=config.sampler,
-            steps=config.steps,
-            guidance=float(config.guidance or 0.0),
-            size=config.size,
-            spacing=config.spacing,
-            tuned_steps=0 if config.rewriter else config.drawn_tuned_steps,
-        ),
-        windows=[] if config.rewriter else [EncoderWindow({str(weights): 1.0})],
-        trained_on=optimised_for(config),
+        schedule=replace(config.schedule, eta=0.0, tuned_steps=0 if rewriter else config.eval_tuned_steps),
+        windows=[] if rewriter else [EncoderWindow({str(weights): 1.0})],
+        trained_on=trained_on,
         folders={
-            "unet": weights / "unet" if "unet" in config.trains else None,
-            "rewriter": weights / "rewriter" if config.rewriter else None,
+            "unet": weights / "unet" if "unet" in config.trainable.parts else None,
+            "rewriter": weights / "rewriter" if rewriter else None,
         },
-        method=config.method,
+        method=config.logging.method,
     )
 
 

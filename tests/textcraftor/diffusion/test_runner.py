@@ -14,7 +14,7 @@ from textcraftor.diffusion.conditioning import encode_prompts, mix_conditionings
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow, PipelineRunner, switch_encoder
-from textcraftor.diffusion.sampling import Denoiser, Rollout, fresh
+from textcraftor.diffusion.sampling import Denoiser, Rollout, with_timesteps
 from textcraftor.diffusion.schedule import SAMPLERS, Schedule
 
 TEXTS = ["a cat", "a dog"]
@@ -58,15 +58,15 @@ def test_a_window_over_the_last_steps_equals_a_rollout_in_two_parts(
     pipe: Any, tuned: Any, noise: torch.Tensor
 ) -> None:
     shown = runner_with(pipe, tuned, EncoderWindow({"tuned": 1.0}, 2)).generate(TEXTS, noise)
-    scheduler = fresh(pipe.scheduler, 5)
+    scheduler = with_timesteps(pipe.scheduler, 5)
     first, last = Rollout(Denoiser(pipe.unet, 3.0), scheduler, scheduler.timesteps).split(3)
     with torch.no_grad():
         z = first.run(noise * scheduler.init_noise_sigma, encode_prompts(pipe, TEXTS, guided=True))
         other = replace_encoders(pipe, {"text_encoder": tuned})
         z = last.run(z, encode_prompts(other, TEXTS, guided=True))
-        from textcraftor.algorithms.goal import decode
+        from textcraftor.algorithms.latent_scores import decode_latents
 
-        mine = decode(pipe.vae, z).permute(0, 2, 3, 1).numpy()
+        mine = decode_latents(pipe.vae, z).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(mine, shown, atol=2e-6)
 
 

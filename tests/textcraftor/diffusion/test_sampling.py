@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from textcraftor.algorithms.goal import decode
+from textcraftor.algorithms.latent_scores import decode_latents
 from textcraftor.diffusion.conditioning import Conditioning, encode_prompts
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
@@ -22,9 +21,10 @@ from textcraftor.diffusion.sampling import (
     MEMORYLESS,
     Denoiser,
     Rollout,
-    fresh,
-    noised,
-    predicted_x0,
+    UpdateRandom,
+    add_noise,
+    predict_x0,
+    with_timesteps,
 )
 from textcraftor.diffusion.schedule import SAMPLERS, Schedule
 
@@ -41,27 +41,27 @@ def value(x0: Tensor) -> Tensor:
     return (torch.tanh(x0) * ramp + 0.1 * x0.square()).flatten(1).sum(dim=1)
 
 
-def goal(x0: Tensor) -> Any:
+def reward_gradient(x0: Tensor) -> Tensor:
     leaf = x0.detach().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(value(leaf).sum(), leaf)
-    return SimpleNamespace(gradient=gradient)
+    return gradient
 
 
-class Fixed:
+class Fixed(UpdateRandom):
     """Random numbers that are always the same."""
 
     def __init__(self, number: int = 1) -> None:
         self.number = number
-        self.drawn = 0
+        self.noises = 0
 
-    def below(self, limit: int) -> int:
+    def integer(self, limit: int) -> int:
         assert self.number < limit
         return self.number
 
     def noise(self, z: Tensor) -> Tensor:
-        self.drawn += 1
-        seeds = [100 * self.drawn + row for row in range(len(z))]
+        self.noises += 1
+        seeds = [100 * self.noises + row for row in range(len(z))]
         return initial_latents(seeds, (z.shape[1], z.shape[2], z.shape[3])).to(z)
 
 
@@ -80,15 +80,15 @@ def start(pipe: Any) -> Tensor:
 
 
 def rollout(pipe: Any, *, checkpointed: bool = False) -> Rollout:
-    scheduler = fresh(pipe.scheduler, STEPS)
+    scheduler = with_timesteps(pipe.scheduler, STEPS)
     return Rollout(Denoiser(pipe.unet, GUIDANCE), scheduler, scheduler.timesteps[-LAST:], checkpointed)
 
 
-def by_hand(pipe: Any, z: Tensor, c: Conditioning, look: Callable[[Tensor], Tensor]) -> Tensor:
-    """The last steps written out, with the whole graph; `look` is what the UNet is shown of the latents."""
-    scheduler = fresh(pipe.scheduler, STEPS)
+def by_hand(pipe: Any, z: Tensor, c: Conditioning, shown: Callable[[Tensor], Tensor]) -> Tensor:
+    """The last steps written out, with the whole graph; the UNet sees ``shown(z)`` in place of z."""
+    scheduler = with_timesteps(pipe.scheduler, STEPS)
     for t in scheduler.timesteps[-LAST:]:
-        both = pipe.unet(torch.cat([look(z)] * 2), t, encoder_hidden_states=c.embeds).sample
+        both = pipe.unet(torch.cat([shown(z)] * 2), t, encoder_hidden_states=c.embeds).sample
         null, text = both.chunk(2)
         z = scheduler.step(null + GUIDANCE * (text - null), t, z).prev_sample
     return z
@@ -96,38 +96,42 @@ def by_hand(pipe: Any, z: Tensor, c: Conditioning, look: Callable[[Tensor], Tens
 
 def encoder_gradients(pipe: Any, scalar: Tensor) -> list[Tensor]:
     parameters = [p for p in pipe.text_encoder.parameters() if p.requires_grad]
-    found = torch.autograd.grad(scalar, parameters, allow_unused=True)
-    return [torch.zeros(()) if gradient is None else gradient for gradient in found]
+    gradients = torch.autograd.grad(scalar, parameters, allow_unused=True)
+    return [torch.zeros(()) if gradient is None else gradient for gradient in gradients]
 
 
-def alike(found: list[Tensor], expected: list[Tensor], tolerance: float = 1e-9) -> None:
-    assert max(float(part.abs().max()) for part in expected) > 1e-6  # there is something to compare
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+def alike(ours: list[Tensor], expected: list[Tensor], tolerance: float = 1e-9) -> None:
+    assert max(float(part.abs().max()) for part in expected) > 1e-6  # the comparison is not of zeros
+    for own, theirs in zip(ours, expected, strict=True):
+        torch.testing.assert_close(own, theirs, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_the_chain_is_autograd_through_the_whole_graph(pipe: Any, start: Tensor, checkpointed: bool) -> None:
+def test_chain_equals_autograd_through_the_whole_graph(pipe: Any, start: Tensor, checkpointed: bool) -> None:
     c = encode_prompts(pipe, TEXTS, guided=True)
-    estimate = ESTIMATORS["chain"](rollout(pipe, checkpointed=checkpointed), start, c, goal, Fixed())
+    surrogate = ESTIMATORS["chain"](
+        rollout(pipe, checkpointed=checkpointed), start, c, reward_gradient, Fixed()
+    )
     whole = by_hand(pipe, start, encode_prompts(pipe, TEXTS, guided=True), lambda z: z)
-    alike(encoder_gradients(pipe, estimate.surrogate), encoder_gradients(pipe, value(whole).sum()))
+    alike(encoder_gradients(pipe, surrogate), encoder_gradients(pipe, value(whole).sum()))
 
 
 @pytest.mark.parametrize("name", ["conditioning", "detached-chain"])
-def test_detached_latents_leave_the_gradient_of_the_conditioning(pipe: Any, start: Tensor, name: str) -> None:
-    estimate = ESTIMATORS[name](rollout(pipe), start, encode_prompts(pipe, TEXTS, guided=True), goal, Fixed())
+def test_detached_latents_give_the_gradient_at_the_conditioning(pipe: Any, start: Tensor, name: str) -> None:
+    surrogate = ESTIMATORS[name](
+        rollout(pipe), start, encode_prompts(pipe, TEXTS, guided=True), reward_gradient, Fixed()
+    )
     graph = by_hand(pipe, start, encode_prompts(pipe, TEXTS, guided=True), Tensor.detach)
     whole = by_hand(pipe, start, encode_prompts(pipe, TEXTS, guided=True), lambda z: z)
     expected = encoder_gradients(pipe, value(graph).sum())
-    alike(encoder_gradients(pipe, estimate.surrogate), expected)
+    alike(encoder_gradients(pipe, surrogate), expected)
     other = encoder_gradients(pipe, value(whole).sum())
     assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(expected, other, strict=True))
 
 
-def test_the_chain_agrees_with_finite_differences(pipe: Any, start: Tensor) -> None:
+def test_chain_agrees_with_finite_differences(pipe: Any, start: Tensor) -> None:
     c = encode_prompts(pipe, TEXTS, guided=True).leaf()
-    surrogate = ESTIMATORS["chain"](rollout(pipe), start, c, goal, Fixed()).surrogate
+    surrogate = ESTIMATORS["chain"](rollout(pipe), start, c, reward_gradient, Fixed())
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(3)).double()
     h = 1e-5
@@ -141,9 +145,9 @@ def test_the_chain_agrees_with_finite_differences(pipe: Any, start: Tensor) -> N
 
 
 def test_conditioning_only_agrees_with_finite_differences(pipe: Any, start: Tensor) -> None:
-    """Of the run whose UNet is shown the latents of the unchanged prompt."""
+    """The UNet sees the latents of the unchanged prompt, as in the estimator."""
     c = encode_prompts(pipe, TEXTS, guided=True).leaf()
-    surrogate = ESTIMATORS["conditioning"](rollout(pipe), start, c, goal, Fixed()).surrogate
+    surrogate = ESTIMATORS["conditioning"](rollout(pipe), start, c, reward_gradient, Fixed())
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(4)).double()
     shown: list[Tensor] = []
@@ -164,135 +168,136 @@ def test_conditioning_only_agrees_with_finite_differences(pipe: Any, start: Tens
     assert float((gradient * direction).sum()) == pytest.approx(expected, rel=1e-6)
 
 
-def test_truncation_is_the_chain_through_fewer_steps(pipe: Any, start: Tensor) -> None:
+def test_truncation_equals_the_chain_through_fewer_steps(pipe: Any, start: Tensor) -> None:
     c = encode_prompts(pipe, TEXTS, guided=True).leaf()
-    estimate = ESTIMATORS["truncation"](rollout(pipe), start, c, goal, Fixed(2))
-    (found,) = torch.autograd.grad(estimate.surrogate, c.tensors)
+    surrogate = ESTIMATORS["truncation"](rollout(pipe), start, c, reward_gradient, Fixed(2))
+    (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     before, after = rollout(pipe).split(2)
     with torch.no_grad():
         z = before.run(start, c)
     (expected,) = torch.autograd.grad(value(after.run(z, c)).sum(), c.tensors)
-    alike([found], [expected])
+    alike([gradient], [expected])
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_one_step_is_the_schedulers_own_prediction(pipe: Any, start: Tensor, prediction: str) -> None:
-    scheduler = fresh(
+def test_one_step_equals_the_schedulers_prediction(pipe: Any, start: Tensor, prediction: str) -> None:
+    scheduler = with_timesteps(
         type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=prediction), STEPS
     )
     steps = Rollout(Denoiser(pipe.unet, GUIDANCE), scheduler, scheduler.timesteps[-LAST:])
     c = encode_prompts(pipe, TEXTS, guided=True).leaf()
-    estimate = ESTIMATORS["one-step"](steps, start, c, goal, Fixed(0))
+    surrogate = ESTIMATORS["one-step"](steps, start, c, reward_gradient, Fixed(0))
     t = steps.timesteps[0]
     e = steps.output(start, t, c)
     theirs = scheduler.step(e, t, start).pred_original_sample
-    torch.testing.assert_close(predicted_x0(scheduler, e, t, start), theirs)
-    (found,) = torch.autograd.grad(estimate.surrogate, c.tensors)
+    torch.testing.assert_close(predict_x0(scheduler, e, t, start), theirs)
+    (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     (expected,) = torch.autograd.grad(value(theirs).sum(), c.tensors)
-    alike([found], [expected], 1e-6)
+    alike([gradient], [expected], 1e-6)
 
 
 def test_low_variance_averages_fresh_noises(pipe: Any, start: Tensor) -> None:
     c = encode_prompts(pipe, TEXTS, guided=True).leaf()
-    estimate = ESTIMATORS["low-variance"](rollout(pipe), start, c, goal, Fixed())
-    (found,) = torch.autograd.grad(estimate.surrogate, c.tensors)
+    surrogate = ESTIMATORS["low-variance"](rollout(pipe), start, c, reward_gradient, Fixed())
+    (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     with torch.no_grad():
-        drawn = rollout(pipe).run(start, c)
-    draw, steps, total = Fixed(), rollout(pipe), torch.zeros((), dtype=torch.float64)
+        x0 = rollout(pipe).run(start, c)
+    random, steps, total = Fixed(), rollout(pipe), torch.zeros((), dtype=torch.float64)
     t = steps.timesteps[-1]
     for _ in range(2):
-        z = noised(steps.scheduler, drawn, t, draw.noise(drawn))
-        total = total + value(predicted_x0(steps.scheduler, steps.output(z, t, c), t, z)).sum() / 2
+        z = add_noise(steps.scheduler, x0, t, random.noise(x0))
+        total = total + value(predict_x0(steps.scheduler, steps.output(z, t, c), t, z)).sum() / 2
     (expected,) = torch.autograd.grad(total, c.tensors)
-    alike([found], [expected])
-    assert len(estimate.graded) == 2
+    alike([gradient], [expected])
 
 
 def test_direct_rewards_the_prediction_from_a_noised_image(pipe: Any, start: Tensor) -> None:
     c = encode_prompts(pipe, TEXTS, guided=True).leaf()
-    estimate = ESTIMATORS["direct"](rollout(pipe), start, c, goal, Fixed(500))
-    (found,) = torch.autograd.grad(estimate.surrogate, c.tensors)
+    surrogate = ESTIMATORS["direct"](rollout(pipe), start, c, reward_gradient, Fixed(500))
+    (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     alpha = pipe.scheduler.alphas_cumprod[500]
     z = alpha.sqrt() * start + (1 - alpha).sqrt() * Fixed().noise(start)
     e = Denoiser(pipe.unet, GUIDANCE)(z, torch.tensor(500), c)
-    x0 = alpha.sqrt() * z - (1 - alpha).sqrt() * e  # it predicts velocities
+    x0 = alpha.sqrt() * z - (1 - alpha).sqrt() * e  # the model predicts velocities
     (expected,) = torch.autograd.grad(value(x0).sum(), c.tensors)
-    alike([found], [expected], 1e-6)
+    alike([gradient], [expected], 1e-6)
 
 
-def test_denoising_is_the_unguided_loss_of_diffusion(pipe: Any, start: Tensor) -> None:
+def test_denoising_equals_the_unguided_diffusion_loss(pipe: Any, start: Tensor) -> None:
     c = encode_prompts(pipe, TEXTS, guided=True).leaf()
-    estimate = ESTIMATORS["denoising"](rollout(pipe), start, c, goal, Fixed(500))
-    (found,) = torch.autograd.grad(estimate.surrogate, c.tensors)
+    surrogate = ESTIMATORS["denoising"](rollout(pipe), start, c, reward_gradient, Fixed(500))
+    (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     noise = Fixed().noise(start)
     z = pipe.scheduler.add_noise(start, noise, torch.tensor([500]))
     velocity = pipe.scheduler.get_velocity(start, noise, torch.tensor([500]))
     text = c.embeds[len(start) :]
     said = pipe.unet(z, torch.tensor(500), encoder_hidden_states=text).sample
     (expected,) = torch.autograd.grad(-(said - velocity).square().flatten(1).mean(1).sum(), c.tensors)
-    alike([found], [expected], 1e-6)
-    assert found[: len(start)].abs().max() == 0  # the empty prompt has no part in it
+    alike([gradient], [expected], 1e-6)
+    assert gradient[: len(start)].abs().max() == 0  # the empty prompt is not used
 
 
-def test_one_step_estimators_need_the_variance_preserving_scheduler(tiny_pipeline: Path) -> None:
+def test_one_step_estimators_require_ddim(tiny_pipeline: Path) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="euler")
     with pytest.raises(ValueError, match=r"need the sampler ddim, got Euler"):
-        predicted_x0(pipe.scheduler, torch.zeros(1), torch.tensor(1), torch.zeros(1))
+        predict_x0(pipe.scheduler, torch.zeros(1), torch.tensor(1), torch.zeros(1))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_gradients_pass_through_every_sampler(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     c = encode_prompts(pipe, TEXTS, guided=True).leaf()
-    scheduler = fresh(pipe.scheduler, STEPS)
+    scheduler = with_timesteps(pipe.scheduler, STEPS)
     z = initial_latents([1, 2], (4, 8, 8)) * scheduler.init_noise_sigma
-    found = []
+    gradients = []
     for name in ("detached-chain", "conditioning"):
-        steps = Rollout(Denoiser(pipe.unet, GUIDANCE), fresh(pipe.scheduler, STEPS), scheduler.timesteps)
-        surrogate = ESTIMATORS[name](steps, z, c, goal, Fixed()).surrogate
-        found += torch.autograd.grad(surrogate, c.tensors)
-    alike([found[1]], [found[0]], 1e-3)
+        steps = Rollout(
+            Denoiser(pipe.unet, GUIDANCE), with_timesteps(pipe.scheduler, STEPS), scheduler.timesteps
+        )
+        surrogate = ESTIMATORS[name](steps, z, c, reward_gradient, Fixed())
+        gradients += torch.autograd.grad(surrogate, c.tensors)
+    alike([gradients[1]], [gradients[0]], 1e-3)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_rollout_ends_with_the_pipelines_own_image(tiny_pipeline: Path, sampler: str) -> None:
+def test_rollout_equals_the_pipeline(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     drawing = PipelineRunner(pipe, Schedule(sampler, STEPS, GUIDANCE))
     noise = initial_latents([1, 2], drawing.latent_shape)
     theirs = drawing.generate(TEXTS, noise)
-    scheduler = fresh(pipe.scheduler, STEPS)
+    scheduler = with_timesteps(pipe.scheduler, STEPS)
     steps = Rollout(Denoiser(pipe.unet, GUIDANCE), scheduler, scheduler.timesteps)
     with torch.no_grad():
         z = steps.run(noise * scheduler.init_noise_sigma, encode_prompts(pipe, TEXTS, guided=True))
-        mine = decode(pipe.vae, z).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(mine, theirs, atol=2e-6)
+        ours = decode_latents(pipe.vae, z).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
 @pytest.mark.parametrize("sampler", [name for name, kind in SAMPLERS.items() if kind in MEMORYLESS])
-def test_a_run_can_begin_in_the_middle(tiny_pipeline: Path, sampler: str) -> None:
+def test_rollout_can_start_at_any_step(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     denoise = Denoiser(pipe.unet, GUIDANCE)
-    whole = fresh(pipe.scheduler, STEPS)
+    whole = with_timesteps(pipe.scheduler, STEPS)
     z = initial_latents([1], (4, 8, 8)) * whole.init_noise_sigma
     with torch.no_grad():
         c = encode_prompts(pipe, TEXTS[:1], guided=True)
         before, after = Rollout(denoise, whole, whole.timesteps).split(2)
         middle = before.run(z, c)
-        begun = fresh(pipe.scheduler, STEPS, 2)
+        begun = with_timesteps(pipe.scheduler, STEPS, 2)
         again = Rollout(denoise, begun, begun.timesteps[2:]).run(middle, c)
         assert torch.equal(again, after.run(middle, c))
 
 
-def test_the_denoiser_counts_its_work(pipe: Any, start: Tensor) -> None:
+def test_denoiser_counts_its_work(pipe: Any, start: Tensor) -> None:
     steps = rollout(pipe)
     with torch.no_grad():
         steps.run(start, encode_prompts(pipe, TEXTS, guided=True))
-    denoise: Any = steps.denoise
+    denoise: Any = steps.denoiser
     assert (denoise.calls, denoise.graphs) == (2 * 2 * LAST, 0)
     steps.run(start, encode_prompts(pipe, TEXTS, guided=True))
     assert (denoise.calls, denoise.graphs) == (4 * 2 * LAST, 2 * 2 * LAST)
     again = rollout(pipe, checkpointed=True)
     c = encode_prompts(pipe, TEXTS, guided=True).leaf()
     torch.autograd.grad(again.run(start, c).sum(), c.tensors)
-    counted: Any = again.denoise
-    assert (counted.calls, counted.graphs) == (2 * 4 * LAST, 4 * LAST)  # made twice, walked back once
+    counted: Any = again.denoiser
+    assert (counted.calls, counted.graphs) == (2 * 4 * LAST, 4 * LAST)  # computed twice, one backward pass

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 
 from rewards.verification.official.environment import official_python
 from tcbench.errors import ConfigError
-from textcraftor.config import TrainConfig
+from textcraftor.config import TrainableSettings
 from textcraftor.diffusion.conditioning import replace_encoders
 from textcraftor.diffusion.pipeline import MICRO, load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.export import ADAPTERS, export_adapters, export_diffusers, export_single_file
-from textcraftor.tuned import Tuned
+from textcraftor.tuned import TunedPipeline
 
 SCHEDULE = Schedule("ddim", 3, 3.0)
 TEXTS = ["a cat", "a dog"]
@@ -48,12 +48,12 @@ def pipe(tiny_pipeline: Path) -> Any:
     return load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
 
 
-def tune(pipe: Any, folder: Path, change: float = 0.3, **settings: Any) -> Tuned:
+def tune(pipe: Any, folder: Path, change: float = 0.3, **settings: Any) -> TunedPipeline:
     """As if it had been trained: every trained weight is moved, and the result saved."""
-    tuned = Tuned(pipe, TrainConfig("tiny", rewards="world-pick=1", **settings), guided=True)
+    tuned = TunedPipeline(pipe, TrainableSettings(**settings), guided=True)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for parameter in tuned.trained().values():
+        for parameter in tuned.trained_parameters().values():
             parameter.add_(change * torch.randn(parameter.shape, generator=generator))
     tuned.save(folder)
     return tuned
@@ -117,7 +117,7 @@ def test_diffusers_of_2024_generates_the_same(tmp_path: Path) -> None:
 def test_adapters_are_loaded_by_diffusers(
     pipe: Any, tiny_pipeline: Path, tmp_path: Path, trains: tuple[str, ...]
 ) -> None:
-    tuned = tune(pipe, tmp_path / "tuned", lora_rank=2, trains=trains)
+    tuned = tune(pipe, tmp_path / "tuned", lora_rank=2, parts=trains)
     mine = drawn(tuned.pipeline)
     export_adapters(tmp_path / "tuned", tmp_path / "lora")
     theirs = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
@@ -133,7 +133,7 @@ def test_merged_adapters_equal_the_adapted_encoder(pipe: Any, tiny_pipeline: Pat
     plain = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
     image = drawn(replace_encoders(plain, {"text_encoder": merged}))
     np.testing.assert_allclose(image, drawn(tuned.pipeline), atol=1e-5)
-    assert tuned.trained().keys() == {
+    assert tuned.trained_parameters().keys() == {
         k for k, p in tuned.named_parameters() if "lora" in k and p.requires_grad
     }
 
@@ -165,7 +165,7 @@ def test_existing_files_are_not_overwritten(pipe: Any, tiny_pipeline: Path, tmp_
 
 
 def test_saving_does_not_change_the_trained_model(pipe: Any, tmp_path: Path) -> None:
-    tuned = Tuned(pipe, TrainConfig("tiny", rewards="world-pick=1", lora_rank=2), guided=True)
+    tuned = TunedPipeline(pipe, TrainableSettings(lora_rank=2), guided=True)
     before = copy.deepcopy(tuned.state_dict())
     tuned.save(tmp_path / "tuned")
     after = tuned.state_dict()

@@ -12,12 +12,12 @@ from leaderboards.run_state import RunState
 from tcbench.progress import Silent
 from textcraftor.config import make_config
 from textcraftor.io.checkpoint import VALIDATION, TrainFolder
-from textcraftor.train import train
+from textcraftor.training import train
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
 def test_a_minute_of_training_raises_the_trained_rewards(tmp_path: Path) -> None:
-    config = make_config("micro", profile="quick", rewards="world-aesthetic=1,world-hps=1")
+    config = make_config("micro", profile="quick", overrides={"rewards.mix": "world-aesthetic=1,world-hps=1"})
     done = train(config, tmp_path / "tuned", device="cpu")
     assert done.updates == 12
     last = TrainFolder(tmp_path / "tuned").rows(VALIDATION)[-1]

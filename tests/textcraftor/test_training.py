@@ -1,4 +1,4 @@
-"""The training loop on the tiny pipeline: it learns, resumes to the bit, and says what is wrong."""
+"""The training loop on a tiny pipeline: it learns, resumes bit-identically, and reports errors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ import rewards
 from rewards import WrongRole
 from tcbench.cells import ONE_CORE
 from tcbench.errors import ConfigError
-from textcraftor.algorithms.goal import NotFinite
 from textcraftor.config import TrainConfig, make_config
 from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
-from textcraftor.train import train
-from textcraftor.validation import Validation, chosen
+from textcraftor.training import NotFinite, train
+from textcraftor.validation import Validation, select_checkpoint
 
 # inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -35,7 +34,7 @@ from rewards import Reward, RewardInfo, register
 
 @register(RewardInfo("train-red", uses_prompt=False))
 class Red(Reward):
-    """How red a picture is."""
+    """How red an image is."""
     def _score(self, pixels, prompts):
         return pixels[:, 0].mean((1, 2)) - pixels[:, 1:].mean((1, 2, 3))
 
@@ -46,7 +45,7 @@ class Bright(Reward):
 
 @register(RewardInfo("train-broken"))
 class Broken(Reward):
-    """No number for dogs."""
+    """NaN for dogs."""
     def _score(self, pixels, prompts):
         scores = pixels.mean((1, 2, 3))
         return scores * pixels.new_tensor([float("nan") if "dog" in p else 1.0 for p in prompts])
@@ -55,8 +54,8 @@ class Broken(Reward):
 REWARD = "Red"
 PROMPTS = ["a cat", "a dog", "a hen", "a cow", "a pig", "a fox"]
 CONFIG = {
-    "steps": 4, "tuned_steps": 2, "drawn_tuned_steps": 3, "guidance": 3.0, "batch": 4, "updates": 4,
-    "lr": 1e-3, "validate_every": 2, "validation_prompts": 4, "save_every": 1,
+    "steps": 4, "tuned_steps": 2, "eval_tuned_steps": 3, "guidance": 3.0, "batch": 4, "updates": 4,
+    "lr": 1e-3, "every": 2, "prompt_count": 4, "save_every": 1,
 }  # fmt: skip
 
 
@@ -72,11 +71,11 @@ def same(a: Path, b: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_the_reward_rises_and_everything_is_written_down(
+def test_training_raises_the_reward_and_logs_everything(
     config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    done = train(config_for(updates=12, validate_every=12), out, device="cpu")
+    done = train(config_for(updates=12, every=12), out, device="cpu")
     assert (done.updates, done.best) == (12, 12)
     folder = TrainFolder(out)
     lines = folder.rows(LOG)
@@ -87,22 +86,22 @@ def test_the_reward_rises_and_everything_is_written_down(
     first, last = folder.rows(VALIDATION)
     assert (first["update"], last["update"]) == (0, 12)
     _, low, _ = last["changes"]["trained"]
-    assert low > 0  # what was trained for is there, on fixed prompts and noises
+    assert low > 0  # on fixed prompts and noises
     assert last["drift"] > 0 == first["drift"]
     assert sorted(path.name for path in (out / "samples").iterdir()) == ["000000.png", "000012.png"]
     record = json.loads((out / "train.json").read_text())
-    assert record["config"]["lr"] == 1e-3
+    assert record["config"]["optimiser"]["lr"] == 1e-3
     assert len(record["environments"]) == 1
     checkpoint = folder.newest()
     assert checkpoint is not None
     ledger = checkpoint.record["ledger"]
-    # a sample: two branches x (2 prefix + 2 tuned) steps, and a backward pass of the tuned ones
+    # a sample: two guidance branches x (2 prefix + 2 tuned) steps, and backward passes of the tuned ones
     assert ledger["unet_forwards"] == 48 * 2 * 4
     assert ledger["unet_backwards"] == 48 * 2 * 2
     assert (ledger["reward_calls"], ledger["decodes"], ledger["skipped"]) == (48, 48, 0)
 
 
-def test_nothing_but_the_text_encoder_has_changed(
+def test_only_the_text_encoder_changes(
     config_for: Callable[..., TrainConfig], tmp_path: Path, tiny_pipeline: Path
 ) -> None:
     train(config_for(updates=1), tmp_path / "out", device="cpu")
@@ -115,7 +114,7 @@ def test_nothing_but_the_text_encoder_has_changed(
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "lr_schedule": "cosine"}, {"lora_rank": 2}])
-def test_stopping_and_going_on_ends_with_the_same_weights(
+def test_resume_gives_identical_weights(
     config_for: Callable[..., TrainConfig], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -149,7 +148,9 @@ def test_stopping_and_going_on_ends_with_the_same_weights(
     assert TrainFolder(parts).rows(VALIDATION) == TrainFolder(whole).rows(VALIDATION)
 
 
-def test_a_warm_prefix_cache_changes_nothing(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+def test_prefix_cache_gives_identical_weights_for_less_work(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
     settings = {"noises": 1, "prefix_cache": str(tmp_path / "cache"), "batch": 6}
     for name in ("cold", "warm"):
         train(config_for(**settings), tmp_path / name, device="cpu")
@@ -157,11 +158,11 @@ def test_a_warm_prefix_cache_changes_nothing(config_for: Callable[..., TrainConf
     assert same(tmp_path / "cold", tmp_path / "warm")
     last = [TrainFolder(tmp_path / name).newest() for name in ("cold", "warm", "none")]
     spent = [found.record["ledger"]["unet_forwards"] for found in last if found]
-    # four epochs: the prefix is run in all, in the first, in none
+    # four epochs; the prefix is sampled in the first epoch, in none, in all
     assert spent == [2 * (6 * 2 + 24 * 2), 2 * 24 * 2, 2 * 24 * 4]
 
 
-def test_gradients_are_accumulated_to_those_of_the_whole_batch(
+def test_micro_batches_give_the_gradient_of_the_whole_batch(
     config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     train(config_for(updates=1, clip=0.0), tmp_path / "whole", device="cpu")
@@ -173,31 +174,31 @@ def test_gradients_are_accumulated_to_those_of_the_whole_batch(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"estimator": "truncation"},
-        {"estimator": "one-step"},
-        {"estimator": "low-variance"},
-        {"estimator": "conditioning"},
+        {"algorithm": "truncation"},
+        {"algorithm": "one-step"},
+        {"algorithm": "low-variance"},
+        {"algorithm": "conditioning"},
         {"checkpointing": True},
         {"sampler": "dpm++2m"},
-        {"reward_pool": 8},
+        {"pool": 8},
         {"decode_slice": 1},
         {"tune_null": False},
         {"drift_penalty": 1.0},
         {"precision": "bfloat16"},
-        {"trains": ("unet",), "estimator": "detached-chain"},
-        {"trains": ("text_encoder", "unet"), "lora_rank": 2},
+        {"parts": ("unet",), "algorithm": "detached-chain"},
+        {"parts": ("text_encoder", "unet"), "lora_rank": 2},
         {"offload": True},
     ],
     ids=str,
 )
-def test_every_way_of_training_raises_the_reward(
+def test_every_estimator_and_setting_raises_the_reward(
     config_for: Callable[..., TrainConfig], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    train(config_for(updates=8, validate_every=8, **changes), tmp_path / "out", device="cpu")
+    train(config_for(updates=8, every=8, **changes), tmp_path / "out", device="cpu")
     assert TrainFolder(tmp_path / "out").rows(VALIDATION)[-1]["changes"]["trained"][0] > 0
 
 
-def test_direct_fine_tuning_learns_from_pairs(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+def test_direct_fine_tuning_trains_on_pairs(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
     from PIL import Image
 
     folder = tmp_path / "pairs"
@@ -207,20 +208,20 @@ def test_direct_fine_tuning_learns_from_pairs(config_for: Callable[..., TrainCon
         Image.new("RGB", (20, 24), (40 * number, 100, 90)).save(folder / f"{number}.png")
         lines.append(json.dumps({"file_name": f"{number}.png", "text": text}))
     (folder / "metadata.jsonl").write_text("\n".join(lines))
-    made = config_for(estimator="direct", pairs=str(folder), prompts="", updates=8, validate_every=8)
+    made = config_for(algorithm="direct", pairs=str(folder), prompts="", updates=8, every=8)
     train(made, tmp_path / "out", device="cpu")
     rows = TrainFolder(tmp_path / "out").rows(LOG)
-    assert rows[-1]["unet"] == 8 * 4 * 2 * 2  # one guided call a sample, and its way back
+    assert rows[-1]["unet"] == 8 * 4 * 2 * 2  # one guided call a sample, forward and backward
     (folder / "0.png").write_bytes(b"no picture")
     with pytest.raises(ConfigError, match=r"cannot read .*0\.png"):
         train(made, tmp_path / "again", device="cpu")
 
 
-def test_the_second_stage_begins_with_the_tuned_encoder(
+def test_second_stage_starts_from_the_tuned_encoder(
     config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     train(config_for(), tmp_path / "first", device="cpu")
-    second = config_for(trains=("unet",), start=str(tmp_path / "first" / "best"), updates=1)
+    second = config_for(parts=("unet",), start=str(tmp_path / "first" / "best"), updates=1)
     train(second, tmp_path / "second", device="cpu")
     tuned = load_file(tmp_path / "first" / "best" / "text_encoder" / "model.safetensors")
     kept = weights(tmp_path / "second")
@@ -228,7 +229,7 @@ def test_the_second_stage_begins_with_the_tuned_encoder(
     assert (tmp_path / "second" / "best" / "unet" / "config.json").is_file()
 
 
-def test_with_averaging_what_is_validated_is_what_is_saved(
+def test_averaged_weights_are_validated_and_saved(
     config_for: Callable[..., TrainConfig], tmp_path: Path, tiny_pipeline: Path
 ) -> None:
     train(config_for(ema=0.9, lr=1e-2), tmp_path / "out", device="cpu")
@@ -240,10 +241,10 @@ def test_with_averaging_what_is_validated_is_what_is_saved(
     assert again["drift"] == pytest.approx(row["drift"], rel=1e-3)
 
 
-def test_half_precision_leaves_what_is_not_yet_trained_as_it_was(
+def test_bfloat16_keeps_trained_weights_in_float32(
     config_for: Callable[..., TrainConfig], tmp_path: Path, tiny_pipeline: Path
 ) -> None:
-    made = config_for(precision="bfloat16", lr=0.0, updates=1, weight_decay=0.0, validate_every=0)
+    made = config_for(precision="bfloat16", lr=0.0, updates=1, weight_decay=0.0, every=0)
     train(made, tmp_path / "out", device="cpu")
     before = load_file(tiny_pipeline / "text_encoder" / "model.safetensors")
     after = weights(tmp_path / "out")
@@ -253,60 +254,66 @@ def test_half_precision_leaves_what_is_not_yet_trained_as_it_was(
 
 
 def test_warmup_raises_the_learning_rate(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    train(config_for(warmup=4, validate_every=0), tmp_path / "out", device="cpu")
+    train(config_for(warmup=4, every=0), tmp_path / "out", device="cpu")
     rates = [row["lr"] for row in TrainFolder(tmp_path / "out").rows(LOG)]
     assert rates == pytest.approx([0, 0.25e-3, 0.5e-3, 0.75e-3])
 
 
-def test_without_validation_prompts_the_newest_checkpoint_is_kept(
+def test_without_validation_the_newest_checkpoint_is_best(
     config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
-    assert train(config_for(validation=""), tmp_path / "out", device="cpu").best == 4
-    with pytest.raises(ConfigError, match="nothing to choose checkpoints on by world-siglip"):
-        train(config_for(validation="", selection="world-siglip"), tmp_path / "chosen", device="cpu")
+    assert train(config_for(validation_prompts=""), tmp_path / "out", device="cpu").best == 4
+    with pytest.raises(ConfigError, match='selection_reward = "world-siglip" requires validation'):
+        train(
+            config_for(validation_prompts="", selection_reward="world-siglip"),
+            tmp_path / "chosen",
+            device="cpu",
+        )
 
 
 # what goes wrong
 
 
-def test_a_score_that_is_no_number_is_left_out_of_validation(
+def test_validation_ignores_scores_that_are_not_finite(
     config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
 ) -> None:
-    train(config_for(rewards=f"{toys}:Broken=1", batch=6), tmp_path / "out", device="cpu")
+    train(config_for(mix=f"{toys}:Broken=1", batch=6), tmp_path / "out", device="cpu")
     row = TrainFolder(tmp_path / "out").rows(VALIDATION)[-1]
     assert [value is None for value in row["scores"]["trained"]] == [False, True, False, False]  # the dog
     assert row["means"]["trained"] is not None
     (tmp_path / "dogs.txt").write_text("a dog\n")
-    made = config_for(rewards=f"{toys}:Broken=1", validation=str(tmp_path / "dogs.txt"))
+    made = config_for(mix=f"{toys}:Broken=1", validation_prompts=str(tmp_path / "dogs.txt"))
     train(made, tmp_path / "dogs", device="cpu")
     assert TrainFolder(tmp_path / "dogs").rows(VALIDATION)[-1]["changes"]["trained"] == [None] * 3
 
 
-def test_other_prompts_are_another_run(
+def test_resume_with_other_prompts_is_refused(
     config_for: Callable[..., TrainConfig], tmp_path: Path, prompts: Path
 ) -> None:
-    train(config_for(updates=1, validate_every=0), tmp_path / "out", device="cpu")
+    train(config_for(updates=1, every=0), tmp_path / "out", device="cpu")
     prompts.write_text("a cat\n")
-    with pytest.raises(ConfigError, match=r"another training run \(another prompts\)"):
-        train(config_for(updates=2, validate_every=0), tmp_path / "out", device="cpu")
+    with pytest.raises(ConfigError, match=r"another training run \(different prompts\)"):
+        train(config_for(updates=2, every=0), tmp_path / "out", device="cpu")
 
 
-def test_a_damaged_state_is_named(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    train(config_for(updates=1, validate_every=0), tmp_path / "out", device="cpu")
+def test_damaged_state_is_reported(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    train(config_for(updates=1, every=0), tmp_path / "out", device="cpu")
     state = tmp_path / "out" / "checkpoints" / "000001" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:50])
     with pytest.raises(ConfigError, match=r"state\.safetensors is damaged .* remove"):
-        train(config_for(updates=2, validate_every=0), tmp_path / "out", device="cpu")
+        train(config_for(updates=2, every=0), tmp_path / "out", device="cpu")
 
 
-def test_a_tuned_unet_is_not_lost(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    train(config_for(trains=("unet",), updates=1, validate_every=0), tmp_path / "unet", device="cpu")
+def test_start_from_a_tuned_unet_requires_training_it(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    train(config_for(parts=("unet",), updates=1, every=0), tmp_path / "unet", device="cpu")
     start = str(tmp_path / "unet" / "best")
     with pytest.raises(ValueError, match="has a tuned UNet, which would be lost"):
         train(config_for(start=start), tmp_path / "out", device="cpu")
 
 
-def test_what_is_not_finite_is_left_out_and_named(
+def test_samples_that_are_not_finite_are_skipped_and_reported(
     config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
 ) -> None:
     notes: list[str] = []
@@ -317,22 +324,20 @@ def test_what_is_not_finite_is_left_out_and_named(
         def note(self, message: str) -> None:
             notes.append(message)
 
-    made = config_for(rewards=f"{toys}:Broken=1", validate_every=0, batch=6, updates=2)
+    made = config_for(mix=f"{toys}:Broken=1", every=0, batch=6, updates=2)
     train(made, tmp_path / "out", device="cpu", progress=Notes())
     rows = TrainFolder(tmp_path / "out").rows(LOG)
     assert rows[-1]["skipped"] == 2  # the dog, in each epoch
     assert rows[-1]["trained"] is not None
-    assert any("'a dog' is not finite" in note for note in notes)
+    assert any("skipped 'a dog'" in note for note in notes)
     assert all(bool(value.isfinite().all()) for value in weights(tmp_path / "out").values())
 
 
-def test_a_run_of_nothing_but_nans_ends(
+def test_run_ends_when_no_sample_is_finite(
     config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
 ) -> None:
     (tmp_path / "dogs.txt").write_text("a dog\n")
-    made = config_for(
-        rewards=f"{toys}:Broken=1", prompts=str(tmp_path / "dogs.txt"), validate_every=0, updates=50
-    )
+    made = config_for(mix=f"{toys}:Broken=1", prompts=str(tmp_path / "dogs.txt"), every=0, updates=50)
     with pytest.raises(NotFinite, match=r"the last 20 samples .* such as 'a dog'"):
         train(made, tmp_path / "out", device="cpu")
 
@@ -340,18 +345,18 @@ def test_a_run_of_nothing_but_nans_ends(
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"rewards": "world-oracle=1"}, WrongRole, "world-oracle has the role 'judge'"),
-        ({"rewards": "jpeg-compressibility=1"}, ConfigError, "jpeg-compressibility has no gradient"),
-        ({"rewards": ""}, ConfigError, "no rewards to maximise"),
-        ({"selection": "world-oracle"}, WrongRole, "role 'judge'"),
-        ({"trains": ("text_encoder_2",)}, ConfigError, "has no text_encoder_2 to train"),
+        ({"mix": "world-oracle=1"}, WrongRole, "world-oracle has the role 'judge'"),
+        ({"mix": "jpeg-compressibility=1"}, ConfigError, "jpeg-compressibility has no gradient"),
+        ({"mix": ""}, ConfigError, "no rewards to maximise"),
+        ({"selection_reward": "world-oracle"}, WrongRole, "role 'judge'"),
+        ({"parts": ("text_encoder_2",)}, ConfigError, "has no text_encoder_2"),
         ({"sampler": "dpm++2m", "prefix_cache": "cache"}, ConfigError, "remembers earlier steps"),
-        ({"trains": ("unet",), "prefix_cache": "cache"}, ConfigError, "no frozen prefix to keep"),
+        ({"parts": ("unet",), "prefix_cache": "cache"}, ConfigError, "requires a frozen prefix"),
         ({"calibration": "none.json"}, ValueError, "is not a calibration file"),
-        ({"sampler": "euler", "estimator": "one-step"}, ValueError, "need the sampler ddim"),
+        ({"sampler": "euler", "algorithm": "one-step"}, ValueError, "need the sampler ddim"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line(
+def test_impossible_settings_are_refused_with_one_line(
     config_for: Callable[..., TrainConfig],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -361,61 +366,60 @@ def test_what_cannot_be_is_said_in_a_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
-        train(config_for(validate_every=0, **changes), tmp_path / "out", device="cpu")
+        train(config_for(every=0, **changes), tmp_path / "out", device="cpu")
 
 
-def test_a_reward_cannot_choose_its_own_checkpoints(
+def test_trained_reward_cannot_select_checkpoints(
     config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
 ) -> None:
     with pytest.raises(ConfigError, match="is trained on"):
-        train(config_for(selection=f"{toys}:Red"), tmp_path / "out", device="cpu")
+        train(config_for(selection_reward=f"{toys}:Red"), tmp_path / "out", device="cpu")
 
 
-def test_a_folder_of_another_run_is_left_alone(
+def test_folder_of_another_run_is_not_overwritten(
     config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     train(config_for(updates=1), out, device="cpu")
     before = weights(out)
-    with pytest.raises(ConfigError, match=r"another training run \(lr 0.001, now 0.1\)"):
+    with pytest.raises(ConfigError, match=r"another training run \(optimiser.lr was 0.001, is now 0.1\)"):
         train(config_for(updates=1, lr=0.1), out, device="cpu")
     assert all(torch.equal(value, before[name]) for name, value in weights(out).items())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "photo.png").write_bytes(b"")
-    with pytest.raises(ConfigError, match="holds other things"):
+    with pytest.raises(ConfigError, match="is not empty and is not a training run"):
         train(config_for(), tmp_path / "other", device="cpu")
 
 
-def test_out_of_memory_says_which_knob(
+def test_out_of_memory_error_names_settings_that_help(
     config_for: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr("textcraftor.algorithms.objective.Objective.forward", fail)
+    monkeypatch.setattr("textcraftor.algorithms.gradient.GradientAlgorithm.step", fail)
     with pytest.raises(
-        ConfigError, match=r"lower micro_batch.*checkpointing = true.*the last checkpoint is whole"
+        ConfigError, match=r"lower memory.micro_batch.*checkpointing = true.*the last checkpoint is intact"
     ):
-        train(config_for(validate_every=0), tmp_path / "out", device="cpu")
+        train(config_for(every=0), tmp_path / "out", device="cpu")
 
 
-def test_a_damaged_checkpoint_is_named(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_reported(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
     out = tmp_path / "out"
     train(config_for(updates=2), out, device="cpu")
     (out / "checkpoints" / "000002" / "checkpoint.json").write_text("{")
-    with pytest.raises(ConfigError, match="000002 is no checkpoint"):
+    with pytest.raises(ConfigError, match="000002 is not a checkpoint"):
         train(config_for(updates=3), out, device="cpu")
 
 
-def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
+def test_resume_after_sigkill_gives_identical_weights(
     config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
-    """All of it in processes that are alike but for the kill."""
+    """In processes that differ by the kill only."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     script = (
-        "import json, sys; from textcraftor.train import TrainConfig, train;"
-        "v = json.loads(sys.argv[1]); v['trains'] = tuple(v['trains']); v['trackers'] = ();"
-        "train(TrainConfig(**v), sys.argv[2], device='cpu')"
+        "import json, sys; from textcraftor.training import TrainConfig, train;"
+        "train(TrainConfig.from_record(json.loads(sys.argv[1])), sys.argv[2], device='cpu')"
     )
     asked = json.dumps(asdict(config_for(updates=6)))
     plain = [sys.executable, "-W", "ignore", "-c", script, asked]
@@ -426,7 +430,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while len(TrainFolder(killed).rows(LOG)) < updates and time.monotonic() < deadline:
-            assert process.poll() is None, "it ended by itself before it could be killed"
+            assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -434,13 +438,13 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
     assert same(whole, killed)
 
 
-def test_profiles_of_the_embedded_pipeline_are_ready_to_run() -> None:
+def test_default_profile_of_micro_has_a_selection_reward() -> None:
     made = make_config("micro")
-    assert made.selection == "world-siglip"
-    assert rewards.info(made.selection).role == "selection"
+    assert made.validation.selection_reward == "world-siglip"
+    assert rewards.info(made.validation.selection_reward).role == "selection"
 
 
-def test_an_encoder_of_another_architecture_is_refused(
+def test_start_from_another_architecture_is_refused(
     config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     from textcraftor.diffusion.pipeline import MICRO
@@ -449,10 +453,10 @@ def test_an_encoder_of_another_architecture_is_refused(
         train(config_for(start=str(MICRO)), tmp_path / "out", device="cpu")
 
 
-def test_a_tracker_is_told_every_update(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+def test_trackers_log_every_update(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(config_for(trackers=("tensorboard",), validate_every=0), tmp_path / "out", device="cpu")
+    train(config_for(trackers=("tensorboard",), every=0), tmp_path / "out", device="cpu")
     events = EventAccumulator(str(tmp_path / "out" / "tcbench"))
     events.Reload()
     assert [event.step for event in events.Scalars("grad_norm")] == [1, 2, 3, 4]
@@ -460,26 +464,27 @@ def test_a_tracker_is_told_every_update(config_for: Callable[..., TrainConfig], 
     assert [event.value for event in events.Scalars("grad_norm")] == pytest.approx(logged)
 
 
-def test_the_alarm_ends_a_run_for_good(
+def test_alarm_stops_a_run_for_good(
     config_for: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("textcraftor.train.alarm", lambda now, earlier, name: "too far" if earlier else "")
-    made = config_for(selection="world-siglip", stop_on_alarm=True, updates=6)
+    monkeypatch.setattr(
+        "textcraftor.training.over_optimisation_alarm",
+        lambda now, earlier, name: "too far" if earlier else "",
+    )
+    made = config_for(selection_reward="world-siglip", stop_on_alarm=True, updates=6)
     done = train(made, tmp_path / "out", device="cpu")
     assert (done.updates, done.alarm) == (2, "too far")
     again = train(made, tmp_path / "out", device="cpu")
     assert (again.updates, again.alarm) == (2, "too far")
-    going_on = train(config_for(selection="world-siglip", updates=6), tmp_path / "free", device="cpu")
-    assert going_on.updates == 6
+    without = train(config_for(selection_reward="world-siglip", updates=6), tmp_path / "free", device="cpu")
+    assert without.updates == 6
 
 
-def test_the_checkpoint_is_the_one_that_selection_chose(
-    config_for: Callable[..., TrainConfig], tmp_path: Path
-) -> None:
-    done = train(config_for(selection="world-siglip", updates=6), tmp_path / "out", device="cpu")
+def test_best_is_the_selected_checkpoint(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    done = train(config_for(selection_reward="world-siglip", updates=6), tmp_path / "out", device="cpu")
     rows = TrainFolder(tmp_path / "out").rows(VALIDATION)
-    tuned = [Validation.of(row) for row in rows if row["update"]]
-    assert done.best == chosen(tuned, "world-siglip").update
+    tuned = [Validation.from_row(row) for row in rows if row["update"]]
+    assert done.best == select_checkpoint(tuned, "world-siglip").update
     kept = json.loads((tmp_path / "out" / "best" / "checkpoint.json").read_text())
     assert kept["update"] == done.best
     assert not (tmp_path / "out" / "best" / "state.safetensors").exists()

@@ -1,0 +1,163 @@
+"""What training algorithms share: their interface, the result of an update, and the optimiser step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tcbench.errors import ConfigError
+from textcraftor.algorithms.latent_scores import LatentScores
+from textcraftor.sources import Batch, Sample
+
+TRAINED = "trained"
+"""Name of the reward mix among the scores of a log line or a validation."""
+
+
+class Algorithm(Protocol):
+    """A training method."""
+
+    def step(self, batch: Batch) -> StepResult:
+        """Train on one process's samples of an update."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what the algorithm needs to resume, beside parameters and optimiser."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Resume from what `state` returned."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Result of one update, for the B samples of one process."""
+
+    samples: Sequence[Sample]
+    scores: LatentScores
+    """Rewards of the samples' images."""
+    drift: float
+    """Distance of the embeddings from the original ones (`embedding_drift`), the mean over samples."""
+    grad_norm: float
+    """Norm of the gradient before clipping, the mean over optimiser steps; not finite if one was skipped."""
+    evaluations: int = 1
+    """How often each sample was decoded and scored."""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Further numbers for the log."""
+
+    @property
+    def skipped(self) -> list[Sample]:
+        """Samples that taught nothing: their rewards or gradients, or the whole step, were not finite."""
+        if not math.isfinite(self.grad_norm):
+            return list(self.samples)
+        return [self.samples[row] for row in self.scores.skipped]
+
+    def log_row(self, names: Mapping[str, str]) -> dict[str, float | None]:
+        """Return the means over finite samples for the log; None for a mean over no sample.
+
+        Args:
+            names: Registered name by the reward's name in the mix, which may be a file.
+        """
+        finite = self.scores.finite
+
+        def mean(values: Tensor) -> float | None:
+            kept = values[finite]
+            return float(kept.float().mean()) if len(kept) else None
+
+        row: dict[str, float | None] = {
+            TRAINED: mean(self.scores.total),
+            "grad_norm": self.grad_norm if math.isfinite(self.grad_norm) else None,
+            "drift": self.drift,
+        }
+        for name in self.scores.scores:
+            row[f"reward/{names[name]}"] = mean(self.scores.scores[name])
+            if name in self.scores.gradient_norms:
+                row[f"pull/{names[name]}"] = mean(self.scores.gradient_norms[name])
+        return row | dict(self.extra)
+
+
+class ClippedOptimiser:
+    """An optimiser step: average gradients over processes, clip their norm, step, zero the gradients.
+
+    Args:
+        accelerator: accelerate's handle of the processes.
+        optimiser: Optimiser of ``parameters``.
+        parameters: Trained parameters, in the same order in every process.
+        clip: Largest norm of the gradient; 0: no clipping.
+    """
+
+    def __init__(
+        self,
+        accelerator: Any,
+        optimiser: torch.optim.Optimizer,
+        parameters: Iterable[nn.Parameter],
+        clip: float,
+    ) -> None:
+        self.accelerator, self.optimiser, self.clip = accelerator, optimiser, clip
+        self.parameters = list(parameters)
+
+    def step(self) -> float:
+        """Apply the accumulated gradients and zero them.
+
+        Returns:
+            The norm of the gradient before clipping. If it is not finite, no parameter changes.
+        """
+        average_gradients(self.accelerator, self.parameters)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip if self.clip else float("inf"))
+        # the norm is the same in every process, so that all of them step or none does
+        if norm.isfinite():
+            self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the optimiser's state by the parameter's number and the entry's name."""
+        states = self.optimiser.state_dict()["state"]
+        return {f"{n}.{k}": torch.as_tensor(v) for n, state in states.items() for k, v in state.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Resume from what `state` returned."""
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            index, name = key.split(".", 1)
+            parameter = self.parameters[int(index)]
+            # the fused optimiser requires moments in the memory format of their parameter
+            copied = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+            states.setdefault(int(index), {})[name] = copied
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": states, "param_groups": groups})
+
+
+def average_gradients(accelerator: Any, parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over all processes.
+
+    Once an update, after accumulation, instead of wrapping the model (DistributedDataParallel): the processes
+    then need not agree on which graph is walked, and micro-batches are not synchronised one by one.
+    """
+    if accelerator.num_processes == 1:
+        return
+    for parameter in parameters:
+        # a parameter without a gradient has none in any process: all of them run the same code
+        if parameter.grad is not None:
+            parameter.grad = accelerator.reduce(parameter.grad, "mean")
+
+
+def micro_batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    """Split samples into consecutive parts of ``size``; 0: one part."""
+    size = size or len(samples)
+    return (samples[start : start + size] for start in range(0, len(samples), size))
+
+
+def check_policy_updates(policy_updates: int, samples: int) -> None:
+    """Check that every optimiser step of an update has a sample.
+
+    Raises:
+        ConfigError: If a process has fewer samples than optimiser steps.
+    """
+    if policy_updates > samples:
+        raise ConfigError(
+            f"algorithm.policy_updates is {policy_updates}, but a process has {samples} samples an update; "
+            "lower it, or raise optimiser.batch"
+        )

@@ -1,0 +1,99 @@
+"""Training by the gradient of the reward mix, through the sampling chain (TextCraftor)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from textcraftor.algorithms.base import ClippedOptimiser, StepResult, micro_batches
+from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores, join_scores
+from textcraftor.algorithms.rollouts import RolloutStart
+from textcraftor.config import AlgorithmSettings
+from textcraftor.diffusion.conditioning import embedding_drift
+from textcraftor.diffusion.sampling import ESTIMATORS, UpdateRandom, autocast
+from textcraftor.sources import Batch, Sample
+from textcraftor.tuned import Trainable
+
+
+class GradientAlgorithm:
+    """One optimiser step an update, along an estimate of the reward mix's gradient.
+
+    Source: Li et al. 2024 (TextCraftor), algorithm 1. The estimators are in `textcraftor.diffusion.sampling`.
+
+    Args:
+        trainable: What is trained.
+        start: Generates the latents before the tuned steps.
+        scorer: Decodes and scores latents.
+        optimiser: Optimiser of the trained parameters.
+        settings: Estimator and drift penalty.
+        seed: Seed of the estimators' random numbers.
+        micro_batch: Samples at a time, whose gradients are accumulated; 0: all.
+        precision: Precision of forward passes, "float32" or "bfloat16".
+    """
+
+    def __init__(
+        self,
+        trainable: Trainable,
+        start: RolloutStart,
+        scorer: LatentScorer,
+        optimiser: ClippedOptimiser,
+        settings: AlgorithmSettings,
+        *,
+        seed: int,
+        micro_batch: int = 0,
+        precision: str = "float32",
+    ) -> None:
+        self.trainable, self.start, self.scorer, self.optimiser = trainable, start, scorer, optimiser
+        self.settings, self.seed, self.micro_batch, self.precision = settings, seed, micro_batch, precision
+
+    def step(self, batch: Batch) -> StepResult:
+        """Accumulate the gradients of all samples and make one optimiser step."""
+        scores: list[LatentScores] = []
+        drift, evaluations = 0.0, 1
+        for samples in micro_batches(batch.samples, self.micro_batch):
+            # Each micro-batch counts by its share of the samples, so that the sum of the gradients is that of
+            # the mean loss over the whole batch
+            share = len(samples) / len(batch.samples)
+            loss, part, part_drift = self.loss(samples, batch.update)
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+            evaluations = len(part)
+            scores.append(part[-1].skipping(part))
+            drift += part_drift * len(samples)
+        grad_norm = self.optimiser.step()
+        drift /= len(batch.samples)
+        return StepResult(batch.samples, join_scores(scores), drift, grad_norm, evaluations)
+
+    def loss(self, samples: Sequence[Sample], update: int) -> tuple[Tensor, list[LatentScores], float]:
+        """Compute the mean loss of ``samples``.
+
+        Returns:
+            A scalar whose gradient is the estimate; the scores of each time that latents were scored (more
+            than one for the low-variance estimator); the drift of the embeddings.
+        """
+        texts = [sample.text for sample in samples]
+        evaluations: list[LatentScores] = []
+
+        def reward_gradient(x0: Tensor) -> Tensor:
+            # supervised fine-tuning ("denoising") logs rewards only, so they need not be differentiable
+            supervised = self.settings.name == "denoising"
+            score = self.scorer.score_latents if supervised else self.scorer.score_latents_with_gradient
+            evaluations.append(score(x0, texts))
+            return evaluations[-1].gradient
+
+        with autocast(self.trainable.original.device, self.precision):
+            original, c = self.trainable.encode_original(texts), self.trainable.encode(texts)
+            rollout, z = self.start(samples, original)
+            random = UpdateRandom(self.seed, update, [sample.number for sample in samples])
+            surrogate = ESTIMATORS[self.settings.name](rollout, z, c, reward_gradient, random)
+            drift = embedding_drift(c, original)
+            # the optimiser minimises: minus the mean reward, plus the penalty that keeps c near the original
+            loss = self.settings.drift_penalty * drift - surrogate / len(samples)
+        return loss, evaluations, float(drift.detach())
+
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: the algorithm keeps no state."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Do nothing: the algorithm keeps no state."""

@@ -1,0 +1,95 @@
+"""Where a sample's tuned steps start: latents from noise and the frozen prefix, or from a real image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tcbench.errors import ConfigError
+from textcraftor.algorithms.latent_scores import encode_images
+from textcraftor.diffusion.conditioning import Conditioning
+from textcraftor.diffusion.prefix_cache import PrefixCache
+from textcraftor.diffusion.prompts import initial_latents
+from textcraftor.diffusion.sampling import MEMORYLESS, Denoiser, Rollout, with_timesteps
+from textcraftor.diffusion.schedule import Schedule
+from textcraftor.io.pairs import Pairs
+from textcraftor.sources import Sample
+
+
+class RolloutStart:
+    """Generates the latents before the tuned steps.
+
+    From noise, the first T - K steps are sampled with the original encoder. They carry no gradient and do not
+    depend on the tuned encoder, so a cache can hold their result. With image-text pairs, training starts at
+    the clean latents of each sample's image instead, and the estimator noises them itself.
+
+    Args:
+        denoiser: The UNet with guidance.
+        pipe: The frozen pipeline.
+        latent_shape: (channels, height, width) of one latent.
+        schedule: Sampling steps T and tuned steps K.
+        checkpointed: Whether the tuned steps use gradient checkpointing.
+        cache: Cache of the latents before the tuned steps; None: no cache.
+        pairs: Image-text pairs; None: start from noise.
+
+    Raises:
+        ConfigError: For a cache with a sampler that remembers earlier steps.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        pipe: Any,
+        latent_shape: tuple[int, int, int],
+        schedule: Schedule,
+        checkpointed: bool = False,
+        cache: PrefixCache | None = None,
+        pairs: Pairs | None = None,
+    ) -> None:
+        if cache is not None and type(pipe.scheduler).__name__ not in MEMORYLESS:
+            raise ConfigError(
+                f"memory.prefix_cache keeps latents only, but sampler {schedule.sampler} remembers earlier "
+                'steps; set schedule.sampler to ddim or euler, or memory.prefix_cache to ""'
+            )
+        self.denoiser, self.pipe, self.latent_shape = denoiser, pipe, latent_shape
+        self.steps, self.tuned_steps = schedule.steps, schedule.tuned_steps or schedule.steps
+        self.checkpointed, self.cache, self.pairs = checkpointed, cache, pairs
+
+    def __call__(self, samples: Sequence[Sample], original: Conditioning) -> tuple[Rollout, Tensor]:
+        """Return the tuned steps and the latents (B, C, h, w) before them.
+
+        Args:
+            samples: B samples.
+            original: Their conditioning by the original encoder.
+        """
+        if self.pairs is not None:
+            return self._encode_pairs(self.pairs, samples)
+        if self.cache is None:
+            return self._sample_prefix(samples, original)
+        calls, first = self.denoiser.calls, self.steps - self.tuned_steps
+        latents = self.cache.latents(samples, lambda: self._sample_prefix(samples, original)[1])
+        if self.denoiser.calls == calls:  # all latents were in the cache
+            self.denoiser.saved += first * len(original.embeds)
+        scheduler = with_timesteps(self.pipe.scheduler, self.steps, first, self.pipe.device)
+        rollout = Rollout(self.denoiser, scheduler, scheduler.timesteps[first:], self.checkpointed)
+        return rollout, latents.to(self.pipe.device)
+
+    def _sample_prefix(self, samples: Sequence[Sample], original: Conditioning) -> tuple[Rollout, Tensor]:
+        scheduler = with_timesteps(self.pipe.scheduler, self.steps, device=self.pipe.device)
+        noise = initial_latents([sample.noise_seed for sample in samples], self.latent_shape)
+        z = noise.to(self.pipe.device) * scheduler.init_noise_sigma
+        # One scheduler runs both parts: multistep samplers carry outputs of the prefix into the tuned steps
+        whole = Rollout(self.denoiser, scheduler, scheduler.timesteps, self.checkpointed)
+        # counted from the end: some samplers (PNDM) have more timesteps than steps
+        prefix, tuned = whole.split(len(scheduler.timesteps) - self.tuned_steps)
+        with torch.no_grad():
+            return tuned, prefix.run(z, original)
+
+    def _encode_pairs(self, pairs: Pairs, samples: Sequence[Sample]) -> tuple[Rollout, Tensor]:
+        images = pairs.images([sample.prompt for sample in samples]).to(self.pipe.device)
+        with torch.no_grad():
+            latents = encode_images(self.pipe.vae, images)
+        return Rollout(self.denoiser, self.pipe.scheduler, torch.empty(0), self.checkpointed), latents
