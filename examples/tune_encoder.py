@@ -24,10 +24,12 @@ options = parser.parse_args()
 config = textcraftor.make_config(
     options.model,
     profile=options.profile,
-    rewards=options.rewards,
-    prompts=options.prompts,
-    updates=options.updates,
+    overrides={
+        "rewards.mix": options.rewards,
+        "data.prompts": options.prompts,
+        "optimiser.updates": options.updates,
+    },
 )
-print(f"training {config.model} on {config.rewards}")
+print(f"training {config.model} on {config.rewards.mix}")
 result = textcraftor.train(config, options.out, device=options.device)
 print(f"trained {result.path}; next: tcbench run --model {result.path}")

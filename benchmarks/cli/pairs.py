@@ -12,10 +12,10 @@ def pairs(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for metadata.jsonl.")],
 ) -> None:
-    """Write a run's images with their prompts as pairs, for `tcbench train --set pairs=FOLDER`.
+    """Write a run's images with their prompts as pairs, for `tcbench train --set data.pairs=FOLDER`.
 
-    With `--set estimator=denoising` and a best-of-N run this is supervised fine-tuning on the best images
-    (RAFT); with `--set estimator=direct` it is the direct fine-tuning that TextCraftor is compared with.
+    With `--set algorithm.name=denoising` and a best-of-N run this is supervised fine-tuning on the best
+    images (RAFT); with `--set algorithm.name=direct` it is direct fine-tuning, the baseline of TextCraftor.
     """
     from benchmarks.pairs import write_pairs
     from leaderboards.run_state import RunState

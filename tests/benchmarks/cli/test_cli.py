@@ -404,15 +404,15 @@ def test_trained_model_is_run_mixed_and_exported(
     arguments = [
         "train", "--model", tiny_pipeline, "--out", tmp_path / "tuned", "--prompts", prompt_file,
         "--device", "cpu", "--rewards", f"{toy_rewards}:Brightness=1", "--updates", "2",
-        "--set", "batch=2", "--set", "steps=2", "--set", "tuned_steps=1", "--set", "drawn_tuned_steps=1",
-        "--set", "validate_every=0",
+        "--set", "optimiser.batch=2", "--set", "schedule.steps=2", "--set", "schedule.tuned_steps=1",
+        "--set", "validation.eval_tuned_steps=1", "--set", "validation.every=0",
     ]  # fmt: skip
     code, out, err = tcbench(*arguments)
     assert code == 0, err
-    assert re.search(r"trained: \S+/tuned  2 updates, the checkpoint after 2 is used", out)
+    assert re.search(r"trained: \S+/tuned  2 updates; selected the checkpoint after 2", out)
     assert "next: tcbench run --model" in out
     code, out, _ = tcbench(*arguments, "--dry-run", "--json")
-    assert (code, json.loads(out)["batch"]) == (0, 2)
+    assert (code, json.loads(out)["optimiser"]["batch"]) == (0, 2)
     run = ["run", "--model", tmp_path / "tuned", "--prompts", prompt_file, "--limit", "2", "--device", "cpu",
            "--rewards", f"{toy_rewards}:Brightness", "--out", tmp_path / "runs"]  # fmt: skip
     code, out, err = tcbench(*run)
@@ -427,4 +427,7 @@ def test_trained_model_is_run_mixed_and_exported(
     assert (code, err.count("\n")) == (1, 1)
     code, out, err = tcbench(*arguments, "--set", "learning_rate=1")
     assert code == 2
-    assert "unknown field in --set 'learning_rate'" in err
+    assert "unknown key 'learning_rate'" in err
+    code, out, err = tcbench(*arguments, "--set", "lr=1")
+    assert code == 1
+    assert "'lr' is now 'optimiser.lr'" in err
