@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, field
+from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -12,10 +11,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tcbench.errors import ConfigError, UnknownName
-from tcbench.settings import build, merge, one_of, parse_assignment, read_toml, rename_keys, settings
+from tcbench.settings import build, merge, one_of, parse_assignment, read_toml, settings
 from textcraftor.diffusion.models import find_model
 from textcraftor.diffusion.schedule import Schedule
-from textcraftor.sources import RENAMED_SOURCES
+from textcraftor.old_names import OLD_NAMES, current_layout, nest_settings
 
 ON_PAIRS = ("direct", "denoising")
 """Algorithms that need real images."""
@@ -222,130 +221,7 @@ class TrainConfig:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> TrainConfig:
         """Read the configuration of a train.json, also of the flat layout of earlier versions."""
-        return build(cls, _current_layout(record), source="train.json")
-
-
-OLD_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "rewards": "rewards.mix",
-        "calibration": "rewards.calibration",
-        "reward_pool": "rewards.pool",
-        "prompts": "data.prompts",
-        "pairs": "data.pairs",
-        "noises": "data.noises",
-        "group": "data.group",
-        "trains": "trainable.parts",
-        "lora_rank": "trainable.lora_rank",
-        "start": "trainable.start",
-        "rewriter": "trainable.rewriter",
-        "tune_null": "trainable.tune_null",
-        "sampler": "schedule.sampler",
-        "steps": "schedule.steps",
-        "tuned_steps": "schedule.tuned_steps",
-        "guidance": "schedule.guidance",
-        "size": "schedule.size",
-        "spacing": "schedule.spacing",
-        "eta": "schedule.eta",
-        "updates": "optimiser.updates",
-        "batch": "optimiser.batch",
-        "lr": "optimiser.lr",
-        "lr_schedule": "optimiser.lr_schedule",
-        "warmup": "optimiser.warmup",
-        "weight_decay": "optimiser.weight_decay",
-        "clip": "optimiser.clip",
-        "ema": "optimiser.ema",
-        "estimator": "algorithm.name",
-        "drift_penalty": "algorithm.drift_penalty",
-        "policy_updates": "algorithm.policy_updates",
-        "ratio_clip": "algorithm.ratio_clip",
-        "validation": "validation.prompts",
-        "validation_prompts": "validation.prompt_count",
-        "validate_every": "validation.every",
-        "selection": "validation.selection_reward",
-        "stop_on_alarm": "validation.stop_on_alarm",
-        "drawn_tuned_steps": "validation.eval_tuned_steps",
-        "micro_batch": "memory.micro_batch",
-        "precision": "memory.precision",
-        "checkpointing": "memory.checkpointing",
-        "decode_slice": "memory.decode_slice",
-        "compile": "memory.compile",
-        "offload": "memory.offload",
-        "prefix_cache": "memory.prefix_cache",
-        "prefix_gigabytes": "memory.prefix_gigabytes",
-        "method": "logging.method",
-        "save_every": "logging.save_every",
-        "keep": "logging.keep",
-        "trackers": "logging.trackers",
-    }
-)
-"""Flat names of earlier versions and the names that replaced them: for records, and for errors."""
-
-NOT_DECISIVE = (
-    "logging.method", "logging.save_every", "logging.keep", "logging.trackers", "optimiser.updates",
-    "memory.prefix_cache", "memory.prefix_gigabytes", "memory.offload",
-)  # fmt: skip
-"""Fields that may change when a run is resumed: they do not change its weights."""
-
-
-def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Compare the configurations of two train.json records in whatever layout.
-
-    Returns:
-        A phrase for each field that decides the weights and differs. A field that one of them lacks is at
-        its default there, as it was before the field existed.
-    """
-    was, now = _decisive(old), _decisive(new)
-    return [
-        f"{name} was {was.get(name)!r}, is now {now.get(name)!r}"
-        for name in {**was, **now}
-        if was.get(name) != now.get(name)
-    ]
-
-
-def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the weights by dotted name; names that no longer exist are kept."""
-    values = _flat(_current_layout(record))
-    known = set(_flat(asdict(TrainConfig(""))))
-    config = build(TrainConfig, _nested({k: v for k, v in values.items() if k in known}), source="train.json")
-    # a decaying learning rate ends at the last update, so that their number decides the weights too
-    free = set(NOT_DECISIVE) - (
-        set() if config.optimiser.lr_schedule == "constant" else {"optimiser.updates"}
-    )
-    gone = {name: value for name, value in values.items() if name not in known}
-    decisive = {name: value for name, value in _flat(asdict(config)).items() if name not in free}
-    return dict(json.loads(json.dumps(decisive | gone)))
-
-
-def _current_layout(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring the configuration of an earlier version's record into the groups of this one."""
-    values = _flat(rename_keys(record, OLD_NAMES))
-    for name in ("data.prompts", "validation.prompts"):
-        if name in values:
-            values[name] = RENAMED_SOURCES.get(values[name], values[name])
-    if values.get("schedule.guidance", 0.0) is None:  # "the model's own"
-        values["schedule.guidance"] = find_model(record["model"]).guidance
-    return _nested(values)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one mapping with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping with dotted names as nested mappings."""
-    nested: dict[str, Any] = {}
-    for name, value in values.items():
-        for key in reversed(name.split(".")):
-            value = {key: value}
-        nested = merge(nested, value)
-    return nested
+        return build(cls, current_layout(record), source="train.json")
 
 
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -443,11 +319,11 @@ def make_config(
         raise UnknownName("profile", profile, PROFILES)
     base = find_model(model)
     own = {"schedule.guidance": base.guidance, "schedule.tuned_steps": 5, **base.training}
-    values = _nested({"model": model, **own, **PROFILES[profile]})
+    values = nest_settings({"model": model, **own, **PROFILES[profile]})
     if file is not None:
         values = merge(values, read_toml(file))
     values = merge(values, *map(parse_assignment, settings))
-    values = merge(values, _nested({name: v for name, v in overrides.items() if v is not None}))
+    values = merge(values, nest_settings({name: v for name, v in overrides.items() if v is not None}))
     sources = [str(file)] * (file is not None) + ["--set"] * bool(settings)
     return build(TrainConfig, values, source=" and ".join(sources), renamed=OLD_NAMES)
 
@@ -484,6 +360,11 @@ def _check(config: TrainConfig) -> None:
     batch, group = config.optimiser.batch, config.data.group
     if batch % group:
         raise ConfigError(f"optimiser.batch = {batch} is not a multiple of data.group = {group}")
+    if config.memory.prefix_cache and ("unet" in parts or pairs):
+        raise ConfigError(
+            "memory.prefix_cache requires a frozen prefix, which a trained UNet and data.pairs do not have; "
+            'set memory.prefix_cache = ""'
+        )
     _check_rewriting(config)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -39,15 +39,12 @@ from textcraftor.algorithms.rewriter import RewriterAlgorithm, RewriterPolicy
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import (
     WITHOUT_GRADIENT,
-    OptimiserSettings,
-    TrainableSettings,
     TrainConfig,
-    ValidationSettings,
 )
 from textcraftor.diffusion import pipeline as pipelines
 from textcraftor.diffusion.devices import find_device
 from textcraftor.diffusion.models import find_model
-from textcraftor.diffusion.prefix_cache import PrefixCache
+from textcraftor.diffusion.prefix_cache import open_prefix_cache
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser, size_conditioning
 from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
@@ -55,12 +52,12 @@ from textcraftor.io.pairs import read_pairs
 from textcraftor.io.provenance import environment
 from textcraftor.io.system import rewards_trained_on, write_trained
 from textcraftor.ledger import Ledger, WorkCounts, peak_mib
-from textcraftor.rewriters import find_rewriter, find_rewriter_model, rewriter_settings
 from textcraftor.sources import PromptSource, SampleOrder, find_prompt_source
 from textcraftor.tuned import Trainable, TunedPipeline, WeightAverage
 from textcraftor.validation import (
     Validation,
     Validator,
+    find_validation_prompts,
     over_optimisation_alarm,
     save_image_grid,
     select_checkpoint,
@@ -128,18 +125,21 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         # Rewards, the frozen pipeline, prompts. Mistakes show before anything large is loaded.
         infos = _check_rewards(config)
         pipeline_path = pipelines.find_pipeline(find_model(config.model).source)
+        pipeline_sha256 = pipelines.pipeline_sha256(pipeline_path)
         schedule, updates = config.schedule, config.optimiser.updates
         pipe = _load_pipeline(pipeline_path, device, schedule.sampler, schedule.spacing)
         runner = PipelineRunner(pipe, schedule)
         pairs = read_pairs(Path(config.data.pairs), runner.size) if config.data.pairs else None
         source = prompts or (pairs.source if pairs else find_prompt_source(config.data.prompts))
-        held_out = validation or _find_validation_prompts(config.validation, progress)
+        held_out = validation or find_validation_prompts(config.validation, progress)
 
         # What is trained, and its optimiser
         trained_on = _trained_on(config)
         trainable = _load_trainable(pipe, config, runner.guided, trained_on)
         average = WeightAverage(trainable, config.optimiser.ema)
-        optimiser = _make_optimiser(accelerator, trainable, config.optimiser)
+        optimiser = ClippedOptimiser.adamw(
+            accelerator, trainable.trained_parameters().values(), config.optimiser
+        )
 
         # Sampling, scoring, and the algorithm on top of them
         mix = load_mix(
@@ -154,7 +154,13 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         if config.memory.compile:
             denoiser.unet = torch.compile(pipe.unet)
         scorer = LatentScorer(pipe.vae, mix, config.memory.decode_slice, config.rewards.pool)
-        cache = _open_prefix_cache(config, pipeline_path)
+        cache = open_prefix_cache(
+            config.memory.prefix_cache,
+            config.memory.prefix_gigabytes,
+            pipeline_sha256=pipeline_sha256,
+            schedule=schedule,
+            precision=config.memory.precision,
+        )
         start = RolloutStart(
             denoiser, pipe, runner.latent_shape, schedule, config.memory.checkpointing, cache, pairs
         )
@@ -179,12 +185,12 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             folder.begin(
                 {
                     "config": json.loads(json.dumps(asdict(config))),
-                    "pipeline_sha256": pipelines.pipeline_sha256(pipeline_path),
+                    "pipeline_sha256": pipeline_sha256,
                     "prompts": source.name,
                     "prompt_count": len(source),
                     "prompts_sha256": source.sha256,
                     "rewards": {name: mix.panel[name].score_id for name in mix.panel.names},
-                    "start_sha256": _start_sha256(config.trainable),
+                    "start_sha256": trainable.start_sha256,
                     "processes": accelerator.num_processes,
                     "environment": environment(device),
                 }
@@ -206,7 +212,6 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
 
         accelerator.init_trackers("tcbench")
         order = SampleOrder(source, config.seed, config.data.noises, config.data.group)
-        lr_factor = _learning_rate_factor(config.optimiser)
         progress.stage("training", updates, done)
         skipped_in_a_row = 0
         if done == 0:
@@ -217,8 +222,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             if alarm and config.validation.stop_on_alarm:
                 break
             began = time.monotonic()
-            for group in optimiser.optimiser.param_groups:
-                group["lr"] = config.optimiser.lr * lr_factor(update)
+            lr = optimiser.set_learning_rate(update)
 
             # Each process trains on its share of the batch
             batch = order.batch(update, config.optimiser.batch)
@@ -246,7 +250,6 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
                 **result.log_row({name: record.name for name, record in infos.items()}),
             }
             if main:
-                lr = optimiser.optimiser.param_groups[0]["lr"]
                 row |= {"seconds": round(ledger.seconds, 3), "lr": lr}
                 folder.append(LOG, [row])
             accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=done)
@@ -348,24 +351,6 @@ def _load_pipeline(folder: Path, device: str, sampler: str, spacing: str) -> Any
     return pipe
 
 
-def _find_validation_prompts(settings: ValidationSettings, progress: Progress) -> PromptSource | None:
-    """Return the validation prompts; None without validation.
-
-    Raises:
-        ConfigError: If there is a selection reward, but nothing to select on.
-    """
-    if settings.every and settings.prompts:
-        return find_prompt_source(settings.prompts)
-    if settings.selection_reward:
-        raise ConfigError(
-            f'validation.selection_reward = "{settings.selection_reward}" requires validation; set '
-            "validation.prompts to a prompt file, and validation.every"
-        )
-    if settings.every:
-        progress.note("no validation prompts (validation.prompts); the newest checkpoint is used")
-    return None
-
-
 def _trained_on(config: TrainConfig) -> list[str] | None:
     return rewards_trained_on(
         config.rewards.mix,
@@ -398,52 +383,6 @@ def _load_trainable(
     return trainable
 
 
-def _make_optimiser(accelerator: Any, trainable: Trainable, settings: OptimiserSettings) -> ClippedOptimiser:
-    parameters = list(trainable.trained_parameters().values())
-    adamw = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    return ClippedOptimiser(accelerator, adamw, parameters, settings.clip)
-
-
-def _learning_rate_factor(settings: OptimiserSettings) -> Callable[[int], float]:
-    """Return the factor of the learning rate by update, with diffusers' schedules."""
-    from diffusers.optimization import get_scheduler
-
-    # the schedules are functions inside torch's schedulers, which want an optimiser
-    unused = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    rising = settings.lr_schedule == "constant" and settings.warmup
-    schedule = get_scheduler(
-        "constant_with_warmup" if rising else settings.lr_schedule,
-        unused,
-        num_warmup_steps=settings.warmup,
-        num_training_steps=settings.updates,
-    )
-    factor: Callable[[int], float] = schedule.lr_lambdas[0]
-    return factor
-
-
-def _open_prefix_cache(config: TrainConfig, pipeline_path: Path) -> PrefixCache | None:
-    """Open the prefix cache; None if it is off.
-
-    Raises:
-        ConfigError: If the steps before the tuned ones are trained, or there are none.
-    """
-    schedule, memory = config.schedule, config.memory
-    if not memory.prefix_cache:
-        return None
-    if "unet" in config.trainable.parts or config.data.pairs:
-        raise ConfigError(
-            "memory.prefix_cache requires a frozen prefix, which a trained UNet and data.pairs do not have; "
-            'set memory.prefix_cache = ""'
-        )
-    settings = {
-        "pipeline": pipelines.pipeline_sha256(pipeline_path),
-        "before": schedule.steps - config.tuned_steps,
-        "precision": memory.precision,
-        **{name: getattr(schedule, name) for name in ("steps", "sampler", "spacing", "guidance", "size")},
-    }
-    return PrefixCache(Path(memory.prefix_cache).expanduser(), settings, memory.prefix_gigabytes)
-
-
 def _make_algorithm(
     config: TrainConfig,
     trainable: Trainable,
@@ -462,14 +401,6 @@ def _make_algorithm(
     if config.algorithm.name == "ddpo":
         return DDPOAlgorithm(trainable, *shared, eta=config.schedule.eta, group=config.data.group, **common)
     return GradientAlgorithm(trainable, *shared, **common)
-
-
-def _start_sha256(settings: TrainableSettings) -> str | None:
-    """Return the hash of the checkpoint or language model that training starts from; None: the base model."""
-    if settings.rewriter:
-        rewriter = find_rewriter(settings.rewriter)
-        return str(rewriter_settings(rewriter, find_rewriter_model(rewriter))["sha256"])
-    return pipelines.encoders_sha256(Path(settings.start)) if settings.start else None
 
 
 # Inside the loop

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tcbench.errors import ConfigError, MissingFiles
 from textcraftor.config import TrainableSettings
 from textcraftor.diffusion.conditioning import Conditioning, encode_prompts, replace_encoders
-from textcraftor.diffusion.pipeline import ENCODERS, load_encoders
+from textcraftor.diffusion.pipeline import ENCODERS, encoders_sha256, load_encoders
 from textcraftor.io.export import save_adapters, save_text_encoder, save_unet
 
 ATTENTION = {
@@ -31,6 +31,10 @@ class Trainable(Protocol):
     @property
     def original(self) -> Any:
         """The frozen pipeline."""
+
+    @property
+    def start_sha256(self) -> str | None:
+        """Hash of the checkpoint or language model that training starts from; None: the base model."""
 
     def encode(self, texts: list[str]) -> Conditioning:
         """Encode prompts as trained, with gradients to the trained parameters where there are any."""
@@ -72,7 +76,7 @@ class TunedPipeline(nn.Module):
 
     def __init__(self, pipe: Any, settings: TrainableSettings, *, guided: bool, seed: int = 0) -> None:
         super().__init__()
-        self.guided, self.tune_null, self.started = guided, settings.tune_null, bool(settings.start)
+        self.guided, self.tune_null, self.start = guided, settings.tune_null, settings.start
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False)
@@ -90,6 +94,11 @@ class TunedPipeline(nn.Module):
     def pipeline(self) -> Any:
         """The pipeline with tuned text encoders."""
         return self._pipelines.tuned
+
+    @property
+    def start_sha256(self) -> str | None:
+        """Hash of the text encoders that training starts from; None: the base model."""
+        return encoders_sha256(Path(self.start)) if self.start else None
 
     def encode(self, texts: list[str]) -> Conditioning:
         """Encode prompts with the tuned encoders; gradients reach them."""
@@ -156,7 +165,7 @@ class TunedPipeline(nn.Module):
                 adapters[name] = _adapter_weights(plain)
             (save_unet if name == "unet" else save_text_encoder)(_merged(plain), folder / name)
         # adapters of a run that started from a checkpoint do not fit the base model
-        if adapters and not self.started:
+        if adapters and not self.start:
             save_adapters(self.original, adapters, folder)
 
 

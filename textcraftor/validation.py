@@ -16,12 +16,15 @@ from leaderboards.stats import Estimate, mean_interval
 from rewards.backbones.towers import tower_embeddings
 from rewards.base import Reward
 from rewards.combine.mix import RewardMix
+from tcbench.errors import ConfigError
+from tcbench.progress import Progress
 from textcraftor.algorithms.base import TRAINED
 from textcraftor.algorithms.latent_scores import decode_latents
-from textcraftor.config import MemorySettings
+from textcraftor.config import MemorySettings, ValidationSettings
 from textcraftor.diffusion.conditioning import embedding_drift
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.sampling import Denoiser, Rollout, autocast, with_timesteps
+from textcraftor.sources import PromptSource, find_prompt_source
 from textcraftor.tuned import Trainable
 
 NOISES = 2
@@ -233,6 +236,24 @@ class Validator:
             first = scheduler.timesteps[: -self.tuned_steps]
             c = self.trainable.encode_original(texts)
             yield scheduler, Rollout(self.denoiser, scheduler, first).run(z, c)
+
+
+def find_validation_prompts(settings: ValidationSettings, progress: Progress) -> PromptSource | None:
+    """Return the validation prompts; None without validation.
+
+    Raises:
+        ConfigError: If there is a selection reward, but nothing to select on.
+    """
+    if settings.every and settings.prompts:
+        return find_prompt_source(settings.prompts)
+    if settings.selection_reward:
+        raise ConfigError(
+            f'validation.selection_reward = "{settings.selection_reward}" requires validation; set '
+            "validation.prompts to a prompt file, and validation.every"
+        )
+    if settings.every:
+        progress.note("no validation prompts (validation.prompts); the newest checkpoint is used")
+    return None
 
 
 def save_image_grid(images: Tensor, path: Path, columns: int = 8, limit: int = 32) -> None:

@@ -22,9 +22,10 @@ from tcbench.errors import TcbenchError
 from tcbench.files import write_atomically
 from tcbench.progress import Progress
 from textcraftor.algorithms.base import TRAINED
-from textcraftor.config import OLD_NAMES, TrainConfig, make_config
+from textcraftor.config import TrainConfig, make_config
 from textcraftor.io.checkpoint import RECORD, VALIDATION, TrainFolder, read_checkpoint
 from textcraftor.ledger import Ledger
+from textcraftor.old_names import OLD_NAMES
 from textcraftor.validation import Validation
 
 MODEL, SUITE, TRAINING_SUITE = "micro", "world", "world-train"

@@ -11,14 +11,9 @@ import pytest
 from rewards.combine.terms import parse_mix
 from rewards.registry import info
 from tcbench.errors import ConfigError, Problems, UnknownName
-from textcraftor.config import (
-    NOT_DECISIVE,
-    OLD_NAMES,
-    PROFILES,
-    TrainConfig,
-    config_differences,
-    make_config,
-)
+from textcraftor.config import PROFILES, TrainConfig, make_config
+from textcraftor.io.checkpoint import NOT_DECISIVE, config_differences
+from textcraftor.old_names import OLD_NAMES
 
 
 def test_later_sources_win(tmp_path: Path) -> None:

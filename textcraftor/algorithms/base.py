@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tcbench.errors import ConfigError
 from textcraftor.algorithms.latent_scores import LatentScores
+from textcraftor.config import OptimiserSettings
 from textcraftor.sources import Batch, Sample
 
 TRAINED = "trained"
@@ -86,7 +87,19 @@ class ClippedOptimiser:
         optimiser: Optimiser of ``parameters``.
         parameters: Trained parameters, in the same order in every process.
         clip: Largest norm of the gradient; 0: no clipping.
+        lr: Learning rate by update; None: the optimiser's own.
     """
+
+    @classmethod
+    def adamw(
+        cls, accelerator: Any, parameters: Iterable[nn.Parameter], settings: OptimiserSettings
+    ) -> ClippedOptimiser:
+        """Make an AdamW optimiser with a learning-rate schedule."""
+        parameters, factor = list(parameters), _learning_rate_factor(settings)
+        optimiser = torch.optim.AdamW(
+            parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        return cls(accelerator, optimiser, parameters, settings.clip, lambda n: settings.lr * factor(n))
 
     def __init__(
         self,
@@ -94,9 +107,17 @@ class ClippedOptimiser:
         optimiser: torch.optim.Optimizer,
         parameters: Iterable[nn.Parameter],
         clip: float,
+        lr: Callable[[int], float] | None = None,
     ) -> None:
         self.accelerator, self.optimiser, self.clip = accelerator, optimiser, clip
-        self.parameters = list(parameters)
+        self.parameters, self._lr = list(parameters), lr
+
+    def set_learning_rate(self, update: int) -> float:
+        """Set the learning rate of an update, and return it."""
+        if self._lr is not None:
+            for group in self.optimiser.param_groups:
+                group["lr"] = self._lr(update)
+        return float(self.optimiser.param_groups[0]["lr"])
 
     def step(self) -> float:
         """Apply the accumulated gradients and zero them.
@@ -142,6 +163,23 @@ def average_gradients(accelerator: Any, parameters: Iterable[nn.Parameter]) -> N
         # a parameter without a gradient has none in any process: all of them run the same code
         if parameter.grad is not None:
             parameter.grad = accelerator.reduce(parameter.grad, "mean")
+
+
+def _learning_rate_factor(settings: OptimiserSettings) -> Callable[[int], float]:
+    """Return the factor of the learning rate by update, with diffusers' schedules."""
+    from diffusers.optimization import get_scheduler
+
+    # the schedules are functions inside torch's schedulers, which require an optimiser
+    unused = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    rising = settings.lr_schedule == "constant" and settings.warmup
+    schedule = get_scheduler(
+        "constant_with_warmup" if rising else settings.lr_schedule,
+        unused,
+        num_warmup_steps=settings.warmup,
+        num_training_steps=settings.updates,
+    )
+    factor: Callable[[int], float] = schedule.lr_lambdas[0]
+    return factor
 
 
 def micro_batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:

@@ -37,6 +37,7 @@ from textcraftor.rewriters import (
     Rewrites,
     find_rewriter,
     find_rewriter_model,
+    rewriter_settings,
     write_rewriter_settings,
 )
 from textcraftor.sources import Batch, Sample
@@ -66,7 +67,9 @@ class RewriterPolicy(nn.Module):
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False)
-        model = RewriterModel(self.rewriter, find_rewriter_model(self.rewriter), str(pipe.device))
+        folder = find_rewriter_model(self.rewriter)
+        self._start_sha256 = str(rewriter_settings(self.rewriter, folder)["sha256"])
+        model = RewriterModel(self.rewriter, folder, str(pipe.device))
         self.model = model.model.requires_grad_(True)
         start = copy.deepcopy(model.model).requires_grad_(False)
         self._frozen = _Frozen(pipe, model, start)
@@ -75,6 +78,11 @@ class RewriterPolicy(nn.Module):
     def original(self) -> Any:
         """The frozen pipeline."""
         return self._frozen.pipe
+
+    @property
+    def start_sha256(self) -> str | None:
+        """Hash of the language model that training starts from."""
+        return self._start_sha256
 
     @property
     def rewriter_model(self) -> RewriterModel:

@@ -14,13 +14,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tcbench.errors import ConfigError
 from tcbench.files import LOCK_FILE, append_lines, new_folder, read_lines, restore_folder, write_atomically
-from textcraftor.config import config_differences
+from tcbench.settings import build
+from textcraftor.config import TrainConfig
+from textcraftor.old_names import current_layout, flatten_settings, nest_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,13 @@ LOG, VALIDATION = "log.jsonl", "validation.jsonl"
 
 DECISIVE_ENTRIES = ("pipeline_sha256", "prompts_sha256", "start_sha256", "rewards")
 """Entries of train.json, beside the configuration, that must be unchanged when a run is resumed."""
+
+
+NOT_DECISIVE = (
+    "logging.method", "logging.save_every", "logging.keep", "logging.trackers", "optimiser.updates",
+    "memory.prefix_cache", "memory.prefix_gigabytes", "memory.offload",
+)  # fmt: skip
+"""Fields that may change when a run is resumed: they do not change its weights."""
 
 
 @dataclass(frozen=True)
@@ -183,3 +192,34 @@ def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[st
         *config_differences(known["config"], record["config"]),
         *(f"different {name.removesuffix('_sha256')}" for name in entries),
     ]
+
+
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Compare the configurations of two train.json records in whatever layout.
+
+    Returns:
+        A phrase for each field that decides the weights and differs. A field that one of them lacks is at
+        its default there, as it was before the field existed.
+    """
+    was, now = _decisive(old), _decisive(new)
+    return [
+        f"{name} was {was.get(name)!r}, is now {now.get(name)!r}"
+        for name in {**was, **now}
+        if was.get(name) != now.get(name)
+    ]
+
+
+def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the weights by dotted name; names that no longer exist are kept."""
+    values = flatten_settings(current_layout(record))
+    known = set(flatten_settings(asdict(TrainConfig(""))))
+    config = build(
+        TrainConfig, nest_settings({k: v for k, v in values.items() if k in known}), source="train.json"
+    )
+    # a decaying learning rate ends at the last update, so that their number decides the weights too
+    free = set(NOT_DECISIVE) - (
+        set() if config.optimiser.lr_schedule == "constant" else {"optimiser.updates"}
+    )
+    gone = {name: value for name, value in values.items() if name not in known}
+    decisive = {name: value for name, value in flatten_settings(asdict(config)).items() if name not in free}
+    return dict(json.loads(json.dumps(decisive | gone)))
