@@ -22,7 +22,9 @@ TEXTS = ["a cat", "a dog", "a hen"]
 
 @pytest.fixture(scope="module")
 def vae(tiny_pipeline: Path) -> Any:
-    return load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim").vae.requires_grad_(False)
+    return load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim").vae.requires_grad_(
+        False
+    )
 
 
 @pytest.fixture(scope="module")
