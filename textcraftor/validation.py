@@ -91,7 +91,7 @@ class Validation:
         return cls(**{name: value for name, value in row.items() if name != "means"})
 
 
-def paired_change(now: Validation, before: Validation, name: str) -> Estimate:
+def _paired_change(now: Validation, before: Validation, name: str) -> Estimate:
     """Return the mean change of a score since another validation, paired by prompt, with a 95 % interval."""
     pairs = zip(now.scores[name], before.scores[name], strict=True)
     return mean_interval([a - b for a, b in pairs if a is not None and b is not None])
@@ -107,7 +107,7 @@ def over_optimisation_alarm(now: Validation, earlier: Sequence[Validation], sele
     if not earlier:
         return ""
     best = max(earlier, key=lambda validation: validation.rank(selection_reward))
-    fall, rise = paired_change(now, best, selection_reward), paired_change(now, best, TRAINED)
+    fall, rise = _paired_change(now, best, selection_reward), _paired_change(now, best, TRAINED)
     if not fall.high < 0 or not rise.value > 0:  # also if one of them is NaN
         return ""
     return (
@@ -124,7 +124,7 @@ def select_checkpoint(validations: Sequence[Validation], selection_reward: str) 
     latest has learnt most.
     """
     best = max(validations, key=lambda validation: validation.rank(selection_reward))
-    return [v for v in validations if not paired_change(v, best, selection_reward).high < 0][-1]
+    return [v for v in validations if not _paired_change(v, best, selection_reward).high < 0][-1]
 
 
 class Validator:
@@ -188,7 +188,7 @@ class Validator:
         validation = Validation(update, scores, _diversity(embeddings), drift)
         changes = {}
         for name in scores:
-            change = paired_change(validation, first or validation, name)
+            change = _paired_change(validation, first or validation, name)
             changes[name] = [_finite(number) for number in (change.value, change.low, change.high)]
         return replace(validation, changes=changes), images
 

@@ -76,7 +76,7 @@ def config_for(
 
 @pytest.fixture(scope="session")
 def tiny_sdxl(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A diffusers folder of SDXL's parts with random weights: two text encoders, pooled text, sizes told."""
+    """A tiny SDXL pipeline with random weights: two text encoders, pooled embeddings, size conditioning."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer

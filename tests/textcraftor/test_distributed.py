@@ -29,7 +29,7 @@ config, out, broken = TrainConfig.from_record(json.loads(sys.argv[1])), sys.argv
 # Adam divides a gradient by its own size, which amplifies rounding; plain descent shows the gradients
 torch.optim.AdamW = lambda parameters, lr, **_: torch.optim.SGD(parameters, lr=lr)
 if broken:
-    base.average_gradients = lambda accelerator, parameters: None
+    base._average_gradients = lambda accelerator, parameters: None
 loop.train(config, out, device="cpu")
 """
 

@@ -86,11 +86,11 @@ def texts(
 def test_rewriter_settings_are_read_from_a_folder(model: Path, tmp_path: Path) -> None:
     rewriter = find_rewriter(str(model))
     assert (rewriter.name, rewriter.template, rewriter.new_tokens) == ("tiny-writer", "{prompt} Rephrase:", 6)
-    found = texts(rewriter, model, tmp_path / REWRITES_FILE)
-    assert all(0 < len(text.split()) <= 6 for text in found.values())
-    assert len(set(found.values())) == 3
+    rewrites = texts(rewriter, model, tmp_path / REWRITES_FILE)
+    assert all(0 < len(text.split()) <= 6 for text in rewrites.values())
+    assert len(set(rewrites.values())) == 3
     rows = list(read_lines(tmp_path / REWRITES_FILE))
-    assert [(row["prompt"], row["text"]) for row in rows] == [(p.text, found[p.id]) for p in PROMPTS]
+    assert [(row["prompt"], row["text"]) for row in rows] == [(p.text, rewrites[p.id]) for p in PROMPTS]
 
 
 def test_rewrite_depends_on_prompt_and_seed_only(model: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_rewrite_depends_on_prompt_and_seed_only(model: Path, tmp_path: Path) ->
     pair = (
         texts(penalised, model, tmp_path / name, part) for name, part in (("x", PROMPTS), ("y", PROMPTS[2:]))
     )
-    assert [found[2] for found in pair] == [texts(penalised, model, tmp_path / "x")[2]] * 2
+    assert [rewrites[2] for rewrites in pair] == [texts(penalised, model, tmp_path / "x")[2]] * 2
     rewriter = find_rewriter(str(model))
     together = texts(rewriter, model, tmp_path / "together")
     alone = texts(rewriter, model, tmp_path / "alone", PROMPTS[1:2])
@@ -113,7 +113,7 @@ def test_sampled_tokens_have_the_models_probabilities(model: Path, tmp_path: Pat
 
     rewriter = replace(find_rewriter(str(model)), new_tokens=1, template="{prompt}", top_k=3)
     prompts = [Prompt(number, "a red circle") for number in range(600)]
-    drawn = list(texts(rewriter, model, tmp_path / REWRITES_FILE, prompts).values())
+    sampled = list(texts(rewriter, model, tmp_path / REWRITES_FILE, prompts).values())
     tokenizer = AutoTokenizer.from_pretrained(model)
     logits = AutoModelForCausalLM.from_pretrained(model)(
         **tokenizer("a red circle", return_tensors="pt")
@@ -121,7 +121,7 @@ def test_sampled_tokens_have_the_models_probabilities(model: Path, tmp_path: Pat
     top = logits[0, -1].topk(3)
     expected = top.values.softmax(dim=0).tolist()
     names = [tokenizer.decode([number]) for number in top.indices.tolist()]
-    shares = [drawn.count(name) / len(drawn) for name in names]
+    shares = [sampled.count(name) / len(sampled) for name in names]
     known = [(share, p) for share, p, name in zip(shares, expected, names, strict=True) if name in WORDS]
     assert len(known) >= 2
     assert all(abs(share - p) < 0.07 for share, p in known)
@@ -131,10 +131,10 @@ def test_beam_search_is_deterministic_and_continuations_keep_the_prompt(model: P
     search = replace(find_rewriter(str(model)), beams=3, length_penalty=-1.0)
     first, second = (texts(search, model, tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1)))
     assert first == second
-    found = texts(
+    rewrites = texts(
         replace(find_rewriter(str(model)), template="{prompt} ,", continues=True), model, tmp_path / "c"
     )
-    assert all(found[prompt.id].startswith(f"{prompt.text} ,") for prompt in PROMPTS)
+    assert all(rewrites[prompt.id].startswith(f"{prompt.text} ,") for prompt in PROMPTS)
 
 
 def test_run_generates_from_the_rewrite_and_scores_the_original(
@@ -159,11 +159,11 @@ def test_run_generates_from_the_rewrite_and_scores_the_original(
 
 
 def test_published_rewriters_use_their_authors_templates() -> None:
-    asked = {name: found.template.replace("{prompt}", "a cat") for name, found in REWRITERS.items()}
-    assert asked["prompt-extend"] == "a cat,"
-    assert asked["promptist"] == "a cat Rephrase:"
-    assert asked["beautiful-prompt"].splitlines()[1:] == ["Input: a cat", "Output:"]
-    assert [name for name, found in REWRITERS.items() if found.continues] == [
+    inputs = {name: rewriter.template.replace("{prompt}", "a cat") for name, rewriter in REWRITERS.items()}
+    assert inputs["prompt-extend"] == "a cat,"
+    assert inputs["promptist"] == "a cat Rephrase:"
+    assert inputs["beautiful-prompt"].splitlines()[1:] == ["Input: a cat", "Output:"]
+    assert [name for name, rewriter in REWRITERS.items() if rewriter.continues] == [
         "prompt-extend",
         "world-extend",
         "world-promptist",

@@ -56,9 +56,11 @@ def test_both_encoders_switch_in_anybodys_pipeline(pipe: Any, tiny_sdxl: Path) -
             parameter.mul_(1.3)
     theirs = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl, add_watermarker=False)
     theirs.set_progress_bar_config(disable=True)
-    told = switch_encoder(theirs, TEXTS, tuned_steps=2, steps=4, guidance=3.0, **others)
+    kwargs = switch_encoder(theirs, TEXTS, tuned_steps=2, steps=4, guidance=3.0, **others)
     noise = initial_latents([1, 2], (4, 8, 8))
-    image = theirs(latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np", **told).images
+    image = theirs(
+        latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np", **arguments
+    ).images
     tuned = {"tuned": replace_encoders(pipe, others)}
     ours = PipelineRunner(pipe, SCHEDULE, tuned, (EncoderWindow({"tuned": 1.0}, 2),)).generate(TEXTS, noise)
     assert (image == ours).all()

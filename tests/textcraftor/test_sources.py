@@ -69,10 +69,10 @@ def test_invalid_sources_are_refused(tmp_path: Path) -> None:
 
 def test_epoch_has_every_prompt_once_in_its_own_order() -> None:
     order = SampleOrder(PromptSource.from_texts("", [f"prompt {n}" for n in range(10)]), seed=3)
-    epochs = [[order[epoch * 10 + place].prompt for place in range(10)] for epoch in range(3)]
+    epochs = [[order[epoch * 10 + position].prompt for position in range(10)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert epochs[0] != [SampleOrder(order.source, seed=4)[place].prompt for place in range(10)]
+    assert epochs[0] != [SampleOrder(order.source, seed=4)[position].prompt for position in range(10)]
 
 
 def test_sample_depends_on_its_number_alone() -> None:
@@ -86,7 +86,7 @@ def test_sample_depends_on_its_number_alone() -> None:
 
 def test_few_noises_repeat() -> None:
     order = SampleOrder(PromptSource.from_texts("", ["a", "b"]), seed=0, noises=2)
-    seeds = [{order[2 * epoch + place].noise_seed for place in range(2)} for epoch in range(4)]
+    seeds = [{order[2 * epoch + position].noise_seed for position in range(2)} for epoch in range(4)]
     assert seeds[0] == seeds[2] != seeds[1] == seeds[3]
 
 

@@ -157,7 +157,7 @@ def test_prefix_cache_gives_identical_weights_for_less_work(
     train(config_for(noises=1, batch=6), tmp_path / "none", device="cpu")
     assert same(tmp_path / "cold", tmp_path / "warm")
     last = [TrainFolder(tmp_path / name).newest() for name in ("cold", "warm", "none")]
-    spent = [found.record["ledger"]["unet_forwards"] for found in last if found]
+    spent = [checkpoint.record["ledger"]["unet_forwards"] for checkpoint in last if checkpoint]
     # four epochs; the prefix is sampled in the first epoch, in none, in all
     assert spent == [2 * (6 * 2 + 24 * 2), 2 * 24 * 2, 2 * 24 * 4]
 
@@ -208,13 +208,13 @@ def test_direct_fine_tuning_trains_on_pairs(config_for: Callable[..., TrainConfi
         Image.new("RGB", (20, 24), (40 * number, 100, 90)).save(folder / f"{number}.png")
         lines.append(json.dumps({"file_name": f"{number}.png", "text": text}))
     (folder / "metadata.jsonl").write_text("\n".join(lines))
-    made = config_for(algorithm="direct", pairs=str(folder), prompts="", updates=8, every=8)
-    train(made, tmp_path / "out", device="cpu")
+    config = config_for(algorithm="direct", pairs=str(folder), prompts="", updates=8, every=8)
+    train(config, tmp_path / "out", device="cpu")
     rows = TrainFolder(tmp_path / "out").rows(LOG)
     assert rows[-1]["unet"] == 8 * 4 * 2 * 2  # one guided call a sample, forward and backward
     (folder / "0.png").write_bytes(b"no picture")
     with pytest.raises(ConfigError, match=r"cannot read .*0\.png"):
-        train(made, tmp_path / "again", device="cpu")
+        train(config, tmp_path / "again", device="cpu")
 
 
 def test_second_stage_starts_from_the_tuned_encoder(
@@ -244,8 +244,8 @@ def test_averaged_weights_are_validated_and_saved(
 def test_bfloat16_keeps_trained_weights_in_float32(
     config_for: Callable[..., TrainConfig], tmp_path: Path, tiny_pipeline: Path
 ) -> None:
-    made = config_for(precision="bfloat16", lr=0.0, updates=1, weight_decay=0.0, every=0)
-    train(made, tmp_path / "out", device="cpu")
+    config = config_for(precision="bfloat16", lr=0.0, updates=1, weight_decay=0.0, every=0)
+    train(config, tmp_path / "out", device="cpu")
     before = load_file(tiny_pipeline / "text_encoder" / "model.safetensors")
     after = weights(tmp_path / "out")
     for name, value in before.items():
@@ -282,8 +282,8 @@ def test_validation_ignores_scores_that_are_not_finite(
     assert [value is None for value in row["scores"]["trained"]] == [False, True, False, False]  # the dog
     assert row["means"]["trained"] is not None
     (tmp_path / "dogs.txt").write_text("a dog\n")
-    made = config_for(mix=f"{toys}:Broken=1", validation_prompts=str(tmp_path / "dogs.txt"))
-    train(made, tmp_path / "dogs", device="cpu")
+    config = config_for(mix=f"{toys}:Broken=1", validation_prompts=str(tmp_path / "dogs.txt"))
+    train(config, tmp_path / "dogs", device="cpu")
     assert TrainFolder(tmp_path / "dogs").rows(VALIDATION)[-1]["changes"]["trained"] == [None] * 3
 
 
@@ -324,8 +324,8 @@ def test_samples_that_are_not_finite_are_skipped_and_reported(
         def note(self, message: str) -> None:
             notes.append(message)
 
-    made = config_for(mix=f"{toys}:Broken=1", every=0, batch=6, updates=2)
-    train(made, tmp_path / "out", device="cpu", progress=Notes())
+    config = config_for(mix=f"{toys}:Broken=1", every=0, batch=6, updates=2)
+    train(config, tmp_path / "out", device="cpu", progress=Notes())
     rows = TrainFolder(tmp_path / "out").rows(LOG)
     assert rows[-1]["skipped"] == 2  # the dog, in each epoch
     assert rows[-1]["trained"] is not None
@@ -337,9 +337,9 @@ def test_run_ends_when_no_sample_is_finite(
     config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
 ) -> None:
     (tmp_path / "dogs.txt").write_text("a dog\n")
-    made = config_for(mix=f"{toys}:Broken=1", prompts=str(tmp_path / "dogs.txt"), every=0, updates=50)
+    config = config_for(mix=f"{toys}:Broken=1", prompts=str(tmp_path / "dogs.txt"), every=0, updates=50)
     with pytest.raises(NotFinite, match=r"the last 20 samples .* such as 'a dog'"):
-        train(made, tmp_path / "out", device="cpu")
+        train(config, tmp_path / "out", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -421,8 +421,8 @@ def test_resume_after_sigkill_gives_identical_weights(
         "import json, sys; from textcraftor.training import TrainConfig, train;"
         "train(TrainConfig.from_record(json.loads(sys.argv[1])), sys.argv[2], device='cpu')"
     )
-    asked = json.dumps(asdict(config_for(updates=6)))
-    plain = [sys.executable, "-W", "ignore", "-c", script, asked]
+    record = json.dumps(asdict(config_for(updates=6)))
+    plain = [sys.executable, "-W", "ignore", "-c", script, record]
     environment = os.environ | ONE_CORE
     subprocess.run([*plain, str(whole)], env=environment, check=True, capture_output=True)
     command = [*plain, str(killed)]
@@ -439,9 +439,9 @@ def test_resume_after_sigkill_gives_identical_weights(
 
 
 def test_default_profile_of_micro_has_a_selection_reward() -> None:
-    made = make_config("micro")
-    assert made.validation.selection_reward == "world-siglip"
-    assert rewards.info(made.validation.selection_reward).role == "selection"
+    config = make_config("micro")
+    assert config.validation.selection_reward == "world-siglip"
+    assert rewards.info(config.validation.selection_reward).role == "selection"
 
 
 def test_start_from_another_architecture_is_refused(
@@ -471,10 +471,10 @@ def test_alarm_stops_a_run_for_good(
         "textcraftor.training.over_optimisation_alarm",
         lambda now, earlier, name: "too far" if earlier else "",
     )
-    made = config_for(selection_reward="world-siglip", stop_on_alarm=True, updates=6)
-    done = train(made, tmp_path / "out", device="cpu")
+    config = config_for(selection_reward="world-siglip", stop_on_alarm=True, updates=6)
+    done = train(config, tmp_path / "out", device="cpu")
     assert (done.updates, done.alarm) == (2, "too far")
-    again = train(made, tmp_path / "out", device="cpu")
+    again = train(config, tmp_path / "out", device="cpu")
     assert (again.updates, again.alarm) == (2, "too far")
     without = train(config_for(selection_reward="world-siglip", updates=6), tmp_path / "free", device="cpu")
     assert without.updates == 6

@@ -25,8 +25,8 @@ from textcraftor.validation import (
     VALIDATION_SEED,
     Validation,
     Validator,
+    _paired_change,
     over_optimisation_alarm,
-    paired_change,
     select_checkpoint,
 )
 
@@ -120,6 +120,6 @@ def test_changes_are_paired() -> None:
     rng = np.random.default_rng(1)
     base = rng.normal(0, 10, 50)
     now = validation(1, (base + 0.1 + rng.normal(0, 0.01, 50)).tolist(), base.tolist())
-    found = paired_change(now, validation(0, base.tolist(), base.tolist()), "chosen")
-    assert found.low > 0  # far below the spread between prompts
-    assert found.value == pytest.approx(0.1, abs=0.01)
+    change = _paired_change(now, validation(0, base.tolist(), base.tolist()), "chosen")
+    assert change.low > 0  # far below the spread between prompts
+    assert change.value == pytest.approx(0.1, abs=0.01)

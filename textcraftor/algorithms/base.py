@@ -125,7 +125,7 @@ class ClippedOptimiser:
         Returns:
             The norm of the gradient before clipping. If it is not finite, no parameter changes.
         """
-        average_gradients(self.accelerator, self.parameters)
+        _average_gradients(self.accelerator, self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip if self.clip else float("inf"))
         # the norm is the same in every process, so that all of them step or none does
         if norm.isfinite():
@@ -151,7 +151,7 @@ class ClippedOptimiser:
         self.optimiser.load_state_dict({"state": states, "param_groups": groups})
 
 
-def average_gradients(accelerator: Any, parameters: Iterable[nn.Parameter]) -> None:
+def _average_gradients(accelerator: Any, parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over all processes.
 
     Once an update, after accumulation, instead of wrapping the model (DistributedDataParallel): the processes

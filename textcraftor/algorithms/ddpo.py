@@ -45,7 +45,7 @@ ADVANTAGE_CLIP = 5.0
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class _Trajectory:
     """The decisions that n sampling steps made for B samples."""
 
     samples: Sequence[Sample]
@@ -55,10 +55,10 @@ class Trajectory:
     log_probs: Tensor
     """Log densities (n, B) of the decisions under the policy that made them."""
 
-    def rows(self, rows: Sequence[int]) -> Trajectory:
+    def rows(self, rows: Sequence[int]) -> _Trajectory:
         """Return the trajectory of some of the samples."""
         index = torch.tensor(rows, device=self.log_probs.device)
-        return Trajectory(
+        return _Trajectory(
             [self.samples[row] for row in rows],
             self.rollout,
             tuple(z[index] for z in self.latents),
@@ -229,7 +229,7 @@ class DDPOAlgorithm:
         )
 
     @torch.no_grad()
-    def sample(self, samples: Sequence[Sample]) -> tuple[Trajectory, LatentScores, float]:
+    def sample(self, samples: Sequence[Sample]) -> tuple[_Trajectory, LatentScores, float]:
         """Sample images, remember every decision, and score them.
 
         A sample's noise depends on its number alone, so images do not depend on the batch.
@@ -258,10 +258,10 @@ class DDPOAlgorithm:
                 f"the last {len(rollout.timesteps)} steps are deterministic, so there is nothing to learn "
                 "from; raise schedule.tuned_steps"
             )
-        trajectory = Trajectory(samples, rollout, tuple(latents), torch.stack(log_probs))
+        trajectory = _Trajectory(samples, rollout, tuple(latents), torch.stack(log_probs))
         return trajectory, scores, float(embedding_drift(c, original))
 
-    def loss(self, trajectory: Trajectory, index: int, advantages: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, trajectory: _Trajectory, index: int, advantages: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss of the decisions at step ``index``, and their change of log density (B,)."""
         rollout, z = trajectory.rollout, trajectory.latents[index]
         t = rollout.timesteps[index]
@@ -280,7 +280,7 @@ class DDPOAlgorithm:
         return loss, (now - old).detach()
 
     def _accumulate(
-        self, trajectories: Sequence[Trajectory], advantages: Tensor, share: NDArray[np.int64]
+        self, trajectories: Sequence[_Trajectory], advantages: Tensor, share: NDArray[np.int64]
     ) -> list[Tensor]:
         """Accumulate the gradients of some samples' decisions; return their changes of log density."""
         starts = accumulate((len(trajectory.samples) for trajectory in trajectories), initial=0)

@@ -1,4 +1,4 @@
-"""The cache of frozen prefixes: what is kept, for whom, and how much."""
+"""The prefix cache: hits, identity of entries, and its size limit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Computer:
         return torch.full((self.rows, 2, 1, 1), float(self.calls)) + torch.arange(self.rows).view(-1, 1, 1, 1)
 
 
-def test_what_was_computed_is_there_for_the_next_run(tmp_path: Path) -> None:
+def test_latents_are_cached_between_runs(tmp_path: Path) -> None:
     compute = Computer(2)
     first = PrefixCache(tmp_path, {"steps": 4}, 1.0).latents([sample(1), sample(2)], compute)
     cache = PrefixCache(tmp_path, {"steps": 4}, 1.0)
@@ -37,7 +37,7 @@ def test_what_was_computed_is_there_for_the_next_run(tmp_path: Path) -> None:
     assert (compute.calls, cache.hits, cache.misses) == (1, 2, 0)
 
 
-def test_other_settings_texts_and_noises_are_others(tmp_path: Path) -> None:
+def test_settings_text_and_noise_identify_an_entry(tmp_path: Path) -> None:
     compute = Computer(1)
     cache = PrefixCache(tmp_path, {"steps": 4}, 1.0)
     cache.latents([sample(1)], compute)
@@ -47,15 +47,15 @@ def test_other_settings_texts_and_noises_are_others(tmp_path: Path) -> None:
     assert compute.calls == 4
 
 
-def test_a_batch_is_computed_whole_and_known_rows_are_kept(tmp_path: Path) -> None:
+def test_incomplete_batch_is_computed_whole_and_cached_rows_win(tmp_path: Path) -> None:
     cache, compute = PrefixCache(tmp_path, {}, 1.0), Computer(2)
     first = cache.latents([sample(1), sample(2)], compute)
-    found = cache.latents([sample(2), sample(3)], compute)
-    assert torch.equal(found[0], first[1])  # not what the second call computed
-    assert found[1].flatten().tolist() == [3.0, 3.0]
+    latents = cache.latents([sample(2), sample(3)], compute)
+    assert torch.equal(latents[0], first[1])  # not what the second call computed
+    assert latents[1].flatten().tolist() == [3.0, 3.0]
 
 
-def test_what_was_used_longest_ago_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_least_recently_used_files_are_removed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix, "CHECK_EVERY", 1)
     big = torch.zeros(1, 1000, 10, 10)  # 0.4 MB
     cache = PrefixCache(tmp_path, {}, 1e-3)
