@@ -59,7 +59,7 @@ def test_both_encoders_switch_in_anybodys_pipeline(pipe: Any, tiny_sdxl: Path) -
     kwargs = switch_encoder(theirs, TEXTS, tuned_steps=2, steps=4, guidance=3.0, **others)
     noise = initial_latents([1, 2], (4, 8, 8))
     image = theirs(
-        latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np", **arguments
+        latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np", **kwargs
     ).images
     tuned = {"tuned": replace_encoders(pipe, others)}
     ours = PipelineRunner(pipe, SCHEDULE, tuned, (EncoderWindow({"tuned": 1.0}, 2),)).generate(TEXTS, noise)
