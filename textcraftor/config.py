@@ -193,17 +193,25 @@ class TrainConfig:
     seed: int = 0
     """Seed for prompt order, noise and adapters."""
     rewards: RewardSettings = field(default_factory=RewardSettings)
+    """Rewards to maximise."""
     data: DataSettings = field(default_factory=DataSettings)
+    """Prompts, noise and pairs."""
     trainable: TrainableSettings = field(default_factory=TrainableSettings)
+    """Trained parts of the model."""
     schedule: Schedule = field(default_factory=lambda: Schedule(tuned_steps=5))
     """Sampling in training. ``tuned_steps`` is K: the last steps, which use the tuned encoder and carry
     gradients.
     """
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    """Updates, batches and AdamW."""
     algorithm: AlgorithmSettings = field(default_factory=AlgorithmSettings)
+    """Training method."""
     validation: ValidationSettings = field(default_factory=ValidationSettings)
+    """Validation and checkpoint selection."""
     memory: MemorySettings = field(default_factory=MemorySettings)
+    """Memory and speed."""
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    """Checkpoints and logs."""
 
     def __post_init__(self) -> None:
         _check(self)

@@ -114,7 +114,9 @@ class Rollout:
     """Consecutive sampling steps of one scheduler."""
 
     denoiser: Denoiser
+    """Guided UNet call."""
     scheduler: Any
+    """A diffusers scheduler."""
     timesteps: Tensor
     """The timesteps t of these steps, in order."""
     checkpointed: bool = False
