@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tcbench.errors import ConfigError, UnknownName
-from tcbench.settings import build, merge, one_of, read_toml, rename_keys, settings
+from tcbench.settings import build_settings, merge, one_of, read_toml, rename_keys, validated
 from textcraftor.diffusion.devices import DTYPES
 from textcraftor.diffusion.models import MODELS, Model
 from textcraftor.diffusion.pipeline import Source
@@ -33,7 +33,7 @@ WORLD_REWARDS = (
 OPEN_REWARDS = ("clip", "pickscore", "hpsv2.1", "aesthetic-v2")
 
 
-@settings
+@validated
 class System:
     """One row of a leaderboard. Its settings are the defaults of `tcbench run`."""
 
@@ -232,7 +232,7 @@ def read_system(path: Path) -> System:
     values = {"name": path.stem} | _with_paths(path, raw)
     if "trained_on" not in raw:
         values |= _implied_training(values, base)
-    return build(
+    return build_settings(
         System,
         merge(asdict(base) if base else {}, values),
         source=str(path),
@@ -270,9 +270,7 @@ def _with_paths(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
 
     def resolved(folder: Any) -> Any:
         if not isinstance(folder, str) or not (path.parent / folder).exists():
-            return (
-                folder  # a hub id, a path from the working directory, or a wrong value that `build` reports
-            )
+            return folder  # a hub id, a path from the working directory, or an invalid value, reported later
         return str((path.parent / folder).resolve())
 
     values = dict(raw)

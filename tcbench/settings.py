@@ -1,6 +1,6 @@
 """Settings: frozen records that are validated, and read from TOML files and the command line.
 
-`settings` makes a class a validated record; pydantic does the work, and its errors become the project's own:
+`validated` makes a class a validated record; pydantic does the work, and its errors become the project's own:
 one line a problem, with what was given and what was expected. Free of torch.
 """
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True)
-def settings(cls: type[T]) -> type[T]:
+def validated(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass whose fields are validated whenever a record is created.
 
     Types are strict: text is not a number, and true is not 1; a whole number is accepted as a float. Ranges
@@ -76,7 +76,7 @@ def one_of(kind: str, known: Sequence[str] | Mapping[str, Any]) -> AfterValidato
     return AfterValidator(check)
 
 
-def build(
+def build_settings(
     cls: type[T],
     values: Mapping[str, Any],
     *,
@@ -89,7 +89,7 @@ def build(
     TOML lists become tuples, and a text where a list of names is expected becomes a list of one.
 
     Args:
-        cls: A class made with `settings`.
+        cls: A class made with `validated`.
         values: Fields by name; the value of a nested record is a mapping, or such a record.
         source: Where the values are from, such as a file's path; errors begin with it.
         renamed: Old dotted keys and those that replaced them; an old key is an error that names the new one.

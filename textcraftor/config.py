@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tcbench.errors import ConfigError, UnknownName
-from tcbench.settings import build, merge, one_of, parse_assignment, read_toml, settings
+from tcbench.settings import build_settings, merge, one_of, parse_assignment, read_toml, validated
 from textcraftor.diffusion.models import find_model
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.old_names import OLD_NAMES, current_layout, nest_settings
@@ -35,7 +35,7 @@ _Positive = Annotated[int, Field(ge=1)]
 _Amount = Annotated[float, Field(ge=0)]
 
 
-@settings
+@validated
 class RewardSettings:
     """The rewards that training maximises."""
 
@@ -49,7 +49,7 @@ class RewardSettings:
     """Average-pool images to this many pixels a side before rewards see them; 0: off."""
 
 
-@settings
+@validated
 class DataSettings:
     """Prompts, their noise, and real images."""
 
@@ -65,7 +65,7 @@ class DataSettings:
     """Consecutive samples of one prompt, each with its own noise."""
 
 
-@settings
+@validated
 class TrainableSettings:
     """What is trained."""
 
@@ -83,7 +83,7 @@ class TrainableSettings:
     """Whether gradients of the empty prompt's embedding reach the text encoder too."""
 
 
-@settings
+@validated
 class OptimiserSettings:
     """Updates, batches and AdamW."""
 
@@ -105,7 +105,7 @@ class OptimiserSettings:
     """Decay per update of averaged weights, which are then validated and saved; 0: off."""
 
 
-@settings
+@validated
 class AlgorithmSettings:
     """The training method."""
 
@@ -123,7 +123,7 @@ class AlgorithmSettings:
     """Clip range of the importance ratio around 1; "ddpo" and "rewriting" only."""
 
 
-@settings
+@validated
 class ValidationSettings:
     """Periodic validation, checkpoint selection, and how images are generated after training."""
 
@@ -145,7 +145,7 @@ class ValidationSettings:
     """
 
 
-@settings
+@validated
 class MemorySettings:
     """Memory and speed; results differ by rounding at most."""
 
@@ -167,7 +167,7 @@ class MemorySettings:
     """Largest size of that cache in gigabytes; files that were not used for longest are removed."""
 
 
-@settings
+@validated
 class LoggingSettings:
     """Checkpoints and logs."""
 
@@ -181,7 +181,7 @@ class LoggingSettings:
     """Trackers of accelerate: tensorboard, wandb or trackio."""
 
 
-@settings
+@validated
 class TrainConfig:
     """Everything that decides the weights of a training run, and where it logs.
 
@@ -229,7 +229,7 @@ class TrainConfig:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> TrainConfig:
         """Read the configuration of a train.json, also of the flat layout of earlier versions."""
-        return build(cls, current_layout(record), source="train.json")
+        return build_settings(cls, current_layout(record), source="train.json")
 
 
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -333,7 +333,7 @@ def make_config(
     values = merge(values, *map(parse_assignment, settings))
     values = merge(values, nest_settings({name: v for name, v in overrides.items() if v is not None}))
     sources = [str(file)] * (file is not None) + ["--set"] * bool(settings)
-    return build(TrainConfig, values, source=" and ".join(sources), renamed=OLD_NAMES)
+    return build_settings(TrainConfig, values, source=" and ".join(sources), renamed=OLD_NAMES)
 
 
 def _check(config: TrainConfig) -> None:

@@ -21,8 +21,8 @@ from tcbench.errors import ConfigError, MissingFiles, UnknownName, first_line
 from tcbench.files import append_lines, read_lines, write_atomically
 from tcbench.progress import Progress
 from tcbench.quiet import quiet
-from tcbench.settings import build, read_toml, settings
-from textcraftor.diffusion.pipeline import REWRITING
+from tcbench.settings import build_settings, read_toml, validated
+from textcraftor.diffusion.pipeline import MICRO_REWRITERS
 from textcraftor.diffusion.prompts import canonical, noise_seed
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
 BATCH = 16
 
 
-@settings
+@validated
 class Rewriter:
     """A causal language model, the template that it is prompted with, and its decoding."""
 
@@ -97,12 +97,12 @@ REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
             source="Cao et al. 2023, BeautifulPrompt; model card of alibaba-pai/pai-bloom-1b1-text2prompt-sd",
         ),
         "world-extend": Rewriter(
-            "world-extend", str(REWRITING / "world-extend"), "{prompt},", continues=True, new_tokens=24,
+            "world-extend", str(MICRO_REWRITERS / "world-extend"), "{prompt},", continues=True, new_tokens=24,
             trained_on=(), source="textcraftor/micro/training/rewriter.py",
         ),
         "world-promptist": Rewriter(
-            "world-promptist", str(REWRITING / "world-promptist"), "{prompt},", continues=True, new_tokens=24,
-            trained_on=("world-aesthetic", "world-pick", "world-hps", "world-clip"),
+            "world-promptist", str(MICRO_REWRITERS / "world-promptist"), "{prompt},", continues=True,
+            new_tokens=24, trained_on=("world-aesthetic", "world-pick", "world-hps", "world-clip"),
             source="`tcbench reproduce world-table`: its rewriter's first seed, in half precision",
         ),
     }
@@ -136,7 +136,7 @@ def find_rewriter(name: str) -> Rewriter:
     for reserved in ("name", "model"):
         values.pop(reserved, None)
     given = {"name": folder.resolve().name, "model": str(folder)}
-    return build(Rewriter, values | given, source=str(file))
+    return build_settings(Rewriter, values | given, source=str(file))
 
 
 def find_rewriter_model(rewriter: Rewriter, *, fetch: bool = True) -> Path:

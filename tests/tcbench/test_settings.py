@@ -12,29 +12,29 @@ from pydantic import Field
 
 from tcbench.errors import ConfigError, Problems, TcbenchError, UnknownName
 from tcbench.settings import (
-    build,
+    build_settings,
     merge,
     one_of,
     parse_assignment,
     read_toml,
     rename_keys,
-    settings,
+    validated,
 )
 
 
-@settings
+@validated
 class Optimiser:
     lr: Annotated[float, Field(gt=0)] = 1e-4
     kind: Annotated[str, one_of("optimiser", ("adamw", "sgd"))] = "adamw"
 
 
-@settings
+@validated
 class Window:
     weights: Mapping[str, float]
     steps: int = 0
 
 
-@settings
+@validated
 class Job:
     name: str
     optimiser: Optimiser = Optimiser()
@@ -50,7 +50,7 @@ class Job:
 
 
 def job(**values: Any) -> Job:
-    return build(Job, {"name": "n"} | values, source="job.toml", renamed={"lr": "optimiser.lr"})
+    return build_settings(Job, {"name": "n"} | values, source="job.toml", renamed={"lr": "optimiser.lr"})
 
 
 def test_nested_values_become_a_record() -> None:
@@ -121,7 +121,7 @@ def test_several_problems_are_reported_together() -> None:
 
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(ConfigError, match=r"^job.toml: name is missing; expected text$"):
-        build(Job, {}, source="job.toml")
+        build_settings(Job, {}, source="job.toml")
 
 
 def test_constructor_and_replace_validate_too() -> None:

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from tcbench.settings import build
+from tcbench.settings import build_settings
 from textcraftor.config import TrainConfig
 
 GROUPS = {
@@ -33,7 +33,7 @@ def _small_config(pipeline: Path, **settings: Any) -> TrainConfig:
             nested.setdefault(group, {})[key] = value
         else:
             nested[key] = value
-    return build(TrainConfig, nested, source="test")
+    return build_settings(TrainConfig, nested, source="test")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from textcraftor.diffusion.schedule import SAMPLERS
 MICRO = Path(__file__).resolve().parents[1] / "micro" / "pipeline"
 """The embedded pipeline: a diffusers folder."""
 
-REWRITING = MICRO.parent / "rewriters"
+MICRO_REWRITERS = MICRO.parent / "rewriters"
 """Folder of the embedded language models that rewrite prompts for it."""
 
 LIBRARIES = ("diffusers", "transformers")

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tcbench.errors import ConfigError
 from tcbench.quiet import quiet
-from tcbench.settings import settings
+from tcbench.settings import validated
 from textcraftor.diffusion.pipeline import LIBRARIES
 from textcraftor.diffusion.prompts import noise_seed
 from textcraftor.diffusion.schedule import Schedule
@@ -32,7 +32,7 @@ _STEP_NOISE = 1
 """Index that tells the seed of an image's step noise from that of its initial noise."""
 
 
-@settings
+@validated
 class EncoderWindow:
     """Last sampling steps whose text conditioning is a weighted sum over several text encoders.
 

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tcbench.errors import ConfigError
-from tcbench.settings import one_of, settings
+from tcbench.settings import one_of, validated
 
 SAMPLERS: Mapping[str, str] = MappingProxyType(
     {
@@ -35,7 +35,7 @@ _Spacing = Annotated[str, one_of("spacing", ("", *SPACINGS))]
 _Pixels = Annotated[int, Field(ge=8)]
 
 
-@settings
+@validated
 class Schedule:
     """Sampling settings of a diffusion pipeline."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tcbench.errors import ConfigError
 from tcbench.files import LOCK_FILE, append_lines, new_folder, read_lines, restore_folder, write_atomically
-from tcbench.settings import build
+from tcbench.settings import build_settings
 from textcraftor.config import TrainConfig
 from textcraftor.old_names import current_layout, flatten_settings, nest_settings
 
@@ -213,7 +213,7 @@ def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decides the weights by dotted name; names that no longer exist are kept."""
     values = flatten_settings(current_layout(record))
     known = set(flatten_settings(asdict(TrainConfig(""))))
-    config = build(
+    config = build_settings(
         TrainConfig, nest_settings({k: v for k, v in values.items() if k in known}), source="train.json"
     )
     # a decaying learning rate ends at the last update, so that their number decides the weights too
