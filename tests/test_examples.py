@@ -62,6 +62,14 @@ def test_custom_reward_rises_along_its_gradient(run_example: RunExample) -> None
     assert scores == sorted(scores)
 
 
+def test_tune_encoder_writes_a_model(run_example: RunExample, tmp_path: Path) -> None:
+    arguments = ("--profile", "quick", "--updates", "1", "--rewards", "world-pick=1")
+    output = run_example("tune_encoder.py", *arguments, "--device", "cpu", "--out", "tuned")
+    assert "training micro on world-pick=1" in output
+    assert "next: tcbench run --model tuned" in output
+    assert (tmp_path / "tuned" / "system.toml").is_file()
+
+
 def test_compare_encoders_writes_a_board(run_example: RunExample, tmp_path: Path) -> None:
     arguments = ("compare_encoders.py", "--limit", "2", "--rewards", "world-clip")
     run_example(*arguments)
