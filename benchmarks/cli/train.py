@@ -28,7 +28,7 @@ def train(
         str | None,
         typer.Option(
             "--prompts",
-            help="Training prompts: a prompt file, suite:NAME, or hub:ID[@revision][:column].",
+            help="Training prompts: a prompt file, suite:NAME, or hub:ID, also hub:ID@REVISION:COLUMN.",
         ),
     ] = None,
     profile: Annotated[
