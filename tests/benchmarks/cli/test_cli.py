@@ -309,9 +309,9 @@ def test_folder_of_images_is_scored(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["score", "nowhere", "--rewards", "clip"], "no folder at nowhere"),
-        (["score", "."], "say what its images show"),
-        (["score", "tests", "--prompts", "p.txt"], "say which rewards"),
+        (["score", "nowhere", "--rewards", "clip"], "folder not found: nowhere"),
+        (["score", "."], "give the prompts of its images"),
+        (["score", "tests", "--prompts", "p.txt"], "no rewards given"),
     ],
 )
 def test_score_reports_missing_arguments(tcbench: Command, arguments: list[str], message: str) -> None:
