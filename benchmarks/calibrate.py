@@ -16,7 +16,7 @@ _PROVENANCE = ("versions", "python", "device_name", "threads", "commit")
 """Parts of an environment that can change a score."""
 
 
-def calibrate(run: RunState) -> Calibration:
+def calibrate_run(run: RunState) -> Calibration:
     """Compute mean and standard deviation of every reward that scored the run.
 
     Raises:

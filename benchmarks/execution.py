@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.generate import Sampler, generate, missing_images
+from benchmarks.generate import Sampler, generate_images, missing_images
 from benchmarks.planning import Plan, Request, plan_run
 from benchmarks.resolve import ResolvedReward
 from benchmarks.score import RewardSummary, score_images, summarise
@@ -141,7 +141,7 @@ def execute_plan(plan: Plan, progress: Progress) -> RunResult:
         state = RunState.create(plan.path, plan.header)
         _note_environment(state, plan.header.provenance[0], progress)
         describe = partial(_describe, plan, _rewritten(plan, progress))
-        added = generate(state, describe, partial(_load_sampler, plan), plan.batch_size, progress)
+        added = generate_images(state, describe, partial(_load_sampler, plan), plan.batch_size, progress)
         return _score(state, plan.rewards, plan.device, progress, added)
 
 

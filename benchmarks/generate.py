@@ -97,7 +97,7 @@ def missing_images(run: RunState) -> set[Key]:
     return {(p, s) for p in planned.prompt_ids for s in range(planned.seeds)} - on_disk
 
 
-def generate(
+def generate_images(
     run: RunState,
     describe: Callable[[Key], Sample],
     load_sampler: Callable[[], Sampler],

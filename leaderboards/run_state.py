@@ -96,7 +96,7 @@ class RunState:
         self._sample_journal.append(samples)
         for sample in samples:
             _merge_sample(merged, sample)
-        # a score counts for one image's bytes only, so scores are matched to the samples anew
+        # a score counts for one image's bytes only, so scores are matched to the samples again
         self._scores.clear()
 
     def image_path(self, sample: Sample) -> Path:
@@ -160,7 +160,7 @@ class RunState:
         return self._scores[score_set.folder]
 
     def score_records(self, score_set: ScoreSet, samples: Mapping[Key, Sample]) -> dict[Key, dict[str, Any]]:
-        """Return the scores of ``samples`` as they are on disk, read anew and not kept.
+        """Return the scores of ``samples`` as they are on disk, without keeping them in memory.
 
         For boards, which turn millions of them into arrays at once.
         """

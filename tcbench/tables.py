@@ -1,4 +1,4 @@
-"""Read tables: CSV, TSV, JSON and JSON lines, with the place of each row for messages. Free of torch.
+"""Read tables: CSV, TSV, JSON and JSON lines, with the line or entry of each row for messages. Free of torch.
 
 The readers of pandas are not used here: they fill short rows with missing values and guess types, while a
 prompt file or a score table with a damaged row must be refused with its line number.

@@ -16,11 +16,11 @@ def calibrate(
 
     A reward mix divides each reward by its deviation, so that weights mean the same for all of them.
     """
-    from benchmarks.calibrate import calibrate as measure
+    from benchmarks.calibrate import calibrate_run
     from benchmarks.cli.tables import text_table
     from leaderboards.run_state import RunState
 
-    calibration = measure(RunState(run))
+    calibration = calibrate_run(RunState(run))
     calibration.write(out)
     rows = [
         {"reward": name, "mean": f"{m.mean:.4f}", "deviation": f"{m.std:.4f}", "images": m.count}

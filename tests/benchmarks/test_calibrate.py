@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.calibrate import calibrate
+from benchmarks.calibrate import calibrate_run
 from benchmarks.cli import main
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
@@ -19,7 +19,7 @@ SET = ScoreSet("clip", "a" * 12, True, "trainable", "clip")
 def test_each_reward_has_its_mean_and_deviation(make_run: Callable[..., RunState]) -> None:
     rows = [[float(p % 2)] for p in range(100)] + [[None]]
     run = make_run("micro", (SET, rows))
-    calibration = calibrate(run)
+    calibration = calibrate_run(run)
     assert calibration.rewards["clip"].mean == 0.5
     assert calibration.rewards["clip"].std == pytest.approx(0.5025, abs=1e-4)
     assert (calibration.rewards["clip"].count, calibration.rewards["clip"].score_id) == (100, "a" * 12)
@@ -40,7 +40,7 @@ def test_too_few_or_equal_scores_are_an_error(
     make_run: Callable[..., RunState], rows: list[list[float]], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        calibrate(make_run("micro", (SET, rows)))
+        calibrate_run(make_run("micro", (SET, rows)))
 
 
 def test_the_command_writes_a_calibration_file(
