@@ -44,7 +44,7 @@ def test_training_on_selected_images_declares_their_rewards(make_run: MakeRun, t
     (tmp_path / "real").mkdir()
     mix = "world-clip=1"
     assert rewards_trained_on(mix) == ["world-clip"]
-    assert rewards_trained_on(mix, supervised=True, pairs=str(tmp_path / "chosen")) == ["pickscore"]
+    assert rewards_trained_on(mix, supervised=True, pairs=str(tmp_path / "selected")) == ["pickscore"]
     assert rewards_trained_on(mix, supervised=True, pairs=str(tmp_path / "real")) is None
     assert rewards_trained_on(mix, pairs=str(tmp_path / "real")) == ["world-clip"]
     start = tmp_path / "start"
