@@ -21,7 +21,7 @@ _DISTRIBUTION = "tcbench"
 
 
 @dataclass(frozen=True)
-class Finding:
+class _Finding:
     """One line of the report."""
 
     topic: str
@@ -34,14 +34,14 @@ class Finding:
     """How to fix or get it."""
 
 
-def examine(folder: Path | None = None, topics: Collection[str] | None = None) -> Iterator[Finding]:
+def examine(folder: Path | None = None, topics: Collection[str] | None = None) -> Iterator[_Finding]:
     """Yield all findings.
 
     Args:
         folder: Working directory, which may hold folders that hide packages; by default the current one.
         topics: Topics to examine; None for all.
     """
-    examiners: Mapping[str, Callable[[], Iterator[Finding]]] = {
+    examiners: Mapping[str, Callable[[], Iterator[_Finding]]] = {
         "package": partial(_packages, folder or Path.cwd()),
         "library": _libraries,
         "device": _device,
@@ -57,69 +57,69 @@ def examine(folder: Path | None = None, topics: Collection[str] | None = None) -
             yield from examiner()
         except Exception as error:  # an examination that fails is a finding too; the others continue
             text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            yield Finding(topic, "", "problem", text, "see the lines above, or reinstall tcbench")
+            yield _Finding(topic, "", "problem", text, "see the lines above, or reinstall tcbench")
 
 
-def _packages(folder: Path) -> Iterator[Finding]:
+def _packages(folder: Path) -> Iterator[_Finding]:
     owners = packages_distributions()
     for name in PACKAGES:
         yield _imported_package(name)
         others = sorted({*owners.get(name, ())} - {_DISTRIBUTION})
         if others:
             fix = f"uninstall {' or '.join(others)}, or install tcbench in a separate environment"
-            yield Finding("package", name, "problem", f"also installed by {', '.join(others)}", fix)
+            yield _Finding("package", name, "problem", f"also installed by {', '.join(others)}", fix)
         same = (folder / name).resolve()
         if same.is_dir() and same not in (ROOT / name, SHADOWED.get(name)):
             fix = (
                 "rename it, or leave this folder; the command tcbench is not affected, but `python -c` and "
                 f"`python -m` here import ./{name} (python -P does not)"
             )
-            yield Finding("package", name, "warning", f"your folder {folder / name} has the same name", fix)
+            yield _Finding("package", name, "warning", f"your folder {folder / name} has the same name", fix)
 
 
-def _imported_package(name: str) -> Finding:
+def _imported_package(name: str) -> _Finding:
     if name in SHADOWED:
         other = SHADOWED[name] or "nothing"
         text = f"`import {name}` finds {other}, tcbench uses {ROOT / name}"
         fix = f"remove {other} from PYTHONPATH or rename it; until then only the command tcbench works here"
-        return Finding("package", name, "problem", text, fix)
+        return _Finding("package", name, "problem", text, fix)
     path = imported_from(name)
     if path != ROOT / name:
         fix = "use the command tcbench, with a clean PYTHONPATH"
-        return Finding("package", name, "problem", f"imported from {path}, not from {ROOT / name}", fix)
-    return Finding("package", name, "ok", str(path))
+        return _Finding("package", name, "problem", f"imported from {path}, not from {ROOT / name}", fix)
+    return _Finding("package", name, "ok", str(path))
 
 
-def _libraries() -> Iterator[Finding]:
-    yield Finding("library", "python", "ok", platform.python_version())
+def _libraries() -> Iterator[_Finding]:
+    yield _Finding("library", "python", "ok", platform.python_version())
     for name in provenance.LIBRARIES:
         version = environment.installed_version(name)
         if version:
-            yield Finding("library", name, "ok", version)
+            yield _Finding("library", name, "ok", version)
         elif name != _DISTRIBUTION:  # a checkout on PYTHONPATH is not installed, and works
-            yield Finding("library", name, "problem", "not installed", f"pip install {name}")
+            yield _Finding("library", name, "problem", "not installed", f"pip install {name}")
 
 
-def _device() -> Iterator[Finding]:
+def _device() -> Iterator[_Finding]:
     import torch
 
     from textcraftor.diffusion.devices import find_device
 
     device = find_device("auto")
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    yield Finding(
+    yield _Finding(
         "device", device, "ok", f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
     )
 
 
-def _settings() -> Iterator[Finding]:
+def _settings() -> Iterator[_Finding]:
     """Environment variables that change where files are searched."""
     for name in ("TCBENCH_PROMPTS", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "PYTHONPATH"):
         if os.environ.get(name):
-            yield Finding("setting", name, "ok", os.environ[name])
+            yield _Finding("setting", name, "ok", os.environ[name])
 
 
-def _pipelines() -> Iterator[Finding]:
+def _pipelines() -> Iterator[_Finding]:
     from benchmarks.systems import SYSTEMS
     from tcbench.errors import MissingFiles
     from textcraftor.diffusion.pipeline import find_pipeline
@@ -127,16 +127,16 @@ def _pipelines() -> Iterator[Finding]:
     for system in SYSTEMS.values():
         try:
             path = find_pipeline(system.source, fetch=False)
-            yield Finding("pipeline", system.name, "ok", str(path))
+            yield _Finding("pipeline", system.name, "ok", str(path))
         except MissingFiles as error:
             if system.gigabytes is None:  # it ships with the package
                 yield _incomplete_package("pipeline", system.name, error)
             else:
                 text = f"not downloaded ({system.gigabytes:g} GB)"
-                yield Finding("pipeline", system.name, "absent", text, str(error))
+                yield _Finding("pipeline", system.name, "absent", text, str(error))
 
 
-def _reward_weights() -> Iterator[Finding]:
+def _reward_weights() -> Iterator[_Finding]:
     from rewards.registry import info, list_rewards
     from rewards.weights.locate import locate_weights
     from tcbench.errors import FileFormatError, MismatchError
@@ -145,33 +145,33 @@ def _reward_weights() -> Iterator[Finding]:
         try:
             record = info(name)
         except ValueError as error:  # a plug-in that cannot be imported
-            yield Finding("reward", name, "problem", str(error), "fix or uninstall the plug-in")
+            yield _Finding("reward", name, "problem", str(error), "fix or uninstall the plug-in")
             continue
         try:
             locate_weights(record, fetch=False)
-            yield Finding("reward", name, "ok", "weights found" if record.weights else "needs no weights")
+            yield _Finding("reward", name, "ok", "weights found" if record.weights else "needs no weights")
         except (MismatchError, FileFormatError) as error:
-            yield Finding("reward", name, "problem", "its weights cannot be trusted", str(error))
+            yield _Finding("reward", name, "problem", "its weights cannot be trusted", str(error))
         except ValueError as error:
             if all(file.package for file in record.weights):
                 yield _incomplete_package("reward", name, error)
             else:
                 size = sum(file.megabytes for file in record.weights)
-                yield Finding("reward", name, "absent", f"not downloaded ({size:.0f} MB)", str(error))
+                yield _Finding("reward", name, "absent", f"not downloaded ({size:.0f} MB)", str(error))
 
 
-def _incomplete_package(topic: str, subject: str, error: Exception) -> Finding:
-    return Finding(topic, subject, "problem", "missing from the installed package", str(error))
+def _incomplete_package(topic: str, subject: str, error: Exception) -> _Finding:
+    return _Finding(topic, subject, "problem", "missing from the installed package", str(error))
 
 
-def _prompt_sets() -> Iterator[Finding]:
+def _prompt_sets() -> Iterator[_Finding]:
     from benchmarks.suites import SUITES, find_suite
     from benchmarks.suites.base import is_present
 
     for name in SUITES:
         record = find_suite(name)
         if is_present(record):
-            yield Finding("suite", name, "ok", f"{record.count} prompts")
+            yield _Finding("suite", name, "ok", f"{record.count} prompts")
         else:
             fix = f"get them from {record.homepage} and set TCBENCH_PROMPTS to their folder"
-            yield Finding("suite", name, "absent", f"not downloaded ({record.count} prompts)", fix)
+            yield _Finding("suite", name, "absent", f"not downloaded ({record.count} prompts)", fix)

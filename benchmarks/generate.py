@@ -187,7 +187,7 @@ def _store(run: RunState, sample: Sample, image: np.ndarray | None) -> Sample:
         return replace(sample, reason="out of memory for a single image; use a smaller size or dtype")
     if not np.isfinite(image).all():
         return replace(sample, reason="the pipeline returned pixels that are not finite")
-    content = encode_png(image)
+    content = _encode_png(image)
     name = f"images/{sample.prompt_id:05d}-{sample.sample}.png"
     write_atomically(run.path / name, content)
     return replace(sample, image=name, sha256=hashlib.sha256(content).hexdigest())
@@ -197,7 +197,7 @@ def _round_to_8_bits(images: np.ndarray) -> np.ndarray:
     return (images * 255).round() / 255
 
 
-def encode_png(image: np.ndarray) -> bytes:
+def _encode_png(image: np.ndarray) -> bytes:
     """Return ``image`` (H, W, 3) in [0, 1] as the bytes of an 8-bit PNG file."""
     import numpy as np
     from PIL import Image

@@ -107,7 +107,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     assert pipeline is not None
     device = find_device(request.device)
     dtype = find_dtype(request.dtype, system.dtype, device)
-    settings = generation_settings(system, pipeline, prompts, dtype, request.base_seed)
+    settings = _generation_settings(system, pipeline, prompts, dtype, request.base_seed)
     if rewriter:
         settings["rewriter"] = rewriters.rewriter_settings(*rewriter)
     if selecting:
@@ -141,7 +141,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     )
 
 
-def generation_settings(
+def _generation_settings(
     system: System, pipeline: Path, prompts: PromptSet, dtype: str, base_seed: int
 ) -> dict[str, Any]:
     """Return the settings that the generation id hashes: everything that changes images, and nothing else.

@@ -188,9 +188,9 @@ def find_system(model: str) -> System:
         return SYSTEMS[model]
     path = Path(model).expanduser()
     if path.suffix == ".toml":
-        return read_system(path)
+        return _read_system(path)
     if (path / SYSTEM_FILE).is_file():
-        return replace(read_system(path / SYSTEM_FILE), name=path.resolve().name)
+        return replace(_read_system(path / SYSTEM_FILE), name=path.resolve().name)
     if path.is_dir():
         return System(name=path.resolve().name, pipeline=str(path))
     hub_id, _, revision = model.partition("@")
@@ -211,7 +211,7 @@ _RENAMED = {
 """Keys of earlier versions. Users are told the new key; files that training wrote are read silently."""
 
 
-def read_system(path: Path) -> System:
+def _read_system(path: Path) -> System:
     """Read a system from a TOML file. Its keys are the fields of `System`, and ``base``, a named system.
 
     Folders are looked up next to the file first.

@@ -107,7 +107,7 @@ FRAME_COLUMNS = (
 )  # fmt: skip
 
 
-def frame(runs: Iterable[RunState]) -> pd.DataFrame:
+def _frame(runs: Iterable[RunState]) -> pd.DataFrame:
     """Return all scores of runs, one row per (run, reward, prompt, sample), with columns `FRAME_COLUMNS`.
 
     Where a sample could not be generated, judged or scored, `score` is NaN and `reason` says why. A planned

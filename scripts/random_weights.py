@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class RandomWeights:
+class _RandomWeights:
     """Weights of one reward, and what other people's code needs to read them."""
 
     files: Mapping[str, Path]
@@ -22,7 +22,7 @@ class RandomWeights:
     """Part of a job for the official package (`rewards.verification.official.runner`)."""
 
 
-def write_random_weights(folder: Path, names: Iterable[str]) -> dict[str, RandomWeights]:
+def write_random_weights(folder: Path, names: Iterable[str]) -> dict[str, _RandomWeights]:
     """Write random weights of the published sizes.
 
     Args:
@@ -31,12 +31,12 @@ def write_random_weights(folder: Path, names: Iterable[str]) -> dict[str, Random
     """
     vit = cache(partial(_write_vit_l_14, folder))
     hpsv2 = cache(partial(_write_official, "hpsv2", folder))
-    writers: dict[str, Callable[[], RandomWeights]] = {
-        "aesthetic-v1": lambda: RandomWeights(
+    writers: dict[str, Callable[[], _RandomWeights]] = {
+        "aesthetic-v1": lambda: _RandomWeights(
             {"backbone": vit(), "head": _write_head(folder / "aesthetic-v1.pth", linear=True)}
         ),
         "aesthetic-v2": lambda: _aesthetic_v2(folder, vit()),
-        "clip": lambda: RandomWeights({"backbone": vit()}),
+        "clip": lambda: _RandomWeights({"backbone": vit()}),
         "pickscore": lambda: _write_pickscore(folder),
         "hpsv2": hpsv2,
         "hpsv2-antialias": hpsv2,
@@ -74,7 +74,7 @@ def _write_vit_l_14(folder: Path) -> Path:
     return path
 
 
-def _aesthetic_v2(folder: Path, backbone: Path) -> RandomWeights:
+def _aesthetic_v2(folder: Path, backbone: Path) -> _RandomWeights:
     """Write the head, and for imscore an image tower of the same size in transformers' layout."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -82,7 +82,7 @@ def _aesthetic_v2(folder: Path, backbone: Path) -> RandomWeights:
     size = _transformer(width=1024, layers=24)
     vision = CLIPVisionConfig(**size, patch_size=14, projection_dim=768)
     CLIPVisionModelWithProjection(vision).half().save_pretrained(tower)
-    return RandomWeights({"backbone": backbone, "head": head}, {"model": tower, "head": head})
+    return _RandomWeights({"backbone": backbone, "head": head}, {"model": tower, "head": head})
 
 
 def _write_head(path: Path, *, linear: bool) -> Path:
@@ -96,7 +96,7 @@ def _write_head(path: Path, *, linear: bool) -> Path:
     return path
 
 
-def _write_pickscore(folder: Path) -> RandomWeights:
+def _write_pickscore(folder: Path) -> _RandomWeights:
     """Write a ViT-H/14 in transformers' layout, with a tokenizer of single letters."""
     from transformers import CLIPConfig, CLIPModel
 
@@ -108,17 +108,17 @@ def _write_pickscore(folder: Path) -> RandomWeights:
     CLIPModel(config).half().save_pretrained(folder / "pickscore")
     tokenizer = write_tiny_tokenizer("clip", folder / "tokenizer", 77)
     files = {"model": folder / "pickscore", "tokenizer": tokenizer}
-    return RandomWeights(files, files)
+    return _RandomWeights(files, files)
 
 
-def _write_official(name: str, folder: Path) -> RandomWeights:
+def _write_official(name: str, folder: Path) -> _RandomWeights:
     """Write a checkpoint that the official package reads too."""
     import rewards
     from rewards.verification.official.compare import OFFICIAL
 
     record = rewards.info(name)
     checkpoint = OFFICIAL[record.entry](record, folder, full=True)
-    return RandomWeights(checkpoint.files, checkpoint.files, checkpoint.job)
+    return _RandomWeights(checkpoint.files, checkpoint.files, checkpoint.job)
 
 
 def _transformer(*, width: int, layers: int) -> dict[str, int]:

@@ -123,10 +123,10 @@ def _site_link(match: re.Match[str], page: Page, files: Files) -> str:
 def _command_pages() -> Iterator[str]:
     """The help of every command as Markdown, from the command line's own definitions."""
     sys.path.insert(0, str(ROOT))
-    from benchmarks.cli import VERBS, load_verb
+    from benchmarks.cli import VERBS, load_command
 
     for name in VERBS:
-        command = load_verb(name)
+        command = load_command(name)
         commands = getattr(command, "commands", None)
         if commands is None:
             yield from _command(f"tcbench {name}", command)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.systems import read_system
+from benchmarks.systems import _read_system
 from rewards.combine.terms import parse_mix
 from textcraftor.config import make_config
 
@@ -28,7 +28,7 @@ def test_training_recipes_are_valid_configurations(file: Path) -> None:
 
 @pytest.mark.parametrize("file", SYSTEMS, ids=lambda file: file.stem)
 def test_system_recipes_are_valid_systems(file: Path) -> None:
-    system = read_system(file)
+    system = _read_system(file)
     assert system.pipeline.endswith("stable-diffusion-v1-5")
     assert system.trained_on is not None
 

@@ -74,7 +74,7 @@ class _Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name, _, rest = super().resolve_command(ctx, args)
         assert name is not None  # super() has refused an unknown command
-        return name, load_verb(name), rest
+        return name, load_command(name), rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -88,15 +88,10 @@ class _Commands(TyperGroup):
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
 
-def load_verb(name: str) -> Any:
-    """Import a command. Its module defines `app`, a Typer app of sub-commands, or a function of its name."""
-    module_name = _MODULES.get(name, name)
-    module = import_module(f"benchmarks.cli.{module_name}")
-    if hasattr(module, "app"):
-        return typer.main.get_group(module.app)
-    single = typer.Typer(add_completion=False)
-    single.command(name)(getattr(module, module_name))
-    return typer.main.get_command(single)
+def load_command(name: str) -> Any:
+    """Import a command; its module's `app` is a Typer app of one command, or of several sub-commands."""
+    module = import_module(f"benchmarks.cli.{_MODULES.get(name, name)}")
+    return typer.main.get_command(module.app)
 
 
 def _error_lines(error: Exception) -> list[str]:

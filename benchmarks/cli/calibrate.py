@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+app = typer.Typer(add_completion=False)
 
-def calibrate(
+
+@app.command()
+def _calibrate(
     run: Annotated[Path, typer.Argument(help="A scored run folder.", show_default=False)],
     out: Annotated[Path, typer.Option(help="File for the calibration.")] = Path("calibration.json"),
 ) -> None:

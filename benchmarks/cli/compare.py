@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from leaderboards.records import ScoreSet
     from leaderboards.run_state import RunState
 
+app = typer.Typer(add_completion=False)
 
-def compare(
+
+@app.command()
+def _compare(
     before: Annotated[
         str,
         typer.Argument(metavar="A", help="Run folder, or system with one run in --runs.", show_default=False),

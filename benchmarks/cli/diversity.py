@@ -9,8 +9,11 @@ import typer
 
 from benchmarks.cli import options
 
+app = typer.Typer(add_completion=False)
 
-def diversity(
+
+@app.command()
+def _diversity(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or their parent.", show_default=False)],
     by: Annotated[
         str, typer.Option("--by", help="A reward of the CLIP kind, whose image embedding is compared.")

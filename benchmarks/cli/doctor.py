@@ -10,10 +10,13 @@ import typer
 
 from benchmarks.cli import options
 
+app = typer.Typer(add_completion=False)
+
 _MARKS = {"ok": "ok", "absent": "--", "warning": "!", "problem": "!!"}
 
 
-def doctor(
+@app.command()
+def _doctor(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also show how to get what is optional.")
     ] = False,

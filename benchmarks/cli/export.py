@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+app = typer.Typer(add_completion=False)
+
 
 class _ExportFormat(StrEnum):
     """File formats that other tools read."""
@@ -17,7 +19,8 @@ class _ExportFormat(StrEnum):
     SINGLE_FILE = "single-file"
 
 
-def export(
+@app.command()
+def _export(
     model: Annotated[str, typer.Argument(help="A training run folder.", show_default=False)],
     to: Annotated[
         _ExportFormat,

@@ -9,8 +9,11 @@ import typer
 
 from benchmarks.cli import options
 
+app = typer.Typer(add_completion=False)
 
-def generate(
+
+@app.command()
+def _generate(
     model: options.Model,
     suite: options.Suite = None,
     prompts: options.Prompts = None,

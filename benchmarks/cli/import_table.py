@@ -9,8 +9,11 @@ import typer
 
 from benchmarks.cli import options
 
+app = typer.Typer(add_completion=False)
 
-def import_table(
+
+@app.command()
+def _import_table(
     table: Annotated[
         Path,
         typer.Argument(

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+app = typer.Typer(add_completion=False)
 
-def leaderboard(
+
+@app.command()
+def _leaderboard(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.", show_default=False)],
     baseline: Annotated[
         str,

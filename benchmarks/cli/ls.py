@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from leaderboards.run_state import RunState
     from rewards.info import RewardInfo
 
+app = typer.Typer(add_completion=False)
+
 Row = dict[str, Any]
 
 
@@ -30,7 +32,8 @@ class _Kind(StrEnum):
     runs = "runs"
 
 
-def ls(
+@app.command()
+def _ls(
     kind: Annotated[_Kind, typer.Argument(help="What to list.", show_default=False)],
     out: options.Out = Path("runs"),
     json: options.Json = False,

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+app = typer.Typer(add_completion=False)
+
 
 class _Space(StrEnum):
     """Whether embeddings or weights are mixed."""
@@ -16,7 +18,8 @@ class _Space(StrEnum):
     WEIGHTS = "weights"
 
 
-def mix(
+@app.command()
+def _mix(
     terms: Annotated[
         list[str],
         typer.Argument(

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+app = typer.Typer(add_completion=False)
 
-def pairs(
+
+@app.command()
+def _pairs(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for metadata.jsonl.")],
 ) -> None:

@@ -16,12 +16,12 @@ _LINE_SECONDS = 10.0
 """Least time between two lines of one stage."""
 
 
-def show_progress() -> Bars | Lines:
+def show_progress() -> _Bars | _Lines:
     """Return bars if stderr is a terminal, otherwise lines; use as a context manager."""
-    return Bars() if sys.stderr.isatty() else Lines()
+    return _Bars() if sys.stderr.isatty() else _Lines()
 
 
-class Bars:
+class _Bars:
     """One live bar per stage, with rate and time left (rich)."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Bars:
         self._live.stop()
 
 
-class Lines:
+class _Lines:
     """A line when a stage begins, every ten seconds, and when it ends."""
 
     def __init__(self) -> None:
@@ -117,5 +117,5 @@ def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-_: type[Progress] = Lines  # the type checker verifies that both implement the protocol
-_ = Bars
+_: type[Progress] = _Lines  # the type checker verifies that both implement the protocol
+_ = _Bars

@@ -14,8 +14,11 @@ from benchmarks.cli import options
 if TYPE_CHECKING:
     from tcbench.cells import WorkCell
 
+app = typer.Typer(add_completion=False)
 
-def reproduce(
+
+@app.command()
+def _reproduce(
     table: Annotated[str, typer.Argument(help="The comparison: world-table.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the work; re-run to resume.")],
     docs: Annotated[

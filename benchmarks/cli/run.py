@@ -8,8 +8,11 @@ import typer
 
 from benchmarks.cli import options
 
+app = typer.Typer(add_completion=False)
 
-def run(
+
+@app.command()
+def _run(
     model: options.Model,
     suite: options.Suite = None,
     rewards: options.Rewards = None,

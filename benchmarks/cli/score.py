@@ -9,8 +9,11 @@ import typer
 
 from benchmarks.cli import options
 
+app = typer.Typer(add_completion=False)
 
-def score(
+
+@app.command()
+def _score(
     folder: Annotated[
         Path, typer.Argument(help="A run folder, or any folder of images.", show_default=False)
     ],

@@ -9,8 +9,11 @@ import typer
 
 from benchmarks.cli import options
 
+app = typer.Typer(add_completion=False)
 
-def sweep(
+
+@app.command()
+def _sweep(
     model: options.Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for systems, runs, table and figures.")],
     strengths: Annotated[

@@ -13,8 +13,11 @@ from benchmarks.cli import options
 if TYPE_CHECKING:
     from textcraftor.sources import PromptSource
 
+app = typer.Typer(add_completion=False)
 
-def train(
+
+@app.command()
+def _train(
     model: options.Model,
     out: Annotated[
         Path,

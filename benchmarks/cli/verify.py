@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rewards.verification.parity import Parity
     from rewards.verification.published import PublishedCheck
 
+app = typer.Typer(add_completion=False)
+
 _IMAGES = 6
 """Number of images to compare on."""
 _FULL_IMAGES, _FULL_PROMPTS = 3, 2
@@ -34,7 +36,8 @@ _Images = Annotated[
 ]
 
 
-def verify(
+@app.command()
+def _verify(
     names: _Names = None,
     official: Annotated[
         bool,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rewards.info import RewardInfo, WeightsFile
     from rewards.weights.locate import LocatedWeights
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 _Row = dict[str, Any]
 _OK, _WRONG, _NOT_CHECKED = "ok", "WRONG", "not checked"
@@ -27,7 +27,7 @@ _Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Rew
 
 
 @app.command("list")
-def list_weights(json: options.Json = False) -> None:
+def _list_weights(json: options.Json = False) -> None:
     """List the files of every reward: size, source, path, and what they are checked against."""
     from rewards.weights.lock import WeightsLock
 
@@ -37,7 +37,7 @@ def list_weights(json: options.Json = False) -> None:
 
 
 @app.command("pull")
-def pull_weights(
+def _pull_weights(
     names: _Names = None,
     everything: Annotated[bool, typer.Option("--all", help="All rewards.")] = False,
 ) -> None:
@@ -63,7 +63,7 @@ def pull_weights(
 
 
 @app.command("verify")
-def verify_weights(
+def _verify_weights(
     names: _Names = None,
     accept: Annotated[
         bool, typer.Option("--accept", help="Record changed weights as right; needs reward names.")
@@ -90,7 +90,7 @@ def verify_weights(
 
 
 @app.command("convert")
-def convert_weights(
+def _convert_weights(
     file: Annotated[
         Path, typer.Argument(help="A torch checkpoint; its code is not run.", show_default=False)
     ],

@@ -13,7 +13,7 @@ import typer
 import rewards
 import textcraftor
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 REWARDS = Path(rewards.__file__).parent / "world" / "weights"
 PIPELINE = Path(textcraftor.__file__).parent / "micro" / "pipeline"
@@ -22,8 +22,8 @@ Folder = Annotated[Path, typer.Option(help="Folder of training states and logs; 
 Docs = Annotated[Path, typer.Option(help="Folder of the report and its pictures.")]
 
 
-@app.command()
-def build(
+@app.command("build")
+def _build(
     folder: Folder = Path("build/world"),
     jobs: Annotated[int, typer.Option(help="Stages that are trained at a time, on one core each.", min=1)] = (
         os.cpu_count() or 1
@@ -59,7 +59,7 @@ def build(
         run_cells(cells, folder, jobs, Silent(), environment=environment, watch=show)
     if install:
         install_world(folder, REWARDS, PIPELINE)
-        report(folder, docs)
+        _report(folder, docs)
     else:
         print(
             f"trained: {folder}; to install it: tcbench world build --folder {folder} --install",
@@ -67,8 +67,8 @@ def build(
         )
 
 
-@app.command()
-def report(folder: Folder = Path("build/world"), docs: Docs = Path("docs/world")) -> None:
+@app.command("report")
+def _report(folder: Folder = Path("build/world"), docs: Docs = Path("docs/world")) -> None:
     """Measure the installed world; write report.md and its pictures."""
     from benchmarks.systems import STYLE_WORDS, SYSTEMS
     from textcraftor.micro.training.report import write_world_report

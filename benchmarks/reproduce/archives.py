@@ -35,7 +35,7 @@ class ArchivedCell:
     """Of the archive, in hex."""
 
 
-def read_manifest(archives: Path) -> dict[str, ArchivedCell]:
+def _read_manifest(archives: Path) -> dict[str, ArchivedCell]:
     """Return the manifest of a folder of archives by cell name; empty without one.
 
     Raises:
@@ -53,7 +53,7 @@ def read_manifest(archives: Path) -> dict[str, ArchivedCell]:
 def archive_cells(cells: Sequence[WorkCell], folder: Path, archives: Path) -> None:
     """Archive each finished cell and write the manifest. An archive of the same key is left as it is."""
     archives.mkdir(parents=True, exist_ok=True)
-    manifest = read_manifest(archives)
+    manifest = _read_manifest(archives)
     for name, key in cell_keys(cells).items():
         record, archive = finished_record(folder, name, key), archives / f"{name}{SUFFIX}"
         if record is None or (archive.is_file() and name in manifest and manifest[name].key == key):
@@ -70,7 +70,7 @@ def restorable_cells(cells: Sequence[WorkCell], folder: Path, archives: Path) ->
     Raises:
         MissingFiles: If none of the cells is archived.
     """
-    manifest = read_manifest(archives)
+    manifest = _read_manifest(archives)
     keys = cell_keys(cells)
     if not manifest.keys() & keys.keys():
         raise MissingFiles(
@@ -90,7 +90,7 @@ def restore_cells(keys: Mapping[str, str], folder: Path, archives: Path) -> None
     Raises:
         MismatchError: If an archive is missing or differs from the manifest.
     """
-    manifest = read_manifest(archives)
+    manifest = _read_manifest(archives)
     for name, key in keys.items():
         archive = archives / f"{name}{SUFFIX}"
         if not archive.is_file() or sha256(archive) != manifest[name].sha256:

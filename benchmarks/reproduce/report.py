@@ -78,8 +78,8 @@ no trials: they use the rate of a related headline method, or their authors'."""
 
 
 @dataclass(frozen=True)
-class Results:
-    """Results in the folder of the work."""
+class _Results:
+    """_Results in the folder of the work."""
 
     folder: Path
     scale: Scale
@@ -123,7 +123,7 @@ def write_comparison_report(
     Returns:
         Paths of the files; for the archives the path of their folder.
     """
-    results = Results(folder, scale, headline_only)
+    results = _Results(folder, scale, headline_only)
     files = write_board(results.board(results.headline), docs / "headline")
     if not headline_only:
         files += write_board(results.board(_exploratory(scale)), docs / "exploratory")
@@ -140,7 +140,7 @@ def _exploratory(scale: Scale) -> list[str]:
     return [*trained, "style-words", "extend", "best-of-4"]
 
 
-def _report(results: Results) -> Iterator[str]:
+def _report(results: _Results) -> Iterator[str]:
     scale = results.scale
     yield "# The comparison on the embedded world"
     yield (
@@ -168,7 +168,7 @@ def _report(results: Results) -> Iterator[str]:
     yield from _ending(results)
 
 
-def _rest(results: Results) -> Iterator[str]:
+def _rest(results: _Results) -> Iterator[str]:
     """Systems with at most one training seed, and the paper's further tables."""
     yield (
         "Exploratory, with one training seed or none (Holm's correction over "
@@ -179,7 +179,7 @@ def _rest(results: Results) -> Iterator[str]:
     yield from _drill_downs(results)
 
 
-def _drill_downs(results: Results) -> Iterator[str]:
+def _drill_downs(results: _Results) -> Iterator[str]:
     """The paper's further tables, all exploratory. Each is a board with its own correction."""
     tuned = "textcraftor-0"
     for heading, text, names in (
@@ -262,7 +262,7 @@ def _difference(cell: Cell | None) -> str:
     return f"{number(difference.value, places, sign=True)} ({ends}) {mark}"
 
 
-def _methods(results: Results) -> list[Row]:
+def _methods(results: _Results) -> list[Row]:
     section = results.section(results.headline)
     return [
         {"method": TITLES[name]}
@@ -276,7 +276,7 @@ def _methods(results: Results) -> list[Row]:
     ]
 
 
-def _pairwise(results: Results) -> list[Row]:
+def _pairwise(results: _Results) -> list[Row]:
     """The first method against each other one, seeds of the same number paired."""
     first, *others = HEADLINE
     pairs = [
@@ -303,7 +303,7 @@ def _agreed(cells: Sequence[Cell]) -> str:
     return seeds_text(agreed) + EXPOSURES[cells[0].exposure] if agreed else "–"
 
 
-def _trials(results: Results) -> list[Row]:
+def _trials(results: _Results) -> list[Row]:
     rows = []
     for method in METHODS.values():
         rates = method.rates[: results.scale.trials]
@@ -330,7 +330,7 @@ def _change(change: Sequence[float | None]) -> str:
     return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def _costs(results: Results) -> list[Row]:
+def _costs(results: _Results) -> list[Row]:
     rows = []
     for method in (m for m in METHODS.values() if m.name in HEADLINE or not results.headline_only):
         for seed in results.scale.seeds_of(method):
@@ -338,7 +338,7 @@ def _costs(results: Results) -> list[Row]:
     return rows
 
 
-def _cost(results: Results, method: Method, seed: int) -> Row:
+def _cost(results: _Results, method: Method, seed: int) -> Row:
     """Compute and time of a training run."""
     result = results.training(method, seed)
     ledger = result.ledger
@@ -360,7 +360,7 @@ def _cost(results: Results, method: Method, seed: int) -> Row:
     }
 
 
-def _ending(results: Results) -> Iterator[str]:
+def _ending(results: _Results) -> Iterator[str]:
     """Time, versions, devices and commits."""
     keys = cell_keys(plan_cells(results.scale, headline_only=results.headline_only))
     records = [record for name, key in keys.items() if (record := finished_record(results.folder, name, key))]

@@ -101,7 +101,7 @@ METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
 
 
 @dataclass(frozen=True)
-class Variant:
+class _Variant:
     """A system that needs no training of its own: another system with changes, or a mix of encoders."""
 
     name: str
@@ -116,24 +116,24 @@ class Variant:
 
 SAMPLERS = ("euler", "dpm++2m")
 
-VARIANTS: tuple[Variant, ...] = (
-    Variant("style-words", "style words by rule", changes={"append": ", vivid, crisp, glowing, clean"}),
-    Variant("extend", "prompt rewriter, supervised only", changes={"rewriter": "world-extend"}),
-    Variant("best-of-4", "best of 4 images",
+VARIANTS: tuple[_Variant, ...] = (
+    _Variant("style-words", "style words by rule", changes={"append": ", vivid, crisp, glowing, clean"}),
+    _Variant("extend", "prompt rewriter, supervised only", changes={"rewriter": "world-extend"}),
+    _Variant("best-of-4", "best of 4 images",
             changes={"best_of": 4, "best_of_reward": REWARDS, "calibration": "world"}),
-    Variant("micro-eta-1", "base, eta 1", changes={"eta": 1.0}),
-    Variant("rl-eta-1", "RL, text encoder, eta 1", "rl", {"eta": 1.0}),
-    *(Variant(f"last-{steps}", f"K = 5, sampled with the last {steps} steps", "textcraftor",
+    _Variant("micro-eta-1", "base, eta 1", changes={"eta": 1.0}),
+    _Variant("rl-eta-1", "RL, text encoder, eta 1", "rl", {"eta": 1.0}),
+    *(_Variant(f"last-{steps}", f"K = 5, sampled with the last {steps} steps", "textcraftor",
               {"tuned_steps": steps}) for steps in (5, 10, 25)),
-    Variant("k-10-last-10", "K = 10, sampled with the last 10 steps", "k-10", {"tuned_steps": 10}),
-    *(Variant(f"{name}-{sampler}", f"{title}, {sampler}", of, {"sampler": sampler})
+    _Variant("k-10-last-10", "K = 10, sampled with the last 10 steps", "k-10", {"tuned_steps": 10}),
+    *(_Variant(f"{name}-{sampler}", f"{title}, {sampler}", of, {"sampler": sampler})
       for sampler in SAMPLERS
       for name, title, of in (("micro", "base", ""), ("textcraftor", "TextCraftor", "textcraftor"))),
-    *(Variant(f"strength-{share:g}", f"strength {share:g}",
+    *(_Variant(f"strength-{share:g}", f"strength {share:g}",
               mix={"textcraftor": share, "original": round(1 - share, 2)}) for share in (0.25, 0.5, 0.75)),
-    Variant("aesthetic-pick-0.5", "half aesthetic, half PickScore",
+    _Variant("aesthetic-pick-0.5", "half aesthetic, half PickScore",
             mix={"only-aesthetic": 0.5, "only-pick": 0.5}),
-    Variant("three-styles", "a third each: aesthetic, PickScore, HPSv2",
+    _Variant("three-styles", "a third each: aesthetic, PickScore, HPSv2",
             mix=dict.fromkeys(("only-aesthetic", "only-pick", "only-hps"), 1 / 3)),
 )  # fmt: skip
 
@@ -242,7 +242,7 @@ def _trials(name: str, scale: Scale) -> list[str]:
     return [f"try-{name}-{rate:g}" for rate in rates] if len(rates) > 1 else []
 
 
-def _variant(variant: Variant, scale: Scale) -> Iterator[WorkCell]:
+def _variant(variant: _Variant, scale: Scale) -> Iterator[WorkCell]:
     sources = [variant.of] if variant.of else [name for name in variant.mix if name != "original"]
     name = f"system-{variant.name}"
     options = {"name": variant.name, "of": variant.of, "changes": variant.changes, "mix": variant.mix}

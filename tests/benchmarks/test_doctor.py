@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import doctor
-from benchmarks.doctor import Finding, examine
+from benchmarks.doctor import _Finding, examine
 from benchmarks.systems import SYSTEMS
 from rewards.info import RewardInfo
 from tcbench.launch import PACKAGES, ROOT, SHADOWED
@@ -22,11 +22,11 @@ def _no_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 
 
-def of(findings: list[Finding], subject: str) -> Finding:
+def of(findings: list[_Finding], subject: str) -> _Finding:
     return next(finding for finding in findings if finding.subject == subject)
 
 
-def packages(folder: Path) -> list[Finding]:
+def packages(folder: Path) -> list[_Finding]:
     return list(examine(folder, topics=["package"]))
 
 
@@ -64,7 +64,7 @@ def test_package_of_two_distributions_is_a_problem(tmp_path: Path, monkeypatch: 
 
 def test_missing_library_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tcbench.environment.installed_version", lambda name: None)
-    assert of(list(examine(topics=["library"])), "torch") == Finding(
+    assert of(list(examine(topics=["library"])), "torch") == _Finding(
         "library", "torch", "problem", "not installed", "pip install torch"
     )
 
@@ -89,7 +89,7 @@ def test_missing_shipped_pipeline_is_a_problem(tmp_path: Path, monkeypatch: pyte
 def test_failed_examination_is_a_problem_and_the_others_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> Iterator[Finding]:
+    def broken() -> Iterator[_Finding]:
         raise ImportError("libtorch.so is missing")
 
     monkeypatch.setattr("benchmarks.doctor._device", broken)

@@ -19,7 +19,7 @@ from benchmarks.score import open_image
 from benchmarks.systems import SYSTEMS, find_system
 from leaderboards.records import Sample
 from leaderboards.run_state import RunState
-from leaderboards.scores import frame
+from leaderboards.scores import _frame
 from rewards import WrongRole
 from rewards.combine.panel import Panel
 from tcbench.errors import MismatchError, MissingFiles, Problems, TcbenchError, UnknownName
@@ -170,7 +170,7 @@ def test_boards_read_the_last_plan(request_for: Requests) -> None:
     wide = run(request_for())
     small = run(request_for(limit=4))
     assert small.added == 0
-    table = frame([RunState(wide.path)])
+    table = _frame([RunState(wide.path)])
     assert len(table) == 4
     assert set(table.category) == {"a cats", "a dogs"}
 
@@ -373,7 +373,7 @@ def test_a_reward_that_fails_on_one_image_scores_the_others(
     assert not result.complete
     assert dict(result.rewards[0].failed) == {(1, 0): "RuntimeError: no cows please"}
     assert result.rewards[0].scored == 2
-    table = frame([RunState(result.path)])
+    table = _frame([RunState(result.path)])
     assert table.set_index("prompt_id").reason[1] == "RuntimeError: no cows please"
     assert table.set_index("prompt_id").score.notna().tolist() == [True, False, True]
 
@@ -529,7 +529,7 @@ def test_changes_of_the_environment_are_noted(request_for: Requests, monkeypatch
             notes.append(message)
 
     run(request_for())
-    monkeypatch.setattr("textcraftor.io.provenance.versions", lambda: {"torch": "99"})
+    monkeypatch.setattr("textcraftor.io.provenance._versions", lambda: {"torch": "99"})
     execute_plan(plan_run(request_for()), Notes())
     assert any("torch" in note and "now 99" in note for note in notes)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.systems import STYLE_WORDS, SYSTEMS, find_system, read_system
+from benchmarks.systems import STYLE_WORDS, SYSTEMS, _read_system, find_system
 from tcbench.errors import ConfigError, UnknownName
 from textcraftor.diffusion.runner import EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
@@ -161,13 +161,13 @@ def test_a_rewriter_declares_its_training_rewards(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     for name, expected in (("promptist", ("aesthetic-v2", "clip")), ("world-extend", ())):
         file.write_text(f'base = "sd15"\nrewriter = "{name}"\n')
-        assert read_system(file).trained_on == expected
+        assert _read_system(file).trained_on == expected
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "rewriter.toml").write_text("beams = 2\n")
     file.write_text('base = "sd15"\nrewriter = "own"\n')
-    assert read_system(file).trained_on is None  # undeclared
+    assert _read_system(file).trained_on is None  # undeclared
     file.write_text('base = "sd15"\nrewriter = "own"\ntrained_on = ["pickscore"]\n')
-    assert read_system(file).trained_on == ("pickscore",)
+    assert _read_system(file).trained_on == ("pickscore",)
     (tmp_path / "own" / "rewriter.toml").write_text('trained_on = ["hpsv2"]\n')
     file.write_text('base = "sd15"\nrewriter = "own"\n')
-    assert read_system(file).trained_on == ("hpsv2",)
+    assert _read_system(file).trained_on == ("hpsv2",)

@@ -10,7 +10,7 @@ import pytest
 
 from leaderboards.records import Sample, Score, ScoreSet
 from leaderboards.run_state import RunState
-from leaderboards.scores import FRAME_COLUMNS, SAMPLES, frame, paired, read_scores
+from leaderboards.scores import FRAME_COLUMNS, SAMPLES, _frame, paired, read_scores
 
 MakeRun = Callable[..., RunState]
 
@@ -65,9 +65,9 @@ def test_pairs_are_of_samples_that_both_have(make_run: MakeRun) -> None:
 
 
 def test_the_frame_has_a_row_a_result(run: RunState) -> None:
-    table = frame([run])
+    table = _frame([run])
     assert tuple(table.columns) == FRAME_COLUMNS
     assert table.prompt_id.tolist() == [0, 1, 2]
     assert table.score.tolist() == pytest.approx([0.5, math.nan, 0.7], nan_ok=True)
     assert table.reason[1] == "flaky"
-    assert tuple(frame([]).columns) == FRAME_COLUMNS
+    assert tuple(_frame([]).columns) == FRAME_COLUMNS

@@ -12,7 +12,7 @@ from rewards.combine.terms import parse_mix
 from rewards.registry import info
 from tcbench.errors import ConfigError, Problems, UnknownName
 from textcraftor.config import PROFILES, TrainConfig, make_config
-from textcraftor.io.checkpoint import NOT_DECISIVE, config_differences
+from textcraftor.io.checkpoint import NOT_DECISIVE, _config_differences
 from textcraftor.old_names import OLD_NAMES
 
 
@@ -171,11 +171,11 @@ def test_records_of_earlier_versions_are_read() -> None:
 
 def test_an_earlier_record_equals_the_same_configuration() -> None:
     config = asdict(TrainConfig.from_record(old_record()))
-    assert config_differences(old_record(), config) == []
-    assert config_differences(old_record(lr=1e-3), config) == ["optimiser.lr was 0.001, is now 3e-05"]
-    assert config_differences(old_record(gone=3), config) == ["gone was 3, is now None"]
+    assert _config_differences(old_record(), config) == []
+    assert _config_differences(old_record(lr=1e-3), config) == ["optimiser.lr was 0.001, is now 3e-05"]
+    assert _config_differences(old_record(gone=3), config) == ["gone was 3, is now None"]
     fewer = {name: value for name, value in old_record().items() if name != "warmup"}
-    assert config_differences(fewer, config) == []  # written before the setting existed
+    assert _config_differences(fewer, config) == []  # written before the setting existed
 
 
 def test_only_settings_that_decide_the_weights_are_compared() -> None:
@@ -186,9 +186,9 @@ def test_only_settings_that_decide_the_weights_are_compared() -> None:
         memory=replace(config.memory, prefix_cache="x", prefix_gigabytes=1.0, offload=True),
         optimiser=replace(config.optimiser, updates=7),
     )
-    assert config_differences(asdict(config), asdict(changed)) == []
+    assert _config_differences(asdict(config), asdict(changed)) == []
     assert len(NOT_DECISIVE) == 8
     falling = replace(config, optimiser=replace(config.optimiser, lr_schedule="cosine"))
     shorter = replace(falling, optimiser=replace(falling.optimiser, updates=7))
     # a falling learning rate ends elsewhere
-    assert config_differences(asdict(falling), asdict(shorter)) == ["optimiser.updates was 1000, is now 7"]
+    assert _config_differences(asdict(falling), asdict(shorter)) == ["optimiser.updates was 1000, is now 7"]

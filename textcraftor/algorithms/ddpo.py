@@ -66,7 +66,7 @@ class _Trajectory:
         )
 
 
-def step_std(scheduler: Any, t: Tensor, eta: float) -> float:
+def _step_std(scheduler: Any, t: Tensor, eta: float) -> float:
     """Return the standard deviation of a DDIM step's noise.
 
     eta sqrt((1 - a') / (1 - a) (1 - a / a')), with a and a' the products of alphas at t and at the next
@@ -81,14 +81,14 @@ def step_std(scheduler: Any, t: Tensor, eta: float) -> float:
     return eta * math.sqrt(max(0.0, (1 - a_next) / (1 - a) * (1 - a / a_next)))
 
 
-def step_mean(scheduler: Any, e: Tensor, t: Tensor, z: Tensor, eta: float) -> Tensor:
+def _step_mean(scheduler: Any, e: Tensor, t: Tensor, z: Tensor, eta: float) -> Tensor:
     """Return the mean (B, C, h, w) of the next latents, given the UNet's output e."""
     # with noise 0 the scheduler's stochastic step gives its mean
     mean: Tensor = scheduler.step(e, t, z, eta=eta, variance_noise=torch.zeros_like(z)).prev_sample
     return mean
 
 
-def log_prob(following: Tensor, mean: Tensor, std: float) -> Tensor:
+def _log_prob(following: Tensor, mean: Tensor, std: float) -> Tensor:
     """Return the log density (B,) of ``following`` (B, C, h, w) under N(mean, std^2), mean over elements."""
     parts = -((following - mean).square()) / (2 * std**2) - math.log(std) - math.log(2 * math.pi) / 2
     return parts.flatten(1).mean(dim=1)
@@ -113,7 +113,7 @@ def clipped_policy_loss(log_probs: Tensor, old: Tensor, advantages: Tensor, clip
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)).mean()
 
 
-class PromptAdvantages:
+class _PromptAdvantages:
     """Advantages: rewards standardised by the statistics of their prompt's latest rewards.
 
     Some prompts earn more than others whatever is sampled; statistics per prompt remove that from the signal
@@ -199,7 +199,7 @@ class DDPOAlgorithm:
         self.trainable, self.start, self.scorer, self.optimiser = trainable, start, scorer, optimiser
         self.settings, self.eta, self.seed = settings, eta, seed
         self.micro_batch, self.precision = micro_batch, precision
-        self.advantages = PromptAdvantages(group)
+        self.advantages = _PromptAdvantages(group)
 
     def step(self, batch: Batch) -> StepResult:
         """Sample and score images, then make ``policy_updates`` optimiser steps on their decisions."""
@@ -243,12 +243,12 @@ class DDPOAlgorithm:
             rollout, z = self.start(samples, original)
             latents, log_probs = [z], []
             for index, t in enumerate(rollout.timesteps):
-                mean = step_mean(rollout.scheduler, rollout.output(z, t, c).float(), t, z, self.eta)
-                std = step_std(rollout.scheduler, t, self.eta)
+                mean = _step_mean(rollout.scheduler, rollout.output(z, t, c).float(), t, z, self.eta)
+                std = _step_std(rollout.scheduler, t, self.eta)
                 if std > 0:
                     seeds = [noise_seed(self.seed, s.number, EXTRA_NOISE + index) for s in samples]
                     z = mean + std * initial_latents(seeds, (z.shape[1], z.shape[2], z.shape[3])).to(z)
-                    log_probs.append(log_prob(z, mean, std))
+                    log_probs.append(_log_prob(z, mean, std))
                 else:  # the last step may be deterministic: then it is no decision
                     z = mean
                 latents.append(z)
@@ -270,8 +270,8 @@ class DDPOAlgorithm:
         with autocast(self.trainable.original.device, self.precision):
             c = self.trainable.encode(texts)
             e = rollout.output(z, t, c)
-        mean = step_mean(rollout.scheduler, e.float(), t, z, self.eta)
-        now = log_prob(trajectory.latents[index + 1], mean, step_std(rollout.scheduler, t, self.eta))
+        mean = _step_mean(rollout.scheduler, e.float(), t, z, self.eta)
+        now = _log_prob(trajectory.latents[index + 1], mean, _step_std(rollout.scheduler, t, self.eta))
         old = trajectory.log_probs[index]
         loss = clipped_policy_loss(now, old, advantages, self.settings.ratio_clip)
         if self.settings.drift_penalty:

@@ -166,7 +166,7 @@ def with_timesteps(scheduler: Any, steps: int, first: int = 0, device: str | tor
     return scheduler
 
 
-def predict_x0(scheduler: Any, e: Tensor, t: Tensor, z: Tensor) -> Tensor:
+def _predict_x0(scheduler: Any, e: Tensor, t: Tensor, z: Tensor) -> Tensor:
     """Return the clean latents that the output e stands for.
 
     With z = a x0 + s noise, that is (z - s e) / a if e predicts noise, and a z - s e if e predicts the
@@ -187,7 +187,7 @@ def predict_x0(scheduler: Any, e: Tensor, t: Tensor, z: Tensor) -> Tensor:
     return a * z - s * e if kind == "v_prediction" else e
 
 
-def add_noise(scheduler: Any, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def _add_noise(scheduler: Any, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """Return the latents of x0 at timestep t: a x0 + s noise."""
     a, s = (scale.to(x0.device, x0.dtype) for scale in _signal_and_noise(scheduler, t))
     return a * x0 + s * noise
@@ -266,7 +266,7 @@ def one_step(
     with torch.no_grad():
         z = before.run(z, c)
     t = after.timesteps[0]
-    return _surrogate(predict_x0(rollout.scheduler, rollout.output(z, t, c), t, z), reward_gradient)
+    return _surrogate(_predict_x0(rollout.scheduler, rollout.output(z, t, c), t, z), reward_gradient)
 
 
 LOW_VARIANCE_NOISES = 2
@@ -286,9 +286,9 @@ def low_variance(
         x0 = rollout.run(z, c)
     surrogates = []
     for _ in range(LOW_VARIANCE_NOISES):
-        noised = add_noise(rollout.scheduler, x0, t, random.noise(x0))
+        noised = _add_noise(rollout.scheduler, x0, t, random.noise(x0))
         e = rollout.output(noised, t, c)
-        surrogates.append(_surrogate(predict_x0(rollout.scheduler, e, t, noised), reward_gradient))
+        surrogates.append(_surrogate(_predict_x0(rollout.scheduler, e, t, noised), reward_gradient))
     # one surrogate is a sum over samples, so their mean estimates the same gradient with less variance
     return torch.stack(surrogates).mean()
 
@@ -349,8 +349,8 @@ def direct(
     """
     # any timestep of the training schedule, not only those of the sampling steps
     t = torch.tensor(random.integer(rollout.scheduler.config.num_train_timesteps), device=x0.device)
-    z = add_noise(rollout.scheduler, x0, t, random.noise(x0))
-    return _surrogate(predict_x0(rollout.scheduler, rollout.output(z, t, c), t, z), reward_gradient)
+    z = _add_noise(rollout.scheduler, x0, t, random.noise(x0))
+    return _surrogate(_predict_x0(rollout.scheduler, rollout.output(z, t, c), t, z), reward_gradient)
 
 
 def denoising(
@@ -364,11 +364,11 @@ def denoising(
     """
     t = torch.tensor(random.integer(rollout.scheduler.config.num_train_timesteps), device=x0.device)
     noise = random.noise(x0)
-    z = add_noise(rollout.scheduler, x0, t, noise)
+    z = _add_noise(rollout.scheduler, x0, t, noise)
     e = rollout.output(z, t, c.of_prompts(len(x0)))
     error = (e - _denoising_target(rollout.scheduler, x0, t, noise)).square().flatten(1).mean(dim=1)
     # only so that rewards are logged: their gradient is not used
-    reward_gradient(predict_x0(rollout.scheduler, e.detach(), t, z))
+    reward_gradient(_predict_x0(rollout.scheduler, e.detach(), t, z))
     return -error.sum()
 
 

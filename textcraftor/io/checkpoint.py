@@ -189,12 +189,12 @@ def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[st
     """Return the decisive settings and entries in which two runs differ, a phrase each."""
     entries = [name for name in DECISIVE_ENTRIES if known.get(name) != record.get(name)]
     return [
-        *config_differences(known["config"], record["config"]),
+        *_config_differences(known["config"], record["config"]),
         *(f"different {name.removesuffix('_sha256')}" for name in entries),
     ]
 
 
-def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Compare the configurations of two train.json records in whatever layout.
 
     Returns:

@@ -45,14 +45,14 @@ def run_official(job: Mapping[str, Any], runner: Path = _RUNNER, lock: Path = _L
             # hpsv2 scores in half precision on any GPU that it sees.
             variables["CUDA_VISIBLE_DEVICES"] = ""
         _call(
-            [str(official_python(lock)), "-W", "ignore", str(runner), str(job_file), str(answer_file)],
+            [str(_official_python(lock)), "-W", "ignore", str(runner), str(job_file), str(answer_file)],
             variables,
         )
         answer: dict[str, Any] = json.loads(answer_file.read_text(encoding="utf-8"))
         return answer
 
 
-def official_python(lock: Path = _LOCK) -> Path:
+def _official_python(lock: Path = _LOCK) -> Path:
     """Return the interpreter of the lock file's environment; build the environment if necessary.
 
     Raises:
@@ -120,4 +120,4 @@ def _call(command: list[str], variables: Mapping[str, str] | None = None) -> str
 
 
 if __name__ == "__main__":
-    print(official_python())
+    print(_official_python())

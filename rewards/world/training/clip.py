@@ -69,7 +69,7 @@ def clip_config(vocab_size: int) -> dict[str, Any]:
     }
 
 
-def build_clip(vocab_size: int) -> nn.Module:
+def _build_clip(vocab_size: int) -> nn.Module:
     """Return the model with random weights."""
     from open_clip.model import CLIP
 
@@ -92,7 +92,7 @@ def train_clip_text(folder: Path, plan: TrainingPlan = TEXT_PLAN) -> nn.Module:
     """
     tokens = CaptionTokenizer(folder / TOKENIZER)
     torch.manual_seed(plan.seed)
-    model: Any = build_clip(len(tokens))
+    model: Any = _build_clip(len(tokens))
     student = nn.ModuleDict({"model": model, "questions": nn.Linear(model.visual.output_dim, QUESTIONS)})
 
     def loss(rng: np.random.Generator) -> Losses:
@@ -199,7 +199,7 @@ def save_clip(model: nn.Module, vocab_size: int, folder: Path) -> None:
 
 def load_clip(folder: Path, vocab_size: int) -> nn.Module:
     """Load a model of `save_clip` in float32 and eval mode."""
-    model = build_clip(vocab_size)
+    model = _build_clip(vocab_size)
     weights = load_file(folder / WEIGHTS, device=str(torch.get_default_device()))
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
     return model.eval()

@@ -23,7 +23,7 @@ RATERS: dict[str, Rater] = {"world-pick": PICK_RATER, "world-hps": HPS_RATER, "w
 
 
 @dataclass(frozen=True)
-class OracleAccuracy:
+class _OracleAccuracy:
     """Result of `measure_oracle`."""
 
     accepted_true: dict[str, float]
@@ -36,7 +36,7 @@ class OracleAccuracy:
     """Number of wrongly named attributes of single objects, by names, most frequent first."""
 
 
-def measure_oracle(count: int, seed: int, clean: bool) -> OracleAccuracy:
+def measure_oracle(count: int, seed: int, clean: bool) -> _OracleAccuracy:
     """Check every true claim of random scenes and one false claim each.
 
     Args:
@@ -69,7 +69,7 @@ def measure_oracle(count: int, seed: int, clean: bool) -> OracleAccuracy:
                     confusions[f"{kind}: {getattr(item, kind)} seen as {getattr(detected, kind)}"] += 1
         quality[row], share[row] = scene.style.quality, np.mean([claim.true for claim in claims])
     deciles = np.array_split(share[np.argsort(quality)], 10)
-    return OracleAccuracy(
+    return _OracleAccuracy(
         {kind: float(np.mean(values)) for kind, values in true.items()},
         {kind: float(np.mean(values)) for kind, values in swapped.items()},
         [float(part.mean()) for part in deciles],

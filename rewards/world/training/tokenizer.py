@@ -56,16 +56,16 @@ class CaptionTokenizer:
 
 def train_tokenizer(folder: Path) -> None:
     """Train the tokenizer on captions, and write ``folder/tokenizer``."""
-    write_tokenizer(folder / TOKENIZER, caption_corpus())
+    _write_tokenizer(folder / TOKENIZER, _caption_corpus())
 
 
-def caption_corpus(count: int = 20_000, seed: int = 5) -> list[str]:
+def _caption_corpus(count: int = 20_000, seed: int = 5) -> list[str]:
     """Return random captions, most of which name the style, so that its words get merges."""
     rng = np.random.default_rng(seed)
     return [caption(rng, random_scene(rng), style=0.6) for _ in range(count)]
 
 
-def write_tokenizer(folder: Path, texts: Iterable[str], merges: int = 512) -> None:
+def _write_tokenizer(folder: Path, texts: Iterable[str], merges: int = 512) -> None:
     """Learn merges and write a folder that old and new versions of ``transformers.CLIPTokenizer`` read."""
     learned = _learn_merges(texts, merges)
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli import VERBS, main
-from benchmarks.cli.progress import Lines
+from benchmarks.cli.progress import _Lines
 from tcbench.errors import MismatchError
 
 Command = Callable[..., tuple[int, str, str]]
@@ -361,7 +361,7 @@ def test_plain_progress_shows_rate_and_time_left(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    lines = Lines()
+    lines = _Lines()
     lines.stage("images", total=40, done=10)
     for _ in range(3):
         now[0] += 6

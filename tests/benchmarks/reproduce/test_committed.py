@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.reproduce import world
-from benchmarks.reproduce.archives import SUFFIX, read_manifest, restorable_cells
+from benchmarks.reproduce.archives import SUFFIX, _read_manifest, restorable_cells
 from benchmarks.reproduce.report import RECORDS
 from tcbench.cells import cell_keys
 from tcbench.files import sha256
@@ -30,7 +30,7 @@ def regenerated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_manifest_has_the_plans_keys_and_the_archives_hashes(tmp_path: Path) -> None:
-    manifest = read_manifest(DOCS / RECORDS)
+    manifest = _read_manifest(DOCS / RECORDS)
     assert {name: entry.key for name, entry in manifest.items()} == cell_keys(CELLS)
     hashes = {path.name.removesuffix(SUFFIX): sha256(path) for path in (DOCS / RECORDS).glob(f"*{SUFFIX}")}
     assert {name: entry.sha256 for name, entry in manifest.items()} == hashes

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.reproduce import tasks, world
-from benchmarks.reproduce.report import Results
+from benchmarks.reproduce.report import _Results
 from tcbench.cells import unfinished_cells
 from textcraftor.ledger import Ledger
 from textcraftor.validation import TRAINED, Validation
@@ -113,7 +113,7 @@ def test_the_archives_make_the_same_report_elsewhere(finished: Path, tmp_path: P
 def test_a_method_uses_the_compute_that_the_report_states(finished: Path, name: str) -> None:
     """Computed from the ledger of a few updates and the updates of the full plan."""
     method = world.METHODS[name]
-    ledger = Results(finished, world.QUICK).training(method, 0).ledger
+    ledger = _Results(finished, world.QUICK).training(method, 0).ledger
     samples = method.settings["updates"] * method.settings.get("batch", 8)
     per_sample = ledger.compute / ledger.samples
     if name == "alignprop":  # backpropagates through a random number of the 25 guided steps, 13 on average

@@ -11,10 +11,10 @@ import pytest
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world tokenizer of 100 merges, learned from 300 captions."""
-    from rewards.world.training.tokenizer import caption_corpus, write_tokenizer
+    from rewards.world.training.tokenizer import _caption_corpus, _write_tokenizer
 
     folder = tmp_path_factory.mktemp("world") / "tokenizer"
-    write_tokenizer(folder, caption_corpus(300), merges=100)
+    _write_tokenizer(folder, _caption_corpus(300), merges=100)
     return folder
 
 
@@ -29,7 +29,7 @@ def world_clip(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Pat
     torch.manual_seed(0)
     size = len(CaptionTokenizer(tokenizer))
     folder = tmp_path_factory.mktemp("world") / "world-clip"
-    clip.save_clip(clip.build_clip(size), size, folder)
+    clip.save_clip(clip._build_clip(size), size, folder)
     return folder
 
 

@@ -22,11 +22,11 @@ from textcraftor.algorithms.ddpo import (
     ENOUGH_REWARDS,
     REMEMBERED_REWARDS,
     DDPOAlgorithm,
-    PromptAdvantages,
+    _log_prob,
+    _PromptAdvantages,
+    _step_mean,
+    _step_std,
     clipped_policy_loss,
-    log_prob,
-    step_mean,
-    step_std,
 )
 from textcraftor.algorithms.latent_scores import LatentScorer
 from textcraftor.algorithms.rollouts import RolloutStart
@@ -98,9 +98,9 @@ def test_a_decision_equals_the_schedulers_step_with_noise(spacing: str) -> None:
     e, z, noise = (torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64) for _ in range(3))
     for t in scheduler.timesteps:
         theirs = scheduler.step(e, t, z, eta=0.7, variance_noise=noise).prev_sample
-        std = step_std(scheduler, t, 0.7)
+        std = _step_std(scheduler, t, 0.7)
         assert (std > 0) == (t > 0)
-        ours = step_mean(scheduler, e, t, z, 0.7) + std * noise
+        ours = _step_mean(scheduler, e, t, z, 0.7) + std * noise
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
@@ -122,7 +122,7 @@ def test_loss_equals_ppo_computed_by_hand() -> None:
         bounded = min(max(ratio, 1 - clip), 1 + clip)
         total += max(-advantages[row] * ratio, -advantages[row] * bounded)
     x, now, then = (torch.from_numpy(values) for values in (following, mean, old_mean))
-    log_probs, old = log_prob(x, now, std), log_prob(x, then, std)
+    log_probs, old = _log_prob(x, now, std), _log_prob(x, then, std)
     loss = clipped_policy_loss(log_probs, old, torch.from_numpy(advantages), clip)
     assert float(loss) == pytest.approx(total / 5, rel=1e-12)
 
@@ -144,8 +144,8 @@ def test_first_gradient_equals_the_policy_gradient(
     t = trajectory.rollout.timesteps[1]
     c = algorithm.trainable.encode([sample.text for sample in samples])
     e = trajectory.rollout.output(trajectory.latents[1], t, c)
-    mean = step_mean(trajectory.rollout.scheduler, e, t, trajectory.latents[1], 1.0)
-    std = step_std(trajectory.rollout.scheduler, t, 1.0)
+    mean = _step_mean(trajectory.rollout.scheduler, e, t, trajectory.latents[1], 1.0)
+    std = _step_std(trajectory.rollout.scheduler, t, 1.0)
     density = torch.distributions.Normal(mean, std).log_prob(trajectory.latents[2]).flatten(1).mean(1)
     expected = torch.autograd.grad(-(advantages * density).mean(), trained, allow_unused=True)
     for ours, theirs in zip(gradients, expected, strict=True):
@@ -184,7 +184,7 @@ def test_decisions_do_not_depend_on_the_batch(
 
 
 def test_advantages_use_the_batch_until_a_prompt_has_enough_rewards() -> None:
-    advantages = PromptAdvantages()
+    advantages = _PromptAdvantages()
     rewards = np.array([1.0, 3.0, np.nan])
     assert advantages([0, 1, 1], rewards) == pytest.approx([-1, 1, 0], abs=1e-5)
     many = np.arange(ENOUGH_REWARDS, dtype=np.float64)
@@ -192,9 +192,9 @@ def test_advantages_use_the_batch_until_a_prompt_has_enough_rewards() -> None:
     expected = (many - own.mean()) / own.std()
     assert advantages([0] * ENOUGH_REWARDS, many) == pytest.approx(expected, abs=1e-5)
     assert advantages([0, 1], np.array([1e6, 0.0])).max() <= 5
-    grouped = PromptAdvantages(group=2)([0, 0, 1, 1], np.array([1.0, 3.0, 100.0, 104.0]))
+    grouped = _PromptAdvantages(group=2)([0, 0, 1, 1], np.array([1.0, 3.0, 100.0, 104.0]))
     assert grouped == pytest.approx([-1, 1, -1, 1], abs=1e-5)
-    again = PromptAdvantages()
+    again = _PromptAdvantages()
     again.load_state(advantages.state())
     more = np.arange(2.0 * REMEMBERED_REWARDS)
     assert np.array_equal(again([0] * len(more), more), advantages([0] * len(more), more))

@@ -22,8 +22,8 @@ from textcraftor.diffusion.sampling import (
     Denoiser,
     Rollout,
     UpdateRandom,
-    add_noise,
-    predict_x0,
+    _add_noise,
+    _predict_x0,
     with_timesteps,
 )
 from textcraftor.diffusion.schedule import SAMPLERS, Schedule
@@ -190,7 +190,7 @@ def test_one_step_equals_the_schedulers_prediction(pipe: Any, start: Tensor, pre
     t = steps.timesteps[0]
     e = steps.output(start, t, c)
     theirs = scheduler.step(e, t, start).pred_original_sample
-    torch.testing.assert_close(predict_x0(scheduler, e, t, start), theirs)
+    torch.testing.assert_close(_predict_x0(scheduler, e, t, start), theirs)
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     (expected,) = torch.autograd.grad(value(theirs).sum(), c.tensors)
     alike([gradient], [expected], 1e-6)
@@ -205,8 +205,8 @@ def test_low_variance_averages_fresh_noises(pipe: Any, start: Tensor) -> None:
     random, steps, total = Fixed(), rollout(pipe), torch.zeros((), dtype=torch.float64)
     t = steps.timesteps[-1]
     for _ in range(2):
-        z = add_noise(steps.scheduler, x0, t, random.noise(x0))
-        total = total + value(predict_x0(steps.scheduler, steps.output(z, t, c), t, z)).sum() / 2
+        z = _add_noise(steps.scheduler, x0, t, random.noise(x0))
+        total = total + value(_predict_x0(steps.scheduler, steps.output(z, t, c), t, z)).sum() / 2
     (expected,) = torch.autograd.grad(total, c.tensors)
     alike([gradient], [expected])
 
@@ -240,7 +240,7 @@ def test_denoising_equals_the_unguided_diffusion_loss(pipe: Any, start: Tensor) 
 def test_one_step_estimators_require_ddim(tiny_pipeline: Path) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="euler")
     with pytest.raises(ValueError, match=r"need the sampler ddim, got Euler"):
-        predict_x0(pipe.scheduler, torch.zeros(1), torch.tensor(1), torch.zeros(1))
+        _predict_x0(pipe.scheduler, torch.zeros(1), torch.tensor(1), torch.zeros(1))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

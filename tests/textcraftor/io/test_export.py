@@ -15,7 +15,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from rewards.verification.official.environment import official_python
+from rewards.verification.official.environment import _official_python
 from tcbench.errors import ConfigError
 from textcraftor.config import TrainableSettings
 from textcraftor.diffusion.conditioning import replace_encoders
@@ -103,7 +103,7 @@ def test_diffusers_of_2024_generates_the_same(tmp_path: Path) -> None:
     noise = initial_latents([1, 2], PipelineRunner(micro, SCHEDULE).latent_shape)
     np.save(tmp_path / "latents.npy", noise.numpy())
     command = [
-        str(official_python()), "-W", "ignore", "-c", OLD, str(tmp_path / "out"),
+        str(_official_python()), "-W", "ignore", "-c", OLD, str(tmp_path / "out"),
         str(tmp_path / "latents.npy"), json.dumps(TEXTS), str(tmp_path / "images.npy"),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,22 +1,22 @@
-"""Provenance: versions without imports, and what differs between two starts of a run."""
+"""Provenance: _versions without imports, and what differs between two starts of a run."""
 
 from __future__ import annotations
 
 import json
 
-from textcraftor.io.provenance import environment, environment_differences, versions
+from textcraftor.io.provenance import _versions, environment, environment_differences
 
 
 def test_the_environment_records_versions_and_device() -> None:
     record = json.loads(json.dumps(environment("cpu")))
     assert record["device"] == "cpu"
-    assert record["versions"]["torch"] == versions()["torch"]
+    assert record["_versions"]["torch"] == _versions()["torch"]
     assert record["threads"] >= 1
 
 
 def test_every_earlier_environment_is_compared() -> None:
-    first = {"versions": {"torch": "1", "numpy": "2"}, "device": "cpu", "threads": 1, "commit": "a"}
-    second = {"versions": {"torch": "3", "numpy": "2"}, "device": "cuda", "threads": 1, "commit": "b"}
+    first = {"_versions": {"torch": "1", "numpy": "2"}, "device": "cpu", "threads": 1, "commit": "a"}
+    second = {"_versions": {"torch": "3", "numpy": "2"}, "device": "cuda", "threads": 1, "commit": "b"}
     assert environment_differences([first], first) == []
     assert environment_differences([first, second], second) == ["device cpu, now cuda", "torch 1, now 3"]
     assert environment_differences([first, second], first) == ["device cuda, now cpu", "torch 3, now 1"]

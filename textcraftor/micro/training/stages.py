@@ -16,7 +16,7 @@ from tcbench.progress import Progress
 
 
 @dataclass(frozen=True)
-class Stage:
+class _Stage:
     """A part of the world that one function trains."""
 
     train: str
@@ -29,25 +29,25 @@ class Stage:
     """Names of its training plans in order, if they are not just the stage's name."""
 
 
-STAGES: Mapping[str, Stage] = {
-    "tokenizer": Stage("rewards.world.training.tokenizer:train_tokenizer"),
-    "patches": Stage("textcraftor.micro.training.vae:patch_latents"),
-    "world-clip-read": Stage("rewards.world.training.clip:train_clip_text", ("tokenizer",)),
-    "unet": Stage("textcraftor.micro.training.unet:train_unet", ("world-clip-read", "patches")),
-    "world-clip": Stage(
+STAGES: Mapping[str, _Stage] = {
+    "tokenizer": _Stage("rewards.world.training.tokenizer:train_tokenizer"),
+    "patches": _Stage("textcraftor.micro.training.vae:patch_latents"),
+    "world-clip-read": _Stage("rewards.world.training.clip:train_clip_text", ("tokenizer",)),
+    "unet": _Stage("textcraftor.micro.training.unet:train_unet", ("world-clip-read", "patches")),
+    "world-clip": _Stage(
         "rewards.world.training.clip:train_clip", ("world-clip-read",), ("world-clip-look", "world-clip")
     ),
-    "vae": Stage("textcraftor.micro.training.vae:train_vae", ("patches",), ("vae-decoder", "vae-encoder")),
-    "world-pick": Stage("rewards.world.training.preferences:train_pick", ("world-clip",)),
-    "world-hps": Stage("rewards.world.training.preferences:train_hps", ("world-clip",)),
-    "world-siglip": Stage(
+    "vae": _Stage("textcraftor.micro.training.vae:train_vae", ("patches",), ("vae-decoder", "vae-encoder")),
+    "world-pick": _Stage("rewards.world.training.preferences:train_pick", ("world-clip",)),
+    "world-hps": _Stage("rewards.world.training.preferences:train_hps", ("world-clip",)),
+    "world-siglip": _Stage(
         "rewards.world.training.siglip:train_siglip", ("tokenizer",), ("world-siglip-look", "world-siglip")
     ),
-    "world-blip": Stage(
+    "world-blip": _Stage(
         "rewards.world.training.blip:train_blip", (), ("world-blip-look", "world-blip-align", "world-blip")
     ),
-    "world-aesthetic": Stage("rewards.world.training.aesthetic:train_aesthetic", ("world-clip",)),
-    "rewriter": Stage("textcraftor.micro.training.rewriter:train_rewriter"),
+    "world-aesthetic": _Stage("rewards.world.training.aesthetic:train_aesthetic", ("world-clip",)),
+    "rewriter": _Stage("textcraftor.micro.training.rewriter:train_rewriter"),
 }
 """By name, in the order in which they start: the longest chain, world-clip-read then unet, comes first."""
 

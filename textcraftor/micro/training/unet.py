@@ -80,7 +80,7 @@ def _build_text_encoder(tokens: CaptionTokenizer) -> CLIPTextModel:
     )
 
 
-class ConditionedUNet(nn.Module):
+class _ConditionedUNet(nn.Module):
     """The UNet and the text encoder that conditions it as one module, with random weights.
 
     Args:
@@ -98,14 +98,14 @@ class ConditionedUNet(nn.Module):
         return predicted
 
 
-def train_unet(folder: Path, plan: TrainingPlan = PLAN) -> ConditionedUNet:
+def train_unet(folder: Path, plan: TrainingPlan = PLAN) -> _ConditionedUNet:
     """Train UNet and text encoder, the latter from ``folder/world-clip-read``; resumes.
 
     The result is in the state file ``folder/unet.safetensors``; `load_trained_unet` reads it.
     """
     tokens, latent, noise = CaptionTokenizer(folder / TOKENIZER), patch_latents(folder), noise_scheduler()
     torch.manual_seed(plan.seed)
-    model = ConditionedUNet(tokens)
+    model = _ConditionedUNet(tokens)
     tower = transformers_keys(
         load_file(folder / TEXT_PLAN.name / WEIGHTS, device=str(torch.get_default_device()))
     )
@@ -134,9 +134,9 @@ def train_unet(folder: Path, plan: TrainingPlan = PLAN) -> ConditionedUNet:
     return model
 
 
-def load_trained_unet(folder: Path) -> ConditionedUNet:
+def load_trained_unet(folder: Path) -> _ConditionedUNet:
     """Load the averaged weights of a finished `train_unet`."""
-    model = ConditionedUNet(CaptionTokenizer(folder / TOKENIZER))
+    model = _ConditionedUNet(CaptionTokenizer(folder / TOKENIZER))
     state = load_file(folder / f"{PLAN.name}.safetensors")
     prefix = "average."
     model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})

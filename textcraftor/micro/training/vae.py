@@ -30,7 +30,7 @@ ENCODER = TrainingPlan("vae-encoder", steps=250, lr=2e-3, batch=32, seed=22, ema
 
 
 @dataclass(frozen=True)
-class PatchLatents:
+class _PatchLatents:
     """Linear map from 8 x 8 pixel patches to latents."""
 
     mean: Tensor
@@ -41,7 +41,7 @@ class PatchLatents:
     """Scaling factor of latents, as ``AutoencoderKL`` has it."""
 
     @classmethod
-    def fit(cls, seed: int = 20, count: int = 4000) -> PatchLatents:
+    def fit(cls, seed: int = 20, count: int = 4000) -> _PatchLatents:
         """Fit principal components of patches of random scenes.
 
         Args:
@@ -70,19 +70,19 @@ class PatchLatents:
         return torch.einsum("lp,bphw->blhw", self.down, cut)
 
 
-def patch_latents(folder: Path) -> PatchLatents:
+def patch_latents(folder: Path) -> _PatchLatents:
     """Return the fitted latents; they are fitted once and kept in ``folder/patches.safetensors``."""
     path = folder / "patches.safetensors"
     if not path.exists():
-        fitted = PatchLatents.fit()
+        fitted = _PatchLatents.fit()
         folder.mkdir(parents=True, exist_ok=True)
         factor = torch.tensor(fitted.factor)
         save_file({"mean": fitted.mean, "down": fitted.down.contiguous(), "factor": factor}, path)
     tensors = load_file(path, device=str(torch.get_default_device()))
-    return PatchLatents(tensors["mean"], tensors["down"], float(tensors["factor"]))
+    return _PatchLatents(tensors["mean"], tensors["down"], float(tensors["factor"]))
 
 
-def build_vae(factor: float) -> AutoencoderKL:
+def _build_vae(factor: float) -> AutoencoderKL:
     """Return the autoencoder with random weights, 64 x 64 pixels to latents 8 x 8 x 8.
 
     Args:
@@ -130,7 +130,7 @@ def train_vae(
     """Train decoder and encoder, and write ``folder/vae``."""
     latent = patch_latents(folder)
     torch.manual_seed(decoder.seed)
-    vae = build_vae(latent.factor)
+    vae = _build_vae(latent.factor)
     decode, encode = _Decoder(vae), _Encoder(vae)
 
     def decoder_loss(rng: np.random.Generator) -> Losses:

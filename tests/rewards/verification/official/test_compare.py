@@ -64,12 +64,12 @@ def test_interrupted_build_is_repeated(tmp_path: Path, monkeypatch: pytest.Monke
     (folder / "interrupted").mkdir(parents=True)
     monkeypatch.setattr(environment, "_add_vocabulary", lambda _: None)
     monkeypatch.setattr(environment, "_call", call)
-    python = environment.official_python()
+    python = environment._official_python()
     assert python.is_relative_to(folder)
     assert not (folder / "interrupted").exists()
     assert any("--require-hashes" in command for command in commands)
     commands.clear()
-    environment.official_python()
+    environment._official_python()
     assert commands == []
 
 

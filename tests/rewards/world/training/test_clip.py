@@ -77,7 +77,7 @@ def test_unpadded_text_gives_open_clips_embedding_of_padded_text(
 
 def test_loaded_weights_are_the_saved_ones_in_float16(tokens: CaptionTokenizer, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    before = clip.build_clip(len(tokens))
+    before = clip._build_clip(len(tokens))
     clip.save_clip(before, len(tokens), tmp_path / "new" / "folder")
     after = clip.load_clip(tmp_path / "new" / "folder", len(tokens))
     assert not after.training
@@ -169,7 +169,7 @@ def test_pretraining_the_text_tower_leaves_the_vision_tower_alone(
     tokens: CaptionTokenizer, build_folder: Path
 ) -> None:
     torch.manual_seed(clip.TEXT_PLAN.seed)
-    start = clip.build_clip(len(tokens)).state_dict()
+    start = clip._build_clip(len(tokens)).state_dict()
     trained = clip.train_clip_text(build_folder, short(clip.TEXT_PLAN)).state_dict()
     assert trained.keys() == start.keys()  # without the layers that answer questions
     changed = {name for name, value in trained.items() if not torch.equal(value, start[name])}

@@ -14,9 +14,9 @@ from rewards.world.training.tokenizer import (
     END,
     START,
     CaptionTokenizer,
+    _caption_corpus,
     _learn_merges,
-    caption_corpus,
-    write_tokenizer,
+    _write_tokenizer,
 )
 
 TEXTS = [
@@ -96,11 +96,11 @@ def test_unpadded_ids_are_as_long_as_the_longest_text(tokens: CaptionTokenizer) 
 def test_there_are_as_many_merges_as_requested_and_they_shorten_captions(
     tokens: CaptionTokenizer, tmp_path: Path
 ) -> None:
-    corpus = caption_corpus(300)
+    corpus = _caption_corpus(300)
     merges = _learn_merges(corpus, 100)
     assert len(set(merges)) == 100
     assert len(tokens) == 512 + 100 + 2
-    write_tokenizer(tmp_path, corpus, merges=0)
+    _write_tokenizer(tmp_path, corpus, merges=0)
     letters = CaptionTokenizer(tmp_path)
     assert len(letters) == 514
     few, many = (
@@ -111,6 +111,6 @@ def test_there_are_as_many_merges_as_requested_and_they_shorten_captions(
 
 
 def test_the_same_texts_give_the_same_files(tokenizer: Path, tmp_path: Path) -> None:
-    write_tokenizer(tmp_path, caption_corpus(300), merges=100)
+    _write_tokenizer(tmp_path, _caption_corpus(300), merges=100)
     for file in tokenizer.iterdir():
         assert (tmp_path / file.name).read_bytes() == file.read_bytes()

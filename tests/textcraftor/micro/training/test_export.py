@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors import safe_open
 from transformers import CLIPTextModel
 
-from rewards.world.training.tokenizer import CaptionTokenizer, caption_corpus, write_tokenizer
+from rewards.world.training.tokenizer import CaptionTokenizer, _caption_corpus, _write_tokenizer
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
@@ -27,12 +27,12 @@ PROMPT = "a small red circle in the centre"
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "tokenizer"
-    write_tokenizer(folder, caption_corpus(200), merges=50)
+    _write_tokenizer(folder, _caption_corpus(200), merges=50)
     return folder
 
 
 def random_parts(tokenizer: Path) -> tuple[CLIPTextModel, UNet2DConditionModel]:
-    model = unet.ConditionedUNet(CaptionTokenizer(tokenizer))
+    model = unet._ConditionedUNet(CaptionTokenizer(tokenizer))
     return model.text_encoder, model.unet
 
 
@@ -44,7 +44,7 @@ def keys_of(folder: Path) -> list[str]:
 def test_a_saved_text_encoder_loads_completely(tokenizer: Path, tmp_path: Path) -> None:
     tokens = CaptionTokenizer(tokenizer)
     torch.manual_seed(0)
-    written = unet.ConditionedUNet(tokens).text_encoder.eval()
+    written = unet._ConditionedUNet(tokens).text_encoder.eval()
     save_text_encoder(written, tmp_path, half=True)
     assert all(key.startswith("text_model.") for key in keys_of(tmp_path))
     config = json.loads((tmp_path / "config.json").read_text())
@@ -59,7 +59,7 @@ def test_a_saved_text_encoder_loads_completely(tokenizer: Path, tmp_path: Path) 
 
 
 def test_no_file_names_a_path_of_this_machine(tokenizer: Path, tmp_path: Path) -> None:
-    vae.build_vae(0.5).save_pretrained(tmp_path / "trained")
+    vae._build_vae(0.5).save_pretrained(tmp_path / "trained")
     loaded = AutoencoderKL.from_pretrained(tmp_path / "trained")
     assert Path(loaded.config["_name_or_path"]) == tmp_path / "trained"  # as when a build is installed
     parts = *random_parts(tokenizer), loaded
@@ -70,7 +70,7 @@ def test_no_file_names_a_path_of_this_machine(tokenizer: Path, tmp_path: Path) -
 
 def test_plain_diffusers_generates_the_same_images(tokenizer: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    parts = *random_parts(tokenizer), vae.build_vae(0.5)
+    parts = *random_parts(tokenizer), vae._build_vae(0.5)
     write_pipeline(tmp_path / "pipeline", tokenizer, *parts)
     schedule = Schedule("ddim", 3, 3.0)
     pipe = load_pipeline(tmp_path / "pipeline", device="cpu", dtype="float32", sampler="ddim")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from rewards.world.training import clip
-from rewards.world.training.tokenizer import CaptionTokenizer, caption_corpus, write_tokenizer
+from rewards.world.training.tokenizer import CaptionTokenizer, _caption_corpus, _write_tokenizer
 from textcraftor.micro.training import unet, vae
 
 
@@ -19,10 +19,10 @@ from textcraftor.micro.training import unet, vae
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a build with a tokenizer, patch latents and an untrained world-clip-read."""
     folder = tmp_path_factory.mktemp("world")
-    write_tokenizer(folder / "tokenizer", caption_corpus(200), merges=50)
+    _write_tokenizer(folder / "tokenizer", _caption_corpus(200), merges=50)
     torch.manual_seed(3)
     words = len(CaptionTokenizer(folder / "tokenizer"))
-    clip.save_clip(clip.build_clip(words), words, folder / "world-clip-read")
+    clip.save_clip(clip._build_clip(words), words, folder / "world-clip-read")
     vae.patch_latents(folder)
     return folder
 
@@ -51,7 +51,7 @@ def test_random_timesteps_favour_high_noise_and_cover_the_range() -> None:
 @pytest.mark.parametrize("prefix", ["", "text_model."])
 def test_weights_load_with_and_without_the_prefix_of_some_versions(world: Path, prefix: str) -> None:
     tokens = CaptionTokenizer(world / "tokenizer")
-    source, target = (unet.ConditionedUNet(tokens).text_encoder for _ in range(2))
+    source, target = (unet._ConditionedUNet(tokens).text_encoder for _ in range(2))
     plain = {key.removeprefix("text_model."): value for key, value in source.state_dict().items()}
     unet._load_text_weights(target, {f"text_model.{key}": value for key, value in plain.items()})
     wrapped = torch.nn.ModuleDict({"text_model": target}) if prefix else target

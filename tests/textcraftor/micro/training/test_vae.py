@@ -15,8 +15,8 @@ from textcraftor.micro.training import vae
 
 
 @pytest.fixture(scope="module")
-def latent() -> vae.PatchLatents:
-    return vae.PatchLatents.fit(count=200)
+def latent() -> vae._PatchLatents:
+    return vae._PatchLatents.fit(count=200)
 
 
 def renders(count: int) -> torch.Tensor:
@@ -24,14 +24,14 @@ def renders(count: int) -> torch.Tensor:
     return data.render_batch(rng, data.random_scenes(rng, count))
 
 
-def test_latents_are_uncorrelated_and_have_the_documented_deviation(latent: vae.PatchLatents) -> None:
+def test_latents_are_uncorrelated_and_have_the_documented_deviation(latent: vae._PatchLatents) -> None:
     rows = (latent.encode(renders(300)) * latent.factor).permute(1, 0, 2, 3).flatten(1)
     correlation = torch.corrcoef(rows) - torch.eye(vae.CHANNELS)
     assert correlation.abs().max() < 0.15
     assert rows.square().mean().sqrt().item() == pytest.approx(vae.LATENT_STD, rel=0.05)
 
 
-def test_latents_keep_most_of_an_image(latent: vae.PatchLatents) -> None:
+def test_latents_keep_most_of_an_image(latent: vae._PatchLatents) -> None:
     """A least-squares fit of pixels to latents leaves less than a tenth of the variance."""
     images = renders(300)
     pixels = F.pixel_unshuffle(images * 2 - 1, vae.PATCH).permute(0, 2, 3, 1).reshape(-1, 192)
@@ -43,17 +43,17 @@ def test_latents_keep_most_of_an_image(latent: vae.PatchLatents) -> None:
 
 
 def test_patches_are_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = vae.PatchLatents.fit(count=20)
-    monkeypatch.setattr(vae.PatchLatents, "fit", lambda: first)
+    first = vae._PatchLatents.fit(count=20)
+    monkeypatch.setattr(vae._PatchLatents, "fit", lambda: first)
     stored = vae.patch_latents(tmp_path)
-    monkeypatch.setattr(vae.PatchLatents, "fit", lambda: pytest.fail("fitted again"))
+    monkeypatch.setattr(vae._PatchLatents, "fit", lambda: pytest.fail("fitted again"))
     again = vae.patch_latents(tmp_path)
     torch.testing.assert_close(again.down, first.down)
     assert again.factor == pytest.approx(stored.factor)
 
 
 def test_a_few_steps_improve_decoder_and_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = vae.PatchLatents.fit(count=50)
+    small = vae._PatchLatents.fit(count=50)
     monkeypatch.setattr(vae, "patch_latents", lambda folder: small)
     images = renders(8)
 
