@@ -25,7 +25,6 @@ from textcraftor.algorithms.base import TRAINED
 from textcraftor.config import TrainConfig, make_config
 from textcraftor.io.checkpoint import RECORD, VALIDATION, TrainFolder, read_checkpoint
 from textcraftor.ledger import Ledger
-from textcraftor.old_names import OLD_NAMES
 from textcraftor.validation import Validation
 
 MODEL, SUITE, TRAINING_SUITE = "micro", "world", "world-train"
@@ -165,15 +164,14 @@ def _config(folder: Path, settings: Mapping[str, Any], rate: float, seed: int) -
     """Complete a method's settings with learning rate, seed and paths in the folder of the work."""
     # The settings come through JSON options, which have no tuples.
     config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    if config.get("pairs"):
-        config["pairs"] = str(folder / config["pairs"])
-    elif "unet" not in config.get("trains", ()) and config.get("estimator") != "rewriting":
+    if config.get("data.pairs"):
+        config["data.pairs"] = str(folder / config["data.pairs"])
+    elif "unet" not in config.get("trainable.parts", ()) and config.get("algorithm.name") != "rewriting":
         # Steps before the first tuned one do not change in training, so all runs share their latents.
-        config["prefix_cache"] = str(folder / "prefixes")
-    if config.get("start"):
-        config["start"] = str(_first_seed_weights(folder, config["start"]))
-    overrides = {OLD_NAMES.get(key, key): value for key, value in config.items()}
-    return make_config(MODEL, overrides=overrides | {"optimiser.lr": rate, "seed": seed})
+        config["memory.prefix_cache"] = str(folder / "prefixes")
+    if config.get("trainable.start"):
+        config["trainable.start"] = str(_first_seed_weights(folder, config["trainable.start"]))
+    return make_config(MODEL, overrides=config | {"optimiser.lr": rate, "seed": seed})
 
 
 def _first_seed_weights(folder: Path, name: str) -> Path:

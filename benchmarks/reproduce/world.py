@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.reproduce.tasks import TASKS
@@ -32,7 +33,7 @@ class Method:
     name: str
     title: str
     settings: Mapping[str, Any]
-    """Settings of `textcraftor.config.TrainConfig` that differ from the model's own."""
+    """Settings of `textcraftor.config.TrainConfig`, by dotted name, that differ from the model's defaults."""
     rates: tuple[float, ...]
     """Learning rates. Several are each tried with the first seed (`tasks.chosen_rate`)."""
     minutes: float
@@ -43,58 +44,69 @@ class Method:
     """Cells, or methods, whose results training starts from."""
 
 
-def _ddpo(**more: Any) -> dict[str, Any]:
-    return {"estimator": "ddpo", "eta": 1.0, "tuned_steps": 25, "drawn_tuned_steps": 25, "batch": 16,
-            "group": 8, "updates": 31, "lr_schedule": "constant", "ema": 0.0} | more  # fmt: skip
+def _ddpo(changes: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    return {"algorithm.name": "ddpo", "schedule.eta": 1.0, "schedule.tuned_steps": 25,
+            "validation.eval_tuned_steps": 25, "optimiser.batch": 16, "data.group": 8,
+            "optimiser.updates": 31, "optimiser.lr_schedule": "constant", "optimiser.ema": 0.0, **changes}  # fmt: skip
 
 
 _METHODS: tuple[Method, ...] = (
-    Method("textcraftor", "TextCraftor (text)", {"updates": 150}, (2e-5, 5e-5, 1e-4), 5),
+    Method("textcraftor", "TextCraftor (text)", {"optimiser.updates": 150}, (2e-5, 5e-5, 1e-4), 5),
     Method("rl", "RL, text encoder (DDPO)", _ddpo(), (3e-5, 1e-4, 3e-4), 6),
     Method(
         "rewriter", "prompt rewriter (Promptist)",
-        {"estimator": "rewriting", "trains": ("rewriter",), "rewriter": "world-extend", "tuned_steps": 25,
-         "drawn_tuned_steps": 25, "batch": 32, "group": 4, "updates": 44, "policy_updates": 2,
-         "ratio_clip": 0.2, "drift_penalty": 0.05, "weight_decay": 0.0, "lr_schedule": "constant",
-         "ema": 0.0},
+        {"algorithm.name": "rewriting", "trainable.parts": ("rewriter",),
+         "trainable.rewriter": "world-extend", "schedule.tuned_steps": 25,
+         "validation.eval_tuned_steps": 25, "optimiser.batch": 32, "data.group": 4, "optimiser.updates": 44,
+         "algorithm.policy_updates": 2, "algorithm.ratio_clip": 0.2, "algorithm.drift_penalty": 0.05,
+         "optimiser.weight_decay": 0.0, "optimiser.lr_schedule": "constant", "optimiser.ema": 0.0},
         (1e-4, 3e-4, 1e-3), 5,
     ),
     Method(
         "direct", "direct fine-tuning",
-        {"estimator": "direct", "pairs": "renders", "prompts": "", "updates": 1083,
-         "drawn_tuned_steps": 25}, (1e-5, 2e-5, 5e-5), 9,
+        {"algorithm.name": "direct", "data.pairs": "renders", "data.prompts": "", "optimiser.updates": 1083,
+         "validation.eval_tuned_steps": 25}, (1e-5, 2e-5, 5e-5), 9,
         needs=("renders",),
     ),
     Method("no-clip", "TextCraftor without CLIP",
-           {"rewards": "world-aesthetic=1,world-pick=1,world-hps=1", "updates": 150}, (), 2.5, "textcraftor"),
+           {"rewards.mix": "world-aesthetic=1,world-pick=1,world-hps=1", "optimiser.updates": 150}, (), 2.5,
+           "textcraftor"),
     Method("only-aesthetic", "TextCraftor, aesthetic only",
-           {"rewards": "world-aesthetic=1", "updates": 150}, (), 2.2, "textcraftor"),
+           {"rewards.mix": "world-aesthetic=1", "optimiser.updates": 150}, (), 2.2, "textcraftor"),
     Method("only-pick", "TextCraftor, PickScore only",
-           {"rewards": "world-pick=1", "updates": 150}, (), 2.2, "textcraftor"),
+           {"rewards.mix": "world-pick=1", "optimiser.updates": 150}, (), 2.2, "textcraftor"),
     Method("only-hps", "TextCraftor, HPSv2 only",
-           {"rewards": "world-hps=1", "updates": 150}, (), 2.2, "textcraftor"),
-    Method("k-10", "TextCraftor, K = 10", {"tuned_steps": 10, "updates": 130}, (), 4.5, "textcraftor"),
-    Method("k-15", "TextCraftor, K = 15", {"tuned_steps": 15, "updates": 115}, (), 4, "textcraftor"),
-    Method("unet", "TextCraftor (UNet)", {"trains": ("unet",), "updates": 130, "ema": 0.97}, (2e-5,), 4.5),
+           {"rewards.mix": "world-hps=1", "optimiser.updates": 150}, (), 2.2, "textcraftor"),
+    Method("k-10", "TextCraftor, K = 10", {"schedule.tuned_steps": 10, "optimiser.updates": 130}, (), 4.5,
+           "textcraftor"),
+    Method("k-15", "TextCraftor, K = 15", {"schedule.tuned_steps": 15, "optimiser.updates": 115}, (), 4,
+           "textcraftor"),
+    Method("unet", "TextCraftor (UNet)",
+           {"trainable.parts": ("unet",), "optimiser.updates": 130, "optimiser.ema": 0.97}, (2e-5,), 4.5),
     Method("text-unet", "TextCraftor (text + UNet), twice the compute",
-           {"trains": ("unet",), "updates": 130, "start": "textcraftor"}, (2e-5,), 4.5,
-           needs=("textcraftor",)),
+           {"trainable.parts": ("unet",), "optimiser.updates": 130, "trainable.start": "textcraftor"},
+           (2e-5,), 4.5, needs=("textcraftor",)),
     Method("rl-last-5", "RL, text encoder, last 5 steps",
-           _ddpo(tuned_steps=5, drawn_tuned_steps=15, updates=65), (), 4.2, "rl"),
-    Method("rl-lora", "RL, text encoder, LoRA r16 (TexForce)", _ddpo(lora_rank=16), (3e-4,), 5),
-    Method("rl-unet", "RL, UNet, LoRA r4", _ddpo(trains=("unet",), lora_rank=4, updates=24), (3e-4,), 4.2),
-    Method("rl-long", "RL, text encoder, twice the compute", _ddpo(updates=62), (), 10, "rl"),
-    Method("refl", "ReFL", {"estimator": "one-step", "updates": 184}, (), 2.4, "textcraftor"),
-    Method("draft-lv", "DRaFT-LV", {"estimator": "low-variance", "updates": 143}, (), 2.5, "textcraftor"),
+           _ddpo({"schedule.tuned_steps": 5, "validation.eval_tuned_steps": 15, "optimiser.updates": 65}),
+           (), 4.2, "rl"),
+    Method("rl-lora", "RL, text encoder, LoRA r16 (TexForce)",
+           _ddpo({"trainable.lora_rank": 16}), (3e-4,), 5),
+    Method("rl-unet", "RL, UNet, LoRA r4",
+           _ddpo({"trainable.parts": ("unet",), "trainable.lora_rank": 4, "optimiser.updates": 24}),
+           (3e-4,), 4.2),
+    Method("rl-long", "RL, text encoder, twice the compute", _ddpo({"optimiser.updates": 62}), (), 10, "rl"),
+    Method("refl", "ReFL", {"algorithm.name": "one-step", "optimiser.updates": 184}, (), 2.4, "textcraftor"),
+    Method("draft-lv", "DRaFT-LV", {"algorithm.name": "low-variance", "optimiser.updates": 143}, (), 2.5,
+           "textcraftor"),
     Method("alignprop", "AlignProp",
-           {"estimator": "truncation", "tuned_steps": 25, "drawn_tuned_steps": 25, "updates": 120},
-           (), 4.5, "textcraftor"),
+           {"algorithm.name": "truncation", "schedule.tuned_steps": 25, "validation.eval_tuned_steps": 25,
+            "optimiser.updates": 120}, (), 4.5, "textcraftor"),
     Method("conditioning", "conditioning only, K = 15",
-           {"estimator": "conditioning", "tuned_steps": 15, "updates": 85}, (), 4.2, "textcraftor"),
+           {"algorithm.name": "conditioning", "schedule.tuned_steps": 15, "optimiser.updates": 85}, (), 4.2,
+           "textcraftor"),
     Method("raft", "supervised on best-of-4 (RAFT)",
-           {"estimator": "denoising", "pairs": "best", "prompts": "", "updates": 214,
-            "drawn_tuned_steps": 25}, (2e-5,), 1.5,
-           needs=("best",)),
+           {"algorithm.name": "denoising", "data.pairs": "best", "data.prompts": "", "optimiser.updates": 214,
+            "validation.eval_tuned_steps": 25}, (2e-5,), 1.5, needs=("best",)),
 )  # fmt: skip
 METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
 """By name, in the order of the report."""
@@ -206,12 +218,18 @@ def _cell(
 
 def _settings(method: Method, scale: Scale) -> dict[str, Any]:
     """Settings of TrainConfig, except learning rate, seed and paths."""
-    settings = {**method.settings, "rewards": method.settings.get("rewards", REWARDS), "method": method.title}
-    settings["updates"] = max(1, round(settings["updates"] * scale.updates))
+    settings = {"rewards.mix": REWARDS, **method.settings, "logging.method": method.title}
+    updates = max(1, round(settings["optimiser.updates"] * scale.updates))
     if scale.batch:
-        settings |= {"batch": scale.batch, "group": min(2, settings.get("group", 1)), "policy_updates": 1}
-    settings["validate_every"] = settings["save_every"] = -(-settings["updates"] // scale.validations)
-    return settings | {"validation_prompts": scale.validation_prompts}
+        group = min(2, settings.get("data.group", 1))
+        settings |= {"optimiser.batch": scale.batch, "data.group": group, "algorithm.policy_updates": 1}
+    every = -(-updates // scale.validations)  # rounded up
+    return settings | {
+        "optimiser.updates": updates,
+        "validation.every": every,
+        "validation.prompt_count": scale.validation_prompts,
+        "logging.save_every": every,
+    }
 
 
 def _training(method: Method, scale: Scale) -> Iterator[WorkCell]:

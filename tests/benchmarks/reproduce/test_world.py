@@ -115,6 +115,7 @@ def test_a_method_uses_the_compute_that_the_report_states(finished: Path, name: 
     method = world.METHODS[name]
     ledger = _Results(finished, world.QUICK).training(method, 0).ledger
     samples = method.settings["updates"] * method.settings.get("batch", 8)
+    samples = method.settings["optimiser.updates"] * method.settings.get("optimiser.batch", 8)
     per_sample = ledger.compute / ledger.samples
     if name == "alignprop":  # backpropagates through a random number of the 25 guided steps, 13 on average
         per_sample += 2 * 13 - ledger.unet_backwards / ledger.samples
