@@ -47,7 +47,8 @@ class Method:
 def _ddpo(changes: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
     return {"algorithm.name": "ddpo", "schedule.eta": 1.0, "schedule.tuned_steps": 25,
             "validation.eval_tuned_steps": 25, "optimiser.batch": 16, "data.group": 8,
-            "optimiser.updates": 31, "optimiser.lr_schedule": "constant", "optimiser.ema": 0.0, **changes}  # fmt: skip
+            "optimiser.updates": 31, "optimiser.lr_schedule": "constant", "optimiser.ema": 0.0,
+            **changes}  # fmt: skip
 
 
 _METHODS: tuple[Method, ...] = (
