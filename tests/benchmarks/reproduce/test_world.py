@@ -114,7 +114,6 @@ def test_a_method_uses_the_compute_that_the_report_states(finished: Path, name: 
     """Computed from the ledger of a few updates and the updates of the full plan."""
     method = world.METHODS[name]
     ledger = _Results(finished, world.QUICK).training(method, 0).ledger
-    samples = method.settings["updates"] * method.settings.get("batch", 8)
     samples = method.settings["optimiser.updates"] * method.settings.get("optimiser.batch", 8)
     per_sample = ledger.compute / ledger.samples
     if name == "alignprop":  # backpropagates through a random number of the 25 guided steps, 13 on average
