@@ -122,11 +122,10 @@ def _settings() -> Iterator[_Finding]:
 def _pipelines() -> Iterator[_Finding]:
     from benchmarks.systems import SYSTEMS
     from tcbench.errors import MissingFiles
-    from textcraftor.diffusion.pipeline import find_pipeline
 
     for system in SYSTEMS.values():
         try:
-            path = find_pipeline(system.source, fetch=False)
+            path = system.source.find(fetch=False)
             yield _Finding("pipeline", system.name, "ok", str(path))
         except MissingFiles as error:
             if system.gigabytes is None:  # it ships with the package
@@ -166,11 +165,10 @@ def _incomplete_package(topic: str, subject: str, error: Exception) -> _Finding:
 
 def _prompt_sets() -> Iterator[_Finding]:
     from benchmarks.suites import SUITES, find_suite
-    from benchmarks.suites.base import is_present
 
     for name in SUITES:
         record = find_suite(name)
-        if is_present(record):
+        if record.is_present():
             yield _Finding("suite", name, "ok", f"{record.count} prompts")
         else:
             fix = f"get them from {record.homepage} and set TCBENCH_PROMPTS to their folder"

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.generate import Sampler, generate_images, missing_images
+from benchmarks.generate import Sampler, generate_images
 from benchmarks.planning import Plan, Request, plan_run
 from benchmarks.resolve import ResolvedReward
-from benchmarks.score import RewardSummary, score_images, summarise
+from benchmarks.score import RewardSummary, score_images
 from leaderboards.records import Key, Sample
 from leaderboards.run_state import RunState
 from tcbench.files import locked
@@ -165,13 +165,13 @@ def _score(
 ) -> RunResult:
     added += score_images(run, rewards, device, progress)
     planned = run.header.planned
-    missing = missing_images(run)
+    missing = run.missing_images()
     return RunResult(
         run=run,
         images=planned.count - len(missing),
         missing={key: _reason(run.samples.get(key)) for key in sorted(missing)},
         truncated=sum(sample.truncated for key, sample in run.samples.items() if key in planned),
-        rewards=tuple(summarise(run, reward.score_set) for reward in rewards),
+        rewards=tuple(RewardSummary.of(run, reward.score_set) for reward in rewards),
         added=added,
     )
 

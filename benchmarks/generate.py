@@ -86,17 +86,6 @@ def split(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def missing_images(run: RunState) -> set[Key]:
-    """Return the planned samples whose image is not on disk."""
-    planned = run.header.planned
-    on_disk = {
-        key
-        for key, sample in run.samples.items()
-        if sample.image is not None and run.image_path(sample).is_file()
-    }
-    return {(p, s) for p in planned.prompt_ids for s in range(planned.seeds)} - on_disk
-
-
 def generate_images(
     run: RunState,
     describe: Callable[[Key], Sample],
@@ -122,7 +111,7 @@ def generate_images(
         The number of new images.
     """
     batches = plan_batches(run, batch_size)
-    missing = missing_images(run)
+    missing = run.missing_images()
     _update_labels(run, describe)
     progress.stage("images", run.header.planned.count, run.header.planned.count - len(missing))
     if not missing:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.systems import System, find_system
+from benchmarks.systems import System
 from tcbench.errors import ConfigError
-from textcraftor.diffusion.pipeline import find_pipeline
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
-from textcraftor.io.system import SYSTEM_FILE, base_of, write_system
 
 
 def mix_encoders(
@@ -27,7 +25,7 @@ def mix_encoders(
     Raises:
         ConfigError: If the systems do not have a tuned encoder or the same base, or ``out`` is not empty.
     """
-    tuned = {name: find_system(name) for name in weights if name != ORIGINAL}
+    tuned = {name: System.find(name) for name in weights if name != ORIGINAL}
     if not tuned:
         raise ConfigError(f"a mix needs at least one tuned system, such as ckpt/tc=0.7 {ORIGINAL}=0.3")
     first_name, first = next(iter(tuned.items()))
@@ -48,7 +46,7 @@ def mix_encoders(
     if in_weights:
         from textcraftor.io.mixing import average_weights
 
-        base = find_pipeline(first.source)
+        base = first.source.find()
         average_weights({base if n == ORIGINAL else Path(n): w for n, w in parts.items()}, out)
         parts = {str(out): 1.0}
     declared = [system.trained_on for system in tuned.values()]
@@ -60,7 +58,7 @@ def mix_encoders(
         windows=(EncoderWindow(parts),),
         trained_on=None if None in declared else trained_on,
     )
-    save_system(mix, out)
+    mix.save(out)
     return mix
 
 
@@ -78,58 +76,6 @@ def _parts(weights: Mapping[str, float], tuned: Mapping[str, System]) -> dict[st
     return total
 
 
-def save_system(system: System, folder: Path) -> None:
-    """Write a system as ``folder/system.toml``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rewriter_folder = bool(system.rewriter) and Path(system.rewriter).expanduser().is_dir()
-    write_system(
-        folder,
-        base_of(system.pipeline, system.revision),
-        windows=system.windows,
-        schedule=system.schedule,
-        trained_on=system.trained_on,
-        folders=system.replaced | ({"rewriter": Path(system.rewriter)} if rewriter_folder else {}),
-        append=system.append,
-        rewriter="" if rewriter_folder else system.rewriter,
-        best_of=system.best_of if system.best_of > 1 else None,
-        best_of_reward=system.best_of_reward,
-        calibration=system.calibration,
-        dtype=system.dtype,
-        method=system.method,
-    )
-
-
-@dataclass(frozen=True)
-class Point:
-    """One system of a sweep."""
-
-    strength: float
-    """Weight of the tuned encoder; the original one has the rest."""
-    tuned_steps: int
-    """Number of last steps that use the mix."""
-    folder: Path
-    """Folder of the system."""
-
-
-def write_sweep(model: str, strengths: Sequence[float], tuned_steps: Iterable[int], out: Path) -> list[Point]:
-    """Write a system for each strength of a tuned encoder and each number of tuned steps.
-
-    Systems that an earlier start wrote are kept.
-    """
-    points = []
-    system = find_system(model)
-    for number in tuned_steps:
-        system.with_schedule(tuned_steps=number)  # raises for an invalid number before anything is written
-        for strength in strengths:
-            # the name is that of earlier versions, so that their sweeps can be resumed
-            folder = out / "systems" / f"{system.name}-{strength:g}-last-{number}"
-            weights = {model: strength, ORIGINAL: 1 - strength}
-            if not (folder / SYSTEM_FILE).exists():
-                mix_encoders(weights, folder, tuned_steps=number)
-            points.append(Point(strength, number, folder))
-    return points
-
-
 def export_system(model: str, file_format: str, out: Path) -> None:
     """Write a tuned system for other tools.
 
@@ -143,7 +89,7 @@ def export_system(model: str, file_format: str, out: Path) -> None:
     """
     from textcraftor.io.export import export_adapters, export_diffusers, export_single_file
 
-    system = find_system(model)
+    system = System.find(model)
     names = [name for window in system.windows[-1:] for name in window.weights]
     if len(names) != 1 or names == [ORIGINAL]:
         raise ConfigError(
@@ -151,7 +97,7 @@ def export_system(model: str, file_format: str, out: Path) -> None:
         )
     tuned = Path(names[0])
     if file_format == "diffusers":
-        export_diffusers(find_pipeline(system.source), tuned, out)
+        export_diffusers(system.source.find(), tuned, out)
     elif file_format == "lora":
         export_adapters(tuned, out)
     else:

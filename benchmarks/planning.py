@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.resolve import ResolvedReward, expand_presets, resolve_rewards, reward_families
+from benchmarks.resolve import ResolvedReward, expand_presets, resolve_rewards
 from benchmarks.suites import CUSTOM, prompt_set
 from benchmarks.suites.base import PromptSet
-from benchmarks.systems import System, find_system
+from benchmarks.systems import System
 from leaderboards.records import Header, Planned, folder_name, short_id
-from tcbench.errors import ConfigError, MissingFiles, ProblemCollector
+from rewards.registry import info
+from tcbench.errors import ConfigError, MissingFiles, ProblemCollector, UnknownName
 from tcbench.files import sha256
-from textcraftor import rewriters
 from textcraftor.diffusion import pipeline as pipelines
 from textcraftor.diffusion.devices import batch_size_for, find_device, find_dtype
 from textcraftor.diffusion.prompts import stratified_order
@@ -98,7 +99,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     problems = ProblemCollector()
     prompts = problems.run(lambda: prompt_set(system.suite, request.prompts, fetch=fetch))
     rewards = problems.run(lambda: resolve_rewards(system.rewards if with_rewards else (), fetch=fetch))
-    pipeline = problems.run(lambda: pipelines.find_pipeline(system.source, fetch=fetch))
+    pipeline = problems.run(lambda: system.source.find(fetch=fetch))
     rewriter = problems.run(lambda: _rewriter(system, fetch))
     selecting = problems.run(lambda: resolve_rewards(_best_of_rewards(system), fetch=fetch))
     problems.raise_any()
@@ -109,7 +110,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     dtype = find_dtype(request.dtype, system.dtype, device)
     settings = _generation_settings(system, pipeline, prompts, dtype, request.base_seed)
     if rewriter:
-        settings["rewriter"] = rewriters.rewriter_settings(*rewriter)
+        settings["rewriter"] = rewriter[0].generation_settings(rewriter[1])
     if selecting:
         settings["best_of"] = [system.best_of, system.best_of_reward]
         settings["calibration_sha256"] = _calibration_sha256(system)
@@ -123,7 +124,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
         generation=settings,
         planned=_planned(request, prompts),
         watermarks=_watermarks(request, system, prompts),
-        details=details | {"trained_on_families": reward_families(details["trained_on"] or ())},
+        details=details | {"trained_on_families": _reward_families(details["trained_on"] or ())},
         provenance=(provenance.environment(device),),
     )
     return Plan(
@@ -188,7 +189,7 @@ def _window_settings(system: System) -> list[list[Any]]:
 
 def _system(request: Request) -> System:
     """The requested system, with the request's values in place of its defaults."""
-    system = find_system(request.model)
+    system = System.find(request.model)
     if request.prompts is not None and not request.prompts.exists():
         raise MissingFiles(
             f"prompts not found: {request.prompts}; give --prompts a prompt file, or a suite's folder"
@@ -222,8 +223,8 @@ def _watermarks(request: Request, system: System, prompts: PromptSet) -> tuple[s
 def _rewriter(system: System, fetch: bool) -> tuple[Rewriter, Path] | None:
     if not system.rewriter:
         return None
-    rewriter = rewriters.find_rewriter(system.rewriter)
-    return rewriter, rewriters.find_rewriter_model(rewriter, fetch=fetch)
+    rewriter = Rewriter.find(system.rewriter)
+    return rewriter, rewriter.find_model(fetch=fetch)
 
 
 def _calibration_sha256(system: System) -> str | None:
@@ -248,3 +249,12 @@ def _best_of_rewards(system: System) -> Sequence[str]:
     for name in names:
         check_role(info(name), "training")
     return names
+
+
+def _reward_families(names: Iterable[str]) -> list[str]:
+    """Return the families of the named rewards, sorted; names that are unknown here are skipped."""
+    families = set()
+    for name in names:
+        with suppress(UnknownName):
+            families.add(info(name).family)
+    return sorted(families)

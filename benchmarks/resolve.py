@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from leaderboards.records import ScoreSet
 from rewards.info import RewardInfo
 from rewards.registry import info, load
 from rewards.weights.locate import locate_weights, weights_provenance
-from tcbench.errors import ProblemCollector, UnknownName
+from tcbench.errors import ProblemCollector
 
 if TYPE_CHECKING:
     from rewards.base import Reward
@@ -84,15 +83,6 @@ def resolve_rewards(names: Iterable[str], *, fetch: bool = True) -> tuple[Resolv
         ResolvedReward(record, _score_set(record, files), files)
         for record, files in zip(records, located, strict=True)
     )
-
-
-def reward_families(names: Iterable[str]) -> list[str]:
-    """Return the families of the named rewards, sorted; names that are unknown here are skipped."""
-    families = set()
-    for name in names:
-        with suppress(UnknownName):
-            families.add(info(name).family)
-    return sorted(families)
 
 
 def _score_set(info: RewardInfo, files: Mapping[str, Path]) -> ScoreSet:

@@ -46,6 +46,21 @@ class RewardSummary:
     truncated: int
     """Images whose prompt is longer than the reward's text encoder reads."""
 
+    @staticmethod
+    def of(run: RunState, score_set: ScoreSet) -> RewardSummary:
+        """Count and average one reward's scores over the planned images."""
+        scores = {key: s for key, s in run.scores(score_set).items() if key in run.header.planned}
+        values = [s.score for s in scores.values() if s.score is not None]
+        return RewardSummary(
+            reward=score_set.reward,
+            score_id=score_set.score_id,
+            mean=math.fsum(values) / len(values) if values else None,
+            scored=len(values),
+            abstained=sum(s.status == "abstained" for s in scores.values()),
+            failed={key: s.reason or "unknown" for key, s in scores.items() if s.status == "failed"},
+            truncated=sum(s.truncated for s in scores.values()),
+        )
+
 
 def score_images(run: RunState, rewards: Sequence[ResolvedReward], device: str, progress: Progress) -> int:
     """Score every planned image that has no score yet.
@@ -221,21 +236,6 @@ def _records(reward: Reward, opened: Sequence[tuple[Sample, Image]], values: Seq
         _record(sample, value, truncated=reward.truncated([sample.prompt]) > 0)
         for (sample, _), value in zip(opened, values, strict=True)
     ]
-
-
-def summarise(run: RunState, score_set: ScoreSet) -> RewardSummary:
-    """Count and average one reward's scores over the planned images."""
-    scores = {key: s for key, s in run.scores(score_set).items() if key in run.header.planned}
-    values = [s.score for s in scores.values() if s.score is not None]
-    return RewardSummary(
-        reward=score_set.reward,
-        score_id=score_set.score_id,
-        mean=math.fsum(values) / len(values) if values else None,
-        scored=len(values),
-        abstained=sum(s.status == "abstained" for s in scores.values()),
-        failed={key: s.reason or "unknown" for key, s in scores.items() if s.status == "failed"},
-        truncated=sum(s.truncated for s in scores.values()),
-    )
 
 
 def _record(sample: Sample, value: float, *, truncated: bool) -> Score:

@@ -5,22 +5,24 @@ Each point is a system with a run folder of its own, so it can be scored, compar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.execution import execute_plan
-from benchmarks.mixes import Point, write_sweep
+from benchmarks.mixes import mix_encoders
 from benchmarks.planning import Request, plan_run
-from benchmarks.systems import find_system
+from benchmarks.systems import System
 from leaderboards.pictures import image_table, png, shown_keys
 from leaderboards.run_state import RunState
-from leaderboards.scores import read_scores
+from leaderboards.scores import RunScores
 from leaderboards.stats import Estimate, mean_interval
 from tcbench.files import write_atomically
 from tcbench.progress import Progress
+from textcraftor.diffusion.runner import ORIGINAL
+from textcraftor.io.system import SYSTEM_FILE
 
 _SHOWN = 4
 """Number of prompts in the grid of images."""
@@ -52,10 +54,22 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class _Point:
+    """One system of a sweep."""
+
+    strength: float
+    """Weight of the tuned encoder; the original one has the rest."""
+    tuned_steps: int
+    """Number of last steps that use the mix."""
+    folder: Path
+    """Folder of the system."""
+
+
+@dataclass(frozen=True)
 class _Row:
     """One reward at one point."""
 
-    point: Point
+    point: _Point
     reward: str
     mean: float
     change: Estimate
@@ -70,10 +84,10 @@ def run_sweep(sweep: Sweep, progress: Progress) -> Iterator[Path]:
     Yields:
         The files sweep.csv, curves.png and grid.png when they are written.
     """
-    system = find_system(sweep.model)
+    system = System.find(sweep.model)
     numbers = sweep.tuned_steps or tuple(window.steps(system.schedule) for window in system.windows[-1:])
-    points = write_sweep(sweep.model, sorted(sweep.strengths), numbers, sweep.out)
-    runs: dict[Point, RunState] = {}
+    points = _write_systems(sweep.model, sorted(sweep.strengths), numbers, sweep.out)
+    runs: dict[_Point, RunState] = {}
     for number, point in enumerate(points, 1):
         progress.note(
             f"{number} of {len(points)}: strength {point.strength:g}, {point.tuned_steps} tuned steps"
@@ -94,7 +108,28 @@ def run_sweep(sweep: Sweep, progress: Progress) -> Iterator[Path]:
     yield _write(sweep.out / "grid.png", _grid(runs))
 
 
-def _rows(runs: Mapping[Point, RunState]) -> Iterator[_Row]:
+def _write_systems(
+    model: str, strengths: Sequence[float], tuned_steps: Iterable[int], out: Path
+) -> list[_Point]:
+    """Write a system for each strength of a tuned encoder and each number of tuned steps.
+
+    Systems that an earlier start wrote are kept.
+    """
+    points = []
+    system = System.find(model)
+    for number in tuned_steps:
+        system.with_schedule(tuned_steps=number)  # raises for an invalid number before anything is written
+        for strength in strengths:
+            # the name is that of earlier versions, so that their sweeps can be resumed
+            folder = out / "systems" / f"{system.name}-{strength:g}-last-{number}"
+            weights = {model: strength, ORIGINAL: 1 - strength}
+            if not (folder / SYSTEM_FILE).exists():
+                mix_encoders(weights, folder, tuned_steps=number)
+            points.append(_Point(strength, number, folder))
+    return points
+
+
+def _rows(runs: Mapping[_Point, RunState]) -> Iterator[_Row]:
     """Compare every reward at every point with lower strengths, paired by prompt."""
     scores = {point: _prompt_scores(run) for point, run in runs.items()}
     for tuned_steps in dict.fromkeys(point.tuned_steps for point in runs):
@@ -114,7 +149,7 @@ def _rows(runs: Mapping[Point, RunState]) -> Iterator[_Row]:
 
 def _prompt_scores(run: RunState) -> dict[str, dict[int, float]]:
     """Return mean scores by reward and prompt id."""
-    by_reward = {scored.score_set.reward: scored.by_prompt for scored in read_scores(run).scored}
+    by_reward = {scored.score_set.reward: scored.by_prompt for scored in RunScores.read(run).scored}
     return {
         reward: dict(zip(prompts.tolist(), means.tolist(), strict=True))
         for reward, (prompts, means) in by_reward.items()
@@ -165,7 +200,7 @@ def _curves(rows: Sequence[_Row]) -> bytes:
     return png(figure)
 
 
-def _grid(runs: Mapping[Point, RunState]) -> bytes:
+def _grid(runs: Mapping[_Point, RunState]) -> bytes:
     """Lay out images of the first prompts: a column a strength, a row a prompt and number of tuned steps.
 
     Returns:

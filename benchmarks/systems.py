@@ -20,8 +20,8 @@ from textcraftor.diffusion.models import MODELS, Model
 from textcraftor.diffusion.pipeline import Source
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
-from textcraftor.io.system import SYSTEM_FILE
-from textcraftor.rewriters import find_rewriter
+from textcraftor.io.system import SYSTEM_FILE, base_of, write_system
+from textcraftor.rewriters import Rewriter
 
 STYLE_WORDS = ", vivid, crisp, glowing, clean"
 """Prompt engineering for the embedded pipeline: the words that its captions use for good quality."""
@@ -149,6 +149,53 @@ class System:
             record["trained_on"] = list(dict.fromkeys([*self.trained_on, *picking]))
         return record
 
+    @staticmethod
+    def find(model: str) -> System:
+        """Return the system that ``--model`` names.
+
+        Args:
+            model: A name in `SYSTEMS`, a TOML file, a diffusers folder, a hub id (optionally with
+                ``@revision``), or a folder with system.toml (a
+                training run, a checkpoint or an encoder mix).
+
+        Raises:
+            UnknownName: If it is none of these; with close matches.
+            ConfigError: If a TOML file is invalid.
+        """
+        if model in SYSTEMS:
+            return SYSTEMS[model]
+        path = Path(model).expanduser()
+        if path.suffix == ".toml":
+            return _read_system(path)
+        if (path / SYSTEM_FILE).is_file():
+            return replace(_read_system(path / SYSTEM_FILE), name=path.resolve().name)
+        if path.is_dir():
+            return System(name=path.resolve().name, pipeline=str(path))
+        hub_id, _, revision = model.partition("@")
+        if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
+            return System(name=hub_id.replace("/", "_"), pipeline=hub_id, revision=revision or None)
+        raise UnknownName("model, TOML file, diffusers folder or hub id", model, SYSTEMS)
+
+    def save(self, folder: Path) -> None:
+        """Write a system as ``folder/system.toml``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        rewriter_folder = bool(self.rewriter) and Path(self.rewriter).expanduser().is_dir()
+        write_system(
+            folder,
+            base_of(self.pipeline, self.revision),
+            windows=self.windows,
+            schedule=self.schedule,
+            trained_on=self.trained_on,
+            folders=self.replaced | ({"rewriter": Path(self.rewriter)} if rewriter_folder else {}),
+            append=self.append,
+            rewriter="" if rewriter_folder else self.rewriter,
+            best_of=self.best_of if self.best_of > 1 else None,
+            best_of_reward=self.best_of_reward,
+            calibration=self.calibration,
+            dtype=self.dtype,
+            method=self.method,
+        )
+
 
 def _of_model(name: str, model: Model, **changes: Any) -> System:
     """Return a base model as a system; ``changes`` are fields of `System`."""
@@ -170,33 +217,6 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
     }
 )
 """Named systems."""
-
-
-def find_system(model: str) -> System:
-    """Return the system that ``--model`` names.
-
-    Args:
-        model: A name in `SYSTEMS`, a TOML file, a diffusers folder, a hub id (optionally with
-            ``@revision``), or a folder with system.toml (a
-            training run, a checkpoint or an encoder mix).
-
-    Raises:
-        UnknownName: If it is none of these; with close matches.
-        ConfigError: If a TOML file is invalid.
-    """
-    if model in SYSTEMS:
-        return SYSTEMS[model]
-    path = Path(model).expanduser()
-    if path.suffix == ".toml":
-        return _read_system(path)
-    if (path / SYSTEM_FILE).is_file():
-        return replace(_read_system(path / SYSTEM_FILE), name=path.resolve().name)
-    if path.is_dir():
-        return System(name=path.resolve().name, pipeline=str(path))
-    hub_id, _, revision = model.partition("@")
-    if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
-        return System(name=hub_id.replace("/", "_"), pipeline=hub_id, revision=revision or None)
-    raise UnknownName("model, TOML file, diffusers folder or hub id", model, SYSTEMS)
 
 
 _RENAMED = {
@@ -291,7 +311,7 @@ def _with_paths(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
 def _implied_training(values: Mapping[str, Any], base: System | None) -> dict[str, Any]:
     """Return ``trained_on`` for a file that does not declare it, if it follows from the rest of the file."""
     if isinstance(values.get("rewriter"), str):
-        declared = (base.trained_on if base else (), find_rewriter(values["rewriter"]).trained_on)
+        declared = (base.trained_on if base else (), Rewriter.find(values["rewriter"]).trained_on)
         return {"trained_on": None if None in declared else [*(declared[0] or ()), *(declared[1] or ())]}
     if {"pipeline", "text_encoder", "unet", "windows"} & values.keys():
         return {"trained_on": None}  # what the base declares does not hold for other weights

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
@@ -101,6 +101,20 @@ class Cell:
     @property
     def key(self) -> CellKey:
         return self.entry, self.column, self.category
+
+    def record(self) -> dict[str, Any]:
+        """The cell as the schema of leaderboard.json describes it; undefined values are NaN."""
+        return {
+            "system": self.entry,
+            "reward": self.column,
+            "category": self.category,
+            "exposure": self.exposure,
+            "mean": asdict(self.mean),
+            "samples": self.samples,
+            "comparison": asdict(self.comparison) if self.comparison else None,
+            "p_adjusted": self.p_adjusted,
+            "claim": self.claim,
+        }
 
 
 @dataclass(frozen=True)

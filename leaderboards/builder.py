@@ -14,7 +14,7 @@ from leaderboards.cells import categories, section_cells
 from leaderboards.hpsv2 import official_results
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState, find_runs
-from leaderboards.scores import RunScores, read_scores
+from leaderboards.scores import RunScores
 from leaderboards.standings import standings
 from leaderboards.stats import LEVEL, RESAMPLES
 from leaderboards.verdicts import gaps, group, mean_ranks
@@ -43,7 +43,7 @@ def build(runs: Path | str | Iterable[Path | str | RunState], baseline: str) -> 
     """
     given = [runs] if isinstance(runs, Path | str) else list(runs)
     opened = [run for one in given for run in _opened(one)]
-    scores = {run.path: read_scores(run) for run in opened}
+    scores = {run.path: RunScores.read(run) for run in opened}
     suites: dict[tuple[str, str], list[RunState]] = {}
     for run in sorted(opened, key=lambda run: (run.header.suite, run.header.suite_sha256)):
         suites.setdefault((run.header.suite, run.header.suite_sha256), []).append(run)

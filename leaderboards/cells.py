@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from leaderboards import stats
 from leaderboards.board import Cell, CellKey, Column, Entry
-from leaderboards.scores import RewardScores, RunScores, Table, paired
+from leaderboards.scores import RewardScores, RunScores, Table
 from leaderboards.stats import Values
 from leaderboards.verdicts import claims, exposure
 
@@ -111,7 +111,7 @@ def _jobs(
     reference = scores.get((baseline, column.label)) if baseline and baseline != entry.label else None
     prompts, values = scored.by_prompt
     counts = scored.samples_of(prompts)
-    both, differences = paired(scored, reference) if reference else (prompts, np.zeros(0))
+    both, differences = scored.minus(reference) if reference else (prompts, np.zeros(0))
     missing = _missing(scored, entry.run.header.planned.count)
     yield _Job(entry, column, None, values, int(counts.sum()), _some(differences), missing)
     for name, members in by_category.items():

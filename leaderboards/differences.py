@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leaderboards.records import Key, ScoreSet
-from leaderboards.scores import RewardScores, RunScores, paired
+from leaderboards.scores import RewardScores, RunScores
 from leaderboards.stats import spread
 
 
@@ -62,7 +62,7 @@ def changes(before: RunScores, after: RunScores, columns: Sequence[ScoreSet]) ->
 
 
 def _gains(before: RewardScores, after: RewardScores, *, standardised: bool) -> dict[int, float]:
-    prompts, differences = paired(after, before)
+    prompts, differences = after.minus(before)
     if not before.score_set.higher_is_better:
         differences = -differences
     if standardised:

@@ -161,7 +161,7 @@ def _section(section: Section) -> dict[str, Any]:
         "systems": [_entry(entry) for entry in section.entries],
         "rewards": [_column(column) for column in section.columns],
         "categories": list(section.categories),
-        "cells": [cell_record(cell) for cell in section.cells.values()],
+        "cells": [cell.record() for cell in section.cells.values()],
         "methods": [
             {
                 "name": standing.label,
@@ -235,21 +235,6 @@ def _column(column: Column) -> dict[str, Any]:
         "family": score_set.family,
         "higher_is_better": score_set.higher_is_better,
         "group": column.group,
-    }
-
-
-def cell_record(cell: Cell) -> dict[str, Any]:
-    """A cell as the schema describes it, before `defined`."""
-    return {
-        "system": cell.entry,
-        "reward": cell.column,
-        "category": cell.category,
-        "exposure": cell.exposure,
-        "mean": asdict(cell.mean),
-        "samples": cell.samples,
-        "comparison": asdict(cell.comparison) if cell.comparison else None,
-        "p_adjusted": cell.p_adjusted,
-        "claim": cell.claim,
     }
 
 

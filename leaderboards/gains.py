@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from leaderboards import stats
 from leaderboards.board import Column, Entry, Group
-from leaderboards.scores import Table, paired
+from leaderboards.scores import Table
 from leaderboards.stats import Values
 from leaderboards.verdicts import exposure
 
@@ -100,7 +100,7 @@ class Gains:
     def seed_average_difference(self, labels: Sequence[str], column: str) -> Values:
         """Difference to the baseline in the reward's own units, averaged over training seeds, shape (N,)."""
         reference = self.scores[self.baseline or "", column]
-        return _average([paired(self.scores[label, column], reference) for label in labels])[1]
+        return _average([self.scores[label, column].minus(reference) for label in labels])[1]
 
     def _unit(self, column: Column) -> float:
         """Standard deviation of the baseline's per-prompt scores; 0 if it has none."""
@@ -109,7 +109,7 @@ class Gains:
 
     def _gain(self, label: str, column: Column) -> _Series:
         reference = self.scores[self.baseline or "", column.label]
-        prompts, differences = paired(self.scores[label, column.label], reference)
+        prompts, differences = self.scores[label, column.label].minus(reference)
         sign = 1 if column.score_set.higher_is_better else -1
         return prompts, sign * differences / self._unit(column)
 

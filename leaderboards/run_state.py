@@ -213,6 +213,26 @@ class RunState:
                 f"{score_set.score_id}: move that folder away"
             )
 
+    def missing_images(self) -> set[Key]:
+        """Return the planned samples whose image is not on disk."""
+        planned = self.header.planned
+        on_disk = {
+            key
+            for key, sample in self.samples.items()
+            if sample.image is not None and self.image_path(sample).is_file()
+        }
+        return {(p, s) for p in planned.prompt_ids for s in range(planned.seeds)} - on_disk
+
+
+def _merge_sample(merged: dict[Key, Sample], sample: Sample) -> None:
+    """Keep the newest image. An image is regenerated only where the file of the recorded one is gone."""
+    if sample.key not in merged or sample.image is not None or merged[sample.key].image is None:
+        merged[sample.key] = sample
+
+
+def _read_score_set(file: Path) -> ScoreSet:
+    return from_record(ScoreSet, json.loads(file.read_text(encoding="utf-8")))
+
 
 def find_runs(paths: Iterable[Path | str]) -> list[RunState]:
     """Return the run folders among and directly below ``paths``, sorted by path, each once.
@@ -231,13 +251,3 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunState]:
             if header.parent.resolve() not in runs:
                 runs[header.parent.resolve()] = RunState(header.parent)
     return [runs[key] for key in sorted(runs)]
-
-
-def _merge_sample(merged: dict[Key, Sample], sample: Sample) -> None:
-    """Keep the newest image. An image is regenerated only where the file of the recorded one is gone."""
-    if sample.key not in merged or sample.image is not None or merged[sample.key].image is None:
-        merged[sample.key] = sample
-
-
-def _read_score_set(file: Path) -> ScoreSet:
-    return from_record(ScoreSet, json.loads(file.read_text(encoding="utf-8")))

@@ -49,24 +49,23 @@ class RewardScores:
             np.searchsorted(prompts, self.keys[self.has_score] // SAMPLES), minlength=len(prompts)
         )
 
+    def minus(self, baseline: RewardScores) -> tuple[NDArray[np.int64], Values]:
+        """Return prompts and mean differences over the samples that both systems have a score for.
+
+        Pairing by sample removes the variation between prompts and noises from the comparison.
+        """
+        if np.array_equal(self.keys, baseline.keys):
+            keys, values, base_values = self.keys, self.values, baseline.values
+        else:
+            keys, rows, base_rows = np.intersect1d(
+                self.keys, baseline.keys, assume_unique=True, return_indices=True
+            )
+            values, base_values = self.values[rows], baseline.values[base_rows]
+        return per_prompt(keys // SAMPLES, values - base_values)
+
 
 Table = Mapping[tuple[str, str], RewardScores]
 """Scores by (row label, column label) of a board."""
-
-
-def paired(system: RewardScores, baseline: RewardScores) -> tuple[NDArray[np.int64], Values]:
-    """Return prompts and mean differences over the samples that both systems have a score for.
-
-    Pairing by sample removes the variation between prompts and noises from the comparison.
-    """
-    if np.array_equal(system.keys, baseline.keys):
-        keys, values, base_values = system.keys, system.values, baseline.values
-    else:
-        keys, rows, base_rows = np.intersect1d(
-            system.keys, baseline.keys, assume_unique=True, return_indices=True
-        )
-        values, base_values = system.values[rows], baseline.values[base_rows]
-    return per_prompt(keys // SAMPLES, values - base_values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +77,13 @@ class RunScores:
     scored: Sequence[RewardScores]
     """Sorted by reward and score id."""
 
-
-def read_scores(run: RunState) -> RunScores:
-    """Read the scores of a run's planned samples; samples that were not attempted yet are left out."""
-    samples = run.samples
-    planned = {key: samples[key] for key in sorted(samples) if key in run.header.planned}
-    sets = sorted(run.score_sets, key=lambda score_set: (score_set.reward, score_set.score_id))
-    return RunScores(run, planned, [_scored(run, score_set, planned) for score_set in sets])
+    @staticmethod
+    def read(run: RunState) -> RunScores:
+        """Read the scores of a run's planned samples; samples that were not attempted yet are left out."""
+        samples = run.samples
+        planned = {key: samples[key] for key in sorted(samples) if key in run.header.planned}
+        sets = sorted(run.score_sets, key=lambda score_set: (score_set.reward, score_set.score_id))
+        return RunScores(run, planned, [_scored(run, score_set, planned) for score_set in sets])
 
 
 def _scored(run: RunState, score_set: ScoreSet, samples: Mapping[Key, Sample]) -> RewardScores:
@@ -115,7 +114,7 @@ def _frame(runs: Iterable[RunState]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = [row for run in runs for row in _rows(read_scores(run))]
+    rows = [row for run in runs for row in _rows(RunScores.read(run))]
     return pd.DataFrame(rows, columns=list(FRAME_COLUMNS)).astype({"score": "float64"})
 
 

@@ -85,10 +85,11 @@ class CellRecord:
         return (json.dumps(asdict(self)) + "\n").encode()
 
     @classmethod
-    def read(cls, folder: Path, name: str) -> CellRecord | None:
-        """Read the record of a cell; None if it is not finished."""
+    def read(cls, folder: Path, name: str, key: str | None = None) -> CellRecord | None:
+        """Read the record of a cell; None if it is not finished, or not with ``key`` if one is given."""
         path = folder / CELLS / f"{name}.json"
-        return cls(**json.loads(path.read_bytes())) if path.is_file() else None
+        record = cls(**json.loads(path.read_bytes())) if path.is_file() else None
+        return None if record is None or key not in (None, record.key) else record
 
     def write(self, folder: Path, name: str) -> None:
         """Write the record of a cell."""
@@ -104,16 +105,10 @@ def cell_keys(cells: Sequence[WorkCell]) -> dict[str, str]:
     return keys
 
 
-def finished_record(folder: Path, name: str, key: str) -> CellRecord | None:
-    """Return the record of a cell that was finished with this key, else None."""
-    record = CellRecord.read(folder, name)
-    return record if record and record.key == key else None
-
-
 def unfinished_cells(cells: Sequence[WorkCell], folder: Path) -> list[WorkCell]:
     """Return the cells to run: those without a record, and restored ones that keep less than these need."""
     keys = cell_keys(cells)
-    records = {cell.name: finished_record(folder, cell.name, keys[cell.name]) for cell in cells}
+    records = {cell.name: CellRecord.read(folder, cell.name, keys[cell.name]) for cell in cells}
     light = {cell.name for cell in cells if cell.light}
     unfinished = {name for name, record in records.items() if record is None}
     for cell in reversed(cells):  # from the end, so that one pass also reaches the needs of needs

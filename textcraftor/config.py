@@ -12,7 +12,7 @@ from pydantic import Field
 
 from tcbench.errors import ConfigError, UnknownName
 from tcbench.settings import build_settings, merge, one_of, parse_assignment, read_toml, validated
-from textcraftor.diffusion.models import find_model
+from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.old_names import OLD_NAMES, current_layout, nest_settings
 
@@ -325,7 +325,7 @@ def make_config(
     """
     if profile not in PROFILES:
         raise UnknownName("profile", profile, PROFILES)
-    base = find_model(model)
+    base = Model.find(model)
     own = {"schedule.guidance": base.guidance, "schedule.tuned_steps": 5, **base.training}
     values = nest_settings({"model": model, **own, **PROFILES[profile]})
     if file is not None:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tcbench.settings import merge, rename_keys
-from textcraftor.diffusion.models import find_model
+from textcraftor.diffusion.models import Model
 from textcraftor.sources import RENAMED_SOURCES
 
 OLD_NAMES: Mapping[str, str] = MappingProxyType(
@@ -73,7 +73,7 @@ def current_layout(record: Mapping[str, Any]) -> dict[str, Any]:
         if name in values:
             values[name] = RENAMED_SOURCES.get(values[name], values[name])
     if values.get("schedule.guidance", 0.0) is None:  # "the model's own"
-        values["schedule.guidance"] = find_model(record["model"]).guidance
+        values["schedule.guidance"] = Model.find(record["model"]).guidance
     return nest_settings(values)
 
 

@@ -74,6 +74,75 @@ class Rewriter:
                 "the prompt belongs"
             )
 
+    @staticmethod
+    def find(name: str) -> Rewriter:
+        """Return a rewriter by name, or read it from a folder with a language model and rewriter.toml.
+
+        Raises:
+            UnknownName: If it is neither; the message offers close matches.
+            ConfigError: If rewriter.toml has invalid settings.
+        """
+        if name in REWRITERS:
+            return REWRITERS[name]
+        folder = Path(name).expanduser()
+        file = folder / SETTINGS_FILE
+        if not file.is_file():
+            raise UnknownName(f"prompt rewriter (a name, or a folder with {SETTINGS_FILE})", name, REWRITERS)
+        values = read_toml(file)
+        for reserved in ("name", "model"):
+            values.pop(reserved, None)
+        given = {"name": folder.resolve().name, "model": str(folder)}
+        return build_settings(Rewriter, values | given, source=str(file))
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder/rewriter.toml``, which makes the folder of a language model a rewriter."""
+        defaults = {field.name: field.default for field in fields(Rewriter)}
+        values = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        for name in ("name", "model", "revision"):  # they follow from the folder
+            values.pop(name, None)
+        lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+        write_atomically(folder / SETTINGS_FILE, ("\n".join(lines) + "\n").encode())
+
+    def generation_settings(self, folder: Path) -> dict[str, Any]:
+        """Return everything that decides the rewrites, for the generation id."""
+        files = sorted(file for pattern in FILES for file in folder.glob(pattern))
+        hashes = [f"{file.name} {cached_sha256(file)}" for file in files]
+        record = asdict(self)
+        for unimportant in ("name", "model", "revision", "source", "trained_on"):
+            record.pop(unimportant)
+        return record | {"sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest()}
+
+    def find_model(self, *, fetch: bool = True) -> Path:
+        """Return the folder of the language model, from the hub client's cache for a hub id.
+
+        Args:
+            fetch: Whether to download a model that is not in the cache.
+
+        Raises:
+            MissingFiles: If the model is not on this machine and cannot be downloaded.
+        """
+        folder = Path(self.model).expanduser()
+        if folder.is_dir():
+            return folder
+        from huggingface_hub import snapshot_download
+
+        offline = hub.offline_reason() if fetch else "nothing is downloaded now"
+        try:
+            return Path(
+                snapshot_download(
+                    self.model,
+                    revision=self.revision,
+                    allow_patterns=list(FILES),
+                    local_files_only=bool(offline),
+                )
+            )
+        except Exception as error:  # the client raises its HTTP library's errors too
+            reason = f"not in the hub client's cache, and {offline}" if offline else first_line(error)
+            raise MissingFiles(
+                f"rewriter {self.name} needs {self.model}: {reason}; download it on a machine with "
+                "network access"
+            ) from error
+
 
 REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
     {
@@ -107,79 +176,6 @@ REWRITERS: Mapping[str, Rewriter] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-
-
-def write_rewriter_settings(rewriter: Rewriter, folder: Path) -> None:
-    """Write ``folder/rewriter.toml``, which makes the folder of a language model a rewriter."""
-    defaults = {field.name: field.default for field in fields(Rewriter)}
-    values = {name: value for name, value in asdict(rewriter).items() if value != defaults[name]}
-    for name in ("name", "model", "revision"):  # they follow from the folder
-        values.pop(name, None)
-    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
-    write_atomically(folder / SETTINGS_FILE, ("\n".join(lines) + "\n").encode())
-
-
-def find_rewriter(name: str) -> Rewriter:
-    """Return a rewriter by name, or read it from a folder with a language model and rewriter.toml.
-
-    Raises:
-        UnknownName: If it is neither; the message offers close matches.
-        ConfigError: If rewriter.toml has invalid settings.
-    """
-    if name in REWRITERS:
-        return REWRITERS[name]
-    folder = Path(name).expanduser()
-    file = folder / SETTINGS_FILE
-    if not file.is_file():
-        raise UnknownName(f"prompt rewriter (a name, or a folder with {SETTINGS_FILE})", name, REWRITERS)
-    values = read_toml(file)
-    for reserved in ("name", "model"):
-        values.pop(reserved, None)
-    given = {"name": folder.resolve().name, "model": str(folder)}
-    return build_settings(Rewriter, values | given, source=str(file))
-
-
-def find_rewriter_model(rewriter: Rewriter, *, fetch: bool = True) -> Path:
-    """Return the folder of a rewriter's language model, from the hub client's cache for a hub id.
-
-    Args:
-        rewriter: The rewriter.
-        fetch: Whether to download a model that is not in the cache.
-
-    Raises:
-        MissingFiles: If the model is not on this machine and cannot be downloaded.
-    """
-    folder = Path(rewriter.model).expanduser()
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-
-    offline = hub.offline_reason() if fetch else "nothing is downloaded now"
-    try:
-        return Path(
-            snapshot_download(
-                rewriter.model,
-                revision=rewriter.revision,
-                allow_patterns=list(FILES),
-                local_files_only=bool(offline),
-            )
-        )
-    except Exception as error:  # the client raises its HTTP library's errors too
-        reason = f"not in the hub client's cache, and {offline}" if offline else first_line(error)
-        raise MissingFiles(
-            f"rewriter {rewriter.name} needs {rewriter.model}: {reason}; download it on a machine with "
-            "network access"
-        ) from error
-
-
-def rewriter_settings(rewriter: Rewriter, folder: Path) -> dict[str, Any]:
-    """Return everything that decides the rewrites, for the generation id."""
-    files = sorted(file for pattern in FILES for file in folder.glob(pattern))
-    hashes = [f"{file.name} {cached_sha256(file)}" for file in files]
-    record = asdict(rewriter)
-    for unimportant in ("name", "model", "revision", "source", "trained_on"):
-        record.pop(unimportant)
-    return record | {"sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest()}
 
 
 def rewrite_prompts(

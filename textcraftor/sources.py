@@ -32,7 +32,7 @@ RENAMED_SOURCES = {"world": "suite:world-train", "world-validation": "suite:worl
 
 @dataclass(frozen=True)
 class PromptSource:
-    """Prompts by number. A named one comes from `find_prompt_source`."""
+    """Prompts by number. A named one comes from `find`."""
 
     name: str
     texts: Sequence[str]
@@ -47,6 +47,39 @@ class PromptSource:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @staticmethod
+    def find(name: str) -> PromptSource:
+        """Return the prompts of a source.
+
+        Args:
+            name: "suite:world-train", "suite:world-validation", the path of a prompt file, or
+                ``hub:ID[@revision][:column]`` for a data set of the Hugging Face hub, which stays on disk.
+
+        Raises:
+            FileFormatError: If a prompt file cannot be read.
+            ConfigError: If it is not a prompt source.
+        """
+        if name in WORLD_SPLITS:
+            from rewards.world.prompts import world_prompts
+
+            split: Any = WORLD_SPLITS[name]
+            return PromptSource.from_texts(name, [prompt.text for prompt in world_prompts(split)])
+        if name.startswith(HUB):
+            return _from_hub(name)
+        if name.startswith(SUITE):
+            raise ConfigError(
+                f"prompt source {name!r} cannot be read here; expected {' or '.join(WORLD_SPLITS)}, or give "
+                "any suite with tcbench train --prompts"
+            )
+        if name in RENAMED_SOURCES and not Path(name).exists():
+            raise ConfigError(f"prompt source {name!r} is now {RENAMED_SOURCES[name]!r}")
+        if not name:
+            raise ConfigError(
+                "no prompts given, and the model has none of its own; set data.prompts to a prompt file or "
+                "hub:ID (--prompts)"
+            )
+        return PromptSource.from_texts(Path(name).name, [prompt.text for prompt in read_prompts(Path(name))])
 
 
 @dataclass(frozen=True)
@@ -79,39 +112,6 @@ class Batch:
                 f"optimiser.batch = {len(self.samples)} is not a multiple of the {processes} processes"
             )
         return Batch(self.update, self.samples[process::processes])
-
-
-def find_prompt_source(name: str) -> PromptSource:
-    """Return the prompts of a source.
-
-    Args:
-        name: "suite:world-train", "suite:world-validation", the path of a prompt file, or
-            ``hub:ID[@revision][:column]`` for a data set of the Hugging Face hub, which stays on disk.
-
-    Raises:
-        FileFormatError: If a prompt file cannot be read.
-        ConfigError: If it is not a prompt source.
-    """
-    if name in WORLD_SPLITS:
-        from rewards.world.prompts import world_prompts
-
-        split: Any = WORLD_SPLITS[name]
-        return PromptSource.from_texts(name, [prompt.text for prompt in world_prompts(split)])
-    if name.startswith(HUB):
-        return _from_hub(name)
-    if name.startswith(SUITE):
-        raise ConfigError(
-            f"prompt source {name!r} cannot be read here; expected {' or '.join(WORLD_SPLITS)}, or give any "
-            "suite with tcbench train --prompts"
-        )
-    if name in RENAMED_SOURCES and not Path(name).exists():
-        raise ConfigError(f"prompt source {name!r} is now {RENAMED_SOURCES[name]!r}")
-    if not name:
-        raise ConfigError(
-            "no prompts given, and the model has none of its own; set data.prompts to a prompt file or "
-            "hub:ID (--prompts)"
-        )
-    return PromptSource.from_texts(Path(name).name, [prompt.text for prompt in read_prompts(Path(name))])
 
 
 def _from_hub(name: str) -> PromptSource:

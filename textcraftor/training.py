@@ -43,25 +43,18 @@ from textcraftor.config import (
 )
 from textcraftor.diffusion import pipeline as pipelines
 from textcraftor.diffusion.devices import find_device
-from textcraftor.diffusion.models import find_model
-from textcraftor.diffusion.prefix_cache import open_prefix_cache
+from textcraftor.diffusion.models import Model
+from textcraftor.diffusion.prefix_cache import PrefixCache
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser, size_conditioning
 from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
-from textcraftor.io.pairs import read_pairs
+from textcraftor.io.pairs import Pairs
 from textcraftor.io.provenance import environment
 from textcraftor.io.system import rewards_trained_on, write_trained
 from textcraftor.ledger import Ledger, WorkCounts, peak_mib
-from textcraftor.sources import PromptSource, SampleOrder, find_prompt_source
+from textcraftor.sources import PromptSource, SampleOrder
 from textcraftor.tuned import Trainable, TunedPipeline, WeightAverage
-from textcraftor.validation import (
-    Validation,
-    Validator,
-    find_validation_prompts,
-    over_optimisation_alarm,
-    save_image_grid,
-    select_checkpoint,
-)
+from textcraftor.validation import Validation, Validator
 
 VALIDATION_TIMEOUT = timedelta(hours=6)
 """How long other processes wait for the first one, which validates."""
@@ -124,14 +117,14 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
     with locked(folder.path) if main else nullcontext(), _out_of_memory_advice(device):
         # Rewards, the frozen pipeline, prompts. Mistakes show before anything large is loaded.
         infos = _check_rewards(config)
-        pipeline_path = pipelines.find_pipeline(find_model(config.model).source)
+        pipeline_path = Model.find(config.model).source.find()
         pipeline_sha256 = pipelines.pipeline_sha256(pipeline_path)
         schedule, updates = config.schedule, config.optimiser.updates
         pipe = _load_pipeline(pipeline_path, device, schedule.sampler, schedule.spacing)
         runner = PipelineRunner(pipe, schedule)
-        pairs = read_pairs(Path(config.data.pairs), runner.size) if config.data.pairs else None
-        source = prompts or (pairs.source if pairs else find_prompt_source(config.data.prompts))
-        held_out = validation or find_validation_prompts(config.validation, progress)
+        pairs = Pairs.read(Path(config.data.pairs), runner.size) if config.data.pairs else None
+        source = prompts or (pairs.source if pairs else PromptSource.find(config.data.prompts))
+        held_out = validation or Validator.find_prompts(config.validation, progress)
 
         # What is trained, and its optimiser
         trained_on = _trained_on(config)
@@ -154,7 +147,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         if config.memory.compile:
             denoiser.unet = torch.compile(pipe.unet)
         scorer = LatentScorer(pipe.vae, mix, config.memory.decode_slice, config.rewards.pool)
-        cache = open_prefix_cache(
+        cache = PrefixCache.open(
             config.memory.prefix_cache,
             config.memory.prefix_gigabytes,
             pipeline_sha256=pipeline_sha256,
@@ -448,10 +441,10 @@ def _validate(
     result, images = validator.validate(update, validations[0] if validations else None)
     alarm = ""
     if validator.selection_reward is not None:
-        alarm = over_optimisation_alarm(result, validations, validator.selection_reward.info.name)
+        alarm = result.over_optimisation_alarm(validations, validator.selection_reward.info.name)
     validations.append(result)
     folder.append(VALIDATION, [result.to_row()])
-    save_image_grid(images, folder.path / "samples" / f"{update:06d}.png")
+    Validator.save_images(images, folder.path / "samples" / f"{update:06d}.png")
     progress.note(result.summary())
     if alarm:
         progress.note(alarm)
@@ -470,7 +463,7 @@ def _alarm_in_any_process(accelerator: Any, alarm: str) -> str:
 def _best_update(done: int, validations: Sequence[Validation], selection: str) -> int:
     """Return the update of the checkpoint to use: selected by validation, otherwise the newest."""
     tuned = [validation for validation in validations if validation.update > 0]
-    return select_checkpoint(tuned, info(selection).name).update if selection and tuned else done
+    return Validation.select(tuned, info(selection).name).update if selection and tuned else done
 
 
 def _select(

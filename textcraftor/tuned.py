@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tcbench.errors import ConfigError, MissingFiles
 from textcraftor.config import TrainableSettings
-from textcraftor.diffusion.conditioning import Conditioning, encode_prompts, replace_encoders
+from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
 from textcraftor.diffusion.pipeline import ENCODERS, encoders_sha256, load_encoders
 from textcraftor.io.export import save_adapters, save_text_encoder, save_unet
 
@@ -102,13 +102,13 @@ class TunedPipeline(nn.Module):
 
     def encode(self, texts: list[str]) -> Conditioning:
         """Encode prompts with the tuned encoders; gradients reach them."""
-        c = encode_prompts(self.pipeline, texts, guided=self.guided)
+        c = Conditioning.encode(self.pipeline, texts, guided=self.guided)
         return c if self.tune_null or not self.guided else c.without_null_gradient()
 
     def encode_original(self, texts: list[str]) -> Conditioning:
         """Encode prompts with the original encoders, without gradients."""
         with torch.no_grad():
-            return encode_prompts(self.original, texts, guided=self.guided)
+            return Conditioning.encode(self.original, texts, guided=self.guided)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""

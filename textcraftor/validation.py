@@ -21,10 +21,9 @@ from tcbench.progress import Progress
 from textcraftor.algorithms.base import TRAINED
 from textcraftor.algorithms.latent_scores import decode_latents
 from textcraftor.config import MemorySettings, ValidationSettings
-from textcraftor.diffusion.conditioning import embedding_drift
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.sampling import Denoiser, Rollout, autocast, with_timesteps
-from textcraftor.sources import PromptSource, find_prompt_source
+from textcraftor.sources import PromptSource
 from textcraftor.tuned import Trainable
 
 NOISES = 2
@@ -90,41 +89,41 @@ class Validation:
         """Read a line of validation.jsonl."""
         return cls(**{name: value for name, value in row.items() if name != "means"})
 
+    @staticmethod
+    def select(validations: Sequence[Validation], selection_reward: str) -> Validation:
+        """Select the latest checkpoint that is not significantly below the best by the selection reward.
+
+        Differences within chance do not decide: among checkpoints that are equally good by this measure, the
+        latest has learnt most.
+        """
+        best = max(validations, key=lambda validation: validation.rank(selection_reward))
+        return [v for v in validations if not _paired_change(v, best, selection_reward).high < 0][-1]
+
+    def over_optimisation_alarm(self, earlier: Sequence[Validation], selection_reward: str) -> str:
+        """Check whether training raises its own rewards at the cost of the selection reward.
+
+        Returns:
+            A line that says so if the selection reward is significantly below its best while the trained
+            rewards are above their value there; otherwise "".
+        """
+        if not earlier:
+            return ""
+        best = max(earlier, key=lambda validation: validation.rank(selection_reward))
+        fall, rise = _paired_change(self, best, selection_reward), _paired_change(self, best, TRAINED)
+        if not fall.high < 0 or not rise.value > 0:  # also if one of them is NaN
+            return ""
+        return (
+            f"over-optimisation: since update {best.update} the selection reward {selection_reward} fell by "
+            f"{-fall.value:.3g} (95 %: {-fall.high:.3g} to {-fall.low:.3g}) while the trained rewards rose "
+            f"by {rise.value:.3g}; lower optimiser.lr or optimiser.updates, or raise the weight of the CLIP "
+            "reward"
+        )
+
 
 def _paired_change(now: Validation, before: Validation, name: str) -> Estimate:
     """Return the mean change of a score since another validation, paired by prompt, with a 95 % interval."""
     pairs = zip(now.scores[name], before.scores[name], strict=True)
     return mean_interval([a - b for a, b in pairs if a is not None and b is not None])
-
-
-def over_optimisation_alarm(now: Validation, earlier: Sequence[Validation], selection_reward: str) -> str:
-    """Check whether training raises its own rewards at the cost of the selection reward.
-
-    Returns:
-        A line that says so if the selection reward is significantly below its best while the trained rewards
-        are above their value there; otherwise "".
-    """
-    if not earlier:
-        return ""
-    best = max(earlier, key=lambda validation: validation.rank(selection_reward))
-    fall, rise = _paired_change(now, best, selection_reward), _paired_change(now, best, TRAINED)
-    if not fall.high < 0 or not rise.value > 0:  # also if one of them is NaN
-        return ""
-    return (
-        f"over-optimisation: since update {best.update} the selection reward {selection_reward} fell by "
-        f"{-fall.value:.3g} (95 %: {-fall.high:.3g} to {-fall.low:.3g}) while the trained rewards rose by "
-        f"{rise.value:.3g}; lower optimiser.lr or optimiser.updates, or raise the weight of the CLIP reward"
-    )
-
-
-def select_checkpoint(validations: Sequence[Validation], selection_reward: str) -> Validation:
-    """Select the latest checkpoint that is not significantly below the best by the selection reward.
-
-    Differences within chance do not decide: among checkpoints that are equally good by this measure, the
-    latest has learnt most.
-    """
-    best = max(validations, key=lambda validation: validation.rank(selection_reward))
-    return [v for v in validations if not _paired_change(v, best, selection_reward).high < 0][-1]
 
 
 class Validator:
@@ -184,7 +183,7 @@ class Validator:
             for name, values in by_reward.items()
         }
         tuned = self.trainable.encode(self.prompts)
-        drift = float(embedding_drift(tuned, self.trainable.encode_original(self.prompts)))
+        drift = float(tuned.drift(self.trainable.encode_original(self.prompts)))
         validation = Validation(update, scores, _diversity(embeddings), drift)
         changes = {}
         for name in scores:
@@ -237,36 +236,36 @@ class Validator:
             c = self.trainable.encode_original(texts)
             yield scheduler, Rollout(self.denoiser, scheduler, first).run(z, c)
 
+    @staticmethod
+    def find_prompts(settings: ValidationSettings, progress: Progress) -> PromptSource | None:
+        """Return the validation prompts; None without validation.
 
-def find_validation_prompts(settings: ValidationSettings, progress: Progress) -> PromptSource | None:
-    """Return the validation prompts; None without validation.
+        Raises:
+            ConfigError: If there is a selection reward, but nothing to select on.
+        """
+        if settings.every and settings.prompts:
+            return PromptSource.find(settings.prompts)
+        if settings.selection_reward:
+            raise ConfigError(
+                f'validation.selection_reward = "{settings.selection_reward}" requires validation; set '
+                "validation.prompts to a prompt file, and validation.every"
+            )
+        if settings.every:
+            progress.note("no validation prompts (validation.prompts); the newest checkpoint is used")
+        return None
 
-    Raises:
-        ConfigError: If there is a selection reward, but nothing to select on.
-    """
-    if settings.every and settings.prompts:
-        return find_prompt_source(settings.prompts)
-    if settings.selection_reward:
-        raise ConfigError(
-            f'validation.selection_reward = "{settings.selection_reward}" requires validation; set '
-            "validation.prompts to a prompt file, and validation.every"
-        )
-    if settings.every:
-        progress.note("no validation prompts (validation.prompts); the newest checkpoint is used")
-    return None
+    @staticmethod
+    def save_images(images: Tensor, path: Path, columns: int = 8, limit: int = 32) -> None:
+        """Write the first ``limit`` images (N, 3, H, W) in [0, 1] as one PNG."""
+        from PIL import Image
 
-
-def save_image_grid(images: Tensor, path: Path, columns: int = 8, limit: int = 32) -> None:
-    """Write the first ``limit`` images (N, 3, H, W) in [0, 1] as one PNG."""
-    from PIL import Image
-
-    pixels = (images[:limit].float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    height, width = pixels.shape[1:3]
-    sheet = Image.new("RGB", (columns * width, math.ceil(len(pixels) / columns) * height))
-    for index, image in enumerate(pixels):
-        sheet.paste(Image.fromarray(image), (index % columns * width, index // columns * height))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+        pixels = (images[:limit].float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        height, width = pixels.shape[1:3]
+        sheet = Image.new("RGB", (columns * width, math.ceil(len(pixels) / columns) * height))
+        for index, image in enumerate(pixels):
+            sheet.paste(Image.fromarray(image), (index % columns * width, index // columns * height))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
 
 
 def _finite(value: float) -> float | None:

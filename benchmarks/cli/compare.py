@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from leaderboards.board import Section
     from leaderboards.differences import PromptChange
     from leaderboards.records import ScoreSet
-    from leaderboards.run_state import RunState
+    from leaderboards.run_state import RunState, find_runs
 
 app = typer.Typer(add_completion=False)
 
@@ -46,7 +46,7 @@ def _compare(
     from leaderboards.builder import build
     from leaderboards.differences import changes
     from leaderboards.render import comparison_rows
-    from leaderboards.scores import read_scores
+    from leaderboards.scores import RunScores
 
     pair = [_open_run(name, runs) for name in (before, after)]
     sections = build(pair, f"{pair[0].header.system}@{pair[0].header.generation_id}").sections
@@ -54,7 +54,7 @@ def _compare(
         suites = " and ".join(run.header.suite for run in pair)
         raise ValueError(f"{pair[0].path} and {pair[1].path} are runs of {suites}; give runs of one suite")
     (section,) = sections
-    old, new = (read_scores(run) for run in pair)
+    old, new = (RunScores.read(run) for run in pair)
     prompt_changes = changes(old, new, _columns(section, options.names(rewards), pair))
     if json:
         print(js.dumps(_record(section, prompt_changes), indent=1))
@@ -85,7 +85,7 @@ def _open_run(name: str, runs: Path) -> RunState:
 
     Raises UnknownName for neither, and ValueError if the system has several runs.
     """
-    from leaderboards.run_state import HEADER, RunState, find_runs
+    from leaderboards.run_state import HEADER, RunState
     from tcbench.errors import UnknownName
 
     if (Path(name) / HEADER).is_file():
@@ -112,11 +112,9 @@ def _extremes(prompt_changes: Sequence[PromptChange], count: int) -> Iterator[st
 def _record(section: Section, prompt_changes: Sequence[PromptChange]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from leaderboards.formats import cell_record, defined
+    from leaderboards.formats import defined
 
-    cells = [
-        cell_record(cell) for cell in section.cells.values() if cell.comparison and cell.category is None
-    ]
+    cells = [cell.record() for cell in section.cells.values() if cell.comparison and cell.category is None]
     record = {
         "suite": section.suite,
         "baseline": section.baseline,

@@ -15,7 +15,7 @@ from benchmarks.cli import options
 from benchmarks.cli.tables import text_table
 
 if TYPE_CHECKING:
-    from leaderboards.run_state import RunState
+    from leaderboards.run_state import RunState, find_runs
     from rewards.info import RewardInfo
 
 app = typer.Typer(add_completion=False)
@@ -108,14 +108,13 @@ def _here(record: RewardInfo) -> str:
 
 def _suites() -> list[Row]:
     from benchmarks.suites import SUITES, find_suite
-    from benchmarks.suites.base import is_present
 
     records = [find_suite(name) for name in SUITES]
     return [
         {
             "suite": record.name,
             "prompts": record.count,
-            "here": "yes" if is_present(record) else "no",
+            "here": "yes" if record.is_present() else "no",
             "what": record.title,
             "licence": record.licence,
             "from": record.homepage,
@@ -125,7 +124,7 @@ def _suites() -> list[Row]:
 
 
 def _runs(out: Path) -> list[Row]:
-    from leaderboards.run_state import HEADER, find_runs
+    from leaderboards.run_state import HEADER
 
     if not any(out.glob(f"*/{HEADER}")):
         return []

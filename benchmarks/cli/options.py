@@ -85,17 +85,3 @@ def batch_size(text: str) -> int | None:
     if not text.isdecimal() or int(text) == 0:
         raise typer.BadParameter(f"--batch-size is {text!r}; expected auto or a whole number of at least 1")
     return int(text)
-
-
-def numbers(option: str, text: str) -> list[float]:
-    """Parse comma-separated numbers of the option ``option``.
-
-    Raises:
-        typer.BadParameter: If one is not a number.
-    """
-    try:
-        return [float(number) for number in text.split(",") if number.strip()]
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"--{option} is {text!r}; expected comma-separated numbers: {error}"
-        ) from error

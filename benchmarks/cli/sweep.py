@@ -43,8 +43,8 @@ def _sweep(
     plan = Sweep(
         model=model,
         out=out,
-        strengths=tuple(options.numbers("strengths", strengths)),
-        tuned_steps=tuple(map(int, options.numbers("tuned-steps", tuned_steps))) if tuned_steps else (),
+        strengths=tuple(_numbers("strengths", strengths)),
+        tuned_steps=tuple(map(int, _numbers("tuned-steps", tuned_steps))) if tuned_steps else (),
         suite=suite,
         rewards=options.names(rewards),
         prompts=prompts,
@@ -54,3 +54,17 @@ def _sweep(
     with show_progress() as shown:
         for file in run_sweep(plan, shown):
             print(file)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    """Parse comma-separated numbers of the option ``option``.
+
+    Raises:
+        typer.BadParameter: If one is not a number.
+    """
+    try:
+        return [float(number) for number in text.split(",") if number.strip()]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"--{option} is {text!r}; expected comma-separated numbers: {error}"
+        ) from error

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import textcraftor
-from tcbench.cells import CELLS, CellRecord, WorkCell, cell_keys, finished_record
+from tcbench.cells import CELLS, CellRecord, WorkCell, cell_keys
 from tcbench.errors import FileFormatError, MismatchError, MissingFiles
 from tcbench.files import sha256, write_atomically
 
@@ -55,7 +55,7 @@ def archive_cells(cells: Sequence[WorkCell], folder: Path, archives: Path) -> No
     archives.mkdir(parents=True, exist_ok=True)
     manifest = _read_manifest(archives)
     for name, key in cell_keys(cells).items():
-        record, archive = finished_record(folder, name, key), archives / f"{name}{SUFFIX}"
+        record, archive = CellRecord.read(folder, name, key), archives / f"{name}{SUFFIX}"
         if record is None or (archive.is_file() and name in manifest and manifest[name].key == key):
             continue
         write_atomically(archive, _packed(folder, name, record))
@@ -80,7 +80,7 @@ def restorable_cells(cells: Sequence[WorkCell], folder: Path, archives: Path) ->
     return {
         name: key
         for name, key in keys.items()
-        if name in manifest and manifest[name].key == key and finished_record(folder, name, key) is None
+        if name in manifest and manifest[name].key == key and CellRecord.read(folder, name, key) is None
     }
 
 

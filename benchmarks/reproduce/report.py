@@ -35,7 +35,7 @@ from leaderboards.files import write_board
 from leaderboards.markdown import markdown_table
 from leaderboards.render import EXPOSURES, MARKS, MARKS_LEGEND, decimals, number, seeds_text
 from leaderboards.run_state import RunState
-from tcbench.cells import cell_keys, finished_record
+from tcbench.cells import CellRecord, cell_keys
 from tcbench.files import write_atomically
 from textcraftor.algorithms.base import TRAINED
 from textcraftor.config import TrainConfig
@@ -363,7 +363,7 @@ def _cost(results: _Results, method: Method, seed: int) -> Row:
 def _ending(results: _Results) -> Iterator[str]:
     """Time, versions, devices and commits."""
     keys = cell_keys(plan_cells(results.scale, headline_only=results.headline_only))
-    records = [record for name, key in keys.items() if (record := finished_record(results.folder, name, key))]
+    records = [record for name, key in keys.items() if (record := CellRecord.read(results.folder, name, key))]
     hours = sum(record.seconds for record in records) / 3600
     environments = [environment for run in results.runs.values() for environment in run.header.provenance]
     versions, devices, commits = (

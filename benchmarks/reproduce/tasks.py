@@ -11,11 +11,11 @@ from typing import Any
 
 from benchmarks.diversity import measure_diversity
 from benchmarks.execution import execute_plan
-from benchmarks.mixes import mix_encoders, save_system
+from benchmarks.mixes import mix_encoders
 from benchmarks.pairs import write_pairs
 from benchmarks.planning import Request, plan_run
 from benchmarks.resolve import resolve_rewards
-from benchmarks.systems import find_system
+from benchmarks.systems import System
 from leaderboards.pictures import shown_keys
 from leaderboards.run_state import HEADER, RunState
 from tcbench.errors import TcbenchError
@@ -23,7 +23,7 @@ from tcbench.files import write_atomically
 from tcbench.progress import Progress
 from textcraftor.algorithms.base import TRAINED
 from textcraftor.config import TrainConfig, make_config
-from textcraftor.io.checkpoint import RECORD, VALIDATION, TrainFolder, read_checkpoint
+from textcraftor.io.checkpoint import RECORD, VALIDATION, Checkpoint, TrainFolder
 from textcraftor.ledger import Ledger
 from textcraftor.validation import Validation
 
@@ -57,7 +57,7 @@ class TrainingResult:
         record = json.loads((training.path / RECORD).read_text(encoding="utf-8"))
         newest = training.newest()
         assert newest is not None
-        selected = read_checkpoint(training.path / "best").update
+        selected = Checkpoint.read(training.path / "best").update
         row = next(row for row in training.rows(VALIDATION) if row["update"] == selected)
         ledger = Ledger(**newest.record["ledger"])
         return cls(record["config"], record["environments"], newest.update, ledger, Validation.from_row(row))
@@ -115,9 +115,9 @@ def _render(folder: Path, progress: Progress, count: int) -> list[Path]:
 
 def _best_of_four(folder: Path, progress: Progress, prompts: int, reward: str) -> list[Path]:
     """Sample four images of each training prompt and write the best, for supervised fine-tuning (RAFT)."""
-    system = replace(find_system(MODEL), best_of=4, best_of_reward=reward, calibration="world")
+    system = replace(System.find(MODEL), best_of=4, best_of_reward=reward, calibration="world")
     path = folder / _SYSTEMS / "best-of-4-training"
-    save_system(system, path)
+    system.save(path)
     request = Request(
         str(path), suite=TRAINING_SUITE, limit=prompts, rewards=(), device="cpu", out=folder / "best-runs"
     )
@@ -145,7 +145,7 @@ def _train_method(
     rate = chosen_rate(folder, rates_of, rates)
     training = training_name(folder, name, seed, rates if rates_of == name else ())
     result = _train(folder, progress, training, settings, rate, seed)
-    save_system(find_system(str(folder / _TRAINING / training)), folder / _SYSTEMS / f"{name}-{seed}")
+    System.find(str(folder / _TRAINING / training)).save(folder / _SYSTEMS / f"{name}-{seed}")
     return [result]
 
 
@@ -175,7 +175,7 @@ def _config(folder: Path, settings: Mapping[str, Any], rate: float, seed: int) -
 
 
 def _first_seed_weights(folder: Path, name: str) -> Path:
-    system = find_system(str(folder / _SYSTEMS / f"{name}-0"))
+    system = System.find(str(folder / _SYSTEMS / f"{name}-0"))
     return Path(next(iter(system.windows[-1].weights)))
 
 
@@ -192,10 +192,10 @@ def _make_system(
     if mix:
         _mix_encoders(folder, path, mix)
         return []
-    base = find_system(str(folder / _SYSTEMS / f"{of}-0") if of else MODEL)
+    base = System.find(str(folder / _SYSTEMS / f"{of}-0") if of else MODEL)
     sampling = {name: value for name, value in changes.items() if hasattr(base.schedule, name)}
     other = {name: value for name, value in changes.items() if name not in sampling}
-    save_system(replace(base.with_schedule(**sampling), **other, method=""), path)
+    replace(base.with_schedule(**sampling), **other, method="").save(path)
     return []
 
 

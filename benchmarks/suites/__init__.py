@@ -55,6 +55,6 @@ def prompt_set(name: str, prompts: Path | None = None, *, fetch: bool = True) ->
         MissingFiles: If its files are neither on this machine nor downloadable.
         MismatchError: If a file holds other prompts.
     """
-    from benchmarks.suites.base import read_custom, read_suite
+    from benchmarks.suites.base import PromptSet
 
-    return read_custom(prompts) if name == CUSTOM else read_suite(find_suite(name), prompts, fetch=fetch)
+    return PromptSet.from_file(prompts) if name == CUSTOM else find_suite(name).load(prompts, fetch=fetch)

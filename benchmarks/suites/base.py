@@ -52,6 +52,34 @@ class Suite:
     groups: tuple[str, ...] = ()
     """Columns of the files, in lower case, by which a board groups prompts, in addition to the category."""
 
+    def load(self, prompts: Path | None = None, *, fetch: bool = True) -> PromptSet:
+        """Read the prompts and check them against the hash.
+
+        Args:
+            prompts: A folder with its files, or the file of a suite of one file; None: $TCBENCH_PROMPTS, the
+                package, or the hub client's cache.
+            fetch: Download missing files if the hub can be reached.
+
+        Raises:
+            MissingFiles: If a file is not found.
+            FileFormatError: If a file cannot be read as prompts.
+            MismatchError: If the files hold other prompts than the pinned ones.
+        """
+        paths = [_locate(self, file, prompts, fetch) for file in self.files]
+        read = self.read(paths)
+        sha256 = prompts_sha256(read)
+        if (len(read), sha256) != (self.count, self.sha256):
+            raise MismatchError(
+                f"{' + '.join(map(str, paths))} holds {len(read)} prompts with sha256 {sha256[:16]}, but "
+                f"suite {self.name} has {self.count} with {self.sha256[:16]}; "
+                "restore the file, or use it as your own with --suite custom"
+            )
+        return PromptSet(self.name, tuple(read), sha256, self.domain, self.groups)
+
+    def is_present(self, prompts: Path | None = None) -> bool:
+        """Return whether all files are on this machine; they are not read or downloaded."""
+        return all(_on_disk(file, prompts) is not None for file in self.files)
+
 
 @dataclass(frozen=True)
 class PromptSet:
@@ -63,52 +91,21 @@ class PromptSet:
     domain: str
     groups: tuple[str, ...] = ()
 
+    @staticmethod
+    def from_file(prompts: Path | None) -> PromptSet:
+        """Read a user's prompt file as a suite that is named after the file.
 
-def read_suite(suite: Suite, prompts: Path | None = None, *, fetch: bool = True) -> PromptSet:
-    """Read a suite and check it against its hash.
-
-    Args:
-        suite: The suite.
-        prompts: A folder with its files, or the file of a suite of one file; None: $TCBENCH_PROMPTS, the
-            package, or the hub client's cache.
-        fetch: Download missing files if the hub can be reached.
-
-    Raises:
-        MissingFiles: If a file is not found.
-        FileFormatError: If a file cannot be read as prompts.
-        MismatchError: If the files hold other prompts than the pinned ones.
-    """
-    paths = [_locate(suite, file, prompts, fetch) for file in suite.files]
-    read = suite.read(paths)
-    sha256 = prompts_sha256(read)
-    if (len(read), sha256) != (suite.count, suite.sha256):
-        raise MismatchError(
-            f"{' + '.join(map(str, paths))} holds {len(read)} prompts with sha256 {sha256[:16]}, but suite "
-            f"{suite.name} has {suite.count} with {suite.sha256[:16]}; "
-            "restore the file, or use it as your own with --suite custom"
-        )
-    return PromptSet(suite.name, tuple(read), sha256, suite.domain, suite.groups)
-
-
-def read_custom(prompts: Path | None) -> PromptSet:
-    """Read a user's prompt file as a suite that is named after the file.
-
-    Raises:
-        FileFormatError: If no file is given, or it cannot be read as prompts.
-    """
-    if prompts is None:
-        raise FileFormatError("suite custom needs --prompts FILE (.txt, .csv, .tsv, .json or .jsonl)")
-    if prompts.is_dir():
-        raise FileFormatError(
-            f"{prompts} is a folder; give --prompts a file, or --suite the name of its suite"
-        )
-    read = tuple(read_prompts(prompts))
-    return PromptSet(f"custom_{prompts.stem}", read, prompts_sha256(read), "custom")
-
-
-def is_present(suite: Suite, prompts: Path | None = None) -> bool:
-    """Return whether all files of a suite are on this machine; they are not read or downloaded."""
-    return all(_on_disk(file, prompts) is not None for file in suite.files)
+        Raises:
+            FileFormatError: If no file is given, or it cannot be read as prompts.
+        """
+        if prompts is None:
+            raise FileFormatError("suite custom needs --prompts FILE (.txt, .csv, .tsv, .json or .jsonl)")
+        if prompts.is_dir():
+            raise FileFormatError(
+                f"{prompts} is a folder; give --prompts a file, or --suite the name of its suite"
+            )
+        read = tuple(read_prompts(prompts))
+        return PromptSet(f"custom_{prompts.stem}", read, prompts_sha256(read), "custom")
 
 
 def _locate(suite: Suite, file: SuiteFile, prompts: Path | None, fetch: bool) -> Path:

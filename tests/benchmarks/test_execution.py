@@ -16,7 +16,7 @@ import benchmarks
 from benchmarks.execution import RunResult, execute_plan
 from benchmarks.planning import Plan, Request, plan_run
 from benchmarks.score import open_image
-from benchmarks.systems import SYSTEMS, find_system
+from benchmarks.systems import SYSTEMS, System
 from leaderboards.records import Sample
 from leaderboards.run_state import RunState
 from leaderboards.scores import _frame
@@ -560,7 +560,7 @@ def test_best_of_n_keeps_the_best_image(
     best = RunState(results[1].path)
     assert best.header.details["trained_on"] == [best.score_sets[0].reward]
     with pytest.raises(ValueError, match="best_of = 4 with best_of_reward = ''; set both"):
-        replace(find_system("micro"), best_of=4)
+        replace(System.find("micro"), best_of=4)
 
 
 def test_judges_cannot_select_and_broken_images_never_win(

@@ -15,7 +15,7 @@ from benchmarks.imports import ScoreTable, import_scores
 from benchmarks.suites import prompt_set
 from leaderboards.builder import build
 from leaderboards.run_state import RunState
-from leaderboards.scores import read_scores
+from leaderboards.scores import RunScores
 from tcbench.errors import FileFormatError
 from textcraftor.diffusion.prompts import Prompt
 
@@ -32,7 +32,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def scores(run: RunState) -> dict[str, list[float]]:
-    return {scored.score_set.reward: scored.values.tolist() for scored in read_scores(run).scored}
+    return {scored.score_set.reward: scored.values.tolist() for scored in RunScores.read(run).scored}
 
 
 def test_table_with_a_row_per_score(write: Write, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_table_with_a_row_per_score(write: Write, tmp_path: Path) -> None:
     run = import_scores(ScoreTable(table, "theirs", tmp_path / "runs"))
     assert (run.header.suite[:9], run.header.planned.count) == ("imported_", 4)
     assert scores(run)["aes"][:2] == [5.5, 5.0]
-    (scored,) = read_scores(run).scored
+    (scored,) = RunScores.read(run).scored
     assert scored.reasons == {2: "no score in the table"}
     assert "trained_on" not in run.header.details
 

@@ -15,7 +15,7 @@ from benchmarks.execution import execute_plan
 from benchmarks.mixes import export_system, mix_encoders
 from benchmarks.planning import Request, plan_run
 from benchmarks.sweep import Sweep, run_sweep
-from benchmarks.systems import find_system
+from benchmarks.systems import System
 from leaderboards.run_state import RunState
 from tcbench.errors import ConfigError
 from tcbench.progress import Silent
@@ -86,7 +86,7 @@ def hashes(run: RunState) -> list[str | None]:
 def test_a_checkpoint_is_a_system_that_declares_its_training_rewards(
     checkpoints: Path, asked: Callable[..., RunState]
 ) -> None:
-    system = find_system(str(checkpoints / "a"))
+    system = System.find(str(checkpoints / "a"))
     assert (system.name, system.schedule.steps, system.schedule.guidance) == ("a", 4, 3.0)
     assert len(system.trained_on) == 1
     found = asked(checkpoints / "a")
@@ -111,7 +111,7 @@ def test_tuned_steps_change_the_images(checkpoints: Path, asked: Callable[..., R
     with pytest.raises(ValueError, match="tuned_steps = 5 is more than steps = 4"):
         asked(checkpoints / "a", tuned_steps=5)
     with pytest.raises(ValueError, match="micro has no tuned text encoder"):
-        find_system("micro").with_schedule(tuned_steps=3)
+        System.find("micro").with_schedule(tuned_steps=3)
 
 
 def test_other_steps_keep_the_share_of_tuned_steps(checkpoints: Path, asked: Callable[..., RunState]) -> None:
@@ -125,10 +125,10 @@ def test_mixes_in_embedding_space(checkpoints: Path, asked: Callable[..., RunSta
     mix_encoders({a: 0.4, b: 0.4, "original": 0.2}, tmp_path / "style")
     assert hashes(asked(tmp_path / "whole")) == hashes(asked(checkpoints / "a"))
     assert hashes(asked(tmp_path / "half")) != hashes(asked(checkpoints / "a"))
-    style = find_system(str(tmp_path / "style"))
+    style = System.find(str(tmp_path / "style"))
     assert len(style.trained_on) == 2
     mix_encoders({str(tmp_path / "half"): 0.5, b: 0.5}, tmp_path / "nested")
-    (window,) = find_system(str(tmp_path / "nested")).windows
+    (window,) = System.find(str(tmp_path / "nested")).windows
     assert sorted(window.weights.values()) == [0.25, 0.25, 0.5]
 
 
@@ -141,7 +141,7 @@ def test_mixes_in_weight_space(checkpoints: Path, tiny_pipeline: Path, tmp_path:
     own = plain.get(key, plain.get(key.removeprefix("text_model.")))
     assert own is not None
     torch.testing.assert_close(mixed[key], 0.25 * tuned[key] + 0.75 * own)
-    assert find_system(str(tmp_path / "mixed")).windows[0].weights == {str(tmp_path / "mixed"): 1.0}
+    assert System.find(str(tmp_path / "mixed")).windows[0].weights == {str(tmp_path / "mixed"): 1.0}
 
 
 def test_invalid_mixes_are_refused(checkpoints: Path, tmp_path: Path) -> None:

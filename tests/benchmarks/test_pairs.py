@@ -11,7 +11,7 @@ from benchmarks.pairs import write_pairs
 from leaderboards.records import Sample, ScoreSet
 from leaderboards.run_state import RunState
 from textcraftor.config import make_config
-from textcraftor.io.pairs import read_pairs
+from textcraftor.io.pairs import Pairs
 from textcraftor.io.system import rewards_trained_on, write_trained
 
 MakeRun = Callable[..., RunState]
@@ -22,7 +22,7 @@ BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", f
 def test_pairs_hold_the_images_with_their_prompts(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("base", (BRIGHT, [[0.5], [0.6]]), prompts=["a cat", "a dog"], images=True)
     assert write_pairs(run, tmp_path / "pairs") == 2
-    pairs = read_pairs(tmp_path / "pairs", (16, 16))
+    pairs = Pairs.read(tmp_path / "pairs", (16, 16))
     assert pairs.texts == ["a cat", "a dog"]
     images = pairs.images([0, 1])
     assert images.shape == (2, 3, 16, 16)

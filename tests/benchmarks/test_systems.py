@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.systems import STYLE_WORDS, SYSTEMS, _read_system, find_system
+from benchmarks.systems import STYLE_WORDS, SYSTEMS, System, _read_system
 from tcbench.errors import ConfigError, UnknownName
 from textcraftor.diffusion.runner import EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
@@ -20,9 +20,9 @@ def toml(folder: Path, text: str) -> str:
 
 
 def test_style_words_are_appended_for_the_pipeline_only() -> None:
-    system = find_system("micro+style-words")
-    assert (system.append, find_system("micro").append) == (STYLE_WORDS, "")
-    assert system.pipeline == find_system("micro").pipeline
+    system = System.find("micro+style-words")
+    assert (system.append, System.find("micro").append) == (STYLE_WORDS, "")
+    assert system.pipeline == System.find("micro").pipeline
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -41,23 +41,23 @@ def test_every_named_system_is_shipped_or_pins_its_download(name: str) -> None:
 
 def test_a_folder_is_named_after_itself(tmp_path: Path) -> None:
     (tmp_path / "pipe").mkdir()
-    system = find_system(str(tmp_path / "pipe"))
+    system = System.find(str(tmp_path / "pipe"))
     assert (system.name, system.pipeline) == ("pipe", str(tmp_path / "pipe"))
 
 
 def test_a_hub_id_is_a_system() -> None:
-    system = find_system("someone/model")
+    system = System.find("someone/model")
     assert (system.name, system.pipeline, system.revision) == ("someone_model", "someone/model", None)
-    assert find_system("someone/model@abc") == replace(system, revision="abc")
+    assert System.find("someone/model@abc") == replace(system, revision="abc")
 
 
 def test_an_unknown_name_gets_close_matches() -> None:
     with pytest.raises(UnknownName, match="did you mean sd15"):
-        find_system("sd1.5")
+        System.find("sd1.5")
 
 
 def test_a_toml_file_changes_a_base(tmp_path: Path) -> None:
-    system = find_system(
+    system = System.find(
         toml(tmp_path, 'base = "micro"\nappend = ", bright"\nrewards = ["clip"]\n[schedule]\nguidance = 5\n')
     )
     assert (system.name, system.append, system.rewards) == ("mine", ", bright", ("clip",))
@@ -67,7 +67,7 @@ def test_a_toml_file_changes_a_base(tmp_path: Path) -> None:
 
 def test_paths_in_a_toml_file_are_relative_to_it(tmp_path: Path) -> None:
     (tmp_path / "pipe").mkdir()
-    system = find_system(toml(tmp_path, 'pipeline = "pipe"\nschedule.size = [64, 32]\n'))
+    system = System.find(toml(tmp_path, 'pipeline = "pipe"\nschedule.size = [64, 32]\n'))
     assert (system.pipeline, system.schedule.size) == (str(tmp_path / "pipe"), (64, 32))
 
 
@@ -104,7 +104,7 @@ def test_each_mistake_in_a_toml_file_is_one_line(
     tmp_path: Path, text: str, error: type[ValueError], message: str
 ) -> None:
     with pytest.raises(error, match=message) as raised:
-        find_system(toml(tmp_path, text))
+        System.find(toml(tmp_path, text))
     assert "\n" not in str(raised.value)
 
 
@@ -116,7 +116,7 @@ def test_an_old_key_names_the_new_one(tmp_path: Path) -> None:
     }
     for text, message in old.items():
         with pytest.raises(ConfigError, match=f"mine.toml: {message}$"):
-            find_system(toml(tmp_path, f'base = "micro"\n{text}'))
+            System.find(toml(tmp_path, f'base = "micro"\n{text}'))
 
 
 def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
         '[[windows]]\nshare = 0.6\nweights = { "best" = 1.0 }\n'
     )
     (tmp_path / "best").mkdir()
-    system = find_system(str(tmp_path))
+    system = System.find(str(tmp_path))
     (window,) = system.windows
     assert system.schedule == Schedule("ddim", 20, 3.0)
     assert window == EncoderWindow({str(tmp_path / "best"): 1.0}, 12)
@@ -149,12 +149,12 @@ def test_tuned_steps_keep_their_share_of_other_steps() -> None:
 
 
 def test_a_byte_order_mark_in_a_toml_file_is_ignored(tmp_path: Path) -> None:
-    assert find_system(toml(tmp_path, '\ufeffbase = "micro"\nschedule.steps = 3')).schedule.steps == 3
+    assert System.find(toml(tmp_path, '\ufeffbase = "micro"\nschedule.steps = 3')).schedule.steps == 3
 
 
 def test_a_missing_toml_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*none\.toml: No such file"):
-        find_system(str(tmp_path / "none.toml"))
+        System.find(str(tmp_path / "none.toml"))
 
 
 def test_a_rewriter_declares_its_training_rewards(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from leaderboards.records import Sample, Score, ScoreSet
 from leaderboards.run_state import RunState
-from leaderboards.scores import FRAME_COLUMNS, SAMPLES, _frame, paired, read_scores
+from leaderboards.scores import FRAME_COLUMNS, SAMPLES, RunScores, _frame
 
 MakeRun = Callable[..., RunState]
 
@@ -27,7 +27,7 @@ def run(make_run: MakeRun) -> RunState:
 
 
 def test_scores_are_those_of_the_plan(run: RunState) -> None:
-    (scored,) = read_scores(run).scored
+    (scored,) = RunScores.read(run).scored
     assert scored.keys.tolist() == [0, SAMPLES, 2 * SAMPLES]
     assert scored.values.tolist() == pytest.approx([0.5, math.nan, 0.7], nan_ok=True)
     assert scored.reasons == {1: "flaky"}
@@ -48,7 +48,7 @@ def test_a_sample_without_an_image_says_why_and_one_not_tried_has_no_place(make_
     file.write_text(lines[0] + gone)  # the third was not drawn yet
     scores = next((run.path / "scores").glob("*/*.jsonl"))
     scores.write_text("".join(scores.read_text().splitlines(keepends=True)[:1]))
-    (scored,) = read_scores(run).scored
+    (scored,) = RunScores.read(run).scored
     assert scored.keys.tolist() == [0, SAMPLES]
     assert scored.reasons == {1: "not finite"}
 
@@ -56,11 +56,11 @@ def test_a_sample_without_an_image_says_why_and_one_not_tried_has_no_place(make_
 def test_pairs_are_of_samples_that_both_have(make_run: MakeRun) -> None:
     base = make_run("base", (BRIGHT, [[1.0, 100.0], [3.0, 3.0], [5.0, 5.0]]))
     new = make_run("new", (BRIGHT, [[2.0, None], [None, None], [5.5, 6.5]]))
-    (theirs,), (ours,) = read_scores(base).scored, read_scores(new).scored
-    prompts, differences = paired(ours, theirs)
+    (theirs,), (ours,) = RunScores.read(base).scored, RunScores.read(new).scored
+    prompts, differences = ours.minus(theirs)
     assert (prompts.tolist(), differences.tolist()) == ([0, 2], [1.0, 1.0])
     fewer = make_run("fewer", (BRIGHT, [[1.5, 1.5]]))
-    prompts, differences = paired(read_scores(fewer).scored[0], theirs)
+    prompts, differences = RunScores.read(fewer).scored[0].minus(theirs)
     assert (prompts.tolist(), differences.tolist()) == ([0], [np.mean([0.5, -98.5])])
 
 

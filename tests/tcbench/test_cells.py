@@ -14,7 +14,6 @@ from tcbench.cells import (
     CellRecord,
     WorkCell,
     cell_keys,
-    finished_record,
     run_cells,
     unfinished_cells,
 )
@@ -59,7 +58,7 @@ def test_each_cell_runs_once_after_the_cells_it_needs(tmp_path: Path, jobs: int)
     run_cells(cells, tmp_path, jobs, Silent())
     assert order(tmp_path) == ["first", "second", "third"]
     assert (tmp_path / "cells" / "second.log").read_text() == "wrote second\n"
-    records = [finished_record(tmp_path, name, key) for name, key in cell_keys(cells).items()]
+    records = [CellRecord.read(tmp_path, name, key) for name, key in cell_keys(cells).items()]
     assert all(record is not None and record.keeps == ["order"] for record in records)
 
 

@@ -19,15 +19,7 @@ from tcbench.errors import (
 from tcbench.files import read_lines
 from tcbench.progress import Silent
 from textcraftor.diffusion.prompts import Prompt
-from textcraftor.rewriters import (
-    REWRITERS,
-    REWRITES_FILE,
-    Rewriter,
-    find_rewriter,
-    find_rewriter_model,
-    rewrite_prompts,
-    rewriter_settings,
-)
+from textcraftor.rewriters import REWRITERS, REWRITES_FILE, Rewriter, rewrite_prompts
 
 WORDS = [
     "a",
@@ -84,7 +76,7 @@ def texts(
 
 
 def test_rewriter_settings_are_read_from_a_folder(model: Path, tmp_path: Path) -> None:
-    rewriter = find_rewriter(str(model))
+    rewriter = Rewriter.find(str(model))
     assert (rewriter.name, rewriter.template, rewriter.new_tokens) == ("tiny-writer", "{prompt} Rephrase:", 6)
     rewrites = texts(rewriter, model, tmp_path / REWRITES_FILE)
     assert all(0 < len(text.split()) <= 6 for text in rewrites.values())
@@ -94,12 +86,12 @@ def test_rewriter_settings_are_read_from_a_folder(model: Path, tmp_path: Path) -
 
 
 def test_rewrite_depends_on_prompt_and_seed_only(model: Path, tmp_path: Path) -> None:
-    penalised = replace(find_rewriter(str(model)), repetition_penalty=1.3)
+    penalised = replace(Rewriter.find(str(model)), repetition_penalty=1.3)
     pair = (
         texts(penalised, model, tmp_path / name, part) for name, part in (("x", PROMPTS), ("y", PROMPTS[2:]))
     )
     assert [rewrites[2] for rewrites in pair] == [texts(penalised, model, tmp_path / "x")[2]] * 2
-    rewriter = find_rewriter(str(model))
+    rewriter = Rewriter.find(str(model))
     together = texts(rewriter, model, tmp_path / "together")
     alone = texts(rewriter, model, tmp_path / "alone", PROMPTS[1:2])
     assert alone[1] == together[1]
@@ -111,7 +103,7 @@ def test_rewrite_depends_on_prompt_and_seed_only(model: Path, tmp_path: Path) ->
 def test_sampled_tokens_have_the_models_probabilities(model: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    rewriter = replace(find_rewriter(str(model)), new_tokens=1, template="{prompt}", top_k=3)
+    rewriter = replace(Rewriter.find(str(model)), new_tokens=1, template="{prompt}", top_k=3)
     prompts = [Prompt(number, "a red circle") for number in range(600)]
     sampled = list(texts(rewriter, model, tmp_path / REWRITES_FILE, prompts).values())
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -128,11 +120,11 @@ def test_sampled_tokens_have_the_models_probabilities(model: Path, tmp_path: Pat
 
 
 def test_beam_search_is_deterministic_and_continuations_keep_the_prompt(model: Path, tmp_path: Path) -> None:
-    search = replace(find_rewriter(str(model)), beams=3, length_penalty=-1.0)
+    search = replace(Rewriter.find(str(model)), beams=3, length_penalty=-1.0)
     first, second = (texts(search, model, tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1)))
     assert first == second
     rewrites = texts(
-        replace(find_rewriter(str(model)), template="{prompt} ,", continues=True), model, tmp_path / "c"
+        replace(Rewriter.find(str(model)), template="{prompt} ,", continues=True), model, tmp_path / "c"
     )
     assert all(rewrites[prompt.id].startswith(f"{prompt.text} ,") for prompt in PROMPTS)
 
@@ -149,11 +141,11 @@ def test_run_generates_from_the_rewrite_and_scores_the_original(
     )
     outcome = execute_plan(plan_run(request), Silent())
     run = RunState(outcome.path)
-    rewritten = texts(find_rewriter(str(model)), model, run.path / REWRITES_FILE)
+    rewritten = texts(Rewriter.find(str(model)), model, run.path / REWRITES_FILE)
     samples = run.samples
     assert [samples[p.id, 0].prompt for p in PROMPTS] == [p.text for p in PROMPTS]
     assert [samples[p.id, 0].text for p in PROMPTS] == [rewritten[p.id] for p in PROMPTS]
-    assert run.header.generation["rewriter"] == rewriter_settings(find_rewriter(str(model)), model)
+    assert run.header.generation["rewriter"] == Rewriter.find(str(model)).generation_settings(model)
     plain = replace(request, model=str(tiny_pipeline))
     assert plan_run(plain).header.generation_id != run.header.generation_id
 
@@ -172,17 +164,17 @@ def test_published_rewriters_use_their_authors_templates() -> None:
 
 def test_invalid_rewriters_are_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="promptist"):
-        find_rewriter("promptits")
+        Rewriter.find("promptits")
     with pytest.raises(MissingFiles, match="rewriter promptist needs microsoft/Promptist: not in the hub"):
-        find_rewriter_model(find_rewriter("promptist"))
+        Rewriter.find("promptist").find_model()
     with pytest.raises(ConfigError, match=r"does not contain \{prompt\}"):
         Rewriter("x", "x", "Rephrase:")
     (tmp_path / "rewriter.toml").write_text("beans = 3\n")
     with pytest.raises(UnknownName, match="beams"):
-        find_rewriter(str(tmp_path))
+        Rewriter.find(str(tmp_path))
     (tmp_path / "rewriter.toml").write_text('beams = "3"\n')
     with pytest.raises(ConfigError, match="beams = '3'; expected a whole number"):
-        find_rewriter(str(tmp_path))
+        Rewriter.find(str(tmp_path))
     (tmp_path / "rewriter.toml").write_text("")
     with pytest.raises(ConfigError, match="is not a causal language model"):
-        texts(find_rewriter(str(tmp_path)), tmp_path, tmp_path / REWRITES_FILE)
+        texts(Rewriter.find(str(tmp_path)), tmp_path, tmp_path / REWRITES_FILE)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from textcraftor.algorithms.latent_scores import decode_latents
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.conditioning import encode_prompts, replace_encoders
+from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner, switch_encoder
@@ -44,7 +44,7 @@ def test_a_rollout_ends_with_the_pipelines_own_image(pipe: Any) -> None:
     scheduler = with_timesteps(pipe.scheduler, 4)
     steps = Rollout(Denoiser(pipe.unet, 3.0, ids), scheduler, scheduler.timesteps)
     with torch.no_grad():
-        z = steps.run(noise * scheduler.init_noise_sigma, encode_prompts(pipe, TEXTS, guided=True))
+        z = steps.run(noise * scheduler.init_noise_sigma, Conditioning.encode(pipe, TEXTS, guided=True))
         mine = decode_latents(pipe.vae, z).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(mine, theirs, atol=2e-6)
 

@@ -9,15 +9,15 @@ import pytest
 from rewards.world.prompts import world_prompts
 from tcbench.errors import ConfigError, FileFormatError
 from textcraftor.diffusion.prompts import noise_seed
-from textcraftor.sources import PromptSource, SampleOrder, find_prompt_source
+from textcraftor.sources import PromptSource, SampleOrder
 
 
 def test_world_training_prompts_exclude_held_out_ones() -> None:
-    source = find_prompt_source("suite:world-train")
+    source = PromptSource.find("suite:world-train")
     assert len(source) == 2000
     held_out = {prompt.text for split in ("test", "validation") for prompt in world_prompts(split)}  # type: ignore[arg-type]
     assert not held_out & set(source.texts)
-    assert len(find_prompt_source("suite:world-validation")) == 200
+    assert len(PromptSource.find("suite:world-validation")) == 200
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_world_training_prompts_exclude_held_out_ones() -> None:
 )
 def test_prompt_files_of_every_format(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
-    source = find_prompt_source(str(tmp_path / name))
+    source = PromptSource.find(str(tmp_path / name))
     assert list(source.texts) == ["a cat", "a dog"]
     assert source.sha256 == PromptSource.from_texts("", ["a cat", "a dog"]).sha256
 
@@ -45,26 +45,26 @@ def test_hub_data_set_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "train.csv").write_text("number,prompt,other\n1,a cat,x\n2,a  dog,y\n")
-    source = find_prompt_source(f"hub:{folder}")
+    source = PromptSource.find(f"hub:{folder}")
     assert [source.texts[0], source.texts[1]] == ["a cat", "a dog"]
-    assert find_prompt_source(f"hub:{folder}:other").texts[1] == "y"
+    assert PromptSource.find(f"hub:{folder}:other").texts[1] == "y"
     with pytest.raises(ConfigError, match="has the columns number, prompt, other; name the one"):
-        find_prompt_source(f"hub:{folder}:text")
+        PromptSource.find(f"hub:{folder}:text")
 
 
 def test_invalid_sources_are_refused(tmp_path: Path) -> None:
     for old, new in (("world", "suite:world-train"), ("world-validation", "suite:world-validation")):
         with pytest.raises(ConfigError, match=f"{old!r} is now {new!r}"):
-            find_prompt_source(old)
+            PromptSource.find(old)
     with pytest.raises(ConfigError, match="'suite:parti' cannot be read here"):
-        find_prompt_source("suite:parti")
+        PromptSource.find("suite:parti")
     with pytest.raises(FileFormatError, match="cannot read"):
-        find_prompt_source(str(tmp_path / "none.txt"))
+        PromptSource.find(str(tmp_path / "none.txt"))
     with pytest.raises(ConfigError, match="has none of its own"):
-        find_prompt_source("")
+        PromptSource.find("")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(FileFormatError):
-        find_prompt_source(str(tmp_path / "empty.txt"))
+        PromptSource.find(str(tmp_path / "empty.txt"))
 
 
 def test_epoch_has_every_prompt_once_in_its_own_order() -> None:

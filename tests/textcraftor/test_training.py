@@ -24,7 +24,7 @@ from tcbench.errors import ConfigError
 from textcraftor.config import TrainConfig, make_config
 from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
 from textcraftor.training import NotFinite, train
-from textcraftor.validation import Validation, select_checkpoint
+from textcraftor.validation import Validation
 
 # inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -468,7 +468,7 @@ def test_alarm_stops_a_run_for_good(
     config_for: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "textcraftor.training.over_optimisation_alarm",
+        "textcraftor.validation.Validation.over_optimisation_alarm",
         lambda now, earlier, name: "too far" if earlier else "",
     )
     config = config_for(selection_reward="world-siglip", stop_on_alarm=True, updates=6)
@@ -484,7 +484,7 @@ def test_best_is_the_selected_checkpoint(config_for: Callable[..., TrainConfig],
     done = train(config_for(selection_reward="world-siglip", updates=6), tmp_path / "out", device="cpu")
     rows = TrainFolder(tmp_path / "out").rows(VALIDATION)
     tuned = [Validation.from_row(row) for row in rows if row["update"]]
-    assert done.best == select_checkpoint(tuned, "world-siglip").update
+    assert done.best == Validation.select(tuned, "world-siglip").update
     kept = json.loads((tmp_path / "out" / "best" / "checkpoint.json").read_text())
     assert kept["update"] == done.best
     assert not (tmp_path / "out" / "best" / "state.safetensors").exists()

@@ -20,15 +20,7 @@ from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.diffusion.schedule import SAMPLERS, Schedule
 from textcraftor.tuned import TunedPipeline
-from textcraftor.validation import (
-    NOISES,
-    VALIDATION_SEED,
-    Validation,
-    Validator,
-    _paired_change,
-    over_optimisation_alarm,
-    select_checkpoint,
-)
+from textcraftor.validation import NOISES, VALIDATION_SEED, Validation, Validator, _paired_change
 
 # inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -88,18 +80,18 @@ def test_alarm_requires_a_significant_fall_while_trained_rewards_rise() -> None:
     noise = rng.normal(0, 0.05, 40)
     start = validation(0, base.tolist(), base.tolist())
     fell = validation(50, (base - 0.3 + noise).tolist(), (base + 1).tolist())
-    assert "since update 0 the selection reward chosen fell by 0.2" in over_optimisation_alarm(
-        fell, [start], "chosen"
+    assert "since update 0 the selection reward chosen fell by 0.2" in fell.over_optimisation_alarm(
+        [start], "chosen"
     )
     both = validation(50, (base - 0.3 + noise).tolist(), (base - 1).tolist())
-    assert not over_optimisation_alarm(both, [start], "chosen")
+    assert not both.over_optimisation_alarm([start], "chosen")
     chance = validation(50, (base + noise - noise.mean()).tolist(), (base + 1).tolist())
-    assert not over_optimisation_alarm(chance, [start], "chosen")
-    assert not over_optimisation_alarm(fell, [], "chosen")
+    assert not chance.over_optimisation_alarm([start], "chosen")
+    assert not fell.over_optimisation_alarm([], "chosen")
     rose = validation(25, (base + 0.5).tolist(), (base + 0.5).tolist())
     later = validation(50, (base + noise).tolist(), (base + 2).tolist())
-    assert "since update 25" in over_optimisation_alarm(
-        later, [start, rose], "chosen"
+    assert "since update 25" in later.over_optimisation_alarm(
+        [start, rose], "chosen"
     )  # against the best, not the first
 
 
@@ -110,10 +102,10 @@ def test_latest_checkpoint_not_below_the_best_is_selected() -> None:
     good = validation(50, (base + 0.1).tolist(), base.tolist())
     alike = validation(100, (base + 0.1 + noise - noise.mean() - 0.02).tolist(), base.tolist())
     fell = validation(150, (base - 1 + noise).tolist(), base.tolist())
-    assert select_checkpoint([good, alike, fell], "chosen") is alike
-    assert select_checkpoint([good, fell], "chosen") is good
+    assert Validation.select([good, alike, fell], "chosen") is alike
+    assert Validation.select([good, fell], "chosen") is good
     better = validation(200, (base + 0.9 + noise).tolist(), base.tolist())
-    assert select_checkpoint([good, alike, fell, better], "chosen") is better
+    assert Validation.select([good, alike, fell, better], "chosen") is better
 
 
 def test_changes_are_paired() -> None:

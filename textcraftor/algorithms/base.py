@@ -40,7 +40,7 @@ class StepResult:
     scores: LatentScores
     """Rewards of the samples' images."""
     drift: float
-    """Distance of the embeddings from the original ones (`embedding_drift`), the mean over samples."""
+    """Distance of the embeddings from the original ones (`Conditioning.drift`), the mean over samples."""
     grad_norm: float
     """Norm of the gradient before clipping, the mean over optimiser steps; not finite if one was skipped."""
     evaluations: int = 1

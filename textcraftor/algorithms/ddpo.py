@@ -25,10 +25,9 @@ from torch import Tensor
 
 from tcbench.errors import ConfigError
 from textcraftor.algorithms.base import ClippedOptimiser, StepResult, check_policy_updates, micro_batches
-from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores, join_scores
+from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import AlgorithmSettings
-from textcraftor.diffusion.conditioning import embedding_drift
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.sampling import EXTRA_NOISE, Rollout, autocast
 from textcraftor.sources import Batch, Sample
@@ -211,7 +210,7 @@ class DDPOAlgorithm:
             trajectories.append(trajectory)
             scores.append(part_scores)
             drift += part_drift * len(part)
-        joined = join_scores(scores)
+        joined = LatentScores.join(scores)
         advantages = self._advantages(samples, joined.rewards())
 
         # Each optimiser step uses its own random share of the samples, with all their decisions
@@ -259,7 +258,7 @@ class DDPOAlgorithm:
                 "from; raise schedule.tuned_steps"
             )
         trajectory = _Trajectory(samples, rollout, tuple(latents), torch.stack(log_probs))
-        return trajectory, scores, float(embedding_drift(c, original))
+        return trajectory, scores, float(c.drift(original))
 
     def loss(self, trajectory: _Trajectory, index: int, advantages: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss of the decisions at step ``index``, and their change of log density (B,)."""
@@ -276,7 +275,7 @@ class DDPOAlgorithm:
         loss = clipped_policy_loss(now, old, advantages, self.settings.ratio_clip)
         if self.settings.drift_penalty:
             original = self.trainable.encode_original(texts)
-            loss = loss + self.settings.drift_penalty * embedding_drift(c, original)
+            loss = loss + self.settings.drift_penalty * c.drift(original)
         return loss, (now - old).detach()
 
     def _accumulate(

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from textcraftor.algorithms.base import ClippedOptimiser, StepResult, micro_batches
-from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores, join_scores
+from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import AlgorithmSettings
-from textcraftor.diffusion.conditioning import embedding_drift
 from textcraftor.diffusion.sampling import ESTIMATORS, UpdateRandom, autocast
 from textcraftor.sources import Batch, Sample
 from textcraftor.tuned import Trainable
@@ -62,7 +61,7 @@ class GradientAlgorithm:
             drift += part_drift * len(samples)
         grad_norm = self.optimiser.step()
         drift /= len(batch.samples)
-        return StepResult(batch.samples, join_scores(scores), drift, grad_norm, evaluations)
+        return StepResult(batch.samples, LatentScores.join(scores), drift, grad_norm, evaluations)
 
     def loss(self, samples: Sequence[Sample], update: int) -> tuple[Tensor, list[LatentScores], float]:
         """Compute the mean loss of ``samples``.
@@ -86,7 +85,7 @@ class GradientAlgorithm:
             rollout, z = self.start(samples, original)
             random = UpdateRandom(self.seed, update, [sample.number for sample in samples])
             surrogate = ESTIMATORS[self.settings.name](rollout, z, c, reward_gradient, random)
-            drift = embedding_drift(c, original)
+            drift = c.drift(original)
             # the optimiser minimises: minus the mean reward, plus the penalty that keeps c near the original
             loss = self.settings.drift_penalty * drift - surrogate / len(samples)
         return loss, evaluations, float(drift.detach())

@@ -47,20 +47,20 @@ class LatentScores:
         rows = {row for part in (self, *others) for row in part.skipped}
         return replace(self, skipped=tuple(sorted(rows)))
 
-
-def join_scores(parts: Sequence[LatentScores]) -> LatentScores:
-    """Concatenate the scores of several batches; row numbers of skipped rows are shifted accordingly."""
-    skipped, start = [], 0
-    for part in parts:
-        skipped += [start + row for row in part.skipped]
-        start += len(part.total)
-    return LatentScores(
-        total=torch.cat([part.total for part in parts]),
-        scores=_cat([part.scores for part in parts]),
-        gradient_norms=_cat([part.gradient_norms for part in parts]),
-        gradient=torch.cat([part.gradient for part in parts]),
-        skipped=tuple(skipped),
-    )
+    @staticmethod
+    def join(parts: Sequence[LatentScores]) -> LatentScores:
+        """Concatenate the scores of several batches; row numbers of skipped rows are shifted accordingly."""
+        skipped, start = [], 0
+        for part in parts:
+            skipped += [start + row for row in part.skipped]
+            start += len(part.total)
+        return LatentScores(
+            total=torch.cat([part.total for part in parts]),
+            scores=_cat([part.scores for part in parts]),
+            gradient_norms=_cat([part.gradient_norms for part in parts]),
+            gradient=torch.cat([part.gradient for part in parts]),
+            skipped=tuple(skipped),
+        )
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class LatentScorer:
             prompts: B prompts.
         """
         parts = [self._score(*part) for part in self._slices(latents, prompts)]
-        return join_scores(parts)
+        return LatentScores.join(parts)
 
     def score_latents_with_gradient(self, latents: Tensor, prompts: Sequence[str]) -> LatentScores:
         """Score latents and compute the gradient of the mix's sum at them.
@@ -114,7 +114,7 @@ class LatentScorer:
             prompts: B prompts.
         """
         parts = [self._score_with_gradient(*part) for part in self._slices(latents, prompts)]
-        return join_scores(parts)
+        return LatentScores.join(parts)
 
     def _slices(self, latents: Tensor, prompts: Sequence[str]) -> list[tuple[Tensor, Sequence[str]]]:
         size = self.decode_slice or len(latents)

@@ -25,21 +25,13 @@ from tcbench.errors import ConfigError
 from tcbench.quiet import quiet
 from textcraftor.algorithms.base import ClippedOptimiser, StepResult, check_policy_updates, micro_batches
 from textcraftor.algorithms.ddpo import clipped_policy_loss
-from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores, join_scores
+from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import AlgorithmSettings
-from textcraftor.diffusion.conditioning import Conditioning, embedding_drift, encode_prompts
+from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.prompts import noise_seed
 from textcraftor.diffusion.sampling import EXTRA_NOISE, autocast
-from textcraftor.rewriters import (
-    Rewriter,
-    RewriterModel,
-    Rewrites,
-    find_rewriter,
-    find_rewriter_model,
-    rewriter_settings,
-    write_rewriter_settings,
-)
+from textcraftor.rewriters import Rewriter, RewriterModel, Rewrites
 from textcraftor.sources import Batch, Sample
 
 FOLDER = "rewriter"
@@ -63,12 +55,12 @@ class RewriterPolicy(nn.Module):
         super().__init__()
         self.guided, self.seed = guided, seed
         self._trained_on = None if trained_on is None else tuple(trained_on)
-        self.rewriter = find_rewriter(name)
+        self.rewriter = Rewriter.find(name)
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False)
-        folder = find_rewriter_model(self.rewriter)
-        self._start_sha256 = str(rewriter_settings(self.rewriter, folder)["sha256"])
+        folder = self.rewriter.find_model()
+        self._start_sha256 = str(self.rewriter.generation_settings(folder)["sha256"])
         model = RewriterModel(self.rewriter, folder, str(pipe.device))
         self.model = model.model.requires_grad_(True)
         start = copy.deepcopy(model.model).requires_grad_(False)
@@ -98,7 +90,7 @@ class RewriterPolicy(nn.Module):
     def encode_original(self, texts: list[str]) -> Conditioning:
         """Encode ``texts`` without rewriting them; without gradients."""
         with torch.no_grad():
-            return encode_prompts(self.original, texts, guided=self.guided)
+            return Conditioning.encode(self.original, texts, guided=self.guided)
 
     def sample(self, texts: Sequence[str], seeds: Sequence[int]) -> Rewrites:
         """Sample rewrites with the model's own probabilities, whatever its usual decoding is.
@@ -162,7 +154,7 @@ class RewriterPolicy(nn.Module):
         with quiet("transformers"):
             model.save_pretrained(folder / FOLDER)
             self.rewriter_model.tokenizer.save_pretrained(folder / FOLDER)
-        write_rewriter_settings(replace(self.rewriter, trained_on=self._trained_on), folder / FOLDER)
+        replace(self.rewriter, trained_on=self._trained_on).write(folder / FOLDER)
 
 
 @dataclass(frozen=True)
@@ -216,7 +208,7 @@ class RewriterAlgorithm:
             parts.append(part_rewrites)
             scores.append(part_scores)
             drift += part_drift * len(part)
-        rewrites, joined = Rewrites.join(parts), join_scores(scores)
+        rewrites, joined = Rewrites.join(parts), LatentScores.join(scores)
         advantages = self._advantages(samples, joined.rewards())
         old = self._old_log_probs(rewrites)
 
@@ -247,7 +239,7 @@ class RewriterAlgorithm:
             c = self.policy.encode_original(list(rewrites.texts))
             rollout, z = self.start(shared, c)
             scores = self.scorer.score_latents(rollout.run(z, c), texts)
-        drift = float(embedding_drift(c, self.policy.encode_original(texts)))
+        drift = float(c.drift(self.policy.encode_original(texts)))
         return rewrites, scores, drift
 
     def loss(self, rewrites: Rewrites, old: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:

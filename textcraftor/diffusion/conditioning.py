@@ -43,42 +43,41 @@ class Conditioning:
         halves = [part.chunk(2) for part in self.tensors]
         return Conditioning(*(torch.cat([null.detach(), text]) for null, text in halves))
 
+    @staticmethod
+    def mix(parts: Mapping[str, Conditioning], weights: Mapping[str, float]) -> Conditioning:
+        """Mix embeddings: sum_k w_k c_k, for the prompts and the empty prompt alike (Li et al. 2024, 3.4)."""
+        tensors = [
+            [weight * tensor for tensor in parts[name].tensors] for name, weight in weights.items() if weight
+        ]
+        return Conditioning(*(torch.stack(column).sum(dim=0) for column in zip(*tensors, strict=True)))
 
-def encode_prompts(pipe: Any, texts: Sequence[str], *, guided: bool) -> Conditioning:
-    """Encode ``texts`` with the pipeline's own code; gradients reach its text encoders.
+    def drift(self, original: Conditioning) -> Tensor:
+        """Return the mean squared distance of embeddings from the original ones, divided by their variance.
 
-    Args:
-        pipe: A diffusers text-to-image pipeline.
-        texts: B prompts.
-        guided: Whether to add rows of the empty prompt for classifier-free guidance.
-    """
-    with quiet("diffusers", "transformers"):
-        encoded = pipe.encode_prompt(
-            prompt=list(texts),
-            device=pipe.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=guided,
-        )
-    # SDXL returns pooled embeddings too, in the order prompt, empty prompt
-    embeds, null, *pooled = encoded
-    parts = [(null, embeds), tuple(reversed(pooled))] if pooled else [(null, embeds)]
-    return Conditioning(*(torch.cat(pair) if guided else pair[1] for pair in parts))
+        Dividing by the variance makes the (scalar) value comparable between text encoders.
+        """
+        return (self.embeds - original.embeds).square().mean() / original.embeds.var()
 
+    @staticmethod
+    def encode(pipe: Any, texts: Sequence[str], *, guided: bool) -> Conditioning:
+        """Encode ``texts`` with the pipeline's own code; gradients reach its text encoders.
 
-def mix_conditionings(parts: Mapping[str, Conditioning], weights: Mapping[str, float]) -> Conditioning:
-    """Mix embeddings: sum_k w_k c_k, for the prompts and the empty prompt alike (Li et al. 2024, 3.4)."""
-    tensors = [
-        [weight * tensor for tensor in parts[name].tensors] for name, weight in weights.items() if weight
-    ]
-    return Conditioning(*(torch.stack(column).sum(dim=0) for column in zip(*tensors, strict=True)))
-
-
-def embedding_drift(c: Conditioning, original: Conditioning) -> Tensor:
-    """Return the mean squared distance of embeddings from the original ones, divided by their variance.
-
-    Dividing by the variance makes the (scalar) value comparable between text encoders.
-    """
-    return (c.embeds - original.embeds).square().mean() / original.embeds.var()
+        Args:
+            pipe: A diffusers text-to-image pipeline.
+            texts: B prompts.
+            guided: Whether to add rows of the empty prompt for classifier-free guidance.
+        """
+        with quiet("diffusers", "transformers"):
+            encoded = pipe.encode_prompt(
+                prompt=list(texts),
+                device=pipe.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=guided,
+            )
+        # SDXL returns pooled embeddings too, in the order prompt, empty prompt
+        embeds, null, *pooled = encoded
+        parts = [(null, embeds), tuple(reversed(pooled))] if pooled else [(null, embeds)]
+        return Conditioning(*(torch.cat(pair) if guided else pair[1] for pair in parts))
 
 
 def replace_encoders(pipe: Any, encoders: Mapping[str, Any]) -> Any:

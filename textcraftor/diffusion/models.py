@@ -27,6 +27,25 @@ class Model:
     training: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `textcraftor.config.TrainConfig` that differ from the defaults, by dotted name."""
 
+    @staticmethod
+    def find(name: str) -> Model:
+        """Return a base model.
+
+        Args:
+            name: A name in `MODELS`, a diffusers folder, or a hub id, optionally with ``@revision``.
+
+        Raises:
+            UnknownName: If it is none of these; with close matches.
+        """
+        if name in MODELS:
+            return MODELS[name]
+        if Path(name).expanduser().is_dir():
+            return Model(Source(name))
+        hub_id, _, revision = name.partition("@")
+        if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
+            return Model(Source(hub_id, revision or None))
+        raise UnknownName("model, diffusers folder or hub id", name, MODELS)
+
 
 def _half_precision(*parts: str) -> tuple[str, ...]:
     """Return the names of half-precision weight files, which are all that is downloaded."""
@@ -87,22 +106,3 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         ),
     }
 )
-
-
-def find_model(name: str) -> Model:
-    """Return a base model.
-
-    Args:
-        name: A name in `MODELS`, a diffusers folder, or a hub id, optionally with ``@revision``.
-
-    Raises:
-        UnknownName: If it is none of these; with close matches.
-    """
-    if name in MODELS:
-        return MODELS[name]
-    if Path(name).expanduser().is_dir():
-        return Model(Source(name))
-    hub_id, _, revision = name.partition("@")
-    if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
-        return Model(Source(hub_id, revision or None))
-    raise UnknownName("model, diffusers folder or hub id", name, MODELS)

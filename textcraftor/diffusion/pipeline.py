@@ -63,24 +63,24 @@ class Source:
         size = f", {self.gigabytes:g} GB" if self.gigabytes else ""
         return f"{self.location}{at} ({', '.join(self.weights)} and configuration{size})"
 
+    def find(self, *, fetch: bool = True) -> Path:
+        """Return the local folder of the pipeline, after checking that it is complete.
 
-def find_pipeline(source: Source, *, fetch: bool = True) -> Path:
-    """Return the local folder of a pipeline, after checking that it is complete.
+        A hub id is looked up in the hub client's cache.
 
-    Args:
-        source: A folder, or a hub id that is looked up in the hub client's cache.
-        fetch: Download what is not cached if the hub can be reached.
+        Args:
+            fetch: Download what is not cached if the hub can be reached.
 
-    Raises:
-        MissingFiles: If it is neither on this machine nor downloadable, or incomplete.
-    """
-    folder = Path(source.location).expanduser()
-    if not folder.is_dir():
-        if folder.is_absolute():
-            raise MissingFiles(f"folder not found: {folder}; expected a diffusers pipeline")
-        folder = _from_hub(source, fetch)
-    list(pipeline_files(folder))  # raises for the first missing file
-    return folder
+        Raises:
+            MissingFiles: If it is neither on this machine nor downloadable, or incomplete.
+        """
+        folder = Path(self.location).expanduser()
+        if not folder.is_dir():
+            if folder.is_absolute():
+                raise MissingFiles(f"folder not found: {folder}; expected a diffusers pipeline")
+            folder = _from_hub(self, fetch)
+        list(pipeline_files(folder))  # raises for the first missing file
+        return folder
 
 
 def _from_hub(source: Source, fetch: bool) -> Path:

@@ -100,28 +100,28 @@ class PrefixCache:
             if size <= 0.9 * self.limit:
                 return
 
+    @staticmethod
+    def open(
+        folder: str, gigabytes: float, *, pipeline_sha256: str, schedule: Schedule, precision: str
+    ) -> PrefixCache | None:
+        """Open the cache of a training run.
 
-def open_prefix_cache(
-    folder: str, gigabytes: float, *, pipeline_sha256: str, schedule: Schedule, precision: str
-) -> PrefixCache | None:
-    """Open the cache of a training run.
-
-    Args:
-        folder: Folder of the cache; "": no cache.
-        gigabytes: Largest size.
-        pipeline_sha256: Hash of the frozen pipeline.
-        schedule: Sampling settings of the run.
-        precision: Precision of forward passes.
-    """
-    if not folder:
-        return None
-    settings = {
-        "pipeline": pipeline_sha256,
-        "before": schedule.steps - (schedule.tuned_steps or schedule.steps),
-        "precision": precision,
-        **{name: getattr(schedule, name) for name in ("steps", "sampler", "spacing", "guidance", "size")},
-    }
-    return PrefixCache(Path(folder).expanduser(), settings, gigabytes)
+        Args:
+            folder: Folder of the cache; "": no cache.
+            gigabytes: Largest size.
+            pipeline_sha256: Hash of the frozen pipeline.
+            schedule: Sampling settings of the run.
+            precision: Precision of forward passes.
+        """
+        if not folder:
+            return None
+        settings = {
+            "pipeline": pipeline_sha256,
+            "before": schedule.steps - (schedule.tuned_steps or schedule.steps),
+            "precision": precision,
+            **{name: getattr(schedule, name) for name in ("steps", "sampler", "spacing", "guidance", "size")},
+        }
+        return PrefixCache(Path(folder).expanduser(), settings, gigabytes)
 
 
 def _read(path: Path) -> Tensor | None:

@@ -127,16 +127,16 @@ class PipelineRunner:
         The key is a count from the end because that is how windows are defined; the first entry, of all
         steps, is the original encoder's unless a window covers all steps.
         """
-        from textcraftor.diffusion.conditioning import encode_prompts, mix_conditionings
+        from textcraftor.diffusion.conditioning import Conditioning
 
         encoded = {
-            name: encode_prompts(pipe, texts, guided=self.guided) for name, pipe in self.encoders.items()
+            name: Conditioning.encode(pipe, texts, guided=self.guided) for name, pipe in self.encoders.items()
         }
-        encoded[ORIGINAL] = encode_prompts(self.pipe, texts, guided=self.guided)
+        encoded[ORIGINAL] = Conditioning.encode(self.pipe, texts, guided=self.guided)
         conditionings = {self.schedule.steps: encoded[ORIGINAL]}
         # Longest first: where two windows cover the same number of steps, the later one in the list wins.
         for window in sorted(self.windows, key=lambda window: -window.steps(self.schedule)):
-            conditionings[window.steps(self.schedule)] = mix_conditionings(encoded, window.weights)
+            conditionings[window.steps(self.schedule)] = Conditioning.mix(encoded, window.weights)
         return conditionings
 
     def truncated(self, texts: Sequence[str]) -> list[bool]:

@@ -231,7 +231,7 @@ Estimator = Callable[[Rollout, Tensor, Conditioning, RewardGradient, UpdateRando
 """(the K tuned steps, latents z before them, c, reward gradient, random numbers) -> surrogate."""
 
 
-def chain(
+def _chain(
     rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
 ) -> Tensor:
     """Backpropagate through all K tuned steps.
@@ -241,7 +241,7 @@ def chain(
     return _surrogate(rollout.run(z, c), reward_gradient)
 
 
-def truncation(
+def _truncation(
     rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
 ) -> Tensor:
     """Backpropagate through the last k of the K steps, with a random k for each update.
@@ -255,7 +255,7 @@ def truncation(
     return _surrogate(after.run(z, c), reward_gradient)
 
 
-def one_step(
+def _one_step(
     rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
 ) -> Tensor:
     """Reward the x0 that is predicted at one random step of the K, instead of finishing the chain.
@@ -270,10 +270,10 @@ def one_step(
 
 
 LOW_VARIANCE_NOISES = 2
-"""Number n of fresh noises that `low_variance` averages over."""
+"""Number n of fresh noises that `_low_variance` averages over."""
 
 
-def low_variance(
+def _low_variance(
     rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
 ) -> Tensor:
     """Average the gradient of the last step over n fresh noises of the same x0.
@@ -293,7 +293,7 @@ def low_variance(
     return torch.stack(surrogates).mean()
 
 
-def detached_chain(
+def _detached_chain(
     rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
 ) -> Tensor:
     """Backpropagate through the chain, but not through the UNet's latent input.
@@ -308,10 +308,10 @@ def detached_chain(
     return _surrogate(z, reward_gradient)
 
 
-def conditioning_only(
+def _conditioning_only(
     rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
 ) -> Tensor:
-    """Compute the gradient of `detached_chain` at the conditioning, in memory that does not grow with K.
+    """Compute the gradient of `_detached_chain` at the conditioning, in memory that does not grow with K.
 
     Without gradients through the UNet's latent input, x0 depends on c only through the outputs e_1 .. e_K,
     and on those only through the scheduler's formula, which is cheap. So:
@@ -340,7 +340,7 @@ def conditioning_only(
         return torch.stack([(p * g).sum() for p, g in zip(c.tensors, total, strict=True)]).sum()
 
 
-def direct(
+def _direct(
     rollout: Rollout, x0: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
 ) -> Tensor:
     """Noise the latents x0 of real images to a random timestep, predict them in one step, reward that.
@@ -353,7 +353,7 @@ def direct(
     return _surrogate(_predict_x0(rollout.scheduler, rollout.output(z, t, c), t, z), reward_gradient)
 
 
-def denoising(
+def _denoising(
     rollout: Rollout, x0: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
 ) -> Tensor:
     """Take the ordinary diffusion loss on latents x0, without guidance.
@@ -386,14 +386,14 @@ def _surrogate(x0: Tensor, reward_gradient: RewardGradient) -> Tensor:
 
 ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
     {
-        "chain": chain,
-        "truncation": truncation,
-        "one-step": one_step,
-        "low-variance": low_variance,
-        "conditioning": conditioning_only,
-        "detached-chain": detached_chain,
-        "direct": direct,
-        "denoising": denoising,
+        "chain": _chain,
+        "truncation": _truncation,
+        "one-step": _one_step,
+        "low-variance": _low_variance,
+        "conditioning": _conditioning_only,
+        "detached-chain": _detached_chain,
+        "direct": _direct,
+        "denoising": _denoising,
     }
 )
 """Estimators by the name that a configuration gives (``algorithm.name``)."""

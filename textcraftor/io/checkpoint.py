@@ -68,6 +68,21 @@ class Checkpoint:
                 "checkpoint"
             ) from error
 
+    @staticmethod
+    def read(path: Path) -> Checkpoint:
+        """Read the checkpoint in a folder.
+
+        Raises:
+            ConfigError: If it is damaged.
+        """
+        try:
+            record = json.loads((path / CHECKPOINT).read_text(encoding="utf-8"))
+            return Checkpoint(path, int(record["update"]), record)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"{path} is not a checkpoint ({error}); remove it to resume from an earlier one"
+            ) from error
+
 
 class TrainFolder:
     """A training run on disk. One process writes it."""
@@ -104,7 +119,7 @@ class TrainFolder:
     def newest(self) -> Checkpoint | None:
         """Return the checkpoint to resume from; None if there is none."""
         folders = sorted((self.path / "checkpoints").glob("[0-9]*"))
-        return read_checkpoint(folders[-1]) if folders else None
+        return Checkpoint.read(folders[-1]) if folders else None
 
     def save(
         self,
@@ -164,21 +179,6 @@ class TrainFolder:
             if len(kept) < len(rows):
                 content = "".join(json.dumps(row) + "\n" for row in kept)
                 write_atomically(self.path / name, content.encode())
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read the checkpoint in a folder.
-
-    Raises:
-        ConfigError: If it is damaged.
-    """
-    try:
-        record = json.loads((path / CHECKPOINT).read_text(encoding="utf-8"))
-        return Checkpoint(path, int(record["update"]), record)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"{path} is not a checkpoint ({error}); remove it to resume from an earlier one"
-        ) from error
 
 
 def _has_files(folder: Path) -> bool:

@@ -60,34 +60,35 @@ class Pairs:
                 ) from error
         return torch.stack(images)
 
+    @staticmethod
+    def read(folder: Path, size: tuple[int, int]) -> Pairs:
+        """Read the list of pairs in a folder.
 
-def read_pairs(folder: Path, size: tuple[int, int]) -> Pairs:
-    """Read the list of pairs in a folder.
+        Args:
+            folder: Folder with metadata.jsonl and images.
+            size: (height, width) in pixels of the images in training.
 
-    Args:
-        folder: Folder with metadata.jsonl and images.
-        size: (height, width) in pixels of the images in training.
-
-    Raises:
-        ConfigError: If metadata.jsonl is missing, empty or malformed; the message names the line.
-    """
-    file = folder / METADATA
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {file}: {error.strerror}; data.pairs expects a folder with one line a pair in it"
-        ) from error
-    names, texts = [], []
-    for number, line in enumerate(lines, 1):
+        Raises:
+            ConfigError: If metadata.jsonl is missing, empty or malformed; the message names the line.
+        """
+        file = folder / METADATA
         try:
-            entry = json.loads(line)
-            names.append(str(entry["file_name"]))
-            texts.append(str(entry["text"]))
-        except (ValueError, KeyError, TypeError) as error:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
             raise ConfigError(
-                f'{file}, line {number}: {error}; expected {{"file_name": "1.png", "text": "a cat"}}'
+                f"cannot read {file}: {error.strerror}; data.pairs expects a folder with one line a "
+                "pair in it"
             ) from error
-    if not names:
-        raise ConfigError(f"{file} is empty; expected one line a pair")
-    return Pairs(folder, names, texts, size)
+        names, texts = [], []
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+                names.append(str(entry["file_name"]))
+                texts.append(str(entry["text"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f'{file}, line {number}: {error}; expected {{"file_name": "1.png", "text": "a cat"}}'
+                ) from error
+        if not names:
+            raise ConfigError(f"{file} is empty; expected one line a pair")
+        return Pairs(folder, names, texts, size)

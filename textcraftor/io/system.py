@@ -13,11 +13,11 @@ from typing import Any
 from rewards.registry import info
 from tcbench.files import write_atomically
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.models import MODELS, find_model
+from textcraftor.diffusion.models import MODELS, Model
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.pairs import DECLARED
-from textcraftor.rewriters import find_rewriter
+from textcraftor.rewriters import Rewriter
 
 SYSTEM_FILE = "system.toml"
 """Name of the file."""
@@ -77,7 +77,7 @@ def rewards_trained_on(
     names = [] if supervised else [info(name).name for name in parse_mix(mix)]
     declared: list[Sequence[str] | None] = []
     if rewriter:
-        declared.append(find_rewriter(rewriter).trained_on)
+        declared.append(Rewriter.find(rewriter).trained_on)
     if start:
         file = Path(start) / SYSTEM_FILE
         declared.append(tomllib.loads(file.read_text()).get("trained_on") if file.is_file() else None)
@@ -100,7 +100,7 @@ def write_trained(folder: Path, weights: Path, config: TrainConfig, trained_on: 
         config: The run's configuration.
         trained_on: Rewards that the weights are trained on; None: undeclared.
     """
-    source, rewriter = find_model(config.model).source, bool(config.trainable.rewriter)
+    source, rewriter = Model.find(config.model).source, bool(config.trainable.rewriter)
     write_system(
         folder,
         base_of(source.location, source.revision),

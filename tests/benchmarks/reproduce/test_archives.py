@@ -9,7 +9,7 @@ import pytest
 
 import textcraftor
 from benchmarks.reproduce.archives import MANIFEST, archive_cells, restorable_cells, restore_cells
-from tcbench.cells import WorkCell, cell_keys, finished_record, run_cells, unfinished_cells
+from tcbench.cells import CellRecord, WorkCell, cell_keys, run_cells, unfinished_cells
 from tcbench.errors import FileFormatError, MismatchError, MissingFiles
 from tcbench.progress import Progress, Silent
 
@@ -87,7 +87,7 @@ def test_the_manifests_key_is_what_counts(tmp_path: Path, here: Path, chain: lis
     (archives / MANIFEST).write_text(json.dumps(manifest))
     restore_cells(restorable_cells(renamed, there, archives), there, archives)
     assert unfinished_cells(renamed, there) == []
-    record = finished_record(there, "try", cell_keys(renamed)["try"])
+    record = CellRecord.read(there, "try", cell_keys(renamed)["try"])
     assert record is not None
     assert record.restored
     archive_cells(renamed, there, archives)

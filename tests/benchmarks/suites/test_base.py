@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.suites import SUITES, find_suite, prompt_set
-from benchmarks.suites.base import SuiteFile, is_present, read_suite
+from benchmarks.suites.base import SuiteFile
 from tcbench.errors import FileFormatError, MismatchError, MissingFiles, UnknownName
 
 PUBLIC = ["parti", "hpsv2", "drawbench", "geneval"]
@@ -33,9 +33,9 @@ def test_public_files_match_the_pinned_hash(name: str, shared_data: Path) -> Non
 def test_the_environment_variable_gives_the_folder(
     name: str, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not is_present(find_suite(name))
+    assert not find_suite(name).is_present()
     monkeypatch.setenv("TCBENCH_PROMPTS", str(shared_data / "prompts"))
-    assert is_present(find_suite(name))
+    assert find_suite(name).is_present()
     assert prompt_set(name).sha256 == find_suite(name).sha256
 
 
@@ -153,4 +153,4 @@ def test_every_suite_is_a_complete_record(name: str) -> None:
 def test_the_count_is_checked_too(shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "drawbench.json").write_text('["a cat"]')
     with pytest.raises(MismatchError, match="holds 1 prompts"):
-        read_suite(find_suite("drawbench"), tmp_path)
+        find_suite("drawbench").load(tmp_path)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm
-from textcraftor.algorithms.latent_scores import LatentScorer, decode_latents, encode_images, join_scores
+from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores, decode_latents, encode_images
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 
@@ -87,7 +87,7 @@ def test_only_rows_that_are_not_finite_are_skipped(vae: Any, mix: RewardMix, lat
     assert not scores.gradient[1].any()
     torch.testing.assert_close(scores.gradient[[0, 2]], whole.gradient[[0, 2]], rtol=1e-3, atol=2e-6)
     assert scorer.score_latents(broken, TEXTS).skipped == (1,)
-    assert join_scores([scores, scores]).skipped == (1, 4)
+    assert LatentScores.join([scores, scores]).skipped == (1, 4)
     assert whole.skipping([scores]).skipped == (1,)
 
 

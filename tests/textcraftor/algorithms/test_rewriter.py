@@ -13,9 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.execution import execute_plan
-from benchmarks.mixes import save_system
 from benchmarks.planning import Request, plan_run
-from benchmarks.systems import find_system
+from benchmarks.systems import System
 from leaderboards.run_state import RunState
 from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
@@ -31,13 +30,7 @@ from textcraftor.config import TrainConfig, make_config
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.io.checkpoint import LOG, TrainFolder
-from textcraftor.rewriters import (
-    REWRITES_FILE,
-    RewriterModel,
-    Rewrites,
-    find_rewriter,
-    find_rewriter_model,
-)
+from textcraftor.rewriters import REWRITES_FILE, Rewriter, RewriterModel, Rewrites
 from textcraftor.sources import Batch, PromptSource, SampleOrder
 from textcraftor.training import train
 
@@ -88,8 +81,8 @@ def batch(texts: list[str], update: int, count: int) -> Batch:
 
 @pytest.mark.parametrize("name", ["world-extend", "world-promptist"])
 def test_world_rewriters_append_style_words(name: str) -> None:
-    rewriter = find_rewriter(name)
-    model = RewriterModel(rewriter, find_rewriter_model(rewriter), "cpu")
+    rewriter = Rewriter.find(name)
+    model = RewriterModel(rewriter, rewriter.find_model(), "cpu")
     rewrites = model.rewrite(PROMPTS, [1, 2, 3, 4])
     assert model.rewrite(PROMPTS[2:], [3, 4]).texts == rewrites.texts[2:]
     assert all(text.startswith(f"{prompt}, ") for prompt, text in zip(PROMPTS, rewrites.texts, strict=True))
@@ -197,19 +190,19 @@ def test_trained_rewriter_resumes_exactly_and_is_a_system(
     train(config_for(), tmp_path / "parts")
     weights = [load_file(tmp_path / name / "best/rewriter/model.safetensors") for name in ("whole", "parts")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    start = load_file(find_rewriter_model(find_rewriter("world-extend")) / "model.safetensors")
+    start = load_file(Rewriter.find("world-extend").find_model() / "model.safetensors")
     assert any((weights[0][name] != start[name].float()).any() for name in start)
     rows = TrainFolder(whole.path).rows(LOG)
     assert rows[-1]["samples"] == 16
     assert rows[-1]["unet"] == 16 * 2 * 2
     assert {"kl", "trained", "drift"} <= rows[-1].keys()
-    system = find_system(str(whole.path))
+    system = System.find(str(whole.path))
     assert system.rewriter == str(whole.path / "best" / "rewriter")
     assert system.trained_on == ("rewriting-bright",)
-    assert find_rewriter(system.rewriter).trained_on == ("rewriting-bright",)
-    save_system(replace(system, name="named"), tmp_path / "named")
+    assert Rewriter.find(system.rewriter).trained_on == ("rewriting-bright",)
+    replace(system, name="named").save(tmp_path / "named")
     assert str(tmp_path) not in (tmp_path / "named" / "system.toml").read_text()  # it may move
-    assert Path(find_system(str(tmp_path / "named")).rewriter).samefile(system.rewriter)
+    assert Path(System.find(str(tmp_path / "named")).rewriter).samefile(system.rewriter)
     prompts = tmp_path / "two.txt"
     prompts.write_text("\n".join(PROMPTS[:2]))
     request = Request(

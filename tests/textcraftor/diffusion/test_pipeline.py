@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tcbench.errors import MissingFiles
-from textcraftor.diffusion.pipeline import Source, find_pipeline, load_pipeline, pipeline_sha256
+from textcraftor.diffusion.pipeline import Source, load_pipeline, pipeline_sha256
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
@@ -31,7 +31,7 @@ def pipe(tiny_pipeline: Path) -> Any:
 
 
 def test_a_local_folder_is_found(tiny_pipeline: Path) -> None:
-    assert find_pipeline(Source(str(tiny_pipeline))) == tiny_pipeline
+    assert Source(str(tiny_pipeline)).find() == tiny_pipeline
 
 
 def test_a_hub_id_is_taken_from_the_cache(
@@ -43,7 +43,7 @@ def test_a_hub_id_is_taken_from_the_cache(
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert find_pipeline(Source("someone/tiny"), fetch=False).name == "abc"
+    assert Source("someone/tiny").find(fetch=False).name == "abc"
 
 
 def test_a_missing_pipeline_lists_its_download() -> None:
@@ -51,12 +51,12 @@ def test_a_missing_pipeline_lists_its_download() -> None:
     with pytest.raises(
         MissingFiles, match=r"someone/nothing at revision abc \(unet/model.* 2.5 GB\).*--model FOLDER"
     ):
-        find_pipeline(source, fetch=False)
+        source.find(fetch=False)
 
 
 def test_an_invalid_hub_id_is_refused() -> None:
     with pytest.raises(MissingFiles, match="neither a diffusers folder nor a hub id"):
-        find_pipeline(Source("some/where/deep"), fetch=False)
+        Source("some/where/deep").find(fetch=False)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_an_incomplete_folder_names_the_missing_file(copy: Path, remove: str, me
     target = copy / remove
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     with pytest.raises(MissingFiles, match=message):
-        find_pipeline(Source(str(copy)))
+        Source(str(copy)).find()
 
 
 def test_the_hash_covers_content_and_not_the_path(tiny_pipeline: Path, copy: Path) -> None:
@@ -183,7 +183,7 @@ def test_every_sampler_is_deterministic(tiny_pipeline: Path, sampler: str) -> No
 def test_half_precision_files_are_used_if_there_are_no_others(copy: Path) -> None:
     for file in list(copy.glob("*/*.safetensors")):
         os.rename(file, file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
-    assert find_pipeline(Source(str(copy))) == copy
+    assert Source(str(copy)).find() == copy
     pipe = load_pipeline(copy, device="cpu", dtype="float32", sampler="ddim")
     assert pipe.unet.dtype == torch.float32
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from textcraftor.diffusion.conditioning import encode_prompts, mix_conditionings, replace_encoders
+from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow, PipelineRunner, switch_encoder
@@ -61,9 +61,9 @@ def test_a_window_over_the_last_steps_equals_a_rollout_in_two_parts(
     scheduler = with_timesteps(pipe.scheduler, 5)
     first, last = Rollout(Denoiser(pipe.unet, 3.0), scheduler, scheduler.timesteps).split(3)
     with torch.no_grad():
-        z = first.run(noise * scheduler.init_noise_sigma, encode_prompts(pipe, TEXTS, guided=True))
+        z = first.run(noise * scheduler.init_noise_sigma, Conditioning.encode(pipe, TEXTS, guided=True))
         other = replace_encoders(pipe, {"text_encoder": tuned})
-        z = last.run(z, encode_prompts(other, TEXTS, guided=True))
+        z = last.run(z, Conditioning.encode(other, TEXTS, guided=True))
         from textcraftor.algorithms.latent_scores import decode_latents
 
         mine = decode_latents(pipe.vae, z).permute(0, 2, 3, 1).numpy()
@@ -73,12 +73,12 @@ def test_a_window_over_the_last_steps_equals_a_rollout_in_two_parts(
 def test_mixes_are_weighted_sums_of_embeddings(pipe: Any, tuned: Any) -> None:
     window = EncoderWindow({"tuned": 0.7, ORIGINAL: 0.3}, 3)
     found = runner_with(pipe, tuned, window).conditionings(TEXTS)
-    own = encode_prompts(pipe, TEXTS, guided=True)
-    other = encode_prompts(replace_encoders(pipe, {"text_encoder": tuned}), TEXTS, guided=True)
+    own = Conditioning.encode(pipe, TEXTS, guided=True)
+    other = Conditioning.encode(replace_encoders(pipe, {"text_encoder": tuned}), TEXTS, guided=True)
     assert sorted(found) == [3, 5]
     torch.testing.assert_close(found[3].embeds, 0.7 * other.embeds + 0.3 * own.embeds)
     assert torch.equal(found[5].embeds, own.embeds)
-    assert torch.equal(mix_conditionings({"a": own, "b": other}, {"a": 1.0, "b": 0.0}).embeds, own.embeds)
+    assert torch.equal(Conditioning.mix({"a": own, "b": other}, {"a": 1.0, "b": 0.0}).embeds, own.embeds)
 
 
 def test_later_windows_take_over(pipe: Any, tuned: Any, noise: torch.Tensor) -> None:

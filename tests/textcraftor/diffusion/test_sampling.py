@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from textcraftor.algorithms.latent_scores import decode_latents
-from textcraftor.diffusion.conditioning import Conditioning, encode_prompts
+from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
@@ -108,21 +108,21 @@ def alike(ours: list[Tensor], expected: list[Tensor], tolerance: float = 1e-9) -
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_chain_equals_autograd_through_the_whole_graph(pipe: Any, start: Tensor, checkpointed: bool) -> None:
-    c = encode_prompts(pipe, TEXTS, guided=True)
+    c = Conditioning.encode(pipe, TEXTS, guided=True)
     surrogate = ESTIMATORS["chain"](
         rollout(pipe, checkpointed=checkpointed), start, c, reward_gradient, Fixed()
     )
-    whole = by_hand(pipe, start, encode_prompts(pipe, TEXTS, guided=True), lambda z: z)
+    whole = by_hand(pipe, start, Conditioning.encode(pipe, TEXTS, guided=True), lambda z: z)
     alike(encoder_gradients(pipe, surrogate), encoder_gradients(pipe, value(whole).sum()))
 
 
 @pytest.mark.parametrize("name", ["conditioning", "detached-chain"])
 def test_detached_latents_give_the_gradient_at_the_conditioning(pipe: Any, start: Tensor, name: str) -> None:
     surrogate = ESTIMATORS[name](
-        rollout(pipe), start, encode_prompts(pipe, TEXTS, guided=True), reward_gradient, Fixed()
+        rollout(pipe), start, Conditioning.encode(pipe, TEXTS, guided=True), reward_gradient, Fixed()
     )
-    graph = by_hand(pipe, start, encode_prompts(pipe, TEXTS, guided=True), Tensor.detach)
-    whole = by_hand(pipe, start, encode_prompts(pipe, TEXTS, guided=True), lambda z: z)
+    graph = by_hand(pipe, start, Conditioning.encode(pipe, TEXTS, guided=True), Tensor.detach)
+    whole = by_hand(pipe, start, Conditioning.encode(pipe, TEXTS, guided=True), lambda z: z)
     expected = encoder_gradients(pipe, value(graph).sum())
     alike(encoder_gradients(pipe, surrogate), expected)
     other = encoder_gradients(pipe, value(whole).sum())
@@ -130,7 +130,7 @@ def test_detached_latents_give_the_gradient_at_the_conditioning(pipe: Any, start
 
 
 def test_chain_agrees_with_finite_differences(pipe: Any, start: Tensor) -> None:
-    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
+    c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
     surrogate = ESTIMATORS["chain"](rollout(pipe), start, c, reward_gradient, Fixed())
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(3)).double()
@@ -146,7 +146,7 @@ def test_chain_agrees_with_finite_differences(pipe: Any, start: Tensor) -> None:
 
 def test_conditioning_only_agrees_with_finite_differences(pipe: Any, start: Tensor) -> None:
     """The UNet sees the latents of the unchanged prompt, as in the estimator."""
-    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
+    c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
     surrogate = ESTIMATORS["conditioning"](rollout(pipe), start, c, reward_gradient, Fixed())
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(4)).double()
@@ -169,7 +169,7 @@ def test_conditioning_only_agrees_with_finite_differences(pipe: Any, start: Tens
 
 
 def test_truncation_equals_the_chain_through_fewer_steps(pipe: Any, start: Tensor) -> None:
-    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
+    c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
     surrogate = ESTIMATORS["truncation"](rollout(pipe), start, c, reward_gradient, Fixed(2))
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     before, after = rollout(pipe).split(2)
@@ -185,7 +185,7 @@ def test_one_step_equals_the_schedulers_prediction(pipe: Any, start: Tensor, pre
         type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=prediction), STEPS
     )
     steps = Rollout(Denoiser(pipe.unet, GUIDANCE), scheduler, scheduler.timesteps[-LAST:])
-    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
+    c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
     surrogate = ESTIMATORS["one-step"](steps, start, c, reward_gradient, Fixed(0))
     t = steps.timesteps[0]
     e = steps.output(start, t, c)
@@ -197,7 +197,7 @@ def test_one_step_equals_the_schedulers_prediction(pipe: Any, start: Tensor, pre
 
 
 def test_low_variance_averages_fresh_noises(pipe: Any, start: Tensor) -> None:
-    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
+    c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
     surrogate = ESTIMATORS["low-variance"](rollout(pipe), start, c, reward_gradient, Fixed())
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_low_variance_averages_fresh_noises(pipe: Any, start: Tensor) -> None:
 
 
 def test_direct_rewards_the_prediction_from_a_noised_image(pipe: Any, start: Tensor) -> None:
-    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
+    c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
     surrogate = ESTIMATORS["direct"](rollout(pipe), start, c, reward_gradient, Fixed(500))
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     alpha = pipe.scheduler.alphas_cumprod[500]
@@ -224,7 +224,7 @@ def test_direct_rewards_the_prediction_from_a_noised_image(pipe: Any, start: Ten
 
 
 def test_denoising_equals_the_unguided_diffusion_loss(pipe: Any, start: Tensor) -> None:
-    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
+    c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
     surrogate = ESTIMATORS["denoising"](rollout(pipe), start, c, reward_gradient, Fixed(500))
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     noise = Fixed().noise(start)
@@ -246,7 +246,7 @@ def test_one_step_estimators_require_ddim(tiny_pipeline: Path) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_gradients_pass_through_every_sampler(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
-    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
+    c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
     scheduler = with_timesteps(pipe.scheduler, STEPS)
     z = initial_latents([1, 2], (4, 8, 8)) * scheduler.init_noise_sigma
     gradients = []
@@ -268,7 +268,7 @@ def test_rollout_equals_the_pipeline(tiny_pipeline: Path, sampler: str) -> None:
     scheduler = with_timesteps(pipe.scheduler, STEPS)
     steps = Rollout(Denoiser(pipe.unet, GUIDANCE), scheduler, scheduler.timesteps)
     with torch.no_grad():
-        z = steps.run(noise * scheduler.init_noise_sigma, encode_prompts(pipe, TEXTS, guided=True))
+        z = steps.run(noise * scheduler.init_noise_sigma, Conditioning.encode(pipe, TEXTS, guided=True))
         ours = decode_latents(pipe.vae, z).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
@@ -280,7 +280,7 @@ def test_rollout_can_start_at_any_step(tiny_pipeline: Path, sampler: str) -> Non
     whole = with_timesteps(pipe.scheduler, STEPS)
     z = initial_latents([1], (4, 8, 8)) * whole.init_noise_sigma
     with torch.no_grad():
-        c = encode_prompts(pipe, TEXTS[:1], guided=True)
+        c = Conditioning.encode(pipe, TEXTS[:1], guided=True)
         before, after = Rollout(denoise, whole, whole.timesteps).split(2)
         middle = before.run(z, c)
         begun = with_timesteps(pipe.scheduler, STEPS, 2)
@@ -291,13 +291,13 @@ def test_rollout_can_start_at_any_step(tiny_pipeline: Path, sampler: str) -> Non
 def test_denoiser_counts_its_work(pipe: Any, start: Tensor) -> None:
     steps = rollout(pipe)
     with torch.no_grad():
-        steps.run(start, encode_prompts(pipe, TEXTS, guided=True))
+        steps.run(start, Conditioning.encode(pipe, TEXTS, guided=True))
     denoise: Any = steps.denoiser
     assert (denoise.calls, denoise.graphs) == (2 * 2 * LAST, 0)
-    steps.run(start, encode_prompts(pipe, TEXTS, guided=True))
+    steps.run(start, Conditioning.encode(pipe, TEXTS, guided=True))
     assert (denoise.calls, denoise.graphs) == (4 * 2 * LAST, 2 * 2 * LAST)
     again = rollout(pipe, checkpointed=True)
-    c = encode_prompts(pipe, TEXTS, guided=True).leaf()
+    c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
     torch.autograd.grad(again.run(start, c).sum(), c.tensors)
     counted: Any = again.denoiser
     assert (counted.calls, counted.graphs) == (2 * 4 * LAST, 4 * LAST)  # computed twice, one backward pass

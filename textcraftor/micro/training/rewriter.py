@@ -17,7 +17,7 @@ from rewards.world.captions import caption, style_words
 from rewards.world.scenes import Scene
 from rewards.world.training.data import random_scenes
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
-from textcraftor.rewriters import REWRITERS, write_rewriter_settings
+from textcraftor.rewriters import REWRITERS
 
 PLAN = TrainingPlan("rewriter", steps=1500, lr=2e-3, batch=64, seed=71, weight_decay=0.01)
 
@@ -111,4 +111,4 @@ def train_rewriter(folder: Path, plan: TrainingPlan = PLAN) -> None:
     out = folder / REWRITER
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    write_rewriter_settings(REWRITERS[REWRITER], out)
+    REWRITERS[REWRITER].write(out)
