@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.resolve import ResolvedReward
-from benchmarks.score import open_image
 from leaderboards.records import Sample, Score, ScoreSet, short_id
 from leaderboards.run_state import RunState
 from tcbench.errors import ConfigError, MismatchError
@@ -90,7 +89,7 @@ def _scores_of_prompt(run: RunState, reward: Reward, samples: Sequence[Sample]) 
     from rewards.backbones.towers import tower_embeddings
     from rewards.base import as_batch
 
-    images = as_batch([open_image(run, sample).convert("RGB") for sample in samples])
+    images = as_batch([run.open_image(sample).convert("RGB") for sample in samples])
     with torch.inference_mode():
         embedding = tower_embeddings(reward, torch.cat(images))
     if embedding is None:

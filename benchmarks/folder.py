@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.generate import plan_batches
 from leaderboards.records import Header, Planned, Sample, folder_name, short_id
 from leaderboards.run_state import RunState
 from tcbench.errors import FileFormatError
@@ -55,7 +54,7 @@ def adopt_folder(folder: Path, prompts_file: Path, out: Path, name: str | None =
     with locked(path):
         run = RunState.create(path, header)
         missing = run.missing_images()  # not recorded yet, or recorded in a folder that has moved since
-        plan_batches(run, _BATCH_SIZE)
+        run.plan_batches(_BATCH_SIZE)
         run.append_samples(
             _sample(prompt, image, digest)
             for prompt, image, digest in zip(prompts, images, hashes, strict=True)

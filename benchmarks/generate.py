@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from leaderboards.records import Key, Sample
 from leaderboards.run_state import RunState
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from textcraftor.diffusion.runner import PipelineRunner
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -66,26 +64,6 @@ class Sampler:
         return self.runner.generate([sample.text for sample in batch], latents, seeds)
 
 
-def plan_batches(run: RunState, batch_size: int) -> list[list[Key]]:
-    """Give every planned sample without a batch a new one, and return the batches with planned samples.
-
-    Batches that have been started stay as they are, whatever ``batch_size`` is now, because results are
-    bit-identical on the CPU only within the same batches. Larger batches that have not been started are split
-    again, because they may be the ones that did not fit in memory.
-    """
-    planned, started = run.header.planned, run.samples.keys()
-    keys = [(prompt, sample) for sample in range(planned.seeds) for prompt in planned.prompt_ids]
-    kept = [batch for batch in run.batches if len(batch) <= batch_size or not started.isdisjoint(batch)]
-    in_batch = {key for batch in kept for key in batch}
-    run.append_batches(split([key for key in keys if key not in in_batch], batch_size))
-    return [batch for batch in run.batches if any(key in planned for key in batch)]
-
-
-def split(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Split ``items`` into consecutive pieces of ``size``; the last one may be shorter."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
 def generate_images(
     run: RunState,
     describe: Callable[[Key], Sample],
@@ -110,7 +88,7 @@ def generate_images(
     Returns:
         The number of new images.
     """
-    batches = plan_batches(run, batch_size)
+    batches = run.plan_batches(batch_size)
     missing = run.missing_images()
     _update_labels(run, describe)
     progress.stage("images", run.header.planned.count, run.header.planned.count - len(missing))
@@ -124,7 +102,8 @@ def generate_images(
         images = _sample_or_none(sampler, batch)
         if images is None and len(batch) > 1:
             progress.note(f"a batch of {len(batch)} does not fit in memory: continuing with halves")
-            halves = [[s.key for s in half] for half in split(batch, (len(batch) + 1) // 2)]
+            keys, middle = [s.key for s in batch], (len(batch) + 1) // 2
+            halves = [keys[:middle], keys[middle:]]
             run.append_batches(halves)
             queue[:0] = [half for half in halves if not missing.isdisjoint(half)]
             continue

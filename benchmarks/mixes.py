@@ -87,7 +87,7 @@ def export_system(model: str, file_format: str, out: Path) -> None:
     Raises:
         ConfigError: If the system mixes several encoders, or has no adapters to export.
     """
-    from textcraftor.io.export import export_adapters, export_diffusers, export_single_file
+    from textcraftor.io.export import export_encoder
 
     system = System.find(model)
     names = [name for window in system.windows[-1:] for name in window.weights]
@@ -95,10 +95,4 @@ def export_system(model: str, file_format: str, out: Path) -> None:
         raise ConfigError(
             f"{model} is not one tuned encoder; export a training run, or a mix made with --space weights"
         )
-    tuned = Path(names[0])
-    if file_format == "diffusers":
-        export_diffusers(system.source.find(), tuned, out)
-    elif file_format == "lora":
-        export_adapters(tuned, out)
-    else:
-        export_single_file(tuned, out)
+    export_encoder(Path(names[0]), out, file_format, system.source)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
 import os
 import re
@@ -13,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.generate import split
 from benchmarks.resolve import SCORE_DTYPE, ResolvedReward
 from leaderboards.records import Key, Sample, Score, ScoreSet, Status
 from leaderboards.run_state import RunState
@@ -187,7 +184,7 @@ def _open_batch(run: RunState, batch: Sequence[Sample]) -> tuple[list[tuple[Samp
     failed: list[Score] = []
     for sample in batch:
         try:
-            opened.append((sample, open_image(run, sample)))
+            opened.append((sample, run.open_image(sample)))
         except (OSError, ValueError) as error:
             failed.append(_failed(sample, error))
     return opened, failed
@@ -227,7 +224,8 @@ def _halve(reward: Reward, opened: Sequence[tuple[Sample, Image]]) -> list[Score
     except Exception as error:  # an error of the reward is the failure of one image, not of the run
         if len(opened) == 1:
             return [_failed(opened[0][0], error)]
-        return [s for half in split(opened, (len(opened) + 1) // 2) for s in _halve(reward, half)]
+        middle = (len(opened) + 1) // 2
+        return [*_halve(reward, opened[:middle]), *_halve(reward, opened[middle:])]
     return _records(reward, opened, values.tolist())
 
 
@@ -253,22 +251,3 @@ def _failed(sample: Sample, error: Exception) -> Score:
 
 def _scored(sample: Sample, status: Status, **outcome: Any) -> Score:
     return Score(*sample.key, status, **outcome, image_sha256=sample.sha256)
-
-
-def open_image(run: RunState, sample: Sample) -> Image:
-    """Decode a sample's image.
-
-    Raises:
-        ValueError: If the file is not the one on record.
-    """
-    from PIL import Image
-
-    path = run.image_path(sample)
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sample.sha256:
-        raise ValueError(
-            f"{path} is not the image that was recorded; restore it, or remove the run and make it again"
-        )
-    image = Image.open(io.BytesIO(content))
-    image.load()
-    return image

@@ -20,7 +20,7 @@ from textcraftor.diffusion.models import MODELS, Model
 from textcraftor.diffusion.pipeline import Source
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
-from textcraftor.io.system import SYSTEM_FILE, base_of, write_system
+from textcraftor.io.system import SYSTEM_FILE, write_system
 from textcraftor.rewriters import Rewriter
 
 STYLE_WORDS = ", vivid, crisp, glowing, clean"
@@ -182,7 +182,7 @@ class System:
         rewriter_folder = bool(self.rewriter) and Path(self.rewriter).expanduser().is_dir()
         write_system(
             folder,
-            base_of(self.pipeline, self.revision),
+            self.source,
             windows=self.windows,
             schedule=self.schedule,
             trained_on=self.trained_on,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from leaderboards.board import Board, Cell, Column, Entry, Section
-from leaderboards.cells import categories, section_cells
+from leaderboards.cells import section_cells
 from leaderboards.hpsv2 import official_results
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState, find_runs
@@ -69,7 +69,7 @@ def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: st
         for scored in run.scored
         if (key := _key(scored.score_set)) in by_key
     }
-    by_category = categories(scores)
+    by_category = RunScores.categories_of(scores)
     cells = section_cells(entries, columns, table, by_category, reference)
     rank, gap = mean_ranks(entries, columns, cells, table, reference), gaps(entries, cells, table, reference)
     rows = [replace(row, rank=rank.get(row.label), gap=gap.get(row.label)) for row in entries]

@@ -7,41 +7,19 @@ noise.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaderboards import stats
 from leaderboards.board import Cell, CellKey, Column, Entry
-from leaderboards.scores import RewardScores, RunScores, Table
+from leaderboards.scores import Categories, RewardScores, Table
 from leaderboards.stats import Values
 from leaderboards.verdicts import claims, exposure
 
-Categories = Mapping[str, NDArray[np.int64]]
-"""Prompts of each category and each further group."""
-
 REASONS = 4
 """Distinct reasons for missing scores that a cell keeps, at most: each image may have a reason of its own."""
-
-
-def categories(runs: Iterable[RunScores]) -> Categories:
-    """The categories, then the further groups, each in the order of their first prompts.
-
-    Either kind is left out if all prompts have the same one.
-    """
-    kinds: tuple[dict[str, set[int]], dict[str, set[int]]] = {}, {}
-    for run in runs:
-        for (prompt, _), sample in run.samples.items():
-            for kind, names in zip(kinds, ((sample.category,), sample.groups), strict=True):
-                for name in names:
-                    kind.setdefault(name, set()).add(prompt)
-    kept: dict[str, set[int]] = {}
-    for kind in kinds:
-        if len(kind) > 1:
-            kept |= {name: kind[name] for name in sorted(kind, key=lambda name: (min(kind[name]), name))}
-    return {name: np.array(sorted(prompts), dtype=np.int64) for name, prompts in kept.items()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from leaderboards.board import Column, Entry
-from leaderboards.cells import Categories
-from leaderboards.scores import Table
+from leaderboards.scores import Categories, Table
 from leaderboards.stats import Values
 
 SUITE, REWARD = "hpsv2", "hpsv2"

@@ -14,17 +14,22 @@ a failure, a regenerated image replaces the one that was lost, and the first sco
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from leaderboards.journal import Journal
 from leaderboards.records import Header, Key, Sample, Score, ScoreSet, from_record
 from tcbench.errors import FileFormatError, MismatchError
 from tcbench.files import append_lines, read_lines, write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 HEADER = "run.json"
 _BATCHES = "batches.jsonl"
@@ -222,6 +227,39 @@ class RunState:
             if sample.image is not None and self.image_path(sample).is_file()
         }
         return {(p, s) for p in planned.prompt_ids for s in range(planned.seeds)} - on_disk
+
+    def open_image(self, sample: Sample) -> Image:
+        """Decode a sample's image.
+
+        Raises:
+            ValueError: If the file is not the one on record.
+        """
+        from PIL import Image as image_files
+
+        path = self.image_path(sample)
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != sample.sha256:
+            raise ValueError(
+                f"{path} is not the image that was recorded; restore it, or remove the run and make it again"
+            )
+        image = image_files.open(io.BytesIO(content))
+        image.load()
+        return image
+
+    def plan_batches(self, batch_size: int) -> list[list[Key]]:
+        """Give every planned sample without a batch a new one, and return the batches with planned samples.
+
+        Batches that have been started stay as they are, whatever ``batch_size`` is now, because results are
+        bit-identical on the CPU only within the same batches. Larger batches that have not been started are
+        split again, because they may be the ones that did not fit in memory.
+        """
+        planned, started = self.header.planned, self.samples.keys()
+        keys = [(prompt, sample) for sample in range(planned.seeds) for prompt in planned.prompt_ids]
+        kept = [batch for batch in self.batches if len(batch) <= batch_size or not started.isdisjoint(batch)]
+        in_batch = {key for batch in kept for key in batch}
+        new = [key for key in keys if key not in in_batch]
+        self.append_batches([new[i : i + batch_size] for i in range(0, len(new), batch_size)])
+        return [batch for batch in self.batches if any(key in planned for key in batch)]
 
 
 def _merge_sample(merged: dict[Key, Sample], sample: Sample) -> None:

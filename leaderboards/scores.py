@@ -68,6 +68,10 @@ Table = Mapping[tuple[str, str], RewardScores]
 """Scores by (row label, column label) of a board."""
 
 
+Categories = Mapping[str, NDArray[np.int64]]
+"""Prompts of each category and each further group."""
+
+
 @dataclass(frozen=True, eq=False)
 class RunScores:
     """All scores of one run, with its planned samples."""
@@ -84,6 +88,24 @@ class RunScores:
         planned = {key: samples[key] for key in sorted(samples) if key in run.header.planned}
         sets = sorted(run.score_sets, key=lambda score_set: (score_set.reward, score_set.score_id))
         return RunScores(run, planned, [_scored(run, score_set, planned) for score_set in sets])
+
+    @staticmethod
+    def categories_of(runs: Iterable[RunScores]) -> Categories:
+        """The categories, then the further groups, each in the order of their first prompts.
+
+        Either kind is left out if all prompts have the same one.
+        """
+        kinds: tuple[dict[str, set[int]], dict[str, set[int]]] = {}, {}
+        for run in runs:
+            for (prompt, _), sample in run.samples.items():
+                for kind, names in zip(kinds, ((sample.category,), sample.groups), strict=True):
+                    for name in names:
+                        kind.setdefault(name, set()).add(prompt)
+        kept: dict[str, set[int]] = {}
+        for kind in kinds:
+            if len(kind) > 1:
+                kept |= {name: kind[name] for name in sorted(kind, key=lambda name: (min(kind[name]), name))}
+        return {name: np.array(sorted(prompts), dtype=np.int64) for name, prompts in kept.items()}
 
 
 def _scored(run: RunState, score_set: ScoreSet, samples: Mapping[Key, Sample]) -> RewardScores:

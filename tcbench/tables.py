@@ -1,4 +1,4 @@
-"""Read tables: CSV, TSV, JSON and JSON lines, with the line or entry of each row for messages. Free of torch.
+"""Read tables: text, CSV, TSV, JSON and JSON lines, with the line or entry of each row for messages.
 
 The readers of pandas are not used here: they fill short rows with missing values and guess types, while a
 prompt file or a score table with a damaged row must be refused with its line number.
@@ -23,7 +23,7 @@ class Row(NamedTuple):
     where: str
     """"line 7" of a text file, or "entry 7" of a JSON file."""
     value: Any
-    """A mapping of column names to text (CSV, TSV), or any JSON value."""
+    """The line (text), a mapping of column names to text (CSV, TSV), or any JSON value."""
 
 
 def read_table(path: Path, *, kinds: Sequence[str], quoted_tsv: bool = False) -> Iterator[Row]:
@@ -33,8 +33,8 @@ def read_table(path: Path, *, kinds: Sequence[str], quoted_tsv: bool = False) ->
     write, are dropped. Empty lines are skipped.
 
     Args:
-        path: A .csv, .tsv, .json (a list, or an object of lists) or .jsonl file. UTF-8 with or without a
-            byte-order mark, or UTF-16 with one.
+        path: A .txt file (every line is a row), or a .csv, .tsv, .json (a list, or an object of lists) or
+            .jsonl file. UTF-8 with or without a byte-order mark, or UTF-16 with one.
         kinds: The suffixes that are accepted.
         quoted_tsv: Whether double quotes enclose cells of a .tsv file; otherwise they are part of the text.
 
@@ -45,7 +45,10 @@ def read_table(path: Path, *, kinds: Sequence[str], quoted_tsv: bool = False) ->
     if kind not in kinds:
         known = ", ".join(kinds)
         raise FileFormatError(f"{path}: unknown file type {path.suffix!r}; expected one of {known}")
-    text = read_text(path)
+    text = _read_text(path)
+    if kind == ".txt":
+        lines = enumerate(text.split("\n"), 1)
+        return (Row(f"line {number}", line) for number, line in lines if line.strip())
     if kind == ".csv":
         return _delimited_rows(path, text, ",", csv.QUOTE_MINIMAL)
     if kind == ".tsv":
@@ -53,7 +56,7 @@ def read_table(path: Path, *, kinds: Sequence[str], quoted_tsv: bool = False) ->
     return _json_rows(path, text) if kind == ".json" else _json_line_rows(path, text)
 
 
-def read_text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     """Return a text file with newlines as line ends: UTF-8, or UTF-16 with a byte-order mark.
 
     Raises:

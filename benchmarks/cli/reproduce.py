@@ -49,7 +49,7 @@ def _reproduce(
     """
     from benchmarks.cli.progress import show_progress
     from benchmarks.reproduce import world
-    from benchmarks.reproduce.archives import restorable_cells, restore_cells
+    from benchmarks.reproduce.archives import CellArchives
     from tcbench.cells import run_cells
     from tcbench.errors import UnknownName
 
@@ -57,14 +57,14 @@ def _reproduce(
         raise UnknownName("comparison", table, ["world-table"])
     scale = world.QUICK if quick else world.FULL
     cells = world.plan_cells(scale, headline_only=headline)
-    archived = restorable_cells(cells, out, records) if records else {}
+    archived = CellArchives(records).restorable(cells, out) if records else {}
     if dry_run:
         _show(cells, out, archived)
         return
     out.mkdir(parents=True, exist_ok=True)
     if records:
         print(f"restoring {len(archived)} of {len(cells)} cells from {records}")
-        restore_cells(archived, out, records)
+        CellArchives(records).restore(archived, out)
     with show_progress() as shown:
         run_cells(cells, out, jobs, shown)
     from benchmarks.reproduce.report import write_comparison_report

@@ -1,8 +1,8 @@
 """Archives of finished cells: small enough for a repository, and enough to write the tables again.
 
-``manifest.json`` lists the key of each archived cell and the sha256 of its archive. `restore_cells` puts
-cells back on another machine; they are not run again, unless a cell that has to run needs more of one than
-its archive holds. A key in the manifest is renewed when the plan's names change and the work does not; the
+``manifest.json`` lists the key of each archived cell and the sha256 of its archive. `CellArchives.restore`
+puts cells back on another machine; they are not run again, unless a cell that has to run needs more of one
+than its archive holds. A key in the manifest is renewed when the plan's names change and the work does not; the
 archive itself then keeps the old key in its own ``cells/<name>.json``, so that its bytes never change.
 """
 
@@ -35,6 +35,68 @@ class ArchivedCell:
     """Of the archive, in hex."""
 
 
+@dataclass(frozen=True)
+class CellArchives:
+    """A folder of archives with its manifest."""
+
+    folder: Path
+
+    def add(self, cells: Sequence[WorkCell], folder: Path) -> None:
+        """Archive each finished cell of the work in ``folder`` and write the manifest.
+
+        An archive of the same key is left as it is.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        manifest = _read_manifest(self.folder)
+        for name, key in cell_keys(cells).items():
+            record, archive = CellRecord.read(folder, name, key), self.folder / f"{name}{SUFFIX}"
+            if record is None or (archive.is_file() and name in manifest and manifest[name].key == key):
+                continue
+            write_atomically(archive, _packed(folder, name, record))
+            manifest[name] = ArchivedCell(key, sha256(archive))
+        content = json.dumps({name: asdict(manifest[name]) for name in sorted(manifest)}, indent=1) + "\n"
+        write_atomically(self.folder / MANIFEST, content.encode())
+
+    def restorable(self, cells: Sequence[WorkCell], folder: Path) -> dict[str, str]:
+        """Return names and keys of the cells that are archived as planned and not finished in ``folder``.
+
+        Raises:
+            MissingFiles: If none of the cells is archived.
+        """
+        manifest = _read_manifest(self.folder)
+        keys = cell_keys(cells)
+        if not manifest.keys() & keys.keys():
+            raise MissingFiles(
+                f"{self.folder} has no archives of this comparison: give the folder beside its report.md "
+                f"that has a {MANIFEST}"
+            )
+        return {
+            name: key
+            for name, key in keys.items()
+            if name in manifest and manifest[name].key == key and CellRecord.read(folder, name, key) is None
+        }
+
+    def restore(self, keys: Mapping[str, str], folder: Path) -> None:
+        """Unpack archives of `restorable` into ``folder`` and record the cells as finished.
+
+        Raises:
+            MismatchError: If an archive is missing or differs from the manifest.
+        """
+        manifest = _read_manifest(self.folder)
+        for name, key in keys.items():
+            archive = self.folder / f"{name}{SUFFIX}"
+            if not archive.is_file() or sha256(archive) != manifest[name].sha256:
+                raise MismatchError(
+                    f"{archive} is missing or differs from its sha256 in {MANIFEST}: restore it, or remove "
+                    "its entry there to run the cell again"
+                )
+            with tarfile.open(archive, "r:xz") as members:
+                members.extractall(folder, filter="data")
+            record = CellRecord.read(folder, name)
+            assert record is not None
+            replace(record, key=key, restored=True).write(folder, name)
+
+
 def _read_manifest(archives: Path) -> dict[str, ArchivedCell]:
     """Return the manifest of a folder of archives by cell name; empty without one.
 
@@ -48,61 +110,6 @@ def _read_manifest(archives: Path) -> dict[str, ArchivedCell]:
         return {name: ArchivedCell(**entry) for name, entry in json.loads(path.read_bytes()).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path} is not a manifest of archived cells ({error}): restore it") from error
-
-
-def archive_cells(cells: Sequence[WorkCell], folder: Path, archives: Path) -> None:
-    """Archive each finished cell and write the manifest. An archive of the same key is left as it is."""
-    archives.mkdir(parents=True, exist_ok=True)
-    manifest = _read_manifest(archives)
-    for name, key in cell_keys(cells).items():
-        record, archive = CellRecord.read(folder, name, key), archives / f"{name}{SUFFIX}"
-        if record is None or (archive.is_file() and name in manifest and manifest[name].key == key):
-            continue
-        write_atomically(archive, _packed(folder, name, record))
-        manifest[name] = ArchivedCell(key, sha256(archive))
-    content = json.dumps({name: asdict(manifest[name]) for name in sorted(manifest)}, indent=1) + "\n"
-    write_atomically(archives / MANIFEST, content.encode())
-
-
-def restorable_cells(cells: Sequence[WorkCell], folder: Path, archives: Path) -> dict[str, str]:
-    """Return names and keys of the cells that are archived as planned and not finished in ``folder``.
-
-    Raises:
-        MissingFiles: If none of the cells is archived.
-    """
-    manifest = _read_manifest(archives)
-    keys = cell_keys(cells)
-    if not manifest.keys() & keys.keys():
-        raise MissingFiles(
-            f"{archives} has no archives of this comparison: give the folder beside its report.md that has a "
-            f"{MANIFEST}"
-        )
-    return {
-        name: key
-        for name, key in keys.items()
-        if name in manifest and manifest[name].key == key and CellRecord.read(folder, name, key) is None
-    }
-
-
-def restore_cells(keys: Mapping[str, str], folder: Path, archives: Path) -> None:
-    """Unpack archives of `restorable_cells` into ``folder`` and record the cells as finished.
-
-    Raises:
-        MismatchError: If an archive is missing or differs from the manifest.
-    """
-    manifest = _read_manifest(archives)
-    for name, key in keys.items():
-        archive = archives / f"{name}{SUFFIX}"
-        if not archive.is_file() or sha256(archive) != manifest[name].sha256:
-            raise MismatchError(
-                f"{archive} is missing or differs from its sha256 in {MANIFEST}: restore it, or remove its "
-                "entry there to run the cell again"
-            )
-        with tarfile.open(archive, "r:xz") as members:
-            members.extractall(folder, filter="data")
-        record = CellRecord.read(folder, name)
-        assert record is not None
-        replace(record, key=key, restored=True).write(folder, name)
 
 
 def _packed(folder: Path, name: str, record: CellRecord) -> bytes:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reproduce.archives import archive_cells
+from benchmarks.reproduce.archives import CellArchives
 from benchmarks.reproduce.tasks import (
     SELECTION,
     TABULATED,
@@ -130,7 +130,7 @@ def write_comparison_report(
     report = "\n\n".join(_report(results)) + "\n"
     docs.mkdir(parents=True, exist_ok=True)
     write_atomically(docs / "report.md", report.encode())
-    archive_cells(plan_cells(scale), folder, docs / RECORDS)
+    CellArchives(docs / RECORDS).add(plan_cells(scale), folder)
     return [docs / "report.md", *files, docs / RECORDS]
 
 

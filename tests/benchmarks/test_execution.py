@@ -15,7 +15,6 @@ import pytest
 import benchmarks
 from benchmarks.execution import RunResult, execute_plan
 from benchmarks.planning import Plan, Request, plan_run
-from benchmarks.score import open_image
 from benchmarks.systems import SYSTEMS, System
 from leaderboards.records import Sample
 from leaderboards.run_state import RunState
@@ -83,11 +82,13 @@ def test_images_are_decoded_once_for_all_rewards(
 ) -> None:
     opened: list[tuple[int, int]] = []
 
+    open_image = RunState.open_image
+
     def counted(state: RunState, sample: Sample) -> object:
         opened.append(sample.key)
         return open_image(state, sample)
 
-    monkeypatch.setattr("benchmarks.score.open_image", counted)
+    monkeypatch.setattr(RunState, "open_image", counted)
     result = run(request_for(rewards=[f"{toy_rewards}:Brightness", f"{toy_rewards}:Picky"]))
     assert result.complete
     assert len(opened) == len(set(opened)) == 8

@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from textcraftor.algorithms.latent_scores import decode_latents
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.pipeline import Source, load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner, switch_encoder
 from textcraftor.diffusion.sampling import Denoiser, Rollout, with_timesteps
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.checkpoint import VALIDATION, TrainFolder
-from textcraftor.io.export import export_diffusers
+from textcraftor.io.export import export_encoder
 from textcraftor.training import train
 
 SCHEDULE = Schedule("ddim", 4, 3.0)
@@ -105,7 +105,7 @@ def test_both_encoders_are_trained_and_exported(
         key = "encoder.layers.0.self_attn.q_proj.weight"
         own = next(value for stored, value in before.items() if stored.endswith(key))
         assert not torch.equal(after[f"text_model.{key}"], own)
-    export_diffusers(tiny_sdxl, best, tmp_path / "exported")
+    export_encoder(best, tmp_path / "exported", "diffusers", Source(str(tiny_sdxl)))
     theirs = StableDiffusionXLPipeline.from_pretrained(tmp_path / "exported", add_watermarker=False)
     theirs.set_progress_bar_config(disable=True)
     noise = initial_latents([1, 2], (4, 8, 8))

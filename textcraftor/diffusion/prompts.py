@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcbench.errors import FileFormatError
-from tcbench.tables import read_table, read_text
+from tcbench.tables import read_table
 
 if TYPE_CHECKING:
     import torch
@@ -159,11 +159,6 @@ def read_prompts(path: Path | str) -> list[Prompt]:
 
 
 def _entries(path: Path) -> Iterator[_Entry]:
-    if path.suffix.lower() == ".txt":
-        for number, line in enumerate(read_text(path).split("\n"), 1):
-            if line.strip():
-                yield _Entry(f"line {number}", {"prompt": line})
-        return
     for where, value in read_table(path, kinds=_KINDS):
         yield _Entry(where, _fields(path, where, value))
 

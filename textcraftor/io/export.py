@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tcbench.errors import ConfigError
-from textcraftor.diffusion.pipeline import ENCODERS, INDEX, UNUSED_COMPONENTS, pipeline_files
+from textcraftor.diffusion.pipeline import ENCODERS, INDEX, UNUSED_COMPONENTS, Source, pipeline_files
 
 ADAPTERS = "pytorch_lora_weights.safetensors"
 """The file name that diffusers' `load_lora_weights` looks for."""
@@ -88,17 +88,30 @@ def save_adapters(pipe: Any, adapters: Mapping[str, Mapping[str, Any]], folder: 
     type(pipe).save_lora_weights(folder, **layers, weight_name=ADAPTERS)
 
 
-def export_diffusers(base: Path, tuned: Path, out: Path) -> None:
-    """Write the whole pipeline with its tuned components.
+def export_encoder(tuned: Path, out: Path, file_format: str, source: Source) -> None:
+    """Write tuned components for other tools.
 
     Args:
-        base: Folder of the base pipeline.
         tuned: Folder of the tuned components.
         out: New folder.
+        file_format: "diffusers": the whole pipeline; "lora": the adapters alone; "single-file": each text
+            encoder as one half-precision file with the keys that ComfyUI and Forge expect.
+        source: Pipeline of the base model; only "diffusers" reads it.
 
     Raises:
-        ConfigError: If ``out`` is not empty.
+        ConfigError: If ``out`` is not empty, or there are no adapters to export.
+        MissingFiles: If the base pipeline is needed and not on this machine.
     """
+    if file_format == "diffusers":
+        _export_diffusers(source.find(), tuned, out)
+    elif file_format == "lora":
+        _export_adapters(tuned, out)
+    else:
+        _export_single_file(tuned, out)
+
+
+def _export_diffusers(base: Path, tuned: Path, out: Path) -> None:
+    """Write the whole pipeline with its tuned components."""
     _check_new(out)
     tuned_parts = _parts(tuned)
     for file in pipeline_files(base):
@@ -118,16 +131,8 @@ def export_diffusers(base: Path, tuned: Path, out: Path) -> None:
     _remove_components(out / INDEX, UNUSED_COMPONENTS)
 
 
-def export_adapters(tuned: Path, out: Path) -> None:
-    """Write the adapters alone.
-
-    Args:
-        tuned: Folder of the tuned components.
-        out: New folder.
-
-    Raises:
-        ConfigError: If the folder holds no adapters, or ``out`` is not empty.
-    """
+def _export_adapters(tuned: Path, out: Path) -> None:
+    """Write the adapters alone."""
     if not (tuned / ADAPTERS).is_file():
         raise ConfigError(
             f"{tuned} holds no adapters of the base model (lora_rank = 0, or trained from a checkpoint); "
@@ -138,16 +143,8 @@ def export_adapters(tuned: Path, out: Path) -> None:
     shutil.copyfile(tuned / ADAPTERS, out / ADAPTERS)
 
 
-def export_single_file(tuned: Path, out: Path) -> None:
-    """Write each text encoder as one half-precision file with the keys that ComfyUI and Forge expect.
-
-    Args:
-        tuned: Folder of the tuned components.
-        out: New folder.
-
-    Raises:
-        ConfigError: If ``out`` is not empty.
-    """
+def _export_single_file(tuned: Path, out: Path) -> None:
+    """Write each text encoder as one half-precision file with the keys that ComfyUI and Forge expect."""
     from safetensors.torch import load_file, save_file
 
     _check_new(out)

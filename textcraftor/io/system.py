@@ -14,6 +14,7 @@ from rewards.registry import info
 from tcbench.files import write_atomically
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.models import MODELS, Model
+from textcraftor.diffusion.pipeline import Source
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.pairs import DECLARED
@@ -25,7 +26,7 @@ SYSTEM_FILE = "system.toml"
 
 def write_system(
     folder: Path,
-    base: Mapping[str, Any],
+    source: Source,
     *,
     windows: Sequence[EncoderWindow],
     schedule: Schedule,
@@ -36,7 +37,7 @@ def write_system(
 
     Args:
         folder: Folder of the description.
-        base: The base model, from `base_of`.
+        source: Pipeline of the base model.
         windows: Sampling steps with other text encoders.
         schedule: Sampling settings.
         folders: Folders of components that replace the base's, by key; None: not replaced. They are written
@@ -56,7 +57,7 @@ def write_system(
         table = {"tuned_steps": window.tuned_steps} if window.tuned_steps else {}
         weights = {_relative(name, folder): weight for name, weight in window.weights.items()}
         tables.append({**table, "weights": weights})
-    text = _toml({**base, **values, "schedule": sampling} | ({"windows": tables} if tables else {}))
+    text = _toml({**_base(source), **values, "schedule": sampling} | ({"windows": tables} if tables else {}))
     write_atomically(folder / SYSTEM_FILE, text.encode())
 
 
@@ -103,7 +104,7 @@ def write_trained(folder: Path, weights: Path, config: TrainConfig, trained_on: 
     source, rewriter = Model.find(config.model).source, bool(config.trainable.rewriter)
     write_system(
         folder,
-        base_of(source.location, source.revision),
+        source,
         # without eta: an encoder that was trained with noise (DDPO) is used without it, as any other
         schedule=replace(config.schedule, eta=0.0, tuned_steps=0 if rewriter else config.eval_tuned_steps),
         windows=[] if rewriter else [EncoderWindow({str(weights): 1.0})],
@@ -116,8 +117,9 @@ def write_trained(folder: Path, weights: Path, config: TrainConfig, trained_on: 
     )
 
 
-def base_of(path: str, revision: str | None) -> dict[str, str]:
+def _base(source: Source) -> dict[str, str]:
     """Return the keys of a system file that name a base model: a name, a folder or a hub id with revision."""
+    path, revision = source.location, source.revision
     name = next((name for name, model in MODELS.items() if model.source.location == path), None)
     if name:
         return {"base": name}

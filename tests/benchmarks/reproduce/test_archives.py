@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import textcraftor
-from benchmarks.reproduce.archives import MANIFEST, archive_cells, restorable_cells, restore_cells
+from benchmarks.reproduce.archives import MANIFEST, CellArchives
 from tcbench.cells import CellRecord, WorkCell, cell_keys, run_cells, unfinished_cells
 from tcbench.errors import FileFormatError, MismatchError, MissingFiles
 from tcbench.progress import Progress, Silent
@@ -60,16 +60,16 @@ def test_restored_cells_are_finished_and_archive_to_the_same_bytes(
     tmp_path: Path, here: Path, chain: list[WorkCell]
 ) -> None:
     there, archives = tmp_path / "there", tmp_path / "archives"
-    archive_cells(chain, here, archives)
+    CellArchives(archives).add(chain, here)
     before = contents(archives)
     assert len(before) == 4
-    restore_cells(restorable_cells(chain, there, archives), there, archives)
+    CellArchives(archives).restore(CellArchives(archives).restorable(chain, there), there)
     assert unfinished_cells(chain, there) == []
     assert (there / "results" / "run").read_text() == "run"
-    assert restorable_cells(chain, there, archives) == {}
-    archive_cells(chain, there, archives)
+    assert CellArchives(archives).restorable(chain, there) == {}
+    CellArchives(archives).add(chain, there)
     assert contents(archives) == before  # not even touched
-    archive_cells(chain, there, tmp_path / "again")
+    CellArchives(tmp_path / "again").add(chain, there)
     again = contents(tmp_path / "again")
     assert {name: content for name, (content, _) in again.items()} == {n: c for n, (c, _) in before.items()}
 
@@ -77,35 +77,37 @@ def test_restored_cells_are_finished_and_archive_to_the_same_bytes(
 def test_the_manifests_key_is_what_counts(tmp_path: Path, here: Path, chain: list[WorkCell]) -> None:
     """A renamed option changes keys; a renewed manifest makes archives of the old name restorable."""
     there, archives = tmp_path / "there", tmp_path / "archives"
-    archive_cells(chain, here, archives)
+    CellArchives(archives).add(chain, here)
     before = contents(archives)
     renamed = [file_cell("try", text=" renamed", light=True), *chain[1:]]
-    assert restorable_cells(renamed, there, archives) == {}
+    assert CellArchives(archives).restorable(renamed, there) == {}
     manifest = json.loads((archives / MANIFEST).read_text())
     for name, key in cell_keys(renamed).items():
         manifest[name]["key"] = key
     (archives / MANIFEST).write_text(json.dumps(manifest))
-    restore_cells(restorable_cells(renamed, there, archives), there, archives)
+    CellArchives(archives).restore(CellArchives(archives).restorable(renamed, there), there)
     assert unfinished_cells(renamed, there) == []
     record = CellRecord.read(there, "try", cell_keys(renamed)["try"])
     assert record is not None
     assert record.restored
-    archive_cells(renamed, there, archives)
+    CellArchives(archives).add(renamed, there)
     assert contents(archives) == before
 
 
 def test_archives_name_no_path_of_the_machine(tmp_path: Path) -> None:
     cells, there = [WorkCell("paths", "paths", write_paths)], tmp_path / "there"
     run_cells(cells, tmp_path, 1, Silent())
-    archive_cells(cells, tmp_path, tmp_path / "archives")
-    restore_cells(restorable_cells(cells, there, tmp_path / "archives"), there, tmp_path / "archives")
+    CellArchives(tmp_path / "archives").add(cells, tmp_path)
+    CellArchives(tmp_path / "archives").restore(
+        CellArchives(tmp_path / "archives").restorable(cells, there), there
+    )
     assert (there / "paths.json").read_text() == '["train/x", "textcraftor/micro"]'
 
 
 def test_a_cell_that_runs_gets_all_that_it_needs(tmp_path: Path, here: Path, chain: list[WorkCell]) -> None:
     there, archives = tmp_path / "there", tmp_path / "archives"
-    archive_cells(chain[:3], here, archives)
-    restore_cells(restorable_cells(chain, there, archives), there, archives)
+    CellArchives(archives).add(chain[:3], here)
+    CellArchives(archives).restore(CellArchives(archives).restorable(chain, there), there)
     # "other" needs the weights of "train", which are not archived; of "try", which is light, all is.
     assert [cell.name for cell in unfinished_cells(chain, there)] == ["train", "other"]
 
@@ -113,16 +115,16 @@ def test_a_cell_that_runs_gets_all_that_it_needs(tmp_path: Path, here: Path, cha
 def test_a_folder_without_archives_of_the_plan_is_refused(tmp_path: Path, chain: list[WorkCell]) -> None:
     (tmp_path / "backup.tar.xz").touch()
     with pytest.raises(MissingFiles, match="has no archives of this comparison"):
-        restorable_cells(chain, tmp_path, tmp_path)
+        CellArchives(tmp_path).restorable(chain, tmp_path)
     (tmp_path / MANIFEST).write_text("[]")
     with pytest.raises(FileFormatError, match="is not a manifest of archived cells"):
-        restorable_cells(chain, tmp_path, tmp_path)
+        CellArchives(tmp_path).restorable(chain, tmp_path)
 
 
 def test_a_changed_archive_is_refused(tmp_path: Path, here: Path, chain: list[WorkCell]) -> None:
     there, archives = tmp_path / "there", tmp_path / "archives"
-    archive_cells(chain, here, archives)
-    keys = restorable_cells(chain, there, archives)
+    CellArchives(archives).add(chain, here)
+    keys = CellArchives(archives).restorable(chain, there)
     (archives / "try.tar.xz").write_bytes(b"no archive")
     with pytest.raises(MismatchError, match=r"try\.tar\.xz is missing or differs from its sha256"):
-        restore_cells(keys, there, archives)
+        CellArchives(archives).restore(keys, there)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.reproduce import world
-from benchmarks.reproduce.archives import SUFFIX, _read_manifest, restorable_cells
+from benchmarks.reproduce.archives import SUFFIX, CellArchives, _read_manifest
 from benchmarks.reproduce.report import RECORDS
 from tcbench.cells import cell_keys
 from tcbench.files import sha256
@@ -34,7 +34,7 @@ def test_the_manifest_has_the_plans_keys_and_the_archives_hashes(tmp_path: Path)
     assert {name: entry.key for name, entry in manifest.items()} == cell_keys(CELLS)
     hashes = {path.name.removesuffix(SUFFIX): sha256(path) for path in (DOCS / RECORDS).glob(f"*{SUFFIX}")}
     assert {name: entry.sha256 for name, entry in manifest.items()} == hashes
-    assert list(restorable_cells(CELLS, tmp_path, DOCS / RECORDS)) == [cell.name for cell in CELLS]
+    assert list(CellArchives(DOCS / RECORDS).restorable(CELLS, tmp_path)) == [cell.name for cell in CELLS]
 
 
 def test_the_report_is_the_committed_one(regenerated: Path) -> None:

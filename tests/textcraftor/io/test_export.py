@@ -19,11 +19,11 @@ from rewards.verification.official.environment import _official_python
 from tcbench.errors import ConfigError
 from textcraftor.config import TrainableSettings
 from textcraftor.diffusion.conditioning import replace_encoders
-from textcraftor.diffusion.pipeline import MICRO, load_pipeline
+from textcraftor.diffusion.pipeline import MICRO, Source, load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
-from textcraftor.io.export import ADAPTERS, export_adapters, export_diffusers, export_single_file
+from textcraftor.io.export import ADAPTERS, export_encoder
 from textcraftor.tuned import TunedPipeline
 
 SCHEDULE = Schedule("ddim", 3, 3.0)
@@ -66,7 +66,7 @@ def drawn(pipe: Any) -> np.ndarray:
 
 def test_an_unmodified_pipeline_generates_the_same(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
     tuned = tune(pipe, tmp_path / "tuned")
-    export_diffusers(tiny_pipeline, tmp_path / "tuned", tmp_path / "out")
+    export_encoder(tmp_path / "tuned", tmp_path / "out", "diffusers", Source(str(tiny_pipeline)))
     theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None)
     theirs.set_progress_bar_config(disable=True)
     image = theirs(
@@ -89,7 +89,7 @@ def test_unused_components_are_not_exported(tiny_pipeline: Path, tmp_path: Path)
     for file in list(base.glob("*/*.safetensors")):
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
     tune(load_pipeline(base, device="cpu", dtype="float32", sampler="ddim"), tmp_path / "tuned")
-    export_diffusers(base, tmp_path / "tuned", tmp_path / "out")
+    export_encoder(tmp_path / "tuned", tmp_path / "out", "diffusers", Source(str(base)))
     theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
     assert theirs.safety_checker is None
     assert theirs.unet is not None
@@ -99,7 +99,7 @@ def test_diffusers_of_2024_generates_the_same(tmp_path: Path) -> None:
     """Under transformers 4.46 and diffusers 0.30, in whose environment the official rewards run."""
     micro = load_pipeline(MICRO, device="cpu", dtype="float32", sampler="ddim")
     tuned = tune(micro, tmp_path / "tuned", 0.02)
-    export_diffusers(MICRO, tmp_path / "tuned", tmp_path / "out")
+    export_encoder(tmp_path / "tuned", tmp_path / "out", "diffusers", Source(str(MICRO)))
     noise = initial_latents([1, 2], PipelineRunner(micro, SCHEDULE).latent_shape)
     np.save(tmp_path / "latents.npy", noise.numpy())
     command = [
@@ -119,7 +119,7 @@ def test_adapters_are_loaded_by_diffusers(
 ) -> None:
     tuned = tune(pipe, tmp_path / "tuned", lora_rank=2, parts=trains)
     mine = drawn(tuned.pipeline)
-    export_adapters(tmp_path / "tuned", tmp_path / "lora")
+    export_encoder(tmp_path / "tuned", tmp_path / "lora", "lora", Source("tiny"))
     theirs = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
     plain = drawn(theirs)
     theirs.load_lora_weights(tmp_path / "lora", weight_name=ADAPTERS)
@@ -140,7 +140,7 @@ def test_merged_adapters_equal_the_adapted_encoder(pipe: Any, tiny_pipeline: Pat
 
 def test_a_single_file_has_the_keys_that_loaders_expect(pipe: Any, tmp_path: Path) -> None:
     tuned = tune(pipe, tmp_path / "tuned")
-    export_single_file(tmp_path / "tuned", tmp_path / "single")
+    export_encoder(tmp_path / "tuned", tmp_path / "single", "single-file", Source("tiny"))
     weights = load_file(tmp_path / "single" / "text_encoder.safetensors")
     assert "text_model.encoder.layers.0.self_attn.q_proj.weight" in weights
     assert "text_model.embeddings.token_embedding.weight" in weights
@@ -155,13 +155,13 @@ def test_existing_files_are_not_overwritten(pipe: Any, tiny_pipeline: Path, tmp_
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("precious")
     for write in (
-        lambda out: export_diffusers(tiny_pipeline, tmp_path / "tuned", out),
-        lambda out: export_single_file(tmp_path / "tuned", out),
+        lambda out: export_encoder(tmp_path / "tuned", out, "diffusers", Source(str(tiny_pipeline))),
+        lambda out: export_encoder(tmp_path / "tuned", out, "single-file", Source("tiny")),
     ):
         with pytest.raises(ConfigError, match="exists already"):
             write(tmp_path / "out")
     with pytest.raises(ConfigError, match=r"no adapters of the base.*--to diffusers"):
-        export_adapters(tmp_path / "tuned", tmp_path / "lora")
+        export_encoder(tmp_path / "tuned", tmp_path / "lora", "lora", Source("tiny"))
 
 
 def test_saving_does_not_change_the_trained_model(pipe: Any, tmp_path: Path) -> None:
