@@ -231,10 +231,10 @@ def _calibration_sha256(system: System) -> str | None:
     """Hash of the calibration that scales the best-of rewards; an invalid file raises an error."""
     if not system.calibration:
         return None
-    from rewards.combine.calibration import Calibration, calibration_path
+    from rewards.combine.calibration import Calibration
 
     Calibration.read(system.calibration)  # raises if the file is not a calibration
-    return sha256(calibration_path(system.calibration))
+    return sha256(Calibration.path(system.calibration))
 
 
 def _best_of_rewards(system: System) -> Sequence[str]:
@@ -242,12 +242,11 @@ def _best_of_rewards(system: System) -> Sequence[str]:
     if not system.best_of_reward:
         return ()
     from rewards.combine.terms import parse_mix
-    from rewards.info import check_role
     from rewards.registry import info
 
     names = list(parse_mix(system.best_of_reward))
     for name in names:
-        check_role(info(name), "training")
+        info(name).check_role("training")
     return names
 
 

@@ -13,7 +13,7 @@ from benchmarks.systems import OPEN_REWARDS, WORLD_REWARDS
 from leaderboards.records import ScoreSet
 from rewards.info import RewardInfo
 from rewards.registry import info, load
-from rewards.weights.locate import locate_weights, weights_provenance
+from rewards.weights.locate import content_id, locate_weights
 from tcbench.errors import ProblemCollector
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def _score_set(info: RewardInfo, files: Mapping[str, Path]) -> ScoreSet:
             "licence": info.licence,
             "profile": profile_of(info, files).name,
             "scale": info.scale,
-            "weights": weights_provenance(info, files),
+            "weights": {
+                file.key: f"{file.source} sha256:{content_id(file, files[file.key])}" for file in info.weights
+            },
         },
     )

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 # Both are free of torch. They are imported at once, not on first use, so that `rewards.info` is the function
 # and not the module of that name.
-from rewards.info import RewardInfo, WeightsFile, WrongRole, check_role
+from rewards.info import RewardInfo, WeightsFile, WrongRole
 from rewards.registry import info, load, register, score
 from rewards.registry import list_rewards as list
 from tcbench.errors import UnknownName
@@ -60,7 +60,6 @@ __all__ = [
     "UnknownName",
     "WeightsFile",
     "WrongRole",
-    "check_role",
     "ddpo_fn",
     "flow_grpo_fn",
     "info",

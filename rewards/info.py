@@ -79,6 +79,19 @@ class WeightsFile:
         """Name of the file, or names of the folder's files."""
         return self.file or ", ".join(self.patterns) or "a model's folder"
 
+    @property
+    def source(self) -> str:
+        """Where the published weights come from: a path in this package, a hub revision, a path or a URL."""
+        if self.package:
+            return f"rewards/{self.package}"
+        return f"{self.hub}@{self.revision}/{self.file}".rstrip("/") if self.hub else self.path or self.url
+
+    def lock_key(self, path: str = "") -> str:
+        """Return the name of the weights in the lock file: their source, or the ``path`` of a local copy."""
+        origin = path or self.source
+        # Two rewards may need other files of one folder, so a folder's entry names its files.
+        return f"{origin} [{self.title}]" if self.sets else origin
+
 
 @dataclass(frozen=True)
 class RewardInfo:
@@ -120,35 +133,32 @@ class RewardInfo:
     consent: str = ""
     """Licence that must be accepted in `CONSENT_VARIABLE` before the reward is loaded; empty for none."""
 
+    def check_consent(self) -> None:
+        """Check that the reward's licence was accepted, if it must be.
 
-def check_consent(record: RewardInfo) -> None:
-    """Check that the licence of a reward was accepted, if it must be.
+        Raises:
+            LicenceNotAccepted: If it was not.
+        """
+        accepted = {name.strip() for name in os.environ.get(CONSENT_VARIABLE, "").split(",")}
+        if self.consent and self.consent not in accepted:
+            raise LicenceNotAccepted(
+                f"{self.name} is under the {self.consent} licence, which can bind what you build with it; "
+                f"to accept it, set {CONSENT_VARIABLE}={self.consent}"
+            )
 
-    Raises:
-        LicenceNotAccepted: If it was not.
-    """
-    accepted = {name.strip() for name in os.environ.get(CONSENT_VARIABLE, "").split(",")}
-    if record.consent and record.consent not in accepted:
-        raise LicenceNotAccepted(
-            f"{record.name} is under the {record.consent} licence, which can bind what you build with it; "
-            f"to accept it, set {CONSENT_VARIABLE}={record.consent}"
-        )
+    def check_role(self, use: Use, *, ablation: bool = False) -> None:
+        """Check that the reward's role allows a use. A reward that was optimised cannot judge the result.
 
+        Args:
+            use: "training" or "selection".
+            ablation: Allow every use.
 
-def check_role(record: RewardInfo, use: Use, *, ablation: bool = False) -> None:
-    """Check that a reward's role allows a use. A reward that was optimised cannot judge the result.
-
-    Args:
-        record: The reward's record.
-        use: "training" or "selection".
-        ablation: Allow every use.
-
-    Raises:
-        WrongRole: If the role forbids the use.
-    """
-    if not ablation and record.role not in _ROLES_BY_USE[use]:
-        raise WrongRole(
-            f"{record.name} has the role {record.role!r} and cannot be used for {use}, because it could no "
-            f"longer judge the result; use a reward with the role {' or '.join(_ROLES_BY_USE[use])}, or "
-            "declare an ablation"
-        )
+        Raises:
+            WrongRole: If the role forbids the use.
+        """
+        if not ablation and self.role not in _ROLES_BY_USE[use]:
+            raise WrongRole(
+                f"{self.name} has the role {self.role!r} and cannot be used for {use}, because it could no "
+                f"longer judge the result; use a reward with the role {' or '.join(_ROLES_BY_USE[use])}, or "
+                "declare an ablation"
+            )

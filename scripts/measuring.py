@@ -26,12 +26,11 @@ class Timing:
         """Median of the seconds."""
         return median(self.seconds)
 
-
-def ratio_text(over: Timing, under: Timing) -> str:
-    """Return the ratio of medians, with the range that the repeats allow: "1.62 (1.28-2.11)"."""
-    low = min(over.seconds) / max(under.seconds)
-    high = max(over.seconds) / min(under.seconds)
-    return f"{over.median / under.median:.2f} ({low:.2f}-{high:.2f})"
+    def ratio(self, under: Timing) -> str:
+        """Return the ratio of medians, with the range that the repeats allow: "1.62 (1.28-2.11)"."""
+        low = min(self.seconds) / max(under.seconds)
+        high = max(self.seconds) / min(under.seconds)
+        return f"{self.median / under.median:.2f} ({low:.2f}-{high:.2f})"
 
 
 def table_row(*cells: str) -> str:

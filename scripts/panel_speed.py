@@ -32,7 +32,6 @@ from measuring import (  # noqa: E402 - of this folder
     answer_job,
     benchmark_parser,
     peak_memory_mib,
-    ratio_text,
     run_job,
     table_row,
 )
@@ -51,12 +50,12 @@ def _world_images(folder: Path, count: int) -> list[Path]:
     from PIL import Image
 
     from rewards.world.render import render
-    from rewards.world.scenes import random_scene
+    from rewards.world.scenes import Scene
 
     rng = np.random.default_rng(0)
     paths = [folder / f"{i:05}.png" for i in range(count)]
     for i, path in enumerate(paths):
-        Image.fromarray(render(random_scene(rng), i)).save(path)
+        Image.fromarray(render(Scene.random(rng), i)).save(path)
     return paths
 
 
@@ -134,7 +133,7 @@ def _rows(before: Timing, after: Timing, images: int) -> list[str]:
         rows.append(
             table_row(name, f"{timing.median:.2f} ({low:.2f}-{high:.2f})", pace, f"{timing.peak:.0f}")
         )
-    return [*rows, table_row("ratio", ratio_text(before, after), "", f"{before.peak / after.peak:.2f}")]
+    return [*rows, table_row("ratio", before.ratio(after), "", f"{before.peak / after.peak:.2f}")]
 
 
 def main() -> None:

@@ -29,7 +29,6 @@ from measuring import (  # noqa: E402 - of this folder
     answer_job,
     benchmark_parser,
     peak_memory_mib,
-    ratio_text,
     run_job,
     table_row,
 )
@@ -219,7 +218,7 @@ def main() -> None:
             for name, bound, over, under in getattr(benchmark, part)():
                 seconds = f"{over.median:.2f} / {under.median:.2f}"
                 peaks = f"{over.peak:.0f} / {under.peak:.0f}"
-                rows.append(table_row(name, bound, ratio_text(over, under), seconds, peaks))
+                rows.append(table_row(name, bound, over.ratio(under), seconds, peaks))
                 print(rows[-1], file=sys.stderr, flush=True)
                 if options.out:  # after every row: the next one may take minutes, or fail
                     text = "\n".join([_INTRODUCTION, *_HEAD, *rows, "", note, ""])

@@ -26,7 +26,6 @@ from measuring import (  # noqa: E402 - of this folder
     answer_job,
     benchmark_parser,
     peak_memory_mib,
-    ratio_text,
     run_job,
     table_row,
 )
@@ -52,7 +51,7 @@ def _row(name: str, bound: str, ratio: str, first: Timing, second: Timing) -> st
 
 def _speed_row(name: str, bound: str, fast: Timing, slow: Timing) -> str:
     # Samples a second are compared: the ratio is that of the seconds, turned around.
-    return _row(name, bound, ratio_text(slow, fast), fast, slow)
+    return _row(name, bound, slow.ratio(fast), fast, slow)
 
 
 def _peak_row(name: str, bound: str, over: Timing, under: Timing) -> str:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rewards.weights import hub
-from rewards.weights.lock import cached_sha256
+from rewards.weights.lock import WeightsLock
 from tcbench.errors import ConfigError, MissingFiles, UnknownName, first_line
 from tcbench.files import append_lines, read_lines, write_atomically
 from tcbench.progress import Progress
@@ -106,7 +106,7 @@ class Rewriter:
     def generation_settings(self, folder: Path) -> dict[str, Any]:
         """Return everything that decides the rewrites, for the generation id."""
         files = sorted(file for pattern in FILES for file in folder.glob(pattern))
-        hashes = [f"{file.name} {cached_sha256(file)}" for file in files]
+        hashes = [f"{file.name} {WeightsLock().sha256(file)}" for file in files]
         record = asdict(self)
         for unimportant in ("name", "model", "revision", "source", "trained_on"):
             record.pop(unimportant)

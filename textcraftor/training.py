@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rewards.combine.mix import load_mix
 from rewards.combine.terms import parse_mix
-from rewards.info import RewardInfo, check_role
+from rewards.info import RewardInfo
 from rewards.registry import info, load
 from tcbench.errors import ConfigError, TcbenchError, first_line
 from tcbench.files import locked
@@ -322,7 +322,7 @@ def _check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
         )
     infos = {name: info(name) for name in parse_mix(config.rewards.mix)}
     for record in infos.values():
-        check_role(record, "training")
+        record.check_role("training")
         if not record.differentiable and config.algorithm.name not in WITHOUT_GRADIENT:
             raise ConfigError(
                 f"{record.name} has no gradient; choose a differentiable reward (`tcbench ls rewards`), or "
@@ -330,7 +330,7 @@ def _check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
             )
     selection = config.validation.selection_reward
     if selection:
-        check_role(info(selection), "selection")
+        info(selection).check_role("selection")
         if info(selection).name in {record.name for record in infos.values()}:
             raise ConfigError(f"{selection} is trained on; set validation.selection_reward to another reward")
     return infos

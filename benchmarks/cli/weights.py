@@ -116,14 +116,14 @@ def _records(names: Sequence[str] | None) -> list[RewardInfo]:
 
 
 def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> _Row:
-    from rewards.weights.locate import locate_file, lock_key
+    from rewards.weights.locate import locate_file
     from tcbench.errors import MissingFiles
 
     try:
         located = locate_file(record, file)
         here, key = str(located.path), located.origin
     except MissingFiles:
-        here, key = "no", lock_key(file)
+        here, key = "no", file.lock_key()
     checked = "package" if not key else "locked" if key in recorded else "not yet"
     return {
         "reward": record.name,
@@ -161,7 +161,6 @@ def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[_Row]:
 
 def _result(record: RewardInfo, file: WeightsFile, located: LocatedWeights, digest: str, accept: bool) -> str:
     """Return the result of comparing the sha256 ``digest`` with the published or recorded one."""
-    from rewards.weights.locate import verify_sha256
     from rewards.weights.lock import WeightsLock
     from tcbench.errors import MismatchError
 
@@ -171,7 +170,7 @@ def _result(record: RewardInfo, file: WeightsFile, located: LocatedWeights, dige
         lock.accept(located.origin, digest)
         return f"{_OK}: accepted {digest}, was {before}"
     try:
-        verify_sha256(record, file, located, digest)
+        located.verify(record, file, digest)
     except MismatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return _WRONG

@@ -54,6 +54,21 @@ class Towers(nn.Module, ABC):
         self._prompt_cache: OrderedDict[tuple[str, ...], Tensor] | None = None
         self._whole_batches = False
 
+    @staticmethod
+    def load(folder: Path, tokenizer: Path | None = None) -> Towers:
+        """Load a CLIP or SigLIP from a folder in open_clip's or transformers' layout.
+
+        Args:
+            folder: The model's folder.
+            tokenizer: Folder of the tokenizer; by default the one that the model's folder holds or names.
+
+        Raises:
+            MismatchError: If the folder describes another model or its weights do not fit.
+        """
+        if (folder / OPEN_CLIP_CONFIG).is_file():
+            return OpenClipTowers.from_folder(folder, tokenizer)
+        return TransformersTowers.from_folder(folder, tokenizer)
+
     @property
     def logit_scale(self) -> Tensor:
         """Learnt factor of the cosine."""
@@ -181,21 +196,6 @@ def _load_once(key: tuple[object, ...], make: Callable[[], _AnyTowers]) -> _AnyT
     if key not in pool:
         pool[key] = make()
     return cast("_AnyTowers", pool[key])
-
-
-def load_towers(folder: Path, tokenizer: Path | None = None) -> Towers:
-    """Load a CLIP or SigLIP from a folder in open_clip's or transformers' layout.
-
-    Args:
-        folder: The model's folder.
-        tokenizer: Folder of the tokenizer; by default the one that the model's folder holds or names.
-
-    Raises:
-        MismatchError: If the folder describes another model or its weights do not fit.
-    """
-    if (folder / OPEN_CLIP_CONFIG).is_file():
-        return OpenClipTowers.from_folder(folder, tokenizer)
-    return TransformersTowers.from_folder(folder, tokenizer)
 
 
 class OpenClipTowers(Towers):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewards.info import RewardInfo, Use, check_role
+from rewards.info import RewardInfo, Use
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -163,7 +163,7 @@ def _reward_input(images: Any) -> Any:
 
 def _check_use(record: RewardInfo, use: Use | None) -> None:
     if use is not None:
-        check_role(record, use)
+        record.check_role(use)
 
 
 def _without_nan(name: str, scores: Tensor, prompts: Sequence[str]) -> NDArray[np.float32]:

@@ -49,6 +49,11 @@ class Calibration:
     provenance: tuple[Mapping[str, Any], ...] = ()
     """Environments in which images were generated and scored."""
 
+    @staticmethod
+    def path(source: str | Path) -> Path:
+        """Return the file of the "world"'s calibration, or the given path with "~" expanded."""
+        return WORLD_CALIBRATION if source == "world" else Path(source).expanduser()
+
     @classmethod
     def read(cls, source: str | Path) -> Self:
         """Read a calibration.
@@ -59,7 +64,7 @@ class Calibration:
         Raises:
             FileFormatError: If the file is not a calibration.
         """
-        path = calibration_path(source)
+        path = cls.path(source)
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             values["rewards"] = {name: RewardStatistics(**row) for name, row in values["rewards"].items()}
@@ -91,8 +96,3 @@ class Calibration:
                 f"{score_id}; score a run with it and calibrate again"
             )
         return statistics
-
-
-def calibration_path(source: str | Path) -> Path:
-    """Return the file of the "world"'s calibration, or the given path with "~" expanded."""
-    return WORLD_CALIBRATION if source == "world" else Path(source).expanduser()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rewards.backbones.towers import cosine_similarity, load_towers
+from rewards.backbones.towers import Towers, cosine_similarity
 from rewards.base import Reward
 from tcbench.errors import UnknownName
 
@@ -32,7 +32,7 @@ class ClipScore(Reward):
         self.convention = str(self.info.options["convention"])
         if self.convention not in _CONVENTIONS:
             raise UnknownName("CLIPScore convention", self.convention, _CONVENTIONS)
-        self.towers = load_towers(files["backbone"], files.get("tokenizer"))
+        self.towers = Towers.load(files["backbone"], files.get("tokenizer"))
         self.tokenizer = self.towers.tokenizer
 
     def truncated(self, prompts: Sequence[str]) -> int:

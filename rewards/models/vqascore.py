@@ -8,6 +8,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from rewards.backbones.processor import read_json
 from rewards.backbones.tokens import Tokens
 from rewards.base import Reward
-from rewards.weights.tensors import load_state, read_folder_tensors
+from rewards.weights.tensors import load_state, read_tensors
 from tcbench.errors import MismatchError
 
 _SYSTEM = (
@@ -152,7 +153,7 @@ class _ClipFlanT5(nn.Module):
             model = cls(config, vision["vision_config"])
         except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
             raise MismatchError(f"{folder} and {tower} do not describe a CLIP-FlanT5 ({error!r})") from error
-        state = {model._rename(key): value for key, value in read_folder_tensors(folder).items()}
+        state = {model._rename(key): value for key, value in _read_folder(folder).items()}
         if "t5.shared.weight" in state:
             state |= dict.fromkeys(_TIED_KEYS, state["t5.shared.weight"])
         load_state(model, state, folder, ignore=_UNUSED_KEYS)
@@ -205,3 +206,25 @@ def _empty_t5(config: Mapping[str, Any]) -> Any:
     t5.to_empty(device="cpu")
     t5.set_input_embeddings(t5.shared)
     return t5
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    """Read the tensors of a folder in transformers' layout: one file, or the shards that its index names.
+
+    Raises:
+        MismatchError: If a file is missing or damaged.
+    """
+    single, index = ("model.safetensors", "pytorch_model.bin"), next(folder.glob("*.index.json"), None)
+    if index is None:
+        names = [name for name in single if (folder / name).is_file()][:1]
+    else:
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise MismatchError(f"{index} is not an index of weights ({error!r}); fetch it again") from error
+    if not names:
+        raise MismatchError(f"{folder} has no weights; expected {' or '.join(single)}, or an index of shards")
+    lacking = [name for name in names if not (folder / name).is_file()]
+    if lacking:
+        raise MismatchError(f"{folder} lacks {', '.join(lacking)}, which its index names; fetch it again")
+    return {key: value for name in names for key, value in read_tensors(folder / name).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -93,21 +92,21 @@ class Case:
         allowed = share * self.spread + rounding * expected.nan_to_num().abs().max().item()
         close = torch.allclose(actual, expected, rtol=0, atol=allowed, equal_nan=True)
         values = f"got {format_values(actual)}, expected {format_values(expected)} within {allowed:.2g}"
-        require(close, f"{message}: {values}")
+        self.require(close, f"{message}: {values}")
 
+    @staticmethod
+    def bitwise_equal(actual: Tensor, expected: Tensor) -> bool:
+        """Return whether all bits are equal, with NaN in the same places."""
+        return torch.equal(actual.nan_to_num(nan=math.pi), expected.nan_to_num(nan=math.pi))
 
-def require(condition: Any, message: str) -> None:
-    """Raise AssertionError with the message unless the condition holds.
+    @staticmethod
+    def require(condition: Any, message: str) -> None:
+        """Raise AssertionError with the message unless the condition holds.
 
-    Unlike an `assert` statement it also works under ``python -O``.
-    """
-    if not condition:
-        raise AssertionError(message)
-
-
-def bitwise_equal(actual: Tensor, expected: Tensor) -> bool:
-    """Return whether all bits are equal, with NaN in the same places."""
-    return torch.equal(actual.nan_to_num(nan=math.pi), expected.nan_to_num(nan=math.pi))
+        Unlike an `assert` statement it also works under ``python -O``.
+        """
+        if not condition:
+            raise AssertionError(message)
 
 
 def format_values(values: Tensor) -> str:

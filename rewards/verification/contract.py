@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from rewards.base import Reward
 from rewards.info import Role
-from rewards.verification.case import SPREAD_SHARE, Case, bitwise_equal, format_values, require
+from rewards.verification.case import SPREAD_SHARE, Case, format_values
 from rewards.verification.samples import ODD_PROMPTS, PROMPTS, blobs, in_modes
 
 _SLOPE_SHARE = 0.02
@@ -69,20 +69,21 @@ def _record_is_complete(case: Case) -> None:
     record = case.reward.info
     low, high = record.typical_range
     keys = [file.key for file in record.weights]
-    require(record.name, "the record has no name")
-    require(record.role in get_args(Role), f"role is {record.role!r}, expected one of {get_args(Role)}")
-    require(
+    case.require(record.name, "the record has no name")
+    case.require(record.role in get_args(Role), f"role is {record.role!r}, expected one of {get_args(Role)}")
+    case.require(
         -math.inf < low < high < math.inf, f"typical_range is {record.typical_range}, expected low < high"
     )
-    require(len(keys) == len(set(keys)), f"two weights have the same key: {keys}")
+    case.require(len(keys) == len(set(keys)), f"two weights have the same key: {keys}")
 
 
 def _one_float32_score_per_image(case: Case) -> None:
     """Scores are float32 of shape (B,), for one image or several, in portrait or landscape format."""
     for images in (case.images, case.images[:1], [image.rotate(90, expand=True) for image in case.images]):
         scores = case.score(images, case.prompts[: len(images)])
-        require(scores.shape == (len(images),), f"{len(images)} images have scores {tuple(scores.shape)}")
-        require(scores.dtype == torch.float32, f"scores are {scores.dtype}, expected float32")
+        shape = tuple(scores.shape)
+        case.require(shape == (len(images),), f"{len(images)} images have scores {shape}")
+        case.require(scores.dtype == torch.float32, f"scores are {scores.dtype}, expected float32")
         _require_valid(case, scores, "scores")
 
 
@@ -94,7 +95,8 @@ def _small_images_score_or_raise_value_error(case: Case) -> None:
     except ValueError as error:
         text = str(error)
         helpful = "8" in text and "5" in text and "\n" not in text
-        require(helpful, f"the error for images of 8 x 5 pixels does not name the size in one line: {text}")
+        message = f"the error for images of 8 x 5 pixels does not name the size in one line: {text}"
+        case.require(helpful, message)
     except Exception as error:
         # Networks fail in many ways on too few pixels, and no such message helps the user.
         raise AssertionError(f"images of 8 x 5 pixels raise {type(error).__name__}: {error}") from error
@@ -148,8 +150,9 @@ def _every_image_mode_scores_like_rgb(case: Case) -> None:
     prompts = [case.prompts[0]] * len(modes)
     scores, expected = (case.score(images, prompts) for images in zip(*modes.values(), strict=True))
     for mode, score, rgb_score in zip(modes, scores, expected, strict=True):
-        require(
-            bitwise_equal(score, rgb_score), f"mode {mode} scores {score:.6g}, its RGB image {rgb_score:.6g}"
+        case.require(
+            case.bitwise_equal(score, rgb_score),
+            f"mode {mode} scores {score:.6g}, its RGB image {rgb_score:.6g}",
         )
 
 
@@ -168,14 +171,14 @@ def _scores_do_not_depend_on_the_batch(case: Case) -> None:
 
 def _uses_prompt_matches_the_scores(case: Case) -> None:
     """The image changes the score, and the prompt does if and only if the record says ``uses_prompt``."""
-    require(case.spread > 0, f"all images and prompts score alike: {format_values(case.scores)}")
+    case.require(case.spread > 0, f"all images and prompts score alike: {format_values(case.scores)}")
     by_image, by_prompt = (
         (case.grid - other).abs().nan_to_num().max() for other in (case.grid[:1], case.grid[:, :1])
     )
     noise = SPREAD_SHARE * case.spread
-    require(by_image > noise, "images do not change the score")
+    case.require(by_image > noise, "images do not change the score")
     stated, measured = case.reward.info.uses_prompt, bool(by_prompt > noise)
-    require(
+    case.require(
         stated == measured,
         f"uses_prompt is {stated}, but prompts {'do' if measured else 'do not'} change scores",
     )
@@ -192,20 +195,22 @@ def _any_text_can_be_a_prompt(case: Case) -> None:
         _require_valid(case, score, f"scores for the prompt {prompt[:30]!r}")
     count = case.reward.truncated(ODD_PROMPTS)
     one_by_one = sum(case.reward.truncated([prompt]) for prompt in ODD_PROMPTS)
-    require(count == one_by_one, f"truncated() counts {count} prompts together, {one_by_one} one by one")
-    require(case.reward.truncated([]) == 0, "truncated() of no prompts is not 0")
+    case.require(count == one_by_one, f"truncated() counts {count} prompts together, {one_by_one} one by one")
+    case.require(case.reward.truncated([]) == 0, "truncated() of no prompts is not 0")
 
 
 def _truncated_prompts_are_counted(case: Case) -> None:
     """`truncated` knows the limit: the first word beyond it changes nothing, the last one within it does."""
     reward = case.reward
     if not reward.info.uses_prompt:
-        require(reward.truncated(ODD_PROMPTS) == 0, "truncated() counts prompts, but the reward reads none")
+        case.require(
+            reward.truncated(ODD_PROMPTS) == 0, "truncated() counts prompts, but the reward reads none"
+        )
         return
     if not reward.truncated([" ".join("a" * _MAX_WORDS)]):
         return
     limit = bisect(range(1, _MAX_WORDS), 0, key=lambda count: reward.truncated([" ".join("a" * count)]))
-    require(limit, "truncated() counts a prompt of one word")
+    case.require(limit, "truncated() counts a prompt of one word")
 
     def score(words: Sequence[str]) -> Tensor:
         return case.score(case.images, [" ".join(words)] * len(case.images))
@@ -213,9 +218,9 @@ def _truncated_prompts_are_counted(case: Case) -> None:
     longest = ["a"] * limit
     scores = score(longest)
     # Equal scores say nothing: CLIPScore, for one, clips negative cosines to 0.
-    clipped = bitwise_equal(scores, scores[:1].expand(len(scores)))
-    changed = not bitwise_equal(score([*longest[:-1], "b"]), scores)
-    require(
+    clipped = case.bitwise_equal(scores, scores[:1].expand(len(scores)))
+    changed = not case.bitwise_equal(score([*longest[:-1], "b"]), scores)
+    case.require(
         changed or clipped, f"word {limit} is within the limit of truncated(), but does not change the score"
     )
     message = f"word {limit + 1} is beyond the limit of truncated(), but changes the score"
@@ -233,9 +238,9 @@ def _parameters_are_frozen(case: Case) -> None:
         if scores.requires_grad:
             torch.autograd.backward(scores.sum())
         training = [name for name, module in reward.named_modules() if module.training]
-        require(not training, f"modules in training mode: {', '.join(training) or 'the reward itself'}")
+        case.require(not training, f"modules in training mode: {', '.join(training) or 'the reward itself'}")
         trained = [n for n, p in reward.named_parameters() if p.requires_grad or p.grad is not None]
-        require(not trained, f"parameters that need or have gradients: {', '.join(trained)}")
+        case.require(not trained, f"parameters that need or have gradients: {', '.join(trained)}")
 
 
 def _gradients_reach_the_images(case: Case) -> None:
@@ -243,16 +248,16 @@ def _gradients_reach_the_images(case: Case) -> None:
     images = case.tensor.clone().requires_grad_()
     scores = case.reward.score(images, case.prompts)
     stated = case.reward.info.differentiable
-    require(
+    case.require(
         scores.requires_grad == stated,
         f"differentiable is {stated}, but scores have {'no' if stated else 'a'} gradient",
     )
     if not stated:
         return
     (gradient,) = torch.autograd.grad(scores.sum(), images)
-    require(gradient.isfinite().all(), "gradients are not finite")
+    case.require(gradient.isfinite().all(), "gradients are not finite")
     norms = gradient.flatten(1).norm(dim=1)
-    require((norms > 0).all(), f"an image has no gradient; the norms are {format_values(norms)}")
+    case.require((norms > 0).all(), f"an image has no gradient; the norms are {format_values(norms)}")
 
 
 def _gradients_match_finite_differences(case: Case) -> None:
@@ -288,7 +293,7 @@ def _gradients_match_finite_differences(case: Case) -> None:
         message = (
             f"along {name} the slope is {slope:.4g}, finite differences are {format_values(differences)}"
         )
-        require(((differences - slope).abs() <= allowed).any(), message)
+        case.require(((differences - slope).abs() <= allowed).any(), message)
 
 
 def _scoring_is_deterministic(case: Case) -> None:
@@ -307,7 +312,7 @@ def _scoring_is_deterministic(case: Case) -> None:
         ("with gradients enabled", plain),
     ):
         values = f"{format_values(scores)}, before {format_values(first)}"
-        require(bitwise_equal(scores, first), f"the same images score differently {when}: {values}")
+        case.require(case.bitwise_equal(scores, first), f"the same images score differently {when}: {values}")
     if case.reward.info.differentiable:
         try:
             scores = case.reward.score(odd.clone().requires_grad_(), case.prompts)
@@ -316,13 +321,13 @@ def _scoring_is_deterministic(case: Case) -> None:
             # Autograd refuses tensors from inference mode: a cache that was filled there is useless later.
             raise AssertionError(f"no gradients after a call in inference mode: {error}") from error
         case.require_close(scores, first, "scores of images that need gradients")
-    require(torch.equal(state, torch.get_rng_state()), "scoring changes the global random state")
+    case.require(torch.equal(state, torch.get_rng_state()), "scoring changes the global random state")
 
 
 def _bfloat16_scores_are_close(case: Case) -> None:
     """In bfloat16 scores differ by a part of their spread, and are still float32."""
     half = replace(case, reward=deepcopy(case.reward).to(torch.bfloat16))
-    require(
+    case.require(
         half.scores.dtype == torch.float32, f"in bfloat16 scores are {half.scores.dtype}, expected float32"
     )
     case.require_roughly_close(half.grid, case.grid, "scores in bfloat16")
@@ -340,7 +345,7 @@ def _state_dict_restores_the_scores(case: Case) -> None:
     for name, module in case.reward.named_modules():
         loose = [key for key, value in vars(module).items() if isinstance(value, Tensor)]
         where = name or "the reward"
-        require(not loose, f"{where} keeps {', '.join(loose)} outside its state dict: register a buffer")
+        case.require(not loose, f"{where} keeps {', '.join(loose)} outside its state dict: register a buffer")
     copy, file = deepcopy(case.reward), io.BytesIO()
     torch.save(case.reward.state_dict(), file)
     with torch.no_grad():
@@ -350,7 +355,7 @@ def _state_dict_restores_the_scores(case: Case) -> None:
     copy.load_state_dict(torch.load(file, weights_only=True))
     scores = replace(case, reward=copy).scores
     values = f"{format_values(scores)}, the original {format_values(case.scores)}"
-    require(bitwise_equal(scores, case.scores), f"a copy from the state dict scores {values}")
+    case.require(case.bitwise_equal(scores, case.scores), f"a copy from the state dict scores {values}")
 
 
 def _require_value_error(case: Case, images: Any, prompts: Any, what: str) -> None:
@@ -360,7 +365,7 @@ def _require_value_error(case: Case, images: Any, prompts: Any, what: str) -> No
     except ValueError as error:
         text = str(error)
         helpful = "expected" in text and "\n" not in text
-        require(helpful, f"the error for {what} does not say what is expected in one line: {text}")
+        case.require(helpful, f"the error for {what} does not say what is expected in one line: {text}")
     except Exception as error:
         raise AssertionError(
             f"{what}: raises {type(error).__name__}, expected a ValueError: {error}"
@@ -372,7 +377,7 @@ def _require_value_error(case: Case, images: Any, prompts: Any, what: str) -> No
 def _require_valid(case: Case, scores: Tensor, what: str) -> None:
     """Require finite scores. NaN is valid too for a reward without gradients: it cannot judge the prompt."""
     valid = scores.isfinite() | (scores.isnan() & (not case.reward.info.differentiable))
-    require(valid.all(), f"{what} are {format_values(scores)}, expected finite ones")
+    case.require(valid.all(), f"{what} are {format_values(scores)}, expected finite ones")
 
 
 _CHECKS = (

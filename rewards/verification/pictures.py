@@ -60,11 +60,11 @@ def _write_renders(folder: Path, count: int) -> Path:
     import numpy as np
 
     from rewards.world.render import render
-    from rewards.world.scenes import random_scene
+    from rewards.world.scenes import Scene
 
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(count):
-        image = Image.fromarray(render(random_scene(rng), i))
+        image = Image.fromarray(render(Scene.random(rng), i))
         image.resize(_SIZES[i % len(_SIZES)], Image.Resampling.BICUBIC).save(folder / f"{i}.png")
     return folder

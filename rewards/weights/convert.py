@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rewards.weights.lock import WeightsLock, cached_sha256
+from rewards.weights.lock import WeightsLock
 from rewards.weights.tensors import NESTED, read_tensors
 from tcbench.errors import MismatchError, TcbenchError
 
@@ -51,7 +51,8 @@ def convert_checkpoint(source: Path, out: Path | None = None) -> ConvertedCheckp
             f"cannot convert {source} to {target}: expected a torch checkpoint and a .safetensors file"
         )
     _check_free(target)
-    source_sha256 = cached_sha256(source, fresh=True)
+    lock = WeightsLock()
+    source_sha256 = lock.sha256(source, fresh=True)
     tensors, nested, left_out = _flatten(read_tensors(source), source)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     metadata = {"format": "pt", NESTED: json.dumps(nested), "tcbench.source_sha256": source_sha256}
@@ -60,7 +61,7 @@ def convert_checkpoint(source: Path, out: Path | None = None) -> ConvertedCheckp
         _check_free(target)
         # Recorded before the file has its name: a crash in between leaves an entry without a file, which
         # is harmless, and never a file that is refused.
-        WeightsLock().record_conversion(cached_sha256(part, fresh=True), source_sha256)
+        lock.record_conversion(lock.sha256(part, fresh=True), source_sha256)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

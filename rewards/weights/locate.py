@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rewards.info import RewardInfo, WeightsFile, check_consent
+from rewards.info import RewardInfo, WeightsFile
 from rewards.weights import hub
-from rewards.weights.lock import WeightsLock, cached_sha256
+from rewards.weights.lock import WeightsLock
 from tcbench.errors import MismatchError, MissingFiles, first_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -31,6 +31,41 @@ class LocatedWeights(NamedTuple):
     path: Path
     origin: str
     """Name in the lock file; empty for weights that are part of the package, which are not locked."""
+
+    def verify(self, info: RewardInfo, file: WeightsFile, digest: str) -> None:
+        """Compare the weights with the published sha256, else with that of their first use.
+
+        Weights that are used for the first time are recorded.
+
+        Args:
+            info: The reward's record.
+            file: One of its weights.
+            digest: Their `content_id`.
+
+        Raises:
+            MismatchError: If the hashes differ.
+        """
+        lock = WeightsLock()
+        if file.sha256:
+            # A converted file is accepted for the checkpoint it was made from; only the lock file, which was
+            # written when these very bytes were, can vouch for that.
+            if file.sha256 not in (digest, lock.source_of(digest)):
+                other_format = self.path.suffix == ".safetensors" and not file.file.endswith(".safetensors")
+                raise MismatchError(
+                    f"{self.path} is not the published {file.title} of {info.name}: its sha256 is {digest}, "
+                    f"expected {file.sha256}; "
+                    + (
+                        "convert it on this machine: tcbench weights convert"
+                        if other_format
+                        else "fetch it again"
+                    )
+                )
+        elif self.origin and (recorded := lock.first_use(self.origin, digest)) != digest:
+            raise MismatchError(
+                f"{self.path} is not what {info.name} used before: its sha256 is {digest}, recorded is "
+                f"{recorded}; if it was changed on purpose, tcbench weights verify --accept {info.name}, or "
+                f"remove {self.origin!r} from {lock.path}"
+            )
 
 
 def locate_weights(
@@ -53,7 +88,7 @@ def locate_weights(
         LicenceNotAccepted: If the licence must be accepted first.
         ValueError: If ``weights`` has a key that the reward lacks.
     """
-    check_consent(info)
+    info.check_consent()
     given = dict(weights or {})
     keys = [file.key for file in info.weights]
     unknown = sorted(set(given) - set(keys))
@@ -84,56 +119,7 @@ def locate_file(
         raise MissingFiles(_how_to_fix(info, file, reason))
     if published and file.package:
         return LocatedWeights(path, "")
-    return LocatedWeights(path, lock_key(file) if published else lock_key(file, os.path.abspath(path)))
-
-
-def lock_key(file: WeightsFile, path: str = "") -> str:
-    """Return the name of weights in the lock file: their source, or the ``path`` of a local copy."""
-    origin = path or _source(file)
-    # Two rewards may need other files of one folder, so a folder's entry names its files.
-    return f"{origin} [{file.title}]" if file.sets else origin
-
-
-def verify_sha256(info: RewardInfo, file: WeightsFile, located: LocatedWeights, digest: str) -> None:
-    """Compare located weights with the published sha256, else with that of their first use.
-
-    Weights that are used for the first time are recorded.
-
-    Args:
-        info: The reward's record.
-        file: One of its weights.
-        located: Where they are.
-        digest: Their `content_id`.
-
-    Raises:
-        MismatchError: If the hashes differ.
-    """
-    lock = WeightsLock()
-    if file.sha256:
-        # A converted file is accepted for the checkpoint it was made from; only the lock file, which was
-        # written when these very bytes were, can vouch for that.
-        if file.sha256 not in (digest, lock.source_of(digest)):
-            other_format = located.path.suffix == ".safetensors" and not file.file.endswith(".safetensors")
-            raise MismatchError(
-                f"{located.path} is not the published {file.title} of {info.name}: its sha256 is {digest}, "
-                f"expected {file.sha256}; "
-                + (
-                    "convert it on this machine: tcbench weights convert"
-                    if other_format
-                    else "fetch it again"
-                )
-            )
-    elif located.origin and (recorded := lock.first_use(located.origin, digest)) != digest:
-        raise MismatchError(
-            f"{located.path} is not what {info.name} used before: its sha256 is {digest}, recorded is "
-            f"{recorded}; if it was changed on purpose, tcbench weights verify --accept {info.name}, or "
-            f"remove {located.origin!r} from {lock.path}"
-        )
-
-
-def weights_provenance(info: RewardInfo, files: Mapping[str, Path]) -> dict[str, str]:
-    """Return the source and the sha256 of each of a reward's weights, as text by key."""
-    return {file.key: f"{_source(file)} sha256:{content_id(file, files[file.key])}" for file in info.weights}
+    return LocatedWeights(path, file.lock_key() if published else file.lock_key(os.path.abspath(path)))
 
 
 def content_id(file: WeightsFile, path: Path, *, fresh: bool = False) -> str:
@@ -142,12 +128,13 @@ def content_id(file: WeightsFile, path: Path, *, fresh: bool = False) -> str:
     Args:
         file: What is needed.
         path: Where it is.
-        fresh: Do not use remembered hashes (see `cached_sha256`).
+        fresh: Do not use remembered hashes (see `WeightsLock.sha256`).
     """
+    lock = WeightsLock()
     if not file.sets:
-        return cached_sha256(path, fresh=fresh)
+        return lock.sha256(path, fresh=fresh)
     files = next(_matching(path, patterns) for patterns in file.sets if not _lacking(path, patterns))
-    lines = [f"{part.relative_to(path).as_posix()} {cached_sha256(part, fresh=fresh)}" for part in files]
+    lines = [f"{part.relative_to(path).as_posix()} {lock.sha256(part, fresh=fresh)}" for part in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -155,16 +142,10 @@ def _environment_variable(name: str, key: str) -> str:
     return "TCBENCH_WEIGHTS_" + re.sub(r"[^A-Z0-9]", "_", f"{name}_{key}".upper())
 
 
-def _source(file: WeightsFile) -> str:
-    if file.package:
-        return f"rewards/{file.package}"
-    return f"{file.hub}@{file.revision}/{file.file}".rstrip("/") if file.hub else file.path or file.url
-
-
 def _locate_verified(info: RewardInfo, file: WeightsFile, given: str | Path | None, fetch: bool) -> Path:
     located = locate_file(info, file, given, fetch=fetch)
     if file.sha256 or located.origin:
-        verify_sha256(info, file, located, content_id(file, located.path))
+        located.verify(info, file, content_id(file, located.path))
     if file.quick_gelu and not _asks_for_quick_gelu(located.path):
         raise MismatchError(
             f"{located.path} holds OpenAI's weights for {info.name}, but its configuration lacks "
@@ -248,7 +229,7 @@ def _from_url(file: WeightsFile, fetch: bool) -> Path:
         # A connection that breaks ends the download without an error.
         if part.stat().st_size != int(response.headers.get("Content-Length") or part.stat().st_size):
             raise OSError(f"the download of {file.url} is incomplete")
-        if file.sha256 and cached_sha256(part) != file.sha256:
+        if file.sha256 and WeightsLock().sha256(part) != file.sha256:
             raise OSError(f"{file.url} does not have the published sha256 {file.sha256}")
         os.replace(part, target)
     finally:

@@ -26,8 +26,8 @@ from typing import Any
 from filelock import FileLock
 
 from rewards.weights.hub import cache_folder
+from tcbench import files
 from tcbench.errors import FileFormatError
-from tcbench.files import sha256, write_atomically
 
 LOCK_VARIABLE = "TCBENCH_WEIGHTS_LOCK"
 
@@ -102,6 +102,25 @@ class WeightsLock:
         """Return the remembered sha256 of large files by path."""
         return {path: entry["sha256"] for path, entry in self._read().files.items()}
 
+    def sha256(self, path: Path, *, fresh: bool = False) -> str:
+        """Return the sha256 of a file, in hex.
+
+        Args:
+            path: The file.
+            fresh: Hash the file even if its size and modification time are those of an earlier hash.
+        """
+        stat, resolved = path.stat(), path.resolve()
+        # Decided before hashing: a file that changes meanwhile must not count as settled.
+        settled = stat.st_mtime_ns < time.time_ns() - _SETTLED_NS
+        stamp = (resolved, stat.st_size, stat.st_mtime_ns)
+        digest = "" if fresh else _hashes.get(stamp) or self._remembered(resolved, stat)
+        if not digest:
+            digest = files.sha256(path)
+            if settled:
+                self._remember(resolved, stat, digest)
+        _hashes[stamp] = digest
+        return digest
+
     def _remembered(self, path: Path, stat: os.stat_result) -> str:
         """Return the sha256 of a large file that has not changed since it was hashed, else ""."""
         if stat.st_size < _LARGE_BYTES:
@@ -170,28 +189,7 @@ class WeightsLock:
             tables = self._read()
             change(tables)
             content = {"about": _ABOUT, "version": _VERSION, **asdict(tables)}
-            write_atomically(self.path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def cached_sha256(path: Path, *, fresh: bool = False) -> str:
-    """Return the sha256 of a file, in hex.
-
-    Args:
-        path: The file.
-        fresh: Hash the file even if its size and modification time are those of an earlier hash.
-    """
-    stat, resolved = path.stat(), path.resolve()
-    # Decided before hashing: a file that changes meanwhile must not count as settled.
-    settled = stat.st_mtime_ns < time.time_ns() - _SETTLED_NS
-    stamp = (resolved, stat.st_size, stat.st_mtime_ns)
-    lock = WeightsLock()
-    digest = "" if fresh else _hashes.get(stamp) or lock._remembered(resolved, stat)
-    if not digest:
-        digest = sha256(path)
-        if settled:
-            lock._remember(resolved, stat, digest)
-    _hashes[stamp] = digest
-    return digest
+            files.write_atomically(self.path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _entry(digest: str) -> dict[str, str]:

@@ -46,28 +46,6 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def read_folder_tensors(folder: Path) -> dict[str, Any]:
-    """Read the tensors of a folder in transformers' layout: one file, or the shards that its index names.
-
-    Raises:
-        MismatchError: If a file is missing or damaged.
-    """
-    single, index = ("model.safetensors", "pytorch_model.bin"), next(folder.glob("*.index.json"), None)
-    if index is None:
-        names = [name for name in single if (folder / name).is_file()][:1]
-    else:
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise MismatchError(f"{index} is not an index of weights ({error!r}); fetch it again") from error
-    if not names:
-        raise MismatchError(f"{folder} has no weights; expected {' or '.join(single)}, or an index of shards")
-    lacking = [name for name in names if not (folder / name).is_file()]
-    if lacking:
-        raise MismatchError(f"{folder} lacks {', '.join(lacking)}, which its index names; fetch it again")
-    return {key: value for name in names for key, value in read_tensors(folder / name).items()}
-
-
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], source: Path, ignore: Iterable[str] = ()
 ) -> None:

@@ -7,6 +7,7 @@ the score. Clipped pixels lower it, so that crushed blacks and burnt-out colours
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,28 +42,28 @@ class AestheticParts:
         good = float(np.dot(WEIGHTS, astuple(self)[:5]))
         return max(1.0, 1.0 + 9.0 * good - CLIP_COST * self.clipped)
 
-
-def measure_aesthetic(image: NDArray[np.uint8]) -> AestheticParts:
-    """Measure the aesthetic rule on one image, RGB, uint8 of shape (64, 64, 3)."""
-    raw = image / 255.0
-    # As in `rewards.world.vision`: a little blur against noise, and the border as the background.
-    lab = rgb_to_lab(ndimage.gaussian_filter(raw, sigma=(0.7, 0.7, 0.0)))
-    edges = (lab[:3], lab[-3:], lab[:, :3], lab[:, -3:])
-    ground = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
-    contrast = np.linalg.norm(lab - ground, axis=-1)
-    # Salience: contrast with the background, from 0 to 1 at the subject. At least one unit of contrast, so
-    # that the noise of an empty image is not scaled up to a subject.
-    strength = max(float(np.percentile(contrast, 99)), 1.0)
-    salience = np.clip(contrast / strength, 0.0, 1.0)
-    clipped = (raw.max(axis=-1) >= 0.992) | (raw.max(axis=-1) <= 0.012)
-    return AestheticParts(
-        colour=_colour(lab, salience),
-        sharpness=_sharpness(salience),
-        cleanness=_cleanness(raw),
-        glow=_glow(salience, strength),
-        composition=_composition(salience, strength),
-        clipped=float(clipped.mean()),
-    )
+    @classmethod
+    def measure(cls, image: NDArray[np.uint8]) -> Self:
+        """Measure the aesthetic rule on one image, RGB, uint8 of shape (64, 64, 3)."""
+        raw = image / 255.0
+        # As in `rewards.world.vision`: a little blur against noise, and the border as the background.
+        lab = rgb_to_lab(ndimage.gaussian_filter(raw, sigma=(0.7, 0.7, 0.0)))
+        edges = (lab[:3], lab[-3:], lab[:, :3], lab[:, -3:])
+        ground = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
+        contrast = np.linalg.norm(lab - ground, axis=-1)
+        # Salience: contrast with the background, from 0 to 1 at the subject. At least one unit of contrast,
+        # so that the noise of an empty image is not scaled up to a subject.
+        strength = max(float(np.percentile(contrast, 99)), 1.0)
+        salience = np.clip(contrast / strength, 0.0, 1.0)
+        clipped = (raw.max(axis=-1) >= 0.992) | (raw.max(axis=-1) <= 0.012)
+        return cls(
+            colour=_colour(lab, salience),
+            sharpness=_sharpness(salience),
+            cleanness=_cleanness(raw),
+            glow=_glow(salience, strength),
+            composition=_composition(salience, strength),
+            clipped=float(clipped.mean()),
+        )
 
 
 def _ramp(value: float, zero: float, one: float) -> float:

@@ -8,7 +8,7 @@ text without a shape and without a background claims nothing.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -114,6 +114,17 @@ class Spec:
         """Return everything that is true of a scene and that a text can claim."""
         items = tuple(ItemSpec(i.shape, i.colour, i.size, i.position) for i in scene.items)
         return cls(items, scene.background, scene.relation)
+
+    def random_scene(self, rng: np.random.Generator) -> Scene:
+        """Return a random scene of which all claims of the text are true. Its style is random too."""
+        scene = Scene.random(rng, "any", pairs=float(len(self.items) == 2))
+        items = []
+        for item, claimed in zip(scene.items, self.items, strict=True):
+            item = replace(item, shape=claimed.shape, colour=claimed.colour or item.colour)
+            item = item.resized_to(claimed.size) if claimed.size else item
+            items.append(item.moved_to(claimed.position) if claimed.position and item.position else item)
+        scene = replace(scene, items=tuple(items), background=self.background or scene.background)
+        return scene.with_relation(self.relation) if self.relation else scene
 
     def reserved(self) -> bool:
         """Return whether the text names a combination that is reserved for the held-out split."""

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from rewards.world.captions import caption, parse_prompt
-from rewards.world.scenes import Scene, random_scene
+from rewards.world.scenes import Scene
 
 PromptSplit = Literal["test", "validation", "train"]
 
@@ -63,7 +63,7 @@ def _part(split: PromptSplit, seed: int, count: int, taken: set[str]) -> list[Wo
 
 
 def _text(rng: np.random.Generator, category: str, combinations: Literal["reserved", "train"]) -> str:
-    scene = random_scene(rng, combinations, pairs=1.0 if category == "relation" else 0.0)
+    scene = Scene.random(rng, combinations, pairs=1.0 if category == "relation" else 0.0)
     return caption(rng, _say_only(scene, category), style=0.0, detail=1.0)
 
 

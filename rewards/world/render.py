@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.world.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZE_PX, Item, Scene, Style
+from rewards.world.scenes import SHAPES, SIZE_PX, Item, Scene
 from tcbench.errors import UnknownName
 
 Array = NDArray[np.float32]
@@ -80,21 +80,6 @@ def _polygon_distance(u: Array, v: Array, corners: Array) -> Array:
     return np.where(inside, -distance, distance)
 
 
-def shown_colour(colour: str, style: Style) -> Array:
-    """Return the RGB of an object in a style. Dull styles mix it with a grey of similar lightness."""
-    rgb = np.asarray(COLOURS[colour], dtype=np.float32)
-    # Rec. 601 luma, pulled half way to mid-grey; at least 0.3 of the colour stays, so it can still be named.
-    grey = 0.5 * float(rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)) + 0.25
-    keep = 0.30 + 0.70 * style.saturation
-    return (grey + (rgb - grey) * keep).astype(np.float32)
-
-
-def shown_background(background: str, style: Style) -> Array:
-    """Return the RGB of a background in a style. Dull styles lower its contrast a little."""
-    rgb = np.asarray(BACKGROUNDS[background], dtype=np.float32)
-    return (0.5 + (rgb - 0.5) * (0.86 + 0.14 * style.saturation)).astype(np.float32)
-
-
 def render(scene: Scene, noise_seed: int = 0) -> NDArray[np.uint8]:
     """Render a scene.
 
@@ -108,9 +93,9 @@ def render(scene: Scene, noise_seed: int = 0) -> NDArray[np.uint8]:
     # The range of each style axis is wide, because the micro VAE's 8 x 8 latents keep colour and light well
     # but hardly noise and sharpness. With smaller ranges style words would not change what is generated.
     style = scene.style
-    canvas = np.broadcast_to(shown_background(scene.background, style), (SIZE_PX, SIZE_PX, 3)).copy()
+    canvas = np.broadcast_to(style.shown_background(scene.background), (SIZE_PX, SIZE_PX, 3)).copy()
     distances = [signed_distance(item) for item in scene.items]
-    colours = [shown_colour(item.colour, style) for item in scene.items]
+    colours = [style.shown_colour(item.colour) for item in scene.items]
     for distance, colour in zip(distances, colours, strict=True):
         # A glow decays exponentially outside the outline. All halos come before all objects, so that none
         # tints another object.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rewards.base import Reward
-from rewards.world.aesthetics import measure_aesthetic
+from rewards.world.aesthetics import AestheticParts
 from rewards.world.pixels import to_bytes
 
 
@@ -16,5 +16,5 @@ class WorldRule(Reward):
     """Score in [1, 10] of `rewards.world.aesthetics`. Prompts are ignored."""
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        scores = [measure_aesthetic(image).score for image in to_bytes(pixels)]
+        scores = [AestheticParts.measure(image).score for image in to_bytes(pixels)]
         return torch.tensor(scores, dtype=torch.float32, device=pixels.device)

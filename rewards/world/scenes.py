@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
 
 SIZE_PX = 64
 """Width and height of every world image in pixels."""
@@ -101,6 +104,30 @@ class Style:
         """Mean of the four axes, in [0, 1]."""
         return (self.saturation + self.sharpness + self.cleanness + self.glow) / 4
 
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> Self:
+        """Return a random style: four in five mediocre, one in five good.
+
+        A model of these images samples mediocre quality for a plain prompt, so training by reward has
+        headroom, and good quality for style words, so prompt engineering has an effect.
+        """
+        quality = rng.uniform(0.75, 1.0) if rng.random() < 0.2 else rng.beta(2.0, 2.8)
+        return cls(*np.clip(quality + rng.normal(0.0, 0.14, size=4), 0.0, 1.0).tolist())
+
+    def shown_colour(self, colour: str) -> Array:
+        """Return the RGB of an object of a colour. Dull styles mix it with a grey of similar lightness."""
+        rgb = np.asarray(COLOURS[colour], dtype=np.float32)
+        # Rec. 601 luma, pulled half way to mid-grey; at least 0.3 of the colour stays, so it can still be
+        # named.
+        grey = 0.5 * float(rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)) + 0.25
+        keep = 0.30 + 0.70 * self.saturation
+        return (grey + (rgb - grey) * keep).astype(np.float32)
+
+    def shown_background(self, background: str) -> Array:
+        """Return the RGB of a background. Dull styles lower its contrast a little."""
+        rgb = np.asarray(BACKGROUNDS[background], dtype=np.float32)
+        return (0.5 + (rgb - 0.5) * (0.86 + 0.14 * self.saturation)).astype(np.float32)
+
 
 CLEAN = Style(saturation=0.8, sharpness=1.0, cleanness=1.0, glow=0.0)
 """The style of a reference render: no fault and no glow."""
@@ -168,32 +195,27 @@ class Scene:
 
         return replace(self, items=tuple(rotated(item) for item in self.items), relation=relation)
 
+    @classmethod
+    def random(cls, rng: np.random.Generator, split: SceneSplit = "train", pairs: float = 0.3) -> Scene:
+        """Return a random scene.
 
-def random_style(rng: np.random.Generator) -> Style:
-    """Return a random style: four in five mediocre, one in five good.
+        Args:
+            rng: Source of randomness.
+            split: "train" for no reserved combination, "reserved" for at least one, "any" for either.
+            pairs: Probability of two objects, before the split is applied.
+        """
+        while True:
+            background = str(rng.choice(list(BACKGROUNDS)))
+            style = Style.random(rng)
+            make = _random_pair if rng.random() < pairs else _random_single
+            scene = make(rng, background, style)
+            if split == "any" or scene.reserved() == (split == "reserved"):
+                return scene
 
-    A model of these images samples mediocre quality for a plain prompt, so training by reward has headroom,
-    and good quality for style words, so prompt engineering has an effect.
-    """
-    quality = rng.uniform(0.75, 1.0) if rng.random() < 0.2 else rng.beta(2.0, 2.8)
-    return Style(*np.clip(quality + rng.normal(0.0, 0.14, size=4), 0.0, 1.0).tolist())
-
-
-def random_scene(rng: np.random.Generator, split: SceneSplit = "train", pairs: float = 0.3) -> Scene:
-    """Return a random scene.
-
-    Args:
-        rng: Source of randomness.
-        split: "train" for no reserved combination, "reserved" for at least one, "any" for either.
-        pairs: Probability of two objects, before the split is applied.
-    """
-    while True:
-        background = str(rng.choice(list(BACKGROUNDS)))
-        style = random_style(rng)
-        make = _random_pair if rng.random() < pairs else _random_single
-        scene = make(rng, background, style)
-        if split == "any" or scene.reserved() == (split == "reserved"):
-            return scene
+    def stated_attributes(self) -> list[tuple[int, str]]:
+        """Return (object index, attribute) of everything that a caption of the scene can get wrong."""
+        of_items = [(index, name) for index in range(len(self.items)) for name in ("shape", "colour", "size")]
+        return [*of_items, (0, "background"), (0, "relation" if self.relation else "position")]
 
 
 def _random_single(rng: np.random.Generator, background: str, style: Style) -> Scene:

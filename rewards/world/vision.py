@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from rewards.world.render import shown_background, shown_colour, signed_distance
+from rewards.world.render import signed_distance
 from rewards.world.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -234,7 +234,7 @@ def _colour_table() -> tuple[list[str], Array]:
     """Names and L*a*b* values of every colour at each saturation."""
     names = [name for name in COLOURS for _ in _LEVELS]
     return names, rgb_to_lab(
-        np.array([shown_colour(name, style) for name in COLOURS for style in _LEVELS], dtype=float)
+        np.array([style.shown_colour(name) for name in COLOURS for style in _LEVELS], dtype=float)
     )
 
 
@@ -243,7 +243,7 @@ def _background_table() -> tuple[list[str], Array]:
     """Names and L*a*b* values of every background at each saturation."""
     names = [name for name in BACKGROUNDS for _ in _LEVELS]
     return names, rgb_to_lab(
-        np.array([shown_background(n, style) for n in BACKGROUNDS for style in _LEVELS], dtype=float)
+        np.array([style.shown_background(n) for n in BACKGROUNDS for style in _LEVELS], dtype=float)
     )
 
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rewards.weights import hub
-from rewards.weights.lock import cached_sha256
+from rewards.weights.lock import WeightsLock
 from tcbench.errors import MissingFiles, first_line
 from tcbench.quiet import quiet
 from textcraftor.diffusion.schedule import SAMPLERS
@@ -175,7 +175,8 @@ def pipeline_sha256(folder: Path) -> str:
     The same files in another folder have the same hash; unused components do not change it.
     """
     lines = [
-        f"{file.relative_to(folder).as_posix()} {cached_sha256(file)}" for file in pipeline_files(folder)
+        f"{file.relative_to(folder).as_posix()} {WeightsLock().sha256(file)}"
+        for file in pipeline_files(folder)
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -189,7 +190,9 @@ def component_sha256(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         raise MissingFiles(f"{folder} is not a model folder: missing config.json")
     files = [folder / "config.json", *_weight_files(folder, None)]
-    return hashlib.sha256("\n".join(f"{f.name} {cached_sha256(f)}" for f in files).encode()).hexdigest()
+    return hashlib.sha256(
+        "\n".join(f"{f.name} {WeightsLock().sha256(f)}" for f in files).encode()
+    ).hexdigest()
 
 
 def encoders_sha256(folder: Path) -> str:

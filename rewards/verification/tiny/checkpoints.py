@@ -23,14 +23,12 @@ from rewards.backbones.head import WIDTHS, ScoreHead
 from rewards.info import RewardInfo, WeightsFile
 from rewards.models.mps import HEADS, MpsNetwork
 from rewards.preprocess import PROFILES
-from rewards.registry import load
 from rewards.verification.tiny import flan, qwen
-from rewards.verification.tiny.sizes import WIDTH, Sizes, Writer, two_tower_config
+from rewards.verification.tiny.sizes import WIDTH, Sizes, Writer
 from rewards.verification.tiny.vocabularies import vocabulary, write_tiny_tokenizer
-from rewards.weights.locate import content_id
 
 if TYPE_CHECKING:
-    from rewards.base import Reward
+    pass
 
 _SEED = 1
 """One of the first seeds whose random CLIP has positive cosines: the paper's CLIPScore clips others to 0."""
@@ -39,20 +37,6 @@ _ARCHITECTURE = "tcbench-tiny"
 """The name under which open_clip knows the tiny CLIP of HPSv2."""
 _TOKENIZER_KINDS = {"vocab.json": "clip", "spiece.model": "siglip", "tokenizer.json": "siglip2"}
 """Kind of a reward's tokenizer, by the file that it must have."""
-
-
-def load_tiny(record: RewardInfo, folder: Path, **options: Any) -> Reward:
-    """Write tiny random weights of a reward and load it with them.
-
-    Args:
-        record: The reward.
-        folder: Where to write the weights.
-        options: Passed to `rewards.load`, such as ``device``.
-    """
-    files, record = write_tiny_weights(record, folder), tiny_record(record)
-    # With known hashes the weights count as published: temporary files do not belong in the user's lock file.
-    hashed = tuple(replace(file, sha256=content_id(file, files[file.key])) for file in record.weights)
-    return load(replace(record, weights=hashed), weights=files, **options)
 
 
 def tiny_record(record: RewardInfo) -> RewardInfo:
@@ -193,7 +177,7 @@ def _write_clip(folder: Path, sizes: Sizes) -> Path:
     """Write a CLIP in transformers' layout."""
     from transformers import CLIPConfig, CLIPModel
 
-    CLIPModel(CLIPConfig(projection_dim=WIDTH, **two_tower_config(sizes))).save_pretrained(folder)
+    CLIPModel(CLIPConfig(projection_dim=WIDTH, **sizes.two_tower_config())).save_pretrained(folder)
     return folder
 
 
@@ -201,7 +185,7 @@ def _mps_config(sizes: Sizes) -> Any:
     """Return transformers' configuration of the CLIP in MPS, with attention heads of width 4."""
     from transformers import CLIPConfig
 
-    return CLIPConfig(projection_dim=4 * HEADS, **two_tower_config(sizes))
+    return CLIPConfig(projection_dim=4 * HEADS, **sizes.two_tower_config())
 
 
 def _write_mps_config(path: Path, sizes: Sizes) -> Path:
@@ -227,7 +211,7 @@ def _write_siglip(folder: Path, sizes: Sizes) -> Path:
     """Write a SigLIP in transformers' layout."""
     from transformers import SiglipConfig, SiglipModel
 
-    config = two_tower_config(sizes)
+    config = sizes.two_tower_config()
     config["text_config"]["projection_size"] = WIDTH
     model = SiglipModel(SiglipConfig(**config))
     # Published SigLIPs have a bias far from 0, which a new one lacks: a score that drops it must differ.

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from rewards.verification.tiny.sizes import WIDTH, Sizes, Writer, two_tower_config
+from rewards.verification.tiny.sizes import WIDTH, Sizes, Writer
 from rewards.verification.tiny.vocabularies import vocabulary, write_tiny_tokenizer
 
 
 def _write_vision_config(path: Path, sizes: Sizes) -> Path:
     """Write a CLIP configuration of which only the vision part is read."""
-    config = {"model_type": "clip", "vision_config": two_tower_config(sizes)["vision_config"]}
+    config = {"model_type": "clip", "vision_config": sizes.two_tower_config()["vision_config"]}
     path.with_suffix(".json").write_text(json.dumps(config), encoding="utf-8")
     return path.with_suffix(".json")
 
@@ -68,7 +68,7 @@ def _write_clip_t5(folder: Path, sizes: Sizes) -> Path:
     wide = nn.init.orthogonal_(torch.empty(WIDTH, WIDTH), gain=3)
     state |= {f"mm_projector.{layer}.weight": wide.clone() for layer in (0, 2)}
     state |= {f"mm_projector.{layer}.bias": torch.randn(WIDTH) for layer in (0, 2)}
-    vision = CLIPVisionConfig.from_dict(two_tower_config(sizes)["vision_config"])
+    vision = CLIPVisionConfig.from_dict(sizes.two_tower_config()["vision_config"])
     tower = CLIPVisionModel(vision).state_dict()
     prefix = "vision_tower.vision_tower.vision_model."
     state |= {prefix + key.removeprefix("vision_model."): value for key, value in tower.items()}

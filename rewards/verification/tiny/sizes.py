@@ -31,16 +31,20 @@ class Sizes:
         """Side of a patch, pixels: four patches a side, whatever the input size."""
         return self.px // 4
 
+    def two_tower_config(self) -> dict[str, Any]:
+        """Return transformers' text and vision configuration of a CLIP or SigLIP."""
+        size = {
+            "hidden_size": WIDTH,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
+        end = self.vocabulary - 1  # CLIP's vocabulary ends with the start and the end token
+        special = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+        text = {**size, **special, "vocab_size": end + 1, "max_position_embeddings": self.tokens}
+        vision = {**size, "image_size": self.px, "patch_size": self.patch}
+        return {"text_config": text, "vision_config": vision}
+
 
 Writer = Callable[[Path, Sizes], Path]
 """Writes one weights file or folder at a path; returns the path, which may have got a suffix."""
-
-
-def two_tower_config(sizes: Sizes) -> dict[str, Any]:
-    """Return transformers' text and vision configuration of a CLIP or SigLIP."""
-    size = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    end = sizes.vocabulary - 1  # CLIP's vocabulary ends with the start and the end token
-    special = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
-    text = {**size, **special, "vocab_size": end + 1, "max_position_embeddings": sizes.tokens}
-    vision = {**size, "image_size": sizes.px, "patch_size": sizes.patch}
-    return {"text_config": text, "vision_config": vision}

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from rewards.backbones.head import ScoreHead
-from rewards.world.aesthetics import measure_aesthetic
+from rewards.world.aesthetics import AestheticParts
 from rewards.world.pixels import to_bytes
 from rewards.world.training import clip, data
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
@@ -30,8 +30,8 @@ def train_aesthetic(folder: Path, plan: TrainingPlan = PLAN) -> ScoreHead:
     """Train world-aesthetic on embeddings of ``folder/world-clip``, and write ``folder/world-aesthetic``."""
     model: Any = clip.load_clip(folder / clip.PLAN.name, len(CaptionTokenizer(folder / TOKENIZER)))
     rng = np.random.default_rng(plan.seed)
-    images = data.soften(rng, data.render_batch(rng, data.random_scenes(rng, IMAGES)))
-    target = torch.tensor([measure_aesthetic(image).score for image in to_bytes(images)])
+    images = data.render_batch(rng, data.random_scenes(rng, IMAGES), soften=True)
+    target = torch.tensor([AestheticParts.measure(image).score for image in to_bytes(images)])
     with torch.no_grad():
         embedded = torch.cat(
             [model.encode_image(clip.normalise_for_clip(part)) for part in torch.split(images, 200)]

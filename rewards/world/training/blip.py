@@ -33,23 +33,19 @@ from rewards.world.captions import (
     SIZE_WORDS,
     caption,
 )
-from rewards.world.scenes import Scene, random_scene
+from rewards.world.scenes import Scene
 from rewards.world.training import clip, data
 from rewards.world.training.clip import STYLE, contrastive_loss
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
 from rewards.world.training.preferences import (
     BLIP_RATER,
     ComparisonBatch,
-    bradley_terry_loss,
-    comparison_batch,
 )
 from rewards.world.training.pretraining import (
     QUESTIONS,
     WEIGHT,
     SceneQuestions,
     position_embeddings,
-    pretrain_vision,
-    questions_loss,
 )
 
 VISION_PLAN = TrainingPlan(
@@ -79,7 +75,7 @@ def _word_pieces(count: int = 8000, seed: int = 6) -> list[str]:
     """WordPiece vocabulary: special tokens, every printable ASCII character, the words of captions."""
     rng = np.random.default_rng(seed)
     words = {
-        w for _ in range(count) for w in caption(rng, random_scene(rng), style=0.6).replace(",", " ").split()
+        w for _ in range(count) for w in caption(rng, Scene.random(rng), style=0.6).replace(",", " ").split()
     }
     letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
     continued = [f"##{letter}" for letter in letters if letter.isalnum()]
@@ -135,13 +131,13 @@ def train_blip(
         return image[:, 0], image[:, 1:]
 
     def loss(rng: np.random.Generator) -> Losses:
-        batch = comparison_batch(rng, plan.batch, BLIP_RATER)
+        batch = BLIP_RATER.compare(rng, plan.batch)
         image = ranker.blip["visual_encoder"](clip.normalise_for_clip(batch.images.flatten(0, 1)))
         asked = student.looker.loss(image[:, 0], image[:, 1:], batch.shown)
         ids, mask = _ids(tokens, _twice(batch.texts), image)
         states = ranker.blip["text_encoder"](ids, mask, image)
         reward = ranker.mlp(states[:, 0]).view(-1, 2)
-        ranked = bradley_terry_loss(reward[:, 0] - reward[:, 1], batch.first)
+        ranked = batch.loss(reward[:, 0] - reward[:, 1])
         described = _twice(batch.described)
         wrong = torch.tensor([_misses(*pair) for pair in zip(described, batch.shown, strict=True)])
         # Which kinds of claims are wrong, predicted from the whole text's state.
@@ -160,7 +156,7 @@ def train_blip(
             "questions": asked,
         }
 
-    pretrain_vision(vision, student, student.looker, encode, folder)
+    student.looker.pretrain(vision, student, encode, folder)
     _align(align, student, tokens, encode, folder)
     kinds, words = _word_kinds(vocabulary), nn.Linear(ranker.config.text_width, 1)
     fit_model(plan, nn.ModuleDict({"student": student, "words": words}), loss, folder)
@@ -195,12 +191,12 @@ def _align(
 
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
-        image, patches = encode(data.soften(rng, data.render_batch(rng, scenes)))
+        image, patches = encode(data.render_batch(rng, scenes, soften=True))
         texts = data.caption_batch(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
         text = ranker.blip["text_encoder"](*_ids(tokens, texts, image), None)[:, 0]
         units = F.normalize(heads["image"](image), dim=-1), F.normalize(heads["text"](text), dim=-1)
         matched = contrastive_loss(*units, scale.clamp(max=np.log(100.0)).exp())
-        read = WEIGHT * questions_loss(heads["questions"](text[: plan.batch]), scenes)
+        read = WEIGHT * SceneQuestions.answers_loss(heads["questions"](text[: plan.batch]), scenes)
         asked = student.looker.loss(image, patches, scenes)
         return {"loss": matched["loss"] + read + asked, "accuracy": matched["accuracy"], "read": read}
 
@@ -276,7 +272,5 @@ def _config(vocab_size: int) -> BlipConfig:
 def _standardise(ranker: BlipRanker, tokens: Tokenizer) -> None:
     """Put mean and standard deviation of the raw reward, on new comparisons, into the ranker's config."""
     with torch.inference_mode():
-        raw = _raw_rewards(
-            ranker.eval(), tokens, comparison_batch(np.random.default_rng(16), 400, BLIP_RATER)
-        )
+        raw = _raw_rewards(ranker.eval(), tokens, BLIP_RATER.compare(np.random.default_rng(16), 400))
     ranker.config = replace(ranker.config, mean=round(raw.mean().item(), 6), std=round(raw.std().item(), 6))

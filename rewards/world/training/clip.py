@@ -25,8 +25,6 @@ from rewards.world.training.pretraining import (
     WEIGHT,
     SceneQuestions,
     position_embeddings,
-    pretrain_vision,
-    questions_loss,
 )
 from rewards.world.training.tokenizer import CONTEXT_LENGTH, TOKENIZER, CaptionTokenizer
 
@@ -99,7 +97,7 @@ def train_clip_text(folder: Path, plan: TrainingPlan = TEXT_PLAN) -> nn.Module:
         scenes = data.random_scenes(rng, plan.batch)
         states = _text_states(model, tokens(data.caption_batch(rng, scenes, STYLE)))
         answers = student["questions"](states @ model.text_projection)
-        return {"loss": WEIGHT * questions_loss(answers, scenes)}
+        return {"loss": WEIGHT * SceneQuestions.answers_loss(answers, scenes)}
 
     fit_model(plan, student, loss, folder)
     save_clip(model.eval(), len(tokens), folder / TEXT_PLAN.name)
@@ -131,7 +129,7 @@ def train_clip(folder: Path, vision: TrainingPlan = VISION_PLAN, plan: TrainingP
 
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
-        embedded, patches = encode(data.soften(rng, data.render_batch(rng, scenes)))
+        embedded, patches = encode(data.render_batch(rng, scenes, soften=True))
         texts = data.caption_batch(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
         text = F.normalize(encode_captions(model, tokens(texts, pad=False)), dim=-1)
         scale = model.logit_scale.clamp(max=np.log(100.0)).exp()  # CLIP's limit of the inverse temperature
@@ -140,7 +138,7 @@ def train_clip(folder: Path, vision: TrainingPlan = VISION_PLAN, plan: TrainingP
         asked = questions.loss(embedded, patches, scenes)
         return {"loss": matched["loss"] + asked, "accuracy": matched["accuracy"], "questions": asked}
 
-    pretrain_vision(vision, student, questions, encode, folder)
+    questions.pretrain(vision, student, encode, folder)
     fit_model(plan, student, loss, folder)
     model.visual.output_tokens = False
     save_clip(model.eval(), len(tokens), folder / PLAN.name)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rewards.world.captions import Spec, caption, style_words
+from rewards.world.captions import caption, style_words
 from rewards.world.render import render
 from rewards.world.scenes import (
     BACKGROUNDS,
@@ -22,7 +22,6 @@ from rewards.world.scenes import (
     Scene,
     SceneSplit,
     Style,
-    random_scene,
 )
 
 ATTRIBUTES = ("shape", "colour", "size", "background", "position", "relation")
@@ -32,15 +31,26 @@ ATTRIBUTES = ("shape", "colour", "size", "background", "position", "relation")
 def random_scenes(
     rng: np.random.Generator, count: int, split: SceneSplit = "train", pairs: float = 0.3
 ) -> list[Scene]:
-    """Return independent random scenes (see `rewards.world.scenes.random_scene`)."""
-    return [random_scene(rng, split, pairs) for _ in range(count)]
+    """Return independent random scenes (see `rewards.world.scenes.Scene.random`)."""
+    return [Scene.random(rng, split, pairs) for _ in range(count)]
 
 
-def render_batch(rng: np.random.Generator, scenes: list[Scene]) -> Tensor:
-    """Render scenes: float32 (B, 3, 64, 64) in [0, 1] on torch's default device."""
+def render_batch(rng: np.random.Generator, scenes: list[Scene], *, soften: bool = False) -> Tensor:
+    """Render scenes.
+
+    Args:
+        rng: Source of randomness.
+        scenes: B scenes.
+        soften: Remove fine detail from half of the images, as a VAE does, so that rewards do not depend on
+            it.
+
+    Returns:
+        Float32 (B, 3, 64, 64) in [0, 1] on torch's default device.
+    """
     seeds = rng.integers(2**31, size=len(scenes))
     images = np.stack([render(scene, int(seed)) for scene, seed in zip(scenes, seeds, strict=True)])
-    return torch.from_numpy(images).to(torch.get_default_device()).permute(0, 3, 1, 2).float().div_(255.0)
+    batch = torch.from_numpy(images).to(torch.get_default_device()).permute(0, 3, 1, 2).float().div_(255.0)
+    return _soften(rng, batch) if soften else batch
 
 
 def near_miss(
@@ -57,31 +67,13 @@ def near_miss(
         misses: Number of attributes that are replaced.
         of: Attributes that may be replaced.
     """
-    options = [(index, name) for index, name in stated_attributes(scene) if name in of]
+    options = [(index, name) for index, name in scene.stated_attributes() if name in of]
     while True:
         changed = scene
         for choice in rng.choice(len(options), size=misses, replace=False):
             changed = _replace(rng, changed, *options[int(choice)])
         if scene.reserved() or not changed.reserved():
             return changed
-
-
-def scene_for(rng: np.random.Generator, spec: Spec) -> Scene:
-    """Return a random scene of which all claims of a text are true. Its style is random too."""
-    scene = random_scene(rng, "any", pairs=float(len(spec.items) == 2))
-    items = []
-    for item, claimed in zip(scene.items, spec.items, strict=True):
-        item = replace(item, shape=claimed.shape, colour=claimed.colour or item.colour)
-        item = item.resized_to(claimed.size) if claimed.size else item
-        items.append(item.moved_to(claimed.position) if claimed.position and item.position else item)
-    scene = replace(scene, items=tuple(items), background=spec.background or scene.background)
-    return scene.with_relation(spec.relation) if spec.relation else scene
-
-
-def stated_attributes(scene: Scene) -> list[tuple[int, str]]:
-    """Return (object index, attribute) of everything that a caption of the scene can get wrong."""
-    of_items = [(index, name) for index in range(len(scene.items)) for name in ("shape", "colour", "size")]
-    return [*of_items, (0, "background"), (0, "relation" if scene.relation else "position")]
 
 
 def _replace(rng: np.random.Generator, scene: Scene, index: int, attribute: str) -> Scene:
@@ -148,7 +140,7 @@ def false_captions(rng: np.random.Generator, scenes: list[Scene], style: float =
     return texts
 
 
-def soften(rng: np.random.Generator, images: Tensor) -> Tensor:
+def _soften(rng: np.random.Generator, images: Tensor) -> Tensor:
     """Remove fine detail from half of the images, as a VAE does, so that rewards do not depend on it.
 
     A quarter of the images is blurred by down- and upsampling; another quarter loses the high frequencies of

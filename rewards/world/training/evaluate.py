@@ -14,9 +14,9 @@ from rewards.base import Reward
 from rewards.world.captions import Spec
 from rewards.world.claims import check_claims
 from rewards.world.render import render
-from rewards.world.scenes import CLEAN, random_scene
+from rewards.world.scenes import CLEAN, Scene
 from rewards.world.training import data
-from rewards.world.training.preferences import BLIP_RATER, HPS_RATER, PICK_RATER, Rater, comparison_batch
+from rewards.world.training.preferences import BLIP_RATER, HPS_RATER, PICK_RATER, Rater
 from rewards.world.vision import detect_objects
 
 RATERS: dict[str, Rater] = {"world-pick": PICK_RATER, "world-hps": HPS_RATER, "world-blip": BLIP_RATER}
@@ -50,7 +50,7 @@ def measure_oracle(count: int, seed: int, clean: bool) -> _OracleAccuracy:
     confusions: dict[str, int] = defaultdict(int)
     quality, share = np.zeros(count), np.zeros(count)
     for row in range(count):
-        scene = random_scene(rng, "any")
+        scene = Scene.random(rng, "any")
         scene = replace(scene, style=CLEAN) if clean else scene
         detection = detect_objects(render(scene, int(rng.integers(2**31))))
         claims = check_claims(detection, Spec.of(scene))
@@ -96,7 +96,7 @@ def measure_alignment(reward: Reward, count: int, seed: int, *, retrieved: int =
     scenes = data.random_scenes(rng, count)
     images = data.render_batch(rng, scenes)
     right = data.caption_batch(rng, scenes, detail=1.0)
-    swapped = np.array([rng.choice([name for _, name in data.stated_attributes(scene)]) for scene in scenes])
+    swapped = np.array([rng.choice([name for _, name in scene.stated_attributes()]) for scene in scenes])
     misses = [data.near_miss(rng, s, of=(name,)) for s, name in zip(scenes, swapped, strict=True)]
     wrong = data.caption_batch(rng, misses, detail=1.0)
     better = _score(reward, images, right) > _score(reward, images, wrong)
@@ -112,7 +112,7 @@ def measure_alignment(reward: Reward, count: int, seed: int, *, retrieved: int =
 
 def measure_preference(reward: Reward, rater: Rater, count: int, seed: int) -> dict[str, float]:
     """Return as "pairs" the share of new comparisons in which a reward agrees with the rater."""
-    batch = comparison_batch(np.random.default_rng(seed), count, rater)
+    batch = rater.compare(np.random.default_rng(seed), count)
     texts = [text for text in batch.texts for _ in range(2)]
     scores = _score(reward, batch.images.flatten(0, 1), texts).reshape(-1, 2)
     right = (scores[:, 0] > scores[:, 1]) == (batch.first.numpy() > 0.5)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rewards.world.scenes import SIZE_PX, Scene, random_style
+from rewards.world.scenes import SIZE_PX, Scene, Style
 from rewards.world.training import clip, data
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
 from rewards.world.training.tokenizer import TOKENIZER, CaptionTokenizer
@@ -36,6 +36,35 @@ class Rater:
     def utility(self, scene: Scene, misses: int) -> float:
         """Return the utility of an image of ``scene`` for a caption with ``misses`` wrong attributes."""
         return self.quality * float(np.dot(self.axes, astuple(scene.style))) - self.miss * misses
+
+    def compare(self, rng: np.random.Generator, count: int) -> ComparisonBatch:
+        """Return random comparisons of images with 0, 1 or 2 wrong attributes.
+
+        In four of ten comparisons both images have the same style and different numbers of wrong attributes,
+        so that quality cannot decide; in the others each image has another style.
+
+        Args:
+            rng: Source of randomness.
+            count: Number of comparisons.
+        """
+        scenes = data.random_scenes(rng, count)
+        candidates, utilities = [], []
+        for scene in scenes:
+            alike = rng.random() < 0.4
+            both = rng.choice(3, size=2, replace=not alike, p=(0.5, 0.35, 0.15))
+            for misses in map(int, both):
+                shown = scene if alike else replace(scene, style=Style.random(rng))
+                candidates.append(data.near_miss(rng, shown, misses) if misses else shown)
+                utilities.append(self.utility(shown, misses))
+        images = data.render_batch(rng, candidates, soften=True).view(count, 2, 3, SIZE_PX, SIZE_PX)
+        utility = torch.tensor(utilities).view(count, 2)
+        return ComparisonBatch(
+            data.caption_batch(rng, scenes, style=0.3, detail=0.95),
+            images,
+            utility.softmax(dim=1)[:, 0],
+            scenes,
+            candidates,
+        )
 
 
 PICK_RATER = Rater(miss=2.0, quality=5.0, axes=(0.40, 0.30, 0.20, 0.10))
@@ -61,31 +90,14 @@ class ComparisonBatch:
     shown: list[Scene]
     """2B scenes of the images, one pair after the other."""
 
+    def loss(self, margin: Tensor) -> Losses:
+        """Return the cross-entropy of P(first is preferred) = sigmoid(margin) with the rater's probability.
 
-def comparison_batch(rng: np.random.Generator, count: int, rater: Rater) -> ComparisonBatch:
-    """Return random comparisons of images with 0, 1 or 2 wrong attributes.
-
-    In four of ten comparisons both images have the same style and different numbers of wrong attributes, so
-    that quality cannot decide; in the others each image has another style.
-    """
-    scenes = data.random_scenes(rng, count)
-    candidates, utilities = [], []
-    for scene in scenes:
-        alike = rng.random() < 0.4
-        both = rng.choice(3, size=2, replace=not alike, p=(0.5, 0.35, 0.15))
-        for misses in map(int, both):
-            shown = scene if alike else replace(scene, style=random_style(rng))
-            candidates.append(data.near_miss(rng, shown, misses) if misses else shown)
-            utilities.append(rater.utility(shown, misses))
-    images = data.soften(rng, data.render_batch(rng, candidates)).view(count, 2, 3, SIZE_PX, SIZE_PX)
-    utility = torch.tensor(utilities).view(count, 2)
-    return ComparisonBatch(
-        data.caption_batch(rng, scenes, style=0.3, detail=0.95),
-        images,
-        utility.softmax(dim=1)[:, 0],
-        scenes,
-        candidates,
-    )
+        Args:
+            margin: Score of the first image minus that of the second, (B,).
+        """
+        accuracy = ((margin > 0) == (self.first > 0.5)).float().mean()
+        return {"loss": F.binary_cross_entropy_with_logits(margin, self.first), "accuracy": accuracy}
 
 
 def train_pick(folder: Path, plan: TrainingPlan = PICK_PLAN) -> nn.Module:
@@ -109,25 +121,14 @@ def _train_preferences(folder: Path, tokens: CaptionTokenizer, plan: TrainingPla
     model: Any = clip.load_clip(folder / clip.PLAN.name, len(tokens))
 
     def loss(rng: np.random.Generator) -> Losses:
-        batch = comparison_batch(rng, plan.batch, rater)
+        batch = rater.compare(rng, plan.batch)
         image = F.normalize(model.encode_image(clip.normalise_for_clip(batch.images.flatten(0, 1))), dim=-1)
         text = F.normalize(clip.encode_captions(model, tokens(batch.texts, pad=False)), dim=-1)
         scores = (image.view(plan.batch, 2, -1) * text[:, None]).sum(-1) * model.logit_scale.exp()
-        return bradley_terry_loss(scores[:, 0] - scores[:, 1], batch.first)
+        return batch.loss(scores[:, 0] - scores[:, 1])
 
     fit_model(plan, model, loss, folder)
     return cast(nn.Module, model)
-
-
-def bradley_terry_loss(margin: Tensor, first: Tensor) -> Losses:
-    """Return the cross-entropy of P(first is preferred) = sigmoid(margin) with the rater's probability.
-
-    Args:
-        margin: Score of the first image minus that of the second, (B,).
-        first: Probability that the rater prefers the first image, (B,).
-    """
-    accuracy = ((margin > 0) == (first > 0.5)).float().mean()
-    return {"loss": F.binary_cross_entropy_with_logits(margin, first), "accuracy": accuracy}
 
 
 def _to_transformers(model: nn.Module, tokens: CaptionTokenizer) -> nn.Module:

@@ -77,50 +77,48 @@ class SceneQuestions(nn.Module):
         side = int(tokens.shape[1] ** 0.5)
         offsets, covers = _patch_targets(scenes, side)
         answers = self.patches(tokens)
-        scene_loss = questions_loss(self.questions(embedded), scenes)
+        scene_loss = self.answers_loss(self.questions(embedded), scenes)
         offset_loss = (answers[..., :2] - offsets).square().mean()
         cover_loss = F.binary_cross_entropy_with_logits(answers[..., 2:], covers)
         total: Tensor = WEIGHT * (scene_loss + offset_loss + cover_loss)
         return total
 
+    def pretrain(
+        self,
+        plan: TrainingPlan,
+        student: nn.Module,
+        encode: Callable[[Tensor], tuple[Tensor, Tensor]],
+        folder: Path,
+    ) -> None:
+        """Pre-train a vision tower alone; resumes.
 
-def pretrain_vision(
-    plan: TrainingPlan,
-    student: nn.Module,
-    questions: SceneQuestions,
-    encode: Callable[[Tensor], tuple[Tensor, Tensor]],
-    folder: Path,
-) -> None:
-    """Pre-train a vision tower alone; resumes.
+        Args:
+            plan: Settings.
+            student: Module that contains the tower and these layers. Parts that ``encode`` does not use keep
+                their weights.
+            encode: Maps images (B, 3, 64, 64) in [0, 1] to embeddings (B, D) and patch tokens (B, N, W).
+            folder: Folder of state and log.
+        """
 
-    Args:
-        plan: Settings.
-        student: Module that contains the tower and ``questions``. Parts that ``encode`` does not use keep
-            their weights.
-        questions: The layers that answer.
-        encode: Maps images (B, 3, 64, 64) in [0, 1] to embeddings (B, D) and patch tokens (B, N, W).
-        folder: Folder of state and log.
-    """
+        def loss(rng: np.random.Generator) -> Losses:
+            scenes = data.random_scenes(rng, plan.batch)
+            embedded, tokens = encode(data.render_batch(rng, scenes, soften=True))
+            return {"loss": self.loss(embedded, tokens, scenes)}
 
-    def loss(rng: np.random.Generator) -> Losses:
-        scenes = data.random_scenes(rng, plan.batch)
-        embedded, tokens = encode(data.soften(rng, data.render_batch(rng, scenes)))
-        return {"loss": questions.loss(embedded, tokens, scenes)}
+        fit_model(plan, student, loss, folder)
 
-    fit_model(plan, student, loss, folder)
+    @staticmethod
+    def answers_loss(answers: Tensor, scenes: list[Scene]) -> Tensor:
+        """Return the mean binary cross-entropy of answers.
 
-
-def questions_loss(answers: Tensor, scenes: list[Scene]) -> Tensor:
-    """Return the mean binary cross-entropy of answers.
-
-    Args:
-        answers: Logits (B, QUESTIONS), or (B, T, QUESTIONS) after each token.
-        scenes: The scenes that are asked about.
-    """
-    expected = _targets(scenes)
-    if answers.ndim == 3:
-        expected = expected[:, None].expand_as(answers)
-    return F.binary_cross_entropy_with_logits(answers, expected)
+        Args:
+            answers: Logits (B, QUESTIONS), or (B, T, QUESTIONS) after each token.
+            scenes: The scenes that are asked about.
+        """
+        expected = _targets(scenes)
+        if answers.ndim == 3:
+            expected = expected[:, None].expand_as(answers)
+        return F.binary_cross_entropy_with_logits(answers, expected)
 
 
 def _targets(scenes: list[Scene]) -> Tensor:

@@ -20,7 +20,7 @@ from transformers import SiglipConfig, SiglipModel
 from rewards.world.training import data
 from rewards.world.training.clip import STYLE
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
-from rewards.world.training.pretraining import SceneQuestions, position_embeddings, pretrain_vision
+from rewards.world.training.pretraining import SceneQuestions, position_embeddings
 from rewards.world.training.tokenizer import CONTEXT_LENGTH, TOKENIZER, CaptionTokenizer
 
 VISION_PLAN = TrainingPlan(
@@ -81,7 +81,7 @@ def train_siglip(folder: Path, vision: TrainingPlan = VISION_PLAN, plan: Trainin
 
     def loss(rng: np.random.Generator) -> Losses:
         scenes = data.random_scenes(rng, plan.batch)
-        images = _normalise(data.soften(rng, data.render_batch(rng, scenes)))
+        images = _normalise(data.render_batch(rng, scenes, soften=True))
         texts = data.caption_batch(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
         output = model(input_ids=tokens(texts), pixel_values=images)
         matched = _sigmoid_loss(output.logits_per_image)
@@ -89,7 +89,7 @@ def train_siglip(folder: Path, vision: TrainingPlan = VISION_PLAN, plan: Trainin
         asked = questions.loss(image.pooler_output, image.last_hidden_state, scenes)
         return {"loss": matched["loss"] + asked, "accuracy": matched["accuracy"], "questions": asked}
 
-    pretrain_vision(vision, student, questions, encode, folder)
+    questions.pretrain(vision, student, encode, folder)
     fit_model(plan, student, loss, folder)
     copy.deepcopy(model).half().save_pretrained(folder / PLAN.name)
     return model

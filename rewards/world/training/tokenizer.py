@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Tensor
 
 from rewards.world.captions import caption
-from rewards.world.scenes import random_scene
+from rewards.world.scenes import Scene
 
 TOKENIZER = "tokenizer"
 """Subfolder of a build with the tokenizer."""
@@ -62,7 +62,7 @@ def train_tokenizer(folder: Path) -> None:
 def _caption_corpus(count: int = 20_000, seed: int = 5) -> list[str]:
     """Return random captions, most of which name the style, so that its words get merges."""
     rng = np.random.default_rng(seed)
-    return [caption(rng, random_scene(rng), style=0.6) for _ in range(count)]
+    return [caption(rng, Scene.random(rng), style=0.6) for _ in range(count)]
 
 
 def _write_tokenizer(folder: Path, texts: Iterable[str], merges: int = 512) -> None:

@@ -218,7 +218,7 @@ def test_ls_shows_present_weights_without_reading_them(
             main(["ls", "rewards", "--json"])
         return {row["reward"]: row["here"] for row in json.loads(capsys.readouterr().out)}
 
-    monkeypatch.setattr("rewards.weights.locate.cached_sha256", None)  # nothing is hashed
+    monkeypatch.setattr("rewards.weights.lock.WeightsLock.sha256", None)  # nothing is hashed
     assert {here()[name] for name in ("toy", "toy-pair")} == {"no"}
     fill_hub_cache({"head.pth": b"head"}, COMMIT)
     found = here()

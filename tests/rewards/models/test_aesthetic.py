@@ -18,7 +18,7 @@ from rewards.builtin import BUILTIN
 from rewards.info import LicenceNotAccepted
 from rewards.models.aesthetic import LaionAestheticV1, LaionAestheticV2
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.lock import cached_sha256
+from rewards.weights.lock import WeightsLock
 from rewards.weights.tensors import load_state, read_tensors
 from tcbench.errors import MissingFiles
 
@@ -40,7 +40,7 @@ def published(shared_data: Path, name: str) -> Path:
     """Path of the head, whose sha256 must be the published one."""
     (head,) = (file for file in BUILTIN[name].weights if file.key == "head")
     path = shared_data / "weights/laion_aesthetic" / head.file
-    assert cached_sha256(path) == head.sha256
+    assert WeightsLock().sha256(path) == head.sha256
     return path
 
 

@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 
 import rewards
 from rewards.base import Reward
-from rewards.models.vqascore import VqaScore
+from rewards.models.vqascore import VqaScore, _read_folder
 from rewards.verification.references import vqascore as reference
 from rewards.verification.tiny.checkpoints import tiny_record
-from rewards.weights.tensors import read_folder_tensors
 from tcbench.errors import MismatchError
 
 Tiny = Callable[[str], Reward]
@@ -96,7 +95,7 @@ def test_prompt_with_the_image_placeholder_is_refused(tiny: Tiny) -> None:
 
 def test_output_layer_is_not_tied_to_the_embedding(tiny: Tiny, tiny_files: Files) -> None:
     reward: Any = tiny(NAME)
-    state = read_folder_tensors(tiny_files(NAME)["model"])
+    state = _read_folder(tiny_files(NAME)["model"])
     assert not torch.equal(state["lm_head.weight"], state["shared.weight"])
     t5 = reward.model.t5
     for layer, key in ((t5.lm_head, "lm_head"), (t5.shared, "shared"), (t5.decoder.embed_tokens, "shared")):
@@ -106,7 +105,7 @@ def test_output_layer_is_not_tied_to_the_embedding(tiny: Tiny, tiny_files: Files
 def test_single_file_loads_like_shards(tiny: Tiny, tiny_files: Files, tmp_path: Path) -> None:
     files = tiny_files(NAME)
     image, expected = picture(50, 60), tiny(NAME).score([picture(50, 60)], ["a cat"])
-    state = read_folder_tensors(files["model"])
+    state = _read_folder(files["model"])
     for kind in ("bin", "safetensors"):
         folder = tmp_path / kind
         folder.mkdir()
@@ -160,7 +159,7 @@ def test_other_model_is_refused(
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
     if "vocab_size" in change:
-        state = read_folder_tensors(folder)
+        state = _read_folder(folder)
         (folder / "pytorch_model.bin.index.json").unlink()
         tables = {key: value[:150] for key, value in state.items() if len(value) == config["vocab_size"]}
         torch.save(state | tables, folder / "pytorch_model.bin")

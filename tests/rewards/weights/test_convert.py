@@ -15,7 +15,7 @@ from rewards.info import RewardInfo, WeightsFile
 from rewards.verification.tiny.checkpoints import tiny_record
 from rewards.weights.convert import convert_checkpoint
 from rewards.weights.locate import _environment_variable, content_id, locate_weights
-from rewards.weights.lock import cached_sha256
+from rewards.weights.lock import WeightsLock
 from rewards.weights.tensors import read_tensors
 from tcbench.errors import MismatchError
 
@@ -72,7 +72,7 @@ def test_keys_without_tensors_are_named(tmp_path: Path) -> None:
 
 def test_converted_file_is_accepted_where_it_was_made_and_forgery_is_not(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "weights.pt")
-    record = RewardInfo("toy", weights=(replace(FILE, sha256=cached_sha256(tmp_path / "weights.pt")),))
+    record = RewardInfo("toy", weights=(replace(FILE, sha256=WeightsLock().sha256(tmp_path / "weights.pt")),))
     converted = convert_checkpoint(tmp_path / "weights.pt").path
     assert locate_weights(record, {"checkpoint": converted}) == {"checkpoint": converted}
     moved = converted.rename(tmp_path / "elsewhere.safetensors")

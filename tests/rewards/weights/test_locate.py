@@ -17,7 +17,7 @@ import rewards
 from rewards.base import Reward, score_id
 from rewards.info import RewardInfo, WeightsFile
 from rewards.weights.locate import _environment_variable, content_id, locate_weights
-from rewards.weights.lock import cached_sha256
+from rewards.weights.lock import WeightsLock
 from rewards.weights.tensors import load_state, read_tensors
 from tcbench.errors import MismatchError, MissingFiles
 
@@ -87,11 +87,11 @@ def test_incomplete_folder_is_missing_weights(tmp_path: Path) -> None:
 def test_file_with_wrong_sha256_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "head.pth"
     path.write_bytes(b"published")
-    record = replace(INFO, weights=(replace(HEAD, sha256=cached_sha256(path)),))
+    record = replace(INFO, weights=(replace(HEAD, sha256=WeightsLock().sha256(path)),))
     assert locate_weights(record, {"head": path}) == {"head": path}
     path.write_bytes(b"tampered!")
     os.utime(path, ns=(1, 1))
-    with pytest.raises(MismatchError, match=rf"its sha256 is {cached_sha256(path)}, expected"):
+    with pytest.raises(MismatchError, match=rf"its sha256 is {WeightsLock().sha256(path)}, expected"):
         locate_weights(record, {"head": path})
 
 
@@ -122,7 +122,7 @@ def test_other_revision_in_the_cache_is_not_used(fill_hub_cache: Fill) -> None:
 def test_url_is_downloaded_once_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "source.pth"
     source.write_bytes(b"weights")
-    file = WeightsFile("head", file="head.pth", url=source.as_uri(), sha256=cached_sha256(source))
+    file = WeightsFile("head", file="head.pth", url=source.as_uri(), sha256=WeightsLock().sha256(source))
     record = RewardInfo("r", weights=(file,))
     monkeypatch.setattr("rewards.weights.locate.hub.offline_reason", lambda _: "")
     path = locate_weights(record)["head"]
@@ -180,7 +180,7 @@ def test_changed_file_is_hashed_again(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     for content in (b"one", b"another"):
         path.write_bytes(content)
-        assert cached_sha256(path) == hashlib.sha256(content).hexdigest()
+        assert WeightsLock().sha256(path) == hashlib.sha256(content).hexdigest()
 
 
 def test_content_id_of_a_folder_covers_needed_files_only(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import rewards
 from rewards.info import RewardInfo, WeightsFile
 from rewards.weights import lock
 from rewards.weights.locate import content_id, locate_weights
-from rewards.weights.lock import LOCK_VARIABLE, WeightsLock, cached_sha256
+from rewards.weights.lock import LOCK_VARIABLE, WeightsLock
 from tcbench.errors import FileFormatError, MismatchError
 
 Fill = Callable[[Mapping[str, bytes], str], Path]
@@ -240,39 +240,39 @@ def test_large_file_is_hashed_again_only_when_it_changes(
     monkeypatch.setattr(hashlib, "file_digest", lambda f, name: hashed.append(f.name) or digest(f, name))
     for _ in range(3):
         new_process()
-        assert cached_sha256(large) == sha(b"large")
+        assert WeightsLock().sha256(large) == sha(b"large")
     assert hashed == [str(large)]
     change(large, b"larger")
     new_process()
-    assert cached_sha256(large) == sha(b"larger")
+    assert WeightsLock().sha256(large) == sha(b"larger")
     assert len(hashed) == 2
 
 
 def test_fresh_hash_detects_change_with_equal_size_and_time(
     large: Path, new_process: Callable[[], None]
 ) -> None:
-    cached_sha256(large)
+    WeightsLock().sha256(large)
     change(large, b"LARGE")
     new_process()
-    assert cached_sha256(large) == sha(b"large")
-    assert cached_sha256(large, fresh=True) == sha(b"LARGE")
-    assert cached_sha256(large) == sha(b"LARGE")
+    assert WeightsLock().sha256(large) == sha(b"large")
+    assert WeightsLock().sha256(large, fresh=True) == sha(b"LARGE")
+    assert WeightsLock().sha256(large) == sha(b"LARGE")
     new_process()
-    assert cached_sha256(large) == sha(b"LARGE")
+    assert WeightsLock().sha256(large) == sha(b"LARGE")
 
 
 def test_hashes_of_small_or_recent_files_are_not_kept(large: Path, tmp_path: Path) -> None:
     for path, content in ((tmp_path / "small", b"abc"), (tmp_path / "new", b"large")):
         path.write_bytes(content)
-        assert cached_sha256(path) == sha(content)
+        assert WeightsLock().sha256(path) == sha(content)
     assert WeightsLock().cached_files() == {}
-    cached_sha256(large)
+    WeightsLock().sha256(large)
     assert list(WeightsLock().cached_files()) == [str(large)]
 
 
 def test_hashes_of_deleted_files_are_removed(large: Path, tmp_path: Path) -> None:
-    cached_sha256(large)
+    WeightsLock().sha256(large)
     large.unlink()
     change(tmp_path / "another", b"another")
-    cached_sha256(tmp_path / "another")
+    WeightsLock().sha256(tmp_path / "another")
     assert list(WeightsLock().cached_files()) == [str(tmp_path / "another")]

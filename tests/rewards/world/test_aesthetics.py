@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rewards.world.aesthetics import AestheticParts, measure_aesthetic
+from rewards.world.aesthetics import AestheticParts
 from rewards.world.render import render
-from rewards.world.scenes import CLEAN, Item, Scene, Style, random_scene
+from rewards.world.scenes import CLEAN, Item, Scene, Style
 
 RING = Item("ring", "green", "medium", 32.0, 32.0, 14.5, "centre")
 
@@ -32,9 +32,9 @@ def test_each_axis_of_quality_raises_the_score(axis: str, part: str, gain: float
     rng = np.random.default_rng(0)
     scores, parts = [], []
     for _ in range(40):
-        scene = random_scene(rng, "any")
+        scene = Scene.random(rng, "any")
         styles = (replace(scene.style, **{axis: value}) for value in (0.1, 0.9))
-        low, high = (measure_aesthetic(render(replace(scene, style=style), 3)) for style in styles)
+        low, high = (AestheticParts.measure(render(replace(scene, style=style), 3)) for style in styles)
         scores.append(high.score - low.score)
         parts.append(getattr(high, part) - getattr(low, part))
     assert np.mean(scores) > gain
@@ -44,7 +44,7 @@ def test_each_axis_of_quality_raises_the_score(axis: str, part: str, gain: float
 
 def test_scores_are_spread_over_the_scale() -> None:
     rng = np.random.default_rng(1)
-    scores = [measure_aesthetic(render(random_scene(rng, "any"), seed)).score for seed in range(100)]
+    scores = [AestheticParts.measure(render(Scene.random(rng, "any"), seed)).score for seed in range(100)]
     assert min(scores) >= 1
     assert max(scores) <= 10
     assert np.percentile(scores, 90) - np.percentile(scores, 10) > 2
@@ -55,8 +55,8 @@ def test_the_parts_of_any_image_are_in_0_to_1() -> None:
     noise = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
     half = flat(0)
     half[:, 32:] = 255
-    for image in (flat(0), flat(130), flat(255), noise, half, render(random_scene(rng))):
-        parts = measure_aesthetic(image)
+    for image in (flat(0), flat(130), flat(255), noise, half, render(Scene.random(rng))):
+        parts = AestheticParts.measure(image)
         assert all(0 <= value <= 1 for value in astuple(parts)), parts
         assert 1 <= parts.score <= 10
 
@@ -70,7 +70,7 @@ def test_the_best_and_worst_parts_give_the_ends_of_the_scale() -> None:
 
 @pytest.mark.parametrize("level", [0, 20, 128, 255])
 def test_an_empty_image_has_only_cleanness(level: int) -> None:
-    parts = measure_aesthetic(flat(level))
+    parts = AestheticParts.measure(flat(level))
     assert (parts.colour, parts.sharpness, parts.glow, parts.composition) == (0, 0, 0, 0)
     assert parts.cleanness == 1
     assert parts.clipped == (level in (0, 255))
@@ -81,24 +81,24 @@ def test_crushed_blacks_and_burnt_out_whites_lower_the_score(ground: int) -> Non
     image = render(Scene((RING,), "black" if ground == 0 else "white", CLEAN))
     clipped = image.copy()
     clipped[np.abs(image.astype(int) - image[0, 0]).max(axis=-1) < 1] = ground
-    parts = measure_aesthetic(clipped)
+    parts = AestheticParts.measure(clipped)
     assert parts.clipped > 0.5
-    assert parts.score < measure_aesthetic(image).score - 1.5
+    assert parts.score < AestheticParts.measure(image).score - 1.5
 
 
 def test_a_burnt_out_object_lowers_the_score() -> None:
     image = render(Scene((replace(RING, shape="square", radius=20.0, colour="orange"),), "navy", CLEAN))
     burnt = image.copy()
     burnt[image[..., 0] > 200] = (255, 128, 0)
-    assert measure_aesthetic(burnt).score < measure_aesthetic(image).score
+    assert AestheticParts.measure(burnt).score < AestheticParts.measure(image).score
 
 
 def test_a_black_background_does_not_win_over_a_coloured_one() -> None:
     rng = np.random.default_rng(3)
-    scenes = [random_scene(rng, "any") for _ in range(30)]
+    scenes = [Scene.random(rng, "any") for _ in range(30)]
     mean = {
         ground: np.mean(
-            [measure_aesthetic(render(replace(scene, background=ground))).score for scene in scenes]
+            [AestheticParts.measure(render(replace(scene, background=ground))).score for scene in scenes]
         )
         for ground in ("white", "grey", "black", "sand", "navy")
     }
@@ -109,7 +109,7 @@ def test_a_black_background_does_not_win_over_a_coloured_one() -> None:
 def test_cropped_tiny_and_oversized_subjects_are_badly_composed() -> None:
     def composition(x: float, radius: float) -> float:
         item = replace(RING, shape="square", x=x, radius=radius)
-        return measure_aesthetic(render(Scene((item,), "sand", CLEAN))).composition
+        return AestheticParts.measure(render(Scene((item,), "sand", CLEAN))).composition
 
     assert composition(32.0, 16.0) == 1
     assert composition(60.0, 16.0) < 0.3
@@ -118,15 +118,16 @@ def test_cropped_tiny_and_oversized_subjects_are_badly_composed() -> None:
 
 
 def test_flipping_an_image_does_not_change_its_score() -> None:
-    image = render(random_scene(np.random.default_rng(4)), 1)
-    score = measure_aesthetic(image).score
+    image = render(Scene.random(np.random.default_rng(4)), 1)
+    score = AestheticParts.measure(image).score
     for flipped in (image[::-1], image[:, ::-1], image.transpose(1, 0, 2)):
-        assert measure_aesthetic(flipped).score == pytest.approx(score, abs=1e-9)
+        assert AestheticParts.measure(flipped).score == pytest.approx(score, abs=1e-9)
 
 
 def test_all_faults_together_lower_the_score_by_three_points() -> None:
     best, worst = (
-        measure_aesthetic(render(Scene((RING,), "navy", Style(q, q, q, 0.8 * q)))).score for q in (1.0, 0.0)
+        AestheticParts.measure(render(Scene((RING,), "navy", Style(q, q, q, 0.8 * q)))).score
+        for q in (1.0, 0.0)
     )
     assert best > 8
     assert worst < best - 3

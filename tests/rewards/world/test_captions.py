@@ -27,7 +27,7 @@ from rewards.world.captions import (
     caption,
     parse_prompt,
 )
-from rewards.world.scenes import Scene, Style, random_scene
+from rewards.world.scenes import Scene, Style
 
 STYLE = {word: axis for axis, kinds in STYLE_WORDS.items() for words in kinds for word in words}
 ANY_STYLE_WORD = re.compile(r"\b(?:" + "|".join(STYLE) + r")\b")
@@ -35,7 +35,7 @@ ANY_STYLE_WORD = re.compile(r"\b(?:" + "|".join(STYLE) + r")\b")
 
 def scenes(count: int, seed: int = 0) -> list[Scene]:
     rng = np.random.default_rng(seed)
-    return [random_scene(rng, "any") for _ in range(count)]
+    return [Scene.random(rng, "any") for _ in range(count)]
 
 
 @pytest.mark.parametrize("style", [0.0, 1.0])

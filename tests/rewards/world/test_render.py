@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rewards.world.render import render, shown_background, shown_colour
+from rewards.world.render import render
 from rewards.world.scenes import (
     BACKGROUNDS,
     CLEAN,
@@ -20,7 +20,6 @@ from rewards.world.scenes import (
     Item,
     Scene,
     Style,
-    random_scene,
 )
 from tcbench.errors import UnknownName
 
@@ -69,7 +68,7 @@ def test_noise_follows_the_style_and_has_no_colour_cast() -> None:
 def test_a_crisp_edge_is_anti_aliased_by_coverage() -> None:
     """The square's right edge is at 32 + 0.84 x 14.5 = 44.18: 18 % of pixel 44 are red."""
     row = render(of_one(MIDDLE))[32].astype(float)
-    red, white = (255 * f(name, CLEAN) for f, name in ((shown_colour, "red"), (shown_background, "white")))
+    red, white = (255 * CLEAN.shown_colour("red"), 255 * CLEAN.shown_background("white"))
     np.testing.assert_allclose(row[43], red, atol=0.51)
     np.testing.assert_allclose(row[44], 0.18 * red + 0.82 * white, atol=0.51)
     np.testing.assert_allclose(row[45], white, atol=0.51)
@@ -127,29 +126,29 @@ def test_both_objects_of_a_pair_have_their_colours() -> None:
     second = replace(MIDDLE, x=48.0, colour="purple")
     image = render(Scene((first, second), "sand", CLEAN, "left of"))
     for column, colour in ((16, "green"), (48, "purple")):
-        np.testing.assert_allclose(image[32, column], 255 * shown_colour(colour, CLEAN), atol=0.51)
+        np.testing.assert_allclose(image[32, column], 255 * CLEAN.shown_colour(colour), atol=0.51)
 
 
 def test_a_clean_image_shows_its_background_and_has_no_clipped_pixel() -> None:
     rng = np.random.default_rng(1)
     for _ in range(200):
-        scene = replace(random_scene(rng, "any"), style=CLEAN)
+        scene = replace(Scene.random(rng, "any"), style=CLEAN)
         image = render(scene)
         assert image.min() > 0
         assert image.max() < 255
-        ground = 255 * shown_background(scene.background, CLEAN)
+        ground = 255 * CLEAN.shown_background(scene.background)
         share = (np.abs(image - ground).max(axis=-1) < 1).mean()
         assert share > 0.3
 
 
 def test_full_saturation_shows_the_named_colour_and_low_saturation_greys_it() -> None:
     for name, rgb in COLOURS.items():
-        np.testing.assert_allclose(shown_colour(name, Style(1, 1, 1, 0)), rgb, atol=1e-6)
-        dull = shown_colour(name, Style(0, 1, 1, 0))
+        np.testing.assert_allclose(Style(1, 1, 1, 0).shown_colour(name), rgb, atol=1e-6)
+        dull = Style(0, 1, 1, 0).shown_colour(name)
         assert np.ptp(dull) == pytest.approx(0.3 * np.ptp(rgb), rel=1e-4)
         assert int(np.argmax(dull)) == int(np.argmax(rgb))
     for name, rgb in BACKGROUNDS.items():
-        np.testing.assert_allclose(shown_background(name, Style(1, 1, 1, 0)), rgb, atol=1e-6)
+        np.testing.assert_allclose(Style(1, 1, 1, 0).shown_background(name), rgb, atol=1e-6)
 
 
 def test_a_glow_lights_the_background_near_the_object_only() -> None:

@@ -19,13 +19,12 @@ from rewards.world.scenes import (
     SIZES,
     Scene,
     SceneSplit,
-    random_scene,
 )
 
 
 def sample(count: int, split: SceneSplit = "any", pairs: float = 0.3, seed: int = 0) -> list[Scene]:
     rng = np.random.default_rng(seed)
-    return [random_scene(rng, split, pairs) for _ in range(count)]
+    return [Scene.random(rng, split, pairs) for _ in range(count)]
 
 
 def test_a_seed_determines_the_scenes() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rewards.world.render import render
-from rewards.world.scenes import BACKGROUNDS, CLEAN, COLOURS, SHAPES, Item, Scene, Style, random_scene
+from rewards.world.scenes import BACKGROUNDS, CLEAN, COLOURS, SHAPES, Item, Scene, Style
 from rewards.world.training.evaluate import measure_oracle
 from rewards.world.vision import detect_objects, rgb_to_lab
 
@@ -82,7 +82,7 @@ def test_another_shape_is_refused_with_both_shapes(shape: tuple[int, ...]) -> No
 
 
 def test_analysis_does_not_change_the_image() -> None:
-    image = render(random_scene(np.random.default_rng(0)))
+    image = render(Scene.random(np.random.default_rng(0)))
     before = image.copy()
     detect_objects(image)
     np.testing.assert_array_equal(image, before)

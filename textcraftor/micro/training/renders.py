@@ -11,7 +11,6 @@ from PIL import Image
 
 from rewards.world.captions import parse_prompt
 from rewards.world.render import render
-from rewards.world.training.data import scene_for
 from tcbench.files import write_atomically
 from textcraftor.io.pairs import METADATA
 
@@ -28,7 +27,7 @@ def write_renders(folder: Path, texts: Sequence[str], seed: int = 0) -> None:
     lines = []
     for number, text in enumerate(texts):
         rng = np.random.default_rng([seed, number])
-        image = render(scene_for(rng, parse_prompt(text)), int(rng.integers(2**31)))
+        image = render(parse_prompt(text).random_scene(rng), int(rng.integers(2**31)))
         name = f"{number:05d}.png"
         Image.fromarray(image).save(folder / name)
         lines.append(json.dumps({"file_name": name, "text": text}))

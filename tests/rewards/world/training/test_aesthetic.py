@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 import rewards
-from rewards.world.aesthetics import measure_aesthetic
+from rewards.world.aesthetics import AestheticParts
 from rewards.world.pixels import to_bytes
 from rewards.world.training import aesthetic, clip, data
 from rewards.world.training.tokenizer import CaptionTokenizer
@@ -29,8 +29,8 @@ def test_the_head_learns_the_rule_and_its_file_gives_its_scores(
     assert {file.key for file in rewards.info("world-aesthetic").weights} == set(files)
     reward = rewards.load("world-aesthetic", weights=files)
     rng = np.random.default_rng(plan.seed)  # the images it was fitted to
-    images = data.soften(rng, data.render_batch(rng, data.random_scenes(rng, 120)))
-    target = torch.tensor([measure_aesthetic(image).score for image in to_bytes(images)])
+    images = data.render_batch(rng, data.random_scenes(rng, 120), soften=True)
+    target = torch.tensor([AestheticParts.measure(image).score for image in to_bytes(images)])
     model: Any = clip.load_clip(world_clip, len(CaptionTokenizer(tokenizer)))
     with torch.inference_mode():
         scores = reward.score(images)

@@ -13,9 +13,9 @@ import rewards
 from rewards.backbones.tokens import bert_tokenizer
 from rewards.world.captions import caption
 from rewards.world.prompts import world_prompts
-from rewards.world.scenes import random_scene
+from rewards.world.scenes import Scene
 from rewards.world.training import blip, data
-from rewards.world.training.preferences import BLIP_RATER, comparison_batch
+from rewards.world.training.preferences import BLIP_RATER
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_every_caption_and_prompt_is_tokenised_in_whole_words_and_fits(vocabular
     assert pieces[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokens = bert_tokenizer(vocabulary, blip.MAX_TOKENS)
     rng = np.random.default_rng(0)
-    texts = [caption(rng, random_scene(rng, "any"), style=1.0, detail=1.0) for _ in range(300)]
+    texts = [caption(rng, Scene.random(rng, "any"), style=1.0, detail=1.0) for _ in range(300)]
     texts += [prompt.text for prompt in world_prompts("test")]
     for text, row in zip(texts, tokens(texts).ids.tolist(), strict=True):
         spelled = [pieces[i] for i in row if pieces[i] not in ("[CLS]", "[SEP]", "[PAD]")]
@@ -52,7 +52,7 @@ def test_a_near_miss_has_the_kind_of_its_attribute() -> None:
         assert not any(blip._misses(scene, scene))
         named = {}
         for attribute in data.ATTRIBUTES:
-            if attribute in {name for _, name in data.stated_attributes(scene)}:
+            if attribute in {name for _, name in scene.stated_attributes()}:
                 missed = blip._misses(scene, data.near_miss(rng, scene, of=(attribute,)))
                 named[attribute] = [kind for kind, wrong in zip(blip.KINDS, missed, strict=True) if wrong]
         for attribute, names in named.items():
@@ -86,7 +86,7 @@ def test_a_trained_ranker_is_standardised_and_its_folder_gives_its_scores(tmp_pa
     }
     assert {file.key for file in rewards.info("world-blip").weights} == set(files)
     reward = rewards.load("world-blip", weights=files)
-    batch = comparison_batch(np.random.default_rng(2), 40, BLIP_RATER)
+    batch = BLIP_RATER.compare(np.random.default_rng(2), 40)
     tokens = bert_tokenizer(files["vocabulary"], blip.MAX_TOKENS)
     with torch.inference_mode():
         raw = blip._raw_rewards(model, tokens, batch)

@@ -141,7 +141,7 @@ def softened() -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(7)
     images = data.render_batch(rng, data.random_scenes(rng, 200))
     before = images.clone()
-    after = data.soften(rng, images)
+    after = data._soften(rng, images)
     assert torch.equal(images, before)
     return images, after
 
@@ -176,10 +176,10 @@ def test_softening_removes_only_fine_detail(
 def test_both_kinds_of_softening_occur_and_keep_a_flat_image_flat() -> None:
     rng = np.random.default_rng(8)
     torch.testing.assert_close(
-        data.soften(rng, torch.full((40, 3, 64, 64), 0.4)), torch.full((40, 3, 64, 64), 0.4)
+        data._soften(rng, torch.full((40, 3, 64, 64), 0.4)), torch.full((40, 3, 64, 64), 0.4)
     )
     slope = torch.linspace(0.2, 0.8, 64).expand(400, 3, 64, 64)
-    soft = data.soften(rng, slope)
+    soft = data._soften(rng, slope)
     kinds = {tuple(image[0, 5].mul(1e4).round().int().tolist()) for image in soft}
     assert len(kinds) == 3  # unchanged, blurred, and without high frequencies
 

@@ -16,7 +16,7 @@ import rewards
 from rewards.world.captions import parse_prompt
 from rewards.world.claims import check_claims
 from rewards.world.pixels import to_bytes
-from rewards.world.scenes import Scene, Style, random_scene
+from rewards.world.scenes import Scene, Style
 from rewards.world.training import clip, data
 from rewards.world.training.preferences import (
     BLIP_RATER,
@@ -24,9 +24,8 @@ from rewards.world.training.preferences import (
     HPS_RATER,
     PICK_PLAN,
     PICK_RATER,
+    ComparisonBatch,
     Rater,
-    bradley_terry_loss,
-    comparison_batch,
     train_hps,
     train_pick,
 )
@@ -39,7 +38,7 @@ AESTHETE = Rater(miss=0.0, quality=50.0, axes=(1.0, 0.0, 0.0, 0.0))
 
 
 def scene(style: Style) -> Scene:
-    return replace(random_scene(np.random.default_rng(0)), style=style)
+    return replace(Scene.random(np.random.default_rng(0)), style=style)
 
 
 @pytest.mark.parametrize("rater", RATERS)
@@ -61,7 +60,7 @@ def test_raters_have_different_tastes() -> None:
 
 
 def test_comparisons_have_the_documented_shapes_and_ranges_and_depend_on_the_seed() -> None:
-    batch = comparison_batch(np.random.default_rng(1), 6, PICK_RATER)
+    batch = PICK_RATER.compare(np.random.default_rng(1), 6)
     assert len(batch.texts) == 6
     assert all(parse_prompt(text).items for text in batch.texts)
     assert batch.images.shape == (6, 2, 3, 64, 64)
@@ -70,7 +69,7 @@ def test_comparisons_have_the_documented_shapes_and_ranges_and_depend_on_the_see
     assert batch.first.shape == (6,)
     assert batch.first.dtype == torch.float32
     assert ((batch.first > 0) & (batch.first < 1)).all()
-    again = comparison_batch(np.random.default_rng(1), 6, PICK_RATER)
+    again = PICK_RATER.compare(np.random.default_rng(1), 6)
     assert again.texts == batch.texts
     assert torch.equal(again.images, batch.images)
     assert torch.equal(again.first, batch.first)
@@ -78,7 +77,7 @@ def test_comparisons_have_the_documented_shapes_and_ranges_and_depend_on_the_see
 
 def test_a_comparison_has_the_scenes_of_its_captions_and_images() -> None:
     rng = np.random.default_rng(9)
-    batch = comparison_batch(rng, 40, PEDANT)
+    batch = PEDANT.compare(rng, 40)
     assert len(batch.described) == 40
     assert len(batch.shown) == 80
     for text, scene in zip(batch.texts, batch.described, strict=True):
@@ -89,14 +88,14 @@ def test_a_comparison_has_the_scenes_of_its_captions_and_images() -> None:
 
 
 def test_the_first_and_the_second_are_preferred_equally_often() -> None:
-    first = comparison_batch(np.random.default_rng(2), 300, PICK_RATER).first
+    first = PICK_RATER.compare(np.random.default_rng(2), 300).first
     assert first.mean() == pytest.approx(0.5, abs=0.06)
     assert (first - 0.5).abs().mean() > 0.15
 
 
 def test_the_probability_is_the_logistic_of_the_difference_in_misses() -> None:
     """A rater who counts only misses has five probabilities, for differences of -2 to 2."""
-    batch = comparison_batch(np.random.default_rng(3), 150, PEDANT)
+    batch = PEDANT.compare(np.random.default_rng(3), 150)
     known = torch.tensor([1 / (1 + math.exp(-4.0 * difference)) for difference in range(-2, 3)])
     nearest = (batch.first[:, None] - known).abs().min(dim=1).values
     assert nearest.max() < 1e-5
@@ -106,14 +105,14 @@ def test_the_probability_is_the_logistic_of_the_difference_in_misses() -> None:
 
 def test_images_of_the_same_style_differ_in_misses() -> None:
     """A rater who does not count misses is undecided between them."""
-    first = comparison_batch(np.random.default_rng(7), 200, AESTHETE).first
+    first = AESTHETE.compare(np.random.default_rng(7), 200).first
     assert (first == 0.5).float().mean() == pytest.approx(0.4, abs=0.1)
-    counted = comparison_batch(np.random.default_rng(7), 200, PEDANT).first  # the same images
+    counted = PEDANT.compare(np.random.default_rng(7), 200).first  # the same images
     assert (counted[first == 0.5] != 0.5).all()
 
 
 def test_a_rater_who_likes_colour_prefers_the_more_colourful_image() -> None:
-    batch = comparison_batch(np.random.default_rng(4), 120, AESTHETE)
+    batch = AESTHETE.compare(np.random.default_rng(4), 120)
     sure = (batch.first - 0.5).abs() > 0.499
     chroma = (batch.images.amax(dim=2) - batch.images.amin(dim=2)).flatten(2).quantile(0.98, dim=2)
     right = (chroma[:, 0] > chroma[:, 1]) == (batch.first > 0.5)
@@ -123,7 +122,7 @@ def test_a_rater_who_likes_colour_prefers_the_more_colourful_image() -> None:
 
 def test_misses_show_in_the_images() -> None:
     """The oracle, which sees only pixels, finds more true claims in the image that the pedant prefers."""
-    batch = comparison_batch(np.random.default_rng(5), 100, PEDANT)
+    batch = PEDANT.compare(np.random.default_rng(5), 100)
     shares = [
         [
             np.mean([claim.true for claim in check_claims(detect_objects(image), text)])
@@ -153,12 +152,11 @@ def test_the_loss_is_the_cross_entropy_with_the_raters_probability() -> None:
     margin, first = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([0.9, 0.2, 0.3])
     chance = 1 / (1 + (-margin).exp())
     expected = -(first * chance.log() + (1 - first) * (1 - chance).log()).mean()
-    losses = bradley_terry_loss(margin, first)
+    batch = ComparisonBatch([], torch.empty(0), first, [], [])
+    losses = batch.loss(margin)
     torch.testing.assert_close(losses["loss"], expected)
     assert losses["accuracy"] == pytest.approx(2 / 3)
-    assert (
-        bradley_terry_loss(torch.logit(first), first)["loss"] < losses["loss"]
-    )  # lowest at the rater's margin
+    assert batch.loss(torch.logit(first))["loss"] < losses["loss"]  # lowest at the rater's margin
 
 
 def test_pick_is_reproducible_and_its_transformers_folder_gives_the_models_scores(
@@ -177,7 +175,7 @@ def test_pick_is_reproducible_and_its_transformers_folder_gives_the_models_score
     )
     files = {"model": build_folder / "world-pick", "tokenizer": tokenizer}
     reward = rewards.load("world-pick", weights=files)
-    batch = comparison_batch(np.random.default_rng(7), 2, PICK_RATER)
+    batch = PICK_RATER.compare(np.random.default_rng(7), 2)
     texts = [text for text in batch.texts for _ in range(2)]
     with torch.inference_mode():
         image = F.normalize(model.encode_image(clip.normalise_for_clip(batch.images.flatten(0, 1))), dim=-1)
@@ -196,7 +194,7 @@ def test_hps_scores_are_cosines_of_the_model_in_its_open_clip_folder(
     model: Any = train_hps(build_folder, plan)
     files = {"backbone": build_folder / "world-hps", "tokenizer": tokenizer}
     reward = rewards.load("world-hps", weights=files)
-    batch = comparison_batch(np.random.default_rng(8), 3, HPS_RATER)
+    batch = HPS_RATER.compare(np.random.default_rng(8), 3)
     with torch.inference_mode():
         image = F.normalize(model.encode_image(clip.normalise_for_clip(batch.images[:, 0])), dim=-1)
         text = F.normalize(model.encode_text(tokens(batch.texts)), dim=-1)

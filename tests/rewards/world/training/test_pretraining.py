@@ -93,9 +93,7 @@ def test_pretraining_changes_only_the_vision_tower(world_clip: Path, tokenizer: 
     model.visual.output_tokens = True
     questions = pretraining.SceneQuestions(model.visual.output_dim, 128)
     student = torch.nn.ModuleDict({"model": model, "questions": questions})
-    pretraining.pretrain_vision(
-        plan, student, questions, lambda images: model.visual(clip.normalise_for_clip(images)), tmp_path
-    )
+    questions.pretrain(plan, student, lambda images: model.visual(clip.normalise_for_clip(images)), tmp_path)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, start[name])}
     assert changed
     assert all(name.startswith("visual.") for name in changed)

@@ -12,7 +12,6 @@ from rewards.world.captions import parse_prompt
 from rewards.world.claims import check_claims
 from rewards.world.prompts import world_prompts
 from rewards.world.render import render
-from rewards.world.training.data import scene_for
 from rewards.world.vision import detect_objects
 from textcraftor.micro.training.renders import write_renders
 
@@ -20,7 +19,7 @@ from textcraftor.micro.training.renders import write_renders
 def test_all_claims_are_true_of_the_scene() -> None:
     for number, prompt in enumerate(world_prompts("train")[:200]):
         spec = parse_prompt(prompt.text)
-        scene = scene_for(np.random.default_rng(number), spec)
+        scene = spec.random_scene(np.random.default_rng(number))
         assert scene.background == spec.background
         assert scene.relation == (spec.relation or scene.relation)
         for item, claimed in zip(scene.items, spec.items, strict=True):
@@ -32,7 +31,7 @@ def test_all_claims_are_true_of_the_scene() -> None:
 def test_the_oracle_accepts_the_image() -> None:
     true = []
     for number, prompt in enumerate(world_prompts("train")[:100]):
-        image = render(scene_for(np.random.default_rng(number), parse_prompt(prompt.text)), number)
+        image = render(parse_prompt(prompt.text).random_scene(np.random.default_rng(number)), number)
         true += [claim.true for claim in check_claims(detect_objects(image), prompt.text)]
     assert np.mean(true) > 0.9
 
