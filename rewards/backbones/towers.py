@@ -39,6 +39,10 @@ CACHED_PROMPTS = 4096
 """Prompt embeddings that `Towers.keep_prompts` keeps: 16 MB at a width of 1,024 in float32."""
 
 
+_shared: ContextVar[dict[tuple[object, ...], Towers] | None] = ContextVar("shared towers", default=None)
+"""Towers that were loaded within `Towers.shared`, by their files; None outside of it."""
+
+
 class Towers(nn.Module, ABC):
     """A model with an image tower and a text tower.
 
@@ -53,6 +57,16 @@ class Towers(nn.Module, ABC):
         self._image_cache: list[tuple[Tensor, Tensor]] | None = None
         self._prompt_cache: OrderedDict[tuple[str, ...], Tensor] | None = None
         self._whole_batches = False
+
+    @staticmethod
+    @contextmanager
+    def shared() -> Iterator[None]:
+        """Load towers from the same files only once within the block: later loads return the same module."""
+        token = _shared.set({})
+        try:
+            yield
+        finally:
+            _shared.reset(token)
 
     @staticmethod
     def load(folder: Path, tokenizer: Path | None = None) -> Towers:
@@ -176,19 +190,6 @@ def tower_embeddings(reward: Reward, images: Tensor) -> Tensor | None:
     return torch.cat([towers[0].embed_images(part) for part in reward.pixels([images.to(device)])])
 
 
-_shared: ContextVar[dict[tuple[object, ...], Towers] | None] = ContextVar("shared towers", default=None)
-
-
-@contextmanager
-def shared_towers() -> Iterator[None]:
-    """Load towers from the same files only once within the block: later loads return the same module."""
-    token = _shared.set({})
-    try:
-        yield
-    finally:
-        _shared.reset(token)
-
-
 def _load_once(key: tuple[object, ...], make: Callable[[], _AnyTowers]) -> _AnyTowers:
     pool = _shared.get()
     if pool is None:
@@ -219,7 +220,7 @@ class OpenClipTowers(Towers):
 
     @classmethod
     def from_folder(cls, folder: Path, tokenizer: Path | None = None) -> OpenClipTowers:
-        """Load a folder in open_clip's layout (see `shared_towers`). Raises `MismatchError`."""
+        """Load a folder in open_clip's layout (see `Towers.shared`). Raises `MismatchError`."""
         key = (cls, folder.resolve(), tokenizer.resolve() if tokenizer else None)
         return _load_once(key, lambda: cls._from_folder(folder, tokenizer))
 
@@ -313,7 +314,7 @@ class TransformersTowers(Towers):
 
     @classmethod
     def from_class(cls, architecture: type[Any], folder: Path, tokenizer: Path) -> TransformersTowers:
-        """Load a folder as a given class of transformers (see `shared_towers`)."""
+        """Load a folder as a given class of transformers (see `Towers.shared`)."""
         key = (cls, folder.resolve(), tokenizer.resolve())
         return _load_once(key, lambda: cls(from_pretrained(architecture, folder), tokenizer))
 

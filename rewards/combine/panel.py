@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rewards.backbones.towers import Towers, shared_towers
+from rewards.backbones.towers import Towers
 from rewards.base import Reward, as_batch
 from rewards.info import RewardInfo
 from rewards.preprocess import Profile
@@ -69,7 +69,7 @@ class Panel(nn.Module):
         self.device, self.offload = torch.device(device), offload
         local = weights or {}
         self._rewards: dict[str, Reward] = {}
-        with shared_towers():
+        with Towers.shared():
             for reward in rewards:
                 name = reward if isinstance(reward, str) else reward.name
                 if name in self._rewards:

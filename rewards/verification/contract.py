@@ -71,9 +71,8 @@ def _record_is_complete(case: Case) -> None:
     keys = [file.key for file in record.weights]
     case.require(record.name, "the record has no name")
     case.require(record.role in get_args(Role), f"role is {record.role!r}, expected one of {get_args(Role)}")
-    case.require(
-        -math.inf < low < high < math.inf, f"typical_range is {record.typical_range}, expected low < high"
-    )
+    in_order = -math.inf < low < high < math.inf
+    case.require(in_order, f"typical_range is {record.typical_range}, expected low < high")
     case.require(len(keys) == len(set(keys)), f"two weights have the same key: {keys}")
 
 
@@ -150,10 +149,8 @@ def _every_image_mode_scores_like_rgb(case: Case) -> None:
     prompts = [case.prompts[0]] * len(modes)
     scores, expected = (case.score(images, prompts) for images in zip(*modes.values(), strict=True))
     for mode, score, rgb_score in zip(modes, scores, expected, strict=True):
-        case.require(
-            case.bitwise_equal(score, rgb_score),
-            f"mode {mode} scores {score:.6g}, its RGB image {rgb_score:.6g}",
-        )
+        message = f"mode {mode} scores {score:.6g}, its RGB image {rgb_score:.6g}"
+        case.require(case.bitwise_equal(score, rgb_score), message)
 
 
 def _scores_do_not_depend_on_the_batch(case: Case) -> None:
@@ -203,9 +200,8 @@ def _truncated_prompts_are_counted(case: Case) -> None:
     """`truncated` knows the limit: the first word beyond it changes nothing, the last one within it does."""
     reward = case.reward
     if not reward.info.uses_prompt:
-        case.require(
-            reward.truncated(ODD_PROMPTS) == 0, "truncated() counts prompts, but the reward reads none"
-        )
+        count = reward.truncated(ODD_PROMPTS)
+        case.require(count == 0, "truncated() counts prompts, but the reward reads none")
         return
     if not reward.truncated([" ".join("a" * _MAX_WORDS)]):
         return
@@ -327,9 +323,8 @@ def _scoring_is_deterministic(case: Case) -> None:
 def _bfloat16_scores_are_close(case: Case) -> None:
     """In bfloat16 scores differ by a part of their spread, and are still float32."""
     half = replace(case, reward=deepcopy(case.reward).to(torch.bfloat16))
-    case.require(
-        half.scores.dtype == torch.float32, f"in bfloat16 scores are {half.scores.dtype}, expected float32"
-    )
+    dtype = half.scores.dtype
+    case.require(dtype == torch.float32, f"in bfloat16 scores are {dtype}, expected float32")
     case.require_roughly_close(half.grid, case.grid, "scores in bfloat16")
 
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from rewards.info import RewardInfo
 from rewards.registry import load
 from rewards.verification.mutants import MUTANTS, Fault
 from rewards.verification.official.compare import OFFICIAL
+from rewards.verification.references import load_reference
 from rewards.verification.tiny.checkpoints import tiny_record, write_tiny_weights
 from rewards.weights.locate import locate_weights
 
@@ -84,15 +84,14 @@ class _Reference(NamedTuple):
     title: str
     module: str
     options: Mapping[str, Any] = {}
-    """Keyword arguments of its ``score`` besides those in the reward's record."""
+    """Keyword arguments of its function besides those in the reward's record."""
 
     def scorer(self, record: RewardInfo) -> Callable[..., float]:
         """Return ``score(files, image, prompt)`` for a reward; the module is imported only now."""
-        module = import_module(f"rewards.verification.references.{self.module}")
         options = {**record.options, **self.options}
         if self.module == "hpsv2":
             options["antialias"] = record.profile.endswith("antialias")
-        return partial(module.score, **options)
+        return partial(load_reference(self.module), **options)
 
 
 _LAION = _Reference("open_clip, PIL, and the head's matrices one by one", "aesthetic")

@@ -12,7 +12,7 @@ from PIL import Image
 
 import rewards
 from rewards.base import Reward
-from rewards.verification.references import clipiqa
+from rewards.verification.references import load_reference
 from rewards.verification.tiny.checkpoints import tiny_record
 from tcbench.errors import MismatchError
 
@@ -26,7 +26,7 @@ def test_score_is_the_softmax_over_both_captions_at_any_size(
     levels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     picture = Image.fromarray(levels)
     assert reward.score([picture]).item() == pytest.approx(
-        clipiqa.score({"backbone": folder}, picture, ""), abs=1e-5
+        load_reference("clipiqa")({"backbone": folder}, picture, ""), abs=1e-5
     )
 
 

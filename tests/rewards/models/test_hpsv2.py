@@ -9,7 +9,7 @@ from PIL import Image
 
 import rewards
 from rewards.base import Reward
-from rewards.verification.references import hpsv2
+from rewards.verification.references import load_reference
 from tcbench.errors import MismatchError
 
 
@@ -20,7 +20,9 @@ def test_score_is_the_cosine_on_the_official_input(
     reward = tiny(name)
     image, prompt = Image.open(shared_data / "photos/chelsea.png").convert("RGB"), "a cat with two horns"
     architecture, antialias = str(reward.info.options["architecture"]), name.endswith("antialias")
-    expected = hpsv2.score(reward.files, image, prompt, architecture=architecture, antialias=antialias)
+    expected = load_reference("hpsv2")(
+        reward.files, image, prompt, architecture=architecture, antialias=antialias
+    )
     assert reward.score([image], [prompt]).item() == pytest.approx(expected, abs=1e-6)
 
 

@@ -18,6 +18,7 @@ from rewards.base import Reward
 from rewards.models.hpsv3 import AFTER_IMAGE, Hpsv3, _patchify
 from rewards.preprocess import PROFILES, preprocess, to_tensor
 from rewards.verification.references import hpsv3 as reference
+from rewards.verification.references import load_reference
 from rewards.verification.tiny.checkpoints import tiny_record
 from tcbench.errors import MismatchError
 
@@ -37,7 +38,9 @@ def test_scores_match_the_official_recipe(tiny: Tiny, tiny_files: Files) -> None
     prompts = ["", "a large red circle", LONG, "two cats\n\non a <b>roof</b> ", "a small blue square"]
     ours = tiny("hpsv3").score(images, prompts)
     files = tiny_files("hpsv3")
-    expected = torch.tensor([reference.score(files, *pair) for pair in zip(images, prompts, strict=True)])
+    expected = torch.tensor(
+        [load_reference("hpsv3")(files, *pair) for pair in zip(images, prompts, strict=True)]
+    )
     assert (ours - expected).abs().max() <= 1e-4 * expected.std()
 
 

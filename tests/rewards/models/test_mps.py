@@ -17,6 +17,7 @@ import rewards
 from rewards.backbones.tokens import OpenClipTokenizer
 from rewards.base import Reward
 from rewards.models.mps import CONDITION, Mps, _visible_tokens
+from rewards.verification.references import load_reference
 from rewards.verification.references import mps as reference
 from rewards.verification.tiny.checkpoints import tiny_record
 from tcbench.errors import MismatchError
@@ -56,7 +57,9 @@ def test_scores_match_the_official_recipe(tiny: Tiny, tiny_files: Files) -> None
     files = tiny_files("mps")
     pictures = [picture(300, 241), picture(101, 256), picture(224, 224), picture(64, 64)]
     scores = torch.stack([tiny("mps").score([image] * len(PROMPTS), PROMPTS) for image in pictures])
-    expected = torch.tensor([[reference.score(files, image, text) for text in PROMPTS] for image in pictures])
+    expected = torch.tensor(
+        [[load_reference("mps")(files, image, text) for text in PROMPTS] for image in pictures]
+    )
     spread = expected.max() - expected.min()
     assert (scores - expected).abs().max() <= 1e-4 * spread
 

@@ -14,7 +14,7 @@ import rewards
 from rewards.backbones.tokens import transformers_tokenizer
 from rewards.base import Reward
 from rewards.models.siglip import SiglipScore
-from rewards.verification.references import siglip as reference
+from rewards.verification.references import load_reference
 from rewards.verification.tiny.checkpoints import tiny_record
 from tcbench.errors import MismatchError
 
@@ -48,7 +48,7 @@ def test_score_matches_official_model_processor_and_tokenizer(
     files = tiny_files(name)
     reward = rewards.load(tiny_record(rewards.info(name)), weights=files)
     images = [picture(*size) for size in ((100, 100), (90, 130), (64, 150), (60, 60), (384, 400))]
-    expected = [reference.score(files, *pair) for pair in zip(images, PROMPTS, strict=True)]
+    expected = [load_reference("siglip")(files, *pair) for pair in zip(images, PROMPTS, strict=True)]
     spread = max(expected) - min(expected)
     assert spread > 1e-3
     assert reward.score(images, PROMPTS).tolist() == pytest.approx(expected, abs=1e-4 * spread)
