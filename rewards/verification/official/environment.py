@@ -60,13 +60,13 @@ def _official_python(lock: Path = _LOCK) -> Path:
     """
     folder = _environment_folder(lock)
     python = folder / "bin" / "python"
-    if not has_environment(lock):
+    if not _has_environment(lock):
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted build left
         _build(lock, folder, python)
     return python
 
 
-def has_environment(lock: Path = _LOCK) -> bool:
+def _has_environment(lock: Path = _LOCK) -> bool:
     """Return whether the lock file's environment has been built."""
     return (_environment_folder(lock) / _READY).is_file()
 

@@ -20,7 +20,7 @@ NAMES = ["hpsv2", "hpsv2-antialias", "imagereward"]
 @pytest.fixture
 def _official() -> None:
     """Need the environment that `make official` builds: no test downloads it."""
-    if not environment.has_environment():
+    if not environment._has_environment():
         give_up = pytest.fail if "CI" in os.environ else pytest.skip
         give_up("no environment of the official packages: run `make official`")
 
