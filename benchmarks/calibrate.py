@@ -10,7 +10,7 @@ from rewards.combine.calibration import Calibration, RewardStatistics
 from tcbench.errors import ConfigError, MissingFiles
 
 _FEWEST = 100
-"""Least number of scores: below it the standard deviation is uncertain by more than 7 percent."""
+"""Smallest number of scores. With fewer, the standard deviation is uncertain by more than 7 percent."""
 
 _PROVENANCE = ("versions", "python", "device_name", "threads", "commit")
 """Parts of an environment that can change a score."""
@@ -24,7 +24,7 @@ def calibrate_run(run: RunState) -> Calibration:
         ConfigError: If a reward has too few scores, or gave all images the same score.
     """
     if not run.score_sets:
-        raise MissingFiles(f"{run.path} has no scores; `tcbench score {run.path} --rewards ...` makes them")
+        raise MissingFiles(f"{run.path} has no scores; run `tcbench score {run.path} --rewards ...`")
     header = run.header
     return Calibration(
         rewards={score_set.reward: _measure(run, score_set) for score_set in run.score_sets},
@@ -49,6 +49,6 @@ def _measure(run: RunState, score_set: ScoreSet) -> RewardStatistics:
     std = stdev(scores)
     if not std:
         raise ConfigError(
-            f"{score_set.reward} gave every image of {run.path} the same score: it has no scale"
+            f"{score_set.reward} gave the same score to all images of {run.path}; use another run"
         )
     return RewardStatistics(fmean(scores), std, len(scores), score_set.score_id)

@@ -26,7 +26,7 @@ def measure_diversity(run: RunState, reward: ResolvedReward, device: str, progre
 
     Args:
         run: A run with at least two images per prompt.
-        reward: A reward of the CLIP kind, whose image embedding is compared.
+        reward: A CLIP or SigLIP reward, whose image embeddings are compared.
         device: Where images are embedded, such as "cpu".
         progress: Receives progress, one step per prompt.
 
@@ -65,7 +65,7 @@ def measure_diversity(run: RunState, reward: ResolvedReward, device: str, progre
 
 
 def _unmeasured(run: RunState, score_set: ScoreSet) -> list[list[Sample]]:
-    """For each prompt that has all its images and no score yet, its samples."""
+    """Return the samples of each prompt that has all its images and no score yet."""
     planned, scores = run.header.planned, run.scores(score_set)
     todo = []
     for prompt in planned.prompt_ids:
@@ -94,7 +94,7 @@ def _scores_of_prompt(run: RunState, reward: Reward, samples: Sequence[Sample]) 
         embedding = tower_embeddings(reward, torch.cat(images))
     if embedding is None:
         raise ConfigError(
-            f"{reward.info.name} has no image embedding; use a reward of the CLIP kind, such as world-siglip"
+            f"{reward.info.name} has no image embedding; use a CLIP or SigLIP reward, such as world-siglip"
         )
     unit = torch.nn.functional.normalize(embedding.cpu().double(), dim=1)
     # the mean over the other images: without the image itself, whose cosine is 1

@@ -36,7 +36,7 @@ class RunResult:
     images: int
     """Planned images that exist."""
     missing: Mapping[Key, str]
-    """Why each other planned image does not."""
+    """Reason for each planned image that does not exist."""
     truncated: int
     """Images whose prompt is longer than the pipeline's text encoder reads."""
     rewards: tuple[RewardSummary, ...]
@@ -177,7 +177,7 @@ def _score(
 
 
 def _rewritten(plan: Plan, progress: Progress) -> Mapping[int, str]:
-    """The language model's rewritings of the planned prompts, by prompt id; empty without a rewriter."""
+    """Return the rewrites of the planned prompts by prompt id; empty without a rewriter."""
     if plan.rewriter is None:
         return {}
     planned = [plan.prompts.prompts[number] for number in plan.header.planned.prompt_ids]

@@ -24,7 +24,7 @@ _OPTIONAL = ("prompt_id", "sample", "category", "image")
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A table of scores, and what the table itself does not contain."""
+    """A table of scores, with the information that the table does not contain."""
 
     path: Path
     """A .csv, .tsv or .jsonl file with a row per score (columns prompt, reward, score) or per image."""
@@ -57,7 +57,7 @@ class _Entry:
 
     @property
     def identity(self) -> str:
-        """What identifies the prompt: its id if there is one, because benchmarks repeat prompts."""
+        """Key of the prompt: its id if there is one, because benchmarks repeat prompts."""
         return self.prompt_id or canonical(self.prompt)
 
 
@@ -104,7 +104,7 @@ def import_scores(table: ScoreTable) -> RunState:
 
 
 def _check_names(table: ScoreTable, rewards: set[str]) -> None:
-    """Check names of rewards that were given beside the table; `trained_on` may name other rewards."""
+    """Check names of rewards that are not from the table; `trained_on` may name other rewards."""
     for name in table.lower_is_better:
         if name not in rewards:
             raise FileFormatError(

@@ -1,4 +1,4 @@
-"""Write a run's images and prompts as training data; of a best-of-N run, what RAFT imitates."""
+"""Write a run's images and prompts as training data; for a best-of-N run, the data of RAFT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textcraftor.io.pairs import DECLARED, METADATA
 
 
 def write_pairs(run: RunState, out: Path) -> int:
-    """Write ``out/metadata.jsonl``, which refers to the run's images, and the rewards that made them.
+    """Write ``out/metadata.jsonl``, which refers to the run's images, and the rewards that selected them.
 
     Returns:
         The number of pairs.
@@ -28,7 +28,7 @@ def write_pairs(run: RunState, out: Path) -> int:
             path = os.path.relpath(run.image_path(sample).resolve(), out.resolve())
             lines.append(json.dumps({"file_name": path, "text": sample.prompt}, ensure_ascii=False))
     if not lines:
-        raise MissingFiles(f"{run.path} has no images; `tcbench generate` makes them")
+        raise MissingFiles(f"{run.path} has no images; generate them with `tcbench generate`")
     out.mkdir(parents=True, exist_ok=True)
     declared = {"trained_on": run.header.details.get("trained_on"), "run": run.header.generation_id}
     write_atomically(out / DECLARED, (json.dumps(declared) + "\n").encode())

@@ -72,7 +72,7 @@ def resolve_rewards(names: Iterable[str], *, fetch: bool = True) -> tuple[Resolv
         fetch: Download missing weights if the hub can be reached.
 
     Raises:
-        UnknownName: If a name is no reward's.
+        UnknownName: If there is no such reward.
         MissingFiles: If weights cannot be found; `Problems` if several rewards cannot be used.
     """
     records = [info(name) for name in names]

@@ -31,7 +31,7 @@ double when they are loaded as float32, and images and activations need the rest
 
 @dataclass(frozen=True)
 class RewardSummary:
-    """One reward's scores of a run in short: counts over the planned images."""
+    """Summary of one reward's scores of a run: counts over the planned images."""
 
     reward: str
     score_id: str
@@ -63,8 +63,9 @@ def score_images(run: RunState, rewards: Sequence[ResolvedReward], device: str, 
     """Score every planned image that has no score yet.
 
     Batches are those of generation, and a batch with a missing score is scored whole, so an interrupted run
-    ends with the scores of an uninterrupted one. Images come from their files, never from memory, and must
-    still be the bytes on record. Rewards that fit in memory together are loaded together, and each image is
+    ends with the scores of an uninterrupted one. Images come from their files, never from memory, and their
+    bytes must match the recorded hash. Rewards that fit in memory together are loaded together, and each
+    image is
     decoded once for all of them.
 
     Args:

@@ -1,6 +1,6 @@
 """Sweeps: rewards against the strength of a tuned encoder, and against its number of tuned steps.
 
-Each point is a system with a run folder of its own, so it can be scored, compared and shown like any other.
+Each point is a system with its own run folder, so it can be scored, compared and shown like any other system.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class _Row:
     reward: str
     mean: float
     change: Estimate
-    """Paired with the lowest strength."""
+    """Change from the lowest strength, paired by prompt."""
     step: Estimate
-    """Paired with the next lower strength."""
+    """Change from the next lower strength, paired by prompt."""
 
 
 def run_sweep(sweep: Sweep, progress: Progress) -> Iterator[Path]:
@@ -169,7 +169,7 @@ def _csv_line(row: _Row) -> str:
 
 
 def _curves(rows: Sequence[_Row]) -> bytes:
-    """Plot change against strength, a panel a reward, a line a number of tuned steps.
+    """Plot change against strength: one panel per reward, one line per number of tuned steps.
 
     Returns:
         A PNG file.
@@ -201,7 +201,7 @@ def _curves(rows: Sequence[_Row]) -> bytes:
 
 
 def _grid(runs: Mapping[_Point, RunState]) -> bytes:
-    """Lay out images of the first prompts: a column a strength, a row a prompt and number of tuned steps.
+    """Lay out images of the first prompts: one column per strength, one row per prompt and tuned steps.
 
     Returns:
         A PNG file.

@@ -66,7 +66,7 @@ class System:
     dtype: Annotated[str, one_of("dtype", DTYPES)] = "float32"
     """Precision on an accelerator; on the CPU everything is float32."""
     domain: str = "open"
-    """What its images can show: "open", or the name of the one suite's world it was made for."""
+    """Domain of its images: "open", or the name of the suite whose world it was trained on."""
     suite: str = "parti"
     """Prompt suite to run if none is requested."""
     rewards: tuple[str, ...] = OPEN_REWARDS
@@ -74,7 +74,7 @@ class System:
     trained_on: tuple[str, ...] | None = None
     """Rewards that its weights were optimised for, which leaderboards mark; None: undeclared."""
     method: str = ""
-    """Name that systems share which differ in their training seed only; "": none."""
+    """Name shared by systems that differ only in their training seed; "": none."""
     weights: tuple[str, ...] = ("*/*.safetensors",)
     """Patterns of the weight files to download from the hub."""
     gigabytes: float | None = None
@@ -228,7 +228,7 @@ _RENAMED = {
     "size": "schedule.size",
     "chooser": "best_of_reward",
 }
-"""Keys of earlier versions. Users are told the new key; files that training wrote are read silently."""
+"""Keys of earlier versions: an error that names the new key, except in files that training wrote."""
 
 
 def _read_system(path: Path) -> System:
@@ -314,5 +314,5 @@ def _implied_training(values: Mapping[str, Any], base: System | None) -> dict[st
         declared = (base.trained_on if base else (), Rewriter.find(values["rewriter"]).trained_on)
         return {"trained_on": None if None in declared else [*(declared[0] or ()), *(declared[1] or ())]}
     if {"pipeline", "text_encoder", "unet", "windows"} & values.keys():
-        return {"trained_on": None}  # what the base declares does not hold for other weights
+        return {"trained_on": None}  # the base's declaration does not apply to other weights
     return {}

@@ -22,10 +22,10 @@ from leaderboards.stats import Comparison, Estimate
 Claim = Literal["better", "worse", "undecided", "too few prompts"]
 
 Exposure = Literal["trained-on", "same-family", "held-out", "undeclared"]
-"""How one system met one reward in training."""
+"""Whether a system was trained on a reward, or on another one of its family."""
 
 Group = Literal["trained-on", "same-family", "held-out", "judge", "human"]
-"""What a column is for the whole section; see `leaderboards.verdicts.group`."""
+"""Group of a column in the whole section; see `leaderboards.verdicts.group`."""
 
 CellKey = tuple[str, str, str | None]
 """(entry label, column label, category or None for all prompts)."""
@@ -177,9 +177,9 @@ class Standing:
     differences: Mapping[str, SeedAgreement]
     """Difference to the baseline in each column, in units of the reward."""
     verdict: str
-    """What the gains say, in words, and what limits them."""
+    """Conclusion from the gains, and what limits it."""
     cautions: tuple[str, ...] = ()
-    """Why the row is not comparable in full: incomplete, other settings, undeclared training rewards."""
+    """Why the row is not fully comparable: incomplete, other settings, undeclared training rewards."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Section:
     computes them (`leaderboards.hpsv2`).
     """
     notes: tuple[str, ...]
-    """What a reader must know before the numbers."""
+    """Notes that are shown above the numbers."""
 
     @property
     def watermarks(self) -> list[str]:

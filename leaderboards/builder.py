@@ -166,7 +166,7 @@ def _check_baseline(name: str, suites: Sequence[Sequence[Entry]]) -> None:
 def _notes(
     baseline: str, called: Sequence[str], entries: Sequence[Entry], cells: Iterable[Cell]
 ) -> Iterator[str]:
-    """What a reader must know about the whole section."""
+    """Return notes on the whole section."""
     if not called:
         yield f"No run of the baseline {baseline} on this suite, so there are no differences."
     elif len(called) > 1:

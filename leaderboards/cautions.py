@@ -1,4 +1,4 @@
-"""Why a row of the opening table is not comparable in full."""
+"""Reasons why a row of the opening table is not fully comparable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS = ("sampler", "steps", "spacing", "eta", "guidance", "size", "dtype", "
 
 
 def cautions(members: Sequence[Entry], gains: Gains) -> Iterator[str]:
-    """What limits a row, each once. A caution that does not hold for all seeds names those it holds for.
+    """Return what limits a row, without repetition. A caution about some of the seeds names them.
 
     Args:
         members: Runs of the row, one for each training seed.
@@ -67,7 +67,7 @@ def _other_settings(entry: Entry, baseline: Entry | None) -> Iterator[str]:
         return
     ours, theirs = entry.run.header.generation, baseline.run.header.generation
     if any(key in theirs for key in SETTINGS) and not any(key in ours for key in SETTINGS):
-        yield "generation settings not on record"
+        yield "generation settings not recorded"
         return
     differ = [
         f"{key} {ours.get(key)} (baseline {theirs.get(key)})"

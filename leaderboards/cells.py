@@ -105,11 +105,11 @@ def _jobs(
 
 
 def _missing(scored: RewardScores, planned: int) -> dict[str, int]:
-    """Why planned images have no score: the `REASONS` most frequent reasons and the count of the others."""
+    """Return why planned images have no score: the `REASONS` most frequent reasons and the count of the others."""
     reasons = Counter(scored.reasons.values())
     named = dict(sorted(reasons.most_common(REASONS)))
     rest = {
-        "other reasons, which its score files name": reasons.total() - sum(named.values()),
+        "other reasons, listed in its score files": reasons.total() - sum(named.values()),
         "not tried yet": planned - len(scored.values),
     }
     return named | {reason: count for reason, count in rest.items() if count}

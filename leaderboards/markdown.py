@@ -79,7 +79,7 @@ def markdown(board: Board, stamp: Stamp, pictures: Sequence[str] = ()) -> str:
 
     Args:
         board: The board.
-        stamp: What it was computed with.
+        stamp: Versions, commit and date.
         pictures: File names among `PICTURES` to show, in the same folder as the page.
     """
     limits = {
@@ -134,7 +134,10 @@ def _opening(section: Section) -> Iterator[str]:
 
 def _group_lines(section: Section) -> str:
     """Which rewards each mean is over."""
-    titles: dict[Group, str] = {**GAIN_TITLES, "same-family": "related to a reward trained on (in no mean)"}
+    titles: dict[Group, str] = {
+        **GAIN_TITLES,
+        "same-family": "related to a reward trained on (excluded from all means)",
+    }
     lines = []
     for group, words in titles.items():
         labels = [column.label for column in section.columns if column.group == group]
@@ -217,7 +220,7 @@ def _coverage_rows(section: Section) -> list[dict[str, str]]:
 
 
 def _run_rows(section: Section) -> list[dict[str, str]]:
-    """For each run its folder, the settings that differ between runs, and what it was made with."""
+    """For each run its folder, the settings that differ between runs, and its environment."""
     settings = [entry.run.header.generation for entry in section.entries]
     keys = dict.fromkeys(key for generation in settings for key in generation)
     differ = [key for key in keys if len({repr(generation.get(key)) for generation in settings}) > 1]
@@ -236,7 +239,7 @@ def _run_rows(section: Section) -> list[dict[str, str]]:
 def _environment(provenance: Sequence[Mapping[str, Any]]) -> str:
     """The newest environment of a run: versions, device, commit."""
     if not provenance:
-        return "not on record"
+        return "not recorded"
     newest = provenance[-1]
     versions = newest.get("versions", {})
     words = [f"{name} {versions[name]}" for name in VERSIONS if name in versions]

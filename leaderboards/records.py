@@ -1,6 +1,6 @@
 """Records of a run: its header, samples, scores and score sets, as they are stored in JSON.
 
-This module knows nothing of files (`leaderboards.run_state`), torch, prompts or rewards.
+This module does not read files (`leaderboards.run_state` does), and needs no torch, prompts or rewards.
 """
 
 from __future__ import annotations

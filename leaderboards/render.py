@@ -16,7 +16,7 @@ MARKS: Mapping[str | None, str] = {
     None: "",
 }
 
-MARKS_LEGEND = f"▲ better, ▼ worse, ≈ undecided, ○ below {CLAIM_PROMPTS} prompts no claim"
+MARKS_LEGEND = f"▲ better, ▼ worse, ≈ undecided, ○ no claim below {CLAIM_PROMPTS} prompts"
 
 EXPOSURES: Mapping[str, str] = {"trained-on": "†", "same-family": "‡", "held-out": "", "undeclared": "?"}
 

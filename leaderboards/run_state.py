@@ -88,7 +88,7 @@ class RunState:
 
     @cached_property
     def samples(self) -> dict[Key, Sample]:
-        """All samples on record, planned now or by an earlier start, each with its newest image if any."""
+        """All recorded samples, planned now or by an earlier start, each with its newest image if any."""
         merged: dict[Key, Sample] = {}
         for record in self._sample_journal.read():
             _merge_sample(merged, from_record(Sample, record))
@@ -105,7 +105,7 @@ class RunState:
         self._scores.clear()
 
     def image_path(self, sample: Sample) -> Path:
-        """Return the path of a sample's image; an absolute path on record stays as it is.
+        """Return the path of a sample's image; a recorded absolute path is returned unchanged.
 
         Raises:
             FileFormatError: If the sample has no image.
@@ -284,7 +284,7 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunState]:
             raise FileFormatError(f"run folder not found: {path}; give run folders, or their parent folder")
         headers = [path / HEADER] if (path / HEADER).is_file() else sorted(path.glob(f"*/{HEADER}"))
         if not headers:
-            raise FileFormatError(f"{path} holds no run; `tcbench run --out {path} ...` makes one")
+            raise FileFormatError(f"{path} holds no run; create one with `tcbench run --out {path} ...`")
         for header in headers:
             if header.parent.resolve() not in runs:
                 runs[header.parent.resolve()] = RunState(header.parent)

@@ -114,7 +114,7 @@ def _scored(run: RunState, score_set: ScoreSet, samples: Mapping[Key, Sample]) -
     rows: list[Mapping[str, Any]] = [records.get(key) or {"score": None} for key in attempted]
     values = np.array([row["score"] for row in rows], dtype=np.float64)
     reasons = {
-        index: str(rows[index].get("reason") or samples[attempted[index]].reason or "no reason on record")
+        index: str(rows[index].get("reason") or samples[attempted[index]].reason or "no reason recorded")
         for index in np.flatnonzero(np.isnan(values)).tolist()
     }
     keys = np.array([prompt * SAMPLES + sample for prompt, sample in attempted], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The opening table: mean gains of each method over the baseline, its rank, and a verdict in words.
+"""The opening table: mean gains of each method over the baseline, its rank, and a verdict.
 
 The gain of a method is the average over its training seeds. The interval of a gain is a bootstrap over
 prompts and says nothing about further training seeds, so a claim must hold for every seed by itself.
@@ -190,7 +190,7 @@ def _resolved(one: _Row, other: _Row, group: Group, results: Results, baseline: 
 
 
 def _findings(gains: Mapping[Group, SeedAgreement]) -> list[str]:
-    """What the gains say in words, such as "better by judges, worse by held-out rewards"."""
+    """Return the verdict on the gains, such as "better by judges, worse by held-out rewards"."""
     independent: list[Group] = [group for group in ("human", "judge", "held-out") if group in gains]
     findings = [
         f"{claim} by {' and '.join(names)}"

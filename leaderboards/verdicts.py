@@ -1,4 +1,4 @@
-"""What cells say about entries: exposure to rewards in training, claims, mean ranks, over-optimisation."""
+"""Conclusions from cells: exposure to rewards in training, claims, mean ranks, over-optimisation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def exposure(entry: Entry, column: Column, columns: Iterable[Column]) -> Exposur
 
 
 def group(column: Column, entries: Iterable[Entry], columns: Sequence[Column]) -> Group:
-    """What a column is for a whole section.
+    """Return the group of a column in a whole section.
 
     A reward is a judge, or held out, only if it is held out for every system that declares its training
     rewards: mean gains over these groups must be comparable between systems. Systems that declare nothing do

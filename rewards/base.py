@@ -1,4 +1,4 @@
-"""Base class of every reward model: ``score(images, prompts)`` with checked inputs and one score an image."""
+"""Base class of every reward model: ``score(images, prompts)`` with checked inputs, one score per image."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Reward(nn.Module, ABC):
 
         Args:
             images: Float tensor (B, 3, H, W), RGB in [0, 1], any size; or PIL images of any 8-bit mode.
-            prompts: One text an image; may be None for a reward that reads no prompts.
+            prompts: One text per image; may be None for a reward that reads no prompts.
 
         Returns:
             Scores (B,), float32, with gradients to the images if the reward is differentiable. NaN where the
@@ -143,18 +143,18 @@ class Reward(nn.Module, ABC):
 
     @final
     def check_prompts(self, prompts: Sequence[str] | None, count: int) -> list[str]:
-        """Return the prompts as a list. Raises ValueError unless there is one text an image."""
+        """Return the prompts as a list. Raises ValueError unless there is one text per image."""
         if prompts is None and not self.info.uses_prompt:
             return [""] * count
         invalid = _invalid_prompts(prompts)
         if invalid:
             raise ValueError(
-                f"{self.info.name} got {invalid}; expected a list of {count} texts, one an image"
+                f"{self.info.name} got {invalid}; expected a list of {count} texts, one per image"
             )
         texts = list(prompts or ())
         if len(texts) != count:
             raise ValueError(
-                f"{self.info.name} got {len(texts)} prompts for {count} images; expected one an image: "
+                f"{self.info.name} got {len(texts)} prompts for {count} images; expected one per image: "
                 "repeat a prompt for each of its images"
             )
         return texts

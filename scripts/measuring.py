@@ -1,4 +1,4 @@
-"""What benchmark scripts share: jobs in separate processes, timings, and rows of Markdown tables."""
+"""Shared parts of benchmark scripts: jobs in separate processes, timings, and rows of Markdown tables."""
 
 from __future__ import annotations
 

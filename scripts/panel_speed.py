@@ -141,7 +141,7 @@ def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("rewards", nargs="?", choices=_DEFAULTS, default="world")
     parser.add_argument("--images", type=int, help="number of images (world: 64, full: 4)")
-    parser.add_argument("--batch", type=int, default=16, help="images a batch")
+    parser.add_argument("--batch", type=int, default=16, help="images per batch")
     parser.add_argument("--repeats", type=int, help="repeats of each way (world: 5, full: 3)")
     options = parser.parse_args()
     if options.worker:

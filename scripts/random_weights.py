@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class _RandomWeights:
-    """Weights of one reward, and what other people's code needs to read them."""
+    """Weights of one reward, with the files that other code needs to read them."""
 
     files: Mapping[str, Path]
     """Paths by the keys of the reward's record."""

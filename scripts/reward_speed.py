@@ -58,7 +58,7 @@ same random weights of the published sizes and the same photographs, each in a s
 call is not timed. Half of the second side's repeats run before the first side's and half after them. Seconds
 and memory are those of the first side, then of the second.
 
-hpsv2 reads its checkpoint again on every call; the difference between the first two rows is what that costs.
+hpsv2 reads its checkpoint again on every call; the difference between the first two rows is its cost.
 On two CPU cores it is small compared with a ViT-H/14, so a factor of five is not possible there.
 """
 

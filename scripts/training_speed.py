@@ -44,7 +44,7 @@ the paper, without caches.
 
 
 def _row(name: str, bound: str, ratio: str, first: Timing, second: Timing) -> str:
-    """Return a row of the table; the timings are seconds a sample."""
+    """Return a row of the table; the timings are seconds per sample."""
     pace = f"{1 / first.median:.2f} / {1 / second.median:.2f}"
     return table_row(name, bound, ratio, pace, f"{first.peak:.0f} / {second.peak:.0f}")
 
@@ -67,7 +67,7 @@ class _Benchmark:
         self.jobs = 0
 
     def run(self, kind: str, **settings: Any) -> Timing:
-        """Repeat a job; return the seconds a sample of each repeat."""
+        """Repeat a job; return the seconds per sample of each repeat."""
         results = [self._run(kind, settings) for _ in range(self.repeats)]
         return Timing([r["seconds"] for r in results], median(r["peak"] for r in results))
 
@@ -92,7 +92,7 @@ def _train(job: dict[str, Any]) -> dict[str, float]:
 
 
 def _our_loop(job: dict[str, Any]) -> dict[str, float]:
-    """Time our loop: seconds a sample after the first update, or of each of two epochs."""
+    """Time our loop: seconds per sample after the first update, or of each of two epochs."""
     from rewards.world.prompts import world_prompts
     from textcraftor.config import make_config
     from textcraftor.io.checkpoint import LOG, TrainFolder

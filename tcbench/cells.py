@@ -2,7 +2,7 @@
 
 A cell is a function that is called with the folder of the work. When it ends, ``FOLDER/cells/<name>.json``
 records a key (a hash of the cell's task and options and of the keys of the cells it needs), the seconds it
-took and the files that other machines need of it. A cell with a record of the same key is not run again.
+took, and those of its files that other machines need. A cell with a record of the same key is not run again.
 Whatever a cell does must be resumable by itself: an interrupted cell is called again.
 """
 
@@ -106,12 +106,12 @@ def cell_keys(cells: Sequence[WorkCell]) -> dict[str, str]:
 
 
 def unfinished_cells(cells: Sequence[WorkCell], folder: Path) -> list[WorkCell]:
-    """Return the cells to run: those without a record, and restored ones that keep less than these need."""
+    """Return the cells to run: those without a record, and restored ones that lack files that these need."""
     keys = cell_keys(cells)
     records = {cell.name: CellRecord.read(folder, cell.name, keys[cell.name]) for cell in cells}
     light = {cell.name for cell in cells if cell.light}
     unfinished = {name for name, record in records.items() if record is None}
-    for cell in reversed(cells):  # from the end, so that one pass also reaches the needs of needs
+    for cell in reversed(cells):  # from the end, so that one pass also covers indirect needs
         if cell.name in unfinished:
             unfinished |= {n for n in cell.needs if n not in light and (r := records[n]) and r.restored}
     return [cell for cell in cells if cell.name in unfinished]
@@ -126,7 +126,7 @@ def run_cells(
     environment: Mapping[str, str] = ONE_CORE,
     watch: Callable[[Sequence[str]], None] = lambda running: None,
 ) -> None:
-    """Run every unfinished cell, in order as far as needs allow.
+    """Run every unfinished cell, in order, once the cells that it needs are finished.
 
     Args:
         cells: All cells of the work, each after the cells it needs.
@@ -180,7 +180,7 @@ def _failure(error: BaseException, cell: WorkCell, running: Sequence[WorkCell], 
 
 
 def _ready(todo: Mapping[str, WorkCell], running: set[str]) -> Iterator[WorkCell]:
-    """Cells all of whose needs are finished."""
+    """Return the cells whose needed cells are all finished."""
     waiting = set(todo) | running
     yield from [cell for cell in todo.values() if waiting.isdisjoint(cell.needs)]
 
@@ -201,7 +201,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this process soon after its parent, also a killed one, so that two starts never write one file."""
+    """End this process soon after its parent, even a killed one, so that two starts never write one file."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -233,7 +233,9 @@ def _held(folder: Path, cell: WorkCell) -> Iterator[None]:
         with FileLock(folder / CELLS / f"{cell.name}.lock", timeout=PREDECESSOR_WAIT_S):
             yield
     except Timeout as error:
-        raise TcbenchError(f"another process is running {cell.name} in {folder}: end it") from error
+        raise TcbenchError(
+            f"another process is running {cell.name} in {folder}: wait for it or end it"
+        ) from error
 
 
 def _log_path(folder: Path, cell: WorkCell) -> Path:

@@ -60,7 +60,7 @@ class MismatchError(TcbenchError):
 
 
 class Problems(TcbenchError):
-    """Several errors at once, one a line, so that a user can fix all of them before the next start."""
+    """Several errors at once, one per line, so that a user can fix all of them before the next start."""
 
     def __init__(self, errors: Iterable[TcbenchError]) -> None:
         self.errors = tuple(errors)

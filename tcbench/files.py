@@ -99,7 +99,7 @@ def sha256(path: Path) -> str:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a JSON lines file; a last line without its end, of a crash, is dropped.
+    """Return the complete lines of a JSON lines file; an incomplete last line, left by a crash, is dropped.
 
     Returns:
         One mapping a line; an empty list if the file does not exist.
@@ -118,7 +118,9 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
         records = list(_parse_each(file, lines))
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict):
-            raise FileFormatError(f"{file}, line {number} is not a record: remove the line, it is redone")
+            raise FileFormatError(
+                f"{file}, line {number} is not a record: remove the line, its work is repeated"
+            )
     return records
 
 
@@ -162,7 +164,7 @@ def _parse_each(file: Path, lines: Iterable[bytes]) -> Iterator[Any]:
             yield json.loads(line)
         except ValueError as error:
             raise FileFormatError(
-                f"{file}, line {number} is damaged ({error}): remove the line, it is redone"
+                f"{file}, line {number} is damaged ({error}): remove the line, its work is repeated"
             ) from error
 
 

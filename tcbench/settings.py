@@ -1,7 +1,7 @@
 """Settings: frozen records that are validated, and read from TOML files and the command line.
 
 `validated` makes a class a validated record; pydantic does the work, and its errors become the project's own:
-one line a problem, with what was given and what was expected. Free of torch.
+one line per problem, with what was given and what was expected. Free of torch.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def build_settings(
         if _remove(plain, old.split("."))
     ]
     try:
-        # JSON mode: strict about types, yet it knows that a list stands for a tuple and text for a path
+        # JSON mode: strict about types, but a list is accepted for a tuple, and text for a path
         record = TypeAdapter(cls).validate_json(json.dumps(plain, default=str))
     except ValidationError as error:
         errors.append(_translated(error, cls, plain, source, also))
@@ -222,7 +222,7 @@ _EXPECTED: Mapping[Any, tuple[str, str]] = {
     bool: ("true or false", "true or false values"),
     Path: ("a path", "paths"),
 }
-"""Types in words: one value, several values."""
+"""Descriptions of types: for one value, for several values."""
 
 _LIMITS: Mapping[str, tuple[str, str]] = {
     "greater_than_equal": ("ge", "at least"),
@@ -230,7 +230,7 @@ _LIMITS: Mapping[str, tuple[str, str]] = {
     "less_than_equal": ("le", "at most"),
     "less_than": ("lt", "less than"),
 }
-"""Pydantic's error types about ranges: the key of the limit, and the words before it."""
+"""Pydantic's error types for ranges: the key of the limit, and the text before it."""
 
 
 class _Field(NamedTuple):
@@ -323,7 +323,7 @@ def _leaves(cls: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _describe(annotation: Any) -> str:
-    """Say in words which value a field expects."""
+    """Describe the value that a field expects."""
     annotation = _without_none(annotation)
     if annotation in _EXPECTED:
         return _EXPECTED[annotation][0]

@@ -1,4 +1,4 @@
-"""What all tests share: the folder of real data, a tiny pipeline, and a network that cannot be reached."""
+"""Fixtures of all tests: the folder of real data, a tiny pipeline, and no access to the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _locks = count()
 
 Rows = Sequence[Sequence[float | None]]
-"""One row a prompt, one column a seed; None for an image that could not be scored."""
+"""One row per prompt, one column per seed; None for an image that could not be scored."""
 
 
 @pytest.fixture(scope="session")
@@ -108,8 +108,9 @@ def _own_lock(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 def fill_hub_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Mapping[str, bytes], str], Path]:
-    """Lays files of someone/something out as the hub's client does, below this test's folder, and gives their
-    snapshot: blobs by hash, a snapshot of links to them, a branch's head. The client looks there, offline.
+    """Writes files of someone/something in the layout of the hub's cache, in this test's folder, and returns
+    their snapshot: blobs by hash, a snapshot of links to them, a branch's head. The client reads this cache,
+    offline.
     """
     repository = tmp_path / "hub/models--someone--something"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -132,7 +133,7 @@ def fill_hub_cache(
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reaches beyond this machine."""
+    """No test uses the network."""
     connect = socket.socket.connect
 
     def connect_locally(self: socket.socket, address: Any) -> None:
@@ -153,7 +154,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., RunState]:
-    """Writes a finished run below the test's folder `runs`; see `write_run` for what can be said of it."""
+    """Writes a finished run below the test's folder `runs`; `write_run` has the options."""
     return lambda system, *scores, **options: write_run(tmp_path / "runs", system, scores, **options)
 
 

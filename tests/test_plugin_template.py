@@ -32,7 +32,7 @@ def run(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = out.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(target)  # all that an installer does with a wheel of Python alone
+    zipfile.ZipFile(wheel).extractall(target)  # an installer does no more with a pure Python wheel
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, target)))}
 
     def python(*arguments: str) -> str:

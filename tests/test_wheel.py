@@ -35,7 +35,7 @@ def test_everything_tracked_in_the_packages_is_shipped(wheel: set[str]) -> None:
         ["git", "-C", str(ROOT), "ls-files", "-z", *sorted(PACKAGES)], capture_output=True, text=True
     )
     if listed.returncode:
-        pytest.skip("not a git checkout: nothing says what ought to be shipped")
+        pytest.skip("not a git checkout: the files to ship are unknown")
     tracked = {name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()}
     assert tracked
     assert tracked <= wheel

@@ -31,9 +31,9 @@ class Ledger:
     samples: int = 0
     """Samples that were generated and scored."""
     unet_forwards: int = 0
-    """Rows through the UNet, with or without a graph; a guided sample has two rows a step."""
+    """Rows through the UNet, with or without a graph; a guided sample has two rows per step."""
     unet_backwards: int = 0
-    """Backward passes in forward equivalents: one a row, or two if the UNet's weights have gradients too."""
+    """Backward passes in forward equivalents: one per row, or two with gradients of the UNet's weights."""
     unet_saved: int = 0
     """Rows through the UNet that the prefix cache made unnecessary."""
     reward_calls: int = 0

@@ -126,7 +126,7 @@ class Rewriter:
             return folder
         from huggingface_hub import snapshot_download
 
-        offline = hub.offline_reason() if fetch else "nothing is downloaded now"
+        offline = hub.offline_reason() if fetch else "downloads are off"
         try:
             return Path(
                 snapshot_download(
@@ -136,7 +136,7 @@ class Rewriter:
                     local_files_only=bool(offline),
                 )
             )
-        except Exception as error:  # the client raises its HTTP library's errors too
+        except Exception as error:  # the client does not wrap the errors of its HTTP library
             reason = f"not in the hub client's cache, and {offline}" if offline else first_line(error)
             raise MissingFiles(
                 f"rewriter {self.name} needs {self.model}: {reason}; download it on a machine with "
@@ -368,7 +368,7 @@ class RewriterModel:
 
 
 def _gumbel(seeds: Sequence[int]) -> Any:
-    """Return a logits processor that adds standard Gumbel noise, one random generator a row."""
+    """Return a logits processor that adds standard Gumbel noise, one random generator per row."""
     import torch
     from transformers import LogitsProcessor
 

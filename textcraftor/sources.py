@@ -76,8 +76,8 @@ class PromptSource:
             raise ConfigError(f"prompt source {name!r} is now {RENAMED_SOURCES[name]!r}")
         if not name:
             raise ConfigError(
-                "no prompts given, and the model has none of its own; set data.prompts to a prompt file or "
-                "hub:ID (--prompts)"
+                "no training prompts given, and the model has no default; set data.prompts to a prompt "
+                "file or hub:ID (--prompts)"
             )
         return PromptSource.from_texts(Path(name).name, [prompt.text for prompt in read_prompts(Path(name))])
 
@@ -149,7 +149,7 @@ class _Column(Sequence[str]):
 
 @dataclass(frozen=True)
 class SampleOrder:
-    """All samples of a run by number: epoch after epoch, each in a random order of its own."""
+    """All samples of a run by number: epoch after epoch, each in a different random order."""
 
     source: PromptSource
     seed: int

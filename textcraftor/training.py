@@ -100,7 +100,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         config: The configuration, see `textcraftor.config.make_config`.
         out: The run's folder.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        progress: Receives the number of updates and remarks.
+        progress: Receives the number of updates and notes.
         prompts: Training prompts in place of those that the configuration names.
         validation: Validation prompts in place of those that the configuration names.
 
@@ -108,14 +108,14 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         The finished run.
 
     Raises:
-        TcbenchError: If the configuration cannot be trained, with one line a problem; nothing was changed.
+        TcbenchError: If the configuration cannot be trained, with one line per problem; nothing was changed.
         NotFinite: If rewards or gradients are no longer finite; the last checkpoint is intact.
     """
     progress, folder = progress or Silent(), TrainFolder(Path(out))
     accelerator = _start_processes(device, config.logging.trackers, folder.path)
     main, device = accelerator.is_main_process, str(accelerator.device)
     with locked(folder.path) if main else nullcontext(), _out_of_memory_advice(device):
-        # Rewards, the frozen pipeline, prompts. Mistakes show before anything large is loaded.
+        # Rewards, the frozen pipeline, prompts. Errors are reported before anything large is loaded.
         infos = _check_rewards(config)
         pipeline_path = Model.find(config.model).source.find()
         pipeline_sha256 = pipelines.pipeline_sha256(pipeline_path)
@@ -197,7 +197,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             alarm = str(newest.record.get("alarm", ""))
         validations: list[Validation] = []
         if main:
-            # log lines after the checkpoint are of weights that are lost
+            # log lines after the checkpoint belong to weights that are lost
             folder.forget_after(done if newest is not None else -1)
             validations = [Validation.from_row(row) for row in folder.rows(VALIDATION)]
             if newest is not None and _best_update(done, validations, selection) == done:

@@ -1,4 +1,4 @@
-"""What is trained: copies of a pipeline's text encoders, its UNet, or adapters (LoRA) on them."""
+"""The trained parts: copies of a pipeline's text encoders, its UNet, or adapters (LoRA) on them."""
 
 from __future__ import annotations
 

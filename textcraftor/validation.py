@@ -27,7 +27,7 @@ from textcraftor.sources import PromptSource
 from textcraftor.tuned import Trainable
 
 NOISES = 2
-"""Images of each prompt: the fewest that have a diversity."""
+"""Images of each prompt: the smallest number for which diversity is defined."""
 
 BATCH = 8
 """Images that are sampled and scored at a time."""
@@ -103,7 +103,7 @@ class Validation:
         """Check whether training raises its own rewards at the cost of the selection reward.
 
         Returns:
-            A line that says so if the selection reward is significantly below its best while the trained
+            A one-line warning if the selection reward is significantly below its best while the trained
             rewards are above their value there; otherwise "".
         """
         if not earlier:
@@ -224,7 +224,7 @@ class Validator:
                 yield decode_latents(vae, part)
 
     def _sample_prefixes(self) -> Iterator[tuple[Any, Tensor]]:
-        """Yield the latents (B, C, h, w) before the tuned steps, with the scheduler that made them."""
+        """Yield the latents (B, C, h, w) before the tuned steps, with the scheduler that produced them."""
         pipe, size = self.trainable.original, self.prompts_at_once
         for start in range(0, len(self.prompts), size):
             numbers = range(start, min(start + size, len(self.prompts)))
@@ -241,7 +241,7 @@ class Validator:
         """Return the validation prompts; None without validation.
 
         Raises:
-            ConfigError: If there is a selection reward, but nothing to select on.
+            ConfigError: If there is a selection reward, but no validation.
         """
         if settings.every and settings.prompts:
             return PromptSource.find(settings.prompts)

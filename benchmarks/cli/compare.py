@@ -26,14 +26,15 @@ def _compare(
         typer.Argument(metavar="A", help="Run folder, or system with one run in --runs.", show_default=False),
     ],
     after: Annotated[
-        str, typer.Argument(metavar="B", help="Run to compare with A, likewise.", show_default=False)
+        str,
+        typer.Argument(metavar="B", help="Run to compare with A, given in the same way.", show_default=False),
     ],
     runs: Annotated[Path, typer.Option("--runs", help="Folder of runs to find systems in.")] = Path("runs"),
     rewards: Annotated[
         str | None,
         typer.Option("--rewards", "-r", help="Rewards to rank the prompts by; all by default."),
     ] = None,
-    prompts: Annotated[int, typer.Option("--prompts", min=0, help="Losses and gains to show, at most.")] = 5,
+    prompts: Annotated[int, typer.Option("--prompts", min=0, help="Number of losses and gains to show.")] = 5,
     json: options.Json = False,
 ) -> None:
     """Compare run B with run A, paired by prompt and sample, and list the prompts that differ most.
@@ -66,7 +67,7 @@ def _compare(
 
 
 def _columns(section: Section, names: Sequence[str] | None, pair: Sequence[RunState]) -> list[ScoreSet]:
-    """Rewards that both runs have scores of, or those of them that are named."""
+    """Return the rewards with scores in both runs; only the named ones if names are given."""
     both = [column.score_set for column in section.columns]
     for run in pair:
         ids = {(score_set.reward, score_set.score_id) for score_set in run.score_sets}
@@ -83,7 +84,7 @@ def _columns(section: Section, names: Sequence[str] | None, pair: Sequence[RunSt
 def _open_run(name: str, runs: Path) -> RunState:
     """Open a run by its folder, or the only run of a system.
 
-    Raises UnknownName for neither, and ValueError if the system has several runs.
+    Raises UnknownName if there is no such run, and ValueError if the system has several runs.
     """
     from leaderboards.run_state import HEADER, RunState
     from tcbench.errors import UnknownName

@@ -16,7 +16,7 @@ app = typer.Typer(add_completion=False)
 def _diversity(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or their parent.", show_default=False)],
     by: Annotated[
-        str, typer.Option("--by", help="A reward of the CLIP kind, whose image embedding is compared.")
+        str, typer.Option("--by", help="A CLIP or SigLIP reward, whose image embeddings are compared.")
     ] = "world-siglip",
     device: options.Device = "auto",
 ) -> None:

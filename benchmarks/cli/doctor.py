@@ -18,13 +18,13 @@ _MARKS = {"ok": "ok", "absent": "--", "warning": "!", "problem": "!!"}
 @app.command()
 def _doctor(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also show how to get what is optional.")
+        bool, typer.Option("--verbose", "-v", help="Also show how to get optional files and packages.")
     ] = False,
     json: options.Json = False,
 ) -> None:
     """Show imported packages, conflicts, versions, the device, and which weights and prompts are present.
 
-    Exits with 1 if something prevents work; files that are merely not downloaded do not count.
+    Exits with 1 if something prevents work; files that are not downloaded do not count.
     """
     from benchmarks.doctor import examine
 

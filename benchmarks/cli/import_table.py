@@ -36,7 +36,7 @@ def _import_table(
     ] = None,
     lower_is_better: Annotated[
         str | None,
-        typer.Option("--lower-is-better", help="Comma-separated rewards of which lower is better."),
+        typer.Option("--lower-is-better", help="Comma-separated rewards whose lower scores are better."),
     ] = None,
     trained_on: Annotated[
         str | None,

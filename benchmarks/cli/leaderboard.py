@@ -12,7 +12,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def _leaderboard(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders, or folders that hold some.", show_default=False)
+    ],
     baseline: Annotated[
         str,
         typer.Option(
@@ -26,7 +28,7 @@ def _leaderboard(
         str | None, typer.Option("--date", help="Date to stamp the files with; none by default.")
     ] = None,
 ) -> None:
-    """Compare runs with a baseline: mean gains, ranks, and verdicts in words.
+    """Compare runs with a baseline: mean gains, ranks and verdicts.
 
     Prints a table for each suite: gains over the baseline in standard deviations, with 95 % intervals. Writes
     leaderboard.md, .csv (one line for each cell), .wide.csv (one line for each run), .json and .tex,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _LINE_SECONDS = 10.0
-"""Least time between two lines of one stage."""
+"""Shortest time between two lines of one stage."""
 
 
 def show_progress() -> _Bars | _Lines:

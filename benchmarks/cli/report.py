@@ -38,7 +38,7 @@ def show_result(result: RunResult, as_json: bool, *, next_command: str) -> int:
 def leaderboard_command(result: RunResult) -> str:
     """Return the command that compares all runs in the same folder, with this run as the baseline."""
     path, header = result.path, result.run.header
-    # by folder names alone: a damaged run in the same folder must not spoil the end of this one
+    # only folder names are read: a damaged run in the same folder must not break this output
     twins = list(path.parent.glob(f"{path.name.removesuffix(header.generation_id)}*"))
     name = header.system if len(twins) == 1 else f"{header.system}@{header.generation_id}"
     return shlex.join(["tcbench", "leaderboard", str(path.parent), "--baseline", name, "--out", "board"])

@@ -20,12 +20,12 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def _reproduce(
     table: Annotated[str, typer.Argument(help="The comparison: world-table.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the work; re-run to resume.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Working folder; re-run the command to resume.")],
     docs: Annotated[
         Path | None, typer.Option("--docs", help="Folder for report, boards and pictures; default OUT/page.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Tiny amounts of everything, to check that it works.")
+        bool, typer.Option("--quick", help="Run a tiny version, to check that everything works.")
     ] = False,
     headline: Annotated[
         bool, typer.Option("--headline", help="Only the methods with several training seeds: half the work.")
@@ -34,11 +34,11 @@ def _reproduce(
         Path | None,
         typer.Option(
             "--records",
-            help="Archives of an earlier run, such as docs/world-table/records; archived cells are not run.",
+            help="Archives of an earlier run, such as docs/world-table/records; cells in them do not run.",
         ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Cells that run at a time, on one core each.")
+        int, typer.Option("--jobs", "-j", min=1, help="Number of cells to run at a time, one core each.")
     ] = os.cpu_count() or 1,
     dry_run: options.DryRun = False,
 ) -> None:

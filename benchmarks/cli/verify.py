@@ -23,14 +23,14 @@ app = typer.Typer(add_completion=False)
 _IMAGES = 6
 """Number of images to compare on."""
 _FULL_IMAGES, _FULL_PROMPTS = 3, 2
-"""The same with ``--full``, where each score takes seconds."""
+"""Number of images with ``--full``, where each score takes seconds."""
 _EXIT_DIFFERENT = 4
 
 _Names = Annotated[list[str] | None, typer.Argument(help="Rewards; default: all.", show_default=False)]
 _Images = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of photographs to compare on; default: the test data, else rendered images.",
+        help="Folder of photographs to compare on; default: the test data or, without it, rendered images.",
         show_default=False,
     ),
 ]
@@ -99,7 +99,7 @@ def _verify(
 def _compare(
     records: Sequence[RewardInfo], images: Path | None, scratch: Path, *, official: bool, full: bool
 ) -> Iterator[Parity]:
-    """Yield one comparison per reward, with the official package where that is asked for and possible."""
+    """Yield one comparison per reward, with the official package if requested and possible."""
     from rewards.verification.official.compare import OFFICIAL
     from rewards.verification.parity import compare_with_official, compare_with_reference
     from rewards.verification.pictures import PROMPTS, load_photos, photo_folder
@@ -109,7 +109,8 @@ def _compare(
     for record in records:
         weights = scratch / record.name
         weights.mkdir()
-        # The small world's rewards share classes with published ones, but no package can load their weights.
+        # The embedded world's rewards share classes with published ones, but no package can load their
+        # weights.
         if official and record.entry in OFFICIAL and not record.name.startswith("world-"):
             count, texts = (_FULL_IMAGES, PROMPTS[:_FULL_PROMPTS]) if full else (_IMAGES, PROMPTS)
             names = list(photos)[:count]

@@ -55,7 +55,8 @@ def _pull_weights(
                 print(f"{record.name}  {key}  {path}")
         except (MissingFiles, MismatchError, LicenceNotAccepted) as error:
             print(f"error: {error}", file=sys.stderr)
-            # With --all, a licence that was not accepted is no failure: nobody asked for that very reward.
+            # With --all, a licence that was not accepted is no failure, because no reward was requested by
+            # name.
             if not (everything and isinstance(error, LicenceNotAccepted)):
                 failed.append(error)
     if failed:
@@ -66,10 +67,10 @@ def _pull_weights(
 def _verify_weights(
     names: _Names = None,
     accept: Annotated[
-        bool, typer.Option("--accept", help="Record changed weights as right; needs reward names.")
+        bool, typer.Option("--accept", help="Record the changed weights as valid; requires reward names.")
     ] = False,
 ) -> None:
-    """Hash weights again and compare them with the published sha256 or with that of their first use.
+    """Hash weights again and compare them with the published sha256, or with the one recorded at first use.
 
     Without names, all weights on this machine. Exit code 4: weights differ. Exit code 3: weights of a named
     reward are missing.
@@ -99,7 +100,7 @@ def _convert_weights(
         typer.Option("--out", help="File to write, by default FILE.safetensors; never overwritten."),
     ] = None,
 ) -> None:
-    """Convert a checkpoint to a .safetensors file that gives the same scores in its place."""
+    """Convert a checkpoint to a .safetensors file that can replace it and gives the same scores."""
     from rewards.weights.convert import convert_checkpoint
 
     converted = convert_checkpoint(file, out)
@@ -137,7 +138,7 @@ def _row(record: RewardInfo, file: WeightsFile, recorded: Container[str]) -> _Ro
 
 
 def _verify(records: Iterable[RewardInfo], accept: bool) -> Iterator[_Row]:
-    """Yield one row a file; weights that several rewards share are hashed once."""
+    """Yield one row per file; weights that several rewards share are hashed once."""
     from rewards.weights.locate import content_id, locate_file
     from tcbench.errors import MissingFiles
 

@@ -25,7 +25,7 @@ Docs = Annotated[Path, typer.Option(help="Folder of the report and its pictures.
 @app.command("build")
 def _build(
     folder: Folder = Path("build/world"),
-    jobs: Annotated[int, typer.Option(help="Stages that are trained at a time, on one core each.", min=1)] = (
+    jobs: Annotated[int, typer.Option(help="Number of stages to train at a time, one core each.", min=1)] = (
         os.cpu_count() or 1
     ),
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",

@@ -32,7 +32,7 @@ class ArchivedCell:
     key: str
     """Key of the cell that the archive stands for (`tcbench.cells.cell_keys`)."""
     sha256: str
-    """Of the archive, in hex."""
+    """SHA-256 of the archive, in hex."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _read_manifest(archives: Path) -> dict[str, ArchivedCell]:
 
 
 def _packed(folder: Path, name: str, record: CellRecord) -> bytes:
-    """Return a cell's archive. The same cell gives the same bytes: no times, owners or paths of a machine."""
+    """Return a cell's archive. The same cell gives the same bytes: no times, owners or absolute paths."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:xz") as members:
         for path in record.keeps:

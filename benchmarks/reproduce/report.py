@@ -56,7 +56,8 @@ INTRODUCTION = """\
 Base: micro. Every system samples the same {prompts} held-out prompts with the same {noises} noises each,
 with ddim, 25 steps and guidance 3 unless a row says otherwise. Numbers are paired differences to the base
 with 95 % intervals. {legend}; † the system was optimised for this reward, ‡ for one of its family.
-world-siglip selected checkpoints; world-blip, world-oracle and world-rule are judges and took no part."""
+world-siglip selected checkpoints; world-blip, world-oracle and world-rule are judges, which took no part in
+training or selection."""
 
 BUDGETS = """\
 Each method was trained with a compute of about {budget:,}: UNet-forward equivalents, reward calls and
@@ -92,7 +93,7 @@ class _Results:
         return {file.name: RunState(self.folder / "runs" / file.read_text().strip()) for file in files}
 
     def seeds(self, name: str) -> list[str]:
-        """Return a method's systems, one a training seed."""
+        """Return a method's systems, one per training seed."""
         return [f"{name}-{seed}" for seed in self.scale.seeds_of(METHODS[name])]
 
     def training(self, method: Method, seed: int) -> TrainingResult:
@@ -236,7 +237,7 @@ def _drill_downs(results: _Results) -> Iterator[str]:
 
 
 def _rows(section: Section, names: Sequence[str] | None = None) -> list[Row]:
-    """One row a system: its differences to the section's baseline."""
+    """One row per system: its differences to the section's baseline."""
     labels = names or [entry.label for entry in section.entries if entry.label != section.baseline]
     return [
         {"system": _title(label)}
@@ -372,7 +373,8 @@ def _ending(results: _Results) -> Iterator[str]:
     )
     yield "## Provenance"
     yield (
-        f"{len(keys)} cells, {hours:.1f} core-hours (of the starts that finished them). Computed with "
+        f"{len(keys)} cells, {hours:.1f} core-hours (counting only the starts that finished a cell). "
+        f"Computed with "
         f"{' / '.join(versions)} on {' / '.join(devices)}; commit {', '.join(commits)}."
     )
 

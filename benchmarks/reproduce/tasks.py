@@ -31,7 +31,7 @@ MODEL, SUITE, TRAINING_SUITE = "micro", "world", "world-train"
 SELECTION = "world-siglip"
 
 TABULATED = "tabulated"
-"""Subfolder with one file a system that names its run folder: "runs" may have folders of older plans too."""
+"""Subfolder with one file per system that names its run folder, as "runs" may hold runs of older plans."""
 
 _TRAINING = "train"
 _SYSTEMS = "systems"
@@ -41,7 +41,7 @@ _RESULTS = "results"
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Summary of a training run, all that tables need of it."""
+    """Summary of a training run: everything that the tables need."""
 
     config: Mapping[str, Any]
     environments: Sequence[Mapping[str, Any]]
@@ -201,7 +201,7 @@ def _make_system(
 
 def _mix_encoders(folder: Path, path: Path, weights: Mapping[str, float]) -> None:
     parts = {n if n == "original" else str(folder / _SYSTEMS / f"{n}-0"): w for n, w in weights.items()}
-    shutil.rmtree(path, ignore_errors=True)  # of an interrupted start
+    shutil.rmtree(path, ignore_errors=True)  # left by an interrupted start
     mix_encoders(parts, path)
 
 
@@ -220,7 +220,7 @@ def _run_system(folder: Path, progress: Progress, name: str, prompts: int, seeds
 
 
 def _archived_files(run: RunState) -> list[Path]:
-    """Everything in a run folder except images that no board shows."""
+    """Return the files of a run folder, except images that no board shows."""
     samples = run.samples
     images = [run.image_path(samples[key]) for key in shown_keys([run])]
     return [run.path / HEADER, *run.path.glob("samples/*"), *run.path.glob("scores/*/*"), *images]
@@ -238,4 +238,4 @@ TASKS: Mapping[str, Callable[..., list[Path]]] = {
     "system": _make_system,
     "run": _run_system,
 }
-"""Stable task name (`tcbench.cells.WorkCell.task`) -> function. A name is never given to other work."""
+"""Stable task name (`tcbench.cells.WorkCell.task`) -> function. A name is never reused for other work."""

@@ -110,12 +110,12 @@ _METHODS: tuple[Method, ...] = (
             "validation.eval_tuned_steps": 25}, (2e-5,), 1.5, needs=("best",)),
 )  # fmt: skip
 METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
-"""By name, in the order of the report."""
+"""Methods by name, in the order of the report."""
 
 
 @dataclass(frozen=True)
 class _Variant:
-    """A system that needs no training of its own: another system with changes, or a mix of encoders."""
+    """A system that is not trained itself: another system with changes, or a mix of encoders."""
 
     name: str
     title: str
@@ -158,13 +158,13 @@ class Scale:
     prompts: int = 400
     """Held-out prompts."""
     seeds: int = 2
-    """Noises a prompt."""
+    """Noises per prompt."""
     training_seeds: int = 3
     """Training seeds of a headline method."""
     trials: int = 3
-    """Most learning rates that are tried for a method."""
+    """Largest number of learning rates to try for a method."""
     updates: float = 1.0
-    """Share of a method's updates."""
+    """Fraction of each method's updates to run."""
     renders: int = 2000
     """Rendered images for direct fine-tuning."""
     best_prompts: int = 300

@@ -112,7 +112,7 @@ def _locate(suite: Suite, file: SuiteFile, prompts: Path | None, fetch: bool) ->
     """Return the path of a suite's file.
 
     Raises:
-        MissingFiles: If it is not found; the message says where it was searched and where it can be had.
+        MissingFiles: If it is not found; the message says where it was searched and where to get it.
     """
     if prompts is not None and prompts.is_file() and len(suite.files) > 1:
         names = ", ".join(one.names[0] for one in suite.files)
@@ -168,5 +168,5 @@ def _download(source: tuple[str, str]) -> tuple[Path | None, str]:
 
     try:
         return Path(hf_hub_download(*source, repo_type="dataset")), ""
-    except Exception as error:  # the client lets its HTTP library's own errors through
+    except Exception as error:  # the client does not wrap the errors of its HTTP library
         return None, first_line(error)

@@ -1,4 +1,4 @@
-"""Preprocessing that a model folder in open_clip's or transformers' layout asks for."""
+"""Preprocessing that a model folder in open_clip's or transformers' layout describes."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def clip_tokenizer(folder: Path, limit: int) -> Tokenizer:
 
 
 def bert_tokenizer(vocabulary: Path, limit: int) -> Tokenizer:
-    """Load a lower-case WordPiece tokenizer from a text file, one piece a line. Raises `MismatchError`."""
+    """Load a lower-case WordPiece tokenizer from a text file, one piece per line. Raises `MismatchError`."""
     from transformers import BertTokenizer
 
     with _as_mismatch(vocabulary):

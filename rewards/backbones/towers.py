@@ -134,7 +134,7 @@ class Towers(nn.Module, ABC):
         self._prompt_cache, self._whole_batches = OrderedDict(), whole_batches
 
     def _cached(self, groups: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], Tensor]:
-        """The cache, after embedding, in one batch, the prompts of the groups that it lacks."""
+        """Embed the prompts that the cache lacks, in one batch, and return the cache."""
         assert self._prompt_cache is not None
         new = [group for group in groups if group not in self._prompt_cache]
         if new:

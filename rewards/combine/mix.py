@@ -80,7 +80,7 @@ class RewardMix:
 
         Args:
             images: Float tensor (B, 3, H, W), RGB in [0, 1].
-            prompts: One text an image; may be None if no reward of the mix reads prompts.
+            prompts: One text per image; may be None if no reward of the mix reads prompts.
 
         Raises:
             ValueError: If a reward of the mix has no gradient.

@@ -1,4 +1,4 @@
-"""Score the same images with several rewards; what the rewards share is loaded and computed once."""
+"""Score the same images with several rewards; common parts of the rewards are loaded and computed once."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Panel(nn.Module):
 
         Args:
             images: As for `Reward.score`: a float tensor (B, 3, H, W), RGB in [0, 1], or PIL images.
-            prompts: One text an image; may be None if no reward reads prompts.
+            prompts: One text per image; may be None if no reward reads prompts.
 
         Returns:
             Scores (B,), float32, by reward, on the panel's device.

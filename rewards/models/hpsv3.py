@@ -90,7 +90,7 @@ class Hpsv3(Reward):
         self._tokenizer: Any = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
         self._tokenizer.add_tokens([AddedToken(_REWARD, special=True, normalized=False)], special_tokens=True)
         config = Qwen2VLConfig.from_pretrained(folder, local_files_only=True)
-        # Qwen's embedding has spare rows; the published checkpoint has exactly one row a token.
+        # Qwen's embedding has spare rows; the published checkpoint has exactly one row per token.
         config.text_config.vocab_size = len(self._tokenizer)
         # Random values for eight billion weights would take minutes, and all of them are loaded below.
         with no_init_weights():

@@ -37,7 +37,7 @@ class Fault:
 
 
 Mutant = Callable[[Reward, Fault], AbstractContextManager[None]]
-"""Breaks a reward for good while its context is open, and sets ``reached`` once the bug takes part."""
+"""Breaks a reward permanently; its context sets ``reached`` once the bug takes part."""
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def _wrong_activation(reward: Reward, fault: Fault) -> Iterator[None]:
 
 @contextmanager
 def _no_normalisation(reward: Reward, fault: Fault) -> Iterator[None]:
-    """Leave embeddings at the length that they have.
+    """Do not scale embeddings to unit length.
 
     The bug: a dot product in place of the cosine, or a head on raw embeddings.
     """

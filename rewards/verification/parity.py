@@ -43,9 +43,9 @@ class Parity:
     reward: str
     profile: str
     reference: str
-    """What computed the scores a second time."""
+    """Code that computed the scores a second time."""
     weights: str
-    """On which weights: random ones, tiny or of the published size, or the shipped ones."""
+    """Weights that were used: random ones, tiny or of the published size, or the shipped ones."""
     pairs: int = 0
     """Number of (image, prompt) pairs."""
     spread: float = 0.0

@@ -56,7 +56,7 @@ def load_photos(folder: Path, count: int) -> dict[str, Image.Image]:
 
 
 def _write_renders(folder: Path, count: int) -> Path:
-    """Write enlarged images of the small world, and return the folder."""
+    """Write enlarged images of the embedded world, and return the folder."""
     import numpy as np
 
     from rewards.world.render import render

@@ -52,7 +52,7 @@ class PublishedCheck:
     """"checked", or "not checked: " and the reason."""
     expected: tuple[float, ...]
     scores: tuple[float, ...] = ()
-    """Ours; empty if not checked."""
+    """Scores computed here; empty if not checked."""
     tolerance: float = 0.0
     """Largest allowed difference."""
     weights: Mapping[str, str] | None = None

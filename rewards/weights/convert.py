@@ -33,7 +33,7 @@ def convert_checkpoint(source: Path, out: Path | None = None) -> ConvertedCheckp
 
     An inner dict, such as "state_dict", becomes keys that begin with its name and a dot; the metadata lists
     these names. The lock file records that this file was made from ``source``, so that it is accepted where
-    the sha256 of ``source`` is published. Metadata alone would not do: any file can claim an origin.
+    the sha256 of ``source`` is published. Metadata alone is not enough: any file can claim an origin.
 
     Args:
         source: A torch checkpoint.

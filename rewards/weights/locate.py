@@ -62,8 +62,8 @@ class LocatedWeights(NamedTuple):
                 )
         elif self.origin and (recorded := lock.first_use(self.origin, digest)) != digest:
             raise MismatchError(
-                f"{self.path} is not what {info.name} used before: its sha256 is {digest}, recorded is "
-                f"{recorded}; if it was changed on purpose, tcbench weights verify --accept {info.name}, or "
+                f"{self.path} has changed since {info.name} first used it: its sha256 is {digest}, "
+                f"recorded is {recorded}; if it was changed on purpose, tcbench weights verify --accept {info.name}, or "
                 f"remove {self.origin!r} from {lock.path}"
             )
 
@@ -126,8 +126,8 @@ def content_id(file: WeightsFile, path: Path, *, fresh: bool = False) -> str:
     """Return the sha256 of a file, or that of the names and contents of a folder's needed files.
 
     Args:
-        file: What is needed.
-        path: Where it is.
+        file: The record of the file or folder.
+        path: Its path on this machine.
         fresh: Do not use remembered hashes (see `WeightsLock.sha256`).
     """
     lock = WeightsLock()
@@ -180,7 +180,7 @@ def _asks_for_quick_gelu(folder: Path) -> bool:
 
 
 def _published_path(file: WeightsFile, fetch: bool) -> tuple[Path, str]:
-    """Return where the published file is or was downloaded to, and why it is missing (empty if it is not)."""
+    """Return the path of the published file, downloaded if necessary, and why it is missing (else empty)."""
     if file.package:
         path = _PACKAGE / file.package
         return path, "" if path.exists() else f"the installed package lacks rewards/{file.package}"
@@ -192,7 +192,7 @@ def _published_path(file: WeightsFile, fetch: bool) -> tuple[Path, str]:
     )
     try:
         return (_from_hub(file, not offline) if file.hub else _from_url(file, not offline)), ""
-    except Exception as error:  # the hub's client lets its HTTP library's own errors through
+    except Exception as error:  # the hub's client does not wrap the errors of its HTTP library
         if offline:
             return Path(), f"it is not on this machine, and {offline}"
         return Path(), first_line(error)

@@ -86,7 +86,7 @@ def _sharpness(salience: NDArray[np.float64]) -> float:
     if not all(ring.any() for ring in rings):
         return 0.0
     within, just_out, further_out = (float(salience[ring].mean()) for ring in rings)
-    # A glow is no soft edge. Its rest 3 to 5 pixels out tells how bright it is 1 to 2 pixels out.
+    # A glow is not a soft edge. Its brightness 3 to 5 pixels out gives its brightness 1 to 2 pixels out.
     glow = GLOW_RISE * further_out
     return _ramp((within - just_out) / max(within - glow, 1e-6), 0.5, 0.95)
 

@@ -149,7 +149,7 @@ def _noun_phrase(rng: np.random.Generator, item: Item, say_size: bool) -> str:
 
 
 def style_words(rng: np.random.Generator, style: Style) -> list[str]:
-    """Return true words about a style, at most one an axis, in random order; none for a medium style."""
+    """Return true words about a style, at most one per axis, in random order; none for a medium style."""
     words = []
     for axis, (low, high) in STYLE_WORDS.items():
         value = getattr(style, axis)

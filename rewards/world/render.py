@@ -17,7 +17,7 @@ from tcbench.errors import UnknownName
 Array = NDArray[np.float32]
 
 _BRIGHTEST = 0.98
-"""Most that a glow lifts a colour channel to, so that a glow never clips."""
+"""Highest value to which a glow lifts a colour channel, so that a glow never clips."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What the runner's tests share: a toy reward in a file, a prompt file, and requests for tiny runs."""
+"""Fixtures of the runner's tests: a toy reward in a file, a prompt file, and requests for tiny runs."""
 
 from __future__ import annotations
 

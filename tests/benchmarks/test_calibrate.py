@@ -33,7 +33,7 @@ def test_each_reward_has_its_mean_and_deviation(make_run: Callable[..., RunState
     ("rows", "message"),
     [
         ([[1.0]] * 99, "has 99 scores of clip; expected at least 100"),
-        ([[1.0]] * 100, "the same score: it has no scale"),
+        ([[1.0]] * 100, "gave the same score to all images of"),
     ],
 )
 def test_too_few_or_equal_scores_are_an_error(

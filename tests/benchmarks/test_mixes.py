@@ -183,7 +183,7 @@ def test_a_sweep_writes_a_table_and_figures(
     assert float(rows[5]["step"]) == pytest.approx(whole - half, abs=1e-5)
     assert float(rows[3]["change"]) == 0
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep" / "runs").rglob("*.png")}
-    list(run_sweep(asked, Silent()))  # again: nothing is drawn anew
+    list(run_sweep(asked, Silent()))  # again: nothing is sampled again
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep" / "runs").rglob("*.png")}
 
 

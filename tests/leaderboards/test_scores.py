@@ -36,7 +36,7 @@ def test_scores_are_those_of_the_plan(run: RunState) -> None:
     assert scored.samples_of(prompts).tolist() == [1, 1]
 
 
-def test_a_sample_without_an_image_says_why_and_one_not_tried_has_no_place(make_run: MakeRun) -> None:
+def test_a_sample_without_an_image_has_a_reason_and_an_untried_one_has_no_row(make_run: MakeRun) -> None:
     run = make_run("base", (BRIGHT, [[0.5], [0.6], [0.7]]))
     file = next((run.path / "samples").glob("*.jsonl"))
     lines = file.read_text().splitlines(keepends=True)
@@ -45,7 +45,7 @@ def test_a_sample_without_an_image_says_why_and_one_not_tried_has_no_place(make_
         .replace('"image": "images/00001-0.png"', '"image": null')
         .replace('"reason": null', '"reason": "not finite"')
     )
-    file.write_text(lines[0] + gone)  # the third was not drawn yet
+    file.write_text(lines[0] + gone)  # the third was not sampled yet
     scores = next((run.path / "scores").glob("*/*.jsonl"))
     scores.write_text("".join(scores.read_text().splitlines(keepends=True)[:1]))
     (scored,) = RunScores.read(run).scored
@@ -64,7 +64,7 @@ def test_pairs_are_of_samples_that_both_have(make_run: MakeRun) -> None:
     assert (prompts.tolist(), differences.tolist()) == ([0], [np.mean([0.5, -98.5])])
 
 
-def test_the_frame_has_a_row_a_result(run: RunState) -> None:
+def test_the_frame_has_one_row_per_result(run: RunState) -> None:
     table = _frame([run])
     assert tuple(table.columns) == FRAME_COLUMNS
     assert table.prompt_id.tolist() == [0, 1, 2]

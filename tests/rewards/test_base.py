@@ -72,12 +72,12 @@ def test_invalid_images_are_refused_with_a_fix(images: Any, message: str) -> Non
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ("a cat", "redness got one text, 'a cat', as prompts; expected a list of 2 texts, one an image"),
+        ("a cat", "redness got one text, 'a cat', as prompts; expected a list of 2 texts, one per image"),
         (None, "got no prompts; expected a list of 2 texts"),
         (["a", 1], "got a int as prompt 1; expected"),
         ({"a": 1}, "got a dict as prompts; expected"),
         (["a", "b\ud83d"], "got an unpaired surrogate in prompt 1; expected"),
-        (["a"], "got 1 prompts for 2 images; expected one an image: repeat"),
+        (["a"], "got 1 prompts for 2 images; expected one per image: repeat"),
     ],
 )
 def test_invalid_prompts_are_refused(prompts: Any, message: str) -> None:

@@ -48,7 +48,7 @@ def test_all_checks_run_before_any_error_is_raised() -> None:
     assert raised.value.exit_code == 2
 
 
-def test_a_single_error_is_raised_as_it_is() -> None:
+def test_a_single_error_is_raised_unchanged() -> None:
     problems = ProblemCollector()
     problems.run(lambda: fail(MismatchError("a")))
     with pytest.raises(MismatchError, match=r"^a$"):

@@ -1,4 +1,4 @@
-"""Files survive a crash: old content or new content, complete lines, one process a folder."""
+"""Files survive a crash: old content or new content, complete lines, one process per folder."""
 
 from __future__ import annotations
 

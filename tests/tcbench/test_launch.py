@@ -18,7 +18,7 @@ START = "from tcbench.launch import main; main()"
 
 @pytest.fixture
 def users_folder(tmp_path: Path) -> Path:
-    """A working directory with a package `benchmarks` and a module `rewards` of the user's own."""
+    """A working directory with a user's package `benchmarks` and module `rewards`."""
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "__init__.py").write_text("raise SystemExit('this is the user's own')")
     (tmp_path / "rewards.py").write_text("mine = True\n")

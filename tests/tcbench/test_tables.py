@@ -17,7 +17,7 @@ def read(folder: Path, name: str, content: str, *, quoted_tsv: bool = False) -> 
     return list(read_table(folder / name, kinds=KINDS, quoted_tsv=quoted_tsv))
 
 
-def test_rows_have_their_place_and_cells(tmp_path: Path) -> None:
+def test_rows_have_their_line_and_cells(tmp_path: Path) -> None:
     assert read(tmp_path, "t.csv", '\ufeff Name ,b,,\n"x\ny",2,,\n\n3,4\n') == [
         Row("line 3", {"Name": "x\ny", "b": "2"}),
         Row("line 5", {"Name": "3", "b": "4"}),
@@ -29,7 +29,7 @@ def test_rows_have_their_place_and_cells(tmp_path: Path) -> None:
     assert read(tmp_path, "t.json", '["a", {"b": 1}]') == [Row("entry 1", "a"), Row("entry 2", {"b": 1})]
 
 
-def test_quotes_of_tsv_are_text_unless_asked(tmp_path: Path) -> None:
+def test_quotes_of_tsv_are_text_unless_requested(tmp_path: Path) -> None:
     content = 'a\tb\n"x"\t""y\n'
     assert read(tmp_path, "t.tsv", content) == [Row("line 2", {"a": '"x"', "b": '""y'})]
     content = 'a\tb\n"x"\t"y"\n'

@@ -1,4 +1,4 @@
-"""Training configurations: where a value comes from, what is refused, and records of earlier versions."""
+"""Training configurations: precedence of sources, invalid settings, and records of earlier versions."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_unknown_names_get_close_matches(setting: str, close: str) -> None:
         make_config("micro", settings=[setting])
 
 
-def test_several_problems_are_reported_together_one_a_line() -> None:
+def test_several_problems_are_reported_together_one_per_line() -> None:
     with pytest.raises(Problems) as caught:
         make_config("micro", settings=["optimiser.lr=fast", "optimiser.batch=0", "data.nosies=1"])
     assert len(str(caught.value).splitlines()) == 3

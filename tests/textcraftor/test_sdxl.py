@@ -1,4 +1,4 @@
-"""SDXL: two text encoders, pooled text and sizes go the same way as one encoder does."""
+"""SDXL: two text encoders, pooled embeddings and sizes work like one text encoder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_rollout_ends_with_the_pipelines_own_image(pipe: Any) -> None:
     np.testing.assert_allclose(mine, theirs, atol=2e-6)
 
 
-def test_both_encoders_switch_in_anybodys_pipeline(pipe: Any, tiny_sdxl: Path) -> None:
+def test_both_encoders_switch_in_an_unmodified_pipeline(pipe: Any, tiny_sdxl: Path) -> None:
     others = {name: copy.deepcopy(getattr(pipe, name)) for name in ("text_encoder", "text_encoder_2")}
     with torch.no_grad():
         for parameter in (p for other in others.values() for p in other.parameters()):

@@ -60,7 +60,7 @@ def test_invalid_sources_are_refused(tmp_path: Path) -> None:
         PromptSource.find("suite:parti")
     with pytest.raises(FileFormatError, match="cannot read"):
         PromptSource.find(str(tmp_path / "none.txt"))
-    with pytest.raises(ConfigError, match="has none of its own"):
+    with pytest.raises(ConfigError, match="has no default"):
         PromptSource.find("")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(FileFormatError):

@@ -415,7 +415,7 @@ def test_damaged_checkpoint_is_reported(config_for: Callable[..., TrainConfig], 
 def test_resume_after_sigkill_gives_identical_weights(
     config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
-    """In processes that differ by the kill only."""
+    """In two processes, of which one is killed."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     script = (
         "import json, sys; from textcraftor.training import TrainConfig, train;"
@@ -464,7 +464,7 @@ def test_trackers_log_every_update(config_for: Callable[..., TrainConfig], tmp_p
     assert [event.value for event in events.Scalars("grad_norm")] == pytest.approx(logged)
 
 
-def test_alarm_stops_a_run_for_good(
+def test_alarm_stops_a_run_permanently(
     config_for: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

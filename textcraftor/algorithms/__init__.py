@@ -1,1 +1,1 @@
-"""Training algorithms: what turns a batch of samples into optimiser steps."""
+"""Training algorithms, which turn a batch of samples into optimiser steps."""

@@ -1,4 +1,4 @@
-"""What training algorithms share: their interface, the result of an update, and the optimiser step."""
+"""Common parts of training algorithms: their interface, the result of an update, and the optimiser step."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class StepResult:
 
     @property
     def skipped(self) -> list[Sample]:
-        """Samples that taught nothing: their rewards or gradients, or the whole step, were not finite."""
+        """Samples that were skipped: their rewards or gradients, or the whole step, were not finite."""
         if not math.isfinite(self.grad_norm):
             return list(self.samples)
         return [self.samples[row] for row in self.scores.skipped]
@@ -155,7 +155,7 @@ def _average_gradients(accelerator: Any, parameters: Iterable[nn.Parameter]) -> 
     """Replace each gradient by its mean over all processes.
 
     Once an update, after accumulation, instead of wrapping the model (DistributedDataParallel): the processes
-    then need not agree on which graph is walked, and micro-batches are not synchronised one by one.
+    then need not backpropagate through the same graph, and micro-batches are not synchronised one by one.
     """
     if accelerator.num_processes == 1:
         return
@@ -196,6 +196,6 @@ def check_policy_updates(policy_updates: int, samples: int) -> None:
     """
     if policy_updates > samples:
         raise ConfigError(
-            f"algorithm.policy_updates is {policy_updates}, but a process has {samples} samples an update; "
+            f"algorithm.policy_updates is {policy_updates}, but a process has {samples} samples per update; "
             "lower it, or raise optimiser.batch"
         )

@@ -34,10 +34,10 @@ from textcraftor.sources import Batch, Sample
 from textcraftor.tuned import Trainable
 
 REMEMBERED_REWARDS = 32
-"""Latest rewards of a prompt that its statistics are made of."""
+"""Number of latest rewards of a prompt from which its statistics are computed."""
 
 ENOUGH_REWARDS = 16
-"""Rewards of a prompt that make statistics of its own, or as many as a group has, if that is fewer."""
+"""Number of rewards from which a prompt has separate statistics; the group size, if that is smaller."""
 
 ADVANTAGE_CLIP = 5.0
 """Largest absolute advantage, in standard deviations."""
@@ -115,7 +115,8 @@ def clipped_policy_loss(log_probs: Tensor, old: Tensor, advantages: Tensor, clip
 class _PromptAdvantages:
     """Advantages: rewards standardised by the statistics of their prompt's latest rewards.
 
-    Some prompts earn more than others whatever is sampled; statistics per prompt remove that from the signal
+    Some prompts get higher rewards than others for any image; statistics per prompt remove that from the
+    signal
     (Black et al. 2023, section 4.3 and appendix). A prompt with few rewards so far uses those of the batch.
 
     Args:
@@ -166,7 +167,7 @@ class _PromptAdvantages:
 
 
 class DDPOAlgorithm:
-    """Several clipped policy-gradient steps an update, on the images that the update sampled.
+    """Several clipped policy-gradient steps per update, on the images that the update sampled.
 
     Args:
         trainable: What is trained.
@@ -248,14 +249,14 @@ class DDPOAlgorithm:
                     seeds = [noise_seed(self.seed, s.number, EXTRA_NOISE + index) for s in samples]
                     z = mean + std * initial_latents(seeds, (z.shape[1], z.shape[2], z.shape[3])).to(z)
                     log_probs.append(_log_prob(z, mean, std))
-                else:  # the last step may be deterministic: then it is no decision
+                else:  # the last step may be deterministic, and then it is not a decision
                     z = mean
                 latents.append(z)
             scores = self.scorer.score_latents(z, texts)
         if not log_probs:
             raise ConfigError(
-                f"the last {len(rollout.timesteps)} steps are deterministic, so there is nothing to learn "
-                "from; raise schedule.tuned_steps"
+                f"the last {len(rollout.timesteps)} steps are deterministic, so there are no decisions to "
+                "train on; raise schedule.tuned_steps"
             )
         trajectory = _Trajectory(samples, rollout, tuple(latents), torch.stack(log_probs))
         return trajectory, scores, float(c.drift(original))
@@ -265,7 +266,7 @@ class DDPOAlgorithm:
         rollout, z = trajectory.rollout, trajectory.latents[index]
         t = rollout.timesteps[index]
         texts = [sample.text for sample in trajectory.samples]
-        # Encode again for every step and walk its graph at once: memory holds one step of the UNet
+        # Encode again for every step and backpropagate at once: memory holds one step of the UNet
         with autocast(self.trainable.original.device, self.precision):
             c = self.trainable.encode(texts)
             e = rollout.output(z, t, c)

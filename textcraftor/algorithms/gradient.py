@@ -16,7 +16,7 @@ from textcraftor.tuned import Trainable
 
 
 class GradientAlgorithm:
-    """One optimiser step an update, along an estimate of the reward mix's gradient.
+    """One optimiser step per update, along an estimate of the reward mix's gradient.
 
     Source: Li et al. 2024 (TextCraftor), algorithm 1. The estimators are in `textcraftor.diffusion.sampling`.
 

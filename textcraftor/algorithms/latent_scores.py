@@ -97,7 +97,7 @@ class LatentScorer:
 
     @torch.no_grad()
     def score_latents(self, latents: Tensor, prompts: Sequence[str]) -> LatentScores:
-        """Score latents without a gradient, for algorithms that do not need one. Rewards may lack one.
+        """Score latents without a gradient. The rewards need not be differentiable.
 
         Args:
             latents: Clean latents (B, C, h, w).
@@ -143,7 +143,7 @@ class LatentScorer:
             mixed = self.mix.gradient(shown.detach().nan_to_num(0.5), prompts)
         at_images = mixed.gradient
         broken |= ~mixed.total.isfinite() | ~at_images.flatten(1).isfinite().all(dim=1)
-        # A row that is not finite teaches nothing: its gradient is 0, and other rows keep theirs
+        # A row that is not finite is skipped: its gradient is 0, and other rows keep theirs
         (gradient,) = torch.autograd.grad(
             shown, leaf, torch.where(_per_row(broken, at_images), 0.0, at_images)
         )

@@ -167,7 +167,7 @@ class _Frozen:
 
 
 class RewriterAlgorithm:
-    """Several PPO steps an update, on the rewrites that the update sampled.
+    """Several PPO steps per update, on the rewrites that the update sampled.
 
     Args:
         policy: The language model with its frozen pipeline.

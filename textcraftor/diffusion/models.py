@@ -23,7 +23,7 @@ class Model:
     dtype: str = "float32"
     """Precision on an accelerator."""
     domain: str = "open"
-    """What its images can show: "open", or the name of the one world it was made for."""
+    """Domain of its images: "open", or the name of the world it was trained on."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `textcraftor.config.TrainConfig` that differ from the defaults, by dotted name."""
 

@@ -36,7 +36,7 @@ UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
 """Components that do not change generated images: neither loaded nor hashed."""
 
 ENCODERS = ("text_encoder", "text_encoder_2")
-"""Components that encode text; the second one is of SDXL."""
+"""Components that encode text; only SDXL has the second one."""
 
 _NO_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
 _HUB_PATTERNS = (INDEX, "*/config.json", "*/*.safetensors.index.json", "scheduler/*", "tokenizer*/*")
@@ -87,7 +87,7 @@ def _from_hub(source: Source, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    offline = hub.offline_reason() if fetch else "nothing is downloaded now"
+    offline = hub.offline_reason() if fetch else "downloads are off"
     local = "give a local diffusers folder instead (--model FOLDER, or `pipeline` in a system's TOML file)"
     # Patterns also match copies that are not needed; listed file names do not.
     by_pattern = any("*" in name for name in source.weights)
@@ -103,7 +103,7 @@ def _from_hub(source: Source, fetch: bool) -> Path:
         raise MissingFiles(
             f"{source.location!r} is neither a diffusers folder nor a hub id: {local}"
         ) from error
-    except Exception as error:  # the client lets its HTTP library's own errors through
+    except Exception as error:  # the client does not wrap the errors of its HTTP library
         reason = f"not in the hub client's cache, and {offline}" if offline else first_line(error)
         raise MissingFiles(f"missing pipeline {source}: {reason}; download it online, or {local}") from error
     return Path(folder)
@@ -148,7 +148,8 @@ def _index(folder: Path) -> dict[str, Any]:
 def _variant(folder: Path) -> str | None:
     """Return "fp16" for a folder with half-precision weights only, else None.
 
-    diffusers loads files named ``*.fp16.safetensors`` only if it is told so. Some folders hold both kinds;
+    diffusers loads files named ``*.fp16.safetensors`` only if that variant is given. Some folders hold both
+    kinds;
     then the full precision is used, so that the same pipeline always has the same hash.
     """
     unet = folder / "unet"

@@ -50,7 +50,7 @@ def canonical(text: str) -> str:
 
 
 def prompts_sha256(prompts: Iterable[Prompt]) -> str:
-    """Return the hash that identifies a prompt set: over its canonical texts in order, one a line.
+    """Return the hash that identifies a prompt set: over its canonical texts in order, one per line.
 
     Ids, categories and the file format are left out, so the same prompts have the same hash in any file.
     """
@@ -79,8 +79,8 @@ def noise_seed(base_seed: int, prompt_id: int, sample: int, *further: int) -> in
 def initial_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> torch.Tensor:
     """Return standard normal noise (B, C, h, w), float32 on the CPU.
 
-    One generator a row, on the CPU, so that a row depends on its own seed only: not on the batch, and not on
-    the device, whose generators differ.
+    One generator per row, on the CPU, so that a row depends on its seed only, not on the batch, nor on the
+    device, whose generators differ.
 
     Args:
         seeds: B seeds.
@@ -138,7 +138,7 @@ def read_prompts(path: Path | str) -> list[Prompt]:
     """Read a prompt file.
 
     Tables and JSON objects need a column `prompt` (or prompts, text, caption) and may have `category` (or
-    style, tag); upper and lower case are the same. JSON may also be a list of strings, or an object of lists
+    style, tag); case does not matter. JSON may also be a list of strings, or an object of lists
     whose keys are categories. A byte-order mark, Windows line ends and empty lines are accepted.
 
     Args:

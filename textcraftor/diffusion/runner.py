@@ -29,7 +29,7 @@ ORIGINAL = "original"
 """Name of the pipeline's own text encoders in the weights of a window."""
 
 _STEP_NOISE = 1
-"""Index that tells the seed of an image's step noise from that of its initial noise."""
+"""Index that makes the seed of an image's step noise differ from that of its initial noise."""
 
 
 @validated
@@ -200,7 +200,7 @@ class _SwitchConditioning:
     def __call__(
         self, pipe: Any, step: int, timestep: torch.Tensor, inputs: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        # Counted from the scheduler's own timesteps: a sampler may take one more than was asked for (pndm),
+        # Counted from the scheduler's own timesteps: a sampler may take one more than requested (pndm),
         # and image-to-image pipelines take fewer.
         left = len(pipe.scheduler.timesteps) - step - 1
         change = self.changes.get(left)

@@ -4,8 +4,8 @@ Notation of Li et al. 2024 (TextCraftor): z are latents (B, C, h, w), t a timest
 e the guided output of the UNet, x0 clean latents (B, C, h, w), K the number of tuned steps.
 
 An estimator does not see the reward. It passes the x0 that it reaches to ``reward_gradient`` and gets dR/dx0
-back. So the graph of VAE and rewards is freed before the UNet's graph is walked, and the two never stand in
-memory together.
+back. So the graph of VAE and rewards is freed before backpropagation through the UNet begins, and the two are
+never in memory together.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def with_timesteps(scheduler: Any, steps: int, first: int = 0, device: str | tor
 
 
 def _predict_x0(scheduler: Any, e: Tensor, t: Tensor, z: Tensor) -> Tensor:
-    """Return the clean latents that the output e stands for.
+    """Return the clean latents that the output e predicts.
 
     With z = a x0 + s noise, that is (z - s e) / a if e predicts noise, and a z - s e if e predicts the
     velocity a noise - s x0 (Salimans and Ho 2022).
@@ -258,7 +258,7 @@ def _truncation(
 def _one_step(
     rollout: Rollout, z: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
 ) -> Tensor:
-    """Reward the x0 that is predicted at one random step of the K, instead of finishing the chain.
+    """Score the x0 that is predicted at one random step of the K, instead of finishing the chain.
 
     Source: Xu et al. 2023 (ImageReward), algorithm 1 (ReFL).
     """
@@ -317,7 +317,7 @@ def _conditioning_only(
     and on those only through the scheduler's formula, which is cheap. So:
 
     1. run the steps without the UNet's graph and record each e_k as a leaf;
-    2. walk the scheduler's formula back once: this gives dR/de_k for all k;
+    2. backpropagate through the scheduler's formula once: this gives dR/de_k for all k;
     3. run each step again, alone, for its vector-Jacobian product (de_k/dc)^T dR/de_k.
 
     The graph of one step is freed before the next is built. Weights of the UNet get no gradient.
@@ -336,14 +336,15 @@ def _conditioning_only(
         for t, scaled, gradient in zip(rollout.timesteps, inputs, output_gradients, strict=True):
             step_gradient = torch.autograd.grad(rollout.denoiser(scaled, t, leaf), leaf.tensors, gradient)
             total = [old + new for old, new in zip(total, step_gradient, strict=True)]
-        # <c, dR/dc> with a constant second factor: its gradient is dR/dc, which flows on into the encoder
+        # <c, dR/dc> with a constant second factor: its gradient is dR/dc, which is backpropagated into the
+        # encoder
         return torch.stack([(p * g).sum() for p, g in zip(c.tensors, total, strict=True)]).sum()
 
 
 def _direct(
     rollout: Rollout, x0: Tensor, c: Conditioning, reward_gradient: RewardGradient, random: UpdateRandom
 ) -> Tensor:
-    """Noise the latents x0 of real images to a random timestep, predict them in one step, reward that.
+    """Noise the latents x0 of real images to a random timestep, predict them in one step, score the result.
 
     Source: Li et al. 2024 (TextCraftor), section 3.2 (direct fine-tuning, the paper's weak baseline).
     """

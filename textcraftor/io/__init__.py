@@ -1,1 +1,1 @@
-"""What training reads and writes: checkpoints, exports, system files."""
+"""Files that training reads and writes: checkpoints, exports, system files."""

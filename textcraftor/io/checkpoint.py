@@ -1,8 +1,8 @@
 """The folder of a training run: its record, logs and checkpoints. A checkpoint is complete or absent.
 
 train.json          configuration, hashes of everything that decides the weights, environments
-log.jsonl           one line an update
-validation.jsonl    one line a validation
+log.jsonl           one line per update
+validation.jsonl    one line per validation
 samples/            images of validation prompts
 checkpoints/000050/ state.safetensors (to resume from), text_encoder/ ... (to sample with), checkpoint.json
 best/               the selected checkpoint
@@ -172,7 +172,7 @@ class TrainFolder:
         return list(read_lines(self.path / name))
 
     def forget_after(self, update: int) -> None:
-        """Drop the log lines of updates after ``update``: their weights are lost, and they are done again."""
+        """Drop the log lines of updates after ``update``: their weights are lost, so they are repeated."""
         for name, last in ((LOG, update - 1), (VALIDATION, update)):
             rows = self.rows(name)
             kept = [row for row in rows if row["update"] <= last]
@@ -186,7 +186,7 @@ def _has_files(folder: Path) -> bool:
 
 
 def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    """Return the decisive settings and entries in which two runs differ, a phrase each."""
+    """Return the decisive settings and entries in which two runs differ, one phrase each."""
     entries = [name for name in DECISIVE_ENTRIES if known.get(name) != record.get(name)]
     return [
         *_config_differences(known["config"], record["config"]),
@@ -195,7 +195,7 @@ def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[st
 
 
 def _config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Compare the configurations of two train.json records in whatever layout.
+    """Compare the configurations of two train.json records in any layout.
 
     Returns:
         A phrase for each field that decides the weights and differs. A field that one of them lacks is at

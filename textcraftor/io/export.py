@@ -42,7 +42,7 @@ def save_text_encoder(model: Any, folder: Path, *, half: bool = False) -> None:
         for key, value in prefixed(model.state_dict()).items()
     }
     # Saved here and not by `save_pretrained`: transformers 5 drops the prefix of the keys when it saves, and
-    # transformers 4 loads such a file with every weight random, with no more than a log message.
+    # transformers 4 loads such a file with every weight random, with only a log message.
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
@@ -125,7 +125,7 @@ def _export_diffusers(base: Path, tuned: Path, out: Path) -> None:
         if file.name.endswith(".index.fp16.json"):  # lists the files, which were renamed
             path.write_text(file.read_text(encoding="utf-8").replace(".fp16", ""), encoding="utf-8")
         else:
-            shutil.copyfile(file, path)  # follows links, of which the hub's cache consists
+            shutil.copyfile(file, path)  # follows links, because the hub's cache consists of links
     for name in tuned_parts:
         shutil.copytree(tuned / name, out / name)
     _remove_components(out / INDEX, UNUSED_COMPONENTS)

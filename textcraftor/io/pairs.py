@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA = "metadata.jsonl"
-"""File with one line a pair: ``{"file_name": "1.png", "text": "a cat"}``."""
+"""File with one line per pair: ``{"file_name": "1.png", "text": "a cat"}``."""
 
 DECLARED = "pairs.json"
 """Optional file beside it, for generated images: the rewards they are optimised for, as ``trained_on``."""
@@ -90,5 +90,5 @@ class Pairs:
                     f'{file}, line {number}: {error}; expected {{"file_name": "1.png", "text": "a cat"}}'
                 ) from error
         if not names:
-            raise ConfigError(f"{file} is empty; expected one line a pair")
+            raise ConfigError(f"{file} is empty; expected one line per pair")
         return Pairs(folder, names, texts, size)

@@ -41,7 +41,7 @@ def write_system(
         windows: Sampling steps with other text encoders.
         schedule: Sampling settings.
         folders: Folders of components that replace the base's, by key; None: not replaced. They are written
-            relative to ``folder``, so that what is inside it may move with it.
+            relative to ``folder``, so that the folder can be moved as a whole.
         **settings: Other fields of `benchmarks.systems.System`; None and "" are left out.
     """
     paths = {name: _relative(path, folder) for name, path in folders.items() if path}

@@ -61,7 +61,7 @@ def _official_python(lock: Path = _LOCK) -> Path:
     folder = _environment_folder(lock)
     python = folder / "bin" / "python"
     if not _has_environment(lock):
-        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted build left
+        shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted build
         _build(lock, folder, python)
     return python
 
@@ -72,7 +72,7 @@ def _has_environment(lock: Path = _LOCK) -> bool:
 
 
 def _environment_folder(lock: Path) -> Path:
-    # The hash in the name keeps a new lock file from meeting an old environment.
+    # With the hash in its name, an old environment is never used for a new lock file.
     name = f"{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}-py3.{sys.version_info.minor}"
     return Path(os.environ.get("TCBENCH_ENVIRONMENTS") or cache_folder() / "environments") / name
 

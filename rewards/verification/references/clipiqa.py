@@ -45,7 +45,7 @@ def _pooled(visual: Any, pixels: Tensor) -> Tensor:
     tokens = torch.cat([tokens.mean(dim=0, keepdim=True), tokens])
     pool = visual.attnpool
     heads, width = pool.num_heads, tokens.shape[1] // pool.num_heads
-    # Only the mean token asks: its attention is the pooled embedding.
+    # Only the mean token is a query: its attention is the pooled embedding.
     query = pool.q_proj(tokens[:1]).view(heads, 1, width)
     key, value = (p(tokens).view(-1, heads, width).transpose(0, 1) for p in (pool.k_proj, pool.v_proj))
     attended = (query @ key.transpose(1, 2) / width**0.5).softmax(dim=-1) @ value

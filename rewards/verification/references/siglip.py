@@ -49,7 +49,7 @@ def _score(files: Mapping[str, Path], image: Image, prompt: str) -> float:
 def _ids(folder: Path, prompt: str, limit: int) -> list[int]:
     """Return exactly ``limit`` ids: the models were trained on padded texts and have no attention mask.
 
-    The SigLIP of the small world has CLIP's kind of tokenizer.
+    The SigLIP of the embedded world has CLIP's kind of tokenizer.
     """
     from tokenizers import Tokenizer
     from transformers import CLIPTokenizer

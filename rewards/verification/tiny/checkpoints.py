@@ -244,7 +244,7 @@ def _write_blip_config(path: Path, sizes: Sizes) -> Path:
 
 
 def _write_blip(path: Path, sizes: Sizes) -> Path:
-    """Write ImageReward's ranker with what its checkpoint holds besides.
+    """Write ImageReward's ranker with everything else that its checkpoint holds.
 
     That is position ids and the projections of BLIP's contrastive loss (BLIP_Pretrain of the official code),
     which scoring does not use.
@@ -292,4 +292,4 @@ _WRITERS: Mapping[str, Mapping[str, Writer]] = {
     },
     "rewards.models.vqascore:VqaScore": flan.WRITERS,
 }
-"""What writes each of a reward's weights, by the reward's class and the weights' key."""
+"""Functions that write a reward's weights, by the reward's class and the weights' key."""

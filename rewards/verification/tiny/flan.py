@@ -94,4 +94,4 @@ WRITERS: Mapping[str, Writer] = {
     "tower": _write_vision_config,
     "tokenizer": lambda path, sizes: write_tiny_tokenizer("t5", path, sizes.tokens),
 }
-"""What writes each of VQAScore's weights, by key."""
+"""Functions that write VQAScore's weights, by key."""

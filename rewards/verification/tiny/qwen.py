@@ -124,4 +124,4 @@ def _write_checkpoint(path: Path, _: Sizes) -> Path:
 
 
 WRITERS: Mapping[str, Writer] = {"checkpoint": _write_checkpoint, "base": _write_base}
-"""What writes each of HPSv3's weights, by key."""
+"""Functions that write HPSv3's weights, by key."""

@@ -158,4 +158,4 @@ KINDS: Mapping[str, tuple[Callable[[], Sized], Callable[[Path, int], Path]]] = {
     "bert": (_bert_vocabulary, _write_bert),
     "t5": (_t5_vocabulary, _write_t5),
 }
-"""By kind of tokenizer: its pieces, and what writes it."""
+"""By kind of tokenizer: its pieces, and the function that writes it."""

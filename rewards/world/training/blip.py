@@ -99,7 +99,7 @@ class _Student(nn.Module):
 
 
 def _write_vocabulary(folder: Path) -> Path:
-    """Write the WordPiece vocabulary, one piece a line, and return its path."""
+    """Write the WordPiece vocabulary, one piece per line, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "vocab.txt"
     path.write_text("\n".join(_word_pieces()) + "\n", encoding="utf-8")

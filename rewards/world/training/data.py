@@ -1,4 +1,4 @@
-"""Random training batches: scenes, their images, true captions and captions that are wrong in one thing."""
+"""Random training batches: scenes, their images, true captions and captions with one error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rewards.world.scenes import (
 )
 
 ATTRIBUTES = ("shape", "colour", "size", "background", "position", "relation")
-"""What can be wrong in a caption."""
+"""Attributes that can be wrong in a caption."""
 
 
 def random_scenes(

@@ -113,7 +113,7 @@ class SceneQuestions(nn.Module):
 
         Args:
             answers: Logits (B, QUESTIONS), or (B, T, QUESTIONS) after each token.
-            scenes: The scenes that are asked about.
+            scenes: The scenes of the questions.
         """
         expected = _targets(scenes)
         if answers.ndim == 3:

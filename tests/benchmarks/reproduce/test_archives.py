@@ -74,7 +74,7 @@ def test_restored_cells_are_finished_and_archive_to_the_same_bytes(
     assert {name: content for name, (content, _) in again.items()} == {n: c for n, (c, _) in before.items()}
 
 
-def test_the_manifests_key_is_what_counts(tmp_path: Path, here: Path, chain: list[WorkCell]) -> None:
+def test_the_manifests_key_decides(tmp_path: Path, here: Path, chain: list[WorkCell]) -> None:
     """A renamed option changes keys; a renewed manifest makes archives of the old name restorable."""
     there, archives = tmp_path / "there", tmp_path / "archives"
     CellArchives(archives).add(chain, here)

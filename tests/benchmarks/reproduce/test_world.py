@@ -124,7 +124,7 @@ def test_a_method_uses_the_compute_that_the_report_states(finished: Path, name: 
     assert share == pytest.approx(SHARES.get(name, 1.0), abs=0.06)
 
 
-def test_what_is_trained_on_is_declared_of_every_system(finished: Path) -> None:
+def test_training_rewards_are_declared_for_every_system(finished: Path) -> None:
     for header in (finished / "runs").glob("*/run.json"):
         details = json.loads(header.read_text())["details"]
         assert details["trained_on"] is not None, header

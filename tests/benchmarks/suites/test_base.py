@@ -1,4 +1,4 @@
-"""Suites: the pinned prompts wherever they lie, and nothing else under their name."""
+"""Suites: the pinned prompts from any source, and no other prompts under their name."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ INFO = rewards.RewardInfo("custom")
 
 
 class WordTokenizer:
-    """One token a word. ``limit`` is what it reports, ``reads`` how many words it reads."""
+    """One token per word. ``limit`` is the reported limit, ``reads`` the number of words that it reads."""
 
     def __init__(self, limit: int, reads: int) -> None:
         self.limit, self.reads = limit, reads

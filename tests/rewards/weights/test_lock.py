@@ -90,7 +90,7 @@ def test_local_copies_are_recorded_by_the_given_path(tmp_path: Path, monkeypatch
     locate_weights(INFO)
     link.unlink()
     link.symlink_to("two.pth")
-    with pytest.raises(MismatchError, match=r"head\.pth is not what toy used before"):
+    with pytest.raises(MismatchError, match=r"head\.pth has changed since toy first used it"):
         locate_weights(INFO)
 
 
@@ -116,7 +116,7 @@ def test_folder_is_recorded_by_its_needed_files(fill_hub_cache: Fill) -> None:
     fill_hub_cache({"README.md": b"hello"}, "main")
     locate_weights(record)
     fill_hub_cache({"config.json": b"{ }"}, "main")
-    with pytest.raises(MismatchError, match="is not what toy used before"):
+    with pytest.raises(MismatchError, match="has changed since toy first used it"):
         locate_weights(record)
 
 

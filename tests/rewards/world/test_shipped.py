@@ -44,7 +44,7 @@ def test_the_aesthetic_follows_the_rule() -> None:
     assert accuracies["pearson_with_rule"] > 0.75
 
 
-def test_the_first_example_of_the_readme_works_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_example_of_the_readme_runs_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     first = re.search(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
     assert first is not None

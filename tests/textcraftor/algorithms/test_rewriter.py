@@ -233,7 +233,7 @@ def test_conflicting_settings_are_refused(
         config_for(**changes)
 
 
-def test_start_is_refused_and_the_profile_uses_promptist(
+def test_trainable_start_is_refused_and_the_profile_uses_promptist(
     config_for: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"trainable.start does not apply to a rewriter"):

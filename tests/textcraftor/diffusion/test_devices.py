@@ -1,4 +1,4 @@
-"""Devices, precisions and batch sizes: what is asked for if it is there, a sound choice otherwise."""
+"""Devices, precisions and batch sizes: the requested one if present, a sensible default otherwise."""
 
 from __future__ import annotations
 

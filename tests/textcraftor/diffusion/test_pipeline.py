@@ -1,4 +1,4 @@
-"""Pipelines: found or refused with a mend, hashed by what they draw, drawn with given noise."""
+"""Pipelines: located or refused with a fix, hashed by content, sampled with given noise."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_an_incomplete_folder_names_the_missing_file(copy: Path, remove: str, me
 
 
 def test_the_hash_covers_content_and_not_the_path(tiny_pipeline: Path, copy: Path) -> None:
-    (copy / "README.md").write_text("not drawn with")
+    (copy / "README.md").write_text("not part of the pipeline")
     assert pipeline_sha256(copy) == pipeline_sha256(tiny_pipeline)
     config = copy / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace("0.012", "0.013"))
@@ -157,7 +157,7 @@ def test_a_text_encoder_with_missing_weights_is_refused(tiny_pipeline: Path, tmp
 
 @pytest.mark.parametrize("component", ["text_encoder", "unet", "vae"])
 def test_a_pipeline_with_missing_weights_is_refused(copy: Path, component: str) -> None:
-    """Its libraries only log that, and draw with random numbers."""
+    """The libraries only log that, and sample with random weights."""
     from safetensors.torch import load_file, save_file
 
     (file,) = (copy / component).glob("*.safetensors")

@@ -30,7 +30,7 @@ def pipe(tiny_pipeline: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def tuned(pipe: Any) -> Any:
-    """A text encoder that says other things."""
+    """A text encoder with other embeddings."""
     other = copy.deepcopy(pipe.text_encoder)
     with torch.no_grad():
         for parameter in other.parameters():

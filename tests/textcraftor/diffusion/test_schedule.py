@@ -1,4 +1,4 @@
-"""Sampling settings: defaults, and what is refused."""
+"""Sampling settings: defaults and invalid values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other tools read of tuned weights: diffusers today's and of 2024, adapters, single files."""
+"""Exported weights in other tools: current diffusers and that of 2024, adapters, single files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def tune(pipe: Any, folder: Path, change: float = 0.3, **settings: Any) -> Tuned
     return tuned
 
 
-def drawn(pipe: Any) -> np.ndarray:
+def sampled(pipe: Any) -> np.ndarray:
     drawing = PipelineRunner(pipe, SCHEDULE)
     return drawing.generate(TEXTS, initial_latents([1, 2], drawing.latent_shape))
 
@@ -67,14 +67,14 @@ def drawn(pipe: Any) -> np.ndarray:
 def test_an_unmodified_pipeline_generates_the_same(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
     tuned = tune(pipe, tmp_path / "tuned")
     export_encoder(tmp_path / "tuned", tmp_path / "out", "diffusers", Source(str(tiny_pipeline)))
-    theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None)
-    theirs.set_progress_bar_config(disable=True)
-    image = theirs(
+    other = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None)
+    other.set_progress_bar_config(disable=True)
+    image = other(
         TEXTS, latents=initial_latents([1, 2], (4, 8, 8)), num_inference_steps=3, guidance_scale=3.0,
         output_type="np",
     ).images  # fmt: skip
-    np.testing.assert_allclose(image, drawn(tuned.pipeline), atol=1e-5)
-    assert np.abs(image - drawn(pipe)).max() > 1e-2
+    np.testing.assert_allclose(image, sampled(tuned.pipeline), atol=1e-5)
+    assert np.abs(image - sampled(pipe)).max() > 1e-2
 
 
 def test_unused_components_are_not_exported(tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -90,9 +90,9 @@ def test_unused_components_are_not_exported(tiny_pipeline: Path, tmp_path: Path)
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
     tune(load_pipeline(base, device="cpu", dtype="float32", sampler="ddim"), tmp_path / "tuned")
     export_encoder(tmp_path / "tuned", tmp_path / "out", "diffusers", Source(str(base)))
-    theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
-    assert theirs.safety_checker is None
-    assert theirs.unet is not None
+    other = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert other.safety_checker is None
+    assert other.unet is not None
 
 
 def test_diffusers_of_2024_generates_the_same(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_diffusers_of_2024_generates_the_same(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     images = np.load(tmp_path / "images.npy")
-    np.testing.assert_allclose(images, drawn(tuned.pipeline), atol=1e-3)
-    assert np.abs(images - drawn(micro)).max() > 0.1
+    np.testing.assert_allclose(images, sampled(tuned.pipeline), atol=1e-3)
+    assert np.abs(images - sampled(micro)).max() > 0.1
 
 
 @pytest.mark.parametrize("trains", [("text_encoder",), ("text_encoder", "unet")])
@@ -118,21 +118,21 @@ def test_adapters_are_loaded_by_diffusers(
     pipe: Any, tiny_pipeline: Path, tmp_path: Path, trains: tuple[str, ...]
 ) -> None:
     tuned = tune(pipe, tmp_path / "tuned", lora_rank=2, parts=trains)
-    mine = drawn(tuned.pipeline)
+    expected = sampled(tuned.pipeline)
     export_encoder(tmp_path / "tuned", tmp_path / "lora", "lora", Source("tiny"))
-    theirs = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
-    plain = drawn(theirs)
-    theirs.load_lora_weights(tmp_path / "lora", weight_name=ADAPTERS)
-    np.testing.assert_allclose(drawn(theirs), mine, atol=1e-5)
-    assert np.abs(plain - mine).max() > 1e-2
+    other = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
+    plain = sampled(other)
+    other.load_lora_weights(tmp_path / "lora", weight_name=ADAPTERS)
+    np.testing.assert_allclose(sampled(other), expected, atol=1e-5)
+    assert np.abs(plain - expected).max() > 1e-2
 
 
 def test_merged_adapters_equal_the_adapted_encoder(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
     tuned = tune(pipe, tmp_path / "tuned", lora_rank=2)
     merged = type(pipe.text_encoder).from_pretrained(tmp_path / "tuned" / "text_encoder")
     plain = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")
-    image = drawn(replace_encoders(plain, {"text_encoder": merged}))
-    np.testing.assert_allclose(image, drawn(tuned.pipeline), atol=1e-5)
+    image = sampled(replace_encoders(plain, {"text_encoder": merged}))
+    np.testing.assert_allclose(image, sampled(tuned.pipeline), atol=1e-5)
     assert tuned.trained_parameters().keys() == {
         k for k, p in tuned.named_parameters() if "lora" in k and p.requires_grad
     }

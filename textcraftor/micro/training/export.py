@@ -1,4 +1,4 @@
-"""Writes the micro pipeline as a plain diffusers folder, as it is shipped."""
+"""Write the micro pipeline as a plain diffusers folder, in the form in which it is shipped."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class PromptImages:
 
     prompts: Sequence[WorldPrompt]
     images: NDArray[np.uint8]
-    """(N, 64, 64, 3), one image a prompt."""
+    """(N, 64, 64, 3), one image per prompt."""
 
     def true_claims(self) -> dict[str, float]:
         """Return the share of true claims by kind, and over all claims (key "all")."""

@@ -67,7 +67,7 @@ def _training(folder: Path, docs: Path, rewards: Path, pipeline: Path) -> Iterab
     ]
     total = sum(float(row[2]) for row in table)
     yield _table(("model", "steps", "core-minutes", "loss at the end"), table)
-    yield f"{total:.0f} core-minutes in all, with one thread a model, in {len(STAGES)} stages."
+    yield f"{total:.0f} core-minutes in all, with one thread per model, in {len(STAGES)} stages."
     yield "![Loss curves](curves.png)"
     _curves(logs, docs / "curves.png")
     sizes = {name: _megabytes(rewards / name) for name in sorted(p.name for p in rewards.iterdir())}

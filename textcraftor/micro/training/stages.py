@@ -81,7 +81,7 @@ def _run_stage(folder: Path, progress: Progress, name: str, device: str) -> list
 
 
 def training_state(folder: Path, name: str) -> str:
-    """Describe how far a stage is by the last line of its newest log: step, loss and seconds a step."""
+    """Describe how far a stage is by the last line of its newest log: step, loss and seconds per step."""
     for plan in reversed(STAGES[name].plans or (name,)):
         log = folder / f"{plan}.jsonl"
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
@@ -90,7 +90,7 @@ def training_state(folder: Path, name: str) -> str:
         ]  # another process may be writing the last line
         if complete:
             row = json.loads(complete[-1])
-            return f"step {row['step']}, loss {row['loss']:.4f}, {row['seconds_per_step']:.2f} s a step"
+            return f"step {row['step']}, loss {row['loss']:.4f}, {row['seconds_per_step']:.2f} s per step"
     return "starting"
 
 

@@ -1,4 +1,4 @@
-"""Training batches: images, captions that are wrong in one thing, and softened images."""
+"""Training batches: images, captions with one error, and softened images."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_the_loss_is_the_cross_entropy_with_the_raters_probability() -> None:
     assert batch.loss(torch.logit(first))["loss"] < losses["loss"]  # lowest at the rater's margin
 
 
-def test_pick_is_reproducible_and_its_transformers_folder_gives_the_models_scores(
+def test_world_pick_is_reproducible_and_its_transformers_folder_gives_the_models_scores(
     tokenizer: Path, world_clip: Path, build_folder: Path, other_build_folder: Path
 ) -> None:
     plan = replace(PICK_PLAN, steps=3, batch=4, warmup=1)

@@ -85,7 +85,7 @@ def test_the_state_is_read_from_the_stages_newest_log(tmp_path: Path) -> None:
     assert training_state(tmp_path, "vae") == "starting"
     row = {"step": 20, "loss": 0.5, "seconds_per_step": 1.25}
     (tmp_path / "vae-decoder.jsonl").write_text(json.dumps(row) + "\n")
-    assert training_state(tmp_path, "vae") == "step 20, loss 0.5000, 1.25 s a step"
+    assert training_state(tmp_path, "vae") == "step 20, loss 0.5000, 1.25 s per step"
     (tmp_path / "vae-encoder.jsonl").write_text(json.dumps(row | {"step": 40}) + "\n")
     assert training_state(tmp_path, "vae").startswith("step 40")
     with (tmp_path / "vae-encoder.jsonl").open("a") as log:
