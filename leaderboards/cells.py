@@ -105,7 +105,7 @@ def _jobs(
 
 
 def _missing(scored: RewardScores, planned: int) -> dict[str, int]:
-    """Return why planned images have no score: the `REASONS` most frequent reasons and the count of the others."""
+    """Why planned images have no score: the `REASONS` most frequent reasons and the count of the others."""
     reasons = Counter(scored.reasons.values())
     named = dict(sorted(reasons.most_common(REASONS)))
     rest = {

@@ -63,8 +63,8 @@ class LocatedWeights(NamedTuple):
         elif self.origin and (recorded := lock.first_use(self.origin, digest)) != digest:
             raise MismatchError(
                 f"{self.path} has changed since {info.name} first used it: its sha256 is {digest}, "
-                f"recorded is {recorded}; if it was changed on purpose, tcbench weights verify --accept {info.name}, or "
-                f"remove {self.origin!r} from {lock.path}"
+                f"recorded is {recorded}; if it was changed on purpose, run tcbench weights verify "
+                f"--accept {info.name}, or remove {self.origin!r} from {lock.path}"
             )
 
 
