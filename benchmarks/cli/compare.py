@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from leaderboards.board import Section
     from leaderboards.differences import PromptChange
     from leaderboards.records import ScoreSet
-    from leaderboards.run_state import RunState, find_runs
+    from leaderboards.run_state import RunState
 
 app = typer.Typer(add_completion=False)
 
@@ -86,7 +86,7 @@ def _open_run(name: str, runs: Path) -> RunState:
 
     Raises UnknownName if there is no such run, and ValueError if the system has several runs.
     """
-    from leaderboards.run_state import HEADER, RunState
+    from leaderboards.run_state import HEADER, RunState, find_runs
     from tcbench.errors import UnknownName
 
     if (Path(name) / HEADER).is_file():

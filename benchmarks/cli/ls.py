@@ -15,7 +15,7 @@ from benchmarks.cli import options
 from benchmarks.cli.tables import text_table
 
 if TYPE_CHECKING:
-    from leaderboards.run_state import RunState, find_runs
+    from leaderboards.run_state import RunState
     from rewards.info import RewardInfo
 
 app = typer.Typer(add_completion=False)
@@ -124,7 +124,7 @@ def _suites() -> list[Row]:
 
 
 def _runs(out: Path) -> list[Row]:
-    from leaderboards.run_state import HEADER
+    from leaderboards.run_state import HEADER, find_runs
 
     if not any(out.glob(f"*/{HEADER}")):
         return []
