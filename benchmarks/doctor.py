@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from tcbench import environment
+from tcbench.errors import first_line
 from tcbench.launch import PACKAGES, ROOT, SHADOWED, imported_from
 from textcraftor.io import provenance
 
@@ -56,7 +57,7 @@ def examine(folder: Path | None = None, topics: Collection[str] | None = None) -
         try:
             yield from examiner()
         except Exception as error:  # an examination that fails is a finding too; the others continue
-            text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            text = f"{type(error).__name__}: {first_line(error)}"
             yield _Finding(topic, "", "problem", text, "see the lines above, or reinstall tcbench")
 
 

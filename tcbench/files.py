@@ -20,22 +20,30 @@ LOCK_FILE = ".tcbench.lock"
 """Lock of a folder that one process writes (`locked`)."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to a temporary file, sync it and rename it: a reader sees all of it or nothing.
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write a temporary file that takes the place of ``path`` when the block ends without an error.
 
-    Raises:
-        OSError: If the disk is full or read-only; the old file is unchanged.
+    It is synced before it is renamed: a reader sees all of it or nothing, and an error leaves the old file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to a file at once, see `new_file`.
+
+    Raises:
+        OSError: If the disk is full or read-only; the old file is unchanged.
+    """
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor
 from rewards.weights.lock import WeightsLock
 from rewards.weights.tensors import NESTED, read_tensors
 from tcbench.errors import MismatchError, TcbenchError
+from tcbench.files import new_file
 
 
 class ConvertedCheckpoint(NamedTuple):
@@ -54,17 +54,13 @@ def convert_checkpoint(source: Path, out: Path | None = None) -> ConvertedCheckp
     lock = WeightsLock()
     source_sha256 = lock.sha256(source, fresh=True)
     tensors, nested, left_out = _flatten(read_tensors(source), source)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     metadata = {"format": "pt", NESTED: json.dumps(nested), "tcbench.source_sha256": source_sha256}
-    try:
+    with new_file(target) as part:
         _save(tensors, part, metadata)
         _check_free(target)
         # Recorded before the file has its name: a crash in between leaves an entry without a file, which
         # is harmless, and never a file that is refused.
         lock.record_conversion(lock.sha256(part, fresh=True), source_sha256)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
     return ConvertedCheckpoint(target, len(tensors), left_out)
 
 

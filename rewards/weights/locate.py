@@ -21,6 +21,7 @@ from rewards.info import RewardInfo, WeightsFile
 from rewards.weights import hub
 from rewards.weights.lock import WeightsLock
 from tcbench.errors import MismatchError, MissingFiles, first_line
+from tcbench.files import new_file
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -222,8 +223,7 @@ def _from_url(file: WeightsFile, fetch: bool) -> Path:
     if not fetch:
         raise FileNotFoundError(target)
     folder.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(f".{os.getpid()}.part")
-    try:
+    with new_file(target) as part:
         with urllib.request.urlopen(file.url, timeout=60) as response, part.open("wb") as out:
             shutil.copyfileobj(response, out)
         # A connection that breaks ends the download without an error.
@@ -231,9 +231,6 @@ def _from_url(file: WeightsFile, fetch: bool) -> Path:
             raise OSError(f"the download of {file.url} is incomplete")
         if file.sha256 and WeightsLock().sha256(part) != file.sha256:
             raise OSError(f"{file.url} does not have the published sha256 {file.sha256}")
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
     return target
 
 

@@ -384,8 +384,8 @@ def test_an_image_that_is_not_finite_is_missing_with_its_reason(
 ) -> None:
     draw = PipelineRunner.generate
 
-    def broken(drawing: PipelineRunner, texts: list[str], latents: object, seeds: object) -> object:
-        images = draw(drawing, texts, latents, seeds)  # type: ignore[arg-type]
+    def broken(runner: PipelineRunner, texts: list[str], latents: object, seeds: object) -> object:
+        images = draw(runner, texts, latents, seeds)  # type: ignore[arg-type]
         images[["a cat 1" in text for text in texts]] = float("nan")
         return images
 
@@ -402,10 +402,10 @@ def test_a_batch_that_does_not_fit_is_halved(request_for: Requests, monkeypatch:
 
     draw = PipelineRunner.generate
 
-    def small_memory(drawing: PipelineRunner, texts: list[str], *rest: object) -> object:
+    def small_memory(runner: PipelineRunner, texts: list[str], *rest: object) -> object:
         if len(texts) > 2:
             raise torch.OutOfMemoryError
-        return draw(drawing, texts, *rest)  # type: ignore[arg-type]
+        return draw(runner, texts, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(PipelineRunner, "generate", small_memory)
     result = run(request_for(batch_size=8))
@@ -422,11 +422,11 @@ def test_only_halves_with_a_missing_image_are_generated(
     (whole.path / "images" / "00003-0.png").unlink()
     draw, generated = PipelineRunner.generate, []
 
-    def small_memory(drawing: PipelineRunner, texts: list[str], *rest: object) -> object:
+    def small_memory(runner: PipelineRunner, texts: list[str], *rest: object) -> object:
         if len(texts) > 2:
             raise torch.OutOfMemoryError
         generated.extend(texts)
-        return draw(drawing, texts, *rest)  # type: ignore[arg-type]
+        return draw(runner, texts, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(PipelineRunner, "generate", small_memory)
     again = run(request_for(batch_size=4))
@@ -579,8 +579,8 @@ def test_judges_cannot_select_and_broken_images_never_win(
     system.write_text(text + f'best_of_reward = "{toy_rewards}:Brightness=1"\n')
     draw, calls = PipelineRunner.generate, []
 
-    def broken(drawing: PipelineRunner, texts: list[str], latents: object, seeds: object) -> object:
-        images = draw(drawing, texts, latents, seeds)  # type: ignore[arg-type]
+    def broken(runner: PipelineRunner, texts: list[str], latents: object, seeds: object) -> object:
+        images = draw(runner, texts, latents, seeds)  # type: ignore[arg-type]
         calls.append(len(texts))
         if len(calls) % 2:  # the first attempt of each batch
             images[0] = float("nan")

@@ -35,11 +35,11 @@ def pipe(tiny_sdxl: Path) -> Any:
 
 
 def test_a_rollout_ends_with_the_pipelines_own_image(pipe: Any) -> None:
-    drawing = PipelineRunner(pipe, SCHEDULE)
-    noise = initial_latents([1, 2], drawing.latent_shape)
+    runner = PipelineRunner(pipe, SCHEDULE)
+    noise = initial_latents([1, 2], runner.latent_shape)
     theirs = pipe(TEXTS, latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np").images
-    assert (drawing.generate(TEXTS, noise) == theirs).all()
-    height, width = drawing.size
+    assert (runner.generate(TEXTS, noise) == theirs).all()
+    height, width = runner.size
     ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
     scheduler = with_timesteps(pipe.scheduler, 4)
     steps = Rollout(Denoiser(pipe.unet, 3.0, ids), scheduler, scheduler.timesteps)

@@ -58,10 +58,10 @@ def test_validation_images_equal_those_of_a_run(tiny_pipeline: Path, sampler: st
     assert denoiser.calls == 0  # not counted as training cost
 
     others = {"tuned": tuned.pipeline}
-    drawing = PipelineRunner(pipe, Schedule(sampler, 5, 3.0), others, (EncoderWindow({"tuned": 1.0}, 3),))
+    runner = PipelineRunner(pipe, Schedule(sampler, 5, 3.0), others, (EncoderWindow({"tuned": 1.0}, 3),))
     texts = [prompt for prompt in PROMPTS for _ in range(NOISES)]
     seeds = [noise_seed(VALIDATION_SEED, n, k) for n in range(len(PROMPTS)) for k in range(NOISES)]
-    theirs = drawing.generate(texts, initial_latents(seeds, (4, 8, 8)))
+    theirs = runner.generate(texts, initial_latents(seeds, (4, 8, 8)))
     np.testing.assert_allclose(images.permute(0, 2, 3, 1).numpy(), theirs, atol=5e-6)
     assert torch.equal(images, same)
     assert again.changes["trained"][0] == 0

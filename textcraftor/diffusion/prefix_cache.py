@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tcbench.files import new_file
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.sources import Sample
 
@@ -75,9 +76,8 @@ class PrefixCache:
 
     def _write(self, path: Path, latents: Tensor) -> None:
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        save_file({"latents": latents.detach().float().cpu().contiguous()}, temporary)
-        os.replace(temporary, path)
+        with new_file(path) as temporary:
+            save_file({"latents": latents.detach().float().cpu().contiguous()}, temporary)
         self._written += 1
         if self._written % CHECK_EVERY == 0:
             self._shrink()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from tcbench.files import new_file
 
 LOG_EVERY = 20
 """Steps between two lines of the log."""
@@ -148,11 +149,9 @@ def _save(
     tensors |= {f"average.{k}": v for k, v in average.items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(
-        {k: v.detach().clone().contiguous() for k, v in tensors.items()}, temporary, {"step": str(step)}
-    )
-    os.replace(temporary, path)
+    values = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    with new_file(path) as temporary:
+        save_file(values, temporary, {"step": str(step)})
 
 
 def _restore(path: Path, model: nn.Module, optimiser: torch.optim.AdamW, average: dict[str, Tensor]) -> int:

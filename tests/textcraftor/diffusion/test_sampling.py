@@ -262,9 +262,9 @@ def test_gradients_pass_through_every_sampler(tiny_pipeline: Path, sampler: str)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_rollout_equals_the_pipeline(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
-    drawing = PipelineRunner(pipe, Schedule(sampler, STEPS, GUIDANCE))
-    noise = initial_latents([1, 2], drawing.latent_shape)
-    theirs = drawing.generate(TEXTS, noise)
+    runner = PipelineRunner(pipe, Schedule(sampler, STEPS, GUIDANCE))
+    noise = initial_latents([1, 2], runner.latent_shape)
+    theirs = runner.generate(TEXTS, noise)
     scheduler = with_timesteps(pipe.scheduler, STEPS)
     steps = Rollout(Denoiser(pipe.unet, GUIDANCE), scheduler, scheduler.timesteps)
     with torch.no_grad():
