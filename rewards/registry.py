@@ -217,7 +217,7 @@ def _info_in_file(path: Path, attribute: str) -> RewardInfo:
         names = [
             n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__
         ]
-        raise UnknownName(f"class in {path}", attribute, names)
+        raise UnknownName("class", attribute, names, source=str(path))
     record = _record_of(cls)
     options = {**record.options, "source": sha256(path)[:12]}
     return replace(record, entry=f"{path}:{attribute}", options=options)

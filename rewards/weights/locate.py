@@ -195,7 +195,7 @@ def _published_path(file: WeightsFile, fetch: bool) -> tuple[Path, str]:
         return (_from_hub(file, not offline) if file.hub else _from_url(file, not offline)), ""
     except Exception as error:  # the hub's client does not wrap the errors of its HTTP library
         if offline:
-            return Path(), f"it is not on this machine, and {offline}"
+            return Path(), f"not on this machine, and {offline}"
         return Path(), first_line(error)
 
 
@@ -241,11 +241,11 @@ def _how_to_fix(info: RewardInfo, file: WeightsFile, reason: str) -> str:
     if file.hub:
         what = [file.file] if file.file else [f"--include '{pattern}'" for pattern in file.patterns]
         command = " ".join(["hf download", file.hub, *what, "--revision", file.revision])
-        return message + f"Fetch it, {command}, or {local}"
+        return message + f"Download it with {command}, or {local}"
     if file.path:
         return message + f"Give a folder that open_clip or transformers saved, or {local}"
     if file.url:
-        return message + f"Fetch it from {file.url}, or {local}"
+        return message + f"Download it from {file.url}, or {local}"
     return message + f"Install tcbench again, or {local}"
 
 
