@@ -374,9 +374,9 @@ def test_plain_progress_shows_rate_and_time_left(
 
 
 BARS = """
-from benchmarks.cli.progress import Bars, show_progress
+from benchmarks.cli.progress import _Bars, show_progress
 with show_progress() as shown:
-    assert isinstance(shown, Bars)
+    assert isinstance(shown, _Bars)
     shown.stage("images", 4)
     shown.advance(4)
     shown.note("a remark")
