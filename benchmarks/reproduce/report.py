@@ -80,7 +80,7 @@ no trials: they use the rate of a related headline method, or their authors'."""
 
 @dataclass(frozen=True)
 class _Results:
-    """_Results in the folder of the work."""
+    """Results in the folder of the work."""
 
     folder: Path
     scale: Scale

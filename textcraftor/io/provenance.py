@@ -14,11 +14,11 @@ LIBRARIES = (
 )  # fmt: skip
 
 _COMPARED = ("device", "threads")
-"""Entries of an environment that are compared, in addition to the _versions."""
+"""Entries of an environment that are compared, in addition to the versions."""
 
 
 def _versions() -> dict[str, str]:
-    """Return the installed _versions of the libraries that results depend on, without importing them."""
+    """Return the installed versions of the libraries that results depend on, without importing them."""
     return {name: installed for name in LIBRARIES if (installed := installed_version(name))}
 
 
@@ -28,7 +28,7 @@ def environment(device: str) -> dict[str, Any]:
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
     return {
-        "_versions": _versions(),
+        "versions": _versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,
@@ -45,7 +45,7 @@ def environment_differences(history: Sequence[Mapping[str, Any]], now: Mapping[s
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     pairs = {key: (before.get(key), now.get(key)) for key in _COMPARED}
-    old, new = before["_versions"], now["_versions"]
+    old, new = before["versions"], now["versions"]
     pairs |= {name: (old.get(name), new.get(name)) for name in sorted({*old, *new})}
     for name, (was, is_now) in pairs.items():
         if was != is_now:

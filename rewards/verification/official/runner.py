@@ -1,4 +1,4 @@
-"""_Score images with an official package, inside its environment: python runner.py JOB.json ANSWER.json.
+"""Score images with an official package, inside its environment: python runner.py JOB.json ANSWER.json.
 
 The job:
     reward: "hpsv2" or "imagereward".

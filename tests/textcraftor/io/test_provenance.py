@@ -1,4 +1,4 @@
-"""Provenance: _versions without imports, and what differs between two starts of a run."""
+"""Provenance: versions without imports, and what differs between two starts of a run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from textcraftor.io.provenance import _versions, environment, environment_differ
 def test_the_environment_records_versions_and_device() -> None:
     record = json.loads(json.dumps(environment("cpu")))
     assert record["device"] == "cpu"
-    assert record["_versions"]["torch"] == _versions()["torch"]
+    assert record["versions"]["torch"] == _versions()["torch"]
     assert record["threads"] >= 1
 
 
 def test_every_earlier_environment_is_compared() -> None:
-    first = {"_versions": {"torch": "1", "numpy": "2"}, "device": "cpu", "threads": 1, "commit": "a"}
-    second = {"_versions": {"torch": "3", "numpy": "2"}, "device": "cuda", "threads": 1, "commit": "b"}
+    first = {"versions": {"torch": "1", "numpy": "2"}, "device": "cpu", "threads": 1, "commit": "a"}
+    second = {"versions": {"torch": "3", "numpy": "2"}, "device": "cuda", "threads": 1, "commit": "b"}
     assert environment_differences([first], first) == []
     assert environment_differences([first, second], second) == ["device cpu, now cuda", "torch 1, now 3"]
     assert environment_differences([first, second], first) == ["device cuda, now cpu", "torch 3, now 1"]
