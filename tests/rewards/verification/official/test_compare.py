@@ -76,6 +76,6 @@ def test_interrupted_build_is_repeated(tmp_path: Path, monkeypatch: pytest.Monke
 def test_error_ends_with_the_output_of_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "runner.py"
     script.write_text("raise SystemExit('one\\ntwo\\nno such reward')", encoding="utf-8")
-    monkeypatch.setattr(environment, "official_python", lambda _: Path(sys.executable))
+    monkeypatch.setattr(environment, "_official_python", lambda _: Path(sys.executable))
     with pytest.raises(TcbenchError, match=r"failed: one \| two \| no such reward"):
         environment.run_official({}, script)
