@@ -383,17 +383,18 @@ def _make_algorithm(
     scorer: LatentScorer,
     optimiser: ClippedOptimiser,
 ) -> Algorithm:
+    parts = (start, scorer, optimiser, config.algorithm)
     common: dict[str, Any] = {
         "seed": config.seed,
+        "group": config.data.group,
         "micro_batch": config.memory.micro_batch,
         "precision": config.memory.precision,
     }
-    shared = (start, scorer, optimiser, config.algorithm)
     if isinstance(trainable, RewriterPolicy):
-        return RewriterAlgorithm(trainable, *shared, group=config.data.group, **common)
+        return RewriterAlgorithm(trainable, *parts, **common)
     if config.algorithm.name == "ddpo":
-        return DDPOAlgorithm(trainable, *shared, eta=config.schedule.eta, group=config.data.group, **common)
-    return GradientAlgorithm(trainable, *shared, **common)
+        return DDPOAlgorithm(trainable, *parts, **common, eta=config.schedule.eta)
+    return GradientAlgorithm(trainable, *parts, **common)
 
 
 # Inside the loop

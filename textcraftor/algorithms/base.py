@@ -3,32 +3,57 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tcbench.errors import ConfigError
-from textcraftor.algorithms.latent_scores import LatentScores
-from textcraftor.config import OptimiserSettings
+from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
+from textcraftor.algorithms.rollouts import RolloutStart
+from textcraftor.config import AlgorithmSettings, OptimiserSettings
 from textcraftor.sources import Batch, Sample
+from textcraftor.tuned import Trainable
 
 TRAINED = "trained"
 """Name of the reward mix among the scores of a log line or a validation."""
 
 
-class Algorithm(Protocol):
-    """A training method."""
+@dataclass
+class Algorithm(ABC):
+    """A training method: what it works with, and one update."""
 
+    trainable: Trainable
+    """The trained parameters, with the frozen pipeline."""
+    start: RolloutStart
+    """Generates the latents before the tuned steps."""
+    scorer: LatentScorer
+    """Decodes and scores latents."""
+    optimiser: ClippedOptimiser
+    """Optimiser of the trained parameters."""
+    settings: AlgorithmSettings
+    _: KW_ONLY
+    seed: int
+    """Seed of the algorithm's random numbers."""
+    group: int = 1
+    """Consecutive samples of a batch that share a prompt."""
+    micro_batch: int = 0
+    """Samples at a time, whose gradients are accumulated; 0: all."""
+    precision: str = "float32"
+    """Precision of forward passes, "float32" or "bfloat16"."""
+
+    @abstractmethod
     def step(self, batch: Batch) -> StepResult:
         """Train on one process's samples of an update."""
 
     def state(self) -> dict[str, Tensor]:
         """Return what the algorithm needs to resume, beside parameters and optimiser."""
+        return {}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most algorithms have no state
         """Resume from what `state` returned."""
 
 

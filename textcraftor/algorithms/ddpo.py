@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -24,14 +24,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tcbench.errors import ConfigError
-from textcraftor.algorithms.base import ClippedOptimiser, StepResult, check_policy_updates, micro_batches
-from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
-from textcraftor.algorithms.rollouts import RolloutStart
-from textcraftor.config import AlgorithmSettings
+from textcraftor.algorithms.base import Algorithm, StepResult, check_policy_updates, micro_batches
+from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.sampling import EXTRA_NOISE, Rollout, autocast
 from textcraftor.sources import Batch, Sample
-from textcraftor.tuned import Trainable
 
 REMEMBERED_REWARDS = 32
 """Number of latest rewards of a prompt from which its statistics are computed."""
@@ -166,40 +163,15 @@ class _PromptAdvantages:
         }
 
 
-class DDPOAlgorithm:
-    """Several clipped policy-gradient steps per update, on the images that the update sampled.
+@dataclass
+class DDPOAlgorithm(Algorithm):
+    """Several clipped policy-gradient steps per update, on the images that the update sampled."""
 
-    Args:
-        trainable: What is trained.
-        start: Samples the steps before the tuned ones, without noise.
-        scorer: Decodes and scores latents.
-        optimiser: Optimiser of the trained parameters.
-        settings: Optimiser steps of an update, clip range and drift penalty.
-        eta: Noise of each tuned step, above 0.
-        group: Samples of one prompt in a batch.
-        seed: Seed of the noise and of the order of samples.
-        micro_batch: Samples at a time; 0: all.
-        precision: Precision of forward passes, "float32" or "bfloat16".
-    """
+    eta: float = field(kw_only=True)
+    """Noise of each tuned step, above 0."""
 
-    def __init__(
-        self,
-        trainable: Trainable,
-        start: RolloutStart,
-        scorer: LatentScorer,
-        optimiser: ClippedOptimiser,
-        settings: AlgorithmSettings,
-        *,
-        eta: float,
-        group: int,
-        seed: int,
-        micro_batch: int = 0,
-        precision: str = "float32",
-    ) -> None:
-        self.trainable, self.start, self.scorer, self.optimiser = trainable, start, scorer, optimiser
-        self.settings, self.eta, self.seed = settings, eta, seed
-        self.micro_batch, self.precision = micro_batch, precision
-        self.advantages = _PromptAdvantages(group)
+    def __post_init__(self) -> None:
+        self.advantages = _PromptAdvantages(self.group)
 
     def step(self, batch: Batch) -> StepResult:
         """Sample and score images, then make ``policy_updates`` optimiser steps on their decisions."""

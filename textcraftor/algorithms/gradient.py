@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from textcraftor.algorithms.base import ClippedOptimiser, StepResult, micro_batches
-from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
-from textcraftor.algorithms.rollouts import RolloutStart
-from textcraftor.config import AlgorithmSettings
+from textcraftor.algorithms.base import Algorithm, StepResult, micro_batches
+from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.diffusion.sampling import ESTIMATORS, UpdateRandom, autocast
 from textcraftor.sources import Batch, Sample
-from textcraftor.tuned import Trainable
 
 
-class GradientAlgorithm:
+@dataclass
+class GradientAlgorithm(Algorithm):
     """One optimiser step per update, along an estimate of the reward mix's gradient.
 
     Source: Li et al. 2024 (TextCraftor), algorithm 1. The estimators are in `textcraftor.diffusion.sampling`.
-
-    Args:
-        trainable: What is trained.
-        start: Generates the latents before the tuned steps.
-        scorer: Decodes and scores latents.
-        optimiser: Optimiser of the trained parameters.
-        settings: Estimator and drift penalty.
-        seed: Seed of the estimators' random numbers.
-        micro_batch: Samples at a time, whose gradients are accumulated; 0: all.
-        precision: Precision of forward passes, "float32" or "bfloat16".
     """
-
-    def __init__(
-        self,
-        trainable: Trainable,
-        start: RolloutStart,
-        scorer: LatentScorer,
-        optimiser: ClippedOptimiser,
-        settings: AlgorithmSettings,
-        *,
-        seed: int,
-        micro_batch: int = 0,
-        precision: str = "float32",
-    ) -> None:
-        self.trainable, self.start, self.scorer, self.optimiser = trainable, start, scorer, optimiser
-        self.settings, self.seed, self.micro_batch, self.precision = settings, seed, micro_batch, precision
 
     def step(self, batch: Batch) -> StepResult:
         """Accumulate the gradients of all samples and make one optimiser step."""
@@ -89,10 +63,3 @@ class GradientAlgorithm:
             # the optimiser minimises: minus the mean reward, plus the penalty that keeps c near the original
             loss = self.settings.drift_penalty * drift - surrogate / len(samples)
         return loss, evaluations, float(drift.detach())
-
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: the algorithm keeps no state."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Do nothing: the algorithm keeps no state."""

@@ -23,11 +23,9 @@ from torch import Tensor, nn
 
 from tcbench.errors import ConfigError
 from tcbench.quiet import quiet
-from textcraftor.algorithms.base import ClippedOptimiser, StepResult, check_policy_updates, micro_batches
+from textcraftor.algorithms.base import Algorithm, StepResult, check_policy_updates, micro_batches
 from textcraftor.algorithms.ddpo import clipped_policy_loss
-from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
-from textcraftor.algorithms.rollouts import RolloutStart
-from textcraftor.config import AlgorithmSettings
+from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.prompts import noise_seed
 from textcraftor.diffusion.sampling import EXTRA_NOISE, autocast
@@ -166,37 +164,14 @@ class _Frozen:
     start: Any
 
 
-class RewriterAlgorithm:
+@dataclass
+class RewriterAlgorithm(Algorithm):
     """Several PPO steps per update, on the rewrites that the update sampled.
 
-    Args:
-        policy: The language model with its frozen pipeline.
-        start: Generates latents from noise; with all steps tuned it only makes the noise.
-        scorer: Decodes and scores latents.
-        optimiser: Optimiser of the language model.
-        settings: Optimiser steps of an update, clip range and weight of the divergence penalty.
-        group: Rewrites of one prompt in a batch, at least 2.
-        seed: Seed of the noise and of the order of samples.
-        micro_batch: Samples at a time; 0: all.
-        precision: Precision of the pipeline's forward passes, "float32" or "bfloat16".
+    ``group`` is the number of rewrites of one prompt, at least 2.
     """
 
-    def __init__(
-        self,
-        policy: RewriterPolicy,
-        start: RolloutStart,
-        scorer: LatentScorer,
-        optimiser: ClippedOptimiser,
-        settings: AlgorithmSettings,
-        *,
-        group: int,
-        seed: int,
-        micro_batch: int = 0,
-        precision: str = "float32",
-    ) -> None:
-        self.policy, self.start, self.scorer, self.optimiser = policy, start, scorer, optimiser
-        self.settings, self.group, self.seed = settings, group, seed
-        self.micro_batch, self.precision = micro_batch, precision
+    trainable: RewriterPolicy
 
     def step(self, batch: Batch) -> StepResult:
         """Rewrite, generate and score, then make ``policy_updates`` optimiser steps on the rewrites."""
@@ -229,17 +204,17 @@ class RewriterAlgorithm:
             The rewrites, the scores of their images, and the drift of the embeddings.
         """
         texts = [sample.text for sample in samples]
-        rewrites = self.policy.sample(texts, [sample.noise_seed for sample in samples])
+        rewrites = self.trainable.sample(texts, [sample.noise_seed for sample in samples])
         # Rewrites of one prompt share a noise, so that their rewards differ by the rewrite alone
         shared = [
             replace(s, noise_seed=noise_seed(self.seed, s.prompt, EXTRA_NOISE + s.number // self.group))
             for s in samples
         ]
-        with autocast(self.policy.original.device, self.precision):
-            c = self.policy.encode_original(list(rewrites.texts))
+        with autocast(self.trainable.original.device, self.precision):
+            c = self.trainable.encode_original(list(rewrites.texts))
             rollout, z = self.start(shared, c)
             scores = self.scorer.score_latents(rollout.run(z, c), texts)
-        drift = float(c.drift(self.policy.encode_original(texts)))
+        drift = float(c.drift(self.trainable.encode_original(texts)))
         return rewrites, scores, drift
 
     def loss(self, rewrites: Rewrites, old: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,7 +225,7 @@ class RewriterAlgorithm:
             old: Log probabilities (N,) of the tokens when they were sampled.
             advantages: Advantages (B,); each token has that of its rewrite.
         """
-        tokens, divergence, rows = self.policy.log_probs(rewrites)
+        tokens, divergence, rows = self.trainable.log_probs(rewrites)
         total = divergence.sum()
         loss = clipped_policy_loss(tokens, old, advantages[rows], self.settings.ratio_clip) * len(rows)
         return loss + self.settings.drift_penalty * total, total.detach()
@@ -263,7 +238,7 @@ class RewriterAlgorithm:
         with torch.no_grad():
             for start in range(0, count, size):
                 part = rewrites.rows(range(start, min(start + size, count)))
-                tokens = self.policy.log_probs(part)[0]
+                tokens = self.trainable.log_probs(part)[0]
                 old += torch.split(tokens, [len(answer) for answer in part.answers])
         return old
 
@@ -300,13 +275,6 @@ class RewriterAlgorithm:
         deviation = difference[difference.isfinite()].std(correction=0)
         advantages: Tensor = ((rewards - means) / (deviation + 1e-6)).nan_to_num(0.0)
         return advantages
-
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: the algorithm keeps no state."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Do nothing: the algorithm keeps no state."""
 
 
 def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,7 @@ def test_world_rewriters_append_style_words(name: str) -> None:
 def test_log_probs_do_not_depend_on_padding(
     tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
 ) -> None:
-    policy = algorithm_for(tiny_pipeline, config_for(), toys).policy
+    policy = algorithm_for(tiny_pipeline, config_for(), toys).trainable
     rewrites = policy.sample(PROMPTS, [1, 2, 3, 4])
     with torch.no_grad():
         log_probs, divergence, rows = policy.log_probs(rewrites)
@@ -113,7 +113,7 @@ def test_loss_equals_ppo_computed_by_hand(
     tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
 ) -> None:
     algorithm = algorithm_for(tiny_pipeline, config_for(), toys)
-    policy = algorithm.policy
+    policy = algorithm.trainable
     rewrites = policy.sample(PROMPTS[:2], [1, 2])
     with torch.no_grad():
         old = policy.log_probs(rewrites)[0]
@@ -141,7 +141,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch(
         algorithm = algorithm_for(tiny_pipeline, config_for(policy_updates=1, micro_batch=size), toys)
         result = algorithm.step(batch(SHORT, 0, 8))
         assert result.scores.total[:4].std() > 1e-4
-        weights.append([p.detach().clone() for p in algorithm.policy.trained_parameters().values()])
+        weights.append([p.detach().clone() for p in algorithm.trainable.trained_parameters().values()])
     for whole, sliced in zip(*weights, strict=True):
         torch.testing.assert_close(whole, sliced, rtol=1e-3, atol=1e-5)
 
@@ -159,7 +159,7 @@ def test_rewrites_of_a_prompt_share_a_noise_and_are_compared(
     assert advantages.tolist() == pytest.approx(expected.flatten().tolist(), abs=1e-3)
     assert len(set(rewrites.texts)) > 2
     same = [replace(sample, text="f") for sample in samples[:4]]
-    algorithm.policy.sample = lambda texts, seeds: Rewrites(texts, [[1]] * 4, [[0]] * 4)  # type: ignore[method-assign]
+    algorithm.trainable.sample = lambda texts, seeds: Rewrites(texts, [[1]] * 4, [[0]] * 4)  # type: ignore[method-assign]
     assert algorithm.sample(same)[1].total.std() < 1e-6  # one noise and one text give one image
 
 
