@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tcbench.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from benchmarks.execution import run as run
@@ -10,10 +12,9 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-def __getattr__(name: str) -> Any:
-    # lazy: importing a module of this package, such as the command line, must not import torch
-    if name == "run":
-        from benchmarks.execution import run
+# importing a module of this package, such as the command line, must not import torch
+__getattr__ = lazy_attributes(__name__, {"run": "benchmarks.execution"})
 
-        return run
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return __all__

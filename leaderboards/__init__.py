@@ -12,8 +12,9 @@ Names are imported on first use.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tcbench.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from leaderboards.board import Board
@@ -23,16 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Board", "RunState", "build", "find_runs", "write_board"]
 
-_MODULES = {
-    "Board": "leaderboards.board",
-    "RunState": "leaderboards.run_state",
-    "build": "leaderboards.builder",
-    "find_runs": "leaderboards.run_state",
-    "write_board": "leaderboards.files",
-}
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Board": "leaderboards.board",
+        "RunState": "leaderboards.run_state",
+        "build": "leaderboards.builder",
+        "find_runs": "leaderboards.run_state",
+        "write_board": "leaderboards.files",
+    },
+)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+def __dir__() -> list[str]:
+    return __all__

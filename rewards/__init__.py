@@ -36,8 +36,7 @@ Maximise a weighted sum of rewards:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 # Both are free of torch. They are imported at once, not on first use, so that `rewards.info` is the function
 # and not the module of that name.
@@ -45,6 +44,7 @@ from rewards.info import RewardInfo, WeightsFile, WrongRole
 from rewards.registry import info, load, register, score
 from rewards.registry import list_rewards as list
 from tcbench.errors import UnknownName
+from tcbench.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from rewards.base import Reward
@@ -72,23 +72,19 @@ __all__ = [
     "tensor_fn",
 ]
 
-_IMPORTED_ON_USE = {
-    "Panel": "rewards.combine.panel",
-    "Reward": "rewards.base",
-    "RewardMix": "rewards.combine.mix",
-    "ddpo_fn": "rewards.combine.adapters",
-    "flow_grpo_fn": "rewards.combine.adapters",
-    "load_mix": "rewards.combine.mix",
-    "pil_fn": "rewards.combine.adapters",
-    "tensor_fn": "rewards.combine.adapters",
-}
-"""Names whose modules import torch."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _IMPORTED_ON_USE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_IMPORTED_ON_USE[name]), name)
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Panel": "rewards.combine.panel",
+        "Reward": "rewards.base",
+        "RewardMix": "rewards.combine.mix",
+        "ddpo_fn": "rewards.combine.adapters",
+        "flow_grpo_fn": "rewards.combine.adapters",
+        "load_mix": "rewards.combine.mix",
+        "pil_fn": "rewards.combine.adapters",
+        "tensor_fn": "rewards.combine.adapters",
+    },
+)
 
 
 def __dir__() -> Sequence[str]:

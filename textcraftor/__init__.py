@@ -12,8 +12,9 @@ library.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tcbench.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from textcraftor.config import PROFILES, TrainConfig, make_config
@@ -21,19 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["PROFILES", "TrainConfig", "TrainedRun", "make_config", "train"]
 
-_MODULES = {
-    "PROFILES": "textcraftor.config",
-    "TrainConfig": "textcraftor.config",
-    "make_config": "textcraftor.config",
-    "TrainedRun": "textcraftor.training",
-    "train": "textcraftor.training",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "PROFILES": "textcraftor.config",
+        "TrainConfig": "textcraftor.config",
+        "make_config": "textcraftor.config",
+        "TrainedRun": "textcraftor.training",
+        "train": "textcraftor.training",
+    },
+)
 
 
 def __dir__() -> list[str]:
