@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks.cli import options
+from textcraftor.config import PROFILES, make_config
 
 if TYPE_CHECKING:
     from textcraftor.sources import PromptSource
@@ -36,7 +37,7 @@ def _train(
     ] = None,
     profile: Annotated[
         str,
-        typer.Option("--profile", help="Settings: default, paper, official-code, ddpo, rewriter or quick."),
+        typer.Option("--profile", help=f"Settings to start from: {', '.join(PROFILES)}."),
     ] = "default",
     config: Annotated[
         Path | None,
@@ -65,7 +66,6 @@ def _train(
     from json import dumps
 
     from benchmarks.cli.progress import show_progress
-    from textcraftor.config import make_config
 
     train_config = make_config(
         model,

@@ -89,11 +89,11 @@ def test_a_checkpoint_is_a_system_that_declares_its_training_rewards(
     system = System.find(str(checkpoints / "a"))
     assert (system.name, system.schedule.steps, system.schedule.guidance) == ("a", 4, 3.0)
     assert len(system.trained_on) == 1
-    found = asked(checkpoints / "a")
-    assert found.header.details["trained_on"] == list(system.trained_on)
-    assert found.header.generation["windows"][0][0] == 2
+    result = asked(checkpoints / "a")
+    assert result.header.details["trained_on"] == list(system.trained_on)
+    assert result.header.generation["windows"][0][0] == 2
     newest = sorted((checkpoints / "a" / "checkpoints").iterdir())[-1]
-    assert hashes(asked(newest)) == hashes(found)  # each checkpoint is one too
+    assert hashes(asked(newest)) == hashes(result)  # each checkpoint is one too
 
 
 def test_a_moved_checkpoint_has_the_same_generation_id(

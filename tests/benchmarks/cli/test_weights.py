@@ -221,5 +221,5 @@ def test_ls_shows_present_weights_without_reading_them(
     monkeypatch.setattr("rewards.weights.lock.WeightsLock.sha256", None)  # nothing is hashed
     assert {here()[name] for name in ("toy", "toy-pair")} == {"no"}
     fill_hub_cache({"head.pth": b"head"}, COMMIT)
-    found = here()
-    assert (found["toy"], found["toy-pair"], found["world-clip"]) == ("yes", "no", "shipped")
+    result = here()
+    assert (result["toy"], result["toy-pair"], result["world-clip"]) == ("yes", "no", "shipped")

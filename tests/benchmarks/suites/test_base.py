@@ -24,9 +24,9 @@ def _no_prompts_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_files_match_the_pinned_hash(name: str, shared_data: Path) -> None:
-    found = prompt_set(name, shared_data / "prompts")
-    assert len(found.prompts) == find_suite(name).count
-    assert [prompt.id for prompt in found.prompts] == list(range(len(found.prompts)))
+    result = prompt_set(name, shared_data / "prompts")
+    assert len(result.prompts) == find_suite(name).count
+    assert [prompt.id for prompt in result.prompts] == list(range(len(result.prompts)))
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -134,8 +134,8 @@ def test_custom_prompts_need_a_file(tmp_path: Path) -> None:
 
 def test_custom_prompts_are_named_after_their_file(tmp_path: Path) -> None:
     (tmp_path / "pets.txt").write_text("a cat\n")
-    found = prompt_set("custom", tmp_path / "pets.txt")
-    assert (found.name, found.domain, len(found.prompts)) == ("custom_pets", "custom", 1)
+    result = prompt_set("custom", tmp_path / "pets.txt")
+    assert (result.name, result.domain, len(result.prompts)) == ("custom_pets", "custom", 1)
 
 
 @pytest.mark.parametrize("name", SUITES)

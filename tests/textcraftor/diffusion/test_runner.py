@@ -72,12 +72,12 @@ def test_a_window_over_the_last_steps_equals_a_rollout_in_two_parts(
 
 def test_mixes_are_weighted_sums_of_embeddings(pipe: Any, tuned: Any) -> None:
     window = EncoderWindow({"tuned": 0.7, ORIGINAL: 0.3}, 3)
-    found = runner_with(pipe, tuned, window).conditionings(TEXTS)
+    result = runner_with(pipe, tuned, window).conditionings(TEXTS)
     own = Conditioning.encode(pipe, TEXTS, guided=True)
     other = Conditioning.encode(replace_encoders(pipe, {"text_encoder": tuned}), TEXTS, guided=True)
-    assert sorted(found) == [3, 5]
-    torch.testing.assert_close(found[3].embeds, 0.7 * other.embeds + 0.3 * own.embeds)
-    assert torch.equal(found[5].embeds, own.embeds)
+    assert sorted(result) == [3, 5]
+    torch.testing.assert_close(result[3].embeds, 0.7 * other.embeds + 0.3 * own.embeds)
+    assert torch.equal(result[5].embeds, own.embeds)
     assert torch.equal(Conditioning.mix({"a": own, "b": other}, {"a": 1.0, "b": 0.0}).embeds, own.embeds)
 
 
