@@ -120,9 +120,10 @@ def write_trained(folder: Path, weights: Path, config: TrainConfig, trained_on: 
 def _base(source: Source) -> dict[str, str]:
     """Return the keys of a system file that name a base model: a name, a folder or a hub id with revision."""
     path, revision = source.location, source.revision
-    name = next((name for name, model in MODELS.items() if model.source.location == path), None)
-    if name:
-        return {"base": name}
+    for name, model in MODELS.items():
+        # a named model at another revision has other weights
+        if (model.source.location, model.source.revision) == (path, revision):
+            return {"base": name}
     folder = Path(path).expanduser()
     return {"pipeline": str(folder.resolve()) if folder.is_dir() else path} | (
         {"revision": revision} if revision else {}

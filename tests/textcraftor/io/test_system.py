@@ -1,0 +1,29 @@
+"""system.toml: it names the base model that a run was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tcbench.settings import read_toml
+from textcraftor.config import make_config
+from textcraftor.diffusion.models import MODELS
+from textcraftor.io.system import SYSTEM_FILE, write_trained
+
+
+@pytest.mark.parametrize(
+    ("revision", "base"),
+    [
+        ("@" + str(MODELS["sd15"].source.revision), {"base": "sd15"}),
+        ("@other", {"pipeline": MODELS["sd15"].source.location, "revision": "other"}),
+        ("", {"pipeline": MODELS["sd15"].source.location}),
+    ],
+)
+def test_a_named_model_is_the_base_at_its_own_revision_only(
+    tmp_path: Path, revision: str, base: dict[str, str]
+) -> None:
+    config = make_config(MODELS["sd15"].source.location + revision)
+    write_trained(tmp_path, tmp_path / "best", config, None)
+    values = read_toml(tmp_path / SYSTEM_FILE)
+    assert {key: values[key] for key in ("base", "pipeline", "revision") if key in values} == base
