@@ -135,6 +135,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
+def toml_value(value: Any) -> str:
+    """Return text, a number, a truth value, a list or a table (inline) of these as TOML."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{toml_value(k)} = {toml_value(v)}" for k, v in value.items()) + " }"
+    # JSON is TOML here, with two exceptions: TOML knows no surrogate pairs, which JSON's escapes use for
+    # characters beyond U+FFFF, and requires an escape for U+007F
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def parse_assignment(text: str) -> dict[str, Any]:
     """Parse ``a.b=1`` into ``{"a": {"b": 1}}``. The value is TOML, or plain text if it is not.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,7 +20,7 @@ from tcbench.errors import ConfigError, MissingFiles, UnknownName, first_line
 from tcbench.files import append_lines, read_lines, write_atomically
 from tcbench.progress import Progress
 from tcbench.quiet import quiet
-from tcbench.settings import build_settings, read_toml, validated
+from tcbench.settings import build_settings, read_toml, toml_value, validated
 from textcraftor.diffusion.pipeline import MICRO_REWRITERS
 from textcraftor.diffusion.prompts import canonical, noise_seed
 
@@ -100,7 +99,7 @@ class Rewriter:
         values = {name: value for name, value in asdict(self).items() if value != defaults[name]}
         for name in ("name", "model", "revision"):  # they follow from the folder
             values.pop(name, None)
-        lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+        lines = [f"{name} = {toml_value(value)}" for name, value in values.items()]
         write_atomically(folder / SETTINGS_FILE, ("\n".join(lines) + "\n").encode())
 
     def generation_settings(self, folder: Path) -> dict[str, Any]:

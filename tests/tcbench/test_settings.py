@@ -18,6 +18,7 @@ from tcbench.settings import (
     parse_assignment,
     read_toml,
     rename_keys,
+    toml_value,
     validated,
 )
 
@@ -170,3 +171,23 @@ def test_damaged_or_missing_toml_is_one_line(tmp_path: Path) -> None:
         read_toml(file)
     file.write_text("\ufefflr = 3")
     assert read_toml(file) == {"lr": 3}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "plain",
+        'quotes " and \\',
+        "lines\n\t\x01\x7f",
+        "ä 中 🎨",
+        True,
+        3,
+        1e-7,
+        ["🎨", "b"],
+        {"a 🎨": 0.5, "b": 1},
+    ],
+)
+def test_values_are_written_as_toml(tmp_path: Path, value: Any) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(f"value = {toml_value(value)}\n", encoding="utf-8")
+    assert read_toml(file) == {"value": value}

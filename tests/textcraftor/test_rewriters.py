@@ -178,3 +178,9 @@ def test_invalid_rewriters_are_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "rewriter.toml").write_text("")
     with pytest.raises(ConfigError, match="is not a causal language model"):
         texts(Rewriter.find(str(tmp_path)), tmp_path, tmp_path / REWRITES_FILE)
+
+
+def test_rewriter_with_any_text_is_written_and_read(tmp_path: Path) -> None:
+    rewriter = Rewriter(tmp_path.name, str(tmp_path), "🎨 {prompt}\n:", trained_on=("clip",))
+    rewriter.write(tmp_path)
+    assert Rewriter.find(str(tmp_path)) == rewriter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from rewards.registry import info
 from tcbench.files import write_atomically
+from tcbench.settings import read_toml, toml_value
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.models import MODELS, Model
 from textcraftor.diffusion.pipeline import Source
@@ -81,7 +81,7 @@ def rewards_trained_on(
         declared.append(Rewriter.find(rewriter).trained_on)
     if start:
         file = Path(start) / SYSTEM_FILE
-        declared.append(tomllib.loads(file.read_text()).get("trained_on") if file.is_file() else None)
+        declared.append(read_toml(file).get("trained_on") if file.is_file() else None)
     if pairs:
         file = Path(pairs) / DECLARED
         # real photographs are trained on no reward; images that a supervised run imitates may be selected
@@ -141,22 +141,15 @@ def _toml(values: Mapping[str, Any]) -> str:
     plain = {
         key: value for key, value in values.items() if not isinstance(value, Mapping) and not _tables(value)
     }
-    lines = [f"{key} = {_value(value)}" for key, value in plain.items()]
+    lines = [f"{key} = {toml_value(value)}" for key, value in plain.items()]
     for key, value in values.items():
         if isinstance(value, Mapping):
-            lines += ["", f"[{key}]", *(f"{name} = {_value(item)}" for name, item in value.items())]
+            lines += ["", f"[{key}]", *(f"{name} = {toml_value(item)}" for name, item in value.items())]
         elif _tables(value):
             for table in value:
-                lines += ["", f"[[{key}]]", *(f"{name} = {_value(item)}" for name, item in table.items())]
+                lines += ["", f"[[{key}]]", *(f"{name} = {toml_value(item)}" for name, item in table.items())]
     return "\n".join(lines) + "\n"
 
 
 def _tables(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
-
-
-def _value(value: Any) -> str:
-    """Return a value as TOML. JSON's text, numbers and lists are TOML too; tables are not."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + " }"
-    return json.dumps(value)

@@ -9,7 +9,7 @@ import pytest
 from tcbench.settings import read_toml
 from textcraftor.config import make_config
 from textcraftor.diffusion.models import MODELS
-from textcraftor.io.system import SYSTEM_FILE, write_trained
+from textcraftor.io.system import SYSTEM_FILE, rewards_trained_on, write_trained
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,12 @@ def test_a_named_model_is_the_base_at_its_own_revision_only(
     write_trained(tmp_path, tmp_path / "best", config, None)
     values = read_toml(tmp_path / SYSTEM_FILE)
     assert {key: values[key] for key in ("base", "pipeline", "revision") if key in values} == base
+
+
+def test_text_outside_the_basic_plane_is_written_and_read(tmp_path: Path) -> None:
+    config = make_config("micro", overrides={"logging.method": "TextCraftor 🎨 \x7f"})
+    write_trained(tmp_path, tmp_path / "best 🎨", config, ["world-pick"])
+    values = read_toml(tmp_path / SYSTEM_FILE)
+    assert values["method"] == "TextCraftor 🎨 \x7f"
+    assert values["windows"] == [{"weights": {"best 🎨": 1.0}}]
+    assert rewards_trained_on("world-hps=1", start=str(tmp_path)) == ["world-hps", "world-pick"]
