@@ -102,7 +102,8 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         progress: Receives the number of updates and notes.
         prompts: Training prompts in place of those that the configuration names.
-        validation: Validation prompts in place of those that the configuration names.
+        validation: Validation prompts in place of those that the configuration names; not used with
+            ``validation.every = 0``.
 
     Returns:
         The finished run.
@@ -123,8 +124,10 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         pipe = _load_pipeline(pipeline_path, device, schedule.sampler, schedule.spacing)
         runner = PipelineRunner(pipe, schedule)
         pairs = Pairs.read(Path(config.data.pairs), runner.size) if config.data.pairs else None
-        source = prompts or (pairs.source if pairs else PromptSource.find(config.data.prompts))
-        held_out = validation or Validator.find_prompts(config.validation, progress)
+        source = prompts if prompts is not None else pairs.source if pairs is not None else None
+        if source is None:
+            source = PromptSource.find(config.data.prompts)
+        held_out = Validator.find_prompts(config.validation, progress, validation)
 
         # What is trained, and its optimiser
         trained_on = _trained_on(config)

@@ -237,12 +237,21 @@ class Validator:
             yield scheduler, Rollout(self.denoiser, scheduler, first).run(z, c)
 
     @staticmethod
-    def find_prompts(settings: ValidationSettings, progress: Progress) -> PromptSource | None:
+    def find_prompts(
+        settings: ValidationSettings, progress: Progress, given: PromptSource | None = None
+    ) -> PromptSource | None:
         """Return the validation prompts; None without validation.
+
+        Args:
+            settings: Settings of validation.
+            progress: Receives a note if there are no prompts.
+            given: Prompts in place of those that the settings name.
 
         Raises:
             ConfigError: If there is a selection reward, but no validation.
         """
+        if settings.every and given is not None:
+            return given
         if settings.every and settings.prompts:
             return PromptSource.find(settings.prompts)
         if settings.selection_reward:

@@ -23,6 +23,7 @@ from tcbench.cells import ONE_CORE
 from tcbench.errors import ConfigError
 from textcraftor.config import TrainConfig, make_config
 from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
+from textcraftor.sources import PromptSource
 from textcraftor.training import NotFinite, train
 from textcraftor.validation import Validation
 
@@ -269,6 +270,17 @@ def test_without_validation_the_newest_checkpoint_is_best(
             tmp_path / "chosen",
             device="cpu",
         )
+
+
+def test_validation_prompts_of_the_caller_do_not_turn_validation_on(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    given = PromptSource.from_texts("suite:other", ["a cat"])
+    for every, validated in ((0, []), (1, [0, 1])):
+        config = config_for(every=every, updates=1, validation_prompts="suite:other")
+        out = tmp_path / str(every)
+        train(config, out, device="cpu", validation=given)
+        assert [row["update"] for row in TrainFolder(out).rows(VALIDATION)] == validated
 
 
 # what goes wrong
