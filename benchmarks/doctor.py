@@ -11,6 +11,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.suites.base import PROMPTS_VARIABLE
 from tcbench import environment
 from tcbench.errors import first_line
 from tcbench.launch import PACKAGES, ROOT, SHADOWED, imported_from
@@ -115,7 +116,8 @@ def _device() -> Iterator[_Finding]:
 
 def _settings() -> Iterator[_Finding]:
     """Environment variables that change where files are searched."""
-    for name in ("TCBENCH_PROMPTS", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "PYTHONPATH"):
+    weights = sorted(name for name in os.environ if name.startswith("TCBENCH_WEIGHTS_"))
+    for name in (PROMPTS_VARIABLE, *weights, "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "PYTHONPATH"):
         if os.environ.get(name):
             yield _Finding("setting", name, "ok", os.environ[name])
 
@@ -172,5 +174,5 @@ def _prompt_sets() -> Iterator[_Finding]:
         if record.is_present():
             yield _Finding("suite", name, "ok", f"{record.count} prompts")
         else:
-            fix = f"get them from {record.homepage} and set TCBENCH_PROMPTS to their folder"
+            fix = f"get them from {record.homepage} and set {PROMPTS_VARIABLE} to their folder"
             yield _Finding("suite", name, "absent", f"not downloaded ({record.count} prompts)", fix)

@@ -237,4 +237,4 @@ def _load_sampler(plan: Plan) -> Sampler:
 def _reason(sample: Sample | None) -> str:
     if sample is None:
         return "not generated yet"
-    return sample.reason or "its file is gone"
+    return sample.reason or "image file not found"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -167,7 +166,7 @@ def _image(table: Path, entry: _Entry) -> tuple[str, str | None]:
         return f"not in {table.name}", None
     path = table.parent / entry.image
     try:
-        return str(path.resolve()), hashlib.sha256(path.read_bytes()).hexdigest()
+        return str(path.resolve()), sha256(path)
     except OSError as error:
         raise FileFormatError(
             f"{table}, {entry.where}: cannot read the image {path} ({error.strerror}); fix the column "

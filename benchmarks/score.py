@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.resolve import SCORE_DTYPE, ResolvedReward
 from leaderboards.records import Key, Sample, Score, ScoreSet, Status
 from leaderboards.run_state import RunState
+from tcbench.errors import first_line
 from tcbench.progress import Progress
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def score_images(run: RunState, rewards: Sequence[ResolvedReward], device: str, 
     Batches are those of generation, and a batch with a missing score is scored whole, so an interrupted run
     ends with the scores of an uninterrupted one. Images come from their files, never from memory, and their
     bytes must match the recorded hash. Rewards that fit in memory together are loaded together, and each
-    image is
-    decoded once for all of them.
+    image
+    is decoded once for all of them.
 
     Args:
         run: The run folder, held by this process.
@@ -246,8 +247,7 @@ def _record(sample: Sample, value: float, *, truncated: bool) -> Score:
 
 
 def _failed(sample: Sample, error: Exception) -> Score:
-    message = str(error).splitlines()[:1] or [""]
-    return _scored(sample, "failed", reason=f"{type(error).__name__}: {message[0]}")
+    return _scored(sample, "failed", reason=f"{type(error).__name__}: {first_line(error)}")
 
 
 def _scored(sample: Sample, status: Status, **outcome: Any) -> Score:

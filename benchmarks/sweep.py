@@ -19,6 +19,7 @@ from leaderboards.pictures import image_table, png, shown_keys
 from leaderboards.run_state import RunState
 from leaderboards.scores import RunScores
 from leaderboards.stats import Estimate, mean_interval
+from tcbench.errors import ConfigError
 from tcbench.files import write_atomically
 from tcbench.progress import Progress
 from textcraftor.diffusion.runner import ORIGINAL
@@ -86,7 +87,9 @@ def run_sweep(sweep: Sweep, progress: Progress) -> Iterator[Path]:
     """
     system = System.find(sweep.model)
     numbers = sweep.tuned_steps or tuple(window.steps(system.schedule) for window in system.windows[-1:])
-    points = _write_systems(sweep.model, sorted(sweep.strengths), numbers, sweep.out)
+    if not numbers:
+        raise ConfigError(f"{sweep.model} has no tuned text encoder; give a training run or a mix")
+    points = _write_systems(system, sweep.model, sorted(sweep.strengths), numbers, sweep.out)
     runs: dict[_Point, RunState] = {}
     for number, point in enumerate(points, 1):
         progress.note(
@@ -101,7 +104,7 @@ def run_sweep(sweep: Sweep, progress: Progress) -> Iterator[Path]:
             device=sweep.device,
             out=sweep.out / "runs",
         )
-        runs[point] = RunState(execute_plan(plan_run(request), progress).path)
+        runs[point] = execute_plan(plan_run(request), progress).run
     rows = list(_rows(runs))
     yield _write(sweep.out / "sweep.csv", "\n".join([_HEADER, *map(_csv_line, rows)]).encode() + b"\n")
     yield _write(sweep.out / "curves.png", _curves(rows))
@@ -109,14 +112,13 @@ def run_sweep(sweep: Sweep, progress: Progress) -> Iterator[Path]:
 
 
 def _write_systems(
-    model: str, strengths: Sequence[float], tuned_steps: Iterable[int], out: Path
+    system: System, model: str, strengths: Sequence[float], tuned_steps: Iterable[int], out: Path
 ) -> list[_Point]:
     """Write a system for each strength of a tuned encoder and each number of tuned steps.
 
     Systems that an earlier start wrote are kept.
     """
     points = []
-    system = System.find(model)
     for number in tuned_steps:
         system.with_schedule(tuned_steps=number)  # raises for an invalid number before anything is written
         for strength in strengths:

@@ -155,8 +155,7 @@ class System:
 
         Args:
             model: A name in `SYSTEMS`, a TOML file, a diffusers folder, a hub id (optionally with
-                ``@revision``), or a folder with system.toml (a
-                training run, a checkpoint or an encoder mix).
+                ``@revision``), or a folder with system.toml (a training run, a checkpoint or an encoder mix).
 
         Raises:
             UnknownName: If it is none of these; with close matches.

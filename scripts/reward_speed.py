@@ -59,7 +59,6 @@ call is not timed. Half of the second side's repeats run before the first side's
 and memory are those of the first side, then of the second.
 
 hpsv2 reads its checkpoint again on every call; the difference between the first two rows is its cost.
-On two CPU cores it is small compared with a ViT-H/14, so a factor of five is not possible there.
 """
 
 _Row = tuple[str, str, Timing, Timing]

@@ -50,7 +50,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Turn links that leave the site into text, and fill in the command line's reference."""
     if _COMMANDS in markdown:
         markdown = markdown.replace(_COMMANDS, "\n".join(_command_pages()))
-    markdown = markdown.replace("<details>", '<details markdown="1">')
     parts = _CODE.split(markdown)
     for i in range(0, len(parts), 2):  # odd parts are code blocks
         parts[i] = _LINK.sub(lambda match: _site_link(match, page, files), parts[i])

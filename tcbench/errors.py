@@ -68,6 +68,16 @@ class Problems(TcbenchError):
         self.exit_code = max((error.exit_code for error in self.errors), default=1)
         super().__init__("\n".join(str(error) for error in self.errors))
 
+    @staticmethod
+    def of(errors: Iterable[TcbenchError]) -> TcbenchError:
+        """Return the only error, or `Problems` for several; nested ones are flattened.
+
+        Args:
+            errors: At least one error.
+        """
+        flat = [one for error in errors for one in (error.errors if isinstance(error, Problems) else [error])]
+        return flat[0] if len(flat) == 1 else Problems(flat)
+
 
 class ProblemCollector:
     """Runs several checks and raises all their errors together.
@@ -91,8 +101,6 @@ class ProblemCollector:
         """Remember a `TcbenchError` that is raised within the block."""
         try:
             yield
-        except Problems as error:
-            self._errors += error.errors
         except TcbenchError as error:
             self._errors.append(error)
 
@@ -102,10 +110,8 @@ class ProblemCollector:
         Raises:
             TcbenchError: If a check failed.
         """
-        if len(self._errors) == 1:
-            raise self._errors[0]
         if self._errors:
-            raise Problems(self._errors)
+            raise Problems.of(self._errors)
 
 
 def first_line(error: BaseException) -> str:

@@ -114,10 +114,8 @@ def build_settings(
         record = TypeAdapter(cls).validate_json(json.dumps(plain, default=str))
     except ValidationError as error:
         errors.append(_translated(error, cls, plain, source, also))
-    if len(errors) == 1:
-        raise errors[0]
     if errors:
-        raise Problems(flat for error in errors for flat in _flat(error))
+        raise Problems.of(errors)
     return record
 
 
@@ -259,9 +257,9 @@ def _translated(
     """Return the project's error for each of pydantic's; `Problems` for several."""
     errors: dict[str, TcbenchError] = {}  # by message: two wrong items of a list are one problem
     for detail in error.errors(include_url=False):
-        for ours in _flat(_one(detail, cls, values, source, also)):
-            errors.setdefault(str(ours), ours)
-    return next(iter(errors.values())) if len(errors) == 1 else Problems(errors.values())
+        ours = _one(detail, cls, values, source, also)
+        errors.setdefault(str(ours), ours)
+    return Problems.of(errors.values())
 
 
 def _one(
@@ -370,7 +368,3 @@ def _with_source(error: TcbenchError, source: str) -> TcbenchError:
     if isinstance(error, UnknownName):
         return UnknownName(error.kind, error.given, error.known, source=source)
     return type(error)(f"{source}: {error}")
-
-
-def _flat(error: TcbenchError) -> Sequence[TcbenchError]:
-    return error.errors if isinstance(error, Problems) else (error,)

@@ -87,14 +87,21 @@ def test_guidance_raises_the_reward_mix(run_example: RunExample, tmp_path: Path)
     assert len(list((tmp_path / "guided").glob("*.png"))) == 4
 
 
-@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
-def test_code_of_tutorials_runs(tutorial: Path) -> None:
-    blocks = re.findall(
-        r"^```python\n(.*?)^```", tutorial.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+def code_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def test_code_of_tutorials_runs() -> None:
+    blocks = [block for page in TUTORIALS for block in code_blocks(page) if not block.startswith("--8<--")]
+    assert blocks
     for block in blocks:
-        if not block.startswith("--8<--"):  # the site includes an example here
-            exec(block, {})
+        exec(block, {})
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda path: path.stem)
+def test_examples_that_tutorials_include_exist(page: Path) -> None:
+    for name in re.findall(r'^--8<-- "([^"]+)"', page.read_text(encoding="utf-8"), re.MULTILINE):
+        assert (ROOT / name).is_file(), name
 
 
 def test_readme_lists_every_reward() -> None:

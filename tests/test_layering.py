@@ -128,7 +128,11 @@ def test_circles_are_found_through_functions_and_type_checking(tmp_path: Path) -
     assert circles(import_graph({name: tmp_path / name for name in sources})) == [["a", "b", "c"]]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ls", "rewards"], ["weights", "list"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["ls", "rewards"], ["ls", "models"], ["ls", "suites"], ["weights", "list"]],
+    ids=" ".join,
+)
 def test_light_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     probe = PROBE.format(arguments=arguments, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=tmp_path)

@@ -18,6 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+import tcbench
 from tcbench.errors import Problems
 
 GENERATE, TRAIN, COMPARE, REWARDS, SETUP = (
@@ -120,9 +121,7 @@ app = typer.Typer(
 
 def _show_version(requested: bool) -> None:
     if requested:
-        from importlib.metadata import version
-
-        print(version("tcbench"))
+        print(tcbench.__version__)
         raise typer.Exit
 
 

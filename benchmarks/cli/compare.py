@@ -84,20 +84,21 @@ def _columns(section: Section, names: Sequence[str] | None, pair: Sequence[RunSt
 def _open_run(name: str, runs: Path) -> RunState:
     """Open a run by its folder, or the only run of a system.
 
-    Raises UnknownName if there is no such run, and ValueError if the system has several runs.
+    Raises:
+        UnknownName: If there is no such run.
+        TcbenchError: If the system has several runs.
     """
     from leaderboards.run_state import HEADER, RunState, find_runs
-    from tcbench.errors import UnknownName
+    from tcbench.errors import TcbenchError, UnknownName
 
     if (Path(name) / HEADER).is_file():
         return RunState(name)
     available = find_runs([runs]) if runs.is_dir() and any(runs.glob(f"*/{HEADER}")) else []
     matches = [run for run in available if run.header.system == name]
     if not matches:
-        systems = [run.header.system for run in available]
-        raise UnknownName(f"run folder, or system with a run in {runs},", name, systems)
+        raise UnknownName("run", name, [run.header.system for run in available], source=str(runs))
     if len(matches) > 1:
-        raise ValueError(f"{name} has several runs; give one of {', '.join(str(r.path) for r in matches)}")
+        raise TcbenchError(f"{name} has several runs; give one of {', '.join(str(r.path) for r in matches)}")
     return matches[0]
 
 

@@ -63,7 +63,7 @@ def _import_table(
             out,
             prompts=(prompts_of_suite.name, prompts_of_suite.prompts) if prompts_of_suite else None,
             rewards=options.names(rewards) or (),
-            lower_is_better=options.names(lower_is_better) or (),
+            lower_is_better=options.names(lower_is_better, "--lower-is-better") or (),
             trained_on=_declared(trained_on),
         )
     )
@@ -73,4 +73,4 @@ def _import_table(
 def _declared(text: str | None) -> list[str] | None:
     if text is None:
         return None
-    return [] if text == "none" else options.names(text)
+    return [] if text == "none" else options.names(text, "--trained-on")

@@ -60,8 +60,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and pr
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-def names(text: str | None) -> list[str] | None:
-    """Split comma-separated names and drop duplicates. None stays None.
+def names(text: str | None, option: str = "--rewards") -> list[str] | None:
+    """Split the comma-separated names of an option and drop duplicates. None stays None.
 
     Raises:
         typer.BadParameter: If the text contains no name.
@@ -70,7 +70,7 @@ def names(text: str | None) -> list[str] | None:
         return None
     result = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not result:
-        raise typer.BadParameter(f"--rewards {text!r} is empty; `tcbench ls rewards` lists the names")
+        raise typer.BadParameter(f"{option} {text!r} is empty; `tcbench ls rewards` lists the names")
     return result
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from benchmarks.cli import options
 
 app = typer.Typer(add_completion=False)
+
+_Number = TypeVar("_Number", int, float)
 
 
 @app.command()
@@ -43,8 +46,10 @@ def _sweep(
     plan = Sweep(
         model=model,
         out=out,
-        strengths=tuple(_numbers("strengths", strengths)),
-        tuned_steps=tuple(map(int, _numbers("tuned-steps", tuned_steps))) if tuned_steps else (),
+        strengths=_numbers("--strengths", strengths, float, "numbers such as 0.5,1"),
+        tuned_steps=()
+        if tuned_steps is None
+        else _numbers("--tuned-steps", tuned_steps, int, "whole numbers such as 5,15"),
         suite=suite,
         rewards=options.names(rewards),
         prompts=prompts,
@@ -56,15 +61,16 @@ def _sweep(
             print(file)
 
 
-def _numbers(option: str, text: str) -> list[float]:
-    """Parse comma-separated numbers of the option ``option``.
+def _numbers(option: str, text: str, kind: Callable[[str], _Number], expected: str) -> tuple[_Number, ...]:
+    """Parse the comma-separated numbers of an option.
 
     Raises:
-        typer.BadParameter: If one is not a number.
+        typer.BadParameter: If there is none, or one is not of this kind.
     """
     try:
-        return [float(number) for number in text.split(",") if number.strip()]
+        numbers = tuple(kind(number) for number in text.split(",") if number.strip())
     except ValueError as error:
-        raise typer.BadParameter(
-            f"--{option} is {text!r}; expected comma-separated numbers: {error}"
-        ) from error
+        raise typer.BadParameter(f"{option} is {text!r}; expected {expected}") from error
+    if not numbers:
+        raise typer.BadParameter(f"{option} is empty; expected {expected}")
+    return numbers

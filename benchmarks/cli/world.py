@@ -15,16 +15,16 @@ import textcraftor
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-REWARDS = Path(rewards.__file__).parent / "world" / "weights"
-PIPELINE = Path(textcraftor.__file__).parent / "micro" / "pipeline"
+_REWARDS = Path(rewards.__file__).parent / "world" / "weights"
+_PIPELINE = Path(textcraftor.__file__).parent / "micro" / "pipeline"
 
-Folder = Annotated[Path, typer.Option(help="Folder of training states and logs; re-run to resume.")]
-Docs = Annotated[Path, typer.Option(help="Folder of the report and its pictures.")]
+_Folder = Annotated[Path, typer.Option(help="_Folder of training states and logs; re-run to resume.")]
+_Docs = Annotated[Path, typer.Option(help="_Folder of the report and its pictures.")]
 
 
 @app.command("build")
 def _build(
-    folder: Folder = Path("build/world"),
+    folder: _Folder = Path("build/world"),
     jobs: Annotated[int, typer.Option(help="Number of stages to train at a time, one core each.", min=1)] = (
         os.cpu_count() or 1
     ),
@@ -32,7 +32,7 @@ def _build(
     install: Annotated[
         bool, typer.Option(help="Replace the shipped weights by the new ones and write the report.")
     ] = False,
-    docs: Docs = Path("docs/world"),
+    docs: _Docs = Path("docs/world"),
 ) -> None:
     """Train every model of the embedded world. Re-run the command to resume."""
     from rich.console import Console
@@ -58,7 +58,7 @@ def _build(
     with Live(console=Console(stderr=True), refresh_per_second=2) as live:
         run_cells(cells, folder, jobs, Silent(), environment=environment, watch=show)
     if install:
-        install_world(folder, REWARDS, PIPELINE)
+        install_world(folder, _REWARDS, _PIPELINE)
         _report(folder, docs)
     else:
         print(
@@ -68,7 +68,7 @@ def _build(
 
 
 @app.command("report")
-def _report(folder: Folder = Path("build/world"), docs: Docs = Path("docs/world")) -> None:
+def _report(folder: _Folder = Path("build/world"), docs: _Docs = Path("docs/world")) -> None:
     """Measure the installed world; write report.md and its pictures."""
     from benchmarks.systems import STYLE_WORDS, SYSTEMS
     from textcraftor.micro.training.report import write_world_report
@@ -76,8 +76,8 @@ def _report(folder: Folder = Path("build/world"), docs: Docs = Path("docs/world"
     write_world_report(
         folder,
         docs,
-        REWARDS,
-        PIPELINE,
+        _REWARDS,
+        _PIPELINE,
         guidance=SYSTEMS["micro"].schedule.guidance,
         words=STYLE_WORDS,
         note=lambda line: print(line, file=sys.stderr),

@@ -15,14 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import textcraftor
 from tcbench.cells import CELLS, CellRecord, WorkCell, cell_keys
 from tcbench.errors import FileFormatError, MismatchError, MissingFiles
 from tcbench.files import sha256, write_atomically
+from tcbench.launch import ROOT
 
 SUFFIX = ".tar.xz"
 MANIFEST = "manifest.json"
-_INSTALLED = Path(textcraftor.__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _packed(folder: Path, name: str, record: CellRecord) -> bytes:
 
 def _portable(content: bytes, folder: Path) -> bytes:
     """Make paths in the work's folder and in the installation relative."""
-    for root in (folder.resolve(), _INSTALLED):
+    for root in (folder.resolve(), ROOT):
         content = content.replace(f"{root}/".encode(), b"")
     return content
 

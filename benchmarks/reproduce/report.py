@@ -374,8 +374,7 @@ def _ending(results: _Results) -> Iterator[str]:
     yield "## Provenance"
     yield (
         f"{len(keys)} cells, {hours:.1f} core-hours (counting only the starts that finished a cell). "
-        f"Computed with "
-        f"{' / '.join(versions)} on {' / '.join(devices)}; commit {', '.join(commits)}."
+        f"Computed with {' / '.join(versions)} on {' / '.join(devices)}; commit {', '.join(commits)}."
     )
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.reproduce.tasks import TASKS
+from benchmarks.systems import STYLE_WORDS
 from tcbench.cells import WorkCell
 
 BUDGET = 78_000
@@ -130,7 +131,7 @@ class _Variant:
 SAMPLERS = ("euler", "dpm++2m")
 
 VARIANTS: tuple[_Variant, ...] = (
-    _Variant("style-words", "style words by rule", changes={"append": ", vivid, crisp, glowing, clean"}),
+    _Variant("style-words", "style words by rule", changes={"append": STYLE_WORDS}),
     _Variant("extend", "prompt rewriter, supervised only", changes={"rewriter": "world-extend"}),
     _Variant("best-of-4", "best of 4 images",
             changes={"best_of": 4, "best_of_reward": REWARDS, "calibration": "world"}),

@@ -76,9 +76,9 @@ class Suite:
             )
         return PromptSet(self.name, tuple(read), sha256, self.domain, self.groups)
 
-    def is_present(self, prompts: Path | None = None) -> bool:
+    def is_present(self) -> bool:
         """Return whether all files are on this machine; they are not read or downloaded."""
-        return all(_on_disk(file, prompts) is not None for file in self.files)
+        return all(_on_disk(file, None) is not None for file in self.files)
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,12 @@ def test_a_sweep_writes_a_table_and_figures(
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep" / "runs").rglob("*.png")}
 
 
+def test_a_sweep_requires_a_tuned_encoder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="micro has no tuned text encoder"):
+        list(run_sweep(Sweep(model="micro", out=tmp_path / "sweep", strengths=(1.0,)), Silent()))
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_exports_of_systems(checkpoints: Path, tmp_path: Path) -> None:
     a = str(checkpoints / "a")
     export_system(a, "diffusers", tmp_path / "diffusers")

@@ -356,6 +356,13 @@ def test_renamed_options_are_reported(tcbench: Command, arguments: list[str], op
     assert err == f"error: the option {option} is now called --tuned-steps\n"
 
 
+@pytest.mark.parametrize("number", ["2.5", "inf", ","])
+def test_numbers_of_tuned_steps_are_whole(tcbench: Command, number: str, tmp_path: Path) -> None:
+    code, _, err = tcbench("sweep", "--model", "micro", "--out", tmp_path, "--tuned-steps", number)
+    assert code == 2
+    assert "whole numbers such as 5,15" in " ".join(err.replace("│", " ").split())
+
+
 def test_plain_progress_shows_rate_and_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,7 +125,9 @@ def test_a_method_uses_the_compute_that_the_report_states(finished: Path, name: 
 
 
 def test_training_rewards_are_declared_for_every_system(finished: Path) -> None:
-    for header in (finished / "runs").glob("*/run.json"):
+    headers = list((finished / "runs").glob("*/run.json"))
+    assert headers
+    for header in headers:
         details = json.loads(header.read_text())["details"]
         assert details["trained_on"] is not None, header
 
