@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 from leaderboards.records import Key, Sample, ScoreSet
 from leaderboards.run_state import RunState
 from leaderboards.stats import Values, per_prompt
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SAMPLES = 1 << 20
 """Upper bound of the samples per prompt: prompt x `SAMPLES` + sample is a unique number."""
@@ -119,37 +116,3 @@ def _scored(run: RunState, score_set: ScoreSet, samples: Mapping[Key, Sample]) -
     }
     keys = np.array([prompt * SAMPLES + sample for prompt, sample in attempted], dtype=np.int64)
     return RewardScores(score_set, keys, values, reasons)
-
-
-FRAME_COLUMNS = (
-    "run", "suite", "suite_sha256", "system", "generation_id",
-    "reward", "score_id", "higher_is_better", "role",
-    "prompt_id", "category", "groups", "sample", "score", "reason",
-)  # fmt: skip
-
-
-def _frame(runs: Iterable[RunState]) -> pd.DataFrame:
-    """Return all scores of runs, one row per (run, reward, prompt, sample), with columns `FRAME_COLUMNS`.
-
-    Where a sample could not be generated, judged or scored, `score` is NaN and `reason` says why. A planned
-    sample that was not attempted yet has no row.
-    """
-    import pandas as pd
-
-    rows = [row for run in runs for row in _rows(RunScores.read(run))]
-    return pd.DataFrame(rows, columns=list(FRAME_COLUMNS)).astype({"score": "float64"})
-
-
-def _rows(scores: RunScores) -> Iterator[tuple[Any, ...]]:
-    header = scores.run.header
-    head = (scores.run.path.name, header.suite, header.suite_sha256, header.system, header.generation_id)
-    for scored in scores.scored:
-        score_set = scored.score_set
-        reward = (score_set.reward, score_set.score_id, score_set.higher_is_better, score_set.role)
-        for index, (number, value) in enumerate(
-            zip(scored.keys.tolist(), scored.values.tolist(), strict=True)
-        ):
-            key = divmod(number, SAMPLES)
-            sample = scores.samples[key]
-            groups = tuple(sample.groups)
-            yield (*head, *reward, key[0], sample.category, groups, key[1], value, scored.reasons.get(index))

@@ -18,7 +18,7 @@ from benchmarks.planning import Plan, Request, plan_run
 from benchmarks.systems import SYSTEMS, System
 from leaderboards.records import Sample
 from leaderboards.run_state import RunState
-from leaderboards.scores import _frame
+from leaderboards.scores import RunScores
 from rewards import WrongRole
 from rewards.combine.panel import Panel
 from tcbench.errors import MismatchError, MissingFiles, Problems, TcbenchError, UnknownName
@@ -171,9 +171,9 @@ def test_boards_read_the_last_plan(request_for: Requests) -> None:
     wide = run(request_for())
     small = run(request_for(limit=4))
     assert small.added == 0
-    table = _frame([RunState(wide.path)])
-    assert len(table) == 4
-    assert set(table.category) == {"a cats", "a dogs"}
+    scores = RunScores.read(RunState(wide.path))
+    assert [len(scored.keys) for scored in scores.scored] == [4]
+    assert {sample.category for sample in scores.samples.values()} == {"a cats", "a dogs"}
 
 
 @pytest.mark.parametrize(
@@ -374,9 +374,9 @@ def test_a_reward_that_fails_on_one_image_scores_the_others(
     assert not result.complete
     assert dict(result.rewards[0].failed) == {(1, 0): "RuntimeError: no cows please"}
     assert result.rewards[0].scored == 2
-    table = _frame([RunState(result.path)])
-    assert table.set_index("prompt_id").reason[1] == "RuntimeError: no cows please"
-    assert table.set_index("prompt_id").score.notna().tolist() == [True, False, True]
+    (scored,) = RunScores.read(RunState(result.path)).scored
+    assert scored.reasons == {1: "RuntimeError: no cows please"}
+    assert scored.has_score.tolist() == [True, False, True]
 
 
 def test_an_image_that_is_not_finite_is_missing_with_its_reason(

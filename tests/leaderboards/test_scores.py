@@ -10,7 +10,7 @@ import pytest
 
 from leaderboards.records import Sample, Score, ScoreSet
 from leaderboards.run_state import RunState
-from leaderboards.scores import FRAME_COLUMNS, SAMPLES, RunScores, _frame
+from leaderboards.scores import SAMPLES, RunScores
 
 MakeRun = Callable[..., RunState]
 
@@ -62,12 +62,3 @@ def test_pairs_are_of_samples_that_both_have(make_run: MakeRun) -> None:
     fewer = make_run("fewer", (BRIGHT, [[1.5, 1.5]]))
     prompts, differences = RunScores.read(fewer).scored[0].minus(theirs)
     assert (prompts.tolist(), differences.tolist()) == ([0], [np.mean([0.5, -98.5])])
-
-
-def test_the_frame_has_one_row_per_result(run: RunState) -> None:
-    table = _frame([run])
-    assert tuple(table.columns) == FRAME_COLUMNS
-    assert table.prompt_id.tolist() == [0, 1, 2]
-    assert table.score.tolist() == pytest.approx([0.5, math.nan, 0.7], nan_ok=True)
-    assert table.reason[1] == "flaky"
-    assert tuple(_frame([]).columns) == FRAME_COLUMNS
