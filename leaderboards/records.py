@@ -52,6 +52,10 @@ class Planned:
         """Number of planned samples (images)."""
         return len(self.prompt_ids) * self.seeds
 
+    def keys(self) -> list[Key]:
+        """All planned samples: the first image of every prompt, then the second one, and so on."""
+        return [(prompt, sample) for sample in range(self.seeds) for prompt in self.prompt_ids]
+
     def __contains__(self, key: Key) -> bool:
         return key[1] < self.seeds and key[0] in self._ids
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from leaderboards.journal import Journal
-from leaderboards.records import Header, Key, Sample, Score, ScoreSet, from_record
+from leaderboards.records import Header, Key, Sample, Score, ScoreSet, Status, from_record
 from tcbench.errors import FileFormatError, MismatchError
 from tcbench.files import append_lines, read_lines, write_atomically
 
@@ -153,10 +153,7 @@ class RunState:
         return {file.parent.name: _read_score_set(file) for file in files}
 
     def scores(self, score_set: ScoreSet) -> Mapping[Key, Score]:
-        """Return one reward's scores of the images that the run has now.
-
-        A score or an abstention replaces a failure; otherwise the first record of an image counts.
-        """
+        """Return one reward's scores of the images that the run has now; see `_replaces` for which count."""
         if score_set.folder not in self._scores:
             records = self.score_records(score_set, self.samples)
             self._scores[score_set.folder] = {
@@ -173,9 +170,8 @@ class RunState:
         for record in self._score_journal(score_set).read():
             try:
                 key: Key = record["prompt_id"], record["sample"]
-                if key not in samples or record["image_sha256"] != samples[key].sha256:
-                    continue
-                if key not in merged or merged[key]["status"] == "failed":
+                old = merged.get(key)
+                if _replaces(record["image_sha256"], samples.get(key), old["status"] if old else None):
                     merged[key] = record
             except KeyError as error:
                 raise FileFormatError(f"a Score record lacks {error}; it has {sorted(record)}") from error
@@ -193,10 +189,8 @@ class RunState:
         self._describe_score_set(score_set)
         self._score_journal(score_set).append(scores)
         for score in scores:
-            sample = self.samples.get(score.key)
-            if sample is None or score.image_sha256 != sample.sha256:
-                continue
-            if score.key not in merged or merged[score.key].status == "failed":
+            old = merged.get(score.key)
+            if _replaces(score.image_sha256, self.samples.get(score.key), old.status if old else None):
                 merged[score.key] = score
 
     def _score_journal(self, score_set: ScoreSet) -> Journal:
@@ -220,13 +214,12 @@ class RunState:
 
     def missing_images(self) -> set[Key]:
         """Return the planned samples whose image is not on disk."""
-        planned = self.header.planned
         on_disk = {
             key
             for key, sample in self.samples.items()
             if sample.image is not None and self.image_path(sample).is_file()
         }
-        return {(p, s) for p in planned.prompt_ids for s in range(planned.seeds)} - on_disk
+        return set(self.header.planned.keys()) - on_disk
 
     def open_image(self, sample: Sample) -> Image:
         """Decode a sample's image.
@@ -254,9 +247,9 @@ class RunState:
         split again, because they may be the ones that did not fit in memory.
         """
         planned, started = self.header.planned, self.samples.keys()
-        keys = [(prompt, sample) for sample in range(planned.seeds) for prompt in planned.prompt_ids]
         kept = [batch for batch in self.batches if len(batch) <= batch_size or not started.isdisjoint(batch)]
         in_batch = {key for batch in kept for key in batch}
+        keys = planned.keys()
         new = [key for key in keys if key not in in_batch]
         self.append_batches([new[i : i + batch_size] for i in range(0, len(new), batch_size)])
         return [batch for batch in self.batches if any(key in planned for key in batch)]
@@ -266,6 +259,15 @@ def _merge_sample(merged: dict[Key, Sample], sample: Sample) -> None:
     """Keep the newest image. An image is regenerated only where the file of the recorded one is gone."""
     if sample.key not in merged or sample.image is not None or merged[sample.key].image is None:
         merged[sample.key] = sample
+
+
+def _replaces(image_sha256: str | None, sample: Sample | None, old_status: Status | None) -> bool:
+    """Whether a score of the image with this hash counts, given the status of the sample's earlier score.
+
+    Only scores of the image that the run has now count. A score or an abstention replaces a failure;
+    otherwise the first record of an image counts.
+    """
+    return sample is not None and image_sha256 == sample.sha256 and old_status in (None, "failed")
 
 
 def _read_score_set(file: Path) -> ScoreSet:
