@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
@@ -22,10 +22,35 @@ from leaderboards.stats import Comparison, Estimate
 Claim = Literal["better", "worse", "undecided", "too few prompts"]
 
 Exposure = Literal["trained-on", "same-family", "held-out", "undeclared"]
-"""Whether a system was trained on a reward, or on another one of its family."""
+"""Whether a system was trained on a reward, or on another one of its family. "held-out" is neither, judges
+included; `Group` keeps judges apart."""
 
 Group = Literal["trained-on", "same-family", "held-out", "judge", "human"]
-"""Group of a column in the whole section; see `leaderboards.verdicts.group`."""
+"""Group of a column in the whole section; see `leaderboards.verdicts.group`. "held-out" are rewards that no
+system was trained on and that are not judges."""
+
+
+class GroupLabels(NamedTuple):
+    """What a group of rewards is called on a board."""
+
+    title: str
+    """Title of its column in the opening table."""
+    noun: str
+    """Its rewards, within a sentence."""
+    heading: str
+    """Heading of its panels in a picture."""
+
+
+GROUPS: Mapping[Group, GroupLabels] = {
+    "trained-on": GroupLabels("trained on", "training rewards", "Rewards trained on"),
+    "same-family": GroupLabels(
+        "related to a reward trained on", "related rewards", "Related to a reward trained on"
+    ),
+    "held-out": GroupLabels("held out", "held-out rewards", "Held-out rewards"),
+    "judge": GroupLabels("judges", "judges", "Judges"),
+    "human": GroupLabels("human votes", "human votes", "Human votes"),
+}
+"""All groups, in the order in which boards show them."""
 
 CellKey = tuple[str, str, str | None]
 """(entry label, column label, category or None for all prompts)."""
@@ -38,12 +63,10 @@ class Entry:
     label: str
     """Name of the system, followed by the generation id where the name is ambiguous."""
     run: RunState
-    rank: float | None = None
-    """Mean rank over the columns that are held out for every ranked entry (see `verdicts.mean_ranks`)."""
+    rank: int | None = None
+    """Rank of the entry's standing. None if the standing has none."""
     gap: float | None = None
-    """Over-optimisation: mean gain on training rewards minus mean gain on held-out rewards, in standard
-    deviations of the baseline's prompts. None unless the entry has gains of both kinds.
-    """
+    """Over-optimisation; see `leaderboards.gains.Gains.gap`."""
 
     @property
     def full_name(self) -> str:
@@ -190,6 +213,7 @@ class Section:
     suite_sha256: str
     baseline: str | None
     entries: tuple[Entry, ...]
+    """In the order of the standings."""
     columns: tuple[Column, ...]
     categories: tuple[str, ...]
     """In the order of their first prompts; empty if all prompts are of one category."""

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from leaderboards.board import Board, Cell, Column, Entry, Section
 from leaderboards.cells import section_cells
+from leaderboards.gains import Gains
 from leaderboards.hpsv2 import official_results
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState, find_runs
 from leaderboards.scores import RunScores
 from leaderboards.standings import standings
 from leaderboards.stats import LEVEL, RESAMPLES
-from leaderboards.verdicts import gaps, group, mean_ranks
+from leaderboards.verdicts import group
 from tcbench.errors import MismatchError, UnknownName
 
 ROLES = ("trainable", "selection", "judge")
@@ -71,18 +72,23 @@ def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: st
     }
     by_category = RunScores.categories_of(scores)
     cells = section_cells(entries, columns, table, by_category, reference)
-    rank, gap = mean_ranks(entries, columns, cells, table, reference), gaps(entries, cells, table, reference)
-    rows = [replace(row, rank=rank.get(row.label), gap=gap.get(row.label)) for row in entries]
+    gains = Gains(entries, columns, table, reference)
+    rows = standings(cells, gains)
+    by_label = {entry.label: entry for entry in entries}
     header = entries[0].run.header
     return Section(
         suite=header.suite,
         suite_sha256=header.suite_sha256,
         baseline=reference,
-        entries=_ordered(rows, reference),
+        entries=tuple(
+            replace(by_label[label], rank=row.rank, gap=gains.gap(label))
+            for row in rows
+            for label in row.entries
+        ),
         columns=columns,
         categories=tuple(by_category),
         cells=cells,
-        standings=standings(entries, columns, cells, table, reference),
+        standings=rows,
         official_hps=official_results(entries, columns, table, by_category),
         notes=tuple(_notes(baseline, called, entries, cells.values())),
     )
@@ -99,12 +105,6 @@ def _entries(runs: Sequence[RunState]) -> list[Entry]:
     rows = [Entry(run.header.system, run) for run in runs]
     rows = [row if counts[row.label] == 1 else replace(row, label=row.full_name) for row in rows]
     return sorted(rows, key=lambda row: row.label)
-
-
-def _ordered(rows: Sequence[Entry], baseline: str | None) -> tuple[Entry, ...]:
-    """Sort by mean rank, entries without one last; among equals the baseline first, then by label."""
-    last = len(rows) + 1
-    return tuple(sorted(rows, key=lambda row: (row.rank or last, row.label != baseline)))
 
 
 def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:

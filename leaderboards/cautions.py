@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from leaderboards.board import Entry, Group
+from leaderboards.board import GROUPS, Entry
 from leaderboards.gains import RANKING, Gains
-
-GROUP_WORDS: Mapping[Group, str] = {
-    "human": "human votes",
-    "judge": "judges",
-    "held-out": "held-out rewards",
-    "trained-on": "training rewards",
-}
 
 SETTINGS = ("sampler", "steps", "spacing", "eta", "guidance", "size", "dtype", "base_seed", "noise")
 """Entries of a run's generation settings that systems under comparison should share."""
@@ -47,7 +40,7 @@ def _incomplete(entry: Entry, gains: Gains) -> Iterator[str]:
         int(scores.has_score.sum()) for (label, _), scores in gains.scores.items() if label == entry.label
     ]
     missing = [
-        GROUP_WORDS[group]
+        GROUPS[group].noun
         for group in RANKING
         if not gains.counted[entry.label, group]
         and any(gains.counted[other.label, group] for other in gains.entries)

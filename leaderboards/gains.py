@@ -13,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaderboards import stats
-from leaderboards.board import Column, Entry, Group
+from leaderboards.board import GROUPS, Column, Entry, Group
 from leaderboards.scores import Table
 from leaderboards.stats import Values
 from leaderboards.verdicts import exposure
 
-GAIN_GROUPS: tuple[Group, ...] = ("trained-on", "held-out", "judge", "human")
+GAIN_GROUPS: tuple[Group, ...] = tuple(group for group in GROUPS if group != "same-family")
 """Groups of rewards that a mean gain is computed for."""
+
+INDEPENDENT: tuple[Group, ...] = ("human", "judge", "held-out")
+"""Groups of rewards that no system was trained on, nor on another reward of their family."""
 
 RANKING: tuple[Group, ...] = ("judge", "held-out")
 """Groups that decide ranks, the first one first. Never training rewards, which were optimised."""
@@ -92,6 +95,21 @@ class Gains:
         declared = [by_entry[entry.label] for entry in self.entries if entry.trained_on is not None]
         union = set[int]().union(*declared)
         return {label: (len(prompts & union), len(union)) for label, prompts in by_entry.items()}
+
+    def gap(self, label: str) -> float | None:
+        """Over-optimisation gap of an entry.
+
+        The mean gain on the rewards that it was trained on minus the mean gain on the rewards of all
+        `INDEPENDENT` groups together, in standard deviations of the baseline's scores. None if the entry
+        lacks the mean gain on its training rewards or on a group that other entries have.
+        """
+        groups = [g for g in INDEPENDENT if any(self.counted[entry.label, g] for entry in self.entries)]
+        trained = self.series.get((label, "trained-on"))
+        if trained is None or not groups or not all((label, group) in self.series for group in groups):
+            return None
+        independent = [column for group in groups for column in self.counted[label, group]]
+        others = _average([self._gain(label, column) for column in independent])[1]
+        return float(trained[1].mean() - others.mean()) if len(others) else None
 
     def seed_average(self, labels: Sequence[str], group: Group) -> Values:
         """Mean gain on each prompt, averaged over training seeds, shape (N,)."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from leaderboards import stats
-from leaderboards.board import Board, Cell, Group, Section, Stamp
+from leaderboards import hpsv2, stats
+from leaderboards.board import GROUPS, Board, Cell, Section, Stamp
+from leaderboards.gains import GAIN_GROUPS
 from leaderboards.render import (
-    GAIN_TITLES,
     NO_CATEGORY,
     comparison_rows,
     interval,
@@ -22,19 +22,20 @@ from leaderboards.render import (
 OPENING = """\
 Each number is a mean gain over the baseline, in standard deviations of the baseline's scores, \
 with its {level:.0%} interval in brackets: positive is better, and an interval that includes 0 leaves the \
-sign open. **Trained on**: rewards that the system was optimised for. **Held out**: other rewards. \
-**Judges**: rewards kept for evaluation only. The rank goes by judges, then by held-out rewards, never by \
-rewards trained on; systems whose difference is not resolved share a rank. No rank (–) below {prompts} \
-prompts, for an incomplete run, or without declared training rewards."""
+sign open. **Trained on**: rewards that the system was optimised for. **Held out**: other rewards, judges \
+apart. **Judges**: rewards kept for evaluation only. The rank goes by judges, then by held-out rewards, \
+never by rewards trained on; systems whose difference is not resolved share a rank. No rank (–) below \
+{prompts} prompts, for an incomplete run, or without declared training rewards."""
 
 SCORES_LEGEND = """\
 Mean score, with the difference to the baseline in parentheses. ▲ better or ▼ worse than \
 the baseline: the {level:.0%} interval of the paired difference excludes zero, and p < {alpha:.2f} after \
 Holm's correction for all comparisons of this table. ≈ undecided. ○ no claim, because there are fewer than \
 {prompts} prompts. † the system was trained on this reward. ‡ it was trained on another reward of the same \
-family. ? its training rewards are not declared. ↑ higher is better, ↓ lower is better. Mean rank: over the \
-rewards that are held out for every ranked system. Gap: over-optimisation, the mean gain on training rewards \
-minus the mean gain on held-out rewards, in standard deviations of the baseline's prompts."""
+family. ? its training rewards are not declared. ↑ higher is better, ↓ lower is better. Rows are in the \
+order of the opening table. Gap: over-optimisation, the mean gain on the rewards that the system was trained \
+on minus the mean gain on held-out rewards, judges and human votes together, in standard deviations of the \
+baseline's scores. Near 0, the gain is not limited to the training rewards."""
 
 COMPARISON_LEGEND = """\
 Difference: system minus baseline, on the same prompts and noise. Detectable: the \
@@ -52,8 +53,8 @@ Exploratory. Mean with its interval, number of prompts n, and the difference Δ 
 q < {alpha:.2f} (Benjamini and Hochberg's correction over the categories of a reward); nothing is claimed."""
 
 OFFICIAL_LEGEND = """\
-Mean of 10 groups of 80 prompts of each style ± their standard deviation (ddof 0), as the HPSv2 benchmark \
-computes them. The deviation is not a confidence interval."""
+Mean of {groups} groups of {group_size} prompts of each style ± their standard deviation (ddof 0), as the \
+HPSv2 benchmark computes them. The deviation is not a confidence interval."""
 
 COMPUTATION = """\
 The unit is the prompt: its images are averaged first. Intervals are {level:.0%} \
@@ -85,6 +86,7 @@ def markdown(board: Board, stamp: Stamp, pictures: Sequence[str] = ()) -> str:
     limits = {
         "level": stats.LEVEL, "alpha": 1 - stats.LEVEL, "prompts": stats.CLAIM_PROMPTS, "power": stats.POWER,
         "resamples": f"{stats.RESAMPLES:,}", "seed": stats.SEED,
+        "groups": hpsv2.STYLE // hpsv2.GROUP, "group_size": hpsv2.GROUP,
     }  # fmt: skip
     parts = ["# Leaderboard"]
     for section in board.sections:
@@ -134,15 +136,12 @@ def _opening(section: Section) -> Iterator[str]:
 
 def _group_lines(section: Section) -> str:
     """Which rewards each mean is over."""
-    titles: dict[Group, str] = {
-        **GAIN_TITLES,
-        "same-family": "related to a reward trained on (excluded from all means)",
-    }
     lines = []
-    for group, words in titles.items():
+    for group, names in GROUPS.items():
         labels = [column.label for column in section.columns if column.group == group]
         if labels:
-            lines.append(f"{words}: {', '.join(labels)}")
+            note = "" if group in GAIN_GROUPS else " (excluded from all means)"
+            lines.append(f"{names.title}{note}: {', '.join(labels)}")
     text = "; ".join(lines)
     return f"{text[0].upper()}{text[1:]}." if text else ""
 

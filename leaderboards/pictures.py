@@ -10,7 +10,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leaderboards.board import Board, Claim, Column, Entry, Group, Section, SeedAgreement, Standing
+from leaderboards.board import GROUPS, Board, Claim, Column, Group, Section, SeedAgreement, Standing
 from leaderboards.records import Key
 from leaderboards.run_state import RunState
 from leaderboards.stats import CLAIM_PROMPTS
@@ -31,14 +31,6 @@ COLOURS: Mapping[Claim, str] = {
 }
 """Colour of each claim; people with colour blindness can tell them apart."""
 
-GROUP_TITLES: Mapping[Group, str] = {
-    "trained-on": "Rewards trained on",
-    "same-family": "Related to a reward trained on",
-    "held-out": "Held-out rewards",
-    "judge": "Judges",
-    "human": "Human votes",
-}
-
 PROMPTS = 6
 """Prompts shown for each suite, at most."""
 
@@ -56,7 +48,7 @@ def draw_differences(board: Board) -> Figure | None:
     blocks = [
         (section, group, columns)
         for section in board.sections
-        for group in GROUP_TITLES
+        for group in GROUPS
         if (columns := _compared(section, group))
     ]
     if not blocks:
@@ -65,7 +57,7 @@ def draw_differences(board: Board) -> Figure | None:
     figure, (*parts, legend) = _stacked(2.1 * PANELS + 2, [*heights, 0.4])
     for part, (section, group, columns) in zip(parts, blocks, strict=True):
         part.suptitle(
-            _heading(section, f"{GROUP_TITLES[group]}, difference to {section.baseline}"),
+            _heading(section, f"{GROUPS[group].heading}, difference to {section.baseline}"),
             x=0.01,
             ha="left",
             fontsize=10,
@@ -88,7 +80,7 @@ def draw_samples(board: Board) -> Figure | None:
     for part, (section, keys) in zip(parts, grids, strict=True):
         part.suptitle(_heading(section, "same prompts, same noise"), fontsize=10)
         axes = part.subplots(len(section.entries), PROMPTS, squeeze=False)
-        for row, entry in zip(axes, _by_standing(section), strict=True):
+        for row, entry in zip(axes, section.entries, strict=True):
             samples = [entry.run.samples[key] for key in keys]
             _image_row(row, entry.label, [entry.run.image_path(sample) for sample in samples])
         _captions(axes[0], [sample.prompt for sample in samples])
@@ -294,9 +286,3 @@ def _stacked(width: float, heights: Sequence[float]) -> tuple[Figure, list[SubFi
 
     figure = Figure(figsize=(width, sum(heights)), layout="constrained", dpi=DPI)
     return figure, list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
-
-
-def _by_standing(section: Section) -> list[Entry]:
-    """The section's runs in the order of the opening table."""
-    entries = {entry.label: entry for entry in section.entries}
-    return [entries[label] for standing in section.standings for label in standing.entries]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from leaderboards.board import Cell, Entry, Group, Section, SeedAgreement, Standing
+from leaderboards.board import GROUPS, Cell, Entry, Group, Section, SeedAgreement, Standing
+from leaderboards.gains import GAIN_GROUPS
 from leaderboards.stats import CLAIM_PROMPTS, Comparison, Estimate
 
 MARKS: Mapping[str | None, str] = {
@@ -23,27 +24,19 @@ EXPOSURES: Mapping[str, str] = {"trained-on": "†", "same-family": "‡", "held
 NO_CATEGORY = "(none)"
 """What a table calls prompts without a category."""
 
-GAIN_TITLES: Mapping[Group, str] = {
-    "trained-on": "trained on",
-    "held-out": "held out",
-    "judge": "judges",
-    "human": "human votes",
-}
-"""Titles of the opening table's columns."""
-
 
 def standing_rows(section: Section) -> list[dict[str, str]]:
     """The opening table: one row for each method or single system, by rank."""
     groups = [
         group
-        for group in GAIN_TITLES
+        for group in GAIN_GROUPS
         if group != "human" or any(group in standing.gains for standing in section.standings)
     ]
     return [
         {
             "rank": "–" if standing.rank is None else str(standing.rank),
             "system": _standing_label(standing),
-            **{GAIN_TITLES[group]: _gain(standing, group) for group in groups},
+            **{GROUPS[group].title: _gain(standing, group) for group in groups},
             "verdict": standing.verdict,
         }
         for standing in section.standings
@@ -67,8 +60,6 @@ def score_rows(section: Section) -> list[dict[str, str]]:
 
 def _score_row(section: Section, entry: Entry) -> dict[str, str]:
     row = {"system": entry.label + (" (baseline)" if entry.label == section.baseline else "")}
-    if any(other.rank is not None for other in section.entries):
-        row["mean rank"] = "–" if entry.rank is None else f"{entry.rank:.2f}"
     for column in section.columns:
         row[column.title] = _score(section.cells.get((entry.label, column.label, None)))
     if any(other.gap is not None for other in section.entries):

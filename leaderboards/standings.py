@@ -13,11 +13,10 @@ from itertools import permutations
 import numpy as np
 
 from leaderboards import stats
-from leaderboards.board import Cell, CellKey, Claim, Column, Entry, Group, SeedAgreement, Standing
-from leaderboards.cautions import GROUP_WORDS, cautions
-from leaderboards.gains import GAIN_GROUPS, RANKING, Gains
-from leaderboards.scores import Table
-from leaderboards.stats import CLAIM_PROMPTS, Estimate
+from leaderboards.board import GROUPS, Cell, CellKey, Claim, Column, Entry, Group, SeedAgreement, Standing
+from leaderboards.cautions import cautions
+from leaderboards.gains import GAIN_GROUPS, INDEPENDENT, RANKING, Gains
+from leaderboards.stats import CLAIM_PROMPTS, Estimate, Values
 from leaderboards.verdicts import claims
 
 
@@ -36,22 +35,20 @@ class _Row:
 Results = Mapping[tuple[str, Group], tuple[Estimate, Claim]]
 """Mean gain of each single run and what it claims, by (entry label, group)."""
 
+_Averages = Mapping[tuple[str, str, str], Estimate]
+"""Averages over training seeds, by (row label, "gain", group) and (row label, "difference", column label)."""
 
-def standings(
-    entries: Sequence[Entry],
-    columns: Sequence[Column],
-    cells: Mapping[CellKey, Cell],
-    scores: Table,
-    baseline: str | None,
-) -> tuple[Standing, ...]:
+
+def standings(cells: Mapping[CellKey, Cell], gains: Gains) -> tuple[Standing, ...]:
     """The rows of a section's opening table, by rank; rows without a rank come last."""
-    gains = Gains(entries, columns, scores, baseline)
+    baseline = gains.baseline
     results = _results(gains)
-    rows = _rows(entries, baseline)
+    rows = _rows(gains.entries, baseline)
     ranks = _ranks(rows, results, gains)
+    averages = _seed_averages(rows, cells, results, gains)
     result = []
     for row in rows:
-        mean_gains = _mean_gains(row, gains, results)
+        mean_gains = _mean_gains(row, results, averages)
         limits = tuple(cautions(row.entries, gains))
         findings = ["baseline"] if row.is_baseline(baseline) else _findings(mean_gains)
         result.append(
@@ -61,7 +58,7 @@ def standings(
                 is_method=row.is_method,
                 rank=ranks.get(row.label),
                 gains=mean_gains,
-                differences=_differences(row, cells, gains),
+                differences=_differences(row, cells, gains.columns, averages),
                 verdict="; ".join([*findings, *limits]),
                 cautions=limits,
             )
@@ -99,33 +96,49 @@ def _results(gains: Gains) -> Results:
     }
 
 
-def _mean_gains(row: _Row, gains: Gains, results: Results) -> dict[Group, SeedAgreement]:
+def _seed_averages(
+    rows: Sequence[_Row], cells: Mapping[CellKey, Cell], results: Results, gains: Gains
+) -> _Averages:
+    """Intervals of the averages over training seeds, computed together because that is fastest."""
+    vectors: dict[tuple[str, str, str], Values] = {}
+    for row in rows:
+        labels = [entry.label for entry in row.entries]
+        if len(labels) == 1:  # the run's own interval is used
+            continue
+        for group in GAIN_GROUPS:
+            if all((label, group) in results for label in labels):
+                vectors[row.label, "gain", group] = gains.seed_average(labels, group)
+        for column in gains.columns:
+            members = [cells.get((label, column.label, None)) for label in labels]
+            if all(cell and cell.comparison for cell in members):
+                average = gains.seed_average_difference(labels, column.label)
+                vectors[row.label, "difference", column.label] = average
+    return dict(zip(vectors, stats.mean_intervals(list(vectors.values())), strict=True))
+
+
+def _mean_gains(row: _Row, results: Results, averages: _Averages) -> dict[Group, SeedAgreement]:
     """Mean gains of a row; a group is left out unless every seed has a gain in it."""
     labels = [entry.label for entry in row.entries]
     result: dict[Group, SeedAgreement] = {}
     for group in GAIN_GROUPS:
         if all((label, group) in results for label in labels):
             seeds = [results[label, group] for label in labels]
-            single = seeds[0][0] if len(seeds) == 1 else None
-            estimate = single or stats.mean_interval(gains.seed_average(labels, group))
+            estimate = seeds[0][0] if len(seeds) == 1 else averages[row.label, "gain", group]
             values = tuple(seed.value for seed, _ in seeds)
             result[group] = SeedAgreement.of(values, [claim for _, claim in seeds], estimate)
     return result
 
 
-def _differences(row: _Row, cells: Mapping[CellKey, Cell], gains: Gains) -> dict[str, SeedAgreement]:
+def _differences(
+    row: _Row, cells: Mapping[CellKey, Cell], columns: Sequence[Column], averages: _Averages
+) -> dict[str, SeedAgreement]:
     """By column, the row's difference to the baseline in the reward's units."""
-    labels = [entry.label for entry in row.entries]
     result: dict[str, SeedAgreement] = {}
-    for column in gains.columns:
-        members = [cells.get((label, column.label, None)) for label in labels]
+    for column in columns:
+        members = [cells.get((entry.label, column.label, None)) for entry in row.entries]
         if seeds := SeedAgreement.of_cells(members):
             single = members[0].comparison if len(members) == 1 and members[0] else None
-            estimate = (
-                single.difference
-                if single
-                else stats.mean_interval(gains.seed_average_difference(labels, column.label))
-            )
+            estimate = single.difference if single else averages[row.label, "difference", column.label]
             result[column.label] = replace(seeds, estimate=estimate)
     return result
 
@@ -191,11 +204,11 @@ def _resolved(one: _Row, other: _Row, group: Group, results: Results, baseline: 
 
 def _findings(gains: Mapping[Group, SeedAgreement]) -> list[str]:
     """Return the verdict on the gains, such as "better by judges, worse by held-out rewards"."""
-    independent: list[Group] = [group for group in ("human", "judge", "held-out") if group in gains]
+    independent = [group for group in INDEPENDENT if group in gains]
     findings = [
         f"{claim} by {' and '.join(names)}"
         for claim in ("better", "worse")
-        if (names := [GROUP_WORDS[group] for group in independent if gains[group].claim == claim])
+        if (names := [GROUPS[group].noun for group in independent if gains[group].claim == claim])
     ]
     if not findings and any(gain.claim == "too few prompts" for gain in gains.values()):
         return [f"no claim: fewer than {CLAIM_PROMPTS} prompts"]
@@ -203,7 +216,7 @@ def _findings(gains: Mapping[Group, SeedAgreement]) -> list[str]:
         findings = ["undecided"]
     trained = "trained-on" in gains and gains["trained-on"].claim == "better"
     if trained and not any(gains[group].claim == "better" for group in independent):
-        findings.append(f"better only by its {GROUP_WORDS['trained-on']}")
+        findings.append(f"better only by its {GROUPS['trained-on'].noun}")
     return [", ".join(findings)] if findings else []
 
 

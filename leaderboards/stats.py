@@ -241,12 +241,6 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     return [float(q) for q in adjusted]
 
 
-def separated_ranks(intervals: Sequence[tuple[float, float]]) -> list[int]:
-    """Rank of each interval (low, high), higher being better: 1 + how many intervals lie wholly above it."""
-    lows = np.sort(np.array([low for low, _ in intervals], dtype=np.float64))
-    return [1 + len(lows) - int(np.searchsorted(lows, high, side="right")) for _, high in intervals]
-
-
 def _by_length(rows: Sequence[ArrayLike]) -> Iterator[tuple[int, list[int], Values]]:
     """Stack rows of equal length N as the columns of tables (N, K), K up to `COLUMNS`, with their indices."""
     arrays = [np.asarray(row, dtype=np.float64) for row in rows]

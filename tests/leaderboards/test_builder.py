@@ -1,4 +1,4 @@
-"""Building a board from run folders: pairing, sections, labels, coverage, mean ranks and claims."""
+"""Building a board from run folders: pairing, sections, labels, coverage, order, gaps and claims."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_generations_of_a_system_are_separate_entries(make_run: MakeRun) -> None
     assert section.cells[slow_name, "bright", None].mean.value == 3.5
 
 
-def test_ambiguous_baseline_affects_its_own_section_only_section(make_run: MakeRun) -> None:
+def test_ambiguous_baseline_affects_only_its_own_section(make_run: MakeRun) -> None:
     runs = [make_run("base", (BRIGHT, rows([1, 2])), settings={"steps": steps}) for steps in (10, 25)]
     runs += [make_run(system, (BRIGHT, rows([1, 2])), suite="art") for system in ("base", "new")]
     art, toy = build(runs, "base").sections
@@ -208,16 +208,23 @@ def test_method_is_better_only_if_all_its_seeds_are(make_run: MakeRun) -> None:
     assert bright.mean == pytest.approx(1.1, abs=0.03)
 
 
-def test_gap_is_training_gain_minus_held_out_gain(make_run: MakeRun) -> None:
+def test_gap_is_training_gain_minus_the_gain_on_all_other_rewards(make_run: MakeRun) -> None:
     level = noise(120, 0)
-    base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
+    other = replace(BRIGHT, reward="other", score_id="d" * 12, family="third")
+    base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)), (other, rows(level)))
+    details = {"trained_on": ["bright"]}
     tuned = make_run(
-        "tuned", (BRIGHT, rows(level + 2)), (BLUR, rows(level + 1)), details={"trained_on": ["bright"]}
+        "tuned",
+        (BRIGHT, rows(level + 2)),
+        (BLUR, rows(level + 1)),
+        (other, rows(level + 0.5)),
+        details=details,
     )
-    gap = {entry.label: entry.gap for entry in only_section([base, tuned]).entries}
-    assert gap["base"] is None
-    # BLUR is better when lower, so the held-out gain is -1: 2 - (-1), in standard deviations.
-    assert gap["tuned"] == pytest.approx(3 / level.std(ddof=1))
+    unjudged = make_run("unjudged", (BRIGHT, rows(level + 2)), (other, rows(level)), details=details)
+    gap = {entry.label: entry.gap for entry in only_section([base, tuned, unjudged]).entries}
+    # A higher BLUR is worse, so the judge's gain is -1, and the held-out reward's is 0.5.
+    assert gap["tuned"] == pytest.approx((2 - (-1 + 0.5) / 2) / level.std(ddof=1))
+    assert (gap["base"], gap["unjudged"]) == (None, None)
 
 
 def test_same_run_twice_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
@@ -261,25 +268,31 @@ def test_exposure_follows_what_the_system_was_trained_on(make_run: MakeRun) -> N
     assert silent.cells["silent", "bright", None].exposure == "undeclared"
 
 
-def test_mean_ranks_are_by_separation_over_held_out_rewards_section(make_run: MakeRun) -> None:
+def test_entries_have_the_rank_and_the_order_of_their_standings(make_run: MakeRun) -> None:
     level, near = noise(100, 0), 0.01 * noise(100, 1)
     base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
     worse = make_run(
         "worse", (BRIGHT, rows(level + 9)), (BLUR, rows(level + 1)), details={"trained_on": ["bright"]}
     )
-    alike = make_run("alike", (BRIGHT, rows(level)), (BLUR, rows(level + near)))
-    better = make_run("better", (BRIGHT, rows(level)), (BLUR, rows(level - 1 + near)))
-    ranks = [(e.label, e.rank) for e in only_section([worse, alike, better, base]).entries]
-    assert ranks == [("better", 1.0), ("base", 2.0), ("alike", 2.0), ("worse", 4.0)]
+    better = [
+        make_run(
+            f"better-{seed}", (BRIGHT, rows(level)), (BLUR, rows(level - 1 + seed * near)), details=details
+        )
+        for seed, details in enumerate([{"trained_on": ["bright"], "method": "ours"}] * 2)
+    ]
+    section = only_section([worse, base, *better])
+    ranks = [(entry.label, entry.rank) for entry in section.entries]
+    assert ranks == [("better-0", 1), ("better-1", 1), ("base", 2), ("worse", 3)]
+    assert [label for row in section.standings for label in row.entries] == [label for label, _ in ranks]
 
 
-def test_no_mean_rank_without_all_prompts_or_declared_training(make_run: MakeRun) -> None:
+def test_no_rank_without_all_prompts_or_declared_training(make_run: MakeRun) -> None:
     level = noise(101, 0)
     base, same = (make_run(name, (BLUR, rows(level))) for name in ("base", "same"))
     short = make_run("short", (BLUR, rows([*(level[:100] - 5), None])))
     hidden = make_run("hidden", (BLUR, rows(level - 5)), details={})
     ranks = {e.label: e.rank for e in only_section([base, same, short, hidden]).entries}
-    assert ranks == {"base": 1.0, "same": 1.0, "short": None, "hidden": None}
+    assert ranks == {"base": 1, "same": 1, "short": None, "hidden": None}
     holes = [
         make_run(n, (BLUR, [*rows(level[:100]), [None]][:: 1 if n == "a" else -1]), suite="h") for n in "ab"
     ]

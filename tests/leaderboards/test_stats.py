@@ -19,7 +19,6 @@ from leaderboards.stats import (
     holm,
     mean_interval,
     per_prompt,
-    separated_ranks,
 )
 
 
@@ -189,11 +188,6 @@ def test_benjamini_hochberg_ignores_nan() -> None:
     assert (second, third) == (0.06, 0.5)
     assert all(math.isnan(q) for q in benjamini_hochberg([math.nan, math.nan]))
     assert benjamini_hochberg([]) == []
-
-
-def test_ranks_count_the_intervals_wholly_above() -> None:
-    assert separated_ranks([(2.0, 3.0), (0.0, 1.0), (0.5, 2.0), (-5.0, -4.0)]) == [1, 2, 1, 4]
-    assert separated_ranks([(0.0, 0.0), (0.0, 1.0)]) == [1, 1]
 
 
 def test_detectable_difference_is_detected_in_most_experiments() -> None:
