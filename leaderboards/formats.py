@@ -194,11 +194,10 @@ def _standing(standing: Standing) -> dict[str, Any]:
     return {
         "label": standing.label,
         "systems": list(standing.entries),
+        "is_method": standing.is_method,
         "rank": standing.rank,
-        "gains": {
-            group: _seeds(seeds) | {"estimate": asdict(seeds.estimate) if seeds.estimate else None}
-            for group, seeds in standing.gains.items()
-        },
+        "gains": {group: _seeds_and_estimate(seeds) for group, seeds in standing.gains.items()},
+        "differences": {label: _seeds_and_estimate(seeds) for label, seeds in standing.differences.items()},
         "verdict": standing.verdict,
         "cautions": list(standing.cautions),
     }
@@ -206,6 +205,11 @@ def _standing(standing: Standing) -> dict[str, Any]:
 
 def _seeds(seeds: SeedAgreement) -> dict[str, Any]:
     return {"mean": seeds.mean, "low": seeds.low, "high": seeds.high, "claim": seeds.claim}
+
+
+def _seeds_and_estimate(seeds: SeedAgreement) -> dict[str, Any]:
+    estimate = asdict(seeds.estimate) if seeds.estimate else None
+    return _seeds(seeds) | {"seeds": list(seeds.seeds), "estimate": estimate}
 
 
 def _entry(entry: Entry) -> dict[str, Any]:

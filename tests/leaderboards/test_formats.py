@@ -53,7 +53,9 @@ def test_json_conforms_to_its_schema(board: Board) -> None:
     assert section["methods"][0]["rewards"]["bright"]["claim"] == "better"
     assert section["systems"][0]["rank"] is None  # one run has no scores of the held-out reward
     ours = next(s for s in section["standings"] if s["label"] == "ours")
-    assert ours["systems"] == ["new_1"]
+    assert (ours["systems"], ours["is_method"]) == (["new_1"], True)
+    assert ours["differences"]["bright"]["estimate"] == cell["comparison"]["difference"]
+    assert ours["differences"]["bright"]["seeds"] == [cell["comparison"]["difference"]["value"]]
     assert ours["gains"]["trained-on"]["estimate"]["low"] > 1.2  # a gain of 1 in deviations of a sine
     assert ours["verdict"].startswith("better only by its training rewards")
     del cell["mean"]["value"]
