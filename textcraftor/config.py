@@ -320,7 +320,7 @@ def make_config(
 
     Raises:
         UnknownName: For an unknown profile, field or choice; with close matches.
-        ConfigError: For a wrong value.
+        ConfigError: For a wrong value, or another ``model`` in the file, ``settings`` or ``overrides``.
         Problems: For several of these.
     """
     if profile not in PROFILES:
@@ -333,6 +333,12 @@ def make_config(
     values = merge(values, *map(parse_assignment, settings))
     values = merge(values, nest_settings({name: v for name, v in overrides.items() if v is not None}))
     sources = [str(file)] * (file is not None) + ["--set"] * bool(settings)
+    if values["model"] != model:
+        # the defaults above are those of the argument
+        raise ConfigError(
+            f"model = {values['model']!r} in the settings, but {model!r} was given as the model; remove "
+            "model from the settings, or give the same model"
+        )
     return build_settings(TrainConfig, values, source=" and ".join(sources), renamed=OLD_NAMES)
 
 

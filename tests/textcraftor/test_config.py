@@ -106,6 +106,16 @@ def test_several_problems_are_reported_together_one_per_line() -> None:
     assert len(str(caught.value).splitlines()) == 3
 
 
+def test_another_model_in_the_settings_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('model = "micro"\n')
+    assert make_config("micro", file=file).model == "micro"
+    with pytest.raises(ConfigError, match="model = 'micro' in the settings, but 'sd15' was given"):
+        make_config("sd15", file=file)
+    with pytest.raises(ConfigError, match="model = 'sd15' in the settings, but 'micro' was given"):
+        make_config("micro", settings=["model=sd15"])
+
+
 def test_conditioning_is_refused_for_the_unet() -> None:
     with pytest.raises(ConfigError, match="detached-chain"):
         make_config("micro", settings=["algorithm.name=conditioning", "trainable.parts=unet"])
