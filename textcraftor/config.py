@@ -13,11 +13,14 @@ from pydantic import Field
 from tcbench.errors import ConfigError, UnknownName
 from tcbench.settings import build_settings, merge, one_of, parse_assignment, read_toml, validated
 from textcraftor.diffusion.models import Model
-from textcraftor.diffusion.schedule import Schedule
+from textcraftor.diffusion.schedule import MEMORYLESS, Schedule
 from textcraftor.old_names import OLD_NAMES, current_layout, nest_settings
 
 ON_PAIRS = ("direct", "denoising")
 """Algorithms that need real images."""
+
+ONE_STEP_PREDICTION = ("one-step", "low-variance", *ON_PAIRS)
+"""Algorithms that predict clean latents in one step, for which the sampler must be ddim."""
 
 ALGORITHMS = (
     "chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", *ON_PAIRS, "ddpo",
@@ -366,11 +369,6 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError('data.pairs already has the prompts; set data.prompts = ""')
     if name == "conditioning" and "unet" in parts:
         raise ConfigError('"conditioning" gives the UNet no gradient; set algorithm.name = "detached-chain"')
-    if (name == "ddpo") != (config.schedule.eta > 0):
-        raise ConfigError(
-            f'algorithm.name = "{name}" with schedule.eta = {config.schedule.eta:g}; "ddpo" requires '
-            "eta > 0, other algorithms require eta = 0"
-        )
     batch, group = config.optimiser.batch, config.data.group
     if batch % group:
         raise ConfigError(f"optimiser.batch = {batch} is not a multiple of data.group = {group}")
@@ -379,7 +377,27 @@ def _check(config: TrainConfig) -> None:
             "memory.prefix_cache requires a frozen prefix, which a trained UNet and data.pairs do not have; "
             'set memory.prefix_cache = ""'
         )
+    _check_sampler(config)
     _check_rewriting(config)
+
+
+def _check_sampler(config: TrainConfig) -> None:
+    name, sampler = config.algorithm.name, config.schedule.sampler
+    if (name == "ddpo") != (config.schedule.eta > 0):
+        raise ConfigError(
+            f'algorithm.name = "{name}" with schedule.eta = {config.schedule.eta:g}; "ddpo" requires '
+            "eta > 0, other algorithms require eta = 0"
+        )
+    if name in ONE_STEP_PREDICTION and sampler != "ddim":
+        raise ConfigError(
+            f'algorithm.name = "{name}" with schedule.sampler = "{sampler}"; set schedule.sampler = "ddim", '
+            "or algorithm.name to chain or conditioning"
+        )
+    if config.memory.prefix_cache and sampler not in MEMORYLESS:
+        raise ConfigError(
+            f"memory.prefix_cache keeps latents only, but sampler {sampler} remembers earlier steps; set "
+            f'schedule.sampler to {" or ".join(MEMORYLESS)}, or memory.prefix_cache to ""'
+        )
 
 
 def _check_rewriting(config: TrainConfig) -> None:
@@ -389,6 +407,11 @@ def _check_rewriting(config: TrainConfig) -> None:
         raise ConfigError(
             'algorithm.name = "rewriting", trainable.parts = ["rewriter"] and trainable.rewriter require '
             "each other; set all three (--profile rewriter) or none"
+        )
+    if rewriting and trainable.start:
+        raise ConfigError(
+            f'trainable.start = "{trainable.start}" does not apply to a rewriter; to start from a checkpoint '
+            'set trainable.rewriter to its folder rewriter, and trainable.start = ""'
         )
     if rewriting and trainable.lora_rank:
         raise ConfigError('"rewriting" trains all weights of its model; set trainable.lora_rank = 0')

@@ -368,9 +368,10 @@ def _load_trainable(
             pipe, settings.rewriter, guided=guided, seed=config.seed, trained_on=trained_on
         )
     else:
-        trainable = TunedPipeline(pipe, settings, guided=guided, seed=config.seed)
-    if settings.start:
-        trainable.load_checkpoint(Path(settings.start))
+        tuned = TunedPipeline(pipe, settings, guided=guided, seed=config.seed)
+        if settings.start:
+            tuned.load_checkpoint(Path(settings.start))
+        trainable = tuned
     if precision != "float32":
         # frozen weights only: trained ones need the resolution, and text encoders are small
         pipe.vae.to(getattr(torch, precision))

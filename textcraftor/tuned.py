@@ -52,9 +52,6 @@ class Trainable(Protocol):
             KeyError: If a parameter has no value.
         """
 
-    def load_checkpoint(self, folder: Path) -> None:
-        """Start from the weights of an earlier run's checkpoint."""
-
     def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
         """Write what was trained, with ``values`` in place of the trained parameters if given."""
 

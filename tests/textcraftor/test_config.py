@@ -106,6 +106,24 @@ def test_several_problems_are_reported_together_one_per_line() -> None:
     assert len(str(caught.value).splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algorithm.name": "one-step", "schedule.sampler": "euler"}, 'set schedule.sampler = "ddim"'),
+        ({"algorithm.name": "low-variance", "schedule.sampler": "pndm"},
+         'set schedule.sampler = "ddim"'),
+        ({"algorithm.name": "direct", "data.pairs": "x", "data.prompts": "",
+          "schedule.sampler": "euler"}, 'set schedule.sampler = "ddim"'),
+        ({"algorithm.name": "denoising", "data.pairs": "x", "data.prompts": "",
+          "schedule.sampler": "euler"}, 'set schedule.sampler = "ddim"'),
+        ({"memory.prefix_cache": "x", "schedule.sampler": "dpm++2m"}, "remembers earlier steps"),
+    ],
+)  # fmt: skip
+def test_settings_that_exclude_each_other_are_refused(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config("micro", overrides=settings)
+
+
 def test_another_model_in_the_settings_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('model = "micro"\n')

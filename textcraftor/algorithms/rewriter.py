@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tcbench.errors import ConfigError
 from tcbench.quiet import quiet
 from textcraftor.algorithms.base import Algorithm, StepResult, check_policy_updates, micro_batches
 from textcraftor.algorithms.ddpo import clipped_policy_loss
@@ -131,17 +130,6 @@ class RewriterPolicy(nn.Module):
         with torch.no_grad():
             for name, parameter in self.trained_parameters().items():
                 parameter.copy_(values[name])
-
-    def load_checkpoint(self, folder: Path) -> None:
-        """Refuse: a rewriter starts from its language model.
-
-        Raises:
-            ConfigError: Always.
-        """
-        raise ConfigError(
-            "trainable.start does not apply to a rewriter; to start from a checkpoint set "
-            f'trainable.rewriter = "{folder}" and trainable.start = ""'
-        )
 
     def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
         """Write the language model, with ``values`` as its parameters, as a rewriter's folder."""

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tcbench.errors import ConfigError
 from textcraftor.algorithms.latent_scores import encode_images
 from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.prefix_cache import PrefixCache
 from textcraftor.diffusion.prompts import initial_latents
-from textcraftor.diffusion.sampling import MEMORYLESS, Denoiser, Rollout, with_timesteps
+from textcraftor.diffusion.sampling import Denoiser, Rollout, with_timesteps
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.pairs import Pairs
 from textcraftor.sources import Sample
@@ -32,11 +31,8 @@ class RolloutStart:
         latent_shape: (channels, height, width) of one latent.
         schedule: Sampling steps T and tuned steps K.
         checkpointed: Whether the tuned steps use gradient checkpointing.
-        cache: Cache of the latents before the tuned steps; None: no cache.
+        cache: Cache of the latents before the tuned steps, for memoryless samplers only; None: no cache.
         pairs: Image-text pairs; None: start from noise.
-
-    Raises:
-        ConfigError: For a cache with a sampler that remembers earlier steps.
     """
 
     def __init__(
@@ -49,11 +45,6 @@ class RolloutStart:
         cache: PrefixCache | None = None,
         pairs: Pairs | None = None,
     ) -> None:
-        if cache is not None and type(pipe.scheduler).__name__ not in MEMORYLESS:
-            raise ConfigError(
-                f"memory.prefix_cache keeps latents only, but sampler {schedule.sampler} remembers earlier "
-                'steps; set schedule.sampler to ddim or euler, or memory.prefix_cache to ""'
-            )
         self.denoiser, self.pipe, self.latent_shape = denoiser, pipe, latent_shape
         self.steps, self.tuned_steps = schedule.steps, schedule.tuned_steps or schedule.steps
         self.checkpointed, self.cache, self.pairs = checkpointed, cache, pairs

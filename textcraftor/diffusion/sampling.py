@@ -26,9 +26,6 @@ from torch.utils.checkpoint import checkpoint
 from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 
-MEMORYLESS = ("DDIMScheduler", "EulerDiscreteScheduler")
-"""Schedulers whose step depends on latents and output alone, so that a run can start at any step."""
-
 EXTRA_NOISE = 1_000_000
 """Noise index of a sample's first noise beside its initial noise."""
 

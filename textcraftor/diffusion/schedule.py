@@ -27,6 +27,9 @@ SAMPLERS: Mapping[str, str] = MappingProxyType(
 with ``eta`` above 0.
 """
 
+MEMORYLESS = ("ddim", "euler")
+"""Samplers whose step depends on latents and output alone, so that a run can start at any step."""
+
 SPACINGS = ("leading", "trailing", "linspace")
 """How a diffusers scheduler can space its timesteps."""
 

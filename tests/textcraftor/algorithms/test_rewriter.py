@@ -224,6 +224,7 @@ def test_trained_rewriter_resumes_exactly_and_is_a_system(
         ({"lora_rank": 4}, "trains all weights of its model"),
         ({"group": 1}, "compares rewrites of one prompt"),
         ({"tuned_steps": 1}, "uses the rewrite in all steps"),
+        ({"start": "folder"}, "does not apply to a rewriter"),
     ],
 )
 def test_conflicting_settings_are_refused(
@@ -233,11 +234,7 @@ def test_conflicting_settings_are_refused(
         config_for(**changes)
 
 
-def test_trainable_start_is_refused_and_the_profile_uses_promptist(
-    config_for: Callable[..., TrainConfig], tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match=r"trainable.start does not apply to a rewriter"):
-        train(config_for(start=str(tmp_path)), tmp_path / "x")
+def test_profile_starts_from_promptist() -> None:
     config = make_config("sd15", profile="rewriter")
     trainable = config.trainable
     assert (trainable.rewriter, trainable.parts, config.data.group) == ("promptist", ("rewriter",), 4)
