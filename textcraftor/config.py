@@ -19,7 +19,7 @@ from textcraftor.old_names import OLD_NAMES, current_layout, nest_settings
 ON_PAIRS = ("direct", "denoising")
 """Algorithms that need real images."""
 
-ONE_STEP_PREDICTION = ("one-step", "low-variance", *ON_PAIRS)
+_ONE_STEP_PREDICTION = ("one-step", "low-variance", *ON_PAIRS)
 """Algorithms that predict clean latents in one step, for which the sampler must be ddim."""
 
 ALGORITHMS = (
@@ -388,7 +388,7 @@ def _check_sampler(config: TrainConfig) -> None:
             f'algorithm.name = "{name}" with schedule.eta = {config.schedule.eta:g}; "ddpo" requires '
             "eta > 0, other algorithms require eta = 0"
         )
-    if name in ONE_STEP_PREDICTION and sampler != "ddim":
+    if name in _ONE_STEP_PREDICTION and sampler != "ddim":
         raise ConfigError(
             f'algorithm.name = "{name}" with schedule.sampler = "{sampler}"; set schedule.sampler = "ddim", '
             "or algorithm.name to chain or conditioning"
