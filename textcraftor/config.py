@@ -29,6 +29,9 @@ ALGORITHMS = (
 WITHOUT_GRADIENT = ("ddpo", "rewriting", "denoising")
 """Algorithms that do not need a reward's gradient."""
 
+_TUNED_STEPS = 5
+"""The paper's K."""
+
 TRAINABLE = ("text_encoder", "text_encoder_2", "unet", "rewriter")
 PRECISIONS = ("float32", "bfloat16")
 LR_SCHEDULES = ("constant", "linear", "cosine")
@@ -201,7 +204,7 @@ class TrainConfig:
     """Prompts, noise and pairs."""
     trainable: TrainableSettings = field(default_factory=TrainableSettings)
     """Trained parts of the model."""
-    schedule: Schedule = field(default_factory=lambda: Schedule(tuned_steps=5))
+    schedule: Schedule = field(default_factory=lambda: Schedule(tuned_steps=_TUNED_STEPS))
     """Sampling in training. ``tuned_steps`` is K: the last steps, which use the tuned encoder and carry
     gradients.
     """
@@ -218,11 +221,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check(self)
-
-    @property
-    def tuned_steps(self) -> int:
-        """Number K of last steps that use the tuned encoder in training."""
-        return self.schedule.tuned_steps or self.schedule.steps
 
     @property
     def eval_tuned_steps(self) -> int:
@@ -329,7 +327,7 @@ def make_config(
     if profile not in PROFILES:
         raise UnknownName("profile", profile, PROFILES)
     base = Model.find(model)
-    own = {"schedule.guidance": base.guidance, "schedule.tuned_steps": 5, **base.training}
+    own = {"schedule.guidance": base.guidance, "schedule.tuned_steps": _TUNED_STEPS, **base.training}
     values = nest_settings({"model": model, **own, **PROFILES[profile]})
     if file is not None:
         values = merge(values, read_toml(file))
@@ -417,7 +415,7 @@ def _check_rewriting(config: TrainConfig) -> None:
         raise ConfigError('"rewriting" trains all weights of its model; set trainable.lora_rank = 0')
     if rewriting and config.data.group < 2:
         raise ConfigError('"rewriting" compares rewrites of one prompt; set data.group to 2 or more')
-    if rewriting and not steps == config.tuned_steps == config.eval_tuned_steps:
+    if rewriting and not steps == config.schedule.tuned_step_count == config.eval_tuned_steps:
         raise ConfigError(
             '"rewriting" uses the rewrite in all steps; set schedule.tuned_steps and '
             f"validation.eval_tuned_steps to schedule.steps = {steps}"

@@ -46,7 +46,7 @@ class RolloutStart:
         pairs: Pairs | None = None,
     ) -> None:
         self.denoiser, self.pipe, self.latent_shape = denoiser, pipe, latent_shape
-        self.steps, self.tuned_steps = schedule.steps, schedule.tuned_steps or schedule.steps
+        self.steps, self.tuned_steps = schedule.steps, schedule.tuned_step_count
         self.checkpointed, self.cache, self.pairs = checkpointed, cache, pairs
 
     def __call__(self, samples: Sequence[Sample], original: Conditioning) -> tuple[Rollout, Tensor]:

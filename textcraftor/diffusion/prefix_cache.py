@@ -117,7 +117,7 @@ class PrefixCache:
             return None
         settings = {
             "pipeline": pipeline_sha256,
-            "before": schedule.steps - (schedule.tuned_steps or schedule.steps),
+            "before": schedule.steps - schedule.tuned_step_count,
             "precision": precision,
             **{name: getattr(schedule, name) for name in ("steps", "sampler", "spacing", "guidance", "size")},
         }

@@ -46,7 +46,7 @@ class EncoderWindow:
 
     def steps(self, schedule: Schedule) -> int:
         """Return the number of last steps of ``schedule`` that the window covers."""
-        return self.tuned_steps or schedule.tuned_steps or schedule.steps
+        return self.tuned_steps or schedule.tuned_step_count
 
 
 @dataclass(frozen=True)

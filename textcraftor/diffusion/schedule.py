@@ -69,3 +69,8 @@ class Schedule:
             raise ConfigError(
                 f"tuned_steps = {self.tuned_steps} is more than steps = {self.steps}; lower it or raise steps"
             )
+
+    @property
+    def tuned_step_count(self) -> int:
+        """Number of last steps that use the tuned encoder, from 1 to ``steps``: 0 is resolved to all."""
+        return self.tuned_steps or self.steps

@@ -32,3 +32,8 @@ def test_impossible_settings_are_refused(
 def test_whole_numbers_are_accepted_as_floats() -> None:
     schedule = Schedule("ddim", 5, 3)
     assert (schedule.guidance, type(schedule.guidance)) == (3.0, float)
+
+
+def test_tuned_step_count_resolves_0_to_all_steps() -> None:
+    assert Schedule(steps=5).tuned_step_count == 5
+    assert Schedule(steps=5, tuned_steps=2).tuned_step_count == 2
