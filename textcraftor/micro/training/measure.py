@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,6 @@ def sample_prompts(
     prompts: Sequence[WorldPrompt],
     guidance: float,
     words: str = "",
-    advance: Callable[[int], None] = lambda count: None,
 ) -> PromptImages:
     """Sample an image of each prompt with 25 steps of DDIM and the noise of a run's first sample.
 
@@ -69,16 +68,15 @@ def sample_prompts(
         prompts: The prompts.
         guidance: Guidance scale.
         words: Text that is appended to each prompt.
-        advance: Called with the number of images after each batch.
     """
     pipe = load_pipeline(pipeline, device="cpu", dtype="float32", sampler="ddim")
-    schedule = Schedule("ddim", STEPS, guidance)
-    shape = PipelineRunner(pipe, schedule).latent_shape
+    runner = PipelineRunner(pipe, Schedule("ddim", STEPS, guidance))
     parts = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
-        noise = initial_latents([noise_seed(0, start + row, 0) for row in range(len(batch))], shape)
-        images = PipelineRunner(pipe, schedule).generate([prompt.text + words for prompt in batch], noise)
+        noise = initial_latents(
+            [noise_seed(0, start + row, 0) for row in range(len(batch))], runner.latent_shape
+        )
+        images = runner.generate([prompt.text + words for prompt in batch], noise)
         parts.append(to_bytes(torch.from_numpy(images).permute(0, 3, 1, 2)))
-        advance(len(batch))
     return PromptImages(prompts, np.concatenate(parts))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rewards.base import Reward
 from rewards.registry import load as load_reward
 from rewards.world.prompts import world_prompts
 from rewards.world.training import data, evaluate
@@ -146,17 +147,21 @@ _MEASURES = {
 def _base_pipeline(docs: Path, pipeline: Path, guidance: float, words: str, note: _Note) -> Iterable[str]:
     """Claims and rewards of validation prompts by guidance, and of held-out prompts by style words."""
     validation = world_prompts("validation")
+    rewards = [load_reward(name) for name in ("world-aesthetic", "world-rule", "world-clip")]
     rows = []
     for value in _GUIDANCES:
         note(f"measuring: guidance {value}")
-        rows.append((f"{value:g}", *_row(sample_prompts(pipeline, validation, value))))
+        rows.append((f"{value:g}", *_row(sample_prompts(pipeline, validation, value), rewards)))
     yield f"Guidance scales, on the {len(validation)} validation prompts (DDIM, 25 steps):"
     yield _table(("guidance", *_COLUMNS), rows)
     test = world_prompts("test")
     plain = sample_prompts(pipeline, test, guidance)
     styled = sample_prompts(pipeline, test, guidance, words)
     yield f"The {len(test)} held-out prompts at guidance {guidance:g}, plain or with `{words}` appended:"
-    yield _table(("prompts", *_COLUMNS), [("plain", *_row(plain)), ("with style words", *_row(styled))])
+    yield _table(
+        ("prompts", *_COLUMNS),
+        [("plain", *_row(plain, rewards)), ("with style words", *_row(styled, rewards))],
+    )
     yield _table(("claim", "plain", "with style words"), _both(plain.true_claims(), styled.true_claims()))
     yield _table(
         ("all claims true", "plain", "with style words"), _both(plain.true_images(), styled.true_images())
@@ -174,15 +179,15 @@ def _base_pipeline(docs: Path, pipeline: Path, guidance: float, words: str, note
 _COLUMNS = ("claims true", "all true, single object", "world-aesthetic", "world-rule", "world-clip")
 
 
-def _row(sampled: PromptImages) -> tuple[str, ...]:
+def _row(sampled: PromptImages, rewards: Sequence[Reward]) -> tuple[str, ...]:
+    """Return the cells of `_COLUMNS`: shares, then mean rewards with normal 95 % intervals."""
     import torch
 
     images = torch.from_numpy(sampled.images).permute(0, 3, 1, 2).float() / 255
     texts = [prompt.text for prompt in sampled.prompts]
     with torch.inference_mode():
-        means = [load_reward(n).score(images, texts) for n in ("world-aesthetic", "world-rule", "world-clip")]
-    halves = [1.96 * float(m.std()) / len(m) ** 0.5 for m in means]
-    scores = [f"{float(m.mean()):.3f} ± {half:.3f}" for m, half in zip(means, halves, strict=True)]
+        values = [reward.score(images, texts) for reward in rewards]
+    scores = [f"{float(v.mean()):.3f} ± {1.96 * float(v.std()) / len(v) ** 0.5:.3f}" for v in values]
     return (_percent(sampled.true_claims()["all"]), _percent(sampled.true_images()["single"]), *scores)
 
 
