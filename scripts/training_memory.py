@@ -149,6 +149,7 @@ class _Benchmark:
                 "schedule.tuned_steps": options.tuned_steps,
                 "validation.eval_tuned_steps": options.tuned_steps,
                 "optimiser.batch": batch,
+                "optimiser.clip": 0.0,
                 "memory.precision": precision,
                 "memory.checkpointing": reference or options.checkpointing,
                 **settings,
@@ -162,13 +163,12 @@ class _Benchmark:
                 module.requires_grad_(True)
         mix = RewardMix(panel, {name: MixTerm(1.0) for name in panel.names})
         latent, denoiser = options.size // 8, Denoiser(pipe.unet, 7.5)
-        parameters = list(trainable.trained_parameters().values())
-        adamw = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
+        parameters = trainable.trained_parameters().values()
         algorithm = GradientAlgorithm(
             trainable,
             RolloutStart(denoiser, pipe, (4, latent, latent), config.schedule, config.memory.checkpointing),
             LatentScorer(pipe.vae, mix, config.memory.decode_slice),
-            ClippedOptimiser(Accelerator(), adamw, parameters, clip=0.0),
+            ClippedOptimiser.adamw(Accelerator(), parameters, config.optimiser),
             config.algorithm,
             seed=0,
             micro_batch=config.memory.micro_batch,

@@ -52,8 +52,8 @@ class Trainable(Protocol):
             KeyError: If a parameter has no value.
         """
 
-    def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
-        """Write what was trained, with ``values`` in place of the trained parameters if given."""
+    def save(self, folder: Path, values: Mapping[str, Tensor]) -> None:
+        """Write what was trained, with ``values`` as the trained parameters."""
 
 
 class TunedPipeline(nn.Module):
@@ -146,18 +146,18 @@ class TunedPipeline(nn.Module):
                     )
                 _copy_weights(part, other.state_dict())
 
-    def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
+    def save(self, folder: Path, values: Mapping[str, Tensor]) -> None:
         """Write the tuned parts as folders that transformers and diffusers read, with adapters merged.
 
         Adapters are also written separately, in diffusers' layout.
 
         Args:
             folder: Folder of the checkpoint.
-            values: Values in place of the trained parameters, such as averaged ones.
+            values: Values of the trained parameters by name, such as averaged ones.
         """
         adapters: dict[str, dict[str, Tensor]] = {}
         for name, part in self.parts.items():
-            plain = _with_values(copy.deepcopy(part), _under(f"parts.{name}.", values or {}))
+            plain = _with_values(copy.deepcopy(part), _under(f"parts.{name}.", values))
             if getattr(plain, "peft_config", None):
                 adapters[name] = _adapter_weights(plain)
             (save_unet if name == "unet" else save_text_encoder)(_merged(plain), folder / name)

@@ -112,7 +112,7 @@ class ClippedOptimiser:
         optimiser: Optimiser of ``parameters``.
         parameters: Trained parameters, in the same order in every process.
         clip: Largest norm of the gradient; 0: no clipping.
-        lr: Learning rate by update; None: the optimiser's own.
+        lr: Learning rate by update.
     """
 
     @classmethod
@@ -132,17 +132,17 @@ class ClippedOptimiser:
         optimiser: torch.optim.Optimizer,
         parameters: Iterable[nn.Parameter],
         clip: float,
-        lr: Callable[[int], float] | None = None,
+        lr: Callable[[int], float],
     ) -> None:
         self.accelerator, self.optimiser, self.clip = accelerator, optimiser, clip
         self.parameters, self._lr = list(parameters), lr
 
     def set_learning_rate(self, update: int) -> float:
         """Set the learning rate of an update, and return it."""
-        if self._lr is not None:
-            for group in self.optimiser.param_groups:
-                group["lr"] = self._lr(update)
-        return float(self.optimiser.param_groups[0]["lr"])
+        lr = self._lr(update)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        return lr
 
     def step(self) -> float:
         """Apply the accumulated gradients and zero them.

@@ -131,12 +131,12 @@ class RewriterPolicy(nn.Module):
             for name, parameter in self.trained_parameters().items():
                 parameter.copy_(values[name])
 
-    def save(self, folder: Path, values: Mapping[str, Tensor] | None = None) -> None:
+    def save(self, folder: Path, values: Mapping[str, Tensor]) -> None:
         """Write the language model, with ``values`` as its parameters, as a rewriter's folder."""
         model = copy.deepcopy(self.model)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter.copy_((values or self.trained_parameters())[f"model.{name}"])
+                parameter.copy_(values[f"model.{name}"])
         with quiet("transformers"):
             model.save_pretrained(folder / FOLDER)
             self.rewriter_model.tokenizer.save_pretrained(folder / FOLDER)

@@ -42,7 +42,6 @@ class PrefixCache:
     def __init__(self, folder: Path, settings: Mapping[str, Any], gigabytes: float) -> None:
         self.folder, self.limit = folder, gigabytes * 1e9
         self.settings = json.dumps(settings, sort_keys=True)
-        self.hits = self.misses = 0
         self._written = 0
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -56,8 +55,6 @@ class PrefixCache:
         paths = [self._path(sample) for sample in samples]
         cached = [_read(path) for path in paths]
         hits = [latents for latents in cached if latents is not None]
-        self.hits += len(hits)
-        self.misses += len(cached) - len(hits)
         if len(hits) == len(cached):
             return torch.stack(hits)
         computed = compute()

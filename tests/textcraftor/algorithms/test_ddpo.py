@@ -76,7 +76,7 @@ def ddpo(pipeline: Path, config: TrainConfig, toys: Path) -> DDPOAlgorithm:
         trainable,
         RolloutStart(Denoiser(pipe.unet, 3.0), pipe, (4, 8, 8), config.schedule),
         LatentScorer(pipe.vae, mix, config.memory.decode_slice),
-        ClippedOptimiser(Accelerator(cpu=True), optimiser, parameters, clip=1.0),
+        ClippedOptimiser(Accelerator(cpu=True), optimiser, parameters, clip=1.0, lr=lambda update: 1.0),
         config.algorithm,
         eta=1.0,
         group=config.data.group,

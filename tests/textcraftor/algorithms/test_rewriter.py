@@ -67,7 +67,9 @@ def algorithm_for(pipeline: Path, config: TrainConfig, toys: Path, lr: float = 0
         policy,
         RolloutStart(Denoiser(pipe.unet, 3.0), pipe, (4, 8, 8), config.schedule),
         LatentScorer(pipe.vae, mix),
-        ClippedOptimiser(Accelerator(cpu=True), optimiser, parameters, 1.0 if lr < 0.1 else 0.0),
+        ClippedOptimiser(
+            Accelerator(cpu=True), optimiser, parameters, 1.0 if lr < 0.1 else 0.0, lr=lambda update: lr
+        ),
         config.algorithm,
         group=config.data.group,
         seed=config.seed,

@@ -55,7 +55,7 @@ def tune(pipe: Any, folder: Path, change: float = 0.3, **settings: Any) -> Tuned
     with torch.no_grad():
         for parameter in tuned.trained_parameters().values():
             parameter.add_(change * torch.randn(parameter.shape, generator=generator))
-    tuned.save(folder)
+    tuned.save(folder, tuned.trained_parameters())
     return tuned
 
 
@@ -167,7 +167,7 @@ def test_existing_files_are_not_overwritten(pipe: Any, tiny_pipeline: Path, tmp_
 def test_saving_does_not_change_the_trained_model(pipe: Any, tmp_path: Path) -> None:
     tuned = TunedPipeline(pipe, TrainableSettings(lora_rank=2), guided=True)
     before = copy.deepcopy(tuned.state_dict())
-    tuned.save(tmp_path / "tuned")
+    tuned.save(tmp_path / "tuned", tuned.trained_parameters())
     after = tuned.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
