@@ -38,7 +38,7 @@ def adopt_folder(folder: Path, prompts_file: Path, out: Path, name: str | None =
     hashes = [sha256(image) for image in images]
     settings = {
         "images_sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
-        "prompts_sha256": prompts_sha256(prompts),
+        "prompts_sha256": prompts_sha256(prompt.text for prompt in prompts),
     }
     system = name or folder.resolve().name
     header = Header(

@@ -71,7 +71,7 @@ def import_scores(table: ScoreTable) -> RunState:
         raise FileFormatError(f"{table.path} has no score; expected at least one row")
     _check_names(table, {entry.reward for entry in entries})
     prompts, ids = _match_prompts(table, entries)
-    prompts_hash = prompts_sha256(prompts)
+    prompts_hash = prompts_sha256(prompt.text for prompt in prompts)
     suite = table.prompts[0] if table.prompts else f"imported_{prompts_hash[:8]}"
     # samples are numbered from 0, whatever numbers the table uses
     indices = {number: index for index, number in enumerate(sorted({entry.sample for entry in entries}))}

@@ -66,8 +66,7 @@ def score_images(run: RunState, rewards: Sequence[ResolvedReward], device: str, 
     Batches are those of generation, and a batch with a missing score is scored whole, so an interrupted run
     ends with the scores of an uninterrupted one. Images come from their files, never from memory, and their
     bytes must match the recorded hash. Rewards that fit in memory together are loaded together, and each
-    image
-    is decoded once for all of them.
+    image is decoded once for all of them.
 
     Args:
         run: The run folder, held by this process.

@@ -6,7 +6,6 @@ any update, and processes share an update without communicating.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcbench.errors import ConfigError, first_line
-from textcraftor.diffusion.prompts import PROMPT_COLUMNS, canonical, noise_seed, read_prompts
+from textcraftor.diffusion.prompts import PROMPT_COLUMNS, canonical, noise_seed, prompts_sha256, read_prompts
 
 HUB = "hub:"
 SUITE = "suite:"
@@ -43,7 +42,7 @@ class PromptSource:
     def from_texts(cls, name: str, texts: Sequence[str]) -> PromptSource:
         """Make a source of texts in memory."""
         spelled = [canonical(text) for text in texts]
-        return cls(name, spelled, hashlib.sha256("\n".join(spelled).encode()).hexdigest())
+        return cls(name, spelled, prompts_sha256(spelled))
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -78,7 +78,7 @@ class TrainedRun:
     best: int
     """Number of updates of the selected checkpoint."""
     alarm: str = ""
-    """The over-optimisation alarm that ended the run early; "" if there was none."""
+    """The over-optimisation alarm of the last validation; "" if there was none."""
     main: bool = True
     """Whether this is the process that writes and reports."""
 
@@ -177,6 +177,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             )
 
         # Start the folder, or resume from its newest checkpoint
+        current = environment(device)
         if main:
             folder.begin(
                 {
@@ -188,11 +189,11 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
                     "rewards": {name: mix.panel[name].score_id for name in mix.panel.names},
                     "start_sha256": trainable.start_sha256,
                     "processes": accelerator.num_processes,
-                    "environment": environment(device),
+                    "environment": current,
                 }
             )
         accelerator.wait_for_everyone()
-        ledger, done, alarm = Ledger(device=environment(device)["device_name"]), 0, ""
+        ledger, done, alarm = Ledger(device=current["device_name"]), 0, ""
         newest = folder.newest()
         if newest is not None:
             _load_state(newest.tensors(device), trainable, average, algorithm, optimiser)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,85 +25,32 @@ ATTENTION = {
 """Layers that adapters are added to, as in TexForce and diffusers' training scripts."""
 
 
-class Trainable(Protocol):
-    """What is trained, together with the frozen pipeline that generates the images."""
+class Trainable(nn.Module):
+    """What is trained, together with the frozen pipeline that generates the images.
 
-    @property
-    def original(self) -> Any:
-        """The frozen pipeline."""
-
-    @property
-    def start_sha256(self) -> str | None:
-        """Hash of the checkpoint or language model that training starts from; None: the base model."""
-
-    def encode(self, texts: list[str]) -> Conditioning:
-        """Encode prompts as trained, with gradients to the trained parameters where there are any."""
-
-    def encode_original(self, texts: list[str]) -> Conditioning:
-        """Encode prompts with the frozen pipeline, without gradients."""
-
-    def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the trained parameters by name."""
-
-    def load_values(self, values: Mapping[str, Tensor]) -> None:
-        """Copy ``values`` into the trained parameters.
-
-        Raises:
-            KeyError: If a parameter has no value.
-        """
-
-    def save(self, folder: Path, values: Mapping[str, Tensor]) -> None:
-        """Write what was trained, with ``values`` as the trained parameters."""
-
-
-class TunedPipeline(nn.Module):
-    """A frozen pipeline, and the same pipeline with trained parts in place of its own.
-
-    The trained parameters are the module's parameters that require gradients, in float32.
+    The trained parameters are those of the module that require gradients.
 
     Args:
         pipe: A diffusers pipeline; it is frozen.
-        settings: Which parts are trained, and how.
         guided: Whether the pipeline samples with classifier-free guidance.
-        seed: Seed of the adapters' initial values.
-
-    Raises:
-        ConfigError: If the pipeline lacks a part that is to be trained.
     """
 
-    def __init__(self, pipe: Any, settings: TrainableSettings, *, guided: bool, seed: int = 0) -> None:
+    start_sha256: str | None
+    """Hash of the checkpoint or language model that training starts from; None: the base model."""
+
+    def __init__(self, pipe: Any, *, guided: bool) -> None:
         super().__init__()
-        self.guided, self.tune_null, self.start = guided, settings.tune_null, settings.start
+        self.original, self.guided = pipe, guided  # a pipeline is no nn.Module: its parts are not registered
         for component in pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False)
-        names = _part_names(pipe, settings.parts)
-        self.parts = nn.ModuleDict({name: _trained_part(pipe, name, settings, seed) for name in names})
-        encoders = {name: self.parts[name] for name in self.parts if name in ENCODERS}
-        self._pipelines = _Pipelines(pipe, replace_encoders(pipe, encoders))
-
-    @property
-    def original(self) -> Any:
-        """The frozen pipeline."""
-        return self._pipelines.original
-
-    @property
-    def pipeline(self) -> Any:
-        """The pipeline with tuned text encoders."""
-        return self._pipelines.tuned
-
-    @property
-    def start_sha256(self) -> str | None:
-        """Hash of the text encoders that training starts from; None: the base model."""
-        return encoders_sha256(Path(self.start)) if self.start else None
 
     def encode(self, texts: list[str]) -> Conditioning:
-        """Encode prompts with the tuned encoders; gradients reach them."""
-        c = Conditioning.encode(self.pipeline, texts, guided=self.guided)
-        return c if self.tune_null or not self.guided else c.without_null_gradient()
+        """Encode prompts as trained, with gradients to the trained parameters where there are any."""
+        raise NotImplementedError
 
     def encode_original(self, texts: list[str]) -> Conditioning:
-        """Encode prompts with the original encoders, without gradients."""
+        """Encode prompts with the frozen pipeline, without gradients."""
         with torch.no_grad():
             return Conditioning.encode(self.original, texts, guided=self.guided)
 
@@ -120,6 +67,41 @@ class TunedPipeline(nn.Module):
         with torch.no_grad():
             for name, parameter in self.trained_parameters().items():
                 parameter.copy_(values[name])
+
+    def save(self, folder: Path, values: Mapping[str, Tensor]) -> None:
+        """Write what was trained, with ``values`` as the trained parameters."""
+        raise NotImplementedError
+
+
+class TunedPipeline(Trainable):
+    """A frozen pipeline, and the same pipeline with trained parts in place of its own.
+
+    The trained parameters are in float32.
+
+    Args:
+        pipe: A diffusers pipeline; it is frozen.
+        settings: Which parts are trained, and how.
+        guided: Whether the pipeline samples with classifier-free guidance.
+        seed: Seed of the adapters' initial values.
+
+    Raises:
+        ConfigError: If the pipeline lacks a part that is to be trained.
+    """
+
+    def __init__(self, pipe: Any, settings: TrainableSettings, *, guided: bool, seed: int = 0) -> None:
+        super().__init__(pipe, guided=guided)
+        self.tune_null, self.start = settings.tune_null, settings.start
+        self.start_sha256 = encoders_sha256(Path(self.start)) if self.start else None
+        names = _part_names(pipe, settings.parts)
+        self.parts = nn.ModuleDict({name: _trained_part(pipe, name, settings, seed) for name in names})
+        encoders = {name: self.parts[name] for name in self.parts if name in ENCODERS}
+        self.pipeline = replace_encoders(pipe, encoders)
+        """The pipeline with tuned text encoders."""
+
+    def encode(self, texts: list[str]) -> Conditioning:
+        """Encode prompts with the tuned encoders; gradients reach them."""
+        c = Conditioning.encode(self.pipeline, texts, guided=self.guided)
+        return c if self.tune_null or not self.guided else c.without_null_gradient()
 
     def load_checkpoint(self, folder: Path) -> None:
         """Load the text encoders, and the UNet if it is trained, of an earlier run's checkpoint.
@@ -203,13 +185,6 @@ class WeightAverage:
         """Resume from earlier ``values``."""
         for name, value in state.items():
             self.values[name].copy_(value)
-
-
-class _Pipelines:
-    """The two pipelines. Not an nn.Module, so that frozen parts are no parameters of the module."""
-
-    def __init__(self, original: Any, tuned: Any) -> None:
-        self.original, self.tuned = original, tuned
 
 
 def _part_names(pipe: Any, trained: tuple[str, ...]) -> list[str]:

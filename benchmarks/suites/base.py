@@ -67,7 +67,7 @@ class Suite:
         """
         paths = [_locate(self, file, prompts, fetch) for file in self.files]
         read = self.read(paths)
-        sha256 = prompts_sha256(read)
+        sha256 = prompts_sha256(prompt.text for prompt in read)
         if (len(read), sha256) != (self.count, self.sha256):
             raise MismatchError(
                 f"{' + '.join(map(str, paths))} holds {len(read)} prompts with sha256 {sha256[:16]}, but "
@@ -105,7 +105,9 @@ class PromptSet:
                 f"{prompts} is a folder; give --prompts a file, or --suite the name of its suite"
             )
         read = tuple(read_prompts(prompts))
-        return PromptSet(f"custom_{prompts.stem}", read, prompts_sha256(read), "custom")
+        return PromptSet(
+            f"custom_{prompts.stem}", read, prompts_sha256(prompt.text for prompt in read), "custom"
+        )
 
 
 def _locate(suite: Suite, file: SuiteFile, prompts: Path | None, fetch: bool) -> Path:

@@ -113,8 +113,8 @@ class _PromptAdvantages:
     """Advantages: rewards standardised by the statistics of their prompt's latest rewards.
 
     Some prompts get higher rewards than others for any image; statistics per prompt remove that from the
-    signal
-    (Black et al. 2023, section 4.3 and appendix). A prompt with few rewards so far uses those of the batch.
+    signal (Black et al. 2023, section 4.3 and appendix). A prompt with few rewards so far uses
+    those of the batch.
 
     Args:
         group: Samples of one prompt in a batch.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tcbench.quiet import quiet
 from textcraftor.algorithms.base import Algorithm, StepResult, check_policy_updates, micro_batches
@@ -30,13 +30,14 @@ from textcraftor.diffusion.prompts import noise_seed
 from textcraftor.diffusion.sampling import EXTRA_NOISE, autocast
 from textcraftor.rewriters import Rewriter, RewriterModel, Rewrites
 from textcraftor.sources import Batch, Sample
+from textcraftor.tuned import Trainable
 
 FOLDER = "rewriter"
 """Folder of the language model in a checkpoint."""
 
 
-class RewriterPolicy(nn.Module):
-    """A frozen pipeline and a language model that is trained to rewrite its prompts (a `Trainable`).
+class RewriterPolicy(Trainable):
+    """A frozen pipeline and a language model that is trained to rewrite its prompts.
 
     Args:
         pipe: A diffusers pipeline; it is frozen.
@@ -49,29 +50,16 @@ class RewriterPolicy(nn.Module):
     def __init__(
         self, pipe: Any, name: str, *, guided: bool, seed: int = 0, trained_on: Sequence[str] | None = None
     ) -> None:
-        super().__init__()
-        self.guided, self.seed = guided, seed
+        super().__init__(pipe, guided=guided)
+        self.seed = seed
         self._trained_on = None if trained_on is None else tuple(trained_on)
         self.rewriter = Rewriter.find(name)
-        for component in pipe.components.values():
-            if isinstance(component, nn.Module):
-                component.requires_grad_(False)
         folder = self.rewriter.find_model()
-        self._start_sha256 = str(self.rewriter.generation_settings(folder)["sha256"])
+        self.start_sha256 = str(self.rewriter.generation_settings(folder)["sha256"])
         model = RewriterModel(self.rewriter, folder, str(pipe.device))
         self.model = model.model.requires_grad_(True)
         start = copy.deepcopy(model.model).requires_grad_(False)
-        self._frozen = _Frozen(pipe, model, start)
-
-    @property
-    def original(self) -> Any:
-        """The frozen pipeline."""
-        return self._frozen.pipe
-
-    @property
-    def start_sha256(self) -> str | None:
-        """Hash of the language model that training starts from."""
-        return self._start_sha256
+        self._frozen = _Frozen(model, start)
 
     @property
     def rewriter_model(self) -> RewriterModel:
@@ -83,11 +71,6 @@ class RewriterPolicy(nn.Module):
         digests = [hashlib.sha256(text.encode()).digest() for text in texts]
         seeds = [noise_seed(self.seed, int.from_bytes(digest[:4]), 0) for digest in digests]
         return self.encode_original(list(self.rewriter_model.rewrite(texts, seeds).texts))
-
-    def encode_original(self, texts: list[str]) -> Conditioning:
-        """Encode ``texts`` without rewriting them; without gradients."""
-        with torch.no_grad():
-            return Conditioning.encode(self.original, texts, guided=self.guided)
 
     def sample(self, texts: Sequence[str], seeds: Sequence[int]) -> Rewrites:
         """Sample rewrites with the model's own probabilities, whatever its usual decoding is.
@@ -121,16 +104,6 @@ class RewriterPolicy(nn.Module):
         answered = (positions >= first[:, None]) & (positions < end[:, None])
         return tokens[answered], divergence[answered], answered.nonzero()[:, 0]
 
-    def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the language model's parameters by name."""
-        return dict(self.named_parameters())
-
-    def load_values(self, values: Mapping[str, Tensor]) -> None:
-        """Copy ``values`` into the trained parameters."""
-        with torch.no_grad():
-            for name, parameter in self.trained_parameters().items():
-                parameter.copy_(values[name])
-
     def save(self, folder: Path, values: Mapping[str, Tensor]) -> None:
         """Write the language model, with ``values`` as its parameters, as a rewriter's folder."""
         model = copy.deepcopy(self.model)
@@ -147,7 +120,6 @@ class RewriterPolicy(nn.Module):
 class _Frozen:
     """Parts that are not trained. Not an nn.Module, so that they are no parameters of the policy."""
 
-    pipe: Any
     model: RewriterModel
     start: Any
 

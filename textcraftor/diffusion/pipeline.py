@@ -149,8 +149,7 @@ def _variant(folder: Path) -> str | None:
     """Return "fp16" for a folder with half-precision weights only, else None.
 
     diffusers loads files named ``*.fp16.safetensors`` only if that variant is given. Some folders hold both
-    kinds;
-    then the full precision is used, so that the same pipeline always has the same hash.
+    kinds; then the full precision is used, so that the same pipeline always has the same hash.
     """
     unet = folder / "unet"
     halves = list(unet.glob("*.fp16*.safetensors"))

@@ -49,12 +49,12 @@ def canonical(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def prompts_sha256(prompts: Iterable[Prompt]) -> str:
+def prompts_sha256(texts: Iterable[str]) -> str:
     """Return the hash that identifies a prompt set: over its canonical texts in order, one per line.
 
     Ids, categories and the file format are left out, so the same prompts have the same hash in any file.
     """
-    return hashlib.sha256("\n".join(canonical(prompt.text) for prompt in prompts).encode()).hexdigest()
+    return hashlib.sha256("\n".join(map(canonical, texts)).encode()).hexdigest()
 
 
 def noise_seed(base_seed: int, prompt_id: int, sample: int, *further: int) -> int:

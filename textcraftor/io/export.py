@@ -135,8 +135,8 @@ def _export_adapters(tuned: Path, out: Path) -> None:
     """Write the adapters alone."""
     if not (tuned / ADAPTERS).is_file():
         raise ConfigError(
-            f"{tuned} holds no adapters of the base model (lora_rank = 0, or trained from a checkpoint); "
-            "use --to diffusers"
+            f"{tuned} holds no adapters of the base model (trainable.lora_rank = 0, or trained from a "
+            "checkpoint); use --to diffusers"
         )
     _check_new(out)
     out.mkdir(parents=True)

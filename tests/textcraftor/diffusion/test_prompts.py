@@ -119,11 +119,10 @@ def test_prompts_have_one_canonical_spelling() -> None:
 
 
 def test_the_hash_covers_the_ordered_texts_only(tmp_path: Path) -> None:
-    first = read_prompts(write(tmp_path, "a.txt", "a cat\r\na  dog "))
-    second = read_prompts(
-        write(tmp_path, "b.json", '[{"prompt": "a cat", "style": "x"}, {"prompt": "a dog"}]')
-    )
-    assert prompts_sha256(first) == prompts_sha256(second) != prompts_sha256(first[::-1])
+    first = write(tmp_path, "a.txt", "a cat\r\na  dog ")
+    second = write(tmp_path, "b.json", '[{"prompt": "a cat", "style": "x"}, {"prompt": "a dog"}]')
+    texts, others = ([prompt.text for prompt in read_prompts(path)] for path in (first, second))
+    assert prompts_sha256(texts) == prompts_sha256(others) != prompts_sha256(texts[::-1])
 
 
 def test_noise_depends_on_seed_prompt_and_sample_only() -> None:

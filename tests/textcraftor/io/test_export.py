@@ -60,8 +60,8 @@ def tune(pipe: Any, folder: Path, change: float = 0.3, **settings: Any) -> Tuned
 
 
 def sampled(pipe: Any) -> np.ndarray:
-    drawing = PipelineRunner(pipe, SCHEDULE)
-    return drawing.generate(TEXTS, initial_latents([1, 2], drawing.latent_shape))
+    runner = PipelineRunner(pipe, SCHEDULE)
+    return runner.generate(TEXTS, initial_latents([1, 2], runner.latent_shape))
 
 
 def test_an_unmodified_pipeline_generates_the_same(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -113,11 +113,11 @@ def test_diffusers_of_2024_generates_the_same(tmp_path: Path) -> None:
     assert np.abs(images - sampled(micro)).max() > 0.1
 
 
-@pytest.mark.parametrize("trains", [("text_encoder",), ("text_encoder", "unet")])
+@pytest.mark.parametrize("parts", [("text_encoder",), ("text_encoder", "unet")])
 def test_adapters_are_loaded_by_diffusers(
-    pipe: Any, tiny_pipeline: Path, tmp_path: Path, trains: tuple[str, ...]
+    pipe: Any, tiny_pipeline: Path, tmp_path: Path, parts: tuple[str, ...]
 ) -> None:
-    tuned = tune(pipe, tmp_path / "tuned", lora_rank=2, parts=trains)
+    tuned = tune(pipe, tmp_path / "tuned", lora_rank=2, parts=parts)
     expected = sampled(tuned.pipeline)
     export_encoder(tmp_path / "tuned", tmp_path / "lora", "lora", Source("tiny"))
     other = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="ddim")

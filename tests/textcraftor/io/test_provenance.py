@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
-from textcraftor.io.provenance import _versions, environment, environment_differences
+import torch
+
+from textcraftor.io.provenance import environment, environment_differences
 
 
 def test_the_environment_records_versions_and_device() -> None:
     record = json.loads(json.dumps(environment("cpu")))
     assert record["device"] == "cpu"
-    assert record["versions"]["torch"] == _versions()["torch"]
+    assert record["versions"]["torch"] == torch.__version__
     assert record["threads"] >= 1
 
 

@@ -148,8 +148,7 @@ def train_vae(
         mean, log_variance = encode(images).chunk(2, dim=1)
         error = F.mse_loss(mean, latent.encode(images))
         # No KL term is needed, because the latents are given. The log variance is pulled to -8, so that
-        # sampling
-        # from the posterior gives nearly the mean.
+        # sampling from the posterior gives nearly the mean.
         return {"loss": error + 1e-3 * (log_variance + 8.0).square().mean(), "mse": error}
 
     fit_model(decoder, decode, decoder_loss, folder)
