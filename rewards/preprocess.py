@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -138,6 +139,13 @@ def to_tensor(image: Image) -> Tensor:
     else:
         array = np.array(_rgb(image))
     return torch.from_numpy(array).permute(2, 0, 1).float() / 255
+
+
+def to_bytes(images: Tensor) -> NDArray[np.uint8]:
+    """Convert images, float (B, 3, H, W) in [0, 1], to uint8 (B, H, W, 3), rounded to the nearest level."""
+    levels = (images.detach().cpu().float().clamp(0.0, 1.0) * 255.0).round()
+    array: NDArray[np.uint8] = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    return array
 
 
 def _rgb(image: Image) -> Image:

@@ -16,6 +16,7 @@ from leaderboards.stats import Estimate, mean_interval
 from rewards.backbones.towers import tower_embeddings
 from rewards.base import Reward
 from rewards.combine.mix import RewardMix
+from rewards.preprocess import to_bytes
 from tcbench.errors import ConfigError
 from tcbench.progress import Progress
 from textcraftor.algorithms.base import TRAINED
@@ -268,7 +269,7 @@ class Validator:
         """Write the first ``limit`` images (N, 3, H, W) in [0, 1] as one PNG."""
         from PIL import Image
 
-        pixels = (images[:limit].float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        pixels = to_bytes(images[:limit])
         height, width = pixels.shape[1:3]
         sheet = Image.new("RGB", (columns * width, math.ceil(len(pixels) / columns) * height))
         for index, image in enumerate(pixels):

@@ -7,7 +7,6 @@ T text tokens, S source tokens, D width.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.backbones.head import ScoreHead
+from rewards.backbones.processor import read_json
 from tcbench.errors import MismatchError
 
 
@@ -43,10 +43,7 @@ class BlipConfig:
     @classmethod
     def read(cls, path: Path) -> BlipConfig:
         """Read a JSON file that holds these fields by name. Raises `MismatchError` if it does not."""
-        try:
-            values = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise MismatchError(f"{path} is not a JSON object ({error}); fetch it again") from error
+        values = read_json(path)
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             known = ", ".join(cls.__dataclass_fields__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from rewards.backbones.processor import read_json
 from tcbench.errors import MismatchError
 
 CLIP_LIMIT = 77
@@ -116,7 +116,7 @@ class _SiglipTokenizer:
         from sentencepiece import SentencePieceProcessor
 
         self.limit = limit
-        with _as_mismatch(path):
+        with tokenizer_errors(path):
             self._model: Any = SentencePieceProcessor(model_proto=path.read_bytes())
             self._end = self._model.piece_to_id(self._END)
             if self._end == self._model.unk_id():
@@ -156,11 +156,7 @@ def transformers_tokenizer(folder: Path, limit: int) -> Tokenizer:
         MismatchError: If the folder is unreadable or its kind of tokenizer is not supported.
     """
     path = folder / "tokenizer_config.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        kind = settings.get("tokenizer_class", "CLIPTokenizer")  # old CLIP folders have no such entry
-    except (OSError, ValueError, AttributeError) as error:
-        raise MismatchError(f"{path} cannot be read ({error}); fetch the model's tokenizer") from error
+    kind = read_json(path).get("tokenizer_class", "CLIPTokenizer")  # old CLIP folders have no such entry
     make = _TOKENIZERS.get(str(kind).removesuffix("Fast"))
     if make is None:
         raise MismatchError(f"{path} names a {kind}; supported: {', '.join(_TOKENIZERS)}")
@@ -171,7 +167,7 @@ def clip_tokenizer(folder: Path, limit: int) -> Tokenizer:
     """Load the CLIP tokenizer in a folder of transformers' layout. Raises `MismatchError`."""
     from transformers import CLIPTokenizer
 
-    with _as_mismatch(folder):
+    with tokenizer_errors(folder):
         return _TransformersTokenizer(CLIPTokenizer.from_pretrained(folder, local_files_only=True), limit)
 
 
@@ -179,7 +175,7 @@ def bert_tokenizer(vocabulary: Path, limit: int) -> Tokenizer:
     """Load a lower-case WordPiece tokenizer from a text file, one piece per line. Raises `MismatchError`."""
     from transformers import BertTokenizer
 
-    with _as_mismatch(vocabulary):
+    with tokenizer_errors(vocabulary):
         lacking = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - set(vocabulary.read_text(encoding="utf-8").split())
         if lacking:  # transformers would add them with new ids
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
@@ -222,7 +218,7 @@ _TOKENIZERS: Mapping[str, Callable[[Path, int], Tokenizer]] = {
 
 
 @contextmanager
-def _as_mismatch(path: Path) -> Iterator[None]:
+def tokenizer_errors(path: Path) -> Iterator[None]:
     """Turn any error of a tokenizer library into a `MismatchError` that names the file."""
     try:
         yield

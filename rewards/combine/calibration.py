@@ -68,6 +68,7 @@ class Calibration:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             values["rewards"] = {name: RewardStatistics(**row) for name, row in values["rewards"].items()}
+            values["provenance"] = tuple(values.get("provenance", ()))
             return cls(**values)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FileFormatError(

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from rewards.base import Reward
+from rewards.preprocess import to_bytes
 
 _QUALITY = 95
 """JPEG quality of the official code (kvablack/ddpo-pytorch, rewards.py)."""
@@ -28,7 +29,7 @@ class JpegSize(Reward):
         self.sign = int(self.info.options["sign"])
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        levels = (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
+        levels = to_bytes(pixels)
         return torch.tensor([self.sign * _kilobytes(image) for image in levels], device=pixels.device)
 
 

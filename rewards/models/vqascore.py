@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rewards.backbones.processor import read_json
-from rewards.backbones.tokens import Tokens
+from rewards.backbones.tokens import Tokens, tokenizer_errors
 from rewards.base import Reward
 from rewards.weights.tensors import load_state, read_tensors
 from tcbench.errors import MismatchError
@@ -92,10 +92,8 @@ class _QuestionTokenizer:
     def __init__(self, path: Path) -> None:
         from transformers import PreTrainedTokenizerFast
 
-        try:
+        with tokenizer_errors(path):
             self._tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(path))
-        except Exception as error:  # the tokenizers library raises bare exceptions
-            raise MismatchError(f"{path} cannot be read as a tokenizer ({error}); fetch it again") from error
         self.before, self.answer = self._ids([_BEFORE_IMAGE, _ANSWER])
         self.size = len(self._tokenizer)
         self.limit = _CONTEXT - len(self.before) - 1

@@ -396,5 +396,5 @@ _CHECKS = (
     _state_dict_restores_the_scores,
 )
 
-CHECKS: Mapping[str, Callable[[Case], None]] = {check.__name__[1:]: check for check in _CHECKS}
+CHECKS: Mapping[str, Callable[[Case], None]] = {check.__name__.removeprefix("_"): check for check in _CHECKS}
 """By promise, from the obvious to the subtle: raises AssertionError if a reward breaks it."""

@@ -83,15 +83,12 @@ class _Reference(NamedTuple):
 
     title: str
     module: str
-    options: Mapping[str, Any] = {}
+    options: Callable[[RewardInfo], Mapping[str, Any]] = lambda record: {}
     """Keyword arguments of its function besides those in the reward's record."""
 
     def scorer(self, record: RewardInfo) -> Callable[..., float]:
         """Return ``score(files, image, prompt)`` for a reward; the module is imported only now."""
-        options = {**record.options, **self.options}
-        if self.module == "hpsv2":
-            options["antialias"] = record.profile.endswith("antialias")
-        return partial(load_reference(self.module), **options)
+        return partial(load_reference(self.module), **record.options, **self.options(record))
 
 
 _LAION = _Reference("open_clip, PIL, and the head's matrices one by one", "aesthetic")
@@ -107,12 +104,16 @@ REFERENCES: Mapping[str, _Reference] = {
     ),
     "rewards.models.clipscore:ClipScore": _Reference("transformers' CLIP and PIL", "clip"),
     "rewards.models.pickscore:PickScore": _Reference(
-        "transformers' CLIP with its processor", "clip", {"convention": "logits"}
+        "transformers' CLIP with its processor", "clip", lambda record: {"convention": "logits"}
     ),
     "rewards.models.siglip:SiglipScore": _Reference(
         "transformers' SigLIP and PIL, the tokens written out", "siglip"
     ),
-    "rewards.models.hpsv2:HPSv2": _Reference("open_clip and torchvision's own resize and pad", "hpsv2"),
+    "rewards.models.hpsv2:HPSv2": _Reference(
+        "open_clip and torchvision's own resize and pad",
+        "hpsv2",
+        lambda record: {"antialias": record.profile.endswith("antialias")},
+    ),
     "rewards.models.imagereward:ImageReward": _Reference(
         "timm's ViT and transformers' BLIP text model", "blip"
     ),
@@ -172,9 +173,8 @@ def compare_with_official(
         names: Paths of the images below it.
         prompts: Every image is scored for every prompt.
         scratch: Where to write the checkpoint.
-        full: Whether the architecture has the published size. Mutants are left out then; the small
-        architecture
-            has shown that they are noticed.
+        full: Whether the architecture has the published size. Mutants are left out then: the small
+            architecture has shown that they are detected.
     """
     checkpoint = OFFICIAL[record.entry](record, scratch, full=full)
     paths = [folder / name for name in names]

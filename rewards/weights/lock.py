@@ -32,7 +32,9 @@ from tcbench.errors import FileFormatError
 LOCK_VARIABLE = "TCBENCH_WEIGHTS_LOCK"
 
 _VERSION = 1
-_ABOUT = "What weights were at their first use. Remove an entry, or the file, to take anew what is there."
+_ABOUT = (
+    "Hashes of weights at their first use. Remove an entry, or the file, to record the current weights again."
+)
 
 _LARGE_BYTES = 1 << 24
 """Files below this size are hashed at every start: that takes no noticeable time."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from rewards.world.vision import rgb_to_lab
+from rewards.world.vision import background_contrast
 
 WEIGHTS = (0.32, 0.22, 0.12, 0.16, 0.18)
 """Weights of colour, sharpness, cleanness, glow and composition. Their sum is 1."""
@@ -46,11 +46,7 @@ class AestheticParts:
     def measure(cls, image: NDArray[np.uint8]) -> Self:
         """Measure the aesthetic rule on one image, RGB, uint8 of shape (64, 64, 3)."""
         raw = image / 255.0
-        # As in `rewards.world.vision`: a little blur against noise, and the border as the background.
-        lab = rgb_to_lab(ndimage.gaussian_filter(raw, sigma=(0.7, 0.7, 0.0)))
-        edges = (lab[:3], lab[-3:], lab[:, :3], lab[:, -3:])
-        ground = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
-        contrast = np.linalg.norm(lab - ground, axis=-1)
+        lab, _, contrast = background_contrast(raw)
         # Salience: contrast with the background, from 0 to 1 at the subject. At least one unit of contrast,
         # so that the noise of an empty image is not scaled up to a subject.
         strength = max(float(np.percentile(contrast, 99)), 1.0)

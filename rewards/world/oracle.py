@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rewards.base import Reward
+from rewards.preprocess import to_bytes
 from rewards.world.captions import parse_prompt
 from rewards.world.claims import check_claims
-from rewards.world.pixels import to_bytes
 from rewards.world.vision import detect_objects
 
 

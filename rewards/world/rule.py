@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rewards.base import Reward
+from rewards.preprocess import to_bytes
 from rewards.world.aesthetics import AestheticParts
-from rewards.world.pixels import to_bytes
 
 
 class WorldRule(Reward):

@@ -70,16 +70,27 @@ def detect_objects(image: NDArray[np.uint8]) -> Detection:
         raise ValueError(
             f"expected an RGB image of shape ({SIZE_PX}, {SIZE_PX}, 3), got {image.shape}: resize it first"
         )
-    # A little blur: noise of single pixels must not break regions apart.
-    rgb = ndimage.gaussian_filter(image / 255.0, sigma=(0.7, 0.7, 0.0))
-    lab = rgb_to_lab(rgb)
-    # Objects touch the border at most in places, so the border's median is the background's colour.
-    edges = (lab[:3], lab[-3:], lab[:, :3], lab[:, -3:])
-    ground = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
-    contrast = np.linalg.norm(lab - ground, axis=-1)
+    lab, ground, contrast = background_contrast(image / 255.0)
     regions = sorted(_regions(contrast), key=lambda mask: -int(mask.sum()))
     objects = tuple(_describe(mask, contrast, lab) for mask in regions)
     return Detection(_nearest(ground, _background_table()), objects)
+
+
+def background_contrast(rgb: Array) -> tuple[Array, Array, Array]:
+    """Measure how much each pixel of an image differs from the background.
+
+    Args:
+        rgb: Values in [0, 1], shape (H, W, 3).
+
+    Returns:
+        The blurred image in L*a*b* (H, W, 3), the background's colour (3,), and the distance from it (H, W).
+    """
+    # A little blur: noise of single pixels must not break regions apart.
+    lab = rgb_to_lab(ndimage.gaussian_filter(rgb, sigma=(0.7, 0.7, 0.0)))
+    # Objects touch the border at most in places, so the border's median is the background's colour.
+    edges = (lab[:3], lab[-3:], lab[:, :3], lab[:, -3:])
+    ground = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
+    return lab, ground, np.linalg.norm(lab - ground, axis=-1)
 
 
 def rgb_to_lab(rgb: Array) -> Array:

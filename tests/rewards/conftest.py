@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reward]:
     """Load a reward by name, with tiny random weights."""
+    from rewards import registry  # not `rewards.load`: tests replace it by this fixture
     from rewards.verification.tiny.checkpoints import tiny_record, write_tiny_weights
     from rewards.weights.locate import content_id
 
@@ -29,7 +30,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reward]:
         record = tiny_record(rewards.info(name))
         # With known hashes the weights count as published: they do not belong in the user's lock file.
         hashed = tuple(replace(file, sha256=content_id(file, files[file.key])) for file in record.weights)
-        return rewards.load(replace(record, weights=hashed), weights=files)
+        return registry.load(replace(record, weights=hashed), weights=files)
 
     return cache(load)
 

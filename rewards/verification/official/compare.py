@@ -60,7 +60,7 @@ class OfficialCheckpoint:
 
 
 def _write_hpsv2(record: RewardInfo, folder: Path, *, full: bool) -> OfficialCheckpoint:
-    """Write a CLIP under "state_dict", with ``full`` of the published ViT-H/14."""
+    """Write a small CLIP, or the published ViT-H/14 if ``full``, under the key "state_dict"."""
     import open_clip
     from open_clip.model import CLIP
 
@@ -89,7 +89,7 @@ def _write_hpsv2(record: RewardInfo, folder: Path, *, full: bool) -> OfficialChe
 
 
 def _write_imagereward(record: RewardInfo, folder: Path, *, full: bool) -> OfficialCheckpoint:
-    """Write a BLIP ranker with the projections of BLIP's pretraining, with ``full`` of the published sizes.
+    """Write a small BLIP ranker, or one of the published size if ``full``, with BLIP's pretraining heads.
 
     Where BERT's vocabulary is not on this machine, one of single letters takes its place.
     """

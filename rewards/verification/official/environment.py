@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 from rewards.weights.hub import cache_folder
 from tcbench.errors import TcbenchError
+from tcbench.files import sha256
 
 _HERE = Path(__file__).parent
 _LOCK, _RUNNER = _HERE / "requirements.lock", _HERE / "runner.py"
@@ -73,7 +73,7 @@ def _has_environment(lock: Path = _LOCK) -> bool:
 
 def _environment_folder(lock: Path) -> Path:
     # With the hash in its name, an old environment is never used for a new lock file.
-    name = f"{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}-py3.{sys.version_info.minor}"
+    name = f"{sha256(lock)[:12]}-py3.{sys.version_info.minor}"
     return Path(os.environ.get("TCBENCH_ENVIRONMENTS") or cache_folder() / "environments") / name
 
 

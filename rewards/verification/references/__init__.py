@@ -1,6 +1,6 @@
 """Second computations of every reward's recipe: one image and one prompt at a time, from the files alone.
 
-Each module registers one function, ``score(files, image, prompt, **options) -> float``, with `reference`:
+Each module has one function, ``score(files, image, prompt, **options) -> float``:
 
     files: Paths by the keys of the reward's weights.
     image: RGB.
@@ -16,21 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TypeVar
-
-_Score = TypeVar("_Score", bound=Callable[..., float])
-
-_SCORES: dict[str, Callable[..., float]] = {}
-"""Registered functions by the name of their module."""
-
-
-def reference(score: _Score) -> _Score:
-    """Register a function as the second computation of its module."""
-    _SCORES[score.__module__] = score
-    return score
+from typing import cast
 
 
 def load_reference(name: str) -> Callable[..., float]:
     """Return the second computation of a module of this folder; only now the module is imported."""
-    module = import_module(f"{__name__}.{name}")
-    return _SCORES[module.__name__]
+    return cast("Callable[..., float]", import_module(f"{__name__}.{name}").score)

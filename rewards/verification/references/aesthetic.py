@@ -19,12 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from rewards.verification.references import reference
 from rewards.verification.references.open_clip_io import center_crop, load_open_clip
 
 
-@reference
-def _score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
+def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
     """Return the head's value for the image."""
     with torch.no_grad():
         embedding = _siglip(files["model"], image) if "model" in files else _clip(files["backbone"], image)

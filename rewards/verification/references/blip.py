@@ -15,15 +15,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from rewards.verification.references import reference
 from rewards.verification.references.open_clip_io import center_crop
 
 _LINEAR_LAYERS = (0, 2, 4, 6, 7)
 """Numbers of the linear layers in the head (ImageReward.py, class MLP); dropouts have the others."""
 
 
-@reference
-def _score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
+def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
     """Return the standardized reward."""
     from transformers import BertTokenizer
 

@@ -17,8 +17,6 @@ from PIL.Image import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rewards.verification.references import reference
-
 _LAYER = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
@@ -49,10 +47,7 @@ _OTHERS = {
 """Tensors outside the blocks. "pre_layrnorm" is transformers' own spelling."""
 
 
-@reference
-def _score(
-    files: Mapping[str, Path], image: Image, prompt: str, *, convention: str = "torchmetrics"
-) -> float:
+def score(files: Mapping[str, Path], image: Image, prompt: str, *, convention: str = "torchmetrics") -> float:
     """Return CLIPScore.
 
     Args:

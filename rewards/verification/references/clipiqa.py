@@ -16,12 +16,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from rewards.verification.references import reference
 from rewards.verification.references.open_clip_io import load_open_clip, normalize_clip, token_ids
 
 
-@reference
-def _score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
+def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
     """Return the softmax over the logits of two captions; the image keeps its size."""
     model = load_open_clip(files["backbone"])
     with torch.no_grad():

@@ -13,12 +13,10 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from rewards.verification.references import reference
 from rewards.verification.references.open_clip_io import load_open_clip, normalize_clip, token_ids
 
 
-@reference
-def _score(
+def score(
     files: Mapping[str, Path],
     image: Image.Image,
     prompt: str,

@@ -17,8 +17,6 @@ from torch import nn
 from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from rewards.verification.references import reference
-
 _PIXELS = 256 * 28 * 28
 """Area of the resized image: inference.py sets the minimum and the maximum to the same value."""
 MESSAGE = (
@@ -73,8 +71,7 @@ Its missing colon and its blanks at line ends are kept.
 """
 
 
-@reference
-def _score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
+def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
     """Return the first of the head's two values at the reward token: mu; the second one is sigma."""
     tokenizer = Qwen2Tokenizer.from_pretrained(files["base"])
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|Reward|>"]})

@@ -13,11 +13,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from rewards.verification.references import reference
 
-
-@reference
-def _score(files: Mapping[str, Path], image: Image.Image, prompt: str, *, sign: int) -> float:
+def score(files: Mapping[str, Path], image: Image.Image, prompt: str, *, sign: int) -> float:
     """Return the file's size in kilobytes of 1,000 bytes, times ``sign``."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "image.jpg")

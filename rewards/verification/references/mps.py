@@ -18,8 +18,6 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, silu
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from rewards.verification.references import reference
-
 OVERALL = (
     "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, "
     "instance, texture, quantity, attributes, position, number, location, word, things."
@@ -27,9 +25,8 @@ OVERALL = (
 """The condition of overall quality (`infer_one_sample`)."""
 
 
-@reference
 @torch.no_grad()
-def _score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
+def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
     """Return the logit scale times the cosine of text and image, for the condition of overall quality."""
     weights = {key[len("mps.") :]: value.float() for key, value in load_file(files["checkpoint"]).items()}
     clip: Any = CLIPModel(CLIPConfig.from_pretrained(files["config"])).eval()

@@ -15,8 +15,6 @@ from pathlib import Path
 import torch
 from PIL.Image import Image, Resampling
 
-from rewards.verification.references import reference
-
 _NORMAL = 1
 """Type of the pieces that text is made of (sentencepiece_model.proto)."""
 _UNKNOWN = 2
@@ -25,8 +23,7 @@ _UNKNOWN_PENALTY = 10.0
 """Log-probability that an unknown character lies below the rarest piece (unigram_model.cc, kUnkPenalty)."""
 
 
-@reference
-def _score(files: Mapping[str, Path], image: Image, prompt: str) -> float:
+def score(files: Mapping[str, Path], image: Image, prompt: str) -> float:
     """Return the logit of the pair: cosine times scale, plus bias."""
     from transformers import SiglipImageProcessorPil, SiglipModel
 

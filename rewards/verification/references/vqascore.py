@@ -21,8 +21,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from rewards.verification.references import reference
-
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _BEFORE_IMAGE = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
@@ -35,8 +33,7 @@ _CONTEXT_LENGTH = 2048
 _State = Mapping[str, Tensor]
 
 
-@reference
-def _score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
+def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
     """Return the probability of the answer "Yes": the geometric mean over its tokens."""
     state = _read(files["model"])
     sizes = json.loads((files["model"] / "config.json").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -26,9 +26,6 @@ from rewards.preprocess import PROFILES
 from rewards.verification.tiny import flan, qwen
 from rewards.verification.tiny.sizes import WIDTH, Sizes, Writer
 from rewards.verification.tiny.vocabularies import vocabulary, write_tiny_tokenizer
-
-if TYPE_CHECKING:
-    pass
 
 _SEED = 1
 """One of the first seeds whose random CLIP has positive cosines: the paper's CLIPScore clips others to 0."""

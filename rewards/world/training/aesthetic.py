@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from rewards.backbones.head import ScoreHead
+from rewards.preprocess import to_bytes
 from rewards.world.aesthetics import AestheticParts
-from rewards.world.pixels import to_bytes
 from rewards.world.training import clip, data
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
 from rewards.world.training.tokenizer import TOKENIZER, CaptionTokenizer

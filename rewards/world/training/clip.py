@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rewards.preprocess import CLIP_MEAN, CLIP_STD
 from rewards.world.training import data
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
 from rewards.world.training.pretraining import (
@@ -59,8 +60,8 @@ def clip_config(vocab_size: int) -> dict[str, Any]:
             },
         },
         "preprocess_cfg": {
-            "mean": [0.48145466, 0.4578275, 0.40821073],
-            "std": [0.26862954, 0.26130258, 0.27577711],
+            "mean": list(CLIP_MEAN),
+            "std": list(CLIP_STD),
             "interpolation": "bicubic",
             "resize_mode": "shortest",
         },
@@ -77,8 +78,7 @@ def _build_clip(vocab_size: int) -> nn.Module:
 
 def normalise_for_clip(images: Tensor) -> Tensor:
     """Normalise images (B, 3, 64, 64) in [0, 1] for CLIP. World images already have the model's size."""
-    cfg = clip_config(0)["preprocess_cfg"]
-    mean, std = (torch.tensor(cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return (images - mean) / std
 
 

@@ -141,10 +141,10 @@ def false_captions(rng: np.random.Generator, scenes: list[Scene], style: float =
 
 
 def _soften(rng: np.random.Generator, images: Tensor) -> Tensor:
-    """Remove fine detail from half of the images, as a VAE does, so that rewards do not depend on it.
+    """Remove fine detail from half of the images.
 
-    A quarter of the images is blurred by down- and upsampling; another quarter loses the high frequencies of
-    each 8 x 8 block.
+    A quarter is blurred by down- and upsampling; another quarter loses the high frequencies of each 8 x 8
+    block.
 
     Args:
         rng: Source of randomness.

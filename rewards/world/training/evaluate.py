@@ -99,9 +99,10 @@ def measure_alignment(reward: Reward, count: int, seed: int, *, retrieved: int =
     swapped = np.array([rng.choice([name for _, name in scene.stated_attributes()]) for scene in scenes])
     misses = [data.near_miss(rng, s, of=(name,)) for s, name in zip(scenes, swapped, strict=True)]
     wrong = data.caption_batch(rng, misses, detail=1.0)
-    better = _score(reward, images, right) > _score(reward, images, wrong)
+    own = _score(reward, images, right)
+    better = own > _score(reward, images, wrong)
     shares = {str(name): float(better[swapped == name].mean()) for name in np.unique(swapped)}
-    right_image = _score(reward, images, right) > _score(reward, data.render_batch(rng, misses), right)
+    right_image = own > _score(reward, data.render_batch(rng, misses), right)
     shares |= {"near_miss": float(better.mean()), "picture": float(right_image.mean())}
     if retrieved:
         first, texts = images[:retrieved], right[:retrieved]

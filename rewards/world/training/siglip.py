@@ -9,19 +9,21 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import SiglipConfig, SiglipModel
 
 from rewards.world.training import data
 from rewards.world.training.clip import STYLE
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
 from rewards.world.training.pretraining import SceneQuestions, position_embeddings
 from rewards.world.training.tokenizer import CONTEXT_LENGTH, TOKENIZER, CaptionTokenizer
+
+if TYPE_CHECKING:
+    from transformers import SiglipModel
 
 VISION_PLAN = TrainingPlan(
     "world-siglip-look", steps=500, lr=1.5e-3, batch=64, seed=24, warmup=50, weight_decay=0.05, ema=0.98
@@ -33,6 +35,8 @@ PLAN = TrainingPlan(
 
 def _build(tokens: CaptionTokenizer) -> SiglipModel:
     """The model with random weights and the paper's initial inverse temperature (10) and bias (-10)."""
+    from transformers import SiglipConfig, SiglipModel
+
     size = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4}
     special = tokens.tokenizer
     text = size | {

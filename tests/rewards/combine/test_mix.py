@@ -129,6 +129,9 @@ def test_terms_must_match_the_panel(panel: Panel) -> None:
         ValueError, match="the mix has the rewards world-clip, the panel has world-clip, world-aesthetic"
     ):
         RewardMix(panel, {"world-clip": MixTerm(1.0)})
+
+
+def test_a_term_has_no_cap_by_default() -> None:
     assert math.isinf(MixTerm(1.0).cap)
 
 
@@ -160,11 +163,15 @@ def test_shipped_calibration_matches_shipped_rewards() -> None:
 
 def test_calibration_round_trip(tmp_path: Path) -> None:
     calibration = Calibration(
-        {"a": RewardStatistics(1.0, 2.0, 100, "0" * 12)}, "world", "5" * 64, "micro", "6" * 12, ()
+        {"a": RewardStatistics(1.0, 2.0, 100, "0" * 12)},
+        "world",
+        "5" * 64,
+        "micro",
+        "6" * 12,
+        ({"device": "cpu"},),
     )
     calibration.write(tmp_path / "calibration.json")
-    read = Calibration.read(tmp_path / "calibration.json")
-    assert read.rewards == calibration.rewards
+    assert Calibration.read(tmp_path / "calibration.json") == calibration
     (tmp_path / "calibration.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"calibration\.json is not a calibration file"):
         Calibration.read(tmp_path / "calibration.json")

@@ -224,17 +224,16 @@ def test_a_broken_promise_is_detected(case: Callable[[type[Reward]], Case], cls:
     [
         ({"typical_range": (1, 0)}, r"typical_range is \(1, 0\), expected low < high"),
         ({"role": "teacher"}, "role is 'teacher', expected one of"),
-        ({"differentiable": False}, ""),
         ({"uses_prompt": False}, "scores without prompts: "),
     ],
 )
 def test_a_wrong_record_is_detected(change: dict[str, Any], message: str) -> None:
-    reward = Valid(replace(INFO, **change))
-    if change == {"differentiable": False}:  # then images are detached, which is valid for a judge
-        contract.check(reward)
-        return
     with pytest.raises(AssertionError, match=message):
-        contract.check(reward)
+        contract.check(Valid(replace(INFO, **change)))
+
+
+def test_a_reward_may_declare_that_it_has_no_gradient() -> None:
+    contract.check(Valid(replace(INFO, differentiable=False)))  # as for judges, images are detached then
 
 
 def test_unsuitable_images_or_prompts_are_refused() -> None:

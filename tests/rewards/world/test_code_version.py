@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import rewards
+from rewards.world.captions import caption
 from rewards.world.render import render
 from rewards.world.scenes import CLEAN, Item, Scene, Style
 
@@ -68,14 +69,19 @@ def test_world_oracle_gives_the_pinned_scores(images: Tensor) -> None:
     assert rewards.load("world-oracle").score(images, PROMPTS).tolist() == pytest.approx(ORACLE, abs=1e-6)
 
 
-def test_the_code_versions_are_those_of_the_pinned_scores() -> None:
-    code = {**rewards.info("world-rule").code, **rewards.info("world-oracle").code}
-    versions = {name: digest[:8] for name, digest in code.items()}
-    assert versions == {
-        "world/aesthetics.py": "6ebd46ad",
-        "world/captions.py": "3efd90b7",
-        "world/claims.py": "4ffd3979",
-        "world/render.py": "1b06172e",
-        "world/scenes.py": "58713cb6",
-        "world/vision.py": "429876e2",
-    }
+def test_many_random_scenes_give_the_pinned_scores() -> None:
+    rng = np.random.default_rng(2026)
+    scenes = [Scene.random(rng, "train", 0.5) for _ in range(300)]
+    captions = [caption(rng, scene) for scene in scenes]
+    renders = np.stack([render(scene, noise_seed) for noise_seed, scene in enumerate(scenes)])
+    images = torch.from_numpy(renders).permute(0, 3, 1, 2).float() / 255
+    oracle = rewards.load("world-oracle")
+    sums = [
+        scores.double().sum().item()
+        for scores in (
+            rewards.load("world-rule").score(images),
+            oracle.score(images, captions),
+            oracle.score(images, captions[1:] + captions[:1]),
+        )
+    ]
+    assert sums == pytest.approx([1806.79113, 295.55794, 81.03095], abs=1e-4)

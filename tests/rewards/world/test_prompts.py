@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from benchmarks.suites.world import SHIPPED
+from benchmarks.suites.world import SUITE
 from rewards.world.captions import STYLE_WORDS, parse_prompt
 from rewards.world.prompts import CATEGORIES, PromptSplit, world_prompts
 
@@ -17,8 +17,9 @@ SPLITS = get_args(PromptSplit)
 
 
 def test_the_shipped_file_has_the_generated_prompts() -> None:
-    assert SHIPPED.shipped is not None
-    lines = SHIPPED.shipped.read_text(encoding="utf-8").splitlines()
+    path = SUITE.files[0].shipped
+    assert path is not None
+    lines = path.read_text(encoding="utf-8").splitlines()
     generated = [asdict(prompt) for split in SPLITS for prompt in world_prompts(split)]
     assert [json.loads(line) for line in lines] == generated
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rewards.preprocess import to_bytes
 from rewards.world.claims import check_claims
-from rewards.world.pixels import to_bytes
 from rewards.world.prompts import WorldPrompt
 from rewards.world.vision import detect_objects
 from textcraftor.diffusion.pipeline import load_pipeline

@@ -196,7 +196,7 @@ def _save_grid(path: Path, images: object, columns: int = 16, scale: int = 2) ->
     import torch
     from PIL import Image
 
-    from rewards.world.pixels import to_bytes
+    from rewards.preprocess import to_bytes
 
     array = to_bytes(images) if isinstance(images, torch.Tensor) else np.asarray(images)
     array = np.pad(array, ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 
 import rewards
+from rewards.preprocess import to_bytes
 from rewards.world.aesthetics import AestheticParts
-from rewards.world.pixels import to_bytes
 from rewards.world.training import aesthetic, clip, data
 from rewards.world.training.tokenizer import CaptionTokenizer
 

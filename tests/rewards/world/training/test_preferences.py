@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional as F
 
 import rewards
+from rewards.preprocess import to_bytes
 from rewards.world.captions import parse_prompt
 from rewards.world.claims import check_claims
-from rewards.world.pixels import to_bytes
 from rewards.world.scenes import Scene, Style
 from rewards.world.training import clip, data
 from rewards.world.training.preferences import (
