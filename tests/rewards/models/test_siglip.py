@@ -100,7 +100,7 @@ def test_siglip_ignores_case_and_punctuation(tiny: Callable[[str], Reward]) -> N
 
 
 def test_folder_without_supported_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MismatchError, match=r"tokenizer_config.json cannot be read .*; fetch the model's"):
+    with pytest.raises(MismatchError, match=r"tokenizer_config.json cannot be read .*; fetch it again"):
         transformers_tokenizer(tmp_path, 64)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
     with pytest.raises(
