@@ -30,7 +30,7 @@ Group = Literal["trained-on", "same-family", "held-out", "judge", "human"]
 system was trained on and that are not judges."""
 
 
-class GroupLabels(NamedTuple):
+class _GroupLabels(NamedTuple):
     """What a group of rewards is called on a board."""
 
     title: str
@@ -41,14 +41,14 @@ class GroupLabels(NamedTuple):
     """Heading of its panels in a picture."""
 
 
-GROUPS: Mapping[Group, GroupLabels] = {
-    "trained-on": GroupLabels("trained on", "training rewards", "Rewards trained on"),
-    "same-family": GroupLabels(
+GROUPS: Mapping[Group, _GroupLabels] = {
+    "trained-on": _GroupLabels("trained on", "training rewards", "Rewards trained on"),
+    "same-family": _GroupLabels(
         "related to a reward trained on", "related rewards", "Related to a reward trained on"
     ),
-    "held-out": GroupLabels("held out", "held-out rewards", "Held-out rewards"),
-    "judge": GroupLabels("judges", "judges", "Judges"),
-    "human": GroupLabels("human votes", "human votes", "Human votes"),
+    "held-out": _GroupLabels("held out", "held-out rewards", "Held-out rewards"),
+    "judge": _GroupLabels("judges", "judges", "Judges"),
+    "human": _GroupLabels("human votes", "human votes", "Human votes"),
 }
 """All groups, in the order in which boards show them."""
 

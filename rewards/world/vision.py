@@ -86,14 +86,14 @@ def background_contrast(rgb: Array) -> tuple[Array, Array, Array]:
         The blurred image in L*a*b* (H, W, 3), the background's colour (3,), and the distance from it (H, W).
     """
     # A little blur: noise of single pixels must not break regions apart.
-    lab = rgb_to_lab(ndimage.gaussian_filter(rgb, sigma=(0.7, 0.7, 0.0)))
+    lab = _rgb_to_lab(ndimage.gaussian_filter(rgb, sigma=(0.7, 0.7, 0.0)))
     # Objects touch the border at most in places, so the border's median is the background's colour.
     edges = (lab[:3], lab[-3:], lab[:, :3], lab[:, -3:])
     ground = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
     return lab, ground, np.linalg.norm(lab - ground, axis=-1)
 
 
-def rgb_to_lab(rgb: Array) -> Array:
+def _rgb_to_lab(rgb: Array) -> Array:
     """Convert sRGB to CIE L*a*b*, in which Euclidean distance is roughly perceived difference.
 
     Args:
@@ -244,7 +244,7 @@ _LEVELS = [Style(level, 1.0, 1.0, 0.0) for level in (0.0, 0.25, 0.5, 0.75, 1.0)]
 def _colour_table() -> tuple[list[str], Array]:
     """Names and L*a*b* values of every colour at each saturation."""
     names = [name for name in COLOURS for _ in _LEVELS]
-    return names, rgb_to_lab(
+    return names, _rgb_to_lab(
         np.array([style.shown_colour(name) for name in COLOURS for style in _LEVELS], dtype=float)
     )
 
@@ -253,7 +253,7 @@ def _colour_table() -> tuple[list[str], Array]:
 def _background_table() -> tuple[list[str], Array]:
     """Names and L*a*b* values of every background at each saturation."""
     names = [name for name in BACKGROUNDS for _ in _LEVELS]
-    return names, rgb_to_lab(
+    return names, _rgb_to_lab(
         np.array([style.shown_background(n) for n in BACKGROUNDS for style in _LEVELS], dtype=float)
     )
 

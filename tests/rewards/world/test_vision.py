@@ -10,7 +10,7 @@ import pytest
 from rewards.world.render import render
 from rewards.world.scenes import BACKGROUNDS, CLEAN, COLOURS, SHAPES, Item, Scene, Style
 from rewards.world.training.evaluate import measure_oracle
-from rewards.world.vision import detect_objects, rgb_to_lab
+from rewards.world.vision import detect_objects, _rgb_to_lab
 
 RING = Item("ring", "green", "medium", 32.0, 32.0, 14.5, "centre")
 
@@ -92,4 +92,4 @@ def test_lab_has_the_published_values() -> None:
     """Lindbloom's values for sRGB's white, black, mid grey, red and blue under D65."""
     rgb = np.array([[1, 1, 1], [0, 0, 0], [0.5, 0.5, 0.5], [1, 0, 0], [0, 0, 1]], dtype=float)
     expected = [[100, 0, 0], [0, 0, 0], [53.39, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86]]
-    np.testing.assert_allclose(rgb_to_lab(rgb), expected, atol=0.1)
+    np.testing.assert_allclose(_rgb_to_lab(rgb), expected, atol=0.1)
