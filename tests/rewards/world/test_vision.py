@@ -10,7 +10,7 @@ import pytest
 from rewards.world.render import render
 from rewards.world.scenes import BACKGROUNDS, CLEAN, COLOURS, SHAPES, Item, Scene, Style
 from rewards.world.training.evaluate import measure_oracle
-from rewards.world.vision import detect_objects, _rgb_to_lab
+from rewards.world.vision import _rgb_to_lab, detect_objects
 
 RING = Item("ring", "green", "medium", 32.0, 32.0, 14.5, "centre")
 
