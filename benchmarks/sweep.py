@@ -28,7 +28,9 @@ from textcraftor.io.system import SYSTEM_FILE
 _SHOWN = 4
 """Number of prompts in the grid of images."""
 
-_HEADER = "strength,tuned_steps,reward,mean,change,change_low,change_high,step,step_low,step_high"
+_HEADER = (
+    "strength,tuned_steps,reward,mean,change,change_low,change_high,step,step_low,step_high,prompts,planned"
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class _Row:
     """Change from the lowest strength, paired by prompt."""
     step: Estimate
     """Change from the next lower strength, paired by prompt."""
+    prompts: int
+    """Prompts with a score, which the mean is over."""
+    planned: int
+    """Prompts of the run."""
 
 
 def run_sweep(sweep: Sweep, progress: Progress) -> Iterator[Path]:
@@ -146,6 +152,8 @@ def _rows(runs: Mapping[_Point, RunState]) -> Iterator[_Row]:
                     float(np.mean(list(values.values()))),
                     _paired_change(values, scores[line[0]][reward]),
                     _paired_change(values, before),
+                    prompts=len(values),
+                    planned=len(runs[point].header.planned.prompt_ids),
                 )
 
 
@@ -167,7 +175,8 @@ def _paired_change(now: Mapping[int, float], before: Mapping[int, float]) -> Est
 def _csv_line(row: _Row) -> str:
     numbers = [row.mean, *(v for e in (row.change, row.step) for v in (e.value, e.low, e.high))]
     point = [f"{row.point.strength:g}", str(row.point.tuned_steps)]
-    return ",".join([*point, row.reward, *(f"{number:.6g}" for number in numbers)])
+    counts = [str(row.prompts), str(row.planned)]
+    return ",".join([*point, row.reward, *(f"{number:.6g}" for number in numbers), *counts])
 
 
 def _curves(rows: Sequence[_Row]) -> bytes:
@@ -194,7 +203,10 @@ def _curves(rows: Sequence[_Row]) -> bytes:
             axis.fill_between(
                 strengths, [row.change.low for row in line], [row.change.high for row in line], alpha=0.2
             )
-        axis.set_title(name, fontsize=10)
+        fewest = min((row for row in rows if row.reward == name), key=lambda row: row.prompts - row.planned)
+        missing = fewest.prompts < fewest.planned
+        note = f" (n = {fewest.prompts} of {fewest.planned} or more)" if missing else ""
+        axis.set_title(name + note, fontsize=10)
         axis.axhline(0, linestyle="--", linewidth=0.8, color="grey")
     figure.supxlabel("strength of the tuned encoder", fontsize=9)
     figure.supylabel("paired change, 95 % interval", fontsize=9)

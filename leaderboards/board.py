@@ -111,6 +111,10 @@ class Cell:
     mean: Estimate
     samples: int
     """Scored images behind the mean."""
+    planned: int
+    """Images that the run planned for these prompts."""
+    prompts: int
+    """Prompts of the suite (in a category: of the category) that any run of the section planned."""
     missing: Mapping[str, int] = field(default_factory=dict)
     """Planned images without a score: reason to count. Empty in cells of a category."""
     comparison: Comparison | None = None
@@ -125,6 +129,13 @@ class Cell:
     def key(self) -> CellKey:
         return self.entry, self.column, self.category
 
+    @property
+    def coverage(self) -> str:
+        """What the mean is over, such as "n = 240 of 400", unless it is over all prompts and images."""
+        if self.mean.n < self.prompts:
+            return f"n = {self.mean.n:,} of {self.prompts:,}"
+        return f"{self.samples:,} of {self.planned:,} images" if self.samples < self.planned else ""
+
     def record(self) -> dict[str, Any]:
         """The cell as the schema of leaderboard.json describes it; undefined values are NaN."""
         return {
@@ -134,6 +145,8 @@ class Cell:
             "exposure": self.exposure,
             "mean": asdict(self.mean),
             "samples": self.samples,
+            "planned_samples": self.planned,
+            "planned_prompts": self.prompts,
             "comparison": asdict(self.comparison) if self.comparison else None,
             "p_adjusted": self.p_adjusted,
             "claim": self.claim,
@@ -226,6 +239,16 @@ class Section:
     """
     notes: tuple[str, ...]
     """Notes that are shown above the numbers."""
+
+    @property
+    def prompts(self) -> int:
+        """Largest number of prompts that a run of the section planned."""
+        return max(len(entry.run.header.planned.prompt_ids) for entry in self.entries)
+
+    def notes_on(self, entry: Entry) -> str:
+        """Why a run's numbers are not full results, or not comparable with the baseline's."""
+        (standing,) = (standing for standing in self.standings if entry.label in standing.entries)
+        return "; ".join(dict.fromkeys([*entry.run.header.watermarks, *standing.cautions]))
 
     @property
     def watermarks(self) -> list[str]:

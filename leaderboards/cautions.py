@@ -35,10 +35,15 @@ def cautions(members: Sequence[Entry], gains: Gains) -> Iterator[str]:
 
 
 def _incomplete(entry: Entry, gains: Gains) -> Iterator[str]:
-    planned = entry.run.header.planned.count
-    scored = [
-        int(scores.has_score.sum()) for (label, _), scores in gains.scores.items() if label == entry.label
-    ]
+    """Images or scores that an entry lacks, whatever the reason."""
+    planned, images = entry.run.header.planned.count, entry.run.images
+    if images < planned:
+        yield f"{images:,} of {planned:,} images, incomplete"
+    scored = gains.scored(entry)
+    by_count: dict[int, list[str]] = {}
+    for column, count in scored.items():
+        if count < images:
+            by_count.setdefault(count, []).append(column)
     missing = [
         GROUPS[group].noun
         for group in RANKING
@@ -46,8 +51,15 @@ def _incomplete(entry: Entry, gains: Gains) -> Iterator[str]:
         and any(gains.counted[other.label, group] for other in gains.entries)
     ]
     present, expected = gains.prompts[entry.label]
-    if max(scored, default=0) < planned:
-        yield f"incomplete: {max(scored, default=0):,} of {planned:,} images scored"
+    if not scored:
+        yield "no image scored" if images < planned else f"incomplete: 0 of {planned:,} images scored"
+    elif [list(scored)] == list(by_count.values()):  # all rewards lack equally many
+        yield f"incomplete: {min(by_count):,} of {planned:,} images scored"
+    elif by_count:
+        yield "incomplete: " + ", ".join(
+            f"{count:,} of {planned:,} images scored by {' and '.join(names)}"
+            for count, names in sorted(by_count.items())
+        )
     elif missing:
         yield f"incomplete: not scored by all {' and '.join(missing)}"
     elif present < expected:

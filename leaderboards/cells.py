@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leaderboards import stats
 from leaderboards.board import Cell, CellKey, Column, Entry
@@ -32,6 +33,10 @@ class _Job:
     values: Values
     """One for each prompt."""
     samples: int
+    planned: int
+    """Images that the run planned for these prompts."""
+    prompts: int
+    """Prompts that any run planned."""
     differences: Values | None
     """Differences to the baseline, one for each prompt that both have."""
     missing: Mapping[str, int] = field(default_factory=dict)
@@ -45,12 +50,14 @@ def section_cells(
     baseline: str | None,
 ) -> dict[CellKey, Cell]:
     """All cells with samples, on all prompts and on each category; only those on all prompts have claims."""
+    planned = {entry.label: np.array(entry.run.header.planned.prompt_ids, np.int64) for entry in entries}
+    prompts = np.unique(np.concatenate(list(planned.values())))
     jobs = [
         job
         for entry in entries
         for column in columns
         if (entry.label, column.label) in scores
-        for job in _jobs(entry, column, scores, by_category, baseline)
+        for job in _jobs(entry, column, scores, by_category, baseline, planned[entry.label], prompts)
     ]
     whole = _computed([job for job in jobs if job.category is None], columns, stats.RESAMPLES)
     parts = _computed([job for job in jobs if job.category is not None], columns, stats.EXPLORATORY_RESAMPLES)
@@ -75,6 +82,8 @@ def _computed(jobs: Sequence[_Job], columns: Sequence[Column], resamples: int) -
             exposure=exposure(job.entry, job.column, columns),
             mean=mean,
             samples=job.samples,
+            planned=job.planned,
+            prompts=job.prompts,
             missing=job.missing,
             comparison=None if job.differences is None else next(compared),
         )
@@ -83,15 +92,35 @@ def _computed(jobs: Sequence[_Job], columns: Sequence[Column], resamples: int) -
 
 
 def _jobs(
-    entry: Entry, column: Column, scores: Table, by_category: Categories, baseline: str | None
+    entry: Entry,
+    column: Column,
+    scores: Table,
+    by_category: Categories,
+    baseline: str | None,
+    planned: NDArray[np.int64],
+    suite: NDArray[np.int64],
 ) -> Iterator[_Job]:
+    """The jobs of one entry and column: all prompts, then each category.
+
+    ``planned`` are the prompts of the entry's plan, ``suite`` those that any entry of the section planned.
+    """
     scored = scores[entry.label, column.label]
     reference = scores.get((baseline, column.label)) if baseline and baseline != entry.label else None
     prompts, values = scored.by_prompt
     counts = scored.samples_of(prompts)
     both, differences = scored.minus(reference) if reference else (prompts, np.zeros(0))
-    missing = _missing(scored, entry.run.header.planned.count)
-    yield _Job(entry, column, None, values, int(counts.sum()), _some(differences), missing)
+    seeds = entry.run.header.planned.seeds
+    yield _Job(
+        entry,
+        column,
+        None,
+        values,
+        int(counts.sum()),
+        len(planned) * seeds,
+        len(suite),
+        _some(differences),
+        _missing(scored, entry),
+    )
     for name, members in by_category.items():
         here, here_both = np.isin(prompts, members), np.isin(both, members)
         yield _Job(
@@ -100,17 +129,23 @@ def _jobs(
             name,
             values[here],
             int(counts[here].sum()),
+            int(np.isin(planned, members).sum()) * seeds,
+            len(members),
             _some(differences[here_both]) if reference else None,
         )
 
 
-def _missing(scored: RewardScores, planned: int) -> dict[str, int]:
+def _missing(scored: RewardScores, entry: Entry) -> dict[str, int]:
     """Why planned images have no score: the `REASONS` most frequent reasons and the count of the others."""
     reasons = Counter(scored.reasons.values())
     named = dict(sorted(reasons.most_common(REASONS)))
+    planned, attempted = entry.run.header.planned, len(scored.values)
+    complete = attempted == planned.count
+    recorded = attempted if complete else sum(key in planned for key in entry.run.samples)
     rest = {
         "other reasons, listed in its score files": reasons.total() - sum(named.values()),
-        "not tried yet": planned - len(scored.values),
+        "not generated yet": planned.count - recorded,
+        "not tried yet": recorded - attempted,
     }
     return named | {reason: count for reason, count in rest.items() if count}
 

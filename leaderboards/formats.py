@@ -87,7 +87,8 @@ def _long_row(section: Section, entry: Entry, column: Column, cell: Cell) -> dic
         "category": cell.category if cell.category != "" else NO_CATEGORY,
         **_estimate_fields("mean", cell.mean),
         "samples": cell.samples,
-        "planned_samples": header.planned.count if cell.category is None else None,
+        "planned_samples": cell.planned,
+        "planned_prompts": cell.prompts,
         "rank": entry.rank,
         "gap": entry.gap,
         "baseline": section.baseline if compared else None,
@@ -98,6 +99,7 @@ def _long_row(section: Section, entry: Entry, column: Column, cell: Cell) -> dic
         "p_adjusted": cell.p_adjusted,
         "claim": cell.claim,
         "watermarks": "; ".join(header.watermarks),
+        "notes": "; ".join(text for text in (cell.coverage, section.notes_on(entry)) if text),
     }
 
 
@@ -117,15 +119,22 @@ def _wide_row(section: Section, entry: Entry) -> dict[str, Any]:
         "generation_id": entry.run.header.generation_id,
         "rank": entry.rank,
         "gap": entry.gap,
+        "images": entry.run.images,
+        "planned_images": entry.run.header.planned.count,
+        "prompts": section.prompts,
+        "notes": section.notes_on(entry),
     }
     for column in section.columns:
         cell = section.cells.get((entry.label, column.label, None))
         difference = cell.comparison.difference if cell and cell.comparison else None
         row |= {
             column.label: cell.mean.value if cell else None,
+            f"{column.label} prompts": cell.mean.n if cell else None,
+            f"{column.label} images": cell.samples if cell else None,
             f"{column.label} difference": difference.value if difference else None,
             f"{column.label} low": difference.low if difference else None,
             f"{column.label} high": difference.high if difference else None,
+            f"{column.label} pairs": difference.n if difference else None,
             f"{column.label} claim": cell.claim if cell else None,
         }
     return row
@@ -152,7 +161,6 @@ def _json(board: Board, stamp: Stamp) -> str:
 
 
 def _section(section: Section) -> dict[str, Any]:
-    planned = {entry.label: entry.run.header.planned.count for entry in section.entries}
     return {
         "suite": section.suite,
         "suite_sha256": section.suite_sha256,
@@ -177,16 +185,20 @@ def _section(section: Section) -> dict[str, Any]:
             for (entry, column), styles in section.official_hps.items()
         ],
         "coverage": [
-            {
-                "entry": cell.entry,
-                "column": cell.column,
-                "scored": cell.samples,
-                "planned": planned[cell.entry],
-                "missing": dict(cell.missing),
-            }
-            for cell in section.cells.values()
-            if cell.category is None
+            _coverage(section, entry, column) for entry in section.entries for column in section.columns
         ],
+    }
+
+
+def _coverage(section: Section, entry: Entry, column: Column) -> dict[str, Any]:
+    cell = section.cells.get((entry.label, column.label, None))
+    planned = entry.run.header.planned.count
+    return {
+        "entry": entry.label,
+        "column": column.label,
+        "scored": cell.samples if cell else 0,
+        "planned": planned,
+        "missing": dict(cell.missing) if cell else {"not scored by this reward": planned},
     }
 
 
@@ -220,6 +232,8 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "generation_id": header.generation_id,
         "generation": dict(header.generation),
         "trained_on": header.details.get("trained_on"),
+        "images": entry.run.images,
+        "planned_images": header.planned.count,
         "prompts": len(header.planned.prompt_ids),
         "seeds": header.planned.seeds,
         "rank": entry.rank,

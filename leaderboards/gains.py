@@ -79,10 +79,11 @@ class Gains:
 
     @cached_property
     def prompts(self) -> Mapping[str, tuple[int, int]]:
-        """By entry label, (prompts with all scores that decide ranks, prompts that any entry has them for).
+        """By entry label, (prompts with all scores that decide ranks, prompts that should have them).
 
-        The two numbers are equal for an entry that lacks nothing. Entries that do not declare their training
-        rewards are not ranked, so they do not add prompts to the second number.
+        The second number counts the prompts that any entry with such scores planned, so that a reward that
+        failed on the same prompts for all entries is no complete result. Entries that do not declare their
+        training rewards are not ranked, so they do not add prompts.
         """
         by_entry: dict[str, set[int]] = {}
         for entry in self.entries:
@@ -92,9 +93,25 @@ class Gains:
                 for column in self.counted[entry.label, group]
             ]
             by_entry[entry.label] = set.intersection(*scored) if scored else set()
-        declared = [by_entry[entry.label] for entry in self.entries if entry.trained_on is not None]
-        union = set[int]().union(*declared)
+        union = {
+            prompt
+            for entry in self.entries
+            if entry.trained_on is not None and by_entry[entry.label]
+            for prompt in entry.run.header.planned.prompt_ids
+        }
         return {label: (len(prompts & union), len(union)) for label, prompts in by_entry.items()}
+
+    def scored(self, entry: Entry) -> dict[str, int]:
+        """Number of planned images with a score, for each column that the entry has scores of."""
+        return {
+            column: int(scores.has_score.sum())
+            for (label, column), scores in self.scores.items()
+            if label == entry.label
+        }
+
+    def is_complete(self, entry: Entry) -> bool:
+        """Whether every planned image has a score by each reward that scored the run."""
+        return set(self.scored(entry).values()) == {entry.run.header.planned.count}
 
     def gap(self, label: str) -> float | None:
         """Over-optimisation gap of an entry.

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from leaderboards import hpsv2, stats
-from leaderboards.board import GROUPS, Board, Cell, Section, Stamp
+from leaderboards.board import GROUPS, Board, Cell, Column, Entry, Section, SeedAgreement, Stamp
 from leaderboards.gains import GAIN_GROUPS
 from leaderboards.render import (
     NO_CATEGORY,
@@ -25,7 +25,7 @@ with its {level:.0%} interval in brackets: positive is better, and an interval t
 sign open. **Trained on**: rewards that the system was optimised for. **Held out**: other rewards, judges \
 apart. **Judges**: rewards kept for evaluation only. The rank goes by judges, then by held-out rewards, \
 never by rewards trained on; systems whose difference is not resolved share a rank. No rank (–) below \
-{prompts} prompts, for an incomplete run, or without declared training rewards."""
+{prompts} prompts, where scores are missing for any reason, or without declared training rewards."""
 
 SCORES_LEGEND = """\
 Mean score, with the difference to the baseline in parentheses. ▲ better or ▼ worse than \
@@ -33,9 +33,10 @@ the baseline: the {level:.0%} interval of the paired difference excludes zero, a
 Holm's correction for all comparisons of this table. ≈ undecided. ○ no claim, because there are fewer than \
 {prompts} prompts. † the system was trained on this reward. ‡ it was trained on another reward of the same \
 family. ? its training rewards are not declared. ↑ higher is better, ↓ lower is better. Rows are in the \
-order of the opening table. Gap: over-optimisation, the mean gain on the rewards that the system was trained \
-on minus the mean gain on held-out rewards, judges and human votes together, in standard deviations of the \
-baseline's scores. Near 0, the gain is not limited to the training rewards."""
+order of the opening table. In brackets: the number of prompts n, or of images, where scores are missing. \
+Gap: over-optimisation, the mean gain on the rewards that the system was trained on minus the \
+mean gain on held-out rewards, judges and human votes together, in standard deviations of the baseline's \
+scores. Near 0, the gain is not limited to the training rewards."""
 
 COMPARISON_LEGEND = """\
 Difference: system minus baseline, on the same prompts and noise. Detectable: the \
@@ -169,9 +170,14 @@ def _method_rows(section: Section) -> list[dict[str, str]]:
         row = {"method": method.label, "systems": ", ".join(method.entries)}
         for column in section.columns:
             seeds = method.differences.get(column.label)
-            row[column.title] = seeds_text(seeds) if seeds else "–"
+            row[column.title] = _method_cell(seeds, section.prompts) if seeds else "–"
         rows.append(row)
     return rows
+
+
+def _method_cell(seeds: SeedAgreement, prompts: int) -> str:
+    n = seeds.estimate.n if seeds.estimate else prompts
+    return seeds_text(seeds) + (f" [n = {n:,} of {prompts:,}]" if n < prompts else "")
 
 
 def _category_rows(section: Section) -> list[dict[str, str]]:
@@ -186,9 +192,13 @@ def _category_rows(section: Section) -> list[dict[str, str]]:
 
 
 def _category_cell(cell: Cell | None) -> str:
-    if cell is None or cell.mean.n == 0:
+    if cell is None:
         return "–"
-    text = f"{interval(cell.mean)}, n = {cell.mean.n}"
+    if cell.mean.n == 0:
+        return f"–, {cell.coverage}"
+    images = f", {cell.coverage}" if cell.coverage and cell.mean.n == cell.prompts else ""
+    n = str(cell.mean.n) if cell.mean.n == cell.prompts else f"{cell.mean.n} of {cell.prompts}"
+    text = f"{interval(cell.mean)}, n = {n}{images}"
     if cell.comparison is None:
         return text
     star = r"\*" if cell.p_adjusted < 1 - stats.LEVEL else ""
@@ -205,17 +215,26 @@ def _official_rows(section: Section) -> list[dict[str, str]]:
 
 
 def _coverage_rows(section: Section) -> list[dict[str, str]]:
-    planned = {entry.label: entry.run.header.planned.count for entry in section.entries}
+    """One row for each run and column, also for runs without scores: an unfinished run has its row too."""
     return [
-        {
-            "system": cell.entry,
-            "reward": cell.column,
-            "scored": f"{cell.samples} of {planned[cell.entry]}",
-            "without a score": "; ".join(f"{count} × {reason}" for reason, count in cell.missing.items()),
-        }
-        for cell in section.cells.values()
-        if cell.category is None
+        row
+        for entry in section.entries
+        for column in (*section.columns, *([None] if not section.columns else []))
+        for row in [_coverage_row(section, entry, column)]
     ]
+
+
+def _coverage_row(section: Section, entry: Entry, column: Column | None) -> dict[str, str]:
+    planned, images = entry.run.header.planned.count, entry.run.images
+    cell = section.cells.get((entry.label, column.label, None)) if column else None
+    missing = cell.missing if cell else {"not scored by this reward": planned}
+    return {
+        "system": entry.label,
+        "images": f"{images} of {planned} images" + (", incomplete" if images < planned else ""),
+        "reward": column.label if column else "–",
+        "scored": f"{cell.samples if cell else 0} of {planned}",
+        "without a score": "; ".join(f"{count} × {reason}" for reason, count in missing.items()),
+    }
 
 
 def _run_rows(section: Section) -> list[dict[str, str]]:
@@ -229,7 +248,7 @@ def _run_rows(section: Section) -> list[dict[str, str]]:
             "run": entry.run.path.name,
             "settings that differ": ", ".join(f"{key} {_short(generation.get(key))}" for key in differ),
             "made with": _environment(entry.run.header.provenance),
-            "notes": "; ".join(entry.run.header.watermarks),
+            "notes": section.notes_on(entry),
         }
         for entry, generation in zip(section.entries, settings, strict=True)
     ]

@@ -82,7 +82,9 @@ def draw_samples(board: Board) -> Figure | None:
         axes = part.subplots(len(section.entries), PROMPTS, squeeze=False)
         for row, entry in zip(axes, section.entries, strict=True):
             samples = [entry.run.samples[key] for key in keys]
-            _image_row(row, entry.label, [entry.run.image_path(sample) for sample in samples])
+            images, planned = entry.run.images, entry.run.header.planned.count
+            unfinished = f" [{images} of {planned} images, incomplete]" if images < planned else ""
+            _image_row(row, entry.label + unfinished, [entry.run.image_path(sample) for sample in samples])
         _captions(axes[0], [sample.prompt for sample in samples])
     return figure
 
@@ -140,7 +142,7 @@ def _plot_group(part: SubFigure, section: Section, group: Group, columns: Sequen
     lines = math.ceil(len(panels) / PANELS)
     axes = part.subplots(lines, PANELS, squeeze=False, sharey=True)
     for axis, (name, seeds, trained) in zip(axes.flat, panels, strict=False):
-        _plot_panel(axis, name, rows, seeds, trained)
+        _plot_panel(axis, name, rows, seeds, trained, section.prompts)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
 
@@ -151,6 +153,7 @@ def _plot_panel(
     rows: Sequence[Standing],
     seeds: Sequence[SeedAgreement | None],
     trained: Sequence[bool],
+    prompts: int,
 ) -> None:
     for height, (difference, hollow) in enumerate(zip(seeds, trained, strict=True)):
         if difference is None or difference.estimate is None:
@@ -163,6 +166,9 @@ def _plot_panel(
             axis.plot(difference.seeds, heights, "|", color=colour, markersize=10, markeredgewidth=0.8)
         face = "white" if hollow else colour
         axis.plot(estimate.value, height, "o", color=colour, markerfacecolor=face, markersize=5)
+        if estimate.n < prompts:  # some scores are missing
+            position = (estimate.value, height - 0.12)
+            axis.annotate(f"n = {estimate.n} of {prompts}", position, ha="center", va="bottom", fontsize=5)
     axis.axvline(0, color="black", linewidth=0.8, linestyle="--")
     axis.set_yticks(range(len(rows)), [_row_label(row) for row in rows], fontsize=8)
     axis.set_ylim(len(rows) - 0.4, -0.6)  # the first rank on top
@@ -176,7 +182,8 @@ def _plot_panel(
 
 def _row_label(standing: Standing) -> str:
     rank = "" if standing.rank is None else f"{standing.rank}. "
-    return _caption(f"{rank}{standing.label}", 30, lines=2)
+    incomplete = " [incomplete]" if any("incomplete" in caution for caution in standing.cautions) else ""
+    return _caption(f"{rank}{standing.label}{incomplete}", 30, lines=2)
 
 
 def _add_legend(part: SubFigure, rows: Sequence[Standing]) -> None:

@@ -36,7 +36,7 @@ def standing_rows(section: Section) -> list[dict[str, str]]:
         {
             "rank": "–" if standing.rank is None else str(standing.rank),
             "system": _standing_label(standing),
-            **{GROUPS[group].title: _gain(standing, group) for group in groups},
+            **{GROUPS[group].title: _gain(standing, group, section.prompts) for group in groups},
             "verdict": standing.verdict,
         }
         for standing in section.standings
@@ -48,9 +48,9 @@ def _standing_label(standing: Standing) -> str:
     return f"{standing.label} ({seeds} seeds)" if seeds > 1 else standing.label
 
 
-def _gain(standing: Standing, group: Group) -> str:
+def _gain(standing: Standing, group: Group, prompts: int) -> str:
     gain = standing.gains.get(group)
-    return interval(gain.estimate, sign=True) if gain and gain.estimate else "–"
+    return interval(gain.estimate, sign=True, prompts=prompts) if gain and gain.estimate else "–"
 
 
 def score_rows(section: Section) -> list[dict[str, str]]:
@@ -64,19 +64,25 @@ def _score_row(section: Section, entry: Entry) -> dict[str, str]:
         row[column.title] = _score(section.cells.get((entry.label, column.label, None)))
     if any(other.gap is not None for other in section.entries):
         row["gap"] = "–" if entry.gap is None else f"{entry.gap:+.2f}"
-    if section.watermarks:
-        row["notes"] = "; ".join(entry.run.header.watermarks)
+    if any(section.notes_on(other) for other in section.entries):
+        row["notes"] = section.notes_on(entry)
     return row
 
 
 def _score(cell: Cell | None) -> str:
-    if cell is None or cell.mean.n == 0:
+    if cell is None:
         return "–"
-    text = number(cell.mean.value, decimals([cell.mean])) + EXPOSURES[cell.exposure]
+    note = f" [{cell.coverage}]" if cell.coverage else ""
+    if cell.mean.n == 0:
+        return f"–{note}"
+    text = number(cell.mean.value, decimals([cell.mean])) + EXPOSURES[cell.exposure] + note
     if cell.comparison is None:
         return text
     estimate = cell.comparison.difference
-    return f"{text} ({number(estimate.value, decimals([estimate]), sign=True)}) {MARKS[cell.claim]}"
+    difference = number(estimate.value, decimals([estimate]), sign=True)
+    # The baseline may lack prompts that the system has.
+    pairs = f", {estimate.n:,} pairs" if estimate.n < cell.mean.n else ""
+    return f"{text} ({difference}{pairs}) {MARKS[cell.claim]}"
 
 
 def comparison_rows(section: Section) -> list[dict[str, str]]:
@@ -86,7 +92,7 @@ def comparison_rows(section: Section) -> list[dict[str, str]]:
             "reward": column.title,
             "system": entry.label + EXPOSURES[cell.exposure],
             "mean": interval(cell.mean),
-            "prompts": str(cell.mean.n),
+            "prompts": cell.coverage.removeprefix("n = ") or str(cell.mean.n),
             **_comparison_fields(cell, cell.comparison),
         }
         for column in section.columns
@@ -130,14 +136,18 @@ def number(value: float, places: int | None, *, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}{'.4g' if places is None else f'.{places}f'}}"
 
 
-def interval(estimate: Estimate, *, sign: bool = False) -> str:
-    """Value and interval, such as "0.312 [0.301, 0.323]", with a letter for an unusual method."""
+def interval(estimate: Estimate, *, sign: bool = False, prompts: int = 0) -> str:
+    """Value and interval, such as "0.312 [0.301, 0.323]", with a letter for an unusual method.
+
+    With `prompts`, the number of prompts that it should be over, an estimate over fewer says so.
+    """
+    note = f" (n = {estimate.n:,} of {prompts:,})" if estimate.n < prompts else ""
     if estimate.n == 0:
         return "–"
     places = decimals([estimate])
     value = number(estimate.value, places, sign=sign)
     if estimate.method == "none":
-        return value
+        return value + note
     ends = ", ".join(number(end, places, sign=sign) for end in (estimate.low, estimate.high))
     letter = {"t": " *t*", "constant": " *c*"}.get(estimate.method, "")
-    return f"{value} [{ends}]{letter}"
+    return f"{value} [{ends}]{letter}{note}"

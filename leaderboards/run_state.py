@@ -212,6 +212,12 @@ class RunState:
                 f"{score_set.score_id}: move that folder away"
             )
 
+    @property
+    def images(self) -> int:
+        """Number of planned images on record, whether or not their files are on this machine."""
+        planned = self.header.planned
+        return sum(sample.image is not None and key in planned for key, sample in self.samples.items())
+
     def missing_images(self) -> set[Key]:
         """Return the planned samples whose image is not on disk."""
         on_disk = {

@@ -175,14 +175,14 @@ def _ranks(rows: Sequence[_Row], results: Results, gains: Gains) -> dict[str, in
 
 
 def _can_be_ranked(row: _Row, groups: Sequence[Group], results: Results, gains: Gains) -> bool:
-    """Whether all of a row's runs declare their training rewards and have all prompts, and enough of them."""
+    """Whether all of a row's runs declare their training rewards and have all scores, on enough prompts."""
     for entry in row.entries:
         present, expected = gains.prompts[entry.label]
         is_baseline = entry.label == gains.baseline
         has_gains = is_baseline or all((entry.label, group) in results for group in groups)
         if entry.trained_on is None or not groups or not has_gains:
             return False
-        if present < expected or expected < CLAIM_PROMPTS:
+        if present < expected or expected < CLAIM_PROMPTS or not gains.is_complete(entry):
             return False
     return True
 

@@ -126,7 +126,9 @@ def mean_intervals(
     """`mean_interval` of many rows. Rows of equal length share their resamples, which is faster."""
     estimates: dict[int, Estimate] = {}
     for n, indices, table in _by_length(rows):
-        varies = np.ptp(table, axis=0) > 0 if n else np.zeros(len(indices), dtype=bool)
+        # Equal differences of floats vary in their last bits, which is no variation between prompts.
+        rounding = 1e-12 * np.abs(table).max(axis=0, initial=0)
+        varies = np.ptp(table, axis=0) > rounding if n else np.zeros(len(indices), dtype=bool)
         means = [math.fsum(table[:, k]) / n if n else math.nan for k in range(len(indices))]
         wide = np.flatnonzero(varies)
         tails = _tails(table[:, wide], seed, resamples)

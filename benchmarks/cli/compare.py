@@ -63,6 +63,9 @@ def _compare(
     from benchmarks.cli.tables import text_table
 
     print(text_table(comparison_rows(section)), end="\n\n")
+    for entry in section.entries:
+        if notes := section.notes_on(entry):
+            print(f"{entry.label}: {notes}")
     print("\n".join(_extremes(prompt_changes, prompts)))
 
 

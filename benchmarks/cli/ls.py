@@ -15,7 +15,6 @@ from benchmarks.cli import options
 from benchmarks.cli.tables import text_table
 
 if TYPE_CHECKING:
-    from leaderboards.run_state import RunState
     from rewards.info import RewardInfo
 
 app = typer.Typer(add_completion=False)
@@ -131,14 +130,9 @@ def _runs(out: Path) -> list[Row]:
     return [
         {
             "run": str(run.path),
-            "images": f"{_images(run)} of {run.header.planned.count}",
+            "images": f"{run.images} of {run.header.planned.count}",
             "rewards": ",".join(column.reward for column in run.score_sets),
             "notes": "; ".join(run.header.watermarks),
         }
         for run in find_runs([out])
     ]
-
-
-def _images(run: RunState) -> int:
-    complete = (key for key, sample in run.samples.items() if sample.image is not None)
-    return sum(key in run.header.planned for key in complete)

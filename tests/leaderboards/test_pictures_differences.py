@@ -60,3 +60,15 @@ def test_one_legend_names_what_the_panels_show(runs: list[RunState]) -> None:
     (legend,) = [legend for part in figure.subfigs for legend in part.legends]
     words = [text.get_text() for text in legend.get_texts()]
     assert words == ["better", "worse", "trained on this reward", "one training seed"]
+
+
+def test_missing_scores_are_marked_at_the_point_and_at_the_name(make_run: MakeRun) -> None:
+    values: list[list[float | None]] = [[float(i % 7)] for i in range(40)]
+    holes = [[None] if i < 16 else row for i, row in enumerate(values)]
+    figure = draw_differences(
+        build([make_run("base", (BLUR, values)), make_run("new", (BLUR, holes))], "base")
+    )
+    assert figure is not None
+    panel = figure.subfigs[0].axes[0]
+    assert [text.get_text() for text in panel.texts] == ["n = 24 of 40"]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["new [incomplete]"]

@@ -26,7 +26,7 @@ def test_score_rows_mark_gains_exposure_and_watermarks(runs: list[RunState]) -> 
     assert "†" in new["bright ↑"]
     assert "(+1.0" in new["bright ↑"]
     assert new["blur ↓"] == "–"
-    assert new["notes"] == "limit 120 of 800"
+    assert new["notes"] == "limit 120 of 800; incomplete: not scored by all judges"
 
 
 def test_scores_have_the_digits_of_their_own_interval(make_run: MakeRun) -> None:

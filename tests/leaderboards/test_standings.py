@@ -167,3 +167,47 @@ def test_no_gains_without_a_baseline(make_run: MakeRun) -> None:
     art, _ = build(runs, "base").sections
     (row,) = art.standings
     assert (row.label, row.rank, row.gains, row.verdict) == ("new", None, {}, "")
+
+
+def with_holes(rows: list[list[float | None]], missing: int) -> list[list[float | None]]:
+    """The same scores without those of the `missing` lowest, which would lower the mean."""
+    lowest = set(np.argsort([row[0] for row in rows])[:missing].tolist())
+    return [[None] if index in lowest else row for index, row in enumerate(rows)]
+
+
+def test_scores_that_all_systems_lack_are_missing_too(make_run: MakeRun) -> None:
+    kinds = (BRIGHT, scores(0)), (BLUR, with_holes(scores(0), 15))
+    rows = standings(*(make_run(name, *kinds) for name in ("base", "same")))
+    assert {row.rank for row in rows.values()} == {None}
+    assert {row.cautions for row in rows.values()} == {("incomplete: 105 of 120 images scored by blur",)}
+
+
+@pytest.mark.parametrize("lacking", [BRIGHT, BLUR, CHOOSER])
+def test_a_system_without_all_scores_of_any_reward_has_no_rank(make_run: MakeRun, lacking: ScoreSet) -> None:
+    kinds = [
+        (reward, with_holes(scores(0.5), 15) if reward == lacking else scores(0.5))
+        for reward in (BRIGHT, BLUR, CHOOSER)
+    ]
+    base, same = (system(make_run, name, 0, 0) for name in ("base", "same"))
+    rows = standings(base, same, make_run("new", *kinds, details=TRAINED))
+    assert [label for label, row in rows.items() if row.rank is None] == ["new"]
+    assert rows["new"].cautions == (f"incomplete: 105 of 120 images scored by {lacking.reward}",)
+
+
+def test_a_missing_image_of_a_prompt_costs_the_rank_too(make_run: MakeRun) -> None:
+    two = [[row[0], row[0]] for row in scores(0)]
+    rows = standings(
+        make_run("base", (BLUR, two)),
+        make_run("same", (BLUR, two)),
+        make_run("new", (BLUR, [[two[0][0], None], *two[1:]])),
+    )
+    assert [label for label, row in rows.items() if row.rank is None] == ["new"]
+
+
+def test_an_unfinished_run_says_how_many_images_it_has(
+    make_run: MakeRun, unfinished_run: Callable[..., RunState]
+) -> None:
+    base = make_run("base", (BLUR, scores(0)))
+    row = standings(base, unfinished_run("killed", images=16, planned=120))["killed"]
+    assert row.rank is None
+    assert row.verdict == "16 of 120 images, incomplete; no image scored"
