@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.image_rows import number_images
 from leaderboards.records import Header, Planned, Sample, Score, ScoreSet, folder_name, short_id
 from leaderboards.run_state import RunState
-from leaderboards.scores import SAMPLES
-from tcbench.errors import FileFormatError
+from tcbench.errors import ConfigError, FileFormatError, UnknownName
 from tcbench.files import locked, sha256
-from tcbench.tables import read_table
+from tcbench.tables import Row, read_table
 from textcraftor.diffusion.prompts import Prompt, canonical, prompts_sha256
 
-_PROMPT, _REWARD, _SCORE = "prompt", "reward", "score"
-_OPTIONAL = ("prompt_id", "sample", "category", "image")
+_MEANINGS = ("prompt", "prompt_id", "sample", "category", "image", "reward", "score")
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,10 @@ class ScoreTable:
     """A table of scores, with the information that the table does not contain."""
 
     path: Path
-    """A .csv, .tsv or .jsonl file with a row per score (columns prompt, reward, score) or per image."""
+    """A file that `tcbench.tables.read_table` reads, with a row per score (columns prompt, reward, score) or
+    per image."""
     system: str
-    """Name of the system in leaderboards."""
+    """Name of the system in leaderboards; "" if the table names the systems."""
     out: Path
     """Folder that holds the run folders."""
     prompts: tuple[str, Sequence[Prompt]] | None = None
@@ -38,6 +37,15 @@ class ScoreTable:
     lower_is_better: Sequence[str] = ()
     trained_on: Sequence[str] | None = None
     """Rewards that the system was trained on; None if undeclared."""
+    system_column: str = ""
+    """Column with the name of the system of each row, for a table of several systems."""
+
+    def __post_init__(self) -> None:
+        if bool(self.system) == bool(self.system_column):
+            raise ConfigError(
+                "give either the name of the table's system (--system NAME) or the column that names the "
+                "system of each row (--system-column COLUMN)"
+            )
 
 
 @dataclass(frozen=True)
@@ -53,48 +61,80 @@ class _Entry:
     image: str
     reward: str
     score: float | None
-
-    @property
-    def identity(self) -> str:
-        """Key of the prompt: its id if there is one, because benchmarks repeat prompts."""
-        return self.prompt_id or canonical(self.prompt)
+    identity: str
+    """Key of the prompt: its id if there is one, because benchmarks repeat prompts."""
 
 
-def import_scores(table: ScoreTable) -> RunState:
-    """Make a run of the table's scores. Repeating it changes nothing.
+def import_scores(table: ScoreTable) -> list[RunState]:
+    """Make a run of the scores of each system in the table. Repeating it changes nothing.
+
+    Returns:
+        The runs, in the order of their systems in the table.
 
     Raises:
         FileFormatError: If the table is not as described, with file, line and fix.
     """
-    entries = list(_entries(table))
-    if not entries:
+    rows = list(read_table(table.path))
+    # all systems are read before the first run is written
+    systems = {name: list(_entries(table, own)) for name, own in _by_system(table, rows).items()}
+    for entries in systems.values():
+        if not entries:
+            raise FileFormatError(f"{table.path} has no score; expected at least one row")
+        _check_names(table, {entry.reward for entry in entries})
+    # the prompts of all systems are one suite, also where a system lacks some
+    prompts, ids = _match_prompts(table, [entry for entries in systems.values() for entry in entries])
+    return [_import_system(table, name, entries, prompts, ids) for name, entries in systems.items()]
+
+
+def _by_system(table: ScoreTable, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each system of the table."""
+    if not table.system_column:
+        return {table.system: list(rows)}
+    systems: dict[str, list[Row]] = {}
+    for row in rows:
+        if table.system_column not in row.cells:
+            raise UnknownName("column", table.system_column, row.cells, source=f"{table.path}, {row.where}")
+        name = row.cells[table.system_column].strip()
+        if not name:
+            raise FileFormatError(
+                f"{table.path}, {row.where}: the column {table.system_column!r} is empty; name the system"
+            )
+        systems.setdefault(name, []).append(row)
+    if not systems:
         raise FileFormatError(f"{table.path} has no score; expected at least one row")
-    _check_names(table, {entry.reward for entry in entries})
-    prompts, ids = _match_prompts(table, entries)
+    return systems
+
+
+def _import_system(
+    table: ScoreTable,
+    system: str,
+    entries: Sequence[_Entry],
+    prompts: Sequence[Prompt],
+    ids: Mapping[str, int],
+) -> RunState:
     prompts_hash = prompts_sha256(prompt.text for prompt in prompts)
     suite = table.prompts[0] if table.prompts else f"imported_{prompts_hash[:8]}"
-    # samples are numbered from 0, whatever numbers the table uses
-    indices = {number: index for index, number in enumerate(sorted({entry.sample for entry in entries}))}
-    entries = [replace(entry, sample=indices[entry.sample]) for entry in entries]
     settings = {
         "scores_sha256": sha256(table.path),
         "prompts_sha256": prompts_hash,
         "rewards": list(table.rewards),
         "lower_is_better": sorted(table.lower_is_better),
     }
-    planned = sorted(set(ids.values()))
+    if table.system_column:  # otherwise the systems of one file would be one run
+        settings["system"] = [table.system_column, system]
+    planned = sorted({ids[entry.identity] for entry in entries})
     header = Header(
         suite=suite,
         suite_sha256=prompts_hash,
-        system=table.system,
+        system=system,
         generation_id=short_id(settings),
         generation=settings,
-        planned=Planned(tuple(planned), of=len(prompts), seeds=len(indices)),
+        planned=Planned(tuple(planned), of=len(prompts), seeds=1 + max(entry.sample for entry in entries)),
         watermarks=() if len(planned) == len(prompts) else (f"{len(planned)} of {len(prompts)} prompts",),
-        details={"name": table.system, "table": table.path.name}
+        details={"name": system, "table": table.path.name}
         | ({} if table.trained_on is None else {"trained_on": list(table.trained_on)}),
     )
-    path = table.out / folder_name(suite, table.system, header.generation_id)
+    path = table.out / folder_name(suite, system, header.generation_id)
     with locked(path):
         run = RunState.create(path, header)
         if not run.samples:
@@ -178,12 +218,7 @@ def _match_prompts(table: ScoreTable, entries: Sequence[_Entry]) -> tuple[Sequen
     """The prompt set, and the id in it of each identity in the table."""
     first: dict[str, _Entry] = {}
     for entry in entries:
-        same = first.setdefault(entry.identity, entry)
-        if canonical(same.prompt) != canonical(entry.prompt):
-            raise FileFormatError(
-                f"{table.path}, {entry.where}: prompt_id {entry.prompt_id!r} has another prompt than in "
-                f"{same.where}; each id must belong to one prompt"
-            )
+        first.setdefault(entry.identity, entry)
     if table.prompts is None:
         prompts = [
             Prompt(n, canonical(entry.prompt), entry.category) for n, entry in enumerate(first.values())
@@ -216,66 +251,84 @@ def _match_prompts(table: ScoreTable, entries: Sequence[_Entry]) -> tuple[Sequen
     return suite_prompts, ids
 
 
-def _entries(table: ScoreTable) -> Iterator[_Entry]:
-    seen: dict[tuple[str, int, str], str] = {}
-    for where, value in read_table(table.path, kinds=(".csv", ".tsv", ".jsonl"), quoted_tsv=True):
-        row = _cells(table.path, where, value)
-        for reward, text in _row_scores(table, where, row):
-            entry = _Entry(
-                where,
-                prompt=row[_PROMPT],
-                prompt_id=row.get("prompt_id", ""),
-                sample=int(_number(table.path, where, "sample", row.get("sample") or "0")),
-                category=row.get("category", ""),
-                image=row.get("image", ""),
-                reward=reward,
-                score=_number(table.path, where, reward, text) if text.strip() else None,
+def _entries(table: ScoreTable, rows: Sequence[Row]) -> Iterator[_Entry]:
+    numbered = number_images(table.path, rows, [row.get("image") for row in rows])
+    seen: dict[tuple[str, int, str], Row] = {}
+    for row, (identity, sample) in zip(rows, numbered, strict=True):
+        if not canonical(row.get("prompt")):
+            raise FileFormatError(
+                f"{table.path}, {row.where}: the prompt is empty; write one or remove the row"
             )
-            twin = seen.setdefault((entry.identity, entry.sample, reward), where)
-            if twin != where:
+        for reward, text in _row_scores(table, row):
+            twin = seen.setdefault((identity, sample, reward), row)
+            if twin is not row:
                 raise FileFormatError(
-                    f"{table.path}, {where}: {reward} of sample {entry.sample} of this prompt occurs already "
-                    f"in {twin}; number the samples in a column 'sample'"
+                    f"{table.path}, {row.where}: {reward} of sample {sample} of this prompt occurs already "
+                    f"in {twin.where}; {_apart(twin, row, table)}"
                 )
-            yield entry
+            yield _Entry(
+                row.where,
+                prompt=row.get("prompt"),
+                prompt_id=row.get("prompt_id"),
+                sample=sample,
+                category="" if row.column("category") in table.rewards else row.get("category"),
+                image=row.get("image"),
+                reward=reward,
+                score=_number(table.path, row.where, reward, text) if text.strip() else None,
+                identity=identity,
+            )
 
 
-def _row_scores(table: ScoreTable, where: str, row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _apart(first: Row, second: Row, table: ScoreTable) -> str:
+    """Advice for two rows with the same reward, prompt and sample: a column that tells them apart, if any."""
+    known = {first.column(meaning) for meaning in _MEANINGS} | set(table.rewards)
+    names = [
+        name
+        for name, cell in first.cells.items()
+        if name not in known and cell != second.cells.get(name, cell) and not _is_number(cell)
+    ]
+    samples = "number the samples in a column 'sample'"
+    if table.system_column or not names:
+        return samples
+    return (
+        f"if the column {names[0]!r} names systems, give --system-column {names[0]} instead of --system; "
+        f"otherwise {samples}"
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _row_scores(table: ScoreTable, row: Row) -> Iterator[tuple[str, str]]:
     """(reward, score as text) of a row."""
-    columns = ", ".join(row)
-    if not row.get(_PROMPT, "").strip():
-        raise FileFormatError(f"{table.path}, {where}: no {_PROMPT!r}; columns: {columns}; add it")
+    where = f"{table.path}, {row.where}"
     if table.rewards:
         for reward in table.rewards:
-            if reward not in row:
-                raise FileFormatError(f"{table.path}, {where}: no column {reward!r}; columns: {columns}")
-            yield reward, row[reward]
-    elif _REWARD in row and _SCORE in row:
-        yield row[_REWARD], row[_SCORE]
+            if reward not in row.cells:
+                raise UnknownName("column", reward, row.cells, source=where)
+            yield reward, row.cells[reward]
+    elif row.column("reward") and row.column("score"):
+        reward = row.get("reward")
+        if not reward:
+            raise FileFormatError(f"{where}: the reward is empty; name it")
+        yield reward, row.get("score")
     else:
-        others = [name for name in row if name not in (_PROMPT, *_OPTIONAL)]
+        known = {row.column(meaning) for meaning in _MEANINGS} | {table.system_column}
+        scores = [name for name, cell in row.cells.items() if name not in known and _is_number(cell)]
+        scores = scores or [name for name in [row.column("score")] if name]
         raise FileFormatError(
-            f"{table.path}, {where}: no columns 'reward' and 'score'; name the columns that are rewards, "
-            f"such as --rewards {','.join(others) or 'NAME'}"
+            f"{where}: no columns 'reward' and 'score'; name the columns that are rewards, such as "
+            f"--rewards {','.join(scores) or 'NAME'}"
         )
 
 
 def _number(table: Path, where: str, name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    whole = math.isfinite(value) and 0 <= value < SAMPLES and value == int(value)
-    if not math.isfinite(value) or (name == "sample" and not whole):
+    value = float(text) if _is_number(text) else math.nan
+    if not math.isfinite(value):
         raise FileFormatError(f"{table}, {where}: {name} is {text!r}; expected a number, or an empty cell")
     return value
-
-
-def _cells(table: Path, where: str, value: object) -> dict[str, str]:
-    """The cells of a row as text; empty for null."""
-    if not isinstance(value, dict):
-        raise FileFormatError(f"{table}, {where}: expected an object with 'prompt', not {str(value)[:40]!r}")
-    return {
-        name: "" if cell is None else cell if isinstance(cell, str) else json.dumps(cell)
-        for name, cell in value.items()
-    }

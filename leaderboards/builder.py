@@ -96,9 +96,10 @@ def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: st
 
 def _entries(runs: Sequence[RunState]) -> list[Entry]:
     """The entries of one suite, by system. Raises MismatchError for a run given twice."""
-    seen: dict[str, RunState] = {}
+    # systems with other names may have equal files: tables with the same scores, or a copied model
+    seen: dict[tuple[str, str], RunState] = {}
     for run in runs:
-        twin = seen.setdefault(run.header.generation_id, run)
+        twin = seen.setdefault((run.header.system, run.header.generation_id), run)
         if twin is not run:
             raise MismatchError(f"{twin.path} and {run.path} hold the same run: give only one of them")
     counts = Counter(run.header.system for run in runs)

@@ -9,50 +9,80 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 from tcbench.errors import FileFormatError
 
+COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "prompt": ("prompt", "prompts", "text", "caption"),
+        "category": ("category", "style", "tag"),
+        "prompt_id": ("prompt_id",),
+        "sample": ("sample",),
+        "image": ("image", "file_name", "file"),
+        "reward": ("reward",),
+        "score": ("score",),
+    }
+)
+"""Names of each column with a meaning, in lower case and in order of preference."""
 
-class Row(NamedTuple):
+_KINDS = (".txt", ".csv", ".tsv", ".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Row:
     """One row of a table."""
 
     where: str
     """"line 7" of a text file, or "entry 7" of a JSON file."""
-    value: Any
-    """The line (text), a mapping of column names to text (CSV, TSV), or any JSON value."""
+    cells: Mapping[str, str]
+    """Text by column name, as the file spells it. A row of plain text has the column `prompt`; a cell without
+    a value is empty."""
+
+    def column(self, meaning: str) -> str | None:
+        """Return the file's name of a column of `COLUMNS` in any case, or None if there is none."""
+        spelled = {name.lower(): name for name in self.cells}
+        return next((spelled[name] for name in COLUMNS[meaning] if name in spelled), None)
+
+    def get(self, meaning: str) -> str:
+        """Return the cell of a column of `COLUMNS`, without white space around it; empty if there is none."""
+        name = self.column(meaning)
+        return "" if name is None else self.cells[name].strip()
 
 
-def read_table(path: Path, *, kinds: Sequence[str], quoted_tsv: bool = False) -> Iterator[Row]:
-    """Yield the rows of a table, in file order.
+def read_table(path: Path) -> Iterator[Row]:
+    """Yield the rows of a table with prompts, in file order: the one reader of prompts, scores and folders.
 
     Column names are stripped; trailing columns without a name and empty cells beyond them, which spreadsheets
     write, are dropped. Empty lines are skipped.
 
     Args:
-        path: A .txt file (every line is a row), or a .csv, .tsv, .json (a list, or an object of lists) or
-            .jsonl file. UTF-8 with or without a byte-order mark, or UTF-16 with one.
-        kinds: The suffixes that are accepted.
-        quoted_tsv: Whether double quotes enclose cells of a .tsv file; otherwise they are part of the text.
+        path: A .txt file (every line is a prompt), or a .csv, .tsv, .json or .jsonl file with a column
+            `prompt` (or prompts, text, caption). JSON is a list of texts or objects, a table as pandas writes
+            it in any orientation, or an object of lists whose keys are categories. UTF-8 with or without a
+            byte-order mark, or UTF-16 with one.
 
     Raises:
         FileFormatError: If the file cannot be read, with file, line and fix.
     """
     kind = path.suffix.lower()
-    if kind not in kinds:
-        known = ", ".join(kinds)
-        raise FileFormatError(f"{path}: unknown file type {path.suffix!r}; expected one of {known}")
+    if kind not in _KINDS:
+        raise FileFormatError(
+            f"{path}: unknown file type {path.suffix!r}; expected one of {', '.join(_KINDS)}"
+        )
     text = _read_text(path)
     if kind == ".txt":
-        lines = enumerate(text.split("\n"), 1)
-        return (Row(f"line {number}", line) for number, line in lines if line.strip())
+        return _text_rows(path, text)
     if kind == ".csv":
         return _delimited_rows(path, text, ",", csv.QUOTE_MINIMAL)
     if kind == ".tsv":
-        return _delimited_rows(path, text, "\t", csv.QUOTE_MINIMAL if quoted_tsv else csv.QUOTE_NONE)
+        return _delimited_rows(path, text, "\t", _tsv_quoting(text))
     return _json_rows(path, text) if kind == ".json" else _json_line_rows(path, text)
 
 
@@ -78,6 +108,42 @@ def _read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def _text_rows(path: Path, text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.lstrip().startswith("#"):
+            # neither guess is safe: a comment would become a prompt, or a prompt would disappear
+            raise FileFormatError(
+                f"{path}, line {number}: {line.strip()[:40]!r} begins with '#', and a text file has no "
+                "comments; remove the line, or write a prompt that begins with '#' in a .csv or .jsonl file"
+            )
+        if line.strip():
+            yield Row(f"line {number}", {"prompt": line})
+
+
+_ESCAPED_CELL = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
+"""A whole cell in quotes with doubled quotes inside, which nobody writes by hand."""
+
+
+def _tsv_quoting(text: str) -> Any:
+    """Return whether quotes enclose cells of a .tsv file (pandas, spreadsheets) or are text (PartiPrompts).
+
+    They enclose cells if the header is quoted, if a cell has doubled quotes within quotes, or if the rows
+    have equal numbers of cells only then. Otherwise they are part of the text.
+    """
+    lines = [line.split("\t") for line in text.split("\n") if line.strip()]
+    header = lines[0] if lines else []
+    quoted_header = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in map(str.strip, header))
+    if quoted_header or any(_ESCAPED_CELL.fullmatch(cell) for line in lines for cell in line):
+        return csv.QUOTE_MINIMAL
+    if '"' not in text or all(len(line) == len(header) for line in lines):
+        return csv.QUOTE_NONE
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter="\t", strict=True) if row]
+    except csv.Error:
+        return csv.QUOTE_NONE
+    return csv.QUOTE_MINIMAL if all(len(row) == len(rows[0]) for row in rows) else csv.QUOTE_NONE
+
+
 def _delimited_rows(path: Path, text: str, delimiter: str, quoting: Any) -> Iterator[Row]:
     # strict: an unclosed quote would otherwise swallow the rest of the file as one cell
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, quoting=quoting, strict=True)
@@ -98,7 +164,7 @@ def _delimited_rows(path: Path, text: str, delimiter: str, quoting: Any) -> Iter
                 raise FileFormatError(
                     f"{path}, {where}: expected {len(names)} cells, as in line 1; fix the row"
                 )
-            yield Row(where, row)
+            yield _row(path, where, row)
     except csv.Error as error:
         raise FileFormatError(
             f"{path}, line {reader.line_num}: {error}; fix the quotes of the row"
@@ -106,19 +172,89 @@ def _delimited_rows(path: Path, text: str, delimiter: str, quoting: Any) -> Iter
 
 
 def _json_rows(path: Path, text: str) -> Iterator[Row]:
-    content = _parse(path, text, lines_before=0)
-    if isinstance(content, dict) and all(isinstance(items, list) for items in content.values()):
-        content = [{"prompt": item, "category": name} for name, items in content.items() for item in items]
+    content = _json_table(path, _parse(path, text, lines_before=0))
     if not isinstance(content, list):
-        raise FileFormatError(f"{path}: expected a list, or an object of lists by category")
+        raise FileFormatError(
+            f"{path}: expected a list of texts or objects, a table with a column 'prompt', or an object of "
+            "lists by category"
+        )
     for number, item in enumerate(content, 1):
-        yield Row(f"entry {number}", item)
+        yield _row(path, f"entry {number}", item)
+
+
+def _json_table(path: Path, content: Any) -> Any:
+    """Return the rows of an object that stands for a table, in one of the orientations that pandas writes.
+
+    An object of lists without a list of prompts has categories as its keys.
+    """
+    if not isinstance(content, dict):
+        return content
+    if isinstance(content.get("data"), list):
+        if isinstance(content.get("columns"), list):  # orient="split"
+            return [dict(zip(content["columns"], row, strict=False)) for row in content["data"]]
+        if "schema" in content:  # orient="table"
+            return content["data"]
+    columns, prompts = list(content.values()), [n for n in content if n.lower() in COLUMNS["prompt"]]
+    if prompts and all(isinstance(column, list) for column in columns):  # what to_dict("list") returns
+        return _columnar_rows(path, content, prompts[0])
+    if prompts and all(isinstance(column, dict) for column in columns):  # orient="columns", the default
+        return [{name: content[name].get(key) for name in content} for key in content[prompts[0]]]
+    if columns and all(isinstance(row, dict) for row in columns):  # orient="index"
+        return columns
+    if all(isinstance(column, list) for column in columns):
+        return [{"prompt": text, "category": name} for name, texts in content.items() for text in texts]
+    return content
+
+
+def _columnar_rows(path: Path, content: Mapping[str, list[Any]], prompts: str) -> list[dict[str, Any]]:
+    """Return the rows of a table that is an object of columns; ``prompts`` is the column of prompts."""
+    others = {name: column for name, column in content.items() if name != prompts}
+    known = {name for names in COLUMNS.values() for name in names}
+    texts_only = all(isinstance(cell, str) for column in others.values() for cell in column)
+    # benchmarks have a category "Text": nothing tells such an object from a table
+    meant = known & {name.lower() for name in others}
+    if others and prompts.lower() in ("text", "caption") and texts_only and not meant:
+        raise FileFormatError(
+            f"{path}: {prompts!r} is either a category or the column of prompts; rename it to 'prompt' for a "
+            "table, or to another name for a category"
+        )
+    lengths = {name: len(column) for name, column in content.items()}
+    if len(set(lengths.values())) > 1:
+        raise FileFormatError(
+            f"{path}: the columns of the table have different lengths ({lengths}); make them equal, or "
+            f"rename {prompts!r} if the keys are categories"
+        )
+    return [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
 
 
 def _json_line_rows(path: Path, text: str) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield Row(f"line {number}", _parse(path, line, lines_before=number - 1))
+            yield _row(path, f"line {number}", _parse(path, line, lines_before=number - 1))
+
+
+def _row(path: Path, where: str, value: Any) -> Row:
+    """Check a row: text, or an object with a text as its prompt."""
+    if isinstance(value, str):
+        return Row(where, {"prompt": value})
+    if not isinstance(value, dict):
+        raise FileFormatError(
+            f"{path}, {where}: expected text or an object with 'prompt', not {str(value)[:40]!r}"
+        )
+    if len({str(name).lower() for name in value}) < len(value):
+        raise FileFormatError(f"{path}, {where}: two columns differ in case only; rename or remove one")
+    row = Row(where, {str(name): _cell(cell) for name, cell in value.items()})
+    name = row.column("prompt")
+    if name is None or not isinstance(value[name], str):
+        names = ", ".join(row.cells) or "none"
+        raise FileFormatError(f"{path}, {where}: no prompt column; columns: {names}; name one 'prompt'")
+    return row
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _parse(path: Path, text: str, lines_before: int) -> Any:

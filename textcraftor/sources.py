@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcbench.errors import ConfigError, first_line
-from textcraftor.diffusion.prompts import PROMPT_COLUMNS, canonical, noise_seed, prompts_sha256, read_prompts
+from tcbench.tables import COLUMNS
+from textcraftor.diffusion.prompts import canonical, noise_seed, prompts_sha256, read_prompts
 
 HUB = "hub:"
 SUITE = "suite:"
@@ -124,7 +125,7 @@ def _from_hub(name: str) -> PromptSource:
         loaded = load_dataset(ident, revision=revision or None, split="train")
     except Exception as error:  # the library raises errors of several others
         raise ConfigError(f"cannot load data set {data_set}: {first_line(error)}") from error
-    columns = [column] if column else [known for known in PROMPT_COLUMNS if known in loaded.column_names]
+    columns = [column] if column else [known for known in COLUMNS["prompt"] if known in loaded.column_names]
     if not columns or columns[0] not in loaded.column_names:
         raise ConfigError(
             f"data set {ident} has the columns {', '.join(loaded.column_names)}; name the one with prompts: "

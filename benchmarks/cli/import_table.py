@@ -17,14 +17,22 @@ def _import_table(
     table: Annotated[
         Path,
         typer.Argument(
-            help="CSV, TSV or JSONL file with the columns prompt, reward, score, or prompt and one per "
+            help="CSV, TSV, JSON or JSONL file with the columns prompt, reward, score, or prompt and one per "
             "reward. Optional: prompt_id, sample, category, image.",
             show_default=False,
         ),
     ],
     system: Annotated[
-        str, typer.Option("--system", help="Name of the system on leaderboards.", show_default=False)
-    ],
+        str | None, typer.Option("--system", help="Name of the system on leaderboards.", show_default=False)
+    ] = None,
+    system_column: Annotated[
+        str | None,
+        typer.Option(
+            "--system-column",
+            help="For a table of several systems: the column that names the system of each row. Each system "
+            "becomes a run.",
+        ),
+    ] = None,
     suite: Annotated[
         str | None,
         typer.Option("--suite", "-s", help="Suite of the prompts; by default the table's own prompts."),
@@ -56,18 +64,20 @@ def _import_table(
     from benchmarks.suites import CUSTOM, prompt_set
 
     prompts_of_suite = prompt_set(suite or CUSTOM, prompts) if suite or prompts else None
-    run = import_scores(
+    runs = import_scores(
         ScoreTable(
             table,
-            system,
+            system or "",
             out,
+            system_column=system_column or "",
             prompts=(prompts_of_suite.name, prompts_of_suite.prompts) if prompts_of_suite else None,
             rewards=options.names(rewards) or (),
             lower_is_better=options.names(lower_is_better, "--lower-is-better") or (),
             trained_on=_declared(trained_on),
         )
     )
-    print(run.path)
+    for run in runs:
+        print(run.path)
 
 
 def _declared(text: str | None) -> list[str] | None:

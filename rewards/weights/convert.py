@@ -18,7 +18,7 @@ from tcbench.errors import MismatchError, TcbenchError
 from tcbench.files import new_file
 
 
-class ConvertedCheckpoint(NamedTuple):
+class _ConvertedCheckpoint(NamedTuple):
     """Result of a conversion."""
 
     path: Path
@@ -28,7 +28,7 @@ class ConvertedCheckpoint(NamedTuple):
     """Keys that held no tensors."""
 
 
-def convert_checkpoint(source: Path, out: Path | None = None) -> ConvertedCheckpoint:
+def convert_checkpoint(source: Path, out: Path | None = None) -> _ConvertedCheckpoint:
     """Write the tensors of a checkpoint to a .safetensors file, which `read_tensors` reads the same.
 
     An inner dict, such as "state_dict", becomes keys that begin with its name and a dot; the metadata lists
@@ -61,7 +61,7 @@ def convert_checkpoint(source: Path, out: Path | None = None) -> ConvertedCheckp
         # Recorded before the file has its name: a crash in between leaves an entry without a file, which
         # is harmless, and never a file that is refused.
         lock.record_conversion(lock.sha256(part, fresh=True), source_sha256)
-    return ConvertedCheckpoint(target, len(tensors), left_out)
+    return _ConvertedCheckpoint(target, len(tensors), left_out)
 
 
 def _check_free(path: Path) -> None:

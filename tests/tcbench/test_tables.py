@@ -9,38 +9,102 @@ import pytest
 from tcbench.errors import FileFormatError
 from tcbench.tables import Row, read_table
 
-KINDS = (".csv", ".tsv", ".json", ".jsonl")
 
-
-def read(folder: Path, name: str, content: str, *, quoted_tsv: bool = False) -> list[Row]:
+def read(folder: Path, name: str, content: str) -> list[Row]:
     (folder / name).write_text(content, encoding="utf-8")
-    return list(read_table(folder / name, kinds=KINDS, quoted_tsv=quoted_tsv))
+    return list(read_table(folder / name))
 
 
 def test_rows_have_their_line_and_cells(tmp_path: Path) -> None:
-    assert read(tmp_path, "t.csv", '\ufeff Name ,b,,\n"x\ny",2,,\n\n3,4\n') == [
-        Row("line 3", {"Name": "x\ny", "b": "2"}),
-        Row("line 5", {"Name": "3", "b": "4"}),
+    assert read(tmp_path, "t.csv", '\ufeff Text ,b,,\n"x\ny",2,,\n\n3,4\n') == [
+        Row("line 3", {"Text": "x\ny", "b": "2"}),
+        Row("line 5", {"Text": "3", "b": "4"}),
     ]
-    assert read(tmp_path, "t.jsonl", '{"a": null}\n\n"b"\n') == [
-        Row("line 1", {"a": None}),
-        Row("line 3", "b"),
+    assert read(tmp_path, "t.jsonl", '{"prompt": "c", "a": null}\n\n"b"\n') == [
+        Row("line 1", {"prompt": "c", "a": ""}),
+        Row("line 3", {"prompt": "b"}),
     ]
-    assert read(tmp_path, "t.json", '["a", {"b": 1}]') == [Row("entry 1", "a"), Row("entry 2", {"b": 1})]
 
 
-def test_quotes_of_tsv_are_text_unless_requested(tmp_path: Path) -> None:
-    content = 'a\tb\n"x"\t""y\n'
-    assert read(tmp_path, "t.tsv", content) == [Row("line 2", {"a": '"x"', "b": '""y'})]
-    content = 'a\tb\n"x"\t"y"\n'
-    assert read(tmp_path, "t.tsv", content, quoted_tsv=True) == [Row("line 2", {"a": "x", "b": "y"})]
+def test_columns_are_read_by_their_meaning_in_any_case(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, "t.csv", "Caption,File_Name,HPS\na cat, a.png ,3\n")
+    assert (row.column("prompt"), row.get("prompt"), row.get("image")) == ("Caption", "a cat", "a.png")
+    assert (row.column("sample"), row.get("sample")) == (None, "")
+
+
+PANDAS = {
+    "list": '{"Prompt": ["a", "b"], "n": [1, 2]}',
+    "columns": '{"Prompt": {"0": "a", "1": "b"}, "n": {"0": 1, "1": 2}}',
+    "index": '{"0": {"Prompt": "a", "n": 1}, "1": {"Prompt": "b", "n": 2}}',
+    "split": '{"columns": ["Prompt", "n"], "index": [0, 1], "data": [["a", 1], ["b", 2]]}',
+    "table": '{"schema": {"fields": []}, "data": [{"Prompt": "a", "n": 1}, {"Prompt": "b", "n": 2}]}',
+    "records": '[{"Prompt": "a", "n": 1}, {"Prompt": "b", "n": 2}]',
+}
+
+
+@pytest.mark.parametrize("orientation", PANDAS)
+def test_json_tables_of_pandas_are_rows(tmp_path: Path, orientation: str) -> None:
+    assert read(tmp_path, "t.json", PANDAS[orientation]) == [
+        Row("entry 1", {"Prompt": "a", "n": "1"}),
+        Row("entry 2", {"Prompt": "b", "n": "2"}),
+    ]
+
+
+def test_an_object_of_lists_without_prompts_has_categories_as_keys(tmp_path: Path) -> None:
+    rows = read(tmp_path, "t.json", '{"pets": ["a", "b"], "Colours": ["c"]}')
+    assert [(row.get("prompt"), row.get("category")) for row in rows] == [
+        ("a", "pets"),
+        ("b", "pets"),
+        ("c", "Colours"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"prompt": ["a", "b"], "category": ["x"]}', "different lengths .*rename 'prompt'"),
+        ('{"Text": ["a", "b"], "Colours": ["c", "d"]}', "'Text' is either a category or the column"),
+    ],
+)
+def test_ambiguous_json_objects_are_an_error(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(FileFormatError, match=message):
+        read(tmp_path, "t.json", content)
+
+
+def test_lines_that_look_like_comments_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match=r"line 2: '# animals' begins with '#'.*no comments; remove"):
+        read(tmp_path, "t.txt", "a cat\n # animals\na dog\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "prompts"),
+    [
+        # as PartiPrompts writes them: quotes are part of the text
+        ('Prompt\tn\n"G O" on a wall\t1\n"x"\t2\na "b"\t3\n', ['"G O" on a wall', '"x"', 'a "b"']),
+        # as pandas and spreadsheets write them: quotes enclose cells that hold quotes, tabs or line ends
+        ('prompt\tn\n"""G O"" on a wall"\t1\nplain\t2\n', ['"G O" on a wall', "plain"]),
+        ('prompt\tn\n"a\tb"\t1\nplain\t2\n', ["a\tb", "plain"]),
+        ('prompt\tn\n"a\nb"\t1\nplain\t2\n', ["a\nb", "plain"]),
+        # everything quoted, as R does
+        ('"prompt"\t"n"\n"x"\t"1"\n', ["x"]),
+    ],
+)
+def test_quotes_of_tsv_are_read_as_they_were_written(
+    tmp_path: Path, content: str, prompts: list[str]
+) -> None:
+    assert [row.get("prompt") for row in read(tmp_path, "t.tsv", content)] == prompts
+
+
+def test_an_unclosed_quote_of_a_quoted_tsv_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="fix the quotes of the row"):
+        read(tmp_path, "t.tsv", 'prompt\tn\n"a ""b"""\t1\n"c\t2\n')
 
 
 def test_short_rows_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="line 3: expected 2 cells"):
-        read(tmp_path, "t.csv", "a,b\n1,2\n3\n")
+        read(tmp_path, "t.csv", "prompt,b\n1,2\n3\n")
 
 
 def test_other_kinds_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileFormatError, match=r"unknown file type '.xlsx'; expected one of .csv"):
+    with pytest.raises(FileFormatError, match=r"unknown file type '.xlsx'; expected one of .txt"):
         read(tmp_path, "t.xlsx", "")

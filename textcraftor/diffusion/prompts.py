@@ -7,22 +7,18 @@ a prompt is its position in its source, because benchmarks repeat prompts.
 from __future__ import annotations
 
 import hashlib
-import json
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcbench.errors import FileFormatError
-from tcbench.tables import read_table
+from tcbench.tables import Row, read_table
 
 if TYPE_CHECKING:
     import torch
 
-PROMPT_COLUMNS = ("prompt", "prompts", "text", "caption")
-"""Names of the column with the prompts, in order of preference."""
-_CATEGORY_COLUMNS = ("category", "style", "tag")
 _ID_COLUMNS = ("id", "prompt_id")
 
 
@@ -122,27 +118,15 @@ def _uniform(seed: int, *parts: str) -> float:
 
 # Reading files
 
-_KINDS = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 
+def read_prompts(path: Path | str, rows: Sequence[Row] | None = None) -> list[Prompt]:
+    """Read a prompt file, as `tcbench.tables.read_table` describes it.
 
-@dataclass(frozen=True)
-class _Entry:
-    """One prompt of a file, with its columns as text."""
-
-    where: str
-    """"line 7" or "entry 7"."""
-    fields: Mapping[str, str]
-
-
-def read_prompts(path: Path | str) -> list[Prompt]:
-    """Read a prompt file.
-
-    Tables and JSON objects need a column `prompt` (or prompts, text, caption) and may have `category` (or
-    style, tag); case does not matter. JSON may also be a list of strings, or an object of lists
-    whose keys are categories. A byte-order mark, Windows line ends and empty lines are accepted.
+    Tables may have a column `category` (or style, tag); case does not matter.
 
     Args:
-        path: A .txt (one prompt per line), .csv, .tsv (quotes are part of the text), .json or .jsonl file.
+        path: A .txt (one prompt per line), .csv, .tsv, .json or .jsonl file.
+        rows: Rows that were read from it already and chosen by the caller; None reads all of them.
 
     Returns:
         Prompts in file order; ids count from 0.
@@ -151,64 +135,35 @@ def read_prompts(path: Path | str) -> list[Prompt]:
         FileFormatError: If the file is not as described, with file, line and fix.
     """
     path = Path(path)
-    entries = list(_entries(path))
-    if not entries:
+    if rows is None:
+        rows = list(read_table(path))
+        _check_ids(path, rows)
+    if not rows:
         raise FileFormatError(f"{path} holds no prompts; expected at least one")
-    _check_ids(path, entries)
-    return [_prompt(path, position, entry) for position, entry in enumerate(entries)]
+    return [_prompt(path, position, row) for position, row in enumerate(rows)]
 
 
-def _entries(path: Path) -> Iterator[_Entry]:
-    for where, value in read_table(path, kinds=_KINDS):
-        yield _Entry(where, _fields(path, where, value))
-
-
-def _fields(path: Path, where: str, value: object) -> dict[str, str]:
-    """The columns of a row by lower-case name, as text."""
-    if isinstance(value, str):
-        return {"prompt": value}
-    if not isinstance(value, dict):
-        raise FileFormatError(
-            f"{path}, {where}: expected text or an object with 'prompt', not {str(value)[:40]!r}"
-        )
-    values = {str(name).lower(): item for name, item in value.items()}
-    if len(values) < len(value):
-        raise FileFormatError(f"{path}, {where}: two columns differ in case only; rename or remove one")
-    name = _first(values, PROMPT_COLUMNS)
-    if name is None or not isinstance(values[name], str):
-        names = ", ".join(values) or "none"
-        raise FileFormatError(f"{path}, {where}: no prompt column; columns: {names}; name one 'prompt'")
-    return {n: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for n, v in values.items()}
-
-
-def _first(names: Iterable[str], wanted: Sequence[str]) -> str | None:
-    present = set(names)
-    return next((name for name in wanted if name in present), None)
-
-
-def _prompt(path: Path, position: int, entry: _Entry) -> Prompt:
-    text_name, category_name = _first(entry.fields, PROMPT_COLUMNS), _first(entry.fields, _CATEGORY_COLUMNS)
-    assert text_name is not None  # `_fields` has checked it
-    text = canonical(entry.fields[text_name])
+def _prompt(path: Path, position: int, row: Row) -> Prompt:
+    names = (row.column("prompt"), row.column("category"))
+    text = canonical(row.get("prompt"))
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise FileFormatError(
-            f"{path}, {entry.where}: the prompt has an unpaired surrogate; replace the character"
+            f"{path}, {row.where}: the prompt has an unpaired surrogate; replace the character"
         )
     if not text:
-        raise FileFormatError(f"{path}, {entry.where}: the prompt is empty; write one or remove the row")
-    tags = {name: value for name, value in entry.fields.items() if name not in (text_name, category_name)}
-    return Prompt(position, text, canonical(entry.fields[category_name]) if category_name else "", tags)
+        raise FileFormatError(f"{path}, {row.where}: the prompt is empty; write one or remove the row")
+    tags = {name.lower(): cell for name, cell in row.cells.items() if name not in names}
+    return Prompt(position, text, canonical(row.get("category")), tags)
 
 
-def _check_ids(path: Path, entries: Sequence[_Entry]) -> None:
+def _check_ids(path: Path, rows: Sequence[Row]) -> None:
     """Refuse a file in which two prompts have the same id."""
-    name = _first(entries[0].fields, _ID_COLUMNS)
-    if name is None:
-        return
+    columns = {name.lower(): name for row in rows for name in row.cells}
+    name = next((columns[name] for name in _ID_COLUMNS if name in columns), None)
     first: dict[str, str] = {}
-    for entry in entries:
-        value = entry.fields.get(name)
-        if value is not None and first.setdefault(value, entry.where) != entry.where:
+    for row in rows if name else ():
+        value = row.cells.get(name or "", "")
+        if value and first.setdefault(value, row.where) != row.where:
             raise FileFormatError(
-                f"{path}, {entry.where}: id {value!r} occurs already in {first[value]}; ids must differ"
+                f"{path}, {row.where}: id {value!r} occurs already in {first[value]}; ids must differ"
             )

@@ -43,6 +43,9 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
         ("p.json", '["a cat", "a dog"]'),
         ("p.json", '[{"prompt": "a cat"}, {"prompt": "a dog", "id": 7}]'),
         ("p.json", '{"pets": ["a cat", "a dog"]}'),
+        ("p.json", '{"prompt": ["a cat", "a dog"], "category": ["animal", "animal"]}'),
+        ("p.json", '{"Prompt": {"0": "a cat", "1": "a dog"}, "n": {"0": 3, "1": null}}'),
+        ("p.tsv", '"prompt"\t"category"\n"a cat"\t"x"\n"a dog"\t"y"\n'),
         ("p.jsonl", '{"prompt": "a cat"}\r\n\n{"text": "a dog"}\n'),
     ],
 )
@@ -75,6 +78,7 @@ def test_every_file_type_gives_the_same_prompts(tmp_path: Path, name: str, conte
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', "line 2: not JSON"),
         ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}', "line 2: id '1' occurs already"),
         ("p.txt", "", "holds no prompts"),
+        ("p.txt", "# pets\na cat\n", "line 1: '# pets' begins with '#', and a text file has no comments"),
         ("p.txt", b"a cat\na caf\xe9\n", "line 2: byte 0xe9 is not UTF-8; .*iconv"),
         ("p.xlsx", "x", "unknown file type '.xlsx'; expected one of .txt"),
     ],
