@@ -16,6 +16,8 @@ from filelock import FileLock, Timeout
 
 from tcbench.errors import FileFormatError, TcbenchError
 
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+
 LOCK_FILE = ".tcbench.lock"
 """Lock of a folder that one process writes (`locked`)."""
 
@@ -98,6 +100,16 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a path has an image's suffix and is not hidden.
+
+    Hidden files are no images: macOS writes `._a.png` beside `a.png` on foreign disks, and `__MACOSX/` into
+    archives.
+    """
+    hidden = path.name.startswith(".") or "__MACOSX" in path.parts
+    return not hidden and path.suffix.lower() in _IMAGE_SUFFIXES
 
 
 def sha256(path: Path) -> str:

@@ -31,18 +31,21 @@ def _score(
 ) -> None:
     """Score the images of a run, or of any folder.
 
-    Images of a folder are matched to prompts by the prompt file's column `image`, otherwise by order. They
-    stay in their folder; the scores go to a run folder in --out.
+    Images of a folder are matched to prompts by the prompt file's column `image`, otherwise by order. Several
+    images of a prompt share its `prompt_id` and may be numbered in a column `sample`. A folder with a
+    sub-folder for each prompt (GenEval: 00000/metadata.jsonl, 00000/samples/*.png) needs no prompt file.
+    Images stay in their folder; the scores go to a run folder in --out.
     """
     from benchmarks.cli import report
     from benchmarks.cli.progress import show_progress
     from benchmarks.execution import score_run
     from benchmarks.folder import adopt_folder
     from benchmarks.resolve import resolve_rewards
+    from leaderboards.run_state import HEADER
     from textcraftor.diffusion.devices import find_device
 
     resolved = resolve_rewards(_reward_names(folder, prompts, rewards))
-    path = folder if prompts is None else adopt_folder(folder, prompts, out, name).path
+    path = folder if (folder / HEADER).is_file() else adopt_folder(folder, prompts, out, name).path
     with show_progress() as progress:
         result = score_run(path, resolved, find_device(device), progress)
     raise typer.Exit(report.show_result(result, json, next_command=report.leaderboard_command(result)))
@@ -59,8 +62,6 @@ def _reward_names(folder: Path, prompts: Path | None, rewards: str | None) -> tu
     is_run = (folder / HEADER).is_file()
     if is_run and prompts is not None:
         raise ConfigError(f"{folder} is a run, which has its own prompts: omit --prompts")
-    if not is_run and prompts is None:
-        raise ConfigError(f"{folder} is not a run folder: give the prompts of its images with --prompts FILE")
     details = RunState(folder).header.details if is_run else {}
     names = expand_presets(
         options.names(rewards) or details.get("rewards", ()), details.get("domain", "open")

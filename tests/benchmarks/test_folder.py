@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from benchmarks.folder import adopt_folder
+from leaderboards.run_state import RunState
 from tcbench.errors import FileFormatError
 
 
@@ -60,7 +63,7 @@ def test_images_of_a_moved_folder_are_recorded_anew(images: Path, tmp_path: Path
 
 def test_incomplete_column_is_an_error(images: Path, tmp_path: Path) -> None:
     file = prompts(tmp_path, '{"prompt": "a", "image": "img10.png"}\n"b"\n"c"\n', "p.jsonl")
-    with pytest.raises(FileFormatError, match=r"prompt 1 \('b'\) has no 'image', but others have"):
+    with pytest.raises(FileFormatError, match=r"line 2: .b. has no .image., but others do"):
         adopt_folder(images, file, tmp_path)
 
 
@@ -84,3 +87,116 @@ def test_missing_image_is_an_error(images: Path, tmp_path: Path) -> None:
 def test_invalid_prompt_file_is_an_error(images: Path, tmp_path: Path) -> None:
     with pytest.raises(FileFormatError):
         adopt_folder(images, prompts(tmp_path, "name\na\n"), tmp_path)
+
+
+def numbered(run: RunState) -> list[tuple[int, int, str, str]]:
+    return [
+        (*key, sample.prompt, "/".join(Path(sample.image or "").parts[-2:]))
+        for key, sample in sorted(run.samples.items())
+    ]
+
+
+def write_images(folder: Path, names: Sequence[str]) -> Path:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "prompt,sample,image\na,0,a0.png\na,1,a1.png\nb,0,b0.png\nb,1,b1.png\n",
+        "prompt,sample\na,0\na,1\nb,0\nb,1\n",
+        "Prompt,Prompt_ID,File_Name\na,7,a0.png\na,7,a1.png\nb,9,b0.png\nb,9,b1.png\n",
+        "prompt,image\na,a0.png\na,a1.png\nb,b0.png\nb,b1.png\n",
+    ],
+    ids=["sample", "sample without image", "prompt_id", "equal numbers of each prompt"],
+)
+def test_several_images_of_a_prompt_are_samples_of_one_prompt(tmp_path: Path, table: str) -> None:
+    folder = write_images(tmp_path / "x", ["a0.png", "a1.png", "b0.png", "b1.png"])
+    run = adopt_folder(folder, prompts(tmp_path, table), tmp_path / "runs")
+    assert (run.header.planned.prompt_ids, run.header.planned.seeds) == ((0, 1), 2)
+    assert numbered(run) == [
+        (0, 0, "a", "x/a0.png"),
+        (0, 1, "a", "x/a1.png"),
+        (1, 0, "b", "x/b0.png"),
+        (1, 1, "b", "x/b1.png"),
+    ]
+
+
+def test_an_image_that_others_have_is_missing_with_its_reason(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "x", ["a0.png", "a1.png", "b0.png"])
+    file = prompts(tmp_path, "prompt,sample,image\na,0,a0.png\na,1,a1.png\nb,0,b0.png\n")
+    for _ in range(2):  # adopting again changes nothing
+        run = adopt_folder(folder, file, tmp_path / "runs")
+        assert run.samples[1, 1].reason == "the folder has fewer images of this prompt than of others"
+        assert len(list(run.path.glob("samples/*.jsonl"))) == 1
+
+
+def test_prompts_that_read_alike_stay_apart_unless_images_repeat_them(tmp_path: Path) -> None:
+    names = ["1.png", "2.png", "3.png", "4.png"]
+    folder = write_images(tmp_path / "x", names)
+    run = adopt_folder(folder, prompts(tmp_path, "prompt\na\nb\na\nc\n"), tmp_path / "runs")
+    assert [sample.prompt for sample in run.samples.values()] == ["a", "b", "a", "c"]
+    rows = "".join(f"{text},{name}\n" for text, name in zip("aaab", names, strict=True))
+    with pytest.raises(FileFormatError, match="line 2: 'a' has 3 images, and others have other numbers; add"):
+        adopt_folder(folder, prompts(tmp_path, f"prompt,image\n{rows}"), tmp_path / "runs")
+
+
+def geneval(folder: Path, texts: Sequence[str], count: int = 2) -> Path:
+    """Images in GenEval's layout, with the files that it and macOS leave beside them."""
+    for number, text in enumerate(texts):
+        part = folder / f"{number:05}"
+        write_images(part, [f"samples/{n:04}.png" for n in range(count)])
+        record = {"tag": "single_object", "include": [{"class": "bench"}], "prompt": text}
+        (part / "metadata.jsonl").write_text(json.dumps(record))
+        write_images(part, ["grid.png"])
+        (part / "samples" / "._0000.png").write_bytes(b"resource fork")
+    return folder
+
+
+def test_a_folder_in_the_layout_of_geneval_has_its_own_prompts(tmp_path: Path) -> None:
+    folder = geneval(tmp_path / "x", ["a bench", "a cow"])
+    run = adopt_folder(folder, None, tmp_path / "runs")
+    assert numbered(run) == [
+        (0, 0, "a bench", "samples/0000.png"),
+        (0, 1, "a bench", "samples/0001.png"),
+        (1, 0, "a cow", "samples/0000.png"),
+        (1, 1, "a cow", "samples/0001.png"),
+    ]
+    assert {sample.category for sample in run.samples.values()} == {"single_object"}
+    other = adopt_folder(geneval(tmp_path / "y", ["a bench", "a cow"], 1), None, tmp_path / "runs")
+    assert other.header.suite == run.header.suite  # of one suite, so they can be compared
+
+
+def test_sub_folders_match_a_prompt_file_in_order(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "x", ["2/a.png", "2/b.png", "10/a.png", "10/b.png"])
+    run = adopt_folder(folder, prompts(tmp_path, "prompt\na\nb\n"), tmp_path / "runs")
+    assert [entry[3] for entry in numbered(run)] == ["2/a.png", "2/b.png", "10/a.png", "10/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("prompt\na bench\n", "has 2 folders of images and .* 1 prompts"),
+        ("prompt\na cow\na bench\n", "line 2: 'a cow' is not the prompt of .*metadata.jsonl"),
+    ],
+)
+def test_a_prompt_file_must_agree_with_the_folders(tmp_path: Path, table: str, message: str) -> None:
+    folder = geneval(tmp_path / "x", ["a bench", "a cow"])
+    with pytest.raises(FileFormatError, match=message):
+        adopt_folder(folder, prompts(tmp_path, table), tmp_path / "runs")
+
+
+def test_hidden_files_are_no_images(images: Path, tmp_path: Path) -> None:
+    (images / "._img1.png").write_bytes(b"resource fork")
+    (images / ".DS_Store").write_bytes(b"")
+    write_images(images, ["__MACOSX/img1.png"])
+    file = prompts(tmp_path, "prompt\na\nb\nc\n")
+    assert [name for _, name in matched(images, file, tmp_path)] == ["img1.png", "img2.png", "img10.png"]
+
+
+def test_a_folder_without_prompts_is_an_error(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match=r"is not a run folder, .* --prompts FILE"):
+        adopt_folder(images, None, tmp_path)
