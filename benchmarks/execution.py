@@ -52,7 +52,7 @@ class RunResult:
     @property
     def planned(self) -> int:
         """Number of planned images."""
-        return self.run.header.planned.count
+        return self.run.plan.count
 
     @property
     def complete(self) -> bool:
@@ -142,7 +142,9 @@ def execute_plan(plan: Plan, progress: Progress) -> RunResult:
         _note_environment(state, plan.header.provenance[0], progress)
         describe = partial(_describe, plan, _rewritten(plan, progress))
         added = generate_images(state, describe, partial(_load_sampler, plan), plan.batch_size, progress)
-        return _score(state, plan.rewards, plan.device, progress, added)
+        result = _score(state, plan.rewards, plan.device, progress, added)
+        state.finish(plan.header)
+        return result
 
 
 def score_run(path: Path, rewards: Sequence[ResolvedReward], device: str, progress: Progress) -> RunResult:
@@ -164,7 +166,7 @@ def _score(
     run: RunState, rewards: Sequence[ResolvedReward], device: str, progress: Progress, added: int
 ) -> RunResult:
     added += score_images(run, rewards, device, progress)
-    planned = run.header.planned
+    planned = run.plan
     missing = run.missing_images()
     return RunResult(
         run=run,

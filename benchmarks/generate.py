@@ -91,7 +91,7 @@ def generate_images(
     batches = run.plan_batches(batch_size)
     missing = run.missing_images()
     _update_labels(run, describe)
-    progress.stage("images", run.header.planned.count, run.header.planned.count - len(missing))
+    progress.stage("images", run.plan.count, run.plan.count - len(missing))
     if not missing:
         return 0
     sampler = load_sampler()
@@ -123,7 +123,7 @@ def _update_labels(run: RunState, describe: Callable[[Key], Sample]) -> None:
     """Record images again whose category or groups changed in the prompt file."""
     changed = []
     for key, old in run.samples.items():
-        if old.image is None or key not in run.header.planned:
+        if old.image is None or key not in run.plan:
             continue
         new = describe(key)
         if (old.category, list(old.groups)) != (new.category, list(new.groups)):

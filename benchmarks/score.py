@@ -32,7 +32,7 @@ double when they are loaded as float32, and images and activations need the rest
 
 @dataclass(frozen=True)
 class RewardSummary:
-    """Summary of one reward's scores of a run: counts over the planned images."""
+    """Summary of one reward's scores of a run: counts over the images that a start planned."""
 
     reward: str
     score_id: str
@@ -47,7 +47,7 @@ class RewardSummary:
     @staticmethod
     def of(run: RunState, score_set: ScoreSet) -> RewardSummary:
         """Count and average one reward's scores over the planned images."""
-        scores = {key: s for key, s in run.scores(score_set).items() if key in run.header.planned}
+        scores = {key: s for key, s in run.scores(score_set).items() if key in run.plan}
         values = [s.score for s in scores.values() if s.score is not None]
         return RewardSummary(
             reward=score_set.reward,
@@ -138,7 +138,7 @@ def _free_bytes(device: str) -> int:
 
 
 def _planned_images(run: RunState) -> dict[Key, Sample]:
-    return {k: s for k, s in run.samples.items() if k in run.header.planned and s.image is not None}
+    return {k: s for k, s in run.samples.items() if k in run.plan and s.image is not None}
 
 
 def _unscored(run: RunState, score_set: ScoreSet) -> set[Key]:

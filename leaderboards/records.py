@@ -39,7 +39,7 @@ def folder_name(*parts: str) -> str:
 
 @dataclass(frozen=True)
 class Planned:
-    """The samples that the last start of a run planned to generate."""
+    """Samples of a run: those that boards compare, or those that one start generates and scores."""
 
     prompt_ids: tuple[int, ...]
     of: int
@@ -51,6 +51,10 @@ class Planned:
     def count(self) -> int:
         """Number of planned samples (images)."""
         return len(self.prompt_ids) * self.seeds
+
+    def is_wider_than(self, other: Planned) -> bool:
+        """Whether this is more prompts, or as many with more images each; smaller limits are nested."""
+        return (len(self.prompt_ids), self.seeds) > (len(other.prompt_ids), other.seeds)
 
     def keys(self) -> list[Key]:
         """All planned samples: the first image of every prompt, then the second one, and so on."""
@@ -76,12 +80,16 @@ class Header:
     generation: Mapping[str, Any]
     """The settings that change images; `generation_id` is their hash."""
     planned: Planned
+    """The samples that boards compare: the widest plan that a start completed, or that of the last start."""
     watermarks: tuple[str, ...] = ()
     """Caveats such as "limit 64 of 1632" or "out of domain"; a board shows them with the run's numbers."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Description of the system: the rewards it was trained on, its prompt rewriter, its domain, ..."""
     provenance: tuple[Mapping[str, Any], ...] = ()
     """The distinct environments that worked on this run, in order."""
+    finished: bool | None = None
+    """Whether a start came to the end of `planned`, so that it stays in force; None in files of earlier
+    versions, where all samples must be on record for that."""
     schema: int = SCHEMA
 
     def to_json(self) -> str:

@@ -1,7 +1,7 @@
 """A run folder on disk and in memory: each part is loaded once and kept up to date by appending.
 
     runs/<suite>-<system>-<generation id>/
-        run.json                                   header: ids, settings, plan of the last start, provenance
+        run.json                                   header: ids, settings, plan, provenance
         batches.jsonl                              which samples are generated together
         images/00012-0.png                         lossless, written under a temporary name and renamed
         samples/<process start>.jsonl              one line per sample: its image, or the reason it is missing
@@ -54,13 +54,18 @@ class RunState:
             raise FileFormatError(f"{self.path} is not a run folder: it has no {HEADER}")
         self.header = Header.from_json(file.read_text(encoding="utf-8"), file)
         """Content of run.json."""
+        self.plan = self.header.planned
+        """Samples that this start works on; boards compare those of the header."""
         self._sample_journal = Journal(self.path / "samples", self.header.generation_id)
         self._score_journals: dict[str, Journal] = {}
         self._scores: dict[str, dict[Key, Score]] = {}
 
     @classmethod
     def create(cls, path: Path | str, header: Header) -> Self:
-        """Start the run at ``path``, or resume it with the plan and watermarks of ``header``.
+        """Start the run at ``path``, or resume it to work on the plan of ``header``.
+
+        A plan that an earlier start finished stays in force for boards, with its watermarks, until this start
+        finishes a wider one (`finish`): less work never takes results away.
 
         Raises:
             MismatchError: If the folder holds a run with other settings.
@@ -68,21 +73,44 @@ class RunState:
         path = Path(path)
         (path / "images").mkdir(parents=True, exist_ok=True)
         if not (path / HEADER).exists():
-            write_atomically(path / HEADER, header.to_json().encode())
+            write_atomically(path / HEADER, replace(header, finished=False).to_json().encode())
             return cls(path)
         run = cls(path)
-        old = run.header
+        old, plan = run.header, header.planned
         if old.generation_id != header.generation_id:
             raise MismatchError(
                 f"{path} holds generation {old.generation_id}, expected {header.generation_id}: "
                 "use another --out"
             )
         added = [entry for entry in header.provenance if entry not in old.provenance]
-        header = replace(header, provenance=(*old.provenance, *added))
-        if header.to_json() != old.to_json():
-            write_atomically(path / HEADER, header.to_json().encode())
-            run = cls(path)
+        header = replace(header, provenance=(*old.provenance, *added), finished=run.is_finished)
+        if header.finished:
+            header = replace(header, planned=old.planned, watermarks=old.watermarks)
+        run._write_header(header)
+        run.plan = plan
         return run
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a start has come to the end of the samples that boards compare."""
+        if self.header.finished is not None:
+            return self.header.finished
+        return self.samples.keys() >= set(self.header.planned.keys())
+
+    def finish(self, header: Header) -> None:
+        """Record that this start came to the end of the plan of ``header``.
+
+        Boards compare it from now on, unless they compare a wider one.
+        """
+        if not self.is_finished or header.planned.is_wider_than(self.header.planned):
+            self._write_header(
+                replace(self.header, planned=header.planned, watermarks=header.watermarks, finished=True)
+            )
+
+    def _write_header(self, header: Header) -> None:
+        if header.to_json() != self.header.to_json():
+            write_atomically(self.path / HEADER, header.to_json().encode())
+            self.header = header
 
     # samples
 
@@ -219,13 +247,13 @@ class RunState:
         return sum(sample.image is not None and key in planned for key, sample in self.samples.items())
 
     def missing_images(self) -> set[Key]:
-        """Return the planned samples whose image is not on disk."""
+        """Return the samples of this start's plan whose image is not on disk."""
         on_disk = {
             key
             for key, sample in self.samples.items()
             if sample.image is not None and self.image_path(sample).is_file()
         }
-        return set(self.header.planned.keys()) - on_disk
+        return set(self.plan.keys()) - on_disk
 
     def open_image(self, sample: Sample) -> Image:
         """Decode a sample's image.
@@ -246,13 +274,13 @@ class RunState:
         return image
 
     def plan_batches(self, batch_size: int) -> list[list[Key]]:
-        """Give every planned sample without a batch a new one, and return the batches with planned samples.
+        """Give every sample of this start's plan without a batch a new one, and return the plan's batches.
 
         Batches that have been started stay as they are, whatever ``batch_size`` is now, because results are
         bit-identical on the CPU only within the same batches. Larger batches that have not been started are
         split again, because they may be the ones that did not fit in memory.
         """
-        planned, started = self.header.planned, self.samples.keys()
+        planned, started = self.plan, self.samples.keys()
         kept = [batch for batch in self.batches if len(batch) <= batch_size or not started.isdisjoint(batch)]
         in_batch = {key for batch in kept for key in batch}
         keys = planned.keys()

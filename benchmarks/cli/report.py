@@ -115,6 +115,9 @@ def _print_result(result: RunResult) -> None:
     watermarks = result.run.header.watermarks
     marks = f" [{'; '.join(watermarks)}]" if watermarks else ""
     print(f"run: {result.path}  {result.images} of {result.planned} images{marks}")
+    if (compared := result.run.header.planned) != result.run.plan:
+        size = f"{len(compared.prompt_ids)} prompts × {compared.seeds} images"
+        print(f"boards compare {size}: the widest start of this run that was finished")
 
 
 def _lines(record: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +17,7 @@ import benchmarks
 from benchmarks.execution import RunResult, execute_plan
 from benchmarks.planning import Plan, Request, plan_run
 from benchmarks.systems import SYSTEMS, System
+from leaderboards.builder import build
 from leaderboards.records import Sample
 from leaderboards.run_state import RunState
 from leaderboards.scores import RunScores
@@ -167,20 +169,51 @@ def test_a_wider_plan_keeps_existing_images(request_for: Requests) -> None:
     assert old.items() <= image_bytes(wide).items()
 
 
-def test_boards_read_the_last_plan(request_for: Requests) -> None:
-    wide = run(request_for())
-    small = run(request_for(limit=4))
-    assert small.added == 0
-    scores = RunScores.read(RunState(wide.path))
-    assert [len(scored.keys) for scored in scores.scored] == [4]
-    assert {sample.category for sample in scores.samples.values()} == {"a cats", "a dogs"}
-
-
 @pytest.mark.parametrize(
     "change", [{"steps": 3}, {"guidance": 2.0}, {"base_seed": 1}, {"dtype": "bfloat16"}], ids=str
 )
 def test_image_settings_change_the_folder(request_for: Requests, change: dict[str, object]) -> None:
     assert plan_run(request_for(**change)).path != plan_run(request_for()).path
+
+
+@pytest.mark.parametrize("narrower", [{"limit": 3}, {"seeds": 1}, {"limit": 2, "seeds": 1}], ids=str)
+def test_a_narrower_request_works_less_and_takes_no_results_away(
+    request_for: Requests, narrower: dict[str, int]
+) -> None:
+    whole = run(request_for(seeds=2))
+    again = run(request_for(**{"seeds": 2} | narrower))
+    assert (again.path, again.added, again.complete) == (whole.path, 0, True)
+    assert again.planned < whole.planned == 16
+    header = RunState(whole.path).header
+    assert (len(header.planned.prompt_ids), header.planned.seeds, header.watermarks) == (8, 2, ())
+    (compared,) = build([whole.path], "tiny").sections
+    assert compared.cells["tiny", compared.columns[0].label, None].samples == 16
+
+
+def test_an_interrupted_extension_leaves_the_finished_prompts_in_force(
+    request_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = run(request_for(limit=3))
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.execution.score_images", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(request_for())
+    header = RunState(small.path).header
+    assert (header.planned.count, header.watermarks) == (3, ("limit 3 of 8",))
+    run(request_for())
+    header = RunState(small.path).header
+    assert (header.planned.count, header.watermarks) == (8, ())
+
+
+def test_a_start_that_never_finished_does_not_stay_in_force(
+    request_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.execution.score_images", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(request_for())
+    small = run(request_for(limit=3))
+    assert RunState(small.path).header.planned.count == 3
 
 
 @pytest.mark.parametrize(

@@ -163,3 +163,29 @@ def test_find_runs_lists_runs_and_their_parent_once(run: RunState) -> None:
         find_runs([run.path / "nowhere"])
     with pytest.raises(FileFormatError, match="holds no run"):
         find_runs([run.path / "images"])
+
+
+def test_a_finished_plan_stays_in_force_until_a_wider_one_is_finished(run: RunState) -> None:
+    wider = replace(HEADER, planned=Planned((0, 1, 2, 3), of=5, seeds=1), watermarks=("limit 4 of 5",))
+    narrower = replace(HEADER, planned=Planned((0,), of=5, seeds=1), watermarks=("limit 1 of 5",))
+    run.finish(HEADER)
+    for header in (narrower, wider):
+        started = RunState.create(run.path, header)
+        assert started.plan == header.planned
+        assert RunState(run.path).header.planned == HEADER.planned
+        assert RunState(run.path).header.watermarks == ()
+        assert started.missing_images() == set(header.planned.keys())
+    started.finish(wider)
+    assert RunState(run.path).header.planned == wider.planned
+    RunState.create(run.path, narrower).finish(narrower)
+    assert RunState(run.path).header.watermarks == ("limit 4 of 5",)
+
+
+def test_a_complete_run_of_an_earlier_version_counts_as_finished(run: RunState) -> None:
+    run.append_samples([sample(number) for number in (0, 1, 2)])
+    file = run.path / "run.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    del record["finished"]
+    file.write_text(json.dumps(record), encoding="utf-8")
+    RunState.create(run.path, replace(HEADER, planned=Planned((0,), of=5, seeds=1)))
+    assert RunState(run.path).header.planned == HEADER.planned
