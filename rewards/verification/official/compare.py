@@ -41,7 +41,7 @@ _TEXTS = ("cat", "large horse", "river at dawn", "seventeen geese", "oil", "cup 
 
 
 @dataclass(frozen=True)
-class OfficialCheckpoint:
+class _OfficialCheckpoint:
     """Random weights of one reward in the official layout, with what each side needs to read them."""
 
     record: RewardInfo
@@ -59,7 +59,7 @@ class OfficialCheckpoint:
         return run_official({**self.job, **inputs, **options})
 
 
-def _write_hpsv2(record: RewardInfo, folder: Path, *, full: bool) -> OfficialCheckpoint:
+def _write_hpsv2(record: RewardInfo, folder: Path, *, full: bool) -> _OfficialCheckpoint:
     """Write a small CLIP, or the published ViT-H/14 if ``full``, under the key "state_dict"."""
     import open_clip
     from open_clip.model import CLIP
@@ -85,10 +85,10 @@ def _write_hpsv2(record: RewardInfo, folder: Path, *, full: bool) -> OfficialChe
     files = tuple(replace(file, sha256="") for file in record.weights)
     job["checkpoint"] = str(path)
     record = replace(record, options=options, weights=files)
-    return OfficialCheckpoint(record, {"checkpoint": path}, "hpsv2", job)
+    return _OfficialCheckpoint(record, {"checkpoint": path}, "hpsv2", job)
 
 
-def _write_imagereward(record: RewardInfo, folder: Path, *, full: bool) -> OfficialCheckpoint:
+def _write_imagereward(record: RewardInfo, folder: Path, *, full: bool) -> _OfficialCheckpoint:
     """Write a small BLIP ranker, or one of the published size if ``full``, with BLIP's pretraining heads.
 
     Where BERT's vocabulary is not on this machine, one of single letters takes its place.
@@ -131,7 +131,7 @@ def _write_imagereward(record: RewardInfo, folder: Path, *, full: bool) -> Offic
         *(replace(file, sha256="") for file in record.weights),
         WeightsFile("config", file="config.json"),
     )
-    return OfficialCheckpoint(replace(record, weights=weights), files, "image-reward", job)
+    return _OfficialCheckpoint(replace(record, weights=weights), files, "image-reward", job)
 
 
 def _write_med_config(path: Path, config: BlipConfig) -> Path:
@@ -190,7 +190,7 @@ def _centre(norm: nn.Module, embed: Callable[[], Any], at: Tensor | None = None)
     bias -= states.flatten(0, -2).mean(dim=0)
 
 
-OFFICIAL: Mapping[str, Callable[..., OfficialCheckpoint]] = {
+OFFICIAL: Mapping[str, Callable[..., _OfficialCheckpoint]] = {
     "rewards.models.hpsv2:HPSv2": _write_hpsv2,
     "rewards.models.imagereward:ImageReward": _write_imagereward,
 }
