@@ -113,7 +113,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
         settings["rewriter"] = rewriter[0].generation_settings(rewriter[1])
     if selecting:
         settings["best_of"] = [system.best_of, system.best_of_reward]
-        settings["calibration_sha256"] = _calibration_sha256(system)
+        settings["calibration_sha256"] = _calibration_sha256(system, selecting)
         settings["choosers"] = [reward.score_set.score_id for reward in selecting]
     details = system.describe()
     header = Header(
@@ -227,13 +227,15 @@ def _rewriter(system: System, fetch: bool) -> tuple[Rewriter, Path] | None:
     return rewriter, rewriter.find_model(fetch=fetch)
 
 
-def _calibration_sha256(system: System) -> str | None:
-    """Hash of the calibration that scales the best-of rewards; an invalid file raises an error."""
+def _calibration_sha256(system: System, rewards: Sequence[ResolvedReward]) -> str | None:
+    """Hash of the calibration that scales the best-of rewards; one that lacks a reward raises an error."""
     if not system.calibration:
         return None
     from rewards.combine.calibration import Calibration
 
-    Calibration.read(system.calibration)  # raises if the file is not a calibration
+    calibration = Calibration.read(system.calibration)
+    for reward in rewards:  # now, not after prompts were rewritten and models loaded
+        calibration.statistics(reward.info.name, reward.score_set.score_id)
     return sha256(Calibration.path(system.calibration))
 
 

@@ -37,6 +37,7 @@ from textcraftor.algorithms.gradient import GradientAlgorithm
 from textcraftor.algorithms.latent_scores import LatentScorer
 from textcraftor.algorithms.rewriter import RewriterAlgorithm, RewriterPolicy
 from textcraftor.algorithms.rollouts import RolloutStart
+from textcraftor.calibration import MissingCalibration
 from textcraftor.config import (
     WITHOUT_GRADIENT,
     TrainConfig,
@@ -138,15 +139,25 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         )
 
         # Sampling, scoring, and the algorithm on top of them
+        denoiser = Denoiser(pipe.unet, schedule.guidance, size_conditioning(pipe, runner.size))
         mix = load_mix(
             config.rewards.mix,
             calibration=config.rewards.calibration,
             device=device,
             offload=config.memory.offload,
+            measure=MissingCalibration(
+                config,
+                trainable,
+                denoiser,
+                runner.latent_shape,
+                source,
+                known=folder.record(),
+                main=main,
+                progress=progress,
+            ),
         )
         selection = config.validation.selection_reward
         selection_reward = load(selection, device=device) if selection else None
-        denoiser = Denoiser(pipe.unet, schedule.guidance, size_conditioning(pipe, runner.size))
         if config.memory.compile:
             denoiser.unet = torch.compile(pipe.unet)
         scorer = LatentScorer(pipe.vae, mix, config.memory.decode_slice, config.rewards.pool)
@@ -187,6 +198,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
                     "prompt_count": len(source),
                     "prompts_sha256": source.sha256,
                     "rewards": {name: mix.panel[name].score_id for name in mix.panel.names},
+                    "calibration": MissingCalibration.record(mix),
                     "start_sha256": trainable.start_sha256,
                     "processes": accelerator.num_processes,
                     "environment": current,

@@ -79,8 +79,16 @@ class Calibration:
         """Write the calibration as JSON."""
         write_atomically(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
+    def covers(self, name: str, score_id: str) -> bool:
+        """Return whether there are statistics of exactly this version of a reward."""
+        return name in self.rewards and self.rewards[name].score_id == score_id
+
     def statistics(self, name: str, score_id: str) -> RewardStatistics:
         """Return the statistics of a reward.
+
+        Args:
+            name: The name in the reward's record, not the ``file.py:Class`` that it was loaded by.
+            score_id: `rewards.base.score_id` of the loaded reward.
 
         Raises:
             MismatchError: If it has none, or if they are of another version than ``score_id``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rewards.combine.calibration import Calibration
+from rewards.combine.calibration import Calibration, RewardStatistics
 from rewards.combine.panel import LocalWeights, Panel
 from rewards.combine.terms import MixTerm, parse_mix
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+Measure = Callable[[Panel, Sequence[str]], Mapping[str, RewardStatistics]]
+"""Measures rewards of a panel, given by their names in it, that a calibration lacks; returns their statistics
+by the same names."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,10 @@ class RewardMix:
         return MixGradient(torch.stack(list(values.values())).sum(dim=0), scores, values, total, norms)
 
     def _calibrated(self, name: str, calibration: Calibration) -> MixTerm:
-        # By score id, so that statistics of another version of the reward are never applied.
-        statistics = calibration.statistics(name, self.panel[name].score_id)
+        # By the record's name, under which runs keep scores, and by score id, so that statistics of another
+        # version of the reward are never applied.
+        reward = self.panel[name]
+        statistics = calibration.statistics(reward.info.name, reward.score_id)
         return replace(self.terms[name], mean=statistics.mean, std=statistics.std)
 
     def _check_differentiable(self) -> None:
@@ -123,6 +130,7 @@ def load_mix(
     dtype: str = "float32",
     weights: LocalWeights | None = None,
     offload: bool = False,
+    measure: Measure | None = None,
 ) -> RewardMix:
     """Load the rewards of a mix.
 
@@ -134,6 +142,7 @@ def load_mix(
         dtype: Precision of the models, such as "float32" or "bfloat16".
         weights: Local copies of weights, reward name -> key -> path.
         offload: Keep the rewards on the CPU and move one at a time to the device.
+        measure: Measures the rewards that the calibration lacks; without it they are an error.
 
     Raises:
         ConfigError: If the text is not a mix.
@@ -145,4 +154,14 @@ def load_mix(
     if calibration is not None and not isinstance(calibration, Calibration):
         calibration = Calibration.read(calibration) if str(calibration) else None
     panel = Panel(list(terms), device=device, dtype=dtype, weights=weights, offload=offload)
+    if calibration is not None and measure is not None:
+        calibration = _completed(calibration, panel, measure)
     return RewardMix(panel, terms, calibration)
+
+
+def _completed(calibration: Calibration, panel: Panel, measure: Measure) -> Calibration:
+    """Return the calibration with the statistics of all rewards of the panel."""
+    lacking = [n for n in panel.names if not calibration.covers(panel[n].info.name, panel[n].score_id)]
+    measured = measure(panel, lacking) if lacking else {}
+    by_name = {panel[name].info.name: statistics for name, statistics in measured.items()}
+    return replace(calibration, rewards={**calibration.rewards, **by_name})

@@ -46,11 +46,18 @@ def parse_mix(text: str) -> dict[str, MixTerm]:
         UnknownName: If a reward does not exist.
     """
     terms: dict[str, MixTerm] = {}
+    names: dict[str, str] = {}  # as written, by the name in the record
     for item in filter(None, (item.strip() for item in text.split(","))):
         name, term = _parse_term(item)
         if name in terms:
             raise ConfigError(f"the reward mix names {name} twice; give it one weight")
-        info(name)
+        # Scores, logs and calibrations are kept by this name, so two rewards cannot share it.
+        other = names.setdefault(info(name).name, name)
+        if other != name:
+            raise ConfigError(
+                f"{other} and {name} in the reward mix have the same name, {info(name).name}; give it one "
+                "weight, or register one of them under another name"
+            )
         terms[name] = term
     if not terms:
         raise ConfigError("the reward mix is empty; give at least one term, such as pickscore=1,clip=100")

@@ -609,6 +609,13 @@ def test_judges_cannot_select_and_broken_images_never_win(
     system.write_text(text + 'best_of_reward = "world-oracle=1"\n')
     with pytest.raises(WrongRole, match="world-oracle"):
         plan_run(request_for(model=str(system)))
+    system.write_text(
+        text + f'best_of_reward = "world-clip=1,{toy_rewards}:Brightness=1"\ncalibration = "world"\n'
+    )
+    with pytest.raises(
+        MismatchError, match="calibration on world-train has no toy-brightness"
+    ):  # before any work
+        plan_run(request_for(model=str(system)))
     system.write_text(text + f'best_of_reward = "{toy_rewards}:Brightness=1"\n')
     draw, calls = PipelineRunner.generate, []
 

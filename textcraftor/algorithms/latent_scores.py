@@ -82,6 +82,11 @@ def encode_images(vae: Any, images: Tensor) -> Tensor:
     return latents.float() * float(vae.config.scaling_factor)
 
 
+def pool_images(images: Tensor, size: int) -> Tensor:
+    """Average-pool images (B, 3, H, W) to ``size`` pixels a side; 0: return them unchanged."""
+    return F.adaptive_avg_pool2d(images, size) if size else images
+
+
 @dataclass(frozen=True)
 class LatentScorer:
     """Decodes latents and scores the images with a reward mix."""
@@ -123,7 +128,7 @@ class LatentScorer:
 
     def _score(self, latents: Tensor, prompts: Sequence[str]) -> LatentScores:
         images = decode_latents(self.vae, latents)
-        shown = F.adaptive_avg_pool2d(images, self.pool) if self.pool else images
+        shown = pool_images(images, self.pool)
         # Rewards have a precision of their own. Broken pixels become grey, so that one broken image does not
         # spread through rewards that normalise over a batch; its row is skipped below.
         with torch.autocast(images.device.type, enabled=False):
@@ -135,7 +140,7 @@ class LatentScorer:
         leaf = latents.detach().requires_grad_()
         with torch.enable_grad():
             images = decode_latents(self.vae, leaf)
-            shown = F.adaptive_avg_pool2d(images, self.pool) if self.pool else images
+            shown = pool_images(images, self.pool)
         broken = ~shown.detach().flatten(1).isfinite().all(dim=1)
         # In two stages: first the gradient of the rewards at the images, which frees the rewards' graphs one
         # after another, then through the VAE. So memory holds one reward's graph at a time.

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 RECORD, STATE, CHECKPOINT = "train.json", "state.safetensors", "checkpoint.json"
 LOG, VALIDATION = "log.jsonl", "validation.jsonl"
 
-DECISIVE_ENTRIES = ("pipeline_sha256", "prompts_sha256", "start_sha256", "rewards")
-"""Entries of train.json, beside the configuration, that must be unchanged when a run is resumed."""
+DECISIVE_ENTRIES = ("pipeline_sha256", "prompts_sha256", "start_sha256", "rewards", "calibration")
+"""Entries of train.json, beside the configuration, that must be unchanged when a run is resumed. One that an
+earlier version did not write is not compared."""
 
 
 NOT_DECISIVE = (
@@ -90,6 +91,11 @@ class TrainFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def record(self) -> dict[str, Any]:
+        """Return the content of train.json; empty if there is none."""
+        file = self.path / RECORD
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
     def begin(self, record: Mapping[str, Any]) -> None:
         """Write train.json, or check that the folder holds the same run.
 
@@ -100,11 +106,10 @@ class TrainFolder:
             ConfigError: If the folder holds another run or other files.
         """
         restore_folder(self.path / "best")
-        file = self.path / RECORD
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-        if known is None and _has_files(self.path):
+        known = self.record()
+        if not known and _has_files(self.path):
             raise ConfigError(f"{self.path} is not empty and is not a training run; choose another --out")
-        if known is not None and (differences := _differences(known, record)):
+        if known and (differences := _differences(known, record)):
             raise ConfigError(
                 f"{self.path} holds another training run ({'; '.join(differences[:3])}); choose another "
                 "--out, or remove the folder"
@@ -114,7 +119,7 @@ class TrainFolder:
             environments.append(record["environment"])
         merged = {k: v for k, v in record.items() if k != "environment"} | {"environments": environments}
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, (json.dumps(merged, indent=1) + "\n").encode())
+        write_atomically(self.path / RECORD, (json.dumps(merged, indent=1) + "\n").encode())
 
     def newest(self) -> Checkpoint | None:
         """Return the checkpoint to resume from; None if there is none."""
@@ -187,7 +192,7 @@ def _has_files(folder: Path) -> bool:
 
 def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     """Return the decisive settings and entries in which two runs differ, one phrase each."""
-    entries = [name for name in DECISIVE_ENTRIES if known.get(name) != record.get(name)]
+    entries = [name for name in DECISIVE_ENTRIES if name in known and known[name] != record.get(name)]
     return [
         *_config_differences(known["config"], record["config"]),
         *(f"different {name.removesuffix('_sha256')}" for name in entries),
