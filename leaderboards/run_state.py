@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from leaderboards.journal import Journal
 from leaderboards.records import Header, Key, Sample, Score, ScoreSet, Status, from_record
-from tcbench.errors import FileFormatError, MismatchError
+from tcbench.errors import FileFormatError, MismatchError, first_line
 from tcbench.files import append_lines, read_lines, write_atomically
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ class RunState:
         """Decode a sample's image.
 
         Raises:
-            ValueError: If the file is not the one on record.
+            ValueError: If the file is not the one on record, or cannot be decoded.
         """
         from PIL import Image as image_files
 
@@ -269,8 +269,14 @@ class RunState:
             raise ValueError(
                 f"{path} is not the image that was recorded; restore it, or remove the run and make it again"
             )
-        image = image_files.open(io.BytesIO(content))
-        image.load()
+        try:
+            image = image_files.open(io.BytesIO(content))
+            image.load()
+        except image_files.UnidentifiedImageError as error:
+            # PIL's own message would name the buffer, not the file.
+            raise ValueError(f"{path} is not an image that PIL can read") from error
+        except Exception as error:  # decoders raise nearly anything for a damaged file
+            raise ValueError(f"{path} cannot be decoded: {first_line(error)}") from error
         return image
 
     def plan_batches(self, batch_size: int) -> list[list[Key]]:

@@ -14,6 +14,9 @@ from leaderboards.records import Key
 
 _COMPLETE, _INCOMPLETE = 0, 3
 
+_MOST_LINES = 10
+"""Most lines of one kind of failure."""
+
 
 def show_plan(plan: Plan, as_json: bool) -> None:
     """Print a plan to stdout."""
@@ -72,7 +75,7 @@ def _result_record(result: RunResult) -> dict[str, Any]:
         "made_now": result.added,
         "truncated_prompts": result.truncated,
         "watermarks": list(result.run.header.watermarks),
-        "missing": _reasons(result.missing),
+        "missing": _reasons(result, result.missing),
         "rewards": [
             {
                 "reward": summary.reward,
@@ -80,7 +83,7 @@ def _result_record(result: RunResult) -> dict[str, Any]:
                 "mean": summary.mean,
                 "scored": summary.scored,
                 "abstained": summary.abstained,
-                "failed": _reasons(summary.failed),
+                "failed": _reasons(result, summary.failed),
                 "truncated_prompts": summary.truncated,
             }
             for summary in result.rewards
@@ -88,9 +91,16 @@ def _result_record(result: RunResult) -> dict[str, Any]:
     }
 
 
-def _reasons(reasons: Mapping[Key, str]) -> list[dict[str, Any]]:
+def _reasons(result: RunResult, reasons: Mapping[Key, str]) -> list[dict[str, Any]]:
+    samples = result.run.samples
     return [
-        {"prompt_id": prompt, "sample": sample, "reason": why} for (prompt, sample), why in reasons.items()
+        {
+            "prompt_id": key[0],
+            "sample": key[1],
+            "image": samples[key].image if key in samples else None,
+            "reason": why,
+        }
+        for key, why in reasons.items()
     ]
 
 
@@ -102,12 +112,10 @@ def _print_result(result: RunResult) -> None:
         notes = [f"{summary.scored} of {result.planned}"]
         notes += [f"{summary.abstained} not judged"] if summary.abstained else []
         notes += [f"{summary.truncated} prompts truncated"] if summary.truncated else []
-        if summary.failed:
-            notes.append(f"{len(summary.failed)} failed: {next(iter(summary.failed.values()))}")
+        notes += [f"{len(summary.failed)} failed"] if summary.failed else []
         print(f"  {summary.reward:<18} {mean:>10}  ({', '.join(notes)})")
-    if result.missing:
-        reason = next(iter(result.missing.values()))
-        print(f"missing images: {len(result.missing)} ({reason})", file=sys.stderr)
+    for line in [*_failed_lines(result), *_missing_lines(result)]:
+        print(line, file=sys.stderr)
     if result.truncated:
         print(
             f"{result.truncated} prompts are longer than the pipeline's text encoder reads", file=sys.stderr
@@ -118,6 +126,32 @@ def _print_result(result: RunResult) -> None:
     if (compared := result.run.header.planned) != result.run.plan:
         size = f"{len(compared.prompt_ids)} prompts × {compared.seeds} images"
         print(f"boards compare {size}: the widest start of this run that was finished")
+
+
+def _failed_lines(result: RunResult) -> list[str]:
+    """One line per image that has no score: its file, the reason, and the rewards that it concerns."""
+    rewards: dict[tuple[Key, str], list[str]] = {}
+    for summary in result.rewards:
+        for key, reason in summary.failed.items():
+            rewards.setdefault((key, reason), []).append(summary.reward)
+    lines = []
+    for (key, reason), names in rewards.items():
+        image = result.run.samples[key].image or f"prompt {key[0]}, image {key[1]}"
+        # Reasons of files that cannot be read name the file already.
+        lines.append(f"failed: {reason if image in reason else f'{image}: {reason}'} ({', '.join(names)})")
+    return _shortened(lines)
+
+
+def _missing_lines(result: RunResult) -> list[str]:
+    """One line per sample without an image, with the reason."""
+    lines = [f"missing: prompt {key[0]}, image {key[1]}: {why}" for key, why in result.missing.items()]
+    return ([f"missing images: {len(lines)}"] if lines else []) + _shortened(lines)
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    """Return the first lines and how many are left out; all of them are in the JSON output."""
+    left = len(lines) - _MOST_LINES
+    return lines if left <= 0 else [*lines[:_MOST_LINES], f"... and {left} more (--json lists all)"]
 
 
 def _lines(record: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks.cli import VERBS, main
 from benchmarks.cli.progress import _Lines
@@ -118,9 +119,34 @@ def test_generated_images_are_scored_by_a_second_command(
 def test_missing_scores_exit_with_3(tcbench: Command, run_arguments: list[str], toy_rewards: Path) -> None:
     prompts = toy_rewards.with_name("farm.txt")
     prompts.write_text("a cat\na cow\n")
-    code, out, _ = tcbench(*run_arguments, "--prompts", prompts, "--rewards", f"{toy_rewards}:Picky")
+    code, out, err = tcbench(*run_arguments, "--prompts", prompts, "--rewards", f"{toy_rewards}:Picky")
     assert code == 3
-    assert "1 failed: RuntimeError: no cows please" in out
+    assert "1 failed" in out
+    assert "failed: images/00001-0.png: RuntimeError: no cows please (toy-picky)" in err
+
+
+def test_images_that_cannot_be_scored_are_named(tcbench: Command, toy_rewards: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (8, 8), "red").save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"no picture")
+    whole = (folder / "a.png").read_bytes()
+    (folder / "c.png").write_bytes(whole[:-30])
+    (tmp_path / "farm.txt").write_text("a cat\na dog\na hen\n")
+    arguments = ["score", folder, "--prompts", tmp_path / "farm.txt", "--out", tmp_path / "runs"]
+    both = f"{toy_rewards}:Brightness,world-rule"
+    code, _, err = tcbench(*arguments, "--rewards", both)
+    assert code == 3
+    lines = [line for line in err.splitlines() if line.startswith("failed: ")]
+    b, c = folder / "b.png", folder / "c.png"
+    assert (
+        lines[0] == f"failed: ValueError: {b} is not an image that PIL can read (toy-brightness, world-rule)"
+    )
+    assert lines[1].startswith(f"failed: ValueError: {c} cannot be decoded: ")
+    assert len(lines) == 2
+    assert "BytesIO" not in err
+    record = json.loads(tcbench(*arguments, "--rewards", both, "--json")[1])
+    assert [row["image"] for row in record["rewards"][0]["failed"]] == [str(b), str(c)]
 
 
 @pytest.mark.parametrize(
