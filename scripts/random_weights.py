@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+from rewards.weights.lock import LOCK_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ def write_random_weights(folder: Path, names: Iterable[str]) -> dict[str, _Rando
         folder: Where to write. Rewards with the same backbone or checkpoint share its files.
         names: Of aesthetic-v1, aesthetic-v2, clip, pickscore, hpsv2, hpsv2-antialias, hpsv2.1, imagereward.
     """
+    # Not the user's lock file: these weights are made anew for each measurement, also in child processes.
+    os.environ[LOCK_VARIABLE] = str(folder / "weights.lock.json")
     vit = cache(partial(_write_vit_l_14, folder))
     hpsv2 = cache(partial(_write_official, "hpsv2", folder))
     writers: dict[str, Callable[[], _RandomWeights]] = {

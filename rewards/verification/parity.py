@@ -28,6 +28,10 @@ from rewards.verification.official.compare import OFFICIAL
 from rewards.verification.references import load_reference
 from rewards.verification.tiny.checkpoints import tiny_record, write_tiny_weights
 from rewards.weights.locate import locate_weights
+from rewards.weights.lock import WeightsLock
+
+_LOCK = "weights.lock.json"
+"""Lock file beside the temporary weights, so that they are not recorded in the user's."""
 
 BOUND = 1e-3
 """Largest difference, as a share of the standard deviation of the reference's scores."""
@@ -148,12 +152,13 @@ def compare_with_reference(
         return base
     reference = REFERENCES[record.entry]
     subject = record if shipped else tiny_record(record)
-    files = locate_weights(record) if shipped else write_tiny_weights(record, folder)
     texts = prompts if record.uses_prompt else ("",)
-    score, pictures = reference.scorer(subject), list(images.values())
-    expected = torch.tensor([[score(files, image, text) for text in texts] for image in pictures])
-    comparison = _Comparison(expected, partial(load, subject, weights=files), pictures, texts)
-    return comparison.fill(replace(base, reference=reference.title), MUTANTS)
+    with WeightsLock.separate(folder / _LOCK):
+        files = locate_weights(record) if shipped else write_tiny_weights(record, folder)
+        score, pictures = reference.scorer(subject), list(images.values())
+        expected = torch.tensor([[score(files, image, text) for text in texts] for image in pictures])
+        comparison = _Comparison(expected, partial(load, subject, weights=files), pictures, texts)
+        return comparison.fill(replace(base, reference=reference.title), MUTANTS)
 
 
 def compare_with_official(
@@ -176,8 +181,14 @@ def compare_with_official(
         full: Whether the architecture has the published size. Mutants are left out then: the small
             architecture has shown that they are detected.
     """
+    with WeightsLock.separate(scratch / _LOCK):
+        return _with_official(record, [folder / name for name in names], prompts, scratch, full=full)
+
+
+def _with_official(
+    record: RewardInfo, paths: Sequence[Path], prompts: Sequence[str], scratch: Path, *, full: bool
+) -> Parity:
     checkpoint = OFFICIAL[record.entry](record, scratch, full=full)
-    paths = [folder / name for name in names]
     answer = checkpoint.score(paths, prompts, repeats=1)
     pictures = [Image.open(path).convert("RGB") for path in paths]
     package = checkpoint.package

@@ -17,7 +17,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +44,9 @@ _SETTLED_NS = 2 * 10**9
 """A file modified more recently than this may change again without a change of its modification time."""
 
 _Table = dict[str, dict[str, Any]]
+
+_separate: ContextVar[Path | None] = ContextVar("separate lock file", default=None)
+"""Lock file within `WeightsLock.separate`."""
 
 _unwritable: set[Path] = set()  # files for which the note was printed
 _hashes: dict[tuple[Path, int, int], str] = {}  # this process's hashes by path, size, modification time
@@ -69,8 +74,18 @@ class WeightsLock:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        given = path or os.environ.get(LOCK_VARIABLE)
+        given = path or _separate.get() or os.environ.get(LOCK_VARIABLE)
         self.path = (Path(given) if given else cache_folder() / "weights.lock.json").resolve()
+
+    @staticmethod
+    @contextmanager
+    def separate(path: Path) -> Iterator[None]:
+        """Record in another lock file within the block, for weights that are made only to be compared."""
+        token = _separate.set(path)
+        try:
+            yield
+        finally:
+            _separate.reset(token)
 
     def recorded(self) -> dict[str, str]:
         """Return the recorded sha256 of all weights by origin."""

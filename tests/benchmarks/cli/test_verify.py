@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.cli import main
 from rewards.verification import parity
+from rewards.weights.lock import WeightsLock
 
 
 def run(*arguments: str) -> int:
@@ -51,3 +52,11 @@ def test_unknown_name_and_empty_folder_are_one_line_errors(
     assert "did you mean hpsv" in capsys.readouterr().err
     assert run("world-clip", "--images", str(tmp_path)) == 1
     assert "has 0 images; give a folder with at least 6" in capsys.readouterr().err
+
+
+def test_temporary_weights_are_not_recorded_in_the_users_lock_file() -> None:
+    assert run("clip-iqa") == 0  # on random weights in a temporary folder
+    lock = WeightsLock()
+    assert lock.recorded() == {}
+    assert lock.cached_files() == {}
+    assert not lock.path.exists()
