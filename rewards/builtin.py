@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from rewards.info import PUBLISHED, RewardInfo, WeightsFile
+from rewards.info import PROCESSOR_FILES, PUBLISHED, RewardInfo, WeightsFile
 from rewards.published import (
     AESTHETIC_V2,
     CLIP,
@@ -36,7 +36,8 @@ _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-
 _OPEN_CLIP_MODELS = (OPEN_CLIP_FILES, ("open_clip_config.json", "open_clip_pytorch_model.bin"))
 _OPEN_CLIP_TOKENIZERS: tuple[tuple[str, ...], ...] = (("tokenizer.json", "tokenizer_config.json"), ())
 _TRANSFORMERS_MODELS = tuple(
-    ("config.json", "preprocessor_config.json", "tokenizer_config.json", *weights)
+    ("config.json", processor, "tokenizer_config.json", *weights)
+    for processor in PROCESSOR_FILES
     for weights in (
         ("model.safetensors",),
         ("model.safetensors.index.json", "model-*.safetensors"),

@@ -23,6 +23,10 @@ _ROLES_BY_USE: Mapping[Use, tuple[Role, ...]] = {
 PUBLISHED = "published"
 """Profile of a reward whose folder of weights, "backbone", says how to preprocess images."""
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Files of transformers with the settings of an image processor: of its own, as all versions can save it, and
+that of a whole processor, as version 5 saves it."""
+
 CONSENT_VARIABLE = "TCBENCH_ACCEPT_LICENCES"
 """Environment variable with the licences that the user accepts, separated by commas."""
 
@@ -40,8 +44,8 @@ class WeightsFile:
     """A file, or a folder of files, that a reward needs, and its source.
 
     The source is one of ``package``, ``path``, ``hub`` and ``url``. With ``patterns`` it is a folder from
-    which the matching files are needed; with ``layouts`` it is a folder that has one of these sets of
-    patterns; otherwise it is ``file``.
+    which the matching files are needed; with ``layouts`` it may have one of these sets of patterns instead;
+    with neither it is ``file``.
     """
 
     key: str
@@ -51,7 +55,8 @@ class WeightsFile:
     patterns: tuple[str, ...] = ()
     """Glob patterns of the needed files of a folder."""
     layouts: tuple[tuple[str, ...], ...] = ()
-    """Alternative sets of patterns; the first that the folder has completely is used."""
+    """Alternative sets of patterns; the first that the folder has completely is used, ``patterns`` before
+    them."""
     package: str = ""
     """Path in this package, below ``rewards/``."""
     path: str = ""
@@ -72,7 +77,7 @@ class WeightsFile:
     @property
     def sets(self) -> tuple[tuple[str, ...], ...]:
         """Sets of patterns of which a folder needs one; empty for a single file."""
-        return self.layouts or ((self.patterns,) if self.patterns else ())
+        return ((self.patterns,) if self.patterns else ()) + self.layouts
 
     @property
     def title(self) -> str:

@@ -11,6 +11,13 @@ TRANSFORMERS_FILES = ("config.json", "model.safetensors")
 QWEN_FILES = ("config.json", "vocab.json", "merges.txt", "tokenizer_config.json")
 CLIP_FLANT5_FILES = ("config.json", "pytorch_model*")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+SAVED_MODEL_FILES = (
+    TRANSFORMERS_FILES,
+    ("config.json", "model.safetensors.index.json", "model-*.safetensors"),
+)
+"""What today's transformers saves in place of published .bin files; a local copy may have either."""
+SAVED_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+"""What transformers 5 saves in place of vocabulary and merges; a local copy may have either."""
 
 VIT_L_14 = WeightsFile(
     "backbone",
@@ -246,6 +253,7 @@ PICKSCORE = RewardInfo(
         WeightsFile(
             "tokenizer",
             patterns=TOKENIZER_FILES,
+            layouts=(SAVED_TOKENIZER_FILES,),
             hub="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
             revision="1c2b8495b28150b8a4922ee1c8edee224c284c0c",
             megabytes=1.4,
@@ -303,7 +311,9 @@ MPS = RewardInfo(
     typical_range=(0, 20),
     weights=(
         WeightsFile("checkpoint", file="model.safetensors", hub="RE-N-Y/mpsv1", megabytes=4419),
-        replace(PICKSCORE.weights[1], key="config", file="config.json", patterns=(), megabytes=0.005),
+        replace(
+            PICKSCORE.weights[1], key="config", file="config.json", patterns=(), layouts=(), megabytes=0.005
+        ),
         PICKSCORE.weights[1],
     ),
     paper=MPS_PAPER,
@@ -329,6 +339,7 @@ HPSV3 = RewardInfo(
         WeightsFile(
             "base",
             patterns=QWEN_FILES,
+            layouts=(("config.json", *SAVED_TOKENIZER_FILES),),
             hub="Qwen/Qwen2-VL-7B-Instruct",
             revision="eed13092ef92e448dd6875b2a00151bd3f7db0ac",
             megabytes=4.5,
@@ -378,6 +389,7 @@ VQASCORE = RewardInfo(
         WeightsFile(
             "model",
             patterns=CLIP_FLANT5_FILES,
+            layouts=SAVED_MODEL_FILES,
             hub="zhiqiulin/clip-flant5-xl",
             revision="3b4a6b1b618f4e286f5353b5b5147a3ae7d9ec55",
             megabytes=6320,
@@ -400,7 +412,7 @@ VQASCORE_XXL = replace(
     VQASCORE,
     name="vqascore-xxl",
     weights=(
-        WeightsFile("model", patterns=CLIP_FLANT5_FILES, hub="zhiqiulin/clip-flant5-xxl", megabytes=22920),
+        replace(VQASCORE.weights[0], hub="zhiqiulin/clip-flant5-xxl", revision="main", megabytes=22920),
         CLIP_336_SIZES,
         replace(
             VQASCORE.weights[2],

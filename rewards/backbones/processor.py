@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rewards.info import PUBLISHED, RewardInfo
+from rewards.info import PROCESSOR_FILES, PUBLISHED, RewardInfo
 from rewards.preprocess import CLIP_MEAN, CLIP_STD, HALF, PROFILES, Profile
 from tcbench.errors import MismatchError
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
-
-_PROCESSOR_CONFIG = "preprocessor_config.json"
 
 _OPEN_CLIP_KERNELS = {"bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}
 """open_clip's names of interpolations; "random" applies to training, evaluation is bicubic."""
@@ -48,13 +46,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read_profile(folder: Path) -> Profile:
     is_open_clip = (folder / OPEN_CLIP_CONFIG).is_file()
-    config = read_json(folder / (OPEN_CLIP_CONFIG if is_open_clip else _PROCESSOR_CONFIG))
+    config = read_json(folder / OPEN_CLIP_CONFIG) if is_open_clip else _image_processor(folder)
     try:
         profile = _from_open_clip(config) if is_open_clip else _from_transformers(config)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MismatchError(f"{folder} needs preprocessing that is not supported: {error}") from error
     # The name is part of the score id, so a profile equal to a known one must have its name.
     return next((p for p in PROFILES.values() if replace(p, name=profile.name) == profile), profile)
+
+
+def _image_processor(folder: Path) -> Mapping[str, Any]:
+    """Read the settings of the image processor from the file that transformers itself would prefer."""
+    own, whole = (folder / name for name in PROCESSOR_FILES)
+    # Version 4 writes the second file too, for other settings, so its presence alone says nothing.
+    nested = read_json(whole).get("image_processor") if whole.is_file() else None
+    return read_json(own) if nested is None else nested
 
 
 def _from_open_clip(config: Mapping[str, Any]) -> Profile:

@@ -207,7 +207,7 @@ def _from_hub(file: WeightsFile, fetch: bool) -> Path:
     if not file.sets:
         return Path(hf_hub_download(file.hub, file.file, **options))
     patterns = list(file.patterns)
-    if file.layouts and fetch:  # many repositories hold a model in several layouts; only one is downloaded
+    if not patterns and fetch:  # many repositories hold a model in several layouts; only one is downloaded
         names = list_repo_files(file.hub, revision=file.revision)
         complete = [wanted for wanted in file.layouts if all(fnmatch.filter(names, p) for p in wanted)]
         patterns = list((complete or sorted(file.layouts, key=len))[0])
