@@ -49,8 +49,8 @@ class Rare(Reward):
 REWARD = "Red"
 PROMPTS = ["a cat", "a dog", "a hen", "a cow", "a pig", "a fox"]
 CONFIG = {
-    "steps": 2, "tuned_steps": 1, "eval_tuned_steps": 2, "guidance": 3.0, "batch": 2, "updates": 2, "every": 0,
-    "save_every": 1, "calibration": "world",
+    "steps": 2, "tuned_steps": 1, "eval_tuned_steps": 2, "guidance": 3.0, "batch": 2, "updates": 2,
+    "every": 0, "save_every": 1, "calibration": "world",
 }  # fmt: skip
 
 
