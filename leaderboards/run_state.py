@@ -262,6 +262,7 @@ class RunState:
             ValueError: If the file is not the one on record, or cannot be decoded.
         """
         from PIL import Image as image_files
+        from PIL import UnidentifiedImageError
 
         path = self.image_path(sample)
         content = path.read_bytes()
@@ -272,7 +273,7 @@ class RunState:
         try:
             image = image_files.open(io.BytesIO(content))
             image.load()
-        except image_files.UnidentifiedImageError as error:
+        except UnidentifiedImageError as error:
             # PIL's own message would name the buffer, not the file.
             raise ValueError(f"{path} is not an image that PIL can read") from error
         except Exception as error:  # decoders raise nearly anything for a damaged file
