@@ -12,10 +12,11 @@ from benchmarks.image_rows import number_images
 from leaderboards.records import Header, Key, Planned, Sample, folder_name, short_id
 from leaderboards.run_state import RunState
 from tcbench.errors import FileFormatError
-from tcbench.files import is_image, locked, sha256
+from tcbench.files import locked, sha256, visible
 from tcbench.tables import Row, read_table
 from textcraftor.diffusion.prompts import Prompt, canonical, prompts_sha256, read_prompts
 
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 _METADATA = "metadata.jsonl"
 """File with the prompt of a sub-folder, in the layout of GenEval."""
 _BATCH_SIZE = 16
@@ -195,11 +196,15 @@ def _samples_in(part: Path) -> list[Path]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return _naturally(path for path in folder.iterdir() if is_image(path) and path.is_file())
+    return _naturally(
+        path
+        for path in visible(folder.iterdir())
+        if path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file()
+    )
 
 
 def _sub_folders(folder: Path) -> list[Path]:
-    return _naturally(path for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
+    return _naturally(path for path in visible(folder.iterdir()) if path.is_dir())
 
 
 def _naturally(paths: Iterable[Path]) -> list[Path]:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _CANNOT_JUDGE = "the reward cannot judge this prompt"
 
+_ANIMATED = "animated: the first frame is scored"
+_TRANSPARENT = "partly transparent: the stored colours are scored, without a background"
+
 _MEMORY_SHARE = 0.25
 """Part of the free memory that the weight files of rewards loaded together may take. Files in half precision
 double when they are loaded as float32, and images and activations need the rest."""
@@ -82,12 +85,13 @@ def score_images(run: RunState, rewards: Sequence[ResolvedReward], device: str, 
     progress.stage("scores", total, total - sum(missing))
     groups = _groups([reward for reward, number in zip(rewards, missing, strict=True) if number], device)
     count = 0
+    unusual: dict[str, set[Path]] = {}
     while groups:
         group = groups.pop(0)
         import torch
 
         try:
-            for new in _score_together(run, group, device):
+            for new in _score_together(run, group, device, unusual):
                 count += new
                 progress.advance(new)
         except torch.OutOfMemoryError:
@@ -96,6 +100,8 @@ def score_images(run: RunState, rewards: Sequence[ResolvedReward], device: str, 
             progress.note(f"{len(group)} rewards do not fit in memory together: continuing one by one")
             torch.cuda.empty_cache()
             groups[:0] = [[reward] for reward in group]
+    for what, files in unusual.items():
+        progress.note(f"{len(files)} images are {what}; such as {min(files)}")
     return count
 
 
@@ -146,7 +152,9 @@ def _unscored(run: RunState, score_set: ScoreSet) -> set[Key]:
     return {key for key in _planned_images(run) if key not in scores or scores[key].status == "failed"}
 
 
-def _score_together(run: RunState, group: Sequence[ResolvedReward], device: str) -> Iterator[int]:
+def _score_together(
+    run: RunState, group: Sequence[ResolvedReward], device: str, unusual: dict[str, set[Path]]
+) -> Iterator[int]:
     """Score with rewards that are loaded together; yield the number of new scores of each batch and reward.
 
     Raises:
@@ -171,6 +179,9 @@ def _score_together(run: RunState, group: Sequence[ResolvedReward], device: str)
         if not active:
             continue
         opened, failed = _open_batch(run, batch)
+        for sample, image in opened:
+            for what in _unusual(image):
+                unusual.setdefault(what, set()).add(run.image_path(sample))
         scores = _score_batch(panel, [reward.info.name for reward in active], opened)
         for reward in active:
             name = reward.info.name
@@ -189,6 +200,14 @@ def _open_batch(run: RunState, batch: Sequence[Sample]) -> tuple[list[tuple[Samp
         except (OSError, ValueError) as error:
             failed.append(_failed(sample, error))
     return opened, failed
+
+
+def _unusual(image: Image) -> Iterator[str]:
+    """Yield what a reward does not see of an image: later frames, and transparency."""
+    if getattr(image, "is_animated", False):
+        yield _ANIMATED
+    if image.has_transparency_data and any(image.convert("RGBA").getchannel("A").histogram()[:255]):
+        yield _TRANSPARENT
 
 
 def _score_batch(

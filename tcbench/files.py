@@ -16,8 +16,6 @@ from filelock import FileLock, Timeout
 
 from tcbench.errors import FileFormatError, TcbenchError
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-
 LOCK_FILE = ".tcbench.lock"
 """Lock of a folder that one process writes (`locked`)."""
 
@@ -102,14 +100,13 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_image(path: Path) -> bool:
-    """Return whether a path has an image's suffix and is not hidden.
+def visible(files: Iterable[Path]) -> list[Path]:
+    """Return the files that a user sees, sorted.
 
-    Hidden files are no images: macOS writes `._a.png` beside `a.png` on foreign disks, and `__MACOSX/` into
-    archives.
+    macOS writes `._a.png` beside `a.png` on foreign disks and `__MACOSX/` into archives; neither holds what
+    its suffix says.
     """
-    hidden = path.name.startswith(".") or "__MACOSX" in path.parts
-    return not hidden and path.suffix.lower() in _IMAGE_SUFFIXES
+    return sorted(file for file in files if file.name[0] != "." and "__MACOSX" not in file.parts)
 
 
 def sha256(path: Path) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rewards.weights import hub
 from rewards.weights.lock import WeightsLock
 from tcbench.errors import ConfigError, MissingFiles, UnknownName, first_line
-from tcbench.files import append_lines, read_lines, write_atomically
+from tcbench.files import append_lines, read_lines, visible, write_atomically
 from tcbench.progress import Progress
 from tcbench.quiet import quiet
 from tcbench.settings import build_settings, read_toml, toml_value, validated
@@ -104,7 +104,7 @@ class Rewriter:
 
     def generation_settings(self, folder: Path) -> dict[str, Any]:
         """Return everything that decides the rewrites, for the generation id."""
-        files = sorted(file for pattern in FILES for file in folder.glob(pattern))
+        files = visible(file for pattern in FILES for file in folder.glob(pattern))
         hashes = [f"{file.name} {WeightsLock().sha256(file)}" for file in files]
         record = asdict(self)
         for unimportant in ("name", "model", "revision", "source", "trained_on"):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from tcbench.files import visible
+
 PROMPTS = (
     "a photograph of an astronaut riding a horse",
     "a cup of coffee on a wooden table",
@@ -49,7 +51,7 @@ def load_photos(folder: Path, count: int) -> dict[str, Image.Image]:
     Raises:
         ValueError: If there are fewer.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    paths = [path for path in visible(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES]
     if len(paths) < count:
         raise ValueError(f"{folder} has {len(paths)} images; give a folder with at least {count}")
     return {path.relative_to(folder).as_posix(): Image.open(path).convert("RGB") for path in paths[:count]}

@@ -21,7 +21,7 @@ from rewards.info import RewardInfo, WeightsFile
 from rewards.weights import hub
 from rewards.weights.lock import WeightsLock
 from tcbench.errors import MismatchError, MissingFiles, first_line
-from tcbench.files import new_file
+from tcbench.files import new_file, visible
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -257,5 +257,5 @@ def _lacking(folder: Path, patterns: Iterable[str]) -> list[str]:
 def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
     """Return the files of a folder whose relative path matches one of the patterns, sorted."""
     wanted = tuple(patterns)
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+    files = [p for p in visible(folder.rglob("*")) if p.is_file()] if folder.is_dir() else []
     return [p for p in files if any(fnmatch.fnmatch(p.relative_to(folder).as_posix(), w) for w in wanted)]

@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.folder import adopt_folder
+from benchmarks.resolve import resolve_rewards
+from benchmarks.score import score_images
 from leaderboards.run_state import RunState
 from tcbench.errors import FileFormatError
+from tcbench.progress import Silent
 
 
 @pytest.fixture
@@ -195,6 +198,37 @@ def test_hidden_files_are_no_images(images: Path, tmp_path: Path) -> None:
     write_images(images, ["__MACOSX/img1.png"])
     file = prompts(tmp_path, "prompt\na\nb\nc\n")
     assert [name for _, name in matched(images, file, tmp_path)] == ["img1.png", "img2.png", "img10.png"]
+
+
+class Notes(Silent):
+    """Progress that keeps its notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_animated_and_transparent_pictures_are_scored_with_a_note(tmp_path: Path, toy_rewards: Path) -> None:
+    folder = write_images(tmp_path / "x", ["opaque.png"])
+    frames = [Image.new("RGB", (4, 4), (grey, grey, grey)) for grey in (51, 255)]
+    for kind in ("gif", "webp", "png"):
+        options = {"lossless": True} if kind == "webp" else {}
+        frames[0].save(folder / f"moving.{kind}", save_all=True, append_images=frames[1:], **options)
+    Image.new("RGBA", (4, 4), (102, 102, 102, 0)).save(folder / "clear.png")
+    Image.new("RGBA", (4, 4), (102, 102, 102, 255)).save(folder / "solid.png")
+    names = ["moving.gif", "moving.webp", "moving.png", "clear.png", "solid.png"]
+    table = "prompt,image\n" + "".join(f"{name},{name}\n" for name in names)
+    run = adopt_folder(folder, prompts(tmp_path, table), tmp_path / "runs")
+    notes = Notes()
+    rewards = resolve_rewards([f"{toy_rewards}:Brightness"])
+    score_images(run, rewards, "cpu", notes)
+    scores = [score.score for score in run.scores(rewards[0].score_set).values()]
+    assert scores == pytest.approx([0.2, 0.2, 0.2, 0.4, 0.4], abs=1e-6)
+    animated, transparent = notes.notes
+    assert animated.startswith("3 images are animated: the first frame is scored; such as")
+    assert transparent.startswith("1 images are partly transparent: the stored colours are scored")
 
 
 def test_a_folder_without_prompts_is_an_error(images: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from rewards.weights import hub
 from rewards.weights.lock import WeightsLock
 from tcbench.errors import MissingFiles, first_line
+from tcbench.files import visible
 from tcbench.quiet import quiet
 from textcraftor.diffusion.schedule import SAMPLERS
 
@@ -124,7 +125,7 @@ def pipeline_files(folder: Path) -> Iterator[Path]:
         part = folder / name
         if not part.is_dir():
             raise MissingFiles(f"pipeline {folder} is incomplete: missing component {name}/; copy it again")
-        yield from sorted(file for file in part.iterdir() if file.suffix in (".json", ".txt"))
+        yield from (file for file in visible(part.iterdir()) if file.suffix in (".json", ".txt"))
         if name not in _NO_WEIGHTS:
             yield from _weight_files(part, suffix)
 
@@ -152,13 +153,13 @@ def _variant(folder: Path) -> str | None:
     kinds; then the full precision is used, so that the same pipeline always has the same hash.
     """
     unet = folder / "unet"
-    halves = list(unet.glob("*.fp16*.safetensors"))
-    return "fp16" if halves and len(list(unet.glob("*.safetensors"))) == len(halves) else None
+    halves = visible(unet.glob("*.fp16*.safetensors"))
+    return "fp16" if halves and len(visible(unet.glob("*.safetensors"))) == len(halves) else None
 
 
 def _weight_files(part: Path, suffix: str | None) -> list[Path]:
     for kind in ("safetensors", "bin"):
-        files = [f for f in sorted(part.glob(f"*.{kind}")) if (".fp16" in f.name) == (suffix == "fp16")]
+        files = [f for f in visible(part.glob(f"*.{kind}")) if (".fp16" in f.name) == (suffix == "fp16")]
         # "non_ema" files hold raw training weights beside the averaged ones; diffusers ignores them
         files = [f for f in files if "non_ema" not in f.name]
         if files:

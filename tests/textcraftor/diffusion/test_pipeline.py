@@ -82,6 +82,12 @@ def test_the_hash_covers_content_and_not_the_path(tiny_pipeline: Path, copy: Pat
     assert pipeline_sha256(copy) != pipeline_sha256(tiny_pipeline)
 
 
+def test_hidden_files_are_no_part_of_a_pipeline(tiny_pipeline: Path, copy: Path) -> None:
+    for name in ("unet/._diffusion_pytorch_model.safetensors", "vae/._config.json"):  # as macOS leaves them
+        (copy / name).write_bytes(b"resource fork")
+    assert pipeline_sha256(copy) == pipeline_sha256(tiny_pipeline)
+
+
 def test_the_hash_covers_every_weight(tiny_pipeline: Path, copy: Path) -> None:
     weights = copy / "text_encoder" / "model.safetensors"
     content = bytearray(weights.read_bytes())
