@@ -36,7 +36,7 @@ class MixScores:
 
 
 @dataclass(frozen=True)
-class MixGradient(MixScores):
+class _MixGradient(MixScores):
     """Scores of B images by a mix, and the gradient of the total at the images."""
 
     gradient: Tensor
@@ -77,7 +77,7 @@ class RewardMix:
         values = {name: self.terms[name].value(scores[name]) for name in scores}
         return MixScores(torch.stack(list(values.values())).sum(dim=0), scores, values)
 
-    def gradient(self, images: Tensor, prompts: Sequence[str] | None = None) -> MixGradient:
+    def gradient(self, images: Tensor, prompts: Sequence[str] | None = None) -> _MixGradient:
         """Score images and compute the gradient of the total, one reward after another.
 
         The gradient of a sum is the sum of the gradients, so only one reward's graph needs to be in memory,
@@ -105,7 +105,7 @@ class RewardMix:
                 scores[name], values[name] = score.detach(), value.detach()
                 # The loop's variables would keep this graph alive while the next reward builds its own.
                 del score, value
-        return MixGradient(torch.stack(list(values.values())).sum(dim=0), scores, values, total, norms)
+        return _MixGradient(torch.stack(list(values.values())).sum(dim=0), scores, values, total, norms)
 
     def _calibrated(self, name: str, calibration: Calibration) -> MixTerm:
         # By the record's name, under which runs keep scores, and by score id, so that statistics of another
