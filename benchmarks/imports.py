@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.image_rows import number_images
+from benchmarks.systems import System
 from leaderboards.records import Header, Planned, Sample, Score, ScoreSet, folder_name, short_id
 from leaderboards.run_state import RunState
 from tcbench.errors import ConfigError, FileFormatError, UnknownName
@@ -132,7 +133,7 @@ def _import_system(
         planned=Planned(tuple(planned), of=len(prompts), seeds=1 + max(entry.sample for entry in entries)),
         watermarks=() if len(planned) == len(prompts) else (f"{len(planned)} of {len(prompts)} prompts",),
         details={"name": system, "table": table.path.name}
-        | ({} if table.trained_on is None else {"trained_on": list(table.trained_on)}),
+        | _declaration(table, {entry.reward for entry in entries}),
     )
     path = table.out / folder_name(suite, system, header.generation_id)
     with locked(path):
@@ -140,6 +141,14 @@ def _import_system(
         if not run.samples:
             _write_records(run, table, prompts, ids, entries)
     return run
+
+
+def _declaration(table: ScoreTable, rewards: Container[str]) -> dict[str, list[str]]:
+    """What boards need to know of the training rewards; the table's own rewards have no known family."""
+    if table.trained_on is None:
+        return {}
+    known = System.reward_families([name for name in table.trained_on if name not in rewards])
+    return {"trained_on": list(table.trained_on)} | known
 
 
 def _check_names(table: ScoreTable, rewards: set[str]) -> None:
@@ -150,12 +159,7 @@ def _check_names(table: ScoreTable, rewards: set[str]) -> None:
                 f"{table.path} has no reward {name!r}, which was given as lower-is-better; it has "
                 f"{', '.join(sorted(rewards))}"
             )
-    spellings = {name.lower(): name for name in rewards}
-    for name in table.trained_on or ():
-        if name not in rewards and name.lower() in spellings:
-            raise FileFormatError(
-                f"{table.path} has no reward {name!r}; did you mean {spellings[name.lower()]!r}?"
-            )
+    System.check_rewards(table.trained_on or (), also=sorted(rewards), source=f"{table.path}, trained on")
 
 
 def _write_records(

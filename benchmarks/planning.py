@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from benchmarks.suites.base import PromptSet
 from benchmarks.systems import System
 from leaderboards.records import Header, Planned, folder_name, short_id
 from rewards.registry import info
-from tcbench.errors import ConfigError, MissingFiles, ProblemCollector, UnknownName
+from tcbench.errors import ConfigError, MissingFiles, ProblemCollector
 from tcbench.files import sha256
 from textcraftor.diffusion import pipeline as pipelines
 from textcraftor.diffusion.devices import batch_size_for, find_device, find_dtype
@@ -124,7 +123,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
         generation=settings,
         planned=_planned(request, prompts),
         watermarks=_watermarks(request, system, prompts),
-        details=details | {"trained_on_families": _reward_families(details["trained_on"] or ())},
+        details=details | System.reward_families(details["trained_on"] or ()),
         provenance=(provenance.environment(device),),
     )
     return Plan(
@@ -244,18 +243,8 @@ def _best_of_rewards(system: System) -> Sequence[str]:
     if not system.best_of_reward:
         return ()
     from rewards.combine.terms import parse_mix
-    from rewards.registry import info
 
     names = list(parse_mix(system.best_of_reward))
     for name in names:
         info(name).check_role("training")
     return names
-
-
-def _reward_families(names: Iterable[str]) -> list[str]:
-    """Return the families of the named rewards, sorted; names that are unknown here are skipped."""
-    families = set()
-    for name in names:
-        with suppress(UnknownName):
-            families.add(info(name).family)
-    return sorted(families)

@@ -100,6 +100,7 @@ def _score_set(info: RewardInfo, files: Mapping[str, Path]) -> ScoreSet:
             "licence": info.licence,
             "profile": profile_of(info, files).name,
             "scale": info.scale,
+            **({"declared_as": info.declared_as} if info.declared_as != info.name else {}),
             "weights": {
                 file.key: f"{file.source} sha256:{content_id(file, files[file.key])}" for file in info.weights
             },

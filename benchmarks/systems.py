@@ -5,7 +5,7 @@ Named systems are in the table `SYSTEMS`; any other is a TOML file, a diffusers 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tcbench.errors import ConfigError, UnknownName
+from rewards.info import CUSTOM_REWARD
+from tcbench.errors import ConfigError, Problems, UnknownName
 from tcbench.settings import build_settings, merge, one_of, read_toml, rename_keys, validated
 from textcraftor.diffusion.devices import DTYPES
 from textcraftor.diffusion.models import MODELS, Model
@@ -145,9 +146,62 @@ class System:
             from rewards.combine.terms import parse_mix
             from rewards.registry import info
 
-            picking = [info(name).name for name in parse_mix(self.best_of_reward)]
+            picking = [info(name).declared_as for name in parse_mix(self.best_of_reward)]
             record["trained_on"] = list(dict.fromkeys([*self.trained_on, *picking]))
         return record
+
+    @staticmethod
+    def unknown_rewards(names: Iterable[str]) -> list[str]:
+        """Return the declared training rewards that no reward here is called.
+
+        Nothing is imported: a declaration may come from elsewhere. ``custom:NAME@SHA256`` declares a reward
+        of one's own and is never unknown.
+        """
+        from rewards.builtin import CLIPSCORES
+        from rewards.registry import list_rewards
+
+        known = set(list_rewards())
+        by_model = tuple(f"{convention}:" for convention in CLIPSCORES)
+        return [
+            name
+            for name in names
+            if name not in known and not (name.startswith(by_model) or CUSTOM_REWARD.fullmatch(name))
+        ]
+
+    @staticmethod
+    def reward_families(names: Iterable[str]) -> dict[str, list[str]]:
+        """Return what boards need to know of declared training rewards: families, and unknown names."""
+        from rewards.registry import info
+
+        names = list(names)
+        unknown = System.unknown_rewards(names)
+        known = [name for name in names if name not in unknown and not CUSTOM_REWARD.fullmatch(name)]
+        return {
+            "trained_on_families": sorted({info(name).family for name in known}),
+            "trained_on_unknown": unknown,
+        }
+
+    @staticmethod
+    def check_rewards(names: Iterable[str], *, also: Iterable[str] = (), source: str) -> None:
+        """Check names of training rewards that the user declares.
+
+        Args:
+            names: The declared names.
+            also: Further names that are known.
+            source: Where they are declared, for messages.
+
+        Raises:
+            UnknownName: If one is unknown: a misspelt reward would count as held out. `Problems` for several.
+        """
+        from rewards.registry import list_rewards
+
+        known = [*also, *list_rewards()]
+        hint = "a reward of your own is declared as custom:NAME@SHA256, with the SHA-256 of its file"
+        unknown = [name for name in System.unknown_rewards(names) if name not in known]
+        if unknown:
+            raise Problems.of(
+                UnknownName("training reward", name, known, source=source, hint=hint) for name in unknown
+            )
 
     @staticmethod
     def find(model: str) -> System:
@@ -248,6 +302,8 @@ def _read_system(path: Path) -> System:
         )
     if path.name == SYSTEM_FILE:  # written by training or a mix, perhaps by an earlier version
         raw = _updated(raw)
+    elif isinstance(declared := raw.get("trained_on"), list) and all(isinstance(n, str) for n in declared):
+        System.check_rewards(declared, source=str(path))
     values = {"name": path.stem} | _with_paths(path, raw)
     if "trained_on" not in raw:
         values |= _implied_training(values, base)

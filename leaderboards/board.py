@@ -67,6 +67,8 @@ class Entry:
     """Rank of the entry's standing. None if the standing has none."""
     gap: float | None = None
     """Over-optimisation; see `leaderboards.gains.Gains.gap`."""
+    unknown: tuple[str, ...] = ()
+    """Declared training rewards that are neither on the board nor known to whoever recorded the run."""
 
     @property
     def full_name(self) -> str:
@@ -78,6 +80,11 @@ class Entry:
         """Rewards that the system was trained on; None if it does not declare them."""
         declared = self.run.header.details.get("trained_on")
         return None if declared is None else tuple(declared)
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether it is known which rewards the system was trained on."""
+        return self.trained_on is not None and not self.unknown
 
     def is_called(self, name: str) -> bool:
         """Whether `name` is the system's name or the full name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,20 +18,27 @@ from leaderboards.run_state import RunState, find_runs
 from leaderboards.scores import RunScores
 from leaderboards.standings import standings
 from leaderboards.stats import LEVEL, RESAMPLES
-from leaderboards.verdicts import group
+from leaderboards.verdicts import CUSTOM_REWARD, group
 from tcbench.errors import MismatchError, UnknownName
 
 ROLES = ("trainable", "selection", "judge")
 """Roles of rewards in the order of their columns."""
 
 
-def build(runs: Path | str | Iterable[Path | str | RunState], baseline: str) -> Board:
+def build(
+    runs: Path | str | Iterable[Path | str | RunState],
+    baseline: str,
+    *,
+    unknown_rewards: Callable[[Sequence[str]], Sequence[str]] | None = None,
+) -> Board:
     """Compare runs with a baseline, suite by suite.
 
     Args:
         runs: Run folders, folders that hold run folders, or opened runs.
         baseline: Name of the system to compare with, or `system@generation id` where a suite has several runs
             of that system. A suite without exactly one such run gets a note in place of differences.
+        unknown_rewards: Returns the unknown ones among the training rewards of a run that was recorded
+            elsewhere. By default names without a recorded family are unknown unless they are on the board.
 
     Returns:
         A board with one section for each suite.
@@ -51,6 +58,7 @@ def build(runs: Path | str | Iterable[Path | str | RunState], baseline: str) -> 
     _check_suites(suites)
     rows = [_entries(members) for members in suites.values()]
     _check_baseline(baseline, rows)
+    rows = [_with_unknown_rewards(entries, unknown_rewards) for entries in rows]
     sections = [_section(entries, [scores[e.run.path] for e in entries], baseline) for entries in rows]
     return Board(tuple(sections), _digest(scores.values()))
 
@@ -106,6 +114,23 @@ def _entries(runs: Sequence[RunState]) -> list[Entry]:
     rows = [Entry(run.header.system, run) for run in runs]
     rows = [row if counts[row.label] == 1 else replace(row, label=row.full_name) for row in rows]
     return sorted(rows, key=lambda row: row.label)
+
+
+def _with_unknown_rewards(
+    entries: Sequence[Entry], check: Callable[[Sequence[str]], Sequence[str]] | None
+) -> list[Entry]:
+    """The entries with the training rewards that are unknown: a misspelt name must not count as held out."""
+    on_board = {score_set.reward for entry in entries for score_set in entry.run.score_sets}
+    result = []
+    for entry in entries:
+        details = entry.run.header.details
+        names = [n for n in entry.trained_on or () if n not in on_board and not CUSTOM_REWARD.fullmatch(n)]
+        recorded = details.get("trained_on_unknown")
+        if recorded is None:  # recorded by another tool or an earlier version
+            without_family = [] if details.get("trained_on_families") else names
+            recorded = check(names) if check else without_family
+        result.append(replace(entry, unknown=tuple(name for name in names if name in recorded)))
+    return result
 
 
 def _columns(entries: Sequence[Entry]) -> tuple[Column, ...]:

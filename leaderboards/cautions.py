@@ -28,6 +28,7 @@ def cautions(members: Sequence[Entry], gains: Gains) -> Iterator[str]:
             *(mark for mark in entry.run.header.watermarks if mark not in everywhere),
             *_other_settings(entry, reference),
             *(["training rewards undeclared"] if entry.trained_on is None else []),
+            *(f"unknown training reward {name}" for name in entry.unknown),
         ):
             by_caution.setdefault(caution, []).append(entry.label)
     for caution, labels in by_caution.items():

@@ -232,6 +232,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "generation_id": header.generation_id,
         "generation": dict(header.generation),
         "trained_on": header.details.get("trained_on"),
+        "trained_on_unknown": list(entry.unknown),
         "images": entry.run.images,
         "planned_images": header.planned.count,
         "prompts": len(header.planned.prompt_ids),

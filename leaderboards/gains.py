@@ -56,7 +56,7 @@ class Gains:
         usable = [column for column in self.columns if self._unit(column) > 0]
         for group in GAIN_GROUPS:
             members = [column for column in usable if column.group == group]
-            declared = [entry.label for entry in self.entries if entry.trained_on is not None]
+            declared = [entry.label for entry in self.entries if entry.is_declared]
             present = [{c.label for c in members if (label, c.label) in self.scores} for label in declared]
             shared = [c for c in members if all(c.label in labels for labels in present if labels)]
             for entry in self.entries:
@@ -96,7 +96,7 @@ class Gains:
         union = {
             prompt
             for entry in self.entries
-            if entry.trained_on is not None and by_entry[entry.label]
+            if entry.is_declared and by_entry[entry.label]
             for prompt in entry.run.header.planned.prompt_ids
         }
         return {label: (len(prompts & union), len(union)) for label, prompts in by_entry.items()}

@@ -32,8 +32,9 @@ Mean score, with the difference to the baseline in parentheses. ▲ better or �
 the baseline: the {level:.0%} interval of the paired difference excludes zero, and p < {alpha:.2f} after \
 Holm's correction for all comparisons of this table. ≈ undecided. ○ no claim, because there are fewer than \
 {prompts} prompts. † the system was trained on this reward. ‡ it was trained on another reward of the same \
-family. ? its training rewards are not declared. ↑ higher is better, ↓ lower is better. Rows are in the \
-order of the opening table. In brackets: the number of prompts n, or of images, where scores are missing. \
+family. ? its training rewards are not declared, or one of them is unknown. ↑ higher is better, ↓ lower is \
+better. Rows are in the order of the opening table. In brackets: the number of prompts n, or of images, \
+where scores are missing. \
 Gap: over-optimisation, the mean gain on the rewards that the system was trained on minus the \
 mean gain on held-out rewards, judges and human votes together, in standard deviations of the baseline's \
 scores. Near 0, the gain is not limited to the training rewards."""

@@ -180,7 +180,7 @@ def _can_be_ranked(row: _Row, groups: Sequence[Group], results: Results, gains: 
         present, expected = gains.prompts[entry.label]
         is_baseline = entry.label == gains.baseline
         has_gains = is_baseline or all((entry.label, group) in results for group in groups)
-        if entry.trained_on is None or not groups or not has_gains:
+        if not entry.is_declared or not groups or not has_gains:
             return False
         if present < expected or expected < CLAIM_PROMPTS or not gains.is_complete(entry):
             return False

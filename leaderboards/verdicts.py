@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from leaderboards.board import Claim, Column, Entry, Exposure, Group
 from leaderboards.stats import CLAIM_PROMPTS, LEVEL, Comparison, Estimate, holm
 
+CUSTOM_REWARD = re.compile(r"custom:(?P<name>[^@]+)@(?P<sha256>[0-9a-f]{12,64})")
+"""Declaration of a reward of one's own as a training reward, with the SHA-256 of its file."""
+
 
 def exposure(entry: Entry, column: Column, columns: Iterable[Column]) -> Exposure:
-    """Whether the system was trained on this reward, or on another reward of the same family."""
+    """Whether the system was trained on this reward, or on another reward of the same family.
+
+    "undeclared" where that is not known: the system declares nothing, or a reward that nobody knows.
+    """
     if entry.trained_on is None:
         return "undeclared"
-    if column.score_set.reward in entry.trained_on:
+    if _is_declared(column, entry.trained_on):
         return "trained-on"
-    families = {c.score_set.family for c in columns if c.score_set.reward in entry.trained_on}
+    families = {c.score_set.family for c in columns if _is_declared(c, entry.trained_on)}
     # Families of training rewards that are not on the board.
     families |= set(entry.run.header.details.get("trained_on_families", ()))
-    return "same-family" if column.score_set.family in families else "held-out"
+    own = {match["name"] for name in entry.trained_on if (match := CUSTOM_REWARD.fullmatch(name))}
+    # an own reward of the same name from another file is probably another version of it
+    if column.score_set.family in families or column.score_set.reward in own:
+        return "same-family"
+    return "undeclared" if entry.unknown else "held-out"
+
+
+def _is_declared(column: Column, names: Sequence[str]) -> bool:
+    """Whether the column's reward is among declared training rewards, by its name or the hash of its file."""
+    score_set = column.score_set
+    return score_set.reward in names or score_set.details.get("declared_as") in names
 
 
 def group(column: Column, entries: Iterable[Entry], columns: Sequence[Column]) -> Group:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from tcbench.errors import TcbenchError
+from tcbench.files import sha256
 
 Role = Literal["trainable", "selection", "judge"]
 """What a reward may be used for: training, checkpoint selection only, or reports only."""
@@ -26,6 +29,10 @@ PUBLISHED = "published"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """Files of transformers with the settings of an image processor: of its own, as all versions can save it, and
 that of a whole processor, as version 5 saves it."""
+
+CUSTOM_REWARD = re.compile(r"custom:(?P<name>[^@]+)@(?P<sha256>[0-9a-f]{12,64})")
+"""Declaration of a reward of one's own as a training reward, with the SHA-256 of its file. It is data:
+nothing is imported for it."""
 
 CONSENT_VARIABLE = "TCBENCH_ACCEPT_LICENCES"
 """Environment variable with the licences that the user accepts, separated by commas."""
@@ -137,6 +144,16 @@ class RewardInfo:
     """Licence of the weights."""
     consent: str = ""
     """Licence that must be accepted in `CONSENT_VARIABLE` before the reward is loaded; empty for none."""
+
+    @property
+    def declared_as(self) -> str:
+        """Name under which a system declares that it was trained on the reward.
+
+        A reward in a file of one's own is unknown elsewhere, and other files may use its name, so it is
+        declared with the hash of its file.
+        """
+        module = self.entry.rpartition(":")[0]
+        return f"custom:{self.name}@{sha256(Path(module))}" if module.endswith(".py") else self.name
 
     def check_consent(self) -> None:
         """Check that the reward's licence was accepted, if it must be.

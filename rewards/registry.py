@@ -65,6 +65,9 @@ def info(name: str) -> RewardInfo:
         >>> rewards.info("hpsv2").licence
         'Apache-2.0'
     """
+    if name.startswith("custom:"):
+        hint = "it declares a training reward of one's own; load it as file.py:Class"
+        raise UnknownName("reward", name, (), hint=hint)
     path, _, attribute = name.rpartition(":")
     if path.endswith(".py"):
         return _info_in_file(Path(path), attribute)

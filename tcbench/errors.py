@@ -25,20 +25,29 @@ class UnknownName(TcbenchError):
         given: The name that was given.
         known: The names that exist.
         source: Where the name was given, such as a file; the message begins with it.
+        hint: What else can be given; the message ends with it.
     """
 
     exit_code = 2
 
-    def __init__(self, kind: str, given: str, known: Iterable[str], *, source: str = "") -> None:
+    def __init__(
+        self, kind: str, given: str, known: Iterable[str], *, source: str = "", hint: str = ""
+    ) -> None:
         self.kind, self.given, self.known = kind, given, tuple(known)
         prefix = f"{source}: " if source else ""
-        close = get_close_matches(given, self.known, n=3, cutoff=0.5)
-        hint = (
+        # "World_Clip" is close to "world-clip"
+        by_spelling = {_spelling(name): name for name in self.known}
+        close = [by_spelling[s] for s in get_close_matches(_spelling(given), by_spelling, n=3, cutoff=0.5)]
+        matches = (
             f"did you mean {' or '.join(close)}?"
             if close
             else f"available: {', '.join(self.known) or 'none'}"
         )
-        super().__init__(f"{prefix}unknown {kind} {given!r}; {hint}")
+        super().__init__("; ".join(filter(None, [f"{prefix}unknown {kind} {given!r}", matches, hint])))
+
+
+def _spelling(name: str) -> str:
+    return name.casefold().replace("_", "-").replace(" ", "-")
 
 
 class ConfigError(TcbenchError):

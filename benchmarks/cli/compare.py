@@ -44,13 +44,15 @@ def _compare(
     """
     import json as js
 
+    from benchmarks.systems import System
     from leaderboards.builder import build
     from leaderboards.differences import changes
     from leaderboards.render import comparison_rows
     from leaderboards.scores import RunScores
 
     pair = [_open_run(name, runs) for name in (before, after)]
-    sections = build(pair, f"{pair[0].header.system}@{pair[0].header.generation_id}").sections
+    baseline = f"{pair[0].header.system}@{pair[0].header.generation_id}"
+    sections = build(pair, baseline, unknown_rewards=System.unknown_rewards).sections
     if len(sections) > 1:
         suites = " and ".join(run.header.suite for run in pair)
         raise ValueError(f"{pair[0].path} and {pair[1].path} are runs of {suites}; give runs of one suite")

@@ -37,11 +37,12 @@ def _leaderboard(
     from shutil import get_terminal_size
 
     from benchmarks.cli.tables import text_table
+    from benchmarks.systems import System
     from leaderboards.builder import build
     from leaderboards.files import write_board
     from leaderboards.render import standing_rows
 
-    board = build(runs, baseline)
+    board = build(runs, baseline, unknown_rewards=System.unknown_rewards)
     for section in board.sections:
         against = f", baseline {section.baseline}" if section.baseline else ""
         print(f"suite {section.suite}{against}")

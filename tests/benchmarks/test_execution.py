@@ -592,7 +592,7 @@ def test_best_of_n_keeps_the_best_image(
     assert min(gains) >= 0
     assert max(gains) > 0
     best = RunState(results[1].path)
-    assert best.header.details["trained_on"] == [best.score_sets[0].reward]
+    assert best.header.details["trained_on"] == [best.score_sets[0].details["declared_as"]]
     with pytest.raises(ValueError, match="best_of = 4 with best_of_reward = ''; set both"):
         replace(System.find("micro"), best_of=4)
 

@@ -16,7 +16,7 @@ from benchmarks.suites import prompt_set
 from leaderboards.builder import build
 from leaderboards.run_state import RunState
 from leaderboards.scores import RunScores
-from tcbench.errors import FileFormatError, TcbenchError
+from tcbench.errors import FileFormatError, TcbenchError, UnknownName
 from textcraftor.diffusion.prompts import Prompt
 
 Write = Callable[[str, str], Path]
@@ -143,8 +143,12 @@ def test_unknown_reward_names_are_an_error(write: Write, tmp_path: Path) -> None
         FileFormatError, match="no reward 'fdi', which was given as lower-is-better; it has fid"
     ):
         only(replace(request, lower_is_better=["fdi"]))
-    with pytest.raises(FileFormatError, match="no reward 'FID'; did you mean 'fid'"):
-        only(replace(request, trained_on=["FID"]))
+    for name, match in (("FID", "fid"), ("World_Clip", "world-clip")):
+        with pytest.raises(UnknownName, match=f"unknown training reward '{name}'; did you mean {match}"):
+            only(replace(request, trained_on=[name]))
+    known = ["fid", "pickscore", f"custom:bright@{'a' * 64}"]
+    details = only(replace(request, trained_on=known)).header.details
+    assert (details["trained_on"], details["trained_on_unknown"]) == (known, [])
     plain, turned = only(request), only(replace(request, lower_is_better=["fid"]))
     assert plain.path != turned.path
     assert not turned.score_sets[0].higher_is_better

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.systems import STYLE_WORDS, SYSTEMS, System, _read_system
-from tcbench.errors import ConfigError, UnknownName
+from tcbench.errors import ConfigError, Problems, UnknownName
 from textcraftor.diffusion.runner import EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
 
@@ -171,3 +172,32 @@ def test_a_rewriter_declares_its_training_rewards(tmp_path: Path) -> None:
     (tmp_path / "own" / "rewriter.toml").write_text('trained_on = ["hpsv2"]\n')
     file.write_text('base = "sd15"\nrewriter = "own"\n')
     assert _read_system(file).trained_on == ("hpsv2",)
+
+
+def test_a_misspelt_training_reward_is_refused_with_close_matches(tmp_path: Path) -> None:
+    for name, match in (
+        ("World-Clip", "world-clip"), ("world_clip", "world-clip"), ("pickscor", "pickscore"),
+        ("PICKSCORE", "pickscore"), ("custom:mine", "custom:NAME@SHA256"),
+        ("mine.py:Mine", "custom:NAME@SHA256"),
+    ):  # fmt: skip
+        with pytest.raises(UnknownName, match=f"unknown training reward '{name}'; .*{match}"):
+            System.find(toml(tmp_path, f'base = "micro"\ntrained_on = ["clip", "{name}"]'))
+    with pytest.raises(Problems) as problems:
+        System.find(toml(tmp_path, 'base = "micro"\ntrained_on = ["hpsv", "pickscor"]'))
+    assert len(problems.value.errors) == 2
+
+
+def test_own_rewards_and_any_clip_can_be_declared(tmp_path: Path) -> None:
+    names = ("clip:laion/CLIP-ViT-H-14@main", f"custom:mine.py:Mine@{'0' * 64}")
+    (tmp_path / "mine.py").write_text("raise AssertionError('imported')\n")
+    declared = ", ".join(f'"{name}"' for name in names)
+    assert System.find(toml(tmp_path, f'base = "micro"\ntrained_on = [{declared}]')).trained_on == names
+    assert System.reward_families(names)["trained_on_unknown"] == []
+
+
+def test_a_file_from_elsewhere_may_declare_rewards_that_are_unknown_here(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise AssertionError('imported')\n")
+    names = ["pickscor", f"{tmp_path}/mine.py:Mine", "pickscore"]
+    (tmp_path / "system.toml").write_text(f'base = "micro"\ntrained_on = {json.dumps(names)}\n')
+    families = System.reward_families(System.find(str(tmp_path)).trained_on or ())
+    assert families == {"trained_on_families": ["clip"], "trained_on_unknown": names[:2]}

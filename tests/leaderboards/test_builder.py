@@ -316,3 +316,45 @@ def test_build_takes_paths_and_opened_runs(make_run: MakeRun) -> None:
     run = make_run("base", (BRIGHT, rows([1, 2])))
     boards = [build(run.path.parent, "base"), build([str(run.path)], "base"), build([run], "base")]
     assert len({board.sha256 for board in boards}) == 1
+
+
+def exposures(section: Section, system: str) -> dict[str, str]:
+    return {cell.column: cell.exposure for cell in section.cells.values() if cell.entry == system}
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"trained_on": ["brigt", "bright"], "trained_on_families": ["toy"], "trained_on_unknown": ["brigt"]},
+        {"trained_on": ["brigt", "bright"]},  # recorded by another tool
+    ],
+)
+def test_an_unknown_training_reward_leaves_other_rewards_undeclared(
+    make_run: MakeRun, details: dict[str, list[str]]
+) -> None:
+    values = (BRIGHT, rows(noise(120, 0))), (BLUR, rows(noise(120, 1)))
+    base, other, plain = (make_run(name, *values) for name in ("base", "other", "plain"))
+    section = only_section([base, other, make_run("odd", *values, details=details)])
+    assert exposures(section, "odd") == {"bright": "trained-on", "blur": "undeclared"}
+    assert {entry.label: entry.rank for entry in section.entries} == {"base": 1, "other": 1, "odd": None}
+    (row,) = [standing for standing in section.standings if standing.label == "odd"]
+    assert row.cautions == ("unknown training reward brigt",)
+    assert exposures(only_section([base, plain]), "plain") == {"bright": "held-out", "blur": "held-out"}
+
+
+def test_names_of_old_records_can_be_checked_by_the_caller(make_run: MakeRun) -> None:
+    details = {"trained_on": ["hps", "pickscor"], "trained_on_families": ["toy"]}
+    run = make_run("base", (BLUR, rows([1, 2])), details=details)
+    (section,) = build([run], "base", unknown_rewards=lambda names: [n for n in names if n != "hps"]).sections
+    assert section.entries[0].unknown == ("pickscor",)
+    assert only_section([run]).entries[0].unknown == ()
+
+
+def test_own_rewards_are_recognised_by_the_hash_of_their_file(make_run: MakeRun) -> None:
+    own = replace(BLUR, reward="Mine", details={"declared_as": f"custom:Mine@{'a' * 64}"})
+    declared = {digest: {"trained_on": [f"custom:Mine@{digest * 64}"]} for digest in "ab"}
+    runs = [make_run(name, (own, rows([1, 2])), details=details) for name, details in declared.items()]
+    section = only_section(runs, "a")
+    assert exposures(section, "a") == {"Mine": "trained-on"}
+    assert exposures(section, "b") == {"Mine": "same-family"}  # another version of the file
+    assert all(not entry.unknown for entry in section.entries)

@@ -75,7 +75,7 @@ def rewards_trained_on(
     """
     from rewards.combine.terms import parse_mix
 
-    names = [] if supervised else [info(name).name for name in parse_mix(mix)]
+    names = [] if supervised else [info(name).declared_as for name in parse_mix(mix)]
     declared: list[Sequence[str] | None] = []
     if rewriter:
         declared.append(Rewriter.find(rewriter).trained_on)

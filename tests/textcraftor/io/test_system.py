@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,10 @@ def test_text_outside_the_basic_plane_is_written_and_read(tmp_path: Path) -> Non
     assert values["method"] == "TextCraftor 🎨 \x7f"
     assert values["windows"] == [{"weights": {"best 🎨": 1.0}}]
     assert rewards_trained_on("world-hps=1", start=str(tmp_path)) == ["world-hps", "world-pick"]
+
+
+def test_an_own_reward_is_declared_with_the_hash_of_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from rewards import Reward\nclass Mine(Reward):\n    pass\n")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert rewards_trained_on(f"{file}:Mine=1,world-hps=2") == [f"custom:Mine@{digest}", "world-hps"]
