@@ -9,14 +9,17 @@ The parts are packages of their own, offered here under one name and imported on
     tcbench.benchmarks.run("micro", limit=8)
     tcbench.leaderboards.build("runs", baseline="micro")
 
-They are resolved by name at run time (`tcbench.launch.import_package`), because this package is below the
-others and imports none of them. They come from this installation, also where your working directory has a
-``rewards.py`` or a folder ``benchmarks``.
+``from tcbench.rewards import load`` works too. They are resolved by name at run time
+(`tcbench.launch.import_package`), because this package is below the others and imports none of them. They
+come from this installation, also where your working directory has a ``rewards.py`` or a folder
+``benchmarks``.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+import tcbench.launch  # noqa: F401 - makes tcbench.rewards and the others importable
 
 __all__ = ["__version__", "benchmarks", "leaderboards", "rewards", "textcraftor"]  # in __getattr__
 

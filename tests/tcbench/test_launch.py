@@ -64,6 +64,35 @@ def test_tcbench_rewards_is_ours_beside_a_users_rewards_module(users_folder: Pat
     assert done.stdout.split() == [str(ROOT / "rewards" / "__init__.py"), "False"], done.stderr
 
 
+@pytest.mark.parametrize("form", ["import tcbench.rewards", "from tcbench import rewards"])
+def test_each_form_of_import_gives_ours_beside_files_of_the_same_names(users_folder: Path, form: str) -> None:
+    for name in ("textcraftor", "leaderboards"):
+        (users_folder / f"{name}.py").write_text("mine = True\n")
+    code = f"""{form}
+import tcbench, sys
+from tcbench.rewards import load
+from tcbench.rewards.info import RewardInfo
+from tcbench.textcraftor import make_config
+reward = load("world-rule")
+assert isinstance(reward.info, RewardInfo) and sys.modules["rewards.info"].RewardInfo is RewardInfo
+assert tcbench.rewards is sys.modules["rewards"] is sys.modules["tcbench.rewards"]
+assert tcbench.rewards.__spec__.name == "rewards"
+print(make_config("micro").model, tcbench.leaderboards.__name__)"""
+    (users_folder / "script.py").write_text(code)
+    done = python(users_folder, "script.py")
+    assert done.stdout.split() == ["micro", "leaderboards"], done.stderr
+
+
+def test_own_reward_in_a_file_called_rewards_is_scored(users_folder: Path) -> None:
+    (users_folder / "rewards.py").write_text(
+        "from rewards import Reward\n\nclass Red(Reward):\n"
+        "    def _score(self, pixels, prompts):\n        return pixels[:, 0].mean((1, 2))\n"
+    )
+    code = "import torch, tcbench; r = tcbench.rewards.load('rewards.py:Red')"
+    done = python(users_folder, "-c", f"{code}; print(r.score(torch.ones(1, 3, 4, 4), ['a']).item())")
+    assert done.stdout.strip() == "1.0", done.stderr
+
+
 def test_other_modules_of_the_user_are_not_hidden(users_folder: Path) -> None:
     (users_folder / "yaml.py").write_text("mine = True\n")  # the name of an installed package
     done = python(users_folder, "-c", "import tcbench; tcbench.rewards; import yaml; print(yaml.mine)")
