@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, final
+from typing import TYPE_CHECKING, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,11 @@ class Reward(nn.Module, ABC):
     tokenizer: Tokenizer | None = None
     """Tokenizer of a reward that reads prompts; `truncated` counts the prompts that it cuts."""
 
+    alone_in_half_precision: ClassVar[bool] = False
+    """Whether images are scored one by one in half precision, because the model pads prompts to the longest
+    of a batch, and half precision rounds differently for another length.
+    """
+
     def __init__(self, info: RewardInfo, files: Mapping[str, Path] | None = None) -> None:
         super().__init__()
         self.info = info
@@ -72,7 +77,8 @@ class Reward(nn.Module, ABC):
 
         Returns:
             Scores (B,), float32, with gradients to the images if the reward is differentiable. NaN where the
-            reward cannot judge the prompt. A score does not depend on the other images of the batch.
+            reward cannot judge the prompt. A score does not depend on the other images of the batch, but for
+            rounding (docs/rewards.md).
 
         Raises:
             ValueError: If images or prompts are invalid; the message says how to fix them.
@@ -107,6 +113,10 @@ class Reward(nn.Module, ABC):
 
     def _score_run(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         count = len(pixels)
+        half = self.dtype.itemsize < torch.float32.itemsize
+        if count > 1 and half and self.alone_in_half_precision:
+            rows = zip(pixels.split(1), prompts, strict=True)
+            return torch.cat([self._score_run(row, [prompt]) for row, prompt in rows])
         # Training loops call rewards inside autocast; a score must not depend on that.
         with torch.autocast(pixels.device.type, enabled=False):
             scores = self._score(pixels, prompts)

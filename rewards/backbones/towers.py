@@ -110,7 +110,7 @@ class Towers(nn.Module, ABC):
         """Return unit embeddings (B, D) of prompts; a prompt that occurs several times is embedded once."""
         unique = tuple(dict.fromkeys(prompts))
         if self._prompt_cache is None:
-            embeddings = self._embed_prompts(list(unique))
+            embeddings = self._embed_unlike(unique)
         elif self._whole_batches:
             embeddings = self._cached([unique])[unique]
         else:
@@ -133,6 +133,14 @@ class Towers(nn.Module, ABC):
         """
         self._prompt_cache, self._whole_batches = OrderedDict(), whole_batches
 
+    def _embed_unlike(self, prompts: Sequence[str]) -> Tensor:
+        """Return unit embeddings (B, D) of prompts that may have very different lengths."""
+        if self.model.logit_scale.dtype.itemsize >= torch.float32.itemsize:
+            return self._embed_prompts(prompts)
+        # One by one: a batch is padded to its longest prompt, and half precision rounds visibly differently
+        # in matrices of another size.
+        return torch.cat([self._embed_prompts([prompt]) for prompt in prompts])
+
     def _cached(self, groups: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], Tensor]:
         """Embed the prompts that the cache lacks, in one batch, and return the cache."""
         assert self._prompt_cache is not None
@@ -140,7 +148,7 @@ class Towers(nn.Module, ABC):
         if new:
             # Inference tensors would be unusable in a later call with gradients.
             with torch.inference_mode(False), torch.no_grad():
-                embeddings = self._embed_prompts([prompt for group in new for prompt in group])
+                embeddings = self._embed_unlike([prompt for group in new for prompt in group])
             sizes = [len(group) for group in new]
             self._prompt_cache.update(zip(new, torch.split(embeddings, sizes), strict=True))
         for group in groups:

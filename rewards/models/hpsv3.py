@@ -82,6 +82,8 @@ class Hpsv3(Reward):
     trained without them. Prompts are not cut, as in the official code.
     """
 
+    alone_in_half_precision = True
+
     def _build(self, files: Mapping[str, Path]) -> None:
         from transformers import AddedToken, Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLModel
         from transformers.initialization import no_init_weights

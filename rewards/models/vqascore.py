@@ -54,6 +54,8 @@ _UNUSED_KEYS = (".position_ids", "t5.embed_tokens.weight")
 class VqaScore(Reward):
     """Likelihood of the answer "Yes", 0 to 1: the geometric mean over its tokens, the end token included."""
 
+    alone_in_half_precision = True
+
     def _build(self, files: Mapping[str, Path]) -> None:
         self.model = _ClipFlanT5.from_folder(files["model"], files["tower"])
         self.questions = self.tokenizer = _QuestionTokenizer(files["tokenizer"])

@@ -31,6 +31,8 @@ from rewards.verification.samples import ODD_PROMPTS, PROMPTS, blobs, in_modes
 
 _SLOPE_SHARE = 0.02
 """Largest error of a directional derivative, as a share of the gradient's norm."""
+_HALF_BATCH_SHARE = 1e-3
+"""Largest effect of the other images of a batch in bfloat16, as a share of the scores' spread."""
 _STEPS = (1e-4, 1e-3, 1e-2)
 """Root mean square of finite steps; one must agree, as rounding spoils short and curvature long ones."""
 _MAX_WORDS = 512
@@ -164,6 +166,12 @@ def _scores_do_not_depend_on_the_batch(case: Case) -> None:
     rotated = case.images[0].rotate(90, expand=True)
     mixed = case.score([rotated, *case.images[1:]], case.prompts)
     case.require_close(mixed[1:], case.scores[1:], "scores beside an image of another size")
+    half = replace(case, reward=deepcopy(case.reward).to(torch.bfloat16))
+    unlike = [prompt * (1 + 4 * number) for number, prompt in enumerate(case.prompts)]
+    alone = torch.cat([half.score([i], [p]) for i, p in zip(case.images, unlike, strict=True)])
+    difference = (half.score(case.images, unlike) - alone).abs().nan_to_num().max().item()
+    message = f"in bfloat16 scores beside prompts of other lengths differ by {difference:.2g}"
+    case.require(difference <= _HALF_BATCH_SHARE * case.spread, f"{message}, the spread is {case.spread:.2g}")
 
 
 def _uses_prompt_matches_the_scores(case: Case) -> None:

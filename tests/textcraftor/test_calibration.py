@@ -14,7 +14,6 @@ from rewards.combine.mix import load_mix
 from rewards.combine.terms import parse_mix
 from rewards.registry import info, load
 from tcbench.errors import ConfigError
-from textcraftor.calibration import MissingCalibration
 from textcraftor.config import TrainConfig
 from textcraftor.io.checkpoint import TrainFolder
 from textcraftor.training import train
@@ -54,7 +53,7 @@ CONFIG = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure on ten images, to save time."""
     monkeypatch.setattr("textcraftor.calibration._IMAGES", 10, raising=False)
@@ -95,6 +94,7 @@ def test_calibration_of_a_run_fits_a_reward_of_ones_own(toys: Path, name: str) -
     assert (term.mean, term.std) == (0.5, 0.25)
 
 
+@pytest.mark.usefixtures("few_images")
 def test_own_reward_is_measured_on_training_prompts_and_said_so(
     config_for: Callable[..., TrainConfig], toys: Path, tmp_path: Path
 ) -> None:
@@ -114,13 +114,14 @@ def test_own_reward_is_measured_on_training_prompts_and_said_so(
     assert row["trained"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.usefixtures("few_images")
 def test_resumed_run_uses_the_recorded_scale(
     config_for: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InterruptedError):
         train(config_for(), tmp_path / "out", device="cpu", progress=Notes(stop=2))
     before = recorded(tmp_path / "out")
-    monkeypatch.delattr(MissingCalibration, "_measure")
+    monkeypatch.delattr("textcraftor.calibration.MissingCalibration._measure")
     train(config_for(), tmp_path / "out", device="cpu", progress=Notes())
     assert recorded(tmp_path / "out") == before
 
@@ -138,6 +139,7 @@ def test_resume_with_a_changed_calibration_file_is_refused(
         train(config_for(calibration=str(file)), tmp_path / "out", device="cpu")
 
 
+@pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
