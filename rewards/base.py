@@ -115,7 +115,7 @@ class Reward(nn.Module, ABC):
         count = len(pixels)
         half = self.dtype.itemsize < torch.float32.itemsize
         if count > 1 and half and self.alone_in_half_precision:
-            rows = zip(pixels.split(1), prompts, strict=True)
+            rows = zip(torch.split(pixels, 1), prompts, strict=True)
             return torch.cat([self._score_run(row, [prompt]) for row, prompt in rows])
         # Training loops call rewards inside autocast; a score must not depend on that.
         with torch.autocast(pixels.device.type, enabled=False):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,7 +84,7 @@ class _Aliases:
         return ModuleSpec(fullname, _AliasLoader(name))
 
 
-class _AliasLoader:
+class _AliasLoader(Loader):
     """Gives the module ``name`` itself, so that it is never loaded a second time under the longer name."""
 
     def __init__(self, name: str) -> None:
