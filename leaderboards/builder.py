@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from leaderboards.board import Board, Cell, Column, Entry, Section
+from leaderboards.cautions import SETTINGS
 from leaderboards.cells import section_cells
 from leaderboards.gains import Gains
 from leaderboards.hpsv2 import official_results
@@ -200,6 +201,7 @@ def _notes(
             f"Several runs of the baseline {baseline} on this suite, so there are no differences; "
             f"name one of {', '.join(called)}."
         )
+    yield from _differing_settings(entries)
     if len({(g.get("base_seed"), g.get("noise")) for g in (e.run.header.generation for e in entries)}) > 1:
         yield "Not all images started from the same noise: they are paired by prompt and sample index only."
     count = sum(cell.category is None and cell.comparison is not None for cell in cells)
@@ -208,6 +210,24 @@ def _notes(
             f"{count} comparisons are too many for Holm's correction of a p from {RESAMPLES:,} random sign "
             "flips, so nothing can be claimed: compare fewer systems at a time."
         )
+
+
+def _differing_settings(entries: Iterable[Entry]) -> Iterator[str]:
+    """Name the generation settings that are not the same for all systems."""
+    generations = {entry.label: entry.run.header.generation for entry in entries}
+    recorded = {label: one for label, one in generations.items() if any(key in one for key in SETTINGS)}
+    differ = []
+    for key in SETTINGS:
+        if key in ("base_seed", "noise"):  # they have a note of their own
+            continue
+        by_value: dict[str, list[str]] = {}
+        for label, generation in recorded.items():
+            by_value.setdefault(str(generation.get(key, "default")), []).append(label)
+        if len(by_value) > 1:
+            values = ", ".join(f"{value} ({', '.join(labels)})" for value, labels in by_value.items())
+            differ.append(f"{key} {values}")
+    if differ:
+        yield f"Settings differ: {'; '.join(differ)}."
 
 
 def _digest(runs: Iterable[RunScores]) -> str:

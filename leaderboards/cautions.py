@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from leaderboards.board import GROUPS, Entry
 from leaderboards.gains import RANKING, Gains
 
-SETTINGS = ("sampler", "steps", "spacing", "eta", "guidance", "size", "dtype", "base_seed", "noise")
+SETTINGS = (
+    "sampler", "steps", "spacing", "eta", "guidance", "guidance_rescale", "clip_skip", "negative_prompt",
+    "size", "dtype", "base_seed", "noise",
+)  # fmt: skip
 """Entries of a run's generation settings that systems under comparison should share."""
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from benchmarks.execution import RunResult
 from benchmarks.planning import Plan
 from leaderboards.records import Key
+from leaderboards.run_state import HEADER, RunState
+from tcbench.errors import FileFormatError
 
 _COMPLETE, _INCOMPLETE = 0, 3
+
+_CHANGES = ("windows", "text_encoder", "unet", "append", "rewriter", "best_of_reward")
+"""Fields of a system that make it another one than its base model."""
 
 _MOST_LINES = 10
 """Most lines of one kind of failure."""
@@ -38,13 +45,67 @@ def show_result(result: RunResult, as_json: bool, *, next_command: str) -> int:
     return _COMPLETE if result.complete else _INCOMPLETE
 
 
-def leaderboard_command(result: RunResult) -> str:
-    """Return the command that compares all runs in the same folder, with this run as the baseline."""
-    path, header = result.path, result.run.header
-    # only folder names are read: a damaged run in the same folder must not break this output
-    twins = list(path.parent.glob(f"{path.name.removesuffix(header.generation_id)}*"))
-    name = header.system if len(twins) == 1 else f"{header.system}@{header.generation_id}"
-    return shlex.join(["tcbench", "leaderboard", str(path.parent), "--baseline", name, "--out", "board"])
+def suggested_command(result: RunResult) -> str:
+    """Return the command that comes next: a board against a baseline, or the run of the baseline that it
+    needs.
+
+    A board compares with the system that changes its base model least, such as the original model of a tuned
+    encoder, and with the run itself only if it is that system.
+    """
+    own, folder = result.run, result.path.parent
+    runs = [own, *(run for run in _others(folder, own) if run.header.suite_sha256 == own.header.suite_sha256)]
+    # of equally plain runs, one that is not this run
+    baseline = min(runs, key=lambda run: (_changes(run), run is own, run.path))
+    pipeline = _base_model(own.header.details)
+    if baseline is own and not pipeline:  # images or scores from elsewhere
+        return _board(folder, "BASELINE")
+    if baseline is own and any(own.header.details.get(name) for name in _CHANGES):
+        return _baseline_run(own, pipeline)
+    name = baseline.header.system
+    if sum(run.header.system == name for run in runs) > 1:
+        name = f"{name}@{baseline.header.generation_id}"
+    return _board(folder, name)
+
+
+def _others(folder: Path, own: RunState) -> Iterator[RunState]:
+    """The other runs in a folder. Damaged ones are left out, because they must not break the output."""
+    for file in sorted(folder.glob(f"*/{HEADER}")):
+        if file.parent.name != own.path.name:
+            with suppress(FileFormatError, OSError, UnicodeError):
+                yield RunState(file.parent)
+
+
+def _changes(run: RunState) -> int:
+    """Number of ways in which a system differs from a base model; rewards that are not declared count."""
+    details = run.header.details
+    undeclared = details.get("trained_on") is None
+    return sum(bool(details.get(name)) for name in (*_CHANGES, "trained_on")) + undeclared
+
+
+def _base_model(details: Mapping[str, Any]) -> str:
+    """The base model of a system as ``--model`` takes it; "" if the run does not say."""
+    from benchmarks.systems import SYSTEMS
+
+    pipeline, revision = details.get("pipeline", ""), details.get("revision")
+    names = [s.name for s in SYSTEMS.values() if (s.pipeline, s.revision) == (pipeline, revision)]
+    return names[0] if names else f"{pipeline}@{revision}" if revision else pipeline
+
+
+def _baseline_run(run: RunState, model: str) -> str:
+    """The command that generates and scores the same samples with another model."""
+    from benchmarks.suites import SUITES
+
+    suite, plan = run.header.suite, run.header.planned
+    prompts = ["--suite", suite] if suite in SUITES else ["--prompts", "FILE"]
+    limit = ["--limit", str(len(plan.prompt_ids))] if len(plan.prompt_ids) < plan.of else []
+    seeds = ["--seeds", str(plan.seeds)] if plan.seeds > 1 else []
+    return shlex.join(
+        ["tcbench", "run", "--model", model, *prompts, *limit, *seeds, "--out", str(run.path.parent)]
+    )
+
+
+def _board(folder: Path, baseline: str) -> str:
+    return shlex.join(["tcbench", "leaderboard", str(folder), "--baseline", baseline, "--out", "board"])
 
 
 def _plan_record(plan: Plan) -> dict[str, Any]:

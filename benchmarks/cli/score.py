@@ -48,7 +48,7 @@ def _score(
     path = folder if (folder / HEADER).is_file() else adopt_folder(folder, prompts, out, name).path
     with show_progress() as progress:
         result = score_run(path, resolved, find_device(device), progress)
-    raise typer.Exit(report.show_result(result, json, next_command=report.leaderboard_command(result)))
+    raise typer.Exit(report.show_result(result, json, next_command=report.suggested_command(result)))
 
 
 def _reward_names(folder: Path, prompts: Path | None, rewards: str | None) -> tuple[str, ...]:

@@ -358,3 +358,23 @@ def test_own_rewards_are_recognised_by_the_hash_of_their_file(make_run: MakeRun)
     assert exposures(section, "a") == {"Mine": "trained-on"}
     assert exposures(section, "b") == {"Mine": "same-family"}  # another version of the file
     assert all(not entry.unknown for entry in section.entries)
+
+
+def test_the_headline_names_settings_that_differ(make_run: MakeRun) -> None:
+    settings = {"steps": 25, "guidance": 3.0, "sampler": "ddim"}
+    values = (BRIGHT, rows([1, 2]))
+    runs = [
+        make_run("base", values, settings=settings),
+        make_run("same", values, settings=settings),
+        make_run("export", values, settings=settings | {"guidance": 7.5, "spacing": "trailing"}),
+        make_run("imported", values),
+    ]
+    spacing = "spacing default (base, same), trailing (export)"
+    note = f"Settings differ: {spacing}; guidance 3.0 (base, same), 7.5 (export)."
+    assert note in only_section(runs).notes
+    assert only_section(runs[:2]).notes == ()
+    alone = [
+        make_run(run.header.system, values, settings=run.header.generation, suite="art") for run in runs[1:3]
+    ]
+    art, _ = build([runs[0], *alone], "base").sections
+    assert any(one.startswith("Settings differ") for one in art.notes)  # also without a baseline

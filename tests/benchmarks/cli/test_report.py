@@ -1,0 +1,59 @@
+"""The command that a run suggests: a board with a baseline that is not the run's own system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from benchmarks.cli.report import suggested_command
+from benchmarks.execution import RunResult
+from leaderboards.records import ScoreSet
+from leaderboards.run_state import RunState
+
+BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
+BASE = {"trained_on": [], "pipeline": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+TUNED = BASE | {"trained_on": ["clip"], "windows": [{"weights": {"ckpt": 1.0}}]}
+
+
+@pytest.fixture
+def suggested(make_run: Callable[..., RunState]) -> Callable[..., list[str]]:
+    """Writes runs and returns the words of the command that the last one suggests."""
+
+    def write(*systems: tuple[str, Mapping[str, Any]], **options: Any) -> list[str]:
+        runs = [
+            make_run(name, (BRIGHT, [[0.0]]), details=details, settings={"number": number}, **options)
+            for number, (name, details) in enumerate(systems)
+        ]
+        result = RunResult(runs[-1], images=1, missing={}, truncated=0, rewards=(), added=1)
+        return suggested_command(result).split()
+
+    return write
+
+
+def baseline(command: list[str]) -> str:
+    assert command[:2] == ["tcbench", "leaderboard"]
+    return command[command.index("--baseline") + 1]
+
+
+def test_the_baseline_of_a_tuned_system_is_the_original_one(suggested: Callable[..., list[str]]) -> None:
+    others = ("other", {"trained_on": None}), ("sd15", BASE), ("style", BASE | {"append": ", vivid"})
+    assert baseline(suggested(*others, ("tuned", TUNED))) == "sd15"
+
+
+def test_the_original_system_is_the_baseline_of_the_others(suggested: Callable[..., list[str]]) -> None:
+    assert baseline(suggested(("tuned", TUNED), ("sd15", BASE))) == "sd15"
+
+
+def test_a_second_original_system_is_compared_with_the_first(suggested: Callable[..., list[str]]) -> None:
+    assert baseline(suggested(("sd15", BASE), ("sdxl", BASE))) == "sd15"
+
+
+def test_a_tuned_system_alone_needs_a_run_of_its_base(suggested: Callable[..., list[str]]) -> None:
+    command = suggested(("tuned", TUNED | {"pipeline": "owner/model", "revision": "main"}), suite="parti")
+    assert command[:6] == ["tcbench", "run", "--model", "owner/model@main", "--suite", "parti"]
+
+
+def test_imported_scores_alone_name_no_baseline(suggested: Callable[..., list[str]]) -> None:
+    assert baseline(suggested(("theirs", {}))) == "BASELINE"
