@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,9 @@ from benchmarks.planning import Plan, Request, plan_run
 from benchmarks.resolve import ResolvedReward
 from benchmarks.score import RewardSummary, score_images
 from leaderboards.records import Key, Sample
-from leaderboards.run_state import RunState
+from leaderboards.run_state import HEADER, RunState
+from rewards.builtin import BUILTIN
+from tcbench.errors import ConfigError, ProblemCollector, TcbenchError, first_line
 from tcbench.files import locked
 from tcbench.progress import Progress, Silent
 from textcraftor import rewriters
@@ -135,13 +138,100 @@ def run(
     return execute_plan(plan_run(request), progress or Silent())
 
 
+def prepare_run(plan: Plan, state: RunState | None = None) -> Sampler | None:
+    """Load and check what a run needs before its first step. Nothing is written.
+
+    A dry run ends here, and a run begins here. Models that have no published hash are loaded, because only
+    that shows whether they can be.
+
+    Args:
+        plan: The run.
+        state: Its folder, if it is open already.
+
+    Returns:
+        The sampler; None if all images exist.
+
+    Raises:
+        TcbenchError: If something cannot be loaded or does not fit together; `Problems` reports everything.
+    """
+    problems = ProblemCollector()
+    for reward in plan.rewards:
+        if reward.info.name not in BUILTIN:
+            with problems.catch(), _as_problem(f"reward {reward.info.name}"):
+                reward.load(plan.device)
+    if plan.rewriter is not None:
+        folder = plan.rewriter[1]
+        with problems.catch(), _as_problem(f"rewriter {folder}"):
+            rewriters.RewriterModel(*plan.rewriter, plan.device)
+    sampler = None
+    if _lacks_images(plan, state):
+        with problems.catch(), _as_problem(f"model {plan.system.name}"):
+            sampler = _load_sampler(plan)
+            _check_parts(sampler.runner)
+    problems.raise_any()
+    return sampler
+
+
+@contextmanager
+def _as_problem(what: str) -> Iterator[None]:
+    """Report any error of the block as one line; foreign code raises anything."""
+    try:
+        yield
+    except TcbenchError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _check_parts(runner: PipelineRunner) -> None:
+    """Check that the sampling settings and the parts of a pipeline fit together.
+
+    Raises:
+        ConfigError: If they do not.
+    """
+    pipe, steps = runner.pipe, runner.schedule.steps
+    channels, *_ = runner.latent_shape
+    most = pipe.scheduler.config.num_train_timesteps
+    if steps > most:
+        raise ConfigError(f"steps = {steps}; expected at most {most}, the timesteps of this pipeline")
+    pipe.scheduler.set_timesteps(steps)
+    if channels != pipe.vae.config.latent_channels:
+        raise ConfigError(
+            f"the UNet takes latents of {channels} channels, but the VAE has "
+            f"{pipe.vae.config.latent_channels}; give parts of one text-to-image model"
+        )
+    (embeds, *_), *_ = (one.tensors for one in runner.conditionings([""]).values())
+    widths = pipe.unet.config.cross_attention_dim
+    width = widths if isinstance(widths, int) else widths[0]
+    if embeds.shape[-1] != width:
+        raise ConfigError(
+            f"the text encoder gives embeddings of width {embeds.shape[-1]}, but the UNet reads {width}; "
+            "give parts of one base model"
+        )
+
+
+def _lacks_images(plan: Plan, state: RunState | None) -> bool:
+    if state is None and not (plan.path / HEADER).is_file():
+        return True
+    if state is None:
+        state = RunState(plan.path)
+        state.plan = plan.header.planned
+    return bool(state.missing_images())
+
+
 def execute_plan(plan: Plan, progress: Progress) -> RunResult:
     """Generate and score what is missing, while holding the run folder for this process."""
+    # a new run is prepared before its folder exists; the list is emptied, so that the pipeline does not stay
+    # in memory while images are scored
+    samplers = [] if (plan.path / HEADER).is_file() else [prepare_run(plan)]
     with locked(plan.path):
         state = RunState.create(plan.path, plan.header)
+        samplers = samplers or [prepare_run(plan, state)]
         _note_environment(state, plan.header.provenance[0], progress)
         describe = partial(_describe, plan, _rewritten(plan, progress))
-        added = generate_images(state, describe, partial(_load_sampler, plan), plan.batch_size, progress)
+        added = generate_images(
+            state, describe, lambda: samplers.pop() or _load_sampler(plan), plan.batch_size, progress
+        )
         result = _score(state, plan.rewards, plan.device, progress, added)
         state.finish(plan.header)
         return result

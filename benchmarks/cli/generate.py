@@ -33,7 +33,7 @@ def _generate(
     """Generate a run's images; `tcbench score` or `tcbench run` scores them later."""
     from benchmarks.cli import report
     from benchmarks.cli.progress import show_progress
-    from benchmarks.execution import execute_plan
+    from benchmarks.execution import execute_plan, prepare_run
     from benchmarks.planning import Request, plan_run
 
     request = Request(
@@ -53,6 +53,7 @@ def _generate(
     )
     plan = plan_run(request, with_rewards=False, fetch=not dry_run)
     if dry_run:
+        prepare_run(plan)
         report.show_plan(plan, json)
         return
     with show_progress() as progress:

@@ -37,7 +37,7 @@ def _run(
     """
     from benchmarks.cli import report
     from benchmarks.cli.progress import show_progress
-    from benchmarks.execution import execute_plan
+    from benchmarks.execution import execute_plan, prepare_run
     from benchmarks.planning import Request, plan_run
 
     request = Request(
@@ -58,6 +58,7 @@ def _run(
     )
     plan = plan_run(request, fetch=not dry_run)
     if dry_run:
+        prepare_run(plan)
         report.show_plan(plan, json)
         return
     with show_progress() as progress:

@@ -24,7 +24,7 @@ by the same names."""
 
 
 @dataclass(frozen=True)
-class MixScores:
+class _MixScores:
     """Scores of B images by a mix."""
 
     total: Tensor
@@ -36,7 +36,7 @@ class MixScores:
 
 
 @dataclass(frozen=True)
-class _MixGradient(MixScores):
+class _MixGradient(_MixScores):
     """Scores of B images by a mix, and the gradient of the total at the images."""
 
     gradient: Tensor
@@ -71,11 +71,11 @@ class RewardMix:
         if calibration is not None:
             self.terms = {name: self._calibrated(name, calibration) for name in panel.names}
 
-    def score(self, images: Tensor | Sequence[Image], prompts: Sequence[str] | None = None) -> MixScores:
+    def score(self, images: Tensor | Sequence[Image], prompts: Sequence[str] | None = None) -> _MixScores:
         """Score images, which are given as to `Panel.score`. Gradients of the total reach the images."""
         scores = self.panel.score(images, prompts)
         values = {name: self.terms[name].value(scores[name]) for name in scores}
-        return MixScores(torch.stack(list(values.values())).sum(dim=0), scores, values)
+        return _MixScores(torch.stack(list(values.values())).sum(dim=0), scores, values)
 
     def gradient(self, images: Tensor, prompts: Sequence[str] | None = None) -> _MixGradient:
         """Score images and compute the gradient of the total, one reward after another.

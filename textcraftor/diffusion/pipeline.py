@@ -42,8 +42,8 @@ ENCODERS = ("text_encoder", "text_encoder_2")
 _NO_WEIGHTS = ("tokenizer", "tokenizer_2", "scheduler")
 _HUB_PATTERNS = (INDEX, "*/config.json", "*/*.safetensors.index.json", "scheduler/*", "tokenizer*/*")
 
-_ENCODER_SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
-"""Configuration values that must be equal for one text encoder to replace another."""
+_ENCODER_SIZES = ("hidden_size", "vocab_size", "max_position_embeddings")
+"""Configuration values that must be equal for one text encoder to replace another in all steps."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +249,9 @@ def load_pipeline(
         if name not in _NO_WEIGHTS:
             path = replaced.get(name, folder / name)
             parts[name] = _load_component(index[name], path, dtype, _variant(folder))
+            if name in ENCODERS and name in replaced:
+                own = type(parts[name].config).from_pretrained(folder / name)
+                _check_architecture(parts[name].config, own, path, _ENCODER_SIZES)
     with quiet(*LIBRARIES):
         pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **parts)
     # The noise schedule (betas, prediction type) stays that of the pipeline's own scheduler.
@@ -276,18 +279,41 @@ def _load_component(kind: Sequence[str], folder: Path, dtype: str, variant: str 
     library, name = kind
     if variant and not list(folder.glob(f"*.{variant}*")):
         variant = None  # a replacement for a half-precision pipeline may be stored in full precision
-    with quiet(*LIBRARIES):
-        model, report = getattr(import_module(library), name).from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            variant=variant,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+    _check_kind(name, folder)
+    try:
+        with quiet(*LIBRARIES):
+            model, report = getattr(import_module(library), name).from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                variant=variant,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the libraries raise errors of several others
+        raise MissingFiles(
+            f"{folder} cannot be loaded as a {name}: {first_line(error)}; export or copy it again"
+        ) from error
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise MissingFiles(f"{folder} lacks weights that the pipeline needs: {names} ...; export it again")
     return model.eval()
+
+
+def _check_kind(name: str, folder: Path) -> None:
+    """Raise MissingFiles if the configuration in a folder is that of another class of model."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MissingFiles(
+            f"{folder} cannot be loaded as a {name}: its config.json cannot be read ({first_line(error)})"
+        ) from error
+    declared = config.get("_class_name") or (config.get("architectures") or [name])[0]
+    # a text encoder can be read from any of CLIP's classes that hold one
+    both_clip = declared.startswith("CLIP") and name.startswith("CLIPText")
+    if declared != name and not both_clip:
+        raise MissingFiles(f"{folder} holds a {declared}; expected a {name}")
 
 
 def load_encoders(pipe: Any, folder: Path) -> Any:
@@ -309,15 +335,17 @@ def load_encoders(pipe: Any, folder: Path) -> Any:
             kind = ("transformers", type(original).__name__)
             dtype = str(original.dtype).removeprefix("torch.")
             model = _load_component(kind, folder / name, dtype, None)
-            _check_architecture(model.config, original.config, folder / name)
+            # their embeddings are mixed with those of the original, layer by layer trained alike
+            sizes = (*_ENCODER_SIZES, "num_hidden_layers")
+            _check_architecture(model.config, original.config, folder / name, sizes)
             encoders[name] = model.to(pipe.device)
     if not encoders:
         raise _no_encoders(folder)
     return replace_encoders(pipe, encoders)
 
 
-def _check_architecture(config: Any, original: Any, path: Path) -> None:
-    for key in _ENCODER_SIZES:
+def _check_architecture(config: Any, original: Any, path: Path, keys: Sequence[str]) -> None:
+    for key in keys:
         if getattr(config, key) != getattr(original, key):
             raise MissingFiles(
                 f"{path} has {key} {getattr(config, key)}, but the pipeline's own text encoder has "

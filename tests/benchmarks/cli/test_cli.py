@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,103 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     assert re.search(r"images +4\n", out)
     assert "limit 4 of 8" in out
     assert json.loads(tcbench(*run_arguments, "--dry-run", "--json")[1])["settings"]["steps"] == 2
+    assert not (tmp_path / "runs").exists()
+
+
+NO_REWARD = """
+class NotAReward:
+    pass
+from rewards import Reward
+class Broken(Reward):
+    def __init__(self, info, files=None):
+        raise KeyError("no such weights")
+    def _score(self, pixels, prompts): ...
+class Unfinished(Reward):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("NotAReward", "NotAReward is not a reward"),
+        ("Broken", "reward Broken cannot be loaded: KeyError: 'no such weights'"),
+        ("Unfinished", "reward Unfinished cannot be loaded: TypeError: .*abstract"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_rewards_of_ones_own_are_loaded_before_the_first_step(
+    tcbench: Command, run_arguments: list[str], tmp_path: Path, reward: str, message: str, dry_run: bool
+) -> None:
+    (tmp_path / "own.py").write_text(NO_REWARD)
+    options = ["--rewards", f"{tmp_path / 'own.py'}:{reward}", *(["--dry-run"] if dry_run else [])]
+    code, _, err = tcbench(*run_arguments, *options)
+    assert code == 1
+    assert re.search(message, err)
+    assert not (tmp_path / "runs").exists()
+
+
+def encoder_like(pipeline: Path, folder: Path, **changes: int) -> Path:
+    """Write a text encoder that differs from the pipeline's own in its configuration."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig.from_pretrained(pipeline / "text_encoder")
+    for name, value in changes.items():
+        setattr(config, name, value)
+    CLIPTextModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("text_encoder", None, "unet holds a UNet2DConditionModel; expected a CLIPTextModel"),
+        ("unet", None, "unet cannot be loaded as a UNet2DConditionModel: its config.json"),
+        ("text_encoder", {"vocab_size": 250}, "has vocab_size 250, but the pipeline's own .* has 190"),
+        ("text_encoder", {"max_position_embeddings": 8}, "has max_position_embeddings 8, but"),
+        ("text_encoder", {"hidden_size": 8}, "has hidden_size 8, but"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_parts_that_do_not_fit_are_refused_before_the_first_step(
+    tcbench: Command,
+    run_arguments: list[str],
+    tiny_pipeline: Path,
+    tmp_path: Path,
+    part: str,
+    changes: dict[str, int] | None,
+    message: str,
+    dry_run: bool,
+) -> None:
+    folder = tiny_pipeline / "unet"
+    if changes is not None:
+        folder = encoder_like(tiny_pipeline, tmp_path / "encoder", **changes)
+    elif part == "unet":
+        folder = Path(shutil.copytree(folder, tmp_path / "unet"))
+        (folder / "config.json").write_text("{")
+    (tmp_path / "other.toml").write_text(f'pipeline = "{tiny_pipeline}"\n{part} = "{folder}"\n')
+    options = ["--model", tmp_path / "other.toml", *(["--dry-run"] if dry_run else [])]
+    code, _, err = tcbench(*run_arguments, *options)
+    assert code == 1
+    assert re.search(message, err)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+@pytest.mark.parametrize("sampler", ["ddim", "euler"])
+def test_more_steps_than_timesteps_are_refused_before_the_first_step(
+    tcbench: Command,
+    run_arguments: list[str],
+    tiny_pipeline: Path,
+    tmp_path: Path,
+    sampler: str,
+    dry_run: list[str],
+) -> None:
+    system = f'pipeline = "{tiny_pipeline}"\n[schedule]\nsampler = "{sampler}"\n'
+    (tmp_path / "other.toml").write_text(system)
+    options = ["--model", tmp_path / "other.toml", "--steps", "2000", *dry_run]
+    code, _, err = tcbench(*run_arguments, *options)
+    assert (code, "steps = 2000; expected at most 1000" in err) == (1, True)
     assert not (tmp_path / "runs").exists()
 
 
