@@ -53,9 +53,9 @@ def main() -> int:
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as folder:
         bare, ours = Path(folder, "bare.py"), Path(folder, "ours.py")
-        bare.write_text(_BARE)
+        bare.write_text(_BARE, encoding="utf-8")
         root = Path(__file__).resolve().parent.parent
-        ours.write_text(f"import sys; sys.path.insert(0, {str(root)!r})\n{_TCBENCH}\n")
+        ours.write_text(f"import sys; sys.path.insert(0, {str(root)!r})\n{_TCBENCH}\n", encoding="utf-8")
         commands = {"bare": [sys.executable, str(bare)], "tcbench": [sys.executable, str(ours)]}
         times: dict[str, list[float]] = {name: [] for name in commands}
         for turn in range(runs + 1):

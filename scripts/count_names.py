@@ -61,7 +61,8 @@ def main() -> None:
 def _sources() -> dict[str, str]:
     """Text of every tracked Python file, by its path in the repository."""
     command = ["git", "ls-files", "--cached", "--", "*.py"]
-    listed = subprocess.run(command, cwd=_ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+    done = subprocess.run(command, cwd=_ROOT, check=True, capture_output=True, encoding="utf-8")
+    listed = done.stdout.split("\n")
     # A file that was deleted but not yet staged is still listed.
     paths = [path for path in listed if path and (_ROOT / path).is_file()]
     return {path: (_ROOT / path).read_text(encoding="utf-8") for path in paths}

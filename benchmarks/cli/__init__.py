@@ -7,11 +7,14 @@ interrupted. Every problem is one line; TCBENCH_DEBUG=1 shows the traceback.
 
 from __future__ import annotations
 
+import codecs
 import os
 import shlex
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from types import MappingProxyType
 from typing import Any
 
@@ -134,8 +137,38 @@ def _options(
     """Declare the options of `tcbench` itself; their callbacks do the work."""
 
 
+_PLAIN: Mapping[str, str] = MappingProxyType(
+    {
+        "▲": "(+)", "▼": "(-)", "≈": "(=)", "○": "(o)", "†": "(t)", "‡": "(f)", "↑": "^", "↓": "v", "→": "->",
+        "–": "-", "—": "-", "×": "x", "±": "+/-", "Δ": "diff", "…": "...", "≥": ">=", "≤": "<=", "·": ".",
+        "’": "'", "‘": "'", "“": '"', "”": '"', "•": "*", "━": "-", "─": "-", "│": "|",
+    }
+)  # fmt: skip
+"""What stands for a character that the terminal's encoding lacks."""
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that an encoding lacks: by `_PLAIN`, without accents, or by visible escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = ""
+    for character in error.object[error.start : error.end]:
+        base = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        text += _PLAIN.get(character) or base or character.encode("ascii", "backslashreplace").decode()
+    return text, error.end
+
+
+def _degrade_output() -> None:
+    """Print what a terminal cannot show in another way: no output may end a command. Files are UTF-8."""
+    codecs.register_error("tcbench.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="tcbench.plain")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `tcbench` with ``arguments`` (by default those of the process) and exit with its exit code."""
+    _degrade_output()
     argv = list(sys.argv[1:] if arguments is None else arguments)
     for old, new in _RENAMED.items():
         if any(argument == old or argument.startswith(f"{old}=") for argument in argv):

@@ -43,6 +43,7 @@ def _leaderboard(
     from leaderboards.render import standing_rows
 
     board = build(runs, baseline, unknown_rewards=System.unknown_rewards)
+    files = write_board(board, out, date)  # first: output may fail, as in a closed pipe
     for section in board.sections:
         against = f", baseline {section.baseline}" if section.baseline else ""
         print(f"suite {section.suite}{against}")
@@ -50,5 +51,5 @@ def _leaderboard(
         if marks := section.watermarks:
             print(f"Not a full result: {'; '.join(marks)}.")
         print(*section.notes, sep="\n", end="\n\n" if section.notes else "\n")
-    for path in write_board(board, out, date):
+    for path in files:
         print(path)

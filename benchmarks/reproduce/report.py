@@ -90,7 +90,8 @@ class _Results:
     def runs(self) -> Mapping[str, RunState]:
         """Run folders by system."""
         files = sorted((self.folder / TABULATED).iterdir())
-        return {file.name: RunState(self.folder / "runs" / file.read_text().strip()) for file in files}
+        names = {file.name: file.read_text(encoding="utf-8").strip() for file in files}
+        return {system: RunState(self.folder / "runs" / name) for system, name in names.items()}
 
     def seeds(self, name: str) -> list[str]:
         """Return a method's systems, one per training seed."""

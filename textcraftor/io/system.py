@@ -86,7 +86,8 @@ def rewards_trained_on(
         file = Path(pairs) / DECLARED
         # real photographs are trained on no reward; images that a supervised run imitates may be selected
         undeclared: list[str] | None = None if supervised else []
-        declared.append(json.loads(file.read_text())["trained_on"] if file.is_file() else undeclared)
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        declared.append(json.loads(text)["trained_on"] if text else undeclared)
     if None in declared:
         return None
     return list(dict.fromkeys([*names, *(name for part in declared for name in part or ())]))

@@ -111,7 +111,7 @@ def _add_vocabulary(python: Path) -> None:
 def _call(command: list[str], variables: Mapping[str, str] | None = None) -> str:
     """Run a command and return its standard output."""
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **(variables or {})}, check=False
+        command, capture_output=True, encoding="utf-8", env={**os.environ, **(variables or {})}, check=False
     )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
