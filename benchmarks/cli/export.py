@@ -16,6 +16,7 @@ class _ExportFormat(StrEnum):
 
     DIFFUSERS = "diffusers"
     LORA = "lora"
+    KOHYA = "kohya"
     SINGLE_FILE = "single-file"
 
 
@@ -25,16 +26,17 @@ def _export(
     to: Annotated[
         _ExportFormat,
         typer.Option(
-            help="diffusers: the whole pipeline. lora: adapters for load_lora_weights. single-file: the text "
-            "encoder for ComfyUI and Forge."
+            help="diffusers: the whole pipeline. lora: adapters for load_lora_weights. kohya: adapters for "
+            "AUTOMATIC1111, Forge and ComfyUI. single-file: the text encoder for ComfyUI and Forge."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the files.")],
 ) -> None:
     """Export tuned weights for diffusers, PEFT, ComfyUI and similar tools.
 
-    Exported files use the tuned encoder in all sampling steps. To use it only in the last steps of a
-    diffusers pipeline, pass `textcraftor.diffusion.runner.switch_encoder` to the pipeline call.
+    An exported pipeline is also a model for `tcbench run`, with the defaults of its system. Other tools use
+    the tuned encoder in all sampling steps. To use it only in the last steps of a diffusers pipeline, pass
+    `textcraftor.diffusion.runner.switch_encoder` to the pipeline call.
     """
     from benchmarks.mixes import export_system
 

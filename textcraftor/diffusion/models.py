@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from tcbench.errors import UnknownName
-from textcraftor.diffusion.pipeline import MICRO, Source
+from tcbench.settings import read_toml
+from textcraftor.diffusion.pipeline import INDEX, MICRO, Source
+from textcraftor.diffusion.weight_files import WeightFiles
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,27 @@ class Model:
 
         Raises:
             UnknownName: If it is none of these; with close matches.
+            ConfigError: If it is a file.
         """
         if name in MODELS:
             return MODELS[name]
         if Path(name).expanduser().is_dir():
-            return Model(Source(name))
+            return Model(Source(name), **_described(Path(name).expanduser()))
+        WeightFiles.refuse_as_model(name)
         hub_id, _, revision = name.partition("@")
         if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
             return Model(Source(hub_id, revision or None))
         raise UnknownName("model, diffusers folder or hub id", name, MODELS)
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """Return the defaults that an exported pipeline carries in its system file."""
+    file = folder / "system.toml"
+    if not (folder / INDEX).is_file() or not file.is_file():
+        return {}
+    values = read_toml(file)
+    defaults = {name: values[name] for name in ("dtype", "domain") if name in values}
+    return defaults | {k: v for k, v in values.get("schedule", {}).items() if k == "guidance"}
 
 
 def _half_precision(*parts: str) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,7 @@ from tcbench.errors import MissingFiles, first_line
 from tcbench.files import visible
 from tcbench.quiet import quiet
 from textcraftor.diffusion.schedule import SAMPLERS
+from textcraftor.diffusion.weight_files import WeightFiles
 
 MICRO = Path(__file__).resolve().parents[1] / "micro" / "pipeline"
 """The embedded pipeline: a diffusers folder."""
@@ -80,8 +82,43 @@ class Source:
             if folder.is_absolute():
                 raise MissingFiles(f"folder not found: {folder}; expected a diffusers pipeline")
             folder = _from_hub(self, fetch)
-        list(pipeline_files(folder))  # raises for the first missing file
+        list(_pipeline_files(folder))  # raises for the first missing file
         return folder
+
+    def copy(
+        self, out: Path, *, only: Collection[str] | None = None, leave_out: Collection[str] = ()
+    ) -> None:
+        """Copy the files that change generated images into a folder, under names without variants.
+
+        diffusers loads a variant only if it is asked for one, and tuned components have none.
+
+        Args:
+            out: The folder.
+            only: Names of the components that are copied; None: the whole pipeline.
+            leave_out: Names of components that are not copied.
+
+        Raises:
+            MissingFiles: If the pipeline is not on this machine, or incomplete.
+        """
+        folder = self.find()
+        preferred = WeightFiles.preferred(folder)
+        for file in _pipeline_files(folder):
+            component = file.relative_to(folder).parts[0]
+            if component in leave_out or (only is not None and component not in only):
+                continue
+            name: str | None = file.name
+            if file.parent != folder and component not in _NO_WEIGHTS:
+                weights = WeightFiles.find(file.parent, preferred)
+                name = weights.plain_name(file.name)
+            if name is None:
+                continue  # the list of another variant's files
+            path = out / file.relative_to(folder).parent / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if name != file.name and ".index." in name:  # it lists files that are renamed
+                text = file.read_text(encoding="utf-8").replace(f".{weights.variant}", "")
+                path.write_text(text, encoding="utf-8")
+            else:
+                shutil.copyfile(file, path)  # follows links, because the hub's cache consists of links
 
 
 def _from_hub(source: Source, fetch: bool) -> Path:
@@ -110,7 +147,7 @@ def _from_hub(source: Source, fetch: bool) -> Path:
     return Path(folder)
 
 
-def pipeline_files(folder: Path) -> Iterator[Path]:
+def _pipeline_files(folder: Path) -> Iterator[Path]:
     """Yield every file of a pipeline that changes generated images.
 
     Raises:
@@ -120,14 +157,14 @@ def pipeline_files(folder: Path) -> Iterator[Path]:
     if not index.is_file():
         raise MissingFiles(f"{folder} is not a diffusers pipeline: missing {INDEX}")
     yield index
-    suffix = _variant(folder)
+    preferred = WeightFiles.preferred(folder)
     for name in _components(folder):
         part = folder / name
         if not part.is_dir():
             raise MissingFiles(f"pipeline {folder} is incomplete: missing component {name}/; copy it again")
         yield from (file for file in visible(part.iterdir()) if file.suffix in (".json", ".txt"))
         if name not in _NO_WEIGHTS:
-            yield from _weight_files(part, suffix)
+            yield from WeightFiles.find(part, preferred).files
 
 
 def _components(folder: Path) -> list[str]:
@@ -146,27 +183,6 @@ def _index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def _variant(folder: Path) -> str | None:
-    """Return "fp16" for a folder with half-precision weights only, else None.
-
-    diffusers loads files named ``*.fp16.safetensors`` only if that variant is given. Some folders hold both
-    kinds; then the full precision is used, so that the same pipeline always has the same hash.
-    """
-    unet = folder / "unet"
-    halves = visible(unet.glob("*.fp16*.safetensors"))
-    return "fp16" if halves and len(visible(unet.glob("*.safetensors"))) == len(halves) else None
-
-
-def _weight_files(part: Path, suffix: str | None) -> list[Path]:
-    for kind in ("safetensors", "bin"):
-        files = [f for f in visible(part.glob(f"*.{kind}")) if (".fp16" in f.name) == (suffix == "fp16")]
-        # "non_ema" files hold raw training weights beside the averaged ones; diffusers ignores them
-        files = [f for f in files if "non_ema" not in f.name]
-        if files:
-            return files
-    raise MissingFiles(f"pipeline component {part} holds no weights (*.safetensors): copy the pipeline again")
-
-
 # Hashes are part of generation ids: what is hashed here must not change.
 
 
@@ -177,7 +193,7 @@ def pipeline_sha256(folder: Path) -> str:
     """
     lines = [
         f"{file.relative_to(folder).as_posix()} {WeightsLock().sha256(file)}"
-        for file in pipeline_files(folder)
+        for file in _pipeline_files(folder)
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -190,7 +206,7 @@ def component_sha256(folder: Path) -> str:
     """
     if not (folder / "config.json").is_file():
         raise MissingFiles(f"{folder} is not a model folder: missing config.json")
-    files = [folder / "config.json", *_weight_files(folder, None)]
+    files = [folder / "config.json", *WeightFiles.find(folder, "").files]
     return hashlib.sha256(
         "\n".join(f"{f.name} {WeightsLock().sha256(f)}" for f in files).encode()
     ).hexdigest()
@@ -224,6 +240,7 @@ def load_pipeline(
     sampler: str,
     spacing: str = "",
     replaced: Mapping[str, Path] = MappingProxyType({}),
+    lora: Mapping[Path, float] = MappingProxyType({}),
 ) -> Any:
     """Load a diffusers pipeline in eval mode.
 
@@ -234,6 +251,7 @@ def load_pipeline(
         sampler: Name of its sampler, in `SAMPLERS`.
         spacing: Spacing of timesteps; "": the pipeline's own.
         replaced: Folders of models that replace components, by component name.
+        lora: Scales of adapters by file; they are merged into the text encoders and the UNet.
 
     Raises:
         MissingFiles: If a file lacks weights that its model needs.
@@ -248,7 +266,8 @@ def load_pipeline(
     for name in _components(folder):
         if name not in _NO_WEIGHTS:
             path = replaced.get(name, folder / name)
-            parts[name] = _load_component(index[name], path, dtype, _variant(folder))
+            preferred = "" if name in replaced else WeightFiles.preferred(folder)
+            parts[name] = _load_component(index[name], path, dtype, preferred)
             if name in ENCODERS and name in replaced:
                 own = type(parts[name].config).from_pretrained(folder / name)
                 _check_architecture(parts[name].config, own, path, _ENCODER_SIZES)
@@ -259,17 +278,47 @@ def load_pipeline(
         pipe.scheduler.config, **({"timestep_spacing": spacing} if spacing else {})
     )
     pipe.set_progress_bar_config(disable=True)
+    if lora:
+        _merge_adapters(pipe, lora)
     return pipe.to(device)
 
 
-def _load_component(kind: Sequence[str], folder: Path, dtype: str, variant: str | None) -> Any:
+def _merge_adapters(pipe: Any, lora: Mapping[Path, float]) -> None:
+    """Add adapters to the weights of a pipeline.
+
+    Raises:
+        MissingFiles: If not all layers of a file fit the pipeline. diffusers only logs that.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    names = [f"adapters_{number}" for number in range(len(lora))]
+    modules = [getattr(pipe, name, None) for name in (*ENCODERS, "unet")]
+    for name, file in zip(names, lora, strict=True):
+        try:
+            with quiet(*LIBRARIES):
+                pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise MissingFiles(f"{file} does not fit the pipeline: {first_line(error)}") from error
+        layers = [layer for module in modules if module is not None for layer in module.modules()]
+        fitting = sum(isinstance(layer, LoraLayer) and name in layer.lora_A for layer in layers)
+        if fitting < WeightFiles.adapters(file):
+            raise MissingFiles(
+                f"{file} changes {WeightFiles.adapters(file)} layers, of which the pipeline has {fitting}; "
+                "give adapters of the same base model"
+            )
+    pipe.set_adapters(names, list(lora.values()))
+    pipe.fuse_lora(components=list(pipe._lora_loadable_modules), adapter_names=names)
+    pipe.unload_lora_weights()
+
+
+def _load_component(kind: Sequence[str], folder: Path, dtype: str, preferred: str | None) -> Any:
     """Load one model of a pipeline.
 
     Args:
         kind: Its library and class, as in the pipeline's index.
         folder: Its folder.
         dtype: Its precision.
-        variant: The variant of the pipeline's files.
+        preferred: Variant of its weights if there are several.
 
     Raises:
         MissingFiles: If weights are missing. Both libraries only log that, and continue with random values.
@@ -277,9 +326,8 @@ def _load_component(kind: Sequence[str], folder: Path, dtype: str, variant: str 
     import torch
 
     library, name = kind
-    if variant and not list(folder.glob(f"*.{variant}*")):
-        variant = None  # a replacement for a half-precision pipeline may be stored in full precision
     _check_kind(name, folder)
+    variant = WeightFiles.find(folder, preferred).variant or None
     try:
         with quiet(*LIBRARIES):
             model, report = getattr(import_module(library), name).from_pretrained(
@@ -334,7 +382,7 @@ def load_encoders(pipe: Any, folder: Path) -> Any:
             original = getattr(pipe, name)
             kind = ("transformers", type(original).__name__)
             dtype = str(original.dtype).removeprefix("torch.")
-            model = _load_component(kind, folder / name, dtype, None)
+            model = _load_component(kind, folder / name, dtype, "")
             # their embeddings are mixed with those of the original, layer by layer trained alike
             sizes = (*_ENCODER_SIZES, "num_hidden_layers")
             _check_architecture(model.config, original.config, folder / name, sizes)

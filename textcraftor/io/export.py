@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tcbench.errors import ConfigError
-from textcraftor.diffusion.pipeline import ENCODERS, INDEX, UNUSED_COMPONENTS, Source, pipeline_files
+from textcraftor.diffusion.pipeline import ENCODERS, INDEX, UNUSED_COMPONENTS, Source
 
 ADAPTERS = "pytorch_lora_weights.safetensors"
 """The file name that diffusers' `load_lora_weights` looks for."""
 
 _PREFIX = "text_model."
+
+_ADAPTER_KEY = re.compile(
+    r"(text_encoder|text_encoder_2|unet)\.(.+)\.lora(?:_linear_layer)?\.(down|up)\.weight"
+)
+"""Key of an adapter in diffusers' layout: component, layer and matrix."""
 
 
 def save_text_encoder(model: Any, folder: Path, *, half: bool = False) -> None:
@@ -82,7 +88,10 @@ def save_adapters(pipe: Any, adapters: Mapping[str, Mapping[str, Any]], folder: 
     from diffusers.utils import convert_state_dict_to_diffusers
 
     layers = {
-        f"{name}_lora_layers": convert_state_dict_to_diffusers(dict(state))
+        # prefixed, as transformers 4 and ComfyUI name a text encoder's layers; current diffusers reads both
+        f"{name}_lora_layers": convert_state_dict_to_diffusers(
+            prefixed(state) if name in ENCODERS else dict(state)
+        )
         for name, state in adapters.items()
     }
     type(pipe).save_lora_weights(folder, **layers, weight_name=ADAPTERS)
@@ -94,7 +103,8 @@ def export_encoder(tuned: Path, out: Path, file_format: str, source: Source) -> 
     Args:
         tuned: Folder of the tuned components.
         out: New folder.
-        file_format: "diffusers": the whole pipeline; "lora": the adapters alone; "single-file": each text
+        file_format: "diffusers": the whole pipeline; "lora": the adapters alone; "kohya": the adapters under
+            the keys of kohya's trainer, which AUTOMATIC1111, Forge and ComfyUI read; "single-file": each text
             encoder as one half-precision file with the keys that ComfyUI and Forge expect.
         source: Pipeline of the base model; only "diffusers" reads it.
 
@@ -103,36 +113,27 @@ def export_encoder(tuned: Path, out: Path, file_format: str, source: Source) -> 
         MissingFiles: If the base pipeline is needed and not on this machine.
     """
     if file_format == "diffusers":
-        _export_diffusers(source.find(), tuned, out)
-    elif file_format == "lora":
-        _export_adapters(tuned, out)
+        _export_diffusers(source, tuned, out)
+    elif file_format in ("lora", "kohya"):
+        _export_adapters(tuned, out, kohya=file_format == "kohya")
     else:
         _export_single_file(tuned, out)
 
 
-def _export_diffusers(base: Path, tuned: Path, out: Path) -> None:
+def _export_diffusers(source: Source, tuned: Path, out: Path) -> None:
     """Write the whole pipeline with its tuned components."""
     _check_new(out)
     tuned_parts = _parts(tuned)
-    for file in pipeline_files(base):
-        relative = file.relative_to(base)
-        if relative.parts[0] in tuned_parts:
-            continue
-        # Renamed to the plain names: the tuned components have no fp16 variant, and diffusers wants one
-        # variant for the whole pipeline.
-        path = out / str(relative).replace(".fp16", "")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if file.name.endswith(".index.fp16.json"):  # lists the files, which were renamed
-            path.write_text(file.read_text(encoding="utf-8").replace(".fp16", ""), encoding="utf-8")
-        else:
-            shutil.copyfile(file, path)  # follows links, because the hub's cache consists of links
+    source.copy(out, leave_out=tuned_parts)
     for name in tuned_parts:
         shutil.copytree(tuned / name, out / name)
     _remove_components(out / INDEX, UNUSED_COMPONENTS)
 
 
-def _export_adapters(tuned: Path, out: Path) -> None:
-    """Write the adapters alone."""
+def _export_adapters(tuned: Path, out: Path, *, kohya: bool) -> None:
+    """Write the adapters alone, in diffusers' layout or in that of kohya's trainer."""
+    from safetensors.torch import load_file, save_file
+
     if not (tuned / ADAPTERS).is_file():
         raise ConfigError(
             f"{tuned} holds no adapters of the base model (trainable.lora_rank = 0, or trained from a "
@@ -140,7 +141,46 @@ def _export_adapters(tuned: Path, out: Path) -> None:
         )
     _check_new(out)
     out.mkdir(parents=True)
-    shutil.copyfile(tuned / ADAPTERS, out / ADAPTERS)
+    weights = _with_prefixes(load_file(tuned / ADAPTERS))
+    if kohya:
+        weights = _kohya(weights, two_encoders=(tuned / ENCODERS[1]).is_dir())
+    save_file(weights, out / (f"{out.name}.safetensors" if kohya else ADAPTERS), {"format": "pt"})
+
+
+def _with_prefixes(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return adapters in diffusers' layout under the keys of transformers 4, also of earlier versions."""
+    result = {}
+    for key, value in weights.items():
+        component, _, rest = key.partition(".")
+        result[f"{component}.{next(iter(prefixed({rest: 0})))}" if component in ENCODERS else key] = value
+    return result
+
+
+def _kohya(weights: Mapping[str, Any], *, two_encoders: bool) -> dict[str, Any]:
+    """Return adapters under the keys of kohya's trainer, from diffusers' layout.
+
+    Args:
+        weights: Adapters in diffusers' layout.
+        two_encoders: Whether the base model has two text encoders, which changes the first one's name.
+    """
+    import torch
+
+    names = {
+        "text_encoder": "lora_te1" if two_encoders else "lora_te",
+        "text_encoder_2": "lora_te2",
+        "unet": "lora_unet",
+    }
+    result = {}
+    for key, value in weights.items():
+        match = _ADAPTER_KEY.fullmatch(key)
+        assert match is not None, key  # `save_adapters` writes no other keys
+        component, layer, matrix = match.groups()
+        layer = f"{names[component]}_{layer.replace('.', '_')}"
+        result[f"{layer}.lora_{matrix}.weight"] = value
+        if matrix == "down":
+            # the scale of an adapter is alpha / rank, which is 1 here
+            result[f"{layer}.alpha"] = torch.tensor(float(len(value)))
+    return result
 
 
 def _export_single_file(tuned: Path, out: Path) -> None:

@@ -10,9 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from tcbench.errors import MissingFiles
-from textcraftor.diffusion.pipeline import Source, load_pipeline, pipeline_sha256
+from textcraftor.diffusion.pipeline import (
+    Source,
+    _pipeline_files,
+    component_sha256,
+    load_pipeline,
+    pipeline_sha256,
+)
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
@@ -192,6 +200,92 @@ def test_half_precision_files_are_used_if_there_are_no_others(copy: Path) -> Non
     assert Source(str(copy)).find() == copy
     pipe = load_pipeline(copy, device="cpu", dtype="float32", sampler="ddim")
     assert pipe.unet.dtype == torch.float32
+
+
+def as_variant(part: Path, variant: str, *, keep: bool = False) -> None:
+    """Give a component's weights a variant; ``keep``: beside the full precision, and with other values."""
+    for file in list(part.glob("*.safetensors")):
+        weights = load_file(file)
+        save_file(
+            {name: 0.5 * tensor if keep else tensor for name, tensor in weights.items()},
+            file.with_name(file.name.replace(".safetensors", f".{variant}.safetensors")),
+            {"format": "pt"},
+        )
+        if not keep:
+            file.unlink()
+
+
+PARTS = ("unet", "vae", "text_encoder")
+
+
+@pytest.mark.parametrize(
+    ("variants", "both", "variant"),
+    [
+        ({"unet": "fp16"}, {}, "fp16"),
+        ({"vae": "fp16"}, {}, "fp16"),
+        ({"text_encoder": "bf16"}, {}, "bf16"),
+        (dict.fromkeys(PARTS, "bf16"), {}, "bf16"),
+        ({"unet": "fp16"}, {"vae": "fp16", "text_encoder": "fp16"}, "fp16"),
+        ({}, {"unet": "fp16", "vae": "bf16"}, None),
+    ],
+    ids=str,
+)
+def test_every_component_has_the_variant_that_diffusers_reads(
+    copy: Path, tmp_path: Path, variants: dict[str, str], both: dict[str, str], variant: str | None
+) -> None:
+    for part, name in variants.items():
+        as_variant(copy / part, name)
+    for part, name in both.items():
+        as_variant(copy / part, name, keep=True)
+    theirs = StableDiffusionPipeline.from_pretrained(copy, variant=variant, safety_checker=None)
+    Source(str(copy)).find()
+    Source(str(copy)).copy(tmp_path / "plain")
+    for folder in (copy, tmp_path / "plain"):
+        pipe = load_pipeline(folder, device="cpu", dtype="float32", sampler="ddim")
+        for part in PARTS:
+            expected = getattr(theirs, part).state_dict()
+            assert all(torch.equal(v, expected[k]) for k, v in getattr(pipe, part).state_dict().items())
+    assert not [
+        file for file in (tmp_path / "plain").rglob("*") if "fp16" in file.name or "bf16" in file.name
+    ]
+    hashed = [file.name for file in _pipeline_files(copy) if file.suffix == ".safetensors"]
+    for part, name in both.items():  # what is hashed is what is loaded
+        assert f"{MODEL[part]}{f'.{name}' if variant else ''}.safetensors" in hashed
+
+
+MODEL = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+def test_a_replacement_in_another_variant_is_hashed_and_loaded_alike(copy: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(copy / "text_encoder", tmp_path / "text_encoder"))
+    plain = component_sha256(folder)
+    as_variant(copy / "unet", "fp16")
+    as_variant(folder, "fp16", keep=True)
+    assert component_sha256(folder) == plain
+    pipe = load_pipeline(
+        copy, device="cpu", dtype="float32", sampler="ddim", replaced={"text_encoder": folder}
+    )
+    stored = load_file(folder / "model.safetensors")
+    assert all(torch.equal(v, stored[k]) for k, v in pipe.text_encoder.state_dict().items())
+    (folder / "model.safetensors").unlink()
+    assert component_sha256(folder) != plain
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "weights.safetensors",
+            r"holds weights\.safetensors, which no loader reads; expected a name such as",
+        ),
+        ("diffusion_pytorch_model-00001-of-00002.safetensors", "holds 1 of 2 parts of its weights"),
+        ("diffusion_pytorch_model.fp16-00002-of-00003.safetensors", "holds 1 of 3 parts of its weights"),
+    ],
+)
+def test_weights_that_cannot_be_loaded_are_refused_beforehand(copy: Path, name: str, message: str) -> None:
+    (copy / "vae" / "diffusion_pytorch_model.safetensors").rename(copy / "vae" / name)
+    with pytest.raises(MissingFiles, match=message):
+        Source(str(copy)).find()
 
 
 def test_a_safety_checker_is_not_loaded(copy: Path) -> None:

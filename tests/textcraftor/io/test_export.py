@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rewards.verification.official.environment import _official_python
 from tcbench.errors import ConfigError
@@ -23,7 +24,7 @@ from textcraftor.diffusion.pipeline import MICRO, Source, load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
-from textcraftor.io.export import ADAPTERS, export_encoder
+from textcraftor.io.export import ADAPTERS, export_encoder, save_text_encoder
 from textcraftor.tuned import TunedPipeline
 
 SCHEDULE = Schedule("ddim", 3, 3.0)
@@ -33,14 +34,35 @@ OLD = """
 import json, sys
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
-pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], safety_checker=None)
-pipe.set_progress_bar_config(disable=True)
-latents = torch.from_numpy(np.load(sys.argv[2]))
-images = pipe(json.loads(sys.argv[3]), latents=latents, num_inference_steps=3, guidance_scale=3.0,
-              output_type="np").images
-np.save(sys.argv[4], images)
+from diffusers import DiffusionPipeline
+for folder, adapters, latents, texts, out in json.loads(sys.argv[1]):
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    if adapters:
+        pipe.load_lora_weights(adapters, weight_name="pytorch_lora_weights.safetensors")
+    images = pipe(texts, latents=torch.from_numpy(np.load(latents)), num_inference_steps=3,
+                  guidance_scale=3.0, output_type="np").images
+    np.save(out, images)
 """
+
+# How other tools name the layers of a text encoder that adapters change. Sources: ComfyUI, comfy/lora.py,
+# `model_lora_keys_clip`, and comfy/weight_adapter/lora.py for the matrices; AUTOMATIC1111,
+# extensions-builtin/Lora/networks.py, `convert_diffusers_name_to_compvis` and `load_network`; the names are
+# those of kohya's trainer. Keys of a UNet are read under kohya's names by both.
+LAYER = r"encoder{0}layers{0}\d+{0}(self_attn{0}(q|k|v|out)_proj|mlp{0}fc[12])"
+UNET_LAYER = (
+    r"(down_blocks_\d+|mid_block|up_blocks_\d+)_attentions_\d+_transformer_blocks_\d+_attn[12]"
+    r"_to_(q|k|v|out_0)"
+)
+COMFYUI = {
+    "sd": rf"text_encoder\.text_model\.{LAYER.format('[.]')}\.lora_linear_layer\.(up|down)\.weight",
+    "sdxl": rf"text_encoder(_2)?\.text_model\.{LAYER.format('[.]')}\.lora_linear_layer\.(up|down)\.weight",
+}
+KOHYA = {
+    "sd": rf"(lora_te_text_model_{LAYER.format('_')}|lora_unet_{UNET_LAYER})\.(lora_(up|down)\.weight|alpha)",
+    "sdxl": rf"(lora_te[12]_text_model_{LAYER.format('_')}|lora_unet_{UNET_LAYER})"
+    r"\.(lora_(up|down)\.weight|alpha)",
+}
 
 
 @pytest.fixture
@@ -95,22 +117,63 @@ def test_unused_components_are_not_exported(tiny_pipeline: Path, tmp_path: Path)
     assert other.unet is not None
 
 
-def test_diffusers_of_2024_generates_the_same(tmp_path: Path) -> None:
-    """Under transformers 4.46 and diffusers 0.30, in whose environment the official rewards run."""
-    micro = load_pipeline(MICRO, device="cpu", dtype="float32", sampler="ddim")
-    tuned = tune(micro, tmp_path / "tuned", 0.02)
-    export_encoder(tmp_path / "tuned", tmp_path / "out", "diffusers", Source(str(MICRO)))
-    noise = initial_latents([1, 2], PipelineRunner(micro, SCHEDULE).latent_shape)
-    np.save(tmp_path / "latents.npy", noise.numpy())
-    command = [
-        str(_official_python()), "-W", "ignore", "-c", OLD, str(tmp_path / "out"),
-        str(tmp_path / "latents.npy"), json.dumps(TEXTS), str(tmp_path / "images.npy"),
-    ]  # fmt: skip
+def of_2024(tmp_path: Path, jobs: dict[str, tuple[Path, Path | None, torch.Tensor]]) -> dict[str, np.ndarray]:
+    """Images of pipelines under transformers 4.46, diffusers 0.30 and peft 0.13, by the name of the job."""
+    for name, (_, _, latents) in jobs.items():
+        np.save(tmp_path / f"{name}-latents.npy", latents.numpy())
+    described = [
+        (
+            str(folder),
+            str(adapters or ""),
+            str(tmp_path / f"{n}-latents.npy"),
+            TEXTS,
+            str(tmp_path / f"{n}.npy"),
+        )
+        for n, (folder, adapters, _) in jobs.items()
+    ]
+    command = [str(_official_python()), "-W", "ignore", "-c", OLD, json.dumps(described)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    images = np.load(tmp_path / "images.npy")
-    np.testing.assert_allclose(images, sampled(tuned.pipeline), atol=1e-3)
-    assert np.abs(images - sampled(micro)).max() > 0.1
+    return {name: np.load(tmp_path / f"{name}.npy") for name in jobs}
+
+
+def test_diffusers_of_2024_generates_the_same(tiny_sdxl: Path, tmp_path: Path) -> None:
+    """In the environment of the official rewards: a whole pipeline, and adapters on SD's and SDXL's bases."""
+    micro = load_pipeline(MICRO, device="cpu", dtype="float32", sampler="ddim")
+    noise = initial_latents([1, 2], PipelineRunner(micro, SCHEDULE).latent_shape)
+    tuned = tune(micro, tmp_path / "tuned", 0.02)
+    export_encoder(tmp_path / "tuned", tmp_path / "out", "diffusers", Source(str(MICRO)))
+    adapted = tune(micro, tmp_path / "adapted", 0.1, lora_rank=2)
+    export_encoder(tmp_path / "adapted", tmp_path / "lora", "lora", Source(str(MICRO)))
+    sdxl = load_pipeline(tiny_sdxl, device="cpu", dtype="float32", sampler="ddim")
+    both = tune(sdxl, tmp_path / "both", 0.3, lora_rank=2, parts=("text_encoder", "text_encoder_2"))
+    export_encoder(tmp_path / "both", tmp_path / "lora-xl", "lora", Source(str(tiny_sdxl)))
+    base = Path(shutil.copytree(tiny_sdxl, tmp_path / "base"))
+    # transformers 4 cannot read what transformers 5 saved
+    for name in ("text_encoder", "text_encoder_2"):
+        save_text_encoder(getattr(sdxl, name), base / name)
+    for name in ("tokenizer", "tokenizer_2"):
+        vocabulary = json.loads((base / name / "tokenizer.json").read_text(encoding="utf-8"))["model"][
+            "vocab"
+        ]
+        (base / name / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+        (base / name / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    images = of_2024(
+        tmp_path,
+        {
+            "whole": (tmp_path / "out", None, noise),
+            "adapters": (MICRO, tmp_path / "lora", noise),
+            "sdxl": (base, tmp_path / "lora-xl", initial_latents([1, 2], (4, 8, 8))),
+        },
+    )
+    expected = {
+        "whole": (micro, tuned.pipeline),
+        "adapters": (micro, adapted.pipeline),
+        "sdxl": (sdxl, both.pipeline),
+    }
+    for name, (plain, pipeline) in expected.items():
+        np.testing.assert_allclose(images[name], sampled(pipeline), atol=1e-3)
+        assert np.abs(images[name] - sampled(plain)).max() > 0.02
 
 
 @pytest.mark.parametrize("parts", [("text_encoder",), ("text_encoder", "unet")])
@@ -125,6 +188,37 @@ def test_adapters_are_loaded_by_diffusers(
     other.load_lora_weights(tmp_path / "lora", weight_name=ADAPTERS)
     np.testing.assert_allclose(sampled(other), expected, atol=1e-5)
     assert np.abs(plain - expected).max() > 1e-2
+
+
+@pytest.mark.parametrize("base", ["sd", "sdxl"])
+def test_other_tools_know_every_key_of_adapters(
+    base: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue("tiny_pipeline" if base == "sd" else "tiny_sdxl")
+    pipe = load_pipeline(folder, device="cpu", dtype="float32", sampler="ddim")
+    encoders = ("text_encoder",) if base == "sd" else ("text_encoder", "text_encoder_2")
+    tuned = tune(pipe, tmp_path / "tuned", lora_rank=2, parts=(*encoders, "unet"))
+    expected = sampled(tuned.pipeline)
+    layers = sum("lora_A" in name for name in tuned.trained_parameters())
+    for file_format, size, known in (("lora", 2, COMFYUI[base]), ("kohya", 3, KOHYA[base])):
+        export_encoder(tmp_path / "tuned", tmp_path / file_format, file_format, Source("tiny"))
+        (file,) = (tmp_path / file_format).iterdir()
+        keys = load_file(file).keys()
+        assert len(keys) == size * layers
+        assert [key for key in keys if not key.startswith("unet.") and not re.fullmatch(known, key)] == []
+        other = load_pipeline(folder, device="cpu", dtype="float32", sampler="ddim")
+        other.load_lora_weights(file.parent, weight_name=file.name)
+        np.testing.assert_allclose(sampled(other), expected, atol=1e-5)
+
+
+def test_adapters_of_an_earlier_version_are_exported_under_known_keys(pipe: Any, tmp_path: Path) -> None:
+    tune(pipe, tmp_path / "tuned", lora_rank=2)
+    stored = load_file(tmp_path / "tuned" / ADAPTERS)
+    save_file({k.replace(".text_model.", "."): v for k, v in stored.items()}, tmp_path / "tuned" / ADAPTERS)
+    export_encoder(tmp_path / "tuned", tmp_path / "lora", "lora", Source("tiny"))
+    exported = load_file(tmp_path / "lora" / ADAPTERS)
+    assert all(re.fullmatch(COMFYUI["sd"], key) for key in exported)
+    assert all(torch.equal(exported[key], value) for key, value in stored.items())
 
 
 def test_merged_adapters_equal_the_adapted_encoder(pipe: Any, tiny_pipeline: Path, tmp_path: Path) -> None:
