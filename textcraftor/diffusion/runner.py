@@ -1,11 +1,13 @@
 """Run a diffusers pipeline whose text encoder changes between sampling steps.
 
-The pipeline itself samples. Its text conditioning is exchanged between steps through the callback that
-diffusers offers, so the same works with any unmodified pipeline (`switch_encoder`).
+The pipeline itself samples. Its networks are handed other text embeddings in some steps, so the same works
+with unmodified pipelines (`switch_encoder`).
 """
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,9 +42,20 @@ class EncoderWindow:
     """
 
     weights: Mapping[str, float]
-    """Weights of the embeddings, by encoder name; "original" is the pipeline's own encoder."""
+    """Weights of the embeddings, by encoder name; "original" is the pipeline's own encoder. Their sum is 1:
+    any other would scale the embeddings.
+    """
     tuned_steps: Annotated[int, Field(ge=0)] = 0
     """Number of last steps; 0: ``Schedule.tuned_steps``."""
+
+    def __post_init__(self) -> None:
+        total = math.fsum(self.weights.values())
+        if not math.isclose(total, 1, abs_tol=1e-6):  # true for NaN too
+            given = ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items())
+            raise ConfigError(
+                f"the weights of text encoders {given} sum to {total:g}, which would scale the embeddings; "
+                f"expected a sum of 1, such as by changing {ORIGINAL}"
+            )
 
     def steps(self, schedule: Schedule) -> int:
         """Return the number of last steps of ``schedule`` that the window covers."""
@@ -61,6 +74,12 @@ class PipelineRunner:
     """Pipelines that share everything with ``pipe`` except text encoders, by encoder name."""
     windows: tuple[EncoderWindow, ...] = ()
     """Steps with other text encoders; without windows all steps use the pipeline's own."""
+    negative_prompt: str = ""
+    """Prompt that classifier-free guidance leads away from."""
+    clip_skip: int = 0
+    """Number of the text encoder's last layers that are not used."""
+    guidance_rescale: float = 0.0
+    """Share of guided outputs that is rescaled to the standard deviation of unguided ones."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -94,7 +113,7 @@ class PipelineRunner:
         Args:
             texts: B prompts.
             latents: Standard normal noise (B, C, h, w); the pipeline scales it to its sampler's first step.
-            seeds: One seed per image for the noise of its steps, needed if ``schedule.eta`` is above 0.
+            seeds: One seed per image for the noise of its steps, needed if ``schedule.noisy``.
 
         Returns:
             RGB images (B, H, W, 3), float32 in [0, 1]; not finite where the pipeline failed.
@@ -105,8 +124,12 @@ class PipelineRunner:
         import torch
 
         height, width = self.size
-        # Samplers without eta refuse these two arguments, so they are passed only where they matter.
-        noise = {"eta": self.schedule.eta, "generator": _generators(seeds)} if self.schedule.eta else {}
+        # Some samplers refuse these arguments, so they are passed only where they matter.
+        options: dict[str, Any] = {"generator": _generators(seeds)} if self.schedule.noisy else {}
+        if self.schedule.eta:
+            options["eta"] = self.schedule.eta
+        if self.guidance_rescale:
+            options["guidance_rescale"] = self.guidance_rescale
         with torch.inference_mode(), quiet(*LIBRARIES):
             output = self.pipe(
                 latents=latents.to(self.pipe.device, self.pipe.unet.dtype),
@@ -115,8 +138,8 @@ class PipelineRunner:
                 height=height,
                 width=width,
                 output_type="np",
-                **noise,
-                **_pipeline_kwargs(self.conditionings(texts), guided=self.guided),
+                **options,
+                **_pipeline_kwargs(self.pipe, self.conditionings(texts), guided=self.guided),
             )
         images: np.ndarray = output.images.astype("float32")
         return images
@@ -130,9 +153,15 @@ class PipelineRunner:
         from textcraftor.diffusion.conditioning import Conditioning
 
         encoded = {
-            name: Conditioning.encode(pipe, texts, guided=self.guided) for name, pipe in self.encoders.items()
+            name: Conditioning.encode(
+                pipe,
+                texts,
+                guided=self.guided,
+                negative_prompt=self.negative_prompt,
+                clip_skip=self.clip_skip,
+            )
+            for name, pipe in {**self.encoders, ORIGINAL: self.pipe}.items()
         }
-        encoded[ORIGINAL] = Conditioning.encode(self.pipe, texts, guided=self.guided)
         conditionings = {self.schedule.steps: encoded[ORIGINAL]}
         # Longest first: where two windows cover the same number of steps, the later one in the list wins.
         for window in sorted(self.windows, key=lambda window: -window.steps(self.schedule)):
@@ -161,11 +190,17 @@ def switch_encoder(
         pipe(num_inference_steps=25, guidance_scale=7.5, **switch_encoder(
             pipe, ["a cat"], tuned_steps=15, steps=25, guidance=7.5, text_encoder=tuned))
 
-    They replace ``prompt``. Works with Stable Diffusion 1.x, 2.x and XL pipelines, ControlNet and inpainting
-    variants included.
+    They replace ``prompt`` and can be used for several calls. The steps counted are those that a call makes:
+    with ``strength``, ``denoising_start`` or ``denoising_end`` it makes fewer than ``steps``, and a sampler
+    of second order evaluates the UNet twice in a step. If a call makes at most ``tuned_steps`` steps, all of
+    them use the tuned encoders. ``num_images_per_prompt`` may be given.
+
+    Works with the text-to-image, image-to-image and inpainting pipelines of Stable Diffusion 1.x, 2.x and XL,
+    and with their ControlNet variants. One combination is not counted right:
+    ``StableDiffusionXLControlNetInpaintPipeline`` does not record ``denoising_end``, so steps after it count.
 
     Args:
-        pipe: The pipeline.
+        pipe: The pipeline that will be called with the arguments.
         prompts: B prompts.
         tuned_steps: Number of last steps that use the tuned encoders, 0 to ``steps``; 0: none.
         steps: Number of all steps, as given to the pipeline.
@@ -174,7 +209,7 @@ def switch_encoder(
         text_encoder_2: Tuned second text encoder (SDXL); None: the pipeline's own.
 
     Raises:
-        ConfigError: If ``tuned_steps`` is out of range.
+        ConfigError: If ``tuned_steps`` is out of range; in the call, if it does not fit these arguments.
     """
     import torch
 
@@ -187,34 +222,108 @@ def switch_encoder(
     windows = (EncoderWindow({"tuned": 1.0}, tuned_steps),) if tuned_steps else ()
     runner = PipelineRunner(pipe, Schedule(steps=steps, guidance=guidance), {"tuned": tuned}, windows)
     with torch.no_grad():
-        return _pipeline_kwargs(runner.conditionings(prompts), guided=runner.guided)
+        return _pipeline_kwargs(pipe, runner.conditionings(prompts), guided=runner.guided)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _SwitchConditioning:
-    """A diffusers ``callback_on_step_end`` that exchanges the text conditioning between steps."""
+    """Exchanges the text conditioning that the networks of a pipeline read, step by step.
 
+    It is also the pipeline's ``callback_on_step_end``, which counts the steps of a call.
+    """
+
+    pipe: Any
+    """The pipeline that is called."""
+    first: Conditioning
+    """Conditioning that it is called with."""
     changes: Mapping[int, Conditioning]
-    """Conditionings by the number of steps left when they take over."""
+    """Other conditionings by the number of steps left when they take over."""
+    guided: bool
+    """Whether they have rows of the empty prompt."""
+    timesteps: torch.Tensor | None = None
+    """The scheduler's timesteps in the call in progress."""
+    steps: int = 0
+    """Number of steps that this call makes."""
+    iteration: int = 0
+    """Number of UNet evaluations that it has made."""
+    exchanged: bool = False
+    """Whether the current evaluation has read its conditioning from here."""
 
     def __call__(
-        self, pipe: Any, step: int, timestep: torch.Tensor, inputs: dict[str, torch.Tensor]
+        self, pipe: Any, iteration: int, timestep: torch.Tensor, inputs: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        # Counted from the scheduler's own timesteps: a sampler may take one more than requested (pndm),
-        # and image-to-image pipelines take fewer.
-        left = len(pipe.scheduler.timesteps) - step - 1
-        change = self.changes.get(left)
-        if change is None:
-            return {}
-        # The pipeline holds the unconditional and the conditional half in one tensor at this point, as
-        # `Conditioning` does, so the whole tensor is exchanged, negative prompt included.
-        new = {"prompt_embeds": change.embeds.to(inputs["prompt_embeds"].dtype)}
-        if change.pooled is not None:
-            new["add_text_embeds"] = change.pooled.to(inputs["add_text_embeds"].dtype)
-        return new
+        if pipe is not self.pipe or not self.exchanged:
+            raise _other_pipeline()
+        self.iteration, self.exchanged = iteration + 1, False
+        return {}
+
+    def exchange(self, timestep: torch.Tensor, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments of the UNet or a ControlNet with the conditioning that is due."""
+        if self.pipe.scheduler.timesteps is not self.timesteps:  # a new call has set them
+            self.timesteps, self.iteration = self.pipe.scheduler.timesteps, 0
+            self.steps = _steps_made(self.pipe, timestep)
+        if self.pipe.do_classifier_free_guidance != self.guided:
+            raise ConfigError(
+                f"the pipeline samples {'without' if self.guided else 'with'} guidance, unlike the text "
+                "conditioning; give both the same guidance scale"
+            )
+        self.exchanged = True
+        due = self._due()
+        if self.guided and inputs.get("guess_mode"):  # a ControlNet that reads the prompts alone
+            due = due.of_prompts(len(due.embeds) // 2)
+        inputs = inputs | {"encoder_hidden_states": _like(due.embeds, inputs["encoder_hidden_states"])}
+        if due.pooled is not None:
+            added = inputs["added_cond_kwargs"]
+            inputs["added_cond_kwargs"] = added | {"text_embeds": _like(due.pooled, added["text_embeds"])}
+        return inputs
+
+    def _due(self) -> Conditioning:
+        """Return the conditioning of the current step."""
+        # one step of a sampler of second order is two iterations
+        left = self.steps - self.iteration // self.pipe.scheduler.order
+        windows = [steps for steps in self.changes if steps >= left]
+        return self.changes[min(windows)] if windows else self.first
 
 
-def _pipeline_kwargs(conditionings: Mapping[int, Conditioning], *, guided: bool) -> dict[str, Any]:
+def _steps_made(pipe: Any, first: torch.Tensor) -> int:
+    """Return the number of steps that a pipeline's call in progress makes.
+
+    Args:
+        pipe: The pipeline.
+        first: The timestep of its first step.
+    """
+    timesteps, end = pipe.scheduler.timesteps, getattr(pipe, "denoising_end", None)
+    count = getattr(pipe, "_num_timesteps", None)
+    if count is None:  # it was never called
+        raise _other_pipeline()
+    if isinstance(end, float) and 0 < end < 1:
+        # ControlNet pipelines of SDXL count their timesteps before they drop those after `denoising_end`:
+        # then the count goes back from the last timestep of the schedule to the first one of the call.
+        total = pipe.scheduler.config.num_train_timesteps
+        dropped = int((timesteps < round(total * (1 - end))).sum())
+        if timesteps[len(timesteps) - count] == first:
+            count -= dropped
+    return -(-int(count) // int(pipe.scheduler.order))
+
+
+def _other_pipeline() -> ConfigError:
+    return ConfigError(
+        "these text embeddings were made for another pipeline; give switch_encoder the one that is called"
+    )
+
+
+def _like(part: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+    """Return ``part`` with the rows, type and device of ``current``, which has several images of a prompt."""
+    images, rest = divmod(len(current), len(part))
+    if rest:
+        raise ConfigError(
+            f"the pipeline holds text embeddings of {len(current)} rows; expected a multiple of {len(part)}. "
+            "Call it without further prompts, as one of the pipelines that switch_encoder supports"
+        )
+    return part.repeat_interleave(images, dim=0).to(current.device, current.dtype)
+
+
+def _pipeline_kwargs(pipe: Any, conditionings: Mapping[int, Conditioning], *, guided: bool) -> dict[str, Any]:
     """Return a pipeline's arguments for these conditionings: embeddings, and a callback for later ones.
 
     With guidance the pipeline expects the unconditional half as separate ``negative_`` arguments.
@@ -228,11 +337,40 @@ def _pipeline_kwargs(conditionings: Mapping[int, Conditioning], *, guided: bool)
         *negative, positive = part.chunk(2) if guided else (part,)
         arguments[name] = positive
         arguments |= {f"negative_{name}": half for half in negative}
-    if rest:
-        inputs = ["prompt_embeds"] + ["add_text_embeds"] * ("pooled_prompt_embeds" in arguments)
-        arguments["callback_on_step_end"] = _SwitchConditioning({left: conditionings[left] for left in rest})
-        arguments["callback_on_step_end_tensor_inputs"] = inputs
-    return arguments
+    if not rest:
+        return arguments
+    changes = {left: conditionings[left] for left in rest}
+    switch = _SwitchConditioning(pipe, conditionings[first], changes, guided)
+    marker = _connect(pipe, switch)
+    marked = {name: value.as_subclass(marker) for name, value in arguments.items()}
+    return marked | {"callback_on_step_end": switch, "callback_on_step_end_tensor_inputs": []}
+
+
+def _connect(pipe: Any, switch: _SwitchConditioning) -> type:
+    """Let the networks of ``pipe`` read their conditioning from ``switch``; return a type of tensors.
+
+    How many steps a call makes is known only when it has begun, and diffusers' callback comes after a step,
+    too late for the first one; not every pipeline takes all embeddings from it. So embeddings are given a
+    type of their own, which they keep through the pipeline, and the networks exchange tensors of this type.
+    Other calls are not touched, and the networks are left as they were when ``switch`` is deleted.
+    """
+    import torch
+
+    marker = type("SwitchedEmbeddings", (torch.Tensor,), {})
+    reference = weakref.ref(switch)
+
+    def exchange(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        active = reference()
+        if active is None or type(kwargs.get("encoder_hidden_states")) is not marker:
+            return None
+        return args, active.exchange(args[1] if len(args) > 1 else kwargs["timestep"], kwargs)
+
+    for name in ("unet", "controlnet"):
+        model = getattr(pipe, name, None)
+        if model is not None:
+            handle = model.register_forward_pre_hook(exchange, with_kwargs=True)
+            weakref.finalize(switch, handle.remove)
+    return marker
 
 
 def _generators(seeds: Sequence[int] | None) -> list[torch.Generator]:
@@ -243,5 +381,5 @@ def _generators(seeds: Sequence[int] | None) -> list[torch.Generator]:
     import torch
 
     if seeds is None:
-        raise ConfigError("eta is above 0, so each step adds noise: give one seed per image")
+        raise ConfigError("each step adds noise: give one seed per image")
     return [torch.Generator("cpu").manual_seed(noise_seed(seed, 0, _STEP_NOISE)) for seed in seeds]
