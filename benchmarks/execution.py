@@ -306,9 +306,18 @@ def _load_sampler(plan: Plan) -> Sampler:
         sampler=system.schedule.sampler,
         spacing=system.schedule.spacing,
         replaced=system.replaced,
+        lora={Path(name): scale for name, scale in system.lora.items()},
     )
     encoders = {name: pipelines.load_encoders(pipe, folder) for name, folder in system.encoders.items()}
-    runner = PipelineRunner(pipe, system.schedule, encoders, system.windows)
+    runner = PipelineRunner(
+        pipe,
+        system.schedule,
+        encoders,
+        system.windows,
+        negative_prompt=system.negative_prompt,
+        clip_skip=system.clip_skip,
+        guidance_rescale=system.guidance_rescale,
+    )
     if not system.best_of_reward:
         return Sampler(runner)
     import torch

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.systems import System
 from tcbench.errors import ConfigError
+from textcraftor.diffusion.pipeline import ENCODERS
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 
 
@@ -17,14 +20,17 @@ def mix_encoders(
     """Write a weighted sum of tuned text encoders as a system in the folder ``out``.
 
     Args:
-        weights: Weights by name: tuned systems, other mixes, and "original" for the base model's encoder.
+        weights: Weights by name: tuned systems, other mixes, and "original" for the base model's encoder;
+            their sum is 1.
         out: New folder.
         tuned_steps: Number of last sampling steps that use the mix; None: that of the first tuned system.
         in_weights: Average the encoders' weights instead of mixing their embeddings at every step.
 
     Raises:
-        ConfigError: If the systems do not have a tuned encoder or the same base, or ``out`` is not empty.
+        ConfigError: If the weights do not sum to 1, the systems do not have a tuned encoder or the same base,
+            or ``out`` is not empty.
     """
+    EncoderWindow(weights)  # raises for another sum than 1, under the names that were given
     tuned = {name: System.find(name) for name in weights if name != ORIGINAL}
     if not tuned:
         raise ConfigError(f"a mix needs at least one tuned system, such as ckpt/tc=0.7 {ORIGINAL}=0.3")
@@ -62,8 +68,8 @@ def mix_encoders(
     return mix
 
 
-def _base(system: System) -> tuple[str, str | None, dict[str, Path]]:
-    return system.pipeline, system.revision, system.replaced
+def _base(system: System) -> tuple[object, ...]:
+    return system.pipeline, system.revision, system.replaced, system.lora
 
 
 def _parts(weights: Mapping[str, float], tuned: Mapping[str, System]) -> dict[str, float]:
@@ -79,9 +85,11 @@ def _parts(weights: Mapping[str, float], tuned: Mapping[str, System]) -> dict[st
 def export_system(model: str, file_format: str, out: Path) -> None:
     """Write a tuned system for other tools.
 
+    A whole pipeline ("diffusers") is also a model for `tcbench run`, with the defaults of the system.
+
     Args:
         model: A system with one tuned text encoder.
-        file_format: "diffusers", "lora" or "single-file".
+        file_format: "diffusers", "lora", "kohya" or "single-file".
         out: New folder.
 
     Raises:
@@ -96,3 +104,32 @@ def export_system(model: str, file_format: str, out: Path) -> None:
             f"{model} is not one tuned encoder; export a training run, or a mix made with --space weights"
         )
     export_encoder(Path(names[0]), out, file_format, system.source)
+    if file_format == "diffusers":
+        _describe_export(system, out)
+
+
+def _describe_export(system: System, out: Path) -> None:
+    """Write a system file into an exported pipeline, so that it samples as the system that it was made from.
+
+    The pipeline's own text encoders are the tuned ones. If the first steps use the original ones, these are
+    written beside them, in a folder that diffusers does not read.
+    """
+    tuned_steps = system.windows[-1].steps(system.schedule)
+    changes: dict[str, Any] = {"text_encoder": None, "text_encoder_2": None, "windows": ()}
+    if tuned_steps < system.schedule.steps:
+        originals = [name for name in ENCODERS if (out / name).is_dir()]
+        system.source.copy(out / ORIGINAL, only=[name for name in originals if name not in system.replaced])
+        for name in originals:
+            if name in system.replaced:
+                shutil.copytree(system.replaced[name], out / ORIGINAL / name)
+        changes |= {name: str(out / ORIGINAL / name) for name in originals}
+        changes["windows"] = (EncoderWindow({str(out): 1.0}),)
+    exported = replace(
+        system,
+        pipeline=str(out),
+        revision=None,
+        unet=None,
+        schedule=replace(system.schedule, tuned_steps=tuned_steps if changes["windows"] else 0),
+        **changes,
+    )
+    exported.save(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from tcbench.files import sha256
 from textcraftor.diffusion import pipeline as pipelines
 from textcraftor.diffusion.devices import batch_size_for, find_device, find_dtype
 from textcraftor.diffusion.prompts import stratified_order
+from textcraftor.diffusion.weight_files import WeightFiles
 from textcraftor.io import provenance
 from textcraftor.rewriters import Rewriter
 
@@ -105,6 +107,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     assert prompts is not None
     assert rewards is not None
     assert pipeline is not None
+    _check_pipeline(system, pipeline)
     device = find_device(request.device)
     dtype = find_dtype(request.dtype, system.dtype, device)
     settings = _generation_settings(system, pipeline, prompts, dtype, request.base_seed)
@@ -141,6 +144,21 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     )
 
 
+def _check_pipeline(system: System, pipeline: Path) -> None:
+    """Raise an error if the pipeline does not have what the system changes."""
+    for name in system.replaced:
+        if not (pipeline / name).is_dir():
+            raise MissingFiles(f"{pipeline} has no {name} to replace; remove {name} from the system")
+    encoders = [pipeline / name for name in pipelines.ENCODERS if (pipeline / name).is_dir()]
+    for folder in encoders if system.clip_skip else ():
+        layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+        most = layers - (len(encoders) - 1)  # SDXL skips one layer itself
+        if system.clip_skip > most:
+            raise ConfigError(
+                f"clip_skip = {system.clip_skip}; expected at most {most}: {folder.name} has {layers} layers"
+            )
+
+
 def _generation_settings(
     system: System, pipeline: Path, prompts: PromptSet, dtype: str, base_seed: int
 ) -> dict[str, Any]:
@@ -167,8 +185,13 @@ def _generation_settings(
         settings["spacing"] = system.schedule.spacing
     if system.schedule.eta:
         settings["eta"] = system.schedule.eta
-    if "unet" in hashes:
-        settings["unet_sha256"] = hashes["unet"]
+    settings |= {f"{name}_sha256": hashes[name] for name in hashes if name != "text_encoder"}
+    for name in system.lora:
+        WeightFiles.adapters(Path(name))  # raises if it is not a file of adapters
+    if system.lora:
+        settings["lora"] = [[sha256(Path(name)), scale] for name, scale in system.lora.items()]
+    options = ("negative_prompt", "clip_skip", "guidance_rescale")
+    settings |= {name: getattr(system, name) for name in options if getattr(system, name)}
     if system.windows:
         settings["windows"] = _window_settings(system)
     return settings

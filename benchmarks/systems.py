@@ -6,7 +6,7 @@ Named systems are in the table `SYSTEMS`; any other is a TOML file, a diffusers 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from textcraftor.diffusion.models import MODELS, Model
 from textcraftor.diffusion.pipeline import Source
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
+from textcraftor.diffusion.weight_files import WeightFiles
 from textcraftor.io.system import SYSTEM_FILE, write_system
 from textcraftor.rewriters import Rewriter
 
@@ -32,6 +33,10 @@ WORLD_REWARDS = (
     "world-siglip", "world-blip", "world-rule", "world-oracle",
 )  # fmt: skip
 OPEN_REWARDS = ("clip", "pickscore", "hpsv2.1", "aesthetic-v2")
+
+
+_COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+"""Fields of a system that name folders of components."""
 
 
 @validated
@@ -46,8 +51,16 @@ class System:
     """Git revision of the hub id."""
     text_encoder: str | None = None
     """Folder of a transformers CLIPTextModel that replaces the pipeline's own in all steps."""
+    text_encoder_2: str | None = None
+    """Folder of a transformers CLIPTextModelWithProjection that replaces the second text encoder."""
     unet: str | None = None
     """Folder of a diffusers UNet that replaces the pipeline's own."""
+    vae: str | None = None
+    """Folder of a diffusers VAE that replaces the pipeline's own."""
+    lora: Mapping[str, float] = field(default_factory=dict)
+    """Files of adapters (LoRA) for the pipeline's text encoders and UNet, with the scale of each; also the
+    name of one file, for scale 1.
+    """
     windows: tuple[EncoderWindow, ...] = ()
     """Sampling steps with other text encoders: folders that contain text_encoder/, or "original"."""
     append: str = ""
@@ -62,6 +75,14 @@ class System:
     """Reward mix ``name=weight,name=weight`` that picks the best image; needed if ``best_of`` is above 1."""
     calibration: str = ""
     """Scale of that mix's weights. "": official scores; "world" or a calibration file: standardised ones."""
+    negative_prompt: str = ""
+    """Prompt that classifier-free guidance leads away from; "": the empty prompt."""
+    clip_skip: Annotated[int, Field(ge=0)] = 0
+    """Number of the text encoders' last layers that are not used; 0: none."""
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of guided outputs that is rescaled to the standard deviation of unguided ones (Lin et al. 2024,
+    section 3.4); 0: none.
+    """
     schedule: Schedule = Schedule()
     """Sampling settings."""
     dtype: Annotated[str, one_of("dtype", DTYPES)] = "float32"
@@ -87,6 +108,13 @@ class System:
                 f"best_of = {self.best_of} with best_of_reward = {self.best_of_reward!r}; set both, such as "
                 'best_of = 4 and best_of_reward = "pickscore=1", or neither'
             )
+        guided = ("negative_prompt", "guidance_rescale")
+        unused = [name for name in guided if getattr(self, name)]
+        if unused and self.schedule.guidance <= 1:
+            raise ConfigError(
+                f"{unused[0]} = {getattr(self, unused[0])!r} with guidance = {self.schedule.guidance:g} has "
+                f"no effect; set a guidance above 1, or remove {unused[0]}"
+            )
 
     @property
     def source(self) -> Source:
@@ -96,7 +124,7 @@ class System:
     @property
     def replaced(self) -> dict[str, Path]:
         """Folders of the components that replace the pipeline's own, by component name."""
-        folders = {"text_encoder": self.text_encoder, "unet": self.unet}
+        folders = {name: getattr(self, name) for name in _COMPONENTS}
         return {name: Path(folder) for name, folder in folders.items() if folder}
 
     @property
@@ -213,7 +241,7 @@ class System:
 
         Raises:
             UnknownName: If it is none of these; with close matches.
-            ConfigError: If a TOML file is invalid.
+            ConfigError: If a TOML file is invalid, or it is a file of another kind.
         """
         if model in SYSTEMS:
             return SYSTEMS[model]
@@ -224,6 +252,7 @@ class System:
             return replace(_read_system(path / SYSTEM_FILE), name=path.resolve().name)
         if path.is_dir():
             return System(name=path.resolve().name, pipeline=str(path))
+        WeightFiles.refuse_as_model(model)
         hub_id, _, revision = model.partition("@")
         if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
             return System(name=hub_id.replace("/", "_"), pipeline=hub_id, revision=revision or None)
@@ -232,6 +261,9 @@ class System:
     def save(self, folder: Path) -> None:
         """Write a system as ``folder/system.toml``."""
         folder.mkdir(parents=True, exist_ok=True)
+        base = next(
+            (system for system in SYSTEMS.values() if system.source == self.source), System("base", "base")
+        )
         rewriter_folder = bool(self.rewriter) and Path(self.rewriter).expanduser().is_dir()
         write_system(
             folder,
@@ -240,13 +272,22 @@ class System:
             schedule=self.schedule,
             trained_on=self.trained_on,
             folders=self.replaced | ({"rewriter": Path(self.rewriter)} if rewriter_folder else {}),
+            lora=self.lora,
             append=self.append,
+            negative_prompt=self.negative_prompt,
+            clip_skip=self.clip_skip or None,
+            guidance_rescale=self.guidance_rescale or None,
             rewriter="" if rewriter_folder else self.rewriter,
             best_of=self.best_of if self.best_of > 1 else None,
             best_of_reward=self.best_of_reward,
             calibration=self.calibration,
             dtype=self.dtype,
             method=self.method,
+            **{
+                key: getattr(self, key)
+                for key in ("domain", "suite", "rewards")
+                if getattr(self, key) != getattr(base, key)
+            },
         )
 
 
@@ -349,9 +390,13 @@ def _with_paths(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
         return str((path.parent / folder).resolve())
 
     values = dict(raw)
-    for key in ("pipeline", "text_encoder", "unet", "rewriter", "calibration"):
+    for key in ("pipeline", *_COMPONENTS, "rewriter", "calibration"):
         if key in raw and (key, raw[key]) != ("calibration", "world"):  # the shipped one, not a file
             values[key] = resolved(raw[key])
+    if isinstance(raw.get("lora"), str):
+        values["lora"] = {resolved(raw["lora"]): 1.0}
+    elif isinstance(raw.get("lora"), dict):
+        values["lora"] = {resolved(name): scale for name, scale in raw["lora"].items()}
     if isinstance(raw.get("windows"), list):
         values["windows"] = [
             window
@@ -368,6 +413,6 @@ def _implied_training(values: Mapping[str, Any], base: System | None) -> dict[st
     if isinstance(values.get("rewriter"), str):
         declared = (base.trained_on if base else (), Rewriter.find(values["rewriter"]).trained_on)
         return {"trained_on": None if None in declared else [*(declared[0] or ()), *(declared[1] or ())]}
-    if {"pipeline", "text_encoder", "unet", "windows"} & values.keys():
+    if {"pipeline", *_COMPONENTS, "lora", "windows"} & values.keys():
         return {"trained_on": None}  # the base's declaration does not apply to other weights
     return {}

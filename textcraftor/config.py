@@ -22,6 +22,9 @@ ON_PAIRS = ("direct", "denoising")
 _ONE_STEP_PREDICTION = ("one-step", "low-variance", *ON_PAIRS)
 """Algorithms that predict clean latents in one step, for which the sampler must be ddim."""
 
+_SAMPLERS = ("ddim", "euler", "dpm++2m", "pndm")
+"""Samplers that training supports: one evaluation of the UNet a step, and no noise but ddim's."""
+
 ALGORITHMS = (
     "chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", *ON_PAIRS, "ddpo",
     "rewriting",
@@ -385,6 +388,10 @@ def _check_sampler(config: TrainConfig) -> None:
         raise ConfigError(
             f'algorithm.name = "{name}" with schedule.eta = {config.schedule.eta:g}; "ddpo" requires '
             "eta > 0, other algorithms require eta = 0"
+        )
+    if sampler not in _SAMPLERS:
+        raise ConfigError(
+            f'schedule.sampler = "{sampler}" cannot be trained with; set it to {", ".join(_SAMPLERS)}'
         )
     if name in _ONE_STEP_PREDICTION and sampler != "ddim":
         raise ConfigError(

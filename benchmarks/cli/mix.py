@@ -39,6 +39,10 @@ def _mix(
         _Space,
         typer.Option(help="embedding: mix embeddings at every step. weights: average weights once."),
     ] = _Space.EMBEDDING,
+    normalise: Annotated[
+        bool,
+        typer.Option("--normalise", help="Divide the weights by their sum; otherwise it must be 1."),
+    ] = False,
 ) -> None:
     """Interpolate a tuned text encoder with the original one, or mix the styles of several.
 
@@ -49,5 +53,6 @@ def _mix(
     from benchmarks.mixes import mix_encoders
     from textcraftor.io.mixing import parse_weights
 
-    mix_encoders(parse_weights(terms), out, tuned_steps=tuned_steps, in_weights=space is _Space.WEIGHTS)
+    weights = parse_weights(terms, normalise=normalise)
+    mix_encoders(weights, out, tuned_steps=tuned_steps, in_weights=space is _Space.WEIGHTS)
     print(f"next: {shlex.join(['tcbench', 'run', '--model', str(out)])}")

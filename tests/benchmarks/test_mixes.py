@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.cli import main
 from benchmarks.execution import execute_plan
 from benchmarks.mixes import export_system, mix_encoders
 from benchmarks.planning import Request, plan_run
@@ -20,7 +22,10 @@ from leaderboards.run_state import RunState
 from tcbench.errors import ConfigError
 from tcbench.progress import Silent
 from textcraftor.config import make_config
-from textcraftor.io.mixing import parse_weights
+from textcraftor.diffusion.models import Model
+from textcraftor.diffusion.pipeline import MICRO
+from textcraftor.diffusion.runner import EncoderWindow
+from textcraftor.io.mixing import average_weights, parse_weights
 from textcraftor.training import train
 
 
@@ -154,10 +159,43 @@ def test_invalid_mixes_are_refused(checkpoints: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists already"):
         mix_encoders({a: 1.0}, tmp_path / "x")
     for terms, message in (
-        (["a"], "invalid term"), (["a=x"], "invalid term"), (["a=1", "a=2"], "twice"), (["a=0"], "not 0"),
+        (["a"], "invalid term"), (["a=x"], "invalid term"), (["a=1", "a=2"], "twice"), (["a=0"], "positive"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             parse_weights(terms)
+
+
+def test_weights_that_do_not_sum_to_1_are_refused(checkpoints: Path, tmp_path: Path) -> None:
+    a, b = str(checkpoints / "a"), str(checkpoints / "b")
+    for terms, message in (
+        (["a=0.5"], r"a=0.5 sum to 0.5; expected 1.*add original=0.5, change them or pass --normalise"),
+        (["a=0.5", "b=0.6"], r"a=0.5 b=0.6 sum to 1.1; expected 1.*embeddings: change them or pass"),
+        (["a=1", "original=-1"], "sum to 0; .*give positive weights"),
+        (["a=nan"], "sum to nan"), (["a=inf"], "sum to inf"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            parse_weights(terms)
+    for in_weights in (False, True):
+        with pytest.raises(ConfigError, match=r"a=0.5, .*b=0.6 sum to 1.1"):
+            mix_encoders({a: 0.5, b: 0.6}, tmp_path / "mix", in_weights=in_weights)
+    with pytest.raises(ConfigError, match=r"sum to 0\.5"):
+        average_weights({checkpoints / "a" / "best": 0.5}, tmp_path / "mix")
+    assert not (tmp_path / "mix").exists()
+    (tmp_path / "mine.toml").write_text(f'base = "micro"\n[[windows]]\nweights = {{ "{a}/best" = 0.5 }}\n')
+    with pytest.raises(ConfigError, match=r"mine\.toml.*sum to 0\.5"):
+        System.find(str(tmp_path / "mine.toml"))
+    with pytest.raises(ConfigError, match="sum to nan"):
+        list(run_sweep(Sweep(model=a, out=tmp_path / "sweep", strengths=(float("nan"),)), Silent()))
+
+
+def test_weights_are_divided_by_their_sum(checkpoints: Path, tmp_path: Path) -> None:
+    assert parse_weights(["a=1", "b=3"], normalise=True) == {"a": 0.25, "b": 0.75}
+    a, b = str(checkpoints / "a"), str(checkpoints / "b")
+    with pytest.raises(SystemExit) as done:
+        main(["mix", f"{a}=1", f"{b}=1", "--normalise", "--out", str(tmp_path / "mix")])
+    assert not done.value.code
+    (window,) = System.find(str(tmp_path / "mix")).windows
+    assert list(window.weights.values()) == [0.5, 0.5]
 
 
 def test_a_sweep_writes_a_table_and_figures(
@@ -203,3 +241,44 @@ def test_exports_of_systems(checkpoints: Path, tmp_path: Path) -> None:
     mix_encoders({a: 0.5, "original": 0.5}, tmp_path / "half")
     with pytest.raises(ConfigError, match="not one tuned encoder"):
         export_system(str(tmp_path / "half"), "diffusers", tmp_path / "none")
+
+
+def test_an_exported_pipeline_samples_as_its_system(
+    checkpoints: Path, asked: Callable[..., RunState], tmp_path: Path
+) -> None:
+    """Two of four steps use the tuned encoder, also after the export was moved."""
+    export_system(str(checkpoints / "a"), "diffusers", tmp_path / "out")
+    system, exported = System.find(str(checkpoints / "a")), System.find(str(tmp_path / "out"))
+    assert (exported.schedule, exported.trained_on) == (system.schedule, system.trained_on)
+    result = asked(tmp_path / "out")
+    assert hashes(result) == hashes(asked(checkpoints / "a"))
+    moved = Path(shutil.move(tmp_path / "out", tmp_path / "moved"))
+    assert asked(moved).header.generation_id == result.header.generation_id
+
+
+def test_an_exported_pipeline_has_the_defaults_of_its_base(tmp_path: Path) -> None:
+    shutil.copytree(MICRO / "text_encoder", tmp_path / "tuned" / "text_encoder")
+    window = EncoderWindow({str(tmp_path / "tuned"): 1.0})
+    micro = System.find("micro")
+    schedule = replace(micro.schedule, sampler="euler", steps=30, tuned_steps=0)
+    replace(micro, windows=(window,), schedule=schedule, append=", vivid").save(tmp_path / "tuned")
+    export_system(str(tmp_path / "tuned"), "diffusers", tmp_path / "out")
+    exported = System.find(str(tmp_path / "out"))
+    for name in ("suite", "rewards", "domain", "dtype", "append"):
+        assert getattr(exported, name) == getattr(System.find(str(tmp_path / "tuned")), name)
+    assert (exported.suite, exported.schedule) == ("world", schedule)
+    assert not exported.windows  # all steps use the tuned encoder, which is the pipeline's own
+    assert not (tmp_path / "out" / "original").exists()
+    assert exported.source.find() == tmp_path / "out"
+    assert Model.find(str(tmp_path / "out")).guidance == micro.schedule.guidance  # for further training
+
+
+def test_a_mix_keeps_the_suite_of_a_system_without_a_named_base(checkpoints: Path, tmp_path: Path) -> None:
+    a = checkpoints / "a"
+    (tmp_path / "mine.toml").write_text(
+        f'pipeline = "{MICRO}"\nsuite = "world"\nrewards = ["world-clip"]\ndomain = "world"\n'
+        f'[[windows]]\nweights = {{ "{a}/best" = 1.0 }}\n'
+    )
+    mix_encoders({str(tmp_path / "mine.toml"): 1.0}, tmp_path / "mix")
+    mix = System.find(str(tmp_path / "mix"))
+    assert (mix.suite, mix.rewards, mix.domain) == ("world", ("world-clip",), "world")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,25 +60,48 @@ class Conditioning:
         return (self.embeds - original.embeds).square().mean() / original.embeds.var()
 
     @staticmethod
-    def encode(pipe: Any, texts: Sequence[str], *, guided: bool) -> Conditioning:
+    def encode(
+        pipe: Any, texts: Sequence[str], *, guided: bool, negative_prompt: str = "", clip_skip: int = 0
+    ) -> Conditioning:
         """Encode ``texts`` with the pipeline's own code; gradients reach its text encoders.
 
         Args:
             pipe: A diffusers text-to-image pipeline.
             texts: B prompts.
             guided: Whether to add rows of the empty prompt for classifier-free guidance.
+            negative_prompt: Prompt in place of the empty one.
+            clip_skip: Number of the text encoder's last layers that are not used.
         """
-        with quiet("diffusers", "transformers"):
+        with quiet("diffusers", "transformers"), _reachable_layers(pipe.text_encoder, clip_skip):
             encoded = pipe.encode_prompt(
                 prompt=list(texts),
                 device=pipe.device,
                 num_images_per_prompt=1,
                 do_classifier_free_guidance=guided,
+                # None and not "": SDXL has zeros in place of the embeddings of an empty prompt
+                negative_prompt=[negative_prompt] * len(texts) if negative_prompt else None,
+                clip_skip=clip_skip or None,
             )
         # SDXL returns pooled embeddings too, in the order prompt, empty prompt
         embeds, null, *pooled = encoded
         parts = [(null, embeds), tuple(reversed(pooled))] if pooled else [(null, embeds)]
         return Conditioning(*(torch.cat(pair) if guided else pair[1] for pair in parts))
+
+
+@contextmanager
+def _reachable_layers(encoder: Any, clip_skip: int) -> Iterator[None]:
+    """Let diffusers find the last layer norm of a text encoder when it skips layers.
+
+    diffusers looks for it in ``text_model``, which CLIPTextModel of transformers 5.6 no longer has.
+    """
+    missing = bool(clip_skip) and "text_model" not in dict(encoder.named_children())
+    if missing:
+        encoder.__dict__["text_model"] = encoder  # not an assignment, which would register a module
+    try:
+        yield
+    finally:
+        if missing:
+            del encoder.__dict__["text_model"]
 
 
 def replace_encoders(pipe: Any, encoders: Mapping[str, Any]) -> Any:

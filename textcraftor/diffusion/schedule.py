@@ -21,11 +21,22 @@ SAMPLERS: Mapping[str, str] = MappingProxyType(
         "euler": "EulerDiscreteScheduler",
         "dpm++2m": "DPMSolverMultistepScheduler",
         "pndm": "PNDMScheduler",
+        "heun": "HeunDiscreteScheduler",
+        "lms": "LMSDiscreteScheduler",
+        "unipc": "UniPCMultistepScheduler",
+        "euler-a": "EulerAncestralDiscreteScheduler",
+        "lcm": "LCMScheduler",
     }
 )
-"""Samplers by name, with their diffusers class. All are deterministic given the initial noise, except ddim
-with ``eta`` above 0.
+"""Samplers by name, with their diffusers class. They are deterministic given the initial noise, except those
+in `_ANCESTRAL`, and ddim with ``eta`` above 0.
 """
+
+_ANCESTRAL = ("euler-a", "lcm")
+"""Samplers that add noise at each step."""
+
+_LCM_STEPS = 50
+"""Largest number of steps of lcm: those of the schedule that its models are distilled from in diffusers."""
 
 MEMORYLESS = ("ddim", "euler")
 """Samplers whose step depends on latents and output alone, so that a run can start at any step."""
@@ -43,7 +54,9 @@ class Schedule:
     """Sampling settings of a diffusion pipeline."""
 
     sampler: _Sampler = "ddim"
-    """Name of the sampler: ddim, euler, dpm++2m or pndm."""
+    """Name of the sampler: ddim, euler, dpm++2m, pndm, heun, lms, unipc, euler-a or lcm. heun evaluates the
+    UNet twice in each step but the last.
+    """
     steps: Annotated[int, Field(ge=1)] = 25
     """Number of sampling steps, T in the paper."""
     guidance: Annotated[float, Field(ge=0)] = 7.5
@@ -65,10 +78,17 @@ class Schedule:
                 f'eta = {self.eta:g} with sampler {self.sampler!r}; only "ddim" supports eta: '
                 'set sampler = "ddim" or eta = 0'
             )
+        if self.sampler == "lcm" and self.steps > _LCM_STEPS:
+            raise ConfigError(f'steps = {self.steps} with sampler "lcm"; expected at most {_LCM_STEPS}')
         if self.tuned_steps > self.steps:
             raise ConfigError(
                 f"tuned_steps = {self.tuned_steps} is more than steps = {self.steps}; lower it or raise steps"
             )
+
+    @property
+    def noisy(self) -> bool:
+        """Whether each step adds noise, for which every image needs a seed."""
+        return self.eta > 0 or self.sampler in _ANCESTRAL
 
     @property
     def tuned_step_count(self) -> int:

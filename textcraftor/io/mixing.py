@@ -6,20 +6,25 @@ The paper mixes embeddings, which happens at every step while sampling
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from tcbench.errors import ConfigError, MissingFiles
 from textcraftor.diffusion.pipeline import ENCODERS
-from textcraftor.diffusion.runner import ORIGINAL
+from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 from textcraftor.io.export import prefixed
 
 
-def parse_weights(terms: list[str]) -> dict[str, float]:
+def parse_weights(terms: list[str], *, normalise: bool = False) -> dict[str, float]:
     """Parse ``["ckpt/tc=0.7", "original=0.3"]`` into weights by encoder.
 
+    Args:
+        terms: Encoders with their weights.
+        normalise: Divide the weights by their sum.
+
     Raises:
-        ConfigError: If a term is malformed or repeated, or if all weights are 0.
+        ConfigError: If a term is malformed or repeated, or if the weights do not sum to 1.
     """
     weights: dict[str, float] = {}
     for term in terms:
@@ -33,8 +38,16 @@ def parse_weights(terms: list[str]) -> dict[str, float]:
         if name in weights:
             raise ConfigError(f"{name} is given twice; give each encoder one weight")
         weights[name] = weight
-    if not any(weights.values()):
-        raise ConfigError(f"a mix needs a weight that is not 0, such as ckpt/tc=0.7 {ORIGINAL}=0.3")
+    total = math.fsum(weights.values())
+    if normalise and total > 0 and math.isfinite(total):
+        return {name: weight / total for name, weight in weights.items()}
+    if not math.isclose(total, 1, abs_tol=1e-6):
+        rest = f"add {ORIGINAL}={1 - total:g}, " if ORIGINAL not in weights and total < 1 else ""
+        fix = f"{rest}change them or pass --normalise" if total > 0 else "give positive weights"
+        raise ConfigError(
+            f"the weights {' '.join(terms)} sum to {total:g}; expected 1, because any other sum scales the "
+            f"embeddings: {fix}"
+        )
     return weights
 
 
@@ -46,12 +59,15 @@ def average_weights(weights: Mapping[Path, float], out: Path) -> None:
         out: Folder for the new encoders, float32.
 
     Raises:
-        ConfigError: If the encoders do not have the same architecture.
+        ConfigError: If the weights do not sum to 1, or the encoders do not have the same architecture.
         MissingFiles: If a folder holds no weights.
     """
     import torch
     from safetensors.torch import load_file, save_file
 
+    EncoderWindow(
+        {str(folder): weight for folder, weight in weights.items()}
+    )  # raises for another sum than 1
     first = next(iter(weights))
     for name in ENCODERS:
         if not (first / name).is_dir():

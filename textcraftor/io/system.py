@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rewards.registry import info
@@ -31,6 +33,7 @@ def write_system(
     windows: Sequence[EncoderWindow],
     schedule: Schedule,
     folders: Mapping[str, str | Path | None],
+    lora: Mapping[str, float] = MappingProxyType({}),
     **settings: Any,
 ) -> None:
     """Write ``folder/system.toml``, which makes the folder a model for `tcbench run`.
@@ -42,10 +45,13 @@ def write_system(
         schedule: Sampling settings.
         folders: Folders of components that replace the base's, by key; None: not replaced. They are written
             relative to ``folder``, so that the folder can be moved as a whole.
+        lora: Files of adapters with their scales.
         **settings: Other fields of `benchmarks.systems.System`; None and "" are left out.
     """
     paths = {name: _relative(path, folder) for name, path in folders.items() if path}
     values = {key: value for key, value in (settings | paths).items() if value not in (None, "")}
+    if lora:
+        values["lora"] = {_relative(name, folder): scale for name, scale in lora.items()}
     sampling = {
         name: value
         for name, value in asdict(schedule).items()
@@ -57,7 +63,9 @@ def write_system(
         table = {"tuned_steps": window.tuned_steps} if window.tuned_steps else {}
         weights = {_relative(name, folder): weight for name, weight in window.weights.items()}
         tables.append({**table, "weights": weights})
-    text = _toml({**_base(source), **values, "schedule": sampling} | ({"windows": tables} if tables else {}))
+    text = _toml(
+        {**_base(source, folder), **values, "schedule": sampling} | ({"windows": tables} if tables else {})
+    )
     write_atomically(folder / SYSTEM_FILE, text.encode())
 
 
@@ -118,17 +126,20 @@ def write_trained(folder: Path, weights: Path, config: TrainConfig, trained_on: 
     )
 
 
-def _base(source: Source) -> dict[str, str]:
-    """Return the keys of a system file that name a base model: a name, a folder or a hub id with revision."""
+def _base(source: Source, description: Path) -> dict[str, str]:
+    """Return the keys of a system file that name a base model: a name, a folder or a hub id with revision.
+
+    The folder of the description is named relatively, so that it can be moved as a whole.
+    """
     path, revision = source.location, source.revision
     for name, model in MODELS.items():
         # a named model at another revision has other weights
         if (model.source.location, model.source.revision) == (path, revision):
             return {"base": name}
     folder = Path(path).expanduser()
-    return {"pipeline": str(folder.resolve()) if folder.is_dir() else path} | (
-        {"revision": revision} if revision else {}
-    )
+    if folder.is_dir():
+        path = "." if folder.resolve() == description.resolve() else str(folder.resolve())
+    return {"pipeline": path} | ({"revision": revision} if revision else {})
 
 
 def _relative(path: str | Path, folder: Path) -> str:
@@ -145,11 +156,15 @@ def _toml(values: Mapping[str, Any]) -> str:
     lines = [f"{key} = {toml_value(value)}" for key, value in plain.items()]
     for key, value in values.items():
         if isinstance(value, Mapping):
-            lines += ["", f"[{key}]", *(f"{name} = {toml_value(item)}" for name, item in value.items())]
+            lines += ["", f"[{key}]", *(f"{_key(name)} = {toml_value(item)}" for name, item in value.items())]
         elif _tables(value):
             for table in value:
                 lines += ["", f"[[{key}]]", *(f"{name} = {toml_value(item)}" for name, item in table.items())]
     return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else toml_value(name)
 
 
 def _tables(value: Any) -> bool:
