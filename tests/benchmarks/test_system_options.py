@@ -155,7 +155,7 @@ def test_adapters_that_do_not_fit_are_refused(
     lora = adapters(tmp_path, tiny_pipeline, "text_encoder")
     weights = load_file(lora)
     larger = {key: torch.cat([value, value], dim=1) for key, value in weights.items()}
-    unknown = weights | {key.replace("layers.0", "layers.7"): value for key, value in weights.items()}
+    unknown = weights | {key.replace("layers.0", "layers.7"): value.clone() for key, value in weights.items()}
     for name, content, message in (
         ("larger", larger, "larger.safetensors does not fit the pipeline"),
         ("unknown", unknown, "unknown.safetensors changes 8 layers, of which the pipeline has 4"),
