@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.resolve import ResolvedReward, expand_presets, resolve_rewards
 from benchmarks.suites import CUSTOM, prompt_set
@@ -14,7 +14,13 @@ from benchmarks.suites.base import PromptSet
 from benchmarks.systems import System
 from leaderboards.records import Header, Planned, folder_name, short_id
 from rewards.registry import info
-from tcbench.errors import ConfigError, MissingFiles, ProblemCollector
+from tcbench.errors import (
+    ConfigError,
+    FileFormatError,
+    MissingFiles,
+    ProblemCollector,
+    Problems,
+)
 from tcbench.files import sha256
 from textcraftor.diffusion import pipeline as pipelines
 from textcraftor.diffusion.devices import batch_size_for, find_device, find_dtype
@@ -63,6 +69,8 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', '-')} is {value}; expected at least 1")
+        if self.base_seed < 0:
+            raise ConfigError(f"base-seed is {self.base_seed}; expected at least 0")
 
 
 @dataclass(frozen=True)
@@ -93,22 +101,23 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
         fetch: Download missing files if the hub can be reached.
 
     Raises:
-        TcbenchError: If something is missing or invalid; `Problems` reports everything at once.
+        TcbenchError: If something is missing or invalid; `Problems` reports everything at once, mistakes
+            before anything is downloaded.
     """
     system = _system(request)
-    # All checks run before any error is raised, so that a user can fix everything in one go.
-    problems = ProblemCollector()
-    prompts = problems.run(lambda: prompt_set(system.suite, request.prompts, fetch=fetch))
-    rewards = problems.run(lambda: resolve_rewards(system.rewards if with_rewards else (), fetch=fetch))
-    pipeline = problems.run(lambda: system.source.find(fetch=fetch))
-    rewriter = problems.run(lambda: _rewriter(system, fetch))
-    selecting = problems.run(lambda: resolve_rewards(_best_of_rewards(system), fetch=fetch))
+    files, problems = _find_files(request, system, with_rewards, fetch=False)
+    mistakes = [error for error in problems.errors if not isinstance(error, MissingFiles)]
+    if fetch and mistakes:
+        raise Problems.of(mistakes)
+    if fetch and problems.errors:
+        files, problems = _find_files(request, system, with_rewards, fetch=True)
     problems.raise_any()
+    prompts, rewards, pipeline, rewriter, selecting, device = files
     assert prompts is not None
     assert rewards is not None
     assert pipeline is not None
+    assert device is not None
     _check_pipeline(system, pipeline)
-    device = find_device(request.device)
     dtype = find_dtype(request.dtype, system.dtype, device)
     settings = _generation_settings(system, pipeline, prompts, dtype, request.base_seed)
     if rewriter:
@@ -157,6 +166,45 @@ def _check_pipeline(system: System, pipeline: Path) -> None:
             raise ConfigError(
                 f"clip_skip = {system.clip_skip}; expected at most {most}: {folder.name} has {layers} layers"
             )
+
+
+class _Files(NamedTuple):
+    """What a run needs on this machine; None where it could not be found."""
+
+    prompts: PromptSet | None
+    rewards: tuple[ResolvedReward, ...] | None
+    pipeline: Path | None
+    rewriter: tuple[Rewriter, Path] | None
+    selecting: tuple[ResolvedReward, ...] | None
+    device: str | None
+
+
+def _find_files(
+    request: Request, system: System, with_rewards: bool, *, fetch: bool
+) -> tuple[_Files, ProblemCollector]:
+    """Look for everything before any error is raised, so that a user can fix everything in one go."""
+    problems = ProblemCollector()
+    pipeline = problems.run(lambda: _find_pipeline(system, fetch))
+    device = problems.run(lambda: find_device(request.device))
+    problems.run(lambda: find_dtype(request.dtype, system.dtype, device or "cpu"))
+    files = _Files(
+        pipeline=pipeline,
+        device=device,
+        prompts=problems.run(lambda: prompt_set(system.suite, request.prompts, fetch=fetch)),
+        rewards=problems.run(lambda: resolve_rewards(system.rewards if with_rewards else (), fetch=fetch)),
+        rewriter=problems.run(lambda: _rewriter(system, fetch)),
+        selecting=problems.run(lambda: resolve_rewards(_best_of_rewards(system), fetch=fetch)),
+    )
+    return files, problems
+
+
+def _find_pipeline(system: System, fetch: bool) -> Path:
+    try:
+        return system.source.find(fetch=fetch)
+    except MissingFiles as error:
+        if Path(system.pipeline).expanduser().exists():  # no download can complete what the user gave
+            raise FileFormatError(str(error)) from error
+        raise
 
 
 def _generation_settings(

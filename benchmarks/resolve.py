@@ -75,8 +75,8 @@ def resolve_rewards(names: Iterable[str], *, fetch: bool = True) -> tuple[Resolv
         UnknownName: If there is no such reward.
         MissingFiles: If weights cannot be found; `Problems` if several rewards cannot be used.
     """
-    records = [info(name) for name in names]
     problems = ProblemCollector()
+    records = [record for name in names if (record := problems.run(partial(info, name))) is not None]
     located = [problems.run(partial(locate_weights, record, fetch=fetch)) or {} for record in records]
     problems.raise_any()
     return tuple(

@@ -243,6 +243,8 @@ class System:
             UnknownName: If it is none of these; with close matches.
             ConfigError: If a TOML file is invalid, or it is a file of another kind.
         """
+        if not model.strip():
+            raise ConfigError("the model is empty; give a named system, a TOML file, a folder or a hub id")
         if model in SYSTEMS:
             return SYSTEMS[model]
         path = Path(model).expanduser()
@@ -256,6 +258,10 @@ class System:
         hub_id, _, revision = model.partition("@")
         if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
             return System(name=hub_id.replace("/", "_"), pipeline=hub_id, revision=revision or None)
+        if path.is_file():
+            raise ConfigError(
+                f"{model} is a file; expected a named system, a TOML file, a diffusers folder or a hub id"
+            )
         raise UnknownName("model, TOML file, diffusers folder or hub id", model, SYSTEMS)
 
     def save(self, folder: Path) -> None:

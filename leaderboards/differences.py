@@ -22,7 +22,8 @@ class PromptChange:
     """With one reward the change of its score, with several their mean gain in standard deviations of the
     first run's prompts."""
     images: tuple[str, str]
-    """Paths of the first image of the prompt in both runs."""
+    """Paths of the first image of the prompt in both runs; "" for an image that is not on this machine, as of
+    imported scores."""
 
 
 def changes(before: RunScores, after: RunScores, columns: Sequence[ScoreSet]) -> list[PromptChange]:
@@ -82,4 +83,5 @@ def _first_images(before: RunScores, after: RunScores) -> dict[int, Key]:
 
 
 def _paths(before: RunScores, after: RunScores, key: Key) -> tuple[str, str]:
-    return str(before.run.image_path(before.samples[key])), str(after.run.image_path(after.samples[key]))
+    first, second = (run.run.image_path(run.samples[key]) for run in (before, after))
+    return str(first) if first.is_file() else "", str(second) if second.is_file() else ""

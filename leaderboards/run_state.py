@@ -51,7 +51,9 @@ class RunState:
         """The run folder."""
         file = self.path / HEADER
         if not file.is_file():
-            raise FileFormatError(f"{self.path} is not a run folder: it has no {HEADER}")
+            raise FileFormatError(
+                f"{self.path} is not a run folder: it {_lacks(self.path)}; give one that `tcbench run` wrote"
+            )
         self.header = Header.from_json(file.read_text(encoding="utf-8"), file)
         """Content of run.json."""
         self.plan = self.header.planned
@@ -296,6 +298,12 @@ class RunState:
         return [batch for batch in self.batches if any(key in planned for key in batch)]
 
 
+def _lacks(path: Path) -> str:
+    if path.is_dir():
+        return f"has no {HEADER}"
+    return "is a file" if path.exists() else "does not exist"
+
+
 def _merge_sample(merged: dict[Key, Sample], sample: Sample) -> None:
     """Keep the newest image. An image is regenerated only where the file of the recorded one is gone."""
     if sample.key not in merged or sample.image is not None or merged[sample.key].image is None:
@@ -325,6 +333,8 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunState]:
     for path in map(Path, paths):
         if not path.exists():
             raise FileFormatError(f"run folder not found: {path}; give run folders, or their parent folder")
+        if path.is_file():
+            raise FileFormatError(f"{path} is a file; give run folders, or their parent folder")
         headers = [path / HEADER] if (path / HEADER).is_file() else sorted(path.glob(f"*/{HEADER}"))
         if not headers:
             raise FileFormatError(f"{path} holds no run; create one with `tcbench run --out {path} ...`")

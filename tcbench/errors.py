@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from itertools import chain
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -113,6 +114,12 @@ class ProblemCollector:
         except TcbenchError as error:
             self._errors.append(error)
 
+    @property
+    def errors(self) -> list[TcbenchError]:
+        """The errors so far, one for each problem: mistakes come before files that are missing."""
+        parts = [error.errors if isinstance(error, Problems) else (error,) for error in self._errors]
+        return sorted(chain.from_iterable(parts), key=lambda error: isinstance(error, MissingFiles))
+
     def raise_any(self) -> None:
         """Raise the only error, or `Problems` for several.
 
@@ -120,7 +127,7 @@ class ProblemCollector:
             TcbenchError: If a check failed.
         """
         if self._errors:
-            raise Problems.of(self._errors)
+            raise Problems.of(self.errors)
 
 
 def first_line(error: BaseException) -> str:

@@ -40,11 +40,13 @@ T = TypeVar("T")
 def validated(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass whose fields are validated whenever a record is created.
 
-    Types are strict: text is not a number, and true is not 1; a whole number is accepted as a float. Ranges
+    Types are strict: text is not a number, and true is not 1; a whole number is accepted as a float, and
+    infinity and NaN are not. Ranges
     are declared with ``Annotated[int, Field(ge=1)]``, choices with `one_of`; ``__post_init__`` checks
     fields together. Every error is a `TcbenchError`, also from `dataclasses.replace`.
     """
-    record = pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))(cls)
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    record = pydantic_dataclass(frozen=True, config=config)(cls)
     names = list(inspect.signature(record).parameters)
     validate = record.__init__
 
@@ -277,6 +279,8 @@ def _one(
     if kind == "missing" and field.value is None:
         return ConfigError(f"{prefix}{field.key} is missing; expected {_describe(field.annotation)}")
     expected = _describe(field.annotation)
+    if kind == "finite_number":
+        expected = expected.replace("a number", "a finite number").replace("numbers", "finite numbers")
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
         each = "each " if isinstance(field.value, list | tuple) else ""

@@ -199,7 +199,7 @@ class TrainConfig:
 
     model: str
     """Base model: a name, a diffusers folder, or a hub id with ``@revision`` if needed."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seed for prompt order, noise and adapters."""
     rewards: RewardSettings = field(default_factory=RewardSettings)
     """Rewards to maximise."""

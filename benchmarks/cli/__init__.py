@@ -174,4 +174,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if any(argument == old or argument.startswith(f"{old}=") for argument in argv):
             print(f"error: the option {old} is now called {new}", file=sys.stderr)
             raise SystemExit(2)
+    for before, argument in zip(["", *argv], argv, strict=False):
+        option, equals, value = argument.partition("=")
+        # an empty path would mean the working directory, and an empty name a default
+        if not argument.strip() or (option.startswith("--") and equals and not value.strip()):
+            what = option if equals else before if before.startswith("-") else "an argument"
+            print(f"error: {what} is empty; give a value or leave it out", file=sys.stderr)
+            raise SystemExit(2)
     typer.main.get_command(app).main(args=argv, prog_name="tcbench", obj=argv)

@@ -100,6 +100,8 @@ def _open_run(name: str, runs: Path) -> RunState:
         return RunState(name)
     available = find_runs([runs]) if runs.is_dir() and any(runs.glob(f"*/{HEADER}")) else []
     matches = [run for run in available if run.header.system == name]
+    if not matches and Path(name).exists():
+        return RunState(name)  # says why it is no run folder
     if not matches:
         raise UnknownName("run", name, [run.header.system for run in available], source=str(runs))
     if len(matches) > 1:
@@ -113,7 +115,7 @@ def _extremes(prompt_changes: Sequence[PromptChange], count: int) -> Iterator[st
     for title, part in (("losses", losses), ("gains", gains)):
         if part:
             yield f"largest {title}:"
-            yield from (f"  {one.change:+.3g}  {one.prompt!r}  {one.images[1]}" for one in part)
+            yield from (f"  {one.change:+.3g}  {one.prompt!r}  {one.images[1] or 'no image'}" for one in part)
 
 
 def _record(section: Section, prompt_changes: Sequence[PromptChange]) -> dict[str, Any]:

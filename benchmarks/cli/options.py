@@ -37,7 +37,7 @@ Limit = Annotated[
     typer.Option("--limit", min=1, help="Use only N prompts: a seeded subset, stratified by category."),
 ]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Number of images per prompt.")]
-BaseSeed = Annotated[int, typer.Option("--base-seed", help="Base seed of the initial noise.")]
+BaseSeed = Annotated[int, typer.Option("--base-seed", min=0, help="Base seed of the initial noise.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Sampling steps; by default the model's own.")
 ]
@@ -55,7 +55,7 @@ TunedSteps = Annotated[
 BatchSize = Annotated[str, typer.Option("--batch-size", help="Images per batch: auto, or a number.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run folders.")]
+Out = Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder of the run folders.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan, then exit.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

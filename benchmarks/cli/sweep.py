@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -18,7 +19,10 @@ _Number = TypeVar("_Number", int, float)
 @app.command()
 def _sweep(
     model: options.Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for systems, runs, table and figures.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", file_okay=False, help="Folder for systems, runs, table and figures."),
+    ],
     strengths: Annotated[
         str,
         typer.Option(help="Comma-separated weights of the tuned encoder; the original one gets the rest."),
@@ -71,6 +75,8 @@ def _numbers(option: str, text: str, kind: Callable[[str], _Number], expected: s
         numbers = tuple(kind(number) for number in text.split(",") if number.strip())
     except ValueError as error:
         raise typer.BadParameter(f"{option} is {text!r}; expected {expected}") from error
+    if not all(map(math.isfinite, numbers)):
+        raise typer.BadParameter(f"{option} is {text!r}; expected finite numbers")
     if not numbers:
         raise typer.BadParameter(f"{option} is empty; expected {expected}")
     return numbers

@@ -22,7 +22,9 @@ def _train(
     model: options.Model,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Folder of this run. Re-run the same command to resume."),
+        typer.Option(
+            "--out", "-o", file_okay=False, help="Folder of this run. Re-run the same command to resume."
+        ),
     ],
     rewards: Annotated[
         str | None,
@@ -44,7 +46,7 @@ def _train(
         typer.Option("--config", "-c", help="TOML file with settings of TrainConfig, in tables."),
     ] = None,
     updates: Annotated[int | None, typer.Option("--updates", min=1, help="Number of updates.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed for prompt order and noise.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of prompt order and noise.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

@@ -230,6 +230,22 @@ def test_systems_with_equal_tables_can_be_compared(write: Write, tmp_path: Path)
     assert section.cells["new", "aes", None].mean == section.cells["old", "aes", None].mean
 
 
+def test_a_comparison_of_imported_scores_shows_no_paths(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = []
+    for name, gain in (("old", 0), ("new", 1)):
+        table = write(
+            f"{name}.csv", "prompt,aes\n" + "".join(f"prompt {n},{n + gain * n}\n" for n in range(4))
+        )
+        paths.append(str(only(ScoreTable(table, name, tmp_path / "runs", rewards=["aes"])).path))
+    with pytest.raises(SystemExit):
+        main(["compare", *paths])
+    shown = capsys.readouterr().out
+    assert "'prompt 3'  no image" in shown
+    assert "not in" not in shown
+
+
 def test_samples_that_run_on_from_prompt_to_prompt_are_counted_within_each(
     write: Write, tmp_path: Path
 ) -> None:

@@ -82,7 +82,7 @@ def test_a_record_is_accepted_as_a_nested_value() -> None:
         ({"optimiser": {"lr": "x"}}, ConfigError, "job.toml: optimiser.lr = 'x'; expected a number"),
         ({"optimiser": {"lr": True}}, ConfigError, "job.toml: optimiser.lr = True; expected a number"),
         ({"optimiser": {"lr": 0}}, ConfigError, "job.toml: optimiser.lr = 0; expected more than 0"),
-        ({"optimiser": {"lr": float("nan")}}, ConfigError, "optimiser.lr = nan; expected more than 0"),
+        ({"optimiser": {"lr": float("nan")}}, ConfigError, "optimiser.lr = nan; expected a finite number"),
         ({"optimiser": 3}, ConfigError, "job.toml: optimiser = 3; expected a table with lr, kind"),
         ({"optimiser": {"kind": "adam"}}, UnknownName, "job.toml: unknown optimiser 'adam'; did you mean"),
         ({"eager": 1, "rewards": "a"}, ConfigError, "job.toml: eager = 1; expected true or false"),

@@ -17,7 +17,7 @@ from typing import Any
 
 from rewards.weights import hub
 from rewards.weights.lock import WeightsLock
-from tcbench.errors import MissingFiles, first_line
+from tcbench.errors import FileFormatError, MissingFiles, first_line
 from tcbench.files import visible
 from tcbench.quiet import quiet
 from textcraftor.diffusion.schedule import SAMPLERS
@@ -168,7 +168,16 @@ def _pipeline_files(folder: Path) -> Iterator[Path]:
 
 
 def _components(folder: Path) -> list[str]:
-    """Return the names of the components that change generated images."""
+    """Return the names of the components that change generated images.
+
+    Raises:
+        FileFormatError: If it is a pipeline of another kind.
+    """
+    if "unet" not in _index(folder):
+        raise FileFormatError(
+            f"{folder} is a {_index(folder).get('_class_name', 'pipeline')}, which has no UNet; expected a "
+            "pipeline of Stable Diffusion 1.x, 2.x or XL"
+        )
     parts = (
         name for name, value in _index(folder).items() if isinstance(value, list) and value[0] is not None
     )

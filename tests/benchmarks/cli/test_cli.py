@@ -103,6 +103,77 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "--model", ""], 2, "error: --model is empty"),
+        (["run", "--model=", "--limit", "1"], 2, "error: --model is empty"),
+        (["score", " "], 2, "error: an argument is empty"),
+        (["run", "--model", "micro", "--prompts", ""], 2, "error: --prompts is empty"),
+        (["run", "--model", "micro", "--guidance", "inf"], 1, "guidance = inf; expected a finite number"),
+        (["run", "--model", "micro", "--guidance", "nan"], 2, "--guidance"),
+        (["run", "--model", "micro", "--base-seed", "-1"], 2, "--base-seed"),
+        (["train", "--model", "micro", "--out", "x", "--seed", "-1"], 2, "--seed"),
+        (
+            ["train", "--model", "micro", "--out", "x", "--set", "seed=-1"],
+            1,
+            "seed = -1; expected at least 0",
+        ),
+        (
+            ["train", "--model", "micro", "--out", "x", "--set", "optimiser.lr=inf"],
+            1,
+            "lr = inf; expected a fin",
+        ),
+        (["sweep", "--model", "micro", "--out", "x", "--strengths", "nan"], 2, "expected finite numbers"),
+        (["leaderboard", "FILE", "--baseline", "x"], 1, "FILE is a file; give run folders, or their parent"),
+        (["compare", "FILE", "FILE"], 1, "FILE is not a run folder: it is a file"),
+        (["calibrate", "FILE"], 1, "FILE is not a run folder: it is a file"),
+        (["pairs", "nowhere", "--out", "x"], 1, "nowhere is not a run folder: it does not exist"),
+        (["diversity", "FILE"], 1, "FILE is a file; give run folders, or their parent"),
+        (["run", "--model", "FILE"], 1, "FILE is a file; expected a named system, a TOML file"),
+        (["run", "--model", "micro", "--out", "FILE"], 2, "FILE' is a file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_invalid_arguments_are_named(
+    tcbench: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    Path("FILE").write_text("a file")
+    result, _, err = tcbench(*arguments)
+    assert result == code
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
+
+
+def test_mistakes_come_before_downloads_and_each_has_a_line(
+    tcbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> None:
+        raise AssertionError("a mistake is reported before anything is downloaded")
+
+    monkeypatch.setattr("rewards.weights.hub.offline_reason", lambda: "")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    (tmp_path / "sd3" / "transformer").mkdir(parents=True)
+    index = {"_class_name": "StableDiffusion3Pipeline", "transformer": ["diffusers", "SD3Transformer2DModel"]}
+    (tmp_path / "sd3" / "model_index.json").write_text(json.dumps(index))
+    options = ["--model", tmp_path / "sd3", "--rewards", "clip,nope,neither", "--device", "gpu"]
+    code, _, err = tcbench("run", *options, "--out", tmp_path / "runs")
+    lines = err.splitlines()
+    assert (code, len(lines)) == (2, 4)
+    assert (
+        "sd3 is a StableDiffusion3Pipeline, which has no UNet; expected a pipeline of Stable Dif" in lines[0]
+    )
+    assert ["unknown device 'gpu'" in lines[1], "'nope'" in lines[2], "'neither'" in lines[3]] == [True] * 3
+
+
 NO_REWARD = """
 class NotAReward:
     pass

@@ -26,9 +26,9 @@ def runs(make_run: MakeRun) -> Path:
     gain = np.full((120, 1), 0.5)
     gain[2], gain[7] = -4.0, 3.0
     prompts = [f"prompt {number}" for number in range(120)]
-    make_run("old", (BRIGHT, level.tolist()), (BLUR, level.tolist()), prompts=prompts)
+    make_run("old", (BRIGHT, level.tolist()), (BLUR, level.tolist()), prompts=prompts, images=True)
     changed = (BRIGHT, (level + gain).tolist()), (BLUR, level.tolist())
-    return make_run("new", *changed, prompts=prompts).path.parent
+    return make_run("new", *changed, prompts=prompts, images=True).path.parent
 
 
 def compare(*arguments: object) -> int:
