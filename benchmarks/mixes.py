@@ -52,6 +52,11 @@ def mix_encoders(
     if in_weights:
         from textcraftor.io.mixing import average_weights
 
+        if {*ENCODERS} & first.replaced.keys() and ORIGINAL in parts:
+            raise ConfigError(
+                f"{first_name} replaces the base's text encoder, so its weights cannot be averaged with "
+                f"{ORIGINAL}; mix the embeddings (--space embedding)"
+            )
         base = first.source.find()
         average_weights({base if n == ORIGINAL else Path(n): w for n, w in parts.items()}, out)
         parts = {str(out): 1.0}
@@ -98,7 +103,7 @@ def export_system(model: str, file_format: str, out: Path) -> None:
     from textcraftor.io.export import export_encoder
 
     system = System.find(model)
-    names = [name for window in system.windows[-1:] for name in window.weights]
+    names = [name for window in system.windows for name in window.weights]
     if len(names) != 1 or names == [ORIGINAL]:
         raise ConfigError(
             f"{model} is not one tuned encoder; export a training run, or a mix made with --space weights"
@@ -116,7 +121,8 @@ def _describe_export(system: System, out: Path) -> None:
     """
     tuned_steps = system.windows[-1].steps(system.schedule)
     changes: dict[str, Any] = {"text_encoder": None, "text_encoder_2": None, "windows": ()}
-    if tuned_steps < system.schedule.steps:
+    # adapters change the original encoder alone, so it is needed beside the tuned one
+    if tuned_steps < system.schedule.steps or system.lora:
         originals = [name for name in ENCODERS if (out / name).is_dir()]
         system.source.copy(out / ORIGINAL, only=[name for name in originals if name not in system.replaced])
         for name in originals:
@@ -124,11 +130,22 @@ def _describe_export(system: System, out: Path) -> None:
                 shutil.copytree(system.replaced[name], out / ORIGINAL / name)
         changes |= {name: str(out / ORIGINAL / name) for name in originals}
         changes["windows"] = (EncoderWindow({str(out): 1.0}),)
+    for name in ("unet", "vae"):
+        if name in system.replaced:
+            shutil.rmtree(out / name)
+            shutil.copytree(system.replaced[name], out / name)
+    adapters = {}
+    for number, (file, scale) in enumerate(system.lora.items()):
+        copied = out / "lora" / f"{number}-{Path(file).name}"
+        copied.parent.mkdir(exist_ok=True)
+        adapters[str(shutil.copyfile(file, copied))] = scale
     exported = replace(
         system,
         pipeline=str(out),
         revision=None,
         unet=None,
+        vae=None,
+        lora=adapters,
         schedule=replace(system.schedule, tuned_steps=tuned_steps if changes["windows"] else 0),
         **changes,
     )

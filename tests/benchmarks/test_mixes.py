@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks.cli import main
 from benchmarks.execution import execute_plan
@@ -254,6 +254,31 @@ def test_an_exported_pipeline_samples_as_its_system(
     assert hashes(result) == hashes(asked(checkpoints / "a"))
     moved = Path(shutil.move(tmp_path / "out", tmp_path / "moved"))
     assert asked(moved).header.generation_id == result.header.generation_id
+
+
+def test_an_export_keeps_the_components_and_adapters_of_its_system(
+    checkpoints: Path, asked: Callable[..., RunState], tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    vae = Path(shutil.copytree(tiny_pipeline / "vae", tmp_path / "vae"))
+    weights = load_file(vae / "diffusion_pytorch_model.safetensors")
+    save_file({k: 1.2 * v for k, v in weights.items()}, vae / "diffusion_pytorch_model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    layer = "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q.lora"
+    style = {
+        f"{layer}.{matrix}.weight": torch.randn(shape, generator=generator)
+        for matrix, shape in (("down", (2, 8)), ("up", (8, 2)))
+    }
+    save_file(style, tmp_path / "style.safetensors")
+    (tmp_path / "mine.toml").write_text(
+        f'pipeline = "{tiny_pipeline}"\nvae = "vae"\nlora = "style.safetensors"\ntrained_on = []\n'
+        f'[schedule]\nsteps = 2\n[[windows]]\nweights = {{ "{checkpoints}/a/best" = 1.0 }}\n'
+    )
+    export_system(str(tmp_path / "mine.toml"), "diffusers", tmp_path / "out")
+    expected = hashes(asked(tmp_path / "mine.toml"))
+    for name in ("vae", "style.safetensors"):
+        (tmp_path / name).rename(tmp_path / f"moved-{name}")
+    assert hashes(asked(tmp_path / "out")) == expected
+    assert expected != hashes(asked(checkpoints / "a", steps=2, tuned_steps=2))
 
 
 def test_an_exported_pipeline_has_the_defaults_of_its_base(tmp_path: Path) -> None:

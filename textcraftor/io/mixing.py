@@ -9,11 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tcbench.errors import ConfigError, MissingFiles
 from textcraftor.diffusion.pipeline import ENCODERS
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
+from textcraftor.diffusion.weight_files import WeightFiles
 from textcraftor.io.export import prefixed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def parse_weights(terms: list[str], *, normalise: bool = False) -> dict[str, float]:
@@ -63,7 +68,7 @@ def average_weights(weights: Mapping[Path, float], out: Path) -> None:
         MissingFiles: If a folder holds no weights.
     """
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     EncoderWindow(
         {str(folder): weight for folder, weight in weights.items()}
@@ -73,7 +78,7 @@ def average_weights(weights: Mapping[Path, float], out: Path) -> None:
         if not (first / name).is_dir():
             continue
         # Both key layouts are mixed: weights saved by transformers 5 lack the prefix of version 4.
-        states = {folder: prefixed(load_file(_weight_file(folder / name))) for folder in weights}
+        states = {folder: prefixed(_weights(folder, name)) for folder in weights}
         shapes = {folder: {k: tuple(v.shape) for k, v in state.items()} for folder, state in states.items()}
         other = next((folder for folder in weights if shapes[folder] != shapes[first]), None)
         if other is not None:
@@ -91,8 +96,11 @@ def average_weights(weights: Mapping[Path, float], out: Path) -> None:
         save_file(total, out / name / "model.safetensors", {"format": "pt"})
 
 
-def _weight_file(folder: Path) -> Path:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise MissingFiles(f"{folder} holds no weights (*.safetensors)")
-    return next((file for file in files if ".fp16" not in file.name), files[0])
+def _weights(folder: Path, name: str) -> dict[str, Tensor]:
+    """Return the weights of a component in the variant in which a pipeline loads them."""
+    from safetensors.torch import load_file
+
+    files = WeightFiles.find(folder / name, WeightFiles.preferred(folder)).files
+    if files[0].suffix != ".safetensors":
+        raise MissingFiles(f"{folder / name} holds no weights in the format safetensors")
+    return {key: value for file in files for key, value in load_file(file).items()}
