@@ -15,7 +15,7 @@ from benchmarks.execution import execute_plan
 from benchmarks.mixes import mix_encoders
 from benchmarks.planning import Request, plan_run
 from benchmarks.systems import System
-from leaderboards.pictures import image_table, png, shown_keys
+from leaderboards.pictures import ROUNDING, image_table, png, shown_keys
 from leaderboards.run_state import RunState
 from leaderboards.scores import RunScores
 from leaderboards.stats import Estimate, mean_interval
@@ -206,8 +206,10 @@ def _curves(rows: Sequence[_Row]) -> bytes:
         fewest = min((row for row in rows if row.reward == name), key=lambda row: row.prompts - row.planned)
         missing = fewest.prompts < fewest.planned
         note = f" (n = {fewest.prompts} of {fewest.planned} or more)" if missing else ""
-        axis.set_title(name + note, fontsize=10)
+        axis.set_title(name + note, fontsize=10, parse_math=False)
         axis.axhline(0, linestyle="--", linewidth=0.8, color="grey")
+        if max(map(abs, axis.dataLim.intervaly)) < ROUNDING:
+            axis.set_ylim(-1, 1)  # zero, and no scale of rounding errors
     figure.supxlabel("strength of the tuned encoder", fontsize=9)
     figure.supylabel("paired change, 95 % interval", fontsize=9)
     axes.flat[0].legend(fontsize=8)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice, zip_longest
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, groupby, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leaderboards.board import GROUPS, Board, Claim, Column, Group, Section, SeedAgreement, Standing
 from leaderboards.records import Key
@@ -34,6 +36,12 @@ COLOURS: Mapping[Claim, str] = {
 PROMPTS = 6
 """Prompts shown for each suite, at most."""
 
+ROUNDING = 1e-12
+"""Differences below this are rounding errors of a zero."""
+
+_FONT = "DejaVu Sans"
+"""Font of all pictures; it comes with matplotlib. Other fonts are used for characters that it lacks."""
+
 DPI = 130
 """Pixels per inch."""
 
@@ -56,12 +64,8 @@ def draw_differences(board: Board) -> Figure | None:
     heights = [_block_height(section, len(columns) + (len(columns) > 1)) for section, _, columns in blocks]
     figure, (*parts, legend) = _stacked(2.1 * PANELS + 2, [*heights, 0.4])
     for part, (section, group, columns) in zip(parts, blocks, strict=True):
-        part.suptitle(
-            _heading(section, f"{GROUPS[group].heading}, difference to {section.baseline}"),
-            x=0.01,
-            ha="left",
-            fontsize=10,
-        )
+        heading = _heading(section, f"{GROUPS[group].heading}, difference to {section.baseline}")
+        part.suptitle(heading, x=0.01, ha="left", fontsize=10, **_text_style([heading]))
         _plot_group(part, section, group, columns)
     _add_legend(legend, [standing for section, _, _ in blocks for standing in _shown(section)])
     return figure
@@ -78,7 +82,8 @@ def draw_samples(board: Board) -> Figure | None:
         return None
     figure, parts = _stacked(1.75 * PROMPTS + 1.4, [1.2 + 1.75 * len(s.entries) for s, _ in grids])
     for part, (section, keys) in zip(parts, grids, strict=True):
-        part.suptitle(_heading(section, "same prompts, same noise"), fontsize=10)
+        heading = _heading(section, "same prompts, same noise")
+        part.suptitle(heading, fontsize=10, **_text_style([heading]))
         axes = part.subplots(len(section.entries), PROMPTS, squeeze=False)
         for row, entry in zip(axes, section.entries, strict=True):
             samples = [entry.run.samples[key] for key in keys]
@@ -93,8 +98,8 @@ def image_table(rows: Sequence[tuple[str, Sequence[Path]]], heads: Sequence[str]
     """Show labelled rows of images, with a heading above each column."""
     figure, (part,) = _stacked(1.4 * len(heads) + 1.4, [0.3 + 1.4 * len(rows)])
     axes = part.subplots(len(rows), len(heads), squeeze=False)
-    for row, (label, images) in zip(axes, rows, strict=True):
-        _image_row(row, label, images)
+    for row, (name, images) in zip(axes, rows, strict=True):
+        _image_row(row, name, images)
     _captions(axes[0], heads)
     return figure
 
@@ -170,10 +175,14 @@ def _plot_panel(
             position = (estimate.value, height - 0.12)
             axis.annotate(f"n = {estimate.n} of {prompts}", position, ha="center", va="bottom", fontsize=5)
     axis.axvline(0, color="black", linewidth=0.8, linestyle="--")
-    axis.set_yticks(range(len(rows)), [_row_label(row) for row in rows], fontsize=8)
+    labels = [_row_label(row) for row in rows]
+    axis.set_yticks(range(len(rows)), labels, fontsize=8, **_text_style(labels))
     axis.set_ylim(len(rows) - 0.4, -0.6)  # the first rank on top
-    axis.set_title(name, fontsize=8)
+    title = _label(name, 36, 2)
+    axis.set_title(title, fontsize=8, **_text_style([title]))
     axis.margins(x=0.1)
+    if max(map(abs, axis.dataLim.intervalx)) < ROUNDING:
+        axis.set_xlim(-1, 1)  # zero, and no scale of rounding errors
     axis.locator_params(axis="x", nbins=4)
     axis.tick_params(axis="x", labelsize=7)
     axis.tick_params(axis="y", length=0)
@@ -183,7 +192,7 @@ def _plot_panel(
 def _row_label(standing: Standing) -> str:
     rank = "" if standing.rank is None else f"{standing.rank}. "
     incomplete = " [incomplete]" if any("incomplete" in caution for caution in standing.cautions) else ""
-    return _caption(f"{rank}{standing.label}{incomplete}", 30, lines=2)
+    return _label(f"{rank}{standing.label}{incomplete}", 30, lines=2)
 
 
 def _add_legend(part: SubFigure, rows: Sequence[Standing]) -> None:
@@ -242,20 +251,27 @@ def _opens(path: Path) -> bool:
     return True
 
 
-def _image_row(axes: Sequence[Axes], label: str, images: Sequence[Path]) -> None:
-    """Show images side by side, with a label in front."""
+def _image_row(axes: Sequence[Axes], name: str, images: Sequence[Path]) -> None:
+    """Show images side by side, with a name in front."""
     for axis, path in zip_longest(axes, images):
         axis.set_axis_off()
         if path is not None:
             axis.imshow(_pixels(path))
+    text = _label(name, 18, lines=5)
     axes[0].annotate(
-        _caption(label, 18), (-0.06, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=8
+        text,
+        (-0.06, 0.5),
+        xycoords="axes fraction",
+        ha="right",
+        va="center",
+        fontsize=8,
+        **_text_style([text]),
     )
 
 
 def _captions(axes: Sequence[Axes], texts: Sequence[str]) -> None:
-    for axis, text in zip(axes, texts, strict=False):
-        axis.set_title(_caption(text), fontsize=7, parse_math=False)
+    for axis, text in zip(axes, map(_caption, texts), strict=False):
+        axis.set_title(text, fontsize=7, **_text_style([text]))
 
 
 def _pixels(path: Path) -> Image:
@@ -269,22 +285,90 @@ def _pixels(path: Path) -> Image:
 
 
 def _caption(text: str, width: int = 27, lines: int = 4) -> str:
-    """Wrap `text` to a few short lines, and replace characters that the font lacks."""
-    return "\n".join(textwrap.wrap("".join(_drawable(text)), width, max_lines=lines, placeholder=" …"))
+    """Wrap a prompt to a few short lines; the end of a long one is left out."""
+    text = _drawable(text)
+    return "\n".join(textwrap.wrap(text, _columns(text, width), max_lines=lines, placeholder=" …"))
 
 
-def _drawable(text: str) -> Iterator[str]:
-    from matplotlib.font_manager import findfont, get_font
+def _label(text: str, width: int, lines: int) -> str:
+    """Wrap a name to a few short lines.
 
-    font = get_font(findfont("DejaVu Sans"))
-    for character in text:
-        yield character if character.isspace() or font.get_char_index(ord(character)) else "□"
+    The middle of a long one is left out, because names often differ at the end, as in a seed or a number of
+    steps.
+    """
+    text = _drawable(text)
+    wrapped: list[str] = []
+    for kept in range(len(text), 0, -1):
+        middle = "" if kept == len(text) else " … "
+        shown = text[: kept // 2] + middle + text[len(text) - (kept - kept // 2) :]
+        wrapped = textwrap.wrap(shown, _columns(text, width))
+        if len(wrapped) <= lines:
+            break
+    return "\n".join(wrapped)
+
+
+def _text_style(texts: Iterable[str]) -> dict[str, Any]:
+    """Keywords of matplotlib for these texts: fonts that have their characters, and no formulas in $."""
+    families = {family: None for text in texts for character in text if (family := _family(character))}
+    return {"fontfamily": [_FONT, *(family for family in families if family != _FONT)], "parse_math": False}
+
+
+def _columns(text: str, width: int) -> int:
+    """Characters in a line; those of East Asian scripts are twice as wide as others."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return width // 2 if 3 * wide > len(text) else width
+
+
+def _drawable(text: str) -> str:
+    """The text with characters that no font has transliterated, in brackets."""
+    return "".join(
+        "".join(part) if has_font else _transliterated(part)
+        for has_font, group in groupby(text, lambda c: c.isspace() or _family(c) is not None)
+        if (part := list(group))
+    )
+
+
+def _transliterated(characters: Iterable[str]) -> str:
+    """Readings from Unicode's names, such as [neko] for two Hiragana; the code points of ideographs."""
+    readings = [reading for character in characters if (reading := _reading(character))]
+    separate = any(" " in reading or reading.startswith("U+") for reading in readings)
+    return f"[{(' ' if separate else '').join(readings)}]"
+
+
+def _reading(character: str) -> str:
+    name = unicodedata.name(character, "")
+    if any(kind in name for kind in (" LETTER ", " SYLLABLE ", " VOWEL SIGN ")):
+        return name.rpartition(" ")[2].lower()
+    if unicodedata.combining(character):
+        return ""  # a mark on the letter before it
+    return f"U+{ord(character):04X}" if not name or "IDEOGRAPH" in name else name.lower()
+
+
+@lru_cache(maxsize=4096)
+def _family(character: str) -> str | None:
+    """The font family that has a character: `_FONT` if it can, else the first installed one; None without."""
+    from matplotlib.font_manager import findfont, fontManager, get_font
+
+    if get_font(findfont(_FONT)).get_char_index(ord(character)):
+        return _FONT
+    regular = sorted(
+        (font.name, font.fname)
+        for font in fontManager.ttflist
+        if font.style == "normal"
+        and str(font.weight) in ("400", "normal", "regular", "book")
+        # the placeholder glyphs of a "last resort" font say nothing
+        and "last resort" not in font.name.lower().replace("lastresort", "last resort")
+    )
+    for name, path in regular:
+        if get_font(path).get_char_index(ord(character)):
+            return name
+    return None
 
 
 def _heading(section: Section, text: str) -> str:
     """The suite's name, `text`, and why the results are not full ones."""
     marks = "; ".join(section.watermarks)
-    return f"{section.suite}: {text}" + (f"   [{marks}]" if marks else "")
+    return _drawable(f"{section.suite}: {text}" + (f"   [{marks}]" if marks else ""))
 
 
 def _stacked(width: float, heights: Sequence[float]) -> tuple[Figure, list[SubFigure]]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from PIL import Image
 
+from leaderboards import pictures
 from leaderboards.builder import build
 from leaderboards.pictures import PROMPTS, draw_differences, draw_samples, png
 from leaderboards.records import ScoreSet
@@ -67,3 +71,59 @@ def test_no_picture_if_there_is_nothing_to_show(make_run: MakeRun) -> None:
     board = build([make_run("base", (BRIGHT, [[1.0], [2.0]]))], "base")
     assert draw_differences(board) is None
     assert draw_samples(board) is None
+
+
+def test_characters_that_no_font_has_are_transliterated_visibly(make_run: MakeRun) -> None:
+    prompts = ("猫 and a dog", "ねこ and 안녕", "a 🦩 in \ue000", "costs $5 and $6")
+    kinds = {"images": True, "prompts": prompts}
+    runs = [make_run(name, (BRIGHT, [[i % 3] for i in range(4)]), **kinds) for name in ("base", "新しい")]
+    with no_other_fonts():
+        figure = draw_samples(build(runs, "base"))
+        assert figure is not None
+        shown = " ".join(" ".join(texts(figure)).split())
+    for text in ("[U+732B] and a dog", "[neko] and [annyeong]", "a [flamingo] in [U+E000]", "[U+65B0 si i]"):
+        assert text in shown
+    assert "costs $5 and $6" in shown
+    assert "□" not in shown
+
+
+def test_a_font_that_has_the_characters_is_used_where_there_is_one() -> None:
+    character = "\u2312"  # not in DejaVu Sans; in other fonts of matplotlib
+    assert pictures._caption(f"an {character}") == f"an {character}"
+    first, other = pictures._text_style([character])["fontfamily"]
+    assert first == "DejaVu Sans" != other
+    with no_other_fonts():
+        assert pictures._caption(f"an {character}") == "an [arc]"
+
+
+def test_names_keep_their_end(tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(image)
+    prompt = "a photograph of a red cube on a long wooden table beside a blue sphere and a green cone"
+    rows = [(f"{prompt} [{steps} tuned steps]", [image]) for steps in (5, 15)]
+    shown = texts(pictures.image_table(rows, ["1"]))
+    for steps in (5, 15):
+        assert any(text.replace("\n", " ").endswith(f"[{steps} tuned steps]") for text in shown)
+
+
+def test_a_constant_zero_has_no_scale_of_rounding_errors(make_run: MakeRun) -> None:
+    runs = [
+        make_run("base", (BRIGHT, [[1e-17 * (i % 3)] for i in range(20)])),
+        make_run("new", (BRIGHT, [[1e-17 * (i % 5)] for i in range(20)])),
+    ]
+    figure = draw_differences(build(runs, "base"))
+    assert figure is not None
+    low, high = figure.subfigs[0].axes[0].get_xlim()
+    assert (low, high) == (-1, 1)
+
+
+@contextmanager
+def no_other_fonts() -> Iterator[None]:
+    """Hide all fonts but the default one."""
+    from matplotlib.font_manager import fontManager
+
+    default = [font for font in fontManager.ttflist if font.name == "DejaVu Sans"]
+    pictures._family.cache_clear()
+    with patch.object(fontManager, "ttflist", default):
+        yield
+    pictures._family.cache_clear()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from benchmarks.cli import main
 from leaderboards.records import ScoreSet
@@ -109,3 +110,25 @@ def test_table_fits_the_terminal(
     leaderboard(runs, "--baseline", "base", "--out", tmp_path / "board")
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines if not line.startswith(str(tmp_path))) <= int(columns)
+
+
+def test_a_board_of_many_systems_fits_the_terminal(
+    make_run: Callable[..., RunState],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [
+        "base",
+        "a long name of a system, trained with many settings",
+        "_".join(["unbroken"] * 7),
+        "新しい" * 9,
+    ]
+    for number, name in enumerate(names):
+        settings = {"guidance": float(number), "steps": 25}
+        make_run(name, (BRIGHT, [[i % 7 + number] for i in range(8)]), settings=settings)
+    monkeypatch.setenv("COLUMNS", "72")
+    assert leaderboard(tmp_path / "runs", "--baseline", "base", "--out", tmp_path / "b") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if str(tmp_path) not in line]
+    assert max(map(cell_len, lines)) <= 72
+    assert len(lines) > 12
