@@ -31,6 +31,24 @@ class Tokens(NamedTuple):
     mask: Tensor
     """1 for text, 0 for padding, (B, T)."""
 
+    def needed(self, pooling: str, end: int) -> int:
+        """Count the tokens that a causal text tower needs: up to the last one whose state is an embedding.
+
+        Later tokens, the padding above all, change no state before them, so without them all embeddings are
+        the same but for rounding.
+
+        Args:
+            pooling: Which state is the embedding: that of the largest id ("argmax"), of the first ``end``
+                ("eos"), or of the first token ("first"); for any other all tokens are needed.
+            end: Id of the end token.
+        """
+        if pooling == "first":
+            return 1
+        if pooling not in ("argmax", "eos"):
+            return self.ids.shape[1]
+        values = self.ids if pooling == "argmax" else torch.eq(self.ids, end).int()
+        return int(values.argmax(dim=-1).max()) + 1
+
 
 class Tokenizer(Protocol):
     """Cuts each prompt to ``limit`` tokens, special tokens included, and pads it to that length."""

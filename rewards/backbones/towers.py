@@ -16,15 +16,23 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from rewards.backbones.processor import OPEN_CLIP_CONFIG, read_json
-from rewards.backbones.tokens import CLIP_LIMIT, OpenClipTokenizer, Tokenizer, transformers_tokenizer
+from rewards.backbones.tokens import (
+    CLIP_LIMIT,
+    OpenClipTokenizer,
+    Tokenizer,
+    transformers_tokenizer,
+)
 from rewards.weights.tensors import load_state, read_tensors, state_mismatch
 from tcbench.errors import MismatchError, first_line
 from tcbench.quiet import quiet
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from rewards.base import Reward
 
 _AnyTowers = TypeVar("_AnyTowers", bound="Towers")
@@ -184,18 +192,17 @@ class Towers(nn.Module, ABC):
     def _embed_prompts(self, prompts: Sequence[str]) -> Tensor: ...
 
 
-def tower_embeddings(reward: Reward, images: Tensor) -> Tensor | None:
+def tower_embeddings(reward: Reward, images: Tensor | Sequence[Image]) -> Tensor | None:
     """Return unit embeddings (B, D) of images by a reward's image tower; None if it has none.
 
     Args:
         reward: A loaded reward.
-        images: Float tensor (B, 3, H, W), RGB in [0, 1].
+        images: Float tensor (B, 3, H, W), RGB in [0, 1], or PIL images.
     """
     towers = [module for module in reward.modules() if isinstance(module, Towers)]
     if not towers:
         return None
-    device = towers[0].logit_scale.device
-    return torch.cat([towers[0].embed_images(part) for part in reward.pixels([images.to(device)])])
+    return torch.cat([towers[0].embed_images(part) for part in reward.pixels(images)])
 
 
 def _load_once(key: tuple[object, ...], make: Callable[[], _AnyTowers]) -> _AnyTowers:
@@ -273,8 +280,23 @@ class OpenClipTowers(Towers):
         return embedding
 
     def _embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        ids = self.tokenizer(prompts).ids.to(self.model.logit_scale.device)
-        embedding: Tensor = self.model.encode_text(ids, normalize=True)
+        from open_clip.model import CustomTextCLIP
+
+        tokens = self.tokenizer(prompts)
+        ids = tokens.ids.to(self.model.logit_scale.device)
+        custom = isinstance(self.model, CustomTextCLIP)
+        text: Any = self.model.text if custom else self.model
+        # A class token stands behind the text, and its mask depends on the padding.
+        if text.attn_mask is None or (custom and text.cls_emb is not None):
+            embedding: Tensor = self.model.encode_text(ids, normalize=True)
+            return embedding
+        pooling = (text.pool_type, text.eos_id) if custom else (text.text_pool_type, text.text_eos_id)
+        length = tokens.needed(*pooling)
+        # The model adds all of its positions and its whole mask, so it gets the beginnings of both.
+        cut = {"positional_embedding": text.positional_embedding[:length]}
+        cut["attn_mask"] = text.attn_mask[:length, :length]
+        parameters = {f"text.{name}" if custom else name: value for name, value in cut.items()}
+        _, embedding, *_ = functional_call(self.model, parameters, (None, ids[:, :length]))
         return embedding
 
 
@@ -330,12 +352,13 @@ class TransformersTowers(Towers):
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
     def _embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        # Without a mask. CLIP's text tower is causal and pools at the first end token, so the padding after
-        # the longest prompt changes nothing and is cut off; SigLIP was trained to attend to its padding.
-        ids, mask = self.tokenizer(prompts)
+        # Without a mask. CLIP's text tower is causal; SigLIP was trained to attend to its padding.
+        tokens = self.tokenizer(prompts)
+        ids = tokens.ids.to(self.model.logit_scale.device)
         if self.model.config.model_type == "clip":
-            ids = ids[:, : int(mask.sum(dim=1).max())]
-        ids = ids.to(self.model.logit_scale.device)
+            end = self.model.config.text_config.eos_token_id
+            # Old configurations name a wrong end token, 2, for which transformers takes the largest id.
+            ids = ids[:, : tokens.needed("argmax" if end == 2 else "eos", end)]
         return F.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=-1)
 
 

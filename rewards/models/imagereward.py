@@ -39,7 +39,8 @@ class ImageReward(Reward):
 
     def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         assert self.tokenizer is not None, "set in _build"
-        tokens = self.tokenizer(prompts)
-        raw = self.ranker(pixels, tokens.ids.to(pixels.device), tokens.mask.to(pixels.device))
+        ids, mask = self.tokenizer(prompts)
+        longest = int(mask.sum(dim=1).max())  # nothing attends to the padding, so it is left out
+        raw = self.ranker(pixels, ids[:, :longest].to(pixels.device), mask[:, :longest].to(pixels.device))
         score: Tensor = (raw - self.config.mean) / self.config.std
         return score
