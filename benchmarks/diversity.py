@@ -87,11 +87,10 @@ def _scores_of_prompt(run: RunState, reward: Reward, samples: Sequence[Sample]) 
     import torch
 
     from rewards.backbones.towers import tower_embeddings
-    from rewards.base import as_batch
 
-    images = as_batch([run.open_image(sample).convert("RGB") for sample in samples])
+    images = [run.open_image(sample) for sample in samples]
     with torch.inference_mode():
-        embedding = tower_embeddings(reward, torch.cat(images))
+        embedding = tower_embeddings(reward, images)
     if embedding is None:
         raise ConfigError(
             f"{reward.info.name} has no image embedding; use a CLIP or SigLIP reward, such as world-siglip"

@@ -21,7 +21,7 @@ parser.add_argument(
 parser.add_argument("--device", default="cpu")
 options = parser.parse_args()
 
-images = [Image.open(file).convert("RGB") for file in options.images]
+images = [Image.open(file) for file in options.images]
 
 # A Panel scores the images with all rewards in one pass; rewards with the same image tower share it.
 panel = Panel(options.rewards.split(","), device=options.device)

@@ -16,6 +16,7 @@ from leaderboards.board import GROUPS, Board, Claim, Column, Group, Section, See
 from leaderboards.records import Key
 from leaderboards.run_state import RunState
 from leaderboards.stats import CLAIM_PROMPTS
+from tcbench.images import upright
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -279,7 +280,7 @@ def _pixels(path: Path) -> Image:
     from PIL import Image
 
     with Image.open(path) as image:
-        shown = image.convert("RGB")
+        shown = upright(image).convert("RGB")
     shown.thumbnail((256, 256))
     return shown
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self, final
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rewards.backbones.processor import profile_of
 from rewards.info import RewardInfo
-from rewards.preprocess import preprocess, to_tensor
+from rewards.preprocess import Profile, preprocess
 from rewards.weights.locate import content_id, locate_weights
 
 if TYPE_CHECKING:
@@ -84,11 +84,11 @@ class Reward(nn.Module, ABC):
             ValueError: If images or prompts are invalid; the message says how to fix them.
         """
         batch = as_batch(images)
-        texts = self.check_prompts(prompts, sum(len(part) for part in batch))
+        texts = self.check_prompts(prompts, len(batch))
         return self.score_pixels(self.pixels(batch), texts)
 
     @final
-    def pixels(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def pixels(self, batch: Tensor | Sequence[Image]) -> tuple[Tensor, ...]:
         """Preprocess images for the model.
 
         Args:
@@ -98,12 +98,14 @@ class Reward(nn.Module, ABC):
             Tensors (B, 3, H, W) in the model's precision on its device: one for each run of consecutive
             images with the same size, so a single one unless the profile keeps the images' shapes.
         """
+        if isinstance(batch, Tensor):
+            images = batch if self.info.differentiable else batch.detach()
+            return (preprocess(images.to(self._device(images)), self.profile).to(self.dtype),)
         # PIL images may have any size, so each is preprocessed alone; then equal sizes are batched.
-        if not self.info.differentiable:
-            batch = [part.detach() for part in batch]
-        parts = [preprocess(part.to(self._device(part)), self.profile) for part in batch]
+        parts = [preprocess(image, self.profile) for image in batch]
         runs = groupby(parts, key=lambda part: part.shape[-2:])
-        return tuple(torch.cat(list(run)).to(self.dtype) for _, run in runs)
+        pixels = [torch.cat(list(run)) for _, run in runs]
+        return tuple(run.to(self._device(run), self.dtype) for run in pixels)
 
     @final
     def score_pixels(self, pixels: Sequence[Tensor], prompts: Sequence[str]) -> Tensor:
@@ -190,10 +192,17 @@ def score_id(info: RewardInfo, dtype: str = "float32", files: Mapping[str, Path]
         "options": dict(info.options),
         "weights": {file.key: content_id(file, files[file.key]) for file in info.weights},
         "code": dict(info.code),
-        "profile": asdict(profile_of(info, files)),
+        "profile": _profile_id(profile_of(info, files)),
         "dtype": dtype,
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _profile_id(profile: Profile) -> dict[str, object]:
+    """Return a profile as part of an id: fields added after the first scores only where they differ."""
+    later = {field.name: field.default for field in fields(profile) if field.name in ("convert", "version")}
+    given = asdict(profile)
+    return {name: given[name] for name in given if name not in later or given[name] != later[name]}
 
 
 def _entry_id(entry: str) -> str:
@@ -205,41 +214,38 @@ def _entry_id(entry: str) -> str:
     return Path(entry).name if ".py:" in entry else entry.replace("rewards.models.", "rewards.", 1)
 
 
-def as_batch(images: Tensor | Sequence[Image]) -> list[Tensor]:
-    """Check images and convert them to tensors.
+def as_batch(images: Tensor | Iterable[Image]) -> Tensor | list[Image]:
+    """Check images.
 
     Args:
         images: Float tensor (B, 3, H, W), RGB in [0, 1]; or PIL images of any 8-bit mode.
 
     Returns:
-        The tensor alone, or one tensor (1, 3, H, W) for each PIL image.
+        The tensor, or the list of PIL images.
 
     Raises:
         ValueError: If the images are invalid; the message says how to fix them.
     """
     if isinstance(images, Tensor):
-        batch = [images]
-    elif isinstance(images, Iterable):
-        batch = [_from_pil(image)[None] for image in images]
-    else:
+        _check_images(images)
+        return images
+    if not isinstance(images, Iterable):
         raise ValueError(
             f"got a {type(images).__name__} as images; expected {_EXPECTED_IMAGES}: "
             "put a single image into a list"
         )
+    batch = list(images)
     if not batch:
         raise ValueError(f"got no images; expected {_EXPECTED_IMAGES}: give at least one")
-    for part in batch:
-        _check_images(part)
+    for image in batch:
+        if not hasattr(image, "convert"):
+            raise ValueError(
+                f"got a list with a {type(image).__name__} as images; expected {_EXPECTED_IMAGES}: "
+                "use torch.stack to make one tensor of several"
+            )
+        if 0 in image.size:
+            raise ValueError(f"got an image of {image.width} x {image.height} pixels; expected no side 0")
     return batch
-
-
-def _from_pil(image: Image) -> Tensor:
-    if not hasattr(image, "convert"):
-        raise ValueError(
-            f"got a list with a {type(image).__name__} as images; expected {_EXPECTED_IMAGES}: "
-            "use torch.stack to make one tensor of several"
-        )
-    return to_tensor(image)
 
 
 def _check_images(images: Tensor) -> None:

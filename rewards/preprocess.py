@@ -1,25 +1,27 @@
 """From images to a model's input: one differentiable path for PIL images and tensors, named by a profile.
 
 Most reward models were published with PIL's resize. It works on 8-bit pixels, antialiases, and rounds to 8
-bits after each direction. A profile with ``emulate_pil`` reproduces its result bit for bit, also from float
-tensors, and passes gradients straight through the rounding. Shapes: B batch, H height, W width.
+bits after each direction. A profile with ``emulate_pil`` has its result bit for bit: PIL images are resized
+by PIL itself, tensors by `rewards.resample`. Shapes: B batch, H height, W width.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image as pil
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from rewards.resample import Kernel, Side, resize_like_pil
+from tcbench.images import upright
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
@@ -29,8 +31,14 @@ _QWEN_BLOCK_PX = 28
 _QWEN_MAX_RATIO = 200
 """Largest ratio of the sides of an image that Qwen2-VL reads."""
 
-_PIL_WEIGHT_BITS = 22
-"""Fractional bits of the fixed-point weights in PIL's resize of 8-bit images (Resample.c: 32 - 8 - 2)."""
+_PIL_PIXELS = 2**25
+"""Largest image that PIL may make on the way to the kept part of the result. It computes all of the resized
+image before it is cropped; a line of 1 x 20,000 pixels would become 224 x 4,480,000."""
+
+_BY_BAND = ("L", "LA", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
+"""Modes of 8-bit channels that PIL resizes each by itself; 1 and P have no values between two pixels."""
+_PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}
+"""Modes in which PIL resizes: a transparent pixel counts for the colour as much as it is seen."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +62,20 @@ class Profile:
     """Resize 8-bit pixels as PIL does; otherwise floats as torch does, which can leave [0, 1]."""
     antialias: bool = True
     """Without it (tensors only) shrinking skips pixels, as torchvision did until version 0.17."""
-    kernel: Literal["bicubic", "bilinear"] = "bicubic"
+    kernel: Kernel = "bicubic"
     crop: Literal["round", "floor"] = "round"
     """Rounding of half an odd margin: torchvision rounds to even, transformers' processors round down."""
     mean: tuple[float, float, float] | None = None
     """Subtracted from pixels in [0, 1], by channel; None skips the normalisation."""
     std: tuple[float, float, float] | None = None
     """Divides the pixels after that, by channel."""
+    convert: Literal["first", "last"] = "first"
+    """When a PIL image of another mode becomes RGB: before it is resized, or after it is resized and cropped,
+    which is OpenAI's order. With "last", pixels of a palette or of 1 bit are picked, not interpolated, and
+    transparent pixels count less."""
+    version: int = 1
+    """Raised when the same settings give other pixels. 2: images are turned as their orientation tag says.
+    Profiles that the embedded world uses stay at 1: its images are generated and carry no tag."""
 
 
 def _clip(size: int, crop: Literal["round", "floor"] = "round") -> Profile:
@@ -73,33 +88,38 @@ def _hps(size: int, antialias: bool) -> Profile:
     return Profile(name, "longest", size, False, antialias, mean=CLIP_MEAN, std=CLIP_STD)
 
 
+_OF_WORLD = (
+    _clip(64),
+    _clip(64, "floor"),
+    _hps(64, antialias=False),
+    Profile("siglip-64", "squash", 64, mean=HALF, std=HALF),
+    Profile("squash-64", "squash", 64),
+)
+_OF_PUBLISHED = (
+    Profile("raw", "none", emulate_pil=False),
+    # The transforms of openai/CLIP, jmhessel/clipscore and ImageReward convert last. Processors of
+    # transformers, the image loaders of MPS, VQAScore and HPSv3, and HPSv2's transform convert first.
+    replace(_clip(224), convert="last"),
+    _clip(224, "floor"),
+    _hps(224, antialias=False),
+    _hps(224, antialias=True),
+    Profile("llava-336", "pad", 336, mean=CLIP_MEAN, std=CLIP_STD),
+    Profile("siglip-384", "squash", 384, mean=HALF, std=HALF),
+    Profile("qwen-448", "area", 448, mean=CLIP_MEAN, std=CLIP_STD),
+    Profile("siglip2-384", "squash", 384, kernel="bilinear", mean=HALF, std=HALF),
+    Profile("clip-native", "none", emulate_pil=False, mean=CLIP_MEAN, std=CLIP_STD),
+)
 PROFILES = {
     profile.name: profile
-    for profile in (
-        Profile("raw", "none", emulate_pil=False),
-        _clip(224),
-        _clip(224, "floor"),
-        _clip(64),
-        _clip(64, "floor"),
-        _hps(224, antialias=False),
-        _hps(224, antialias=True),
-        _hps(64, antialias=False),
-        Profile("siglip-64", "squash", 64, mean=HALF, std=HALF),
-        Profile("squash-64", "squash", 64),
-        Profile("llava-336", "pad", 336, mean=CLIP_MEAN, std=CLIP_STD),
-        Profile("siglip-384", "squash", 384, mean=HALF, std=HALF),
-        Profile("qwen-448", "area", 448, mean=CLIP_MEAN, std=CLIP_STD),
-        Profile("siglip2-384", "squash", 384, kernel="bilinear", mean=HALF, std=HALF),
-        Profile("clip-native", "none", emulate_pil=False, mean=CLIP_MEAN, std=CLIP_STD),
-    )
+    for profile in (*_OF_WORLD, *(replace(profile, version=2) for profile in _OF_PUBLISHED))
 }
 
 
-def preprocess(images: Tensor, profile: Profile) -> Tensor:
-    """Preprocess images, differentiably.
+def preprocess(images: Tensor | Image, profile: Profile) -> Tensor:
+    """Preprocess images; tensors differentiably.
 
     Args:
-        images: Float tensor (B, 3, H, W), RGB in [0, 1].
+        images: Float tensor (B, 3, H, W), RGB in [0, 1]; or one PIL image of a mode that `to_tensor` takes.
         profile: What to do.
 
     Returns:
@@ -107,11 +127,16 @@ def preprocess(images: Tensor, profile: Profile) -> Tensor:
         shape. float32, or float64 for float64 images if the profile does not emulate PIL.
 
     Raises:
-        ValueError: If an image is too elongated for "area".
+        ValueError: If an image is too elongated for "area", or its mode cannot be converted.
     """
-    images = images.to(torch.promote_types(images.dtype, torch.float32))
-    if profile.resize != "none":
+    if isinstance(images, Image):
+        images, resized = _from_pil(upright(images), profile)
+    else:
+        images, resized = images.to(torch.promote_types(images.dtype, torch.float32)), False
+    if not resized:
         images = _fit(images, profile)
+    if profile.resize == "longest":
+        images = _pad_centre(images, profile.size)
     if profile.mean is None or profile.std is None:
         return images
     mean, std = (images.new_tensor(value).view(3, 1, 1) for value in (profile.mean, profile.std))
@@ -119,7 +144,9 @@ def preprocess(images: Tensor, profile: Profile) -> Tensor:
 
 
 def to_tensor(image: Image) -> Tensor:
-    """Convert a PIL image to a tensor (3, H, W), RGB in [0, 1]; transparency is dropped.
+    """Convert a PIL image to a tensor (3, H, W), RGB in [0, 1].
+
+    The image is turned as its orientation tag says; transparency is dropped.
 
     Args:
         image: An image of any 8-bit mode or 16-bit grey.
@@ -127,17 +154,7 @@ def to_tensor(image: Image) -> Tensor:
     Raises:
         ValueError: If the mode cannot be converted.
     """
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            f"got an image of mode {image.mode}, whose range is unknown; expected an 8-bit mode or 16-bit "
-            "grey: convert it to RGB first"
-        )
-    if image.mode.startswith("I;16"):
-        # PIL would clip 16-bit grey to 255 instead of scaling it.
-        levels = np.asarray(image).astype(np.uint16) >> 8
-        array = np.repeat(levels.astype(np.uint8)[:, :, None], 3, axis=2)
-    else:
-        array = np.array(_rgb(image))
+    array = np.array(_rgb(upright(image)))
     return torch.from_numpy(array).permute(2, 0, 1).float() / 255
 
 
@@ -149,6 +166,15 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
 
 
 def _rgb(image: Image) -> Image:
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"got an image of mode {image.mode}, whose range is unknown; expected an 8-bit mode or 16-bit "
+            "grey: convert it to RGB first"
+        )
+    if image.mode.startswith("I;16"):
+        # PIL would clip 16-bit grey to 255 instead of scaling it.
+        levels = np.asarray(image).astype(np.uint16) >> 8
+        image = pil.fromarray(levels.astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB, PIL would warn of the dropped transparency
     try:
@@ -160,23 +186,110 @@ def _rgb(image: Image) -> Image:
         ) from error
 
 
+def _from_pil(image: Image, profile: Profile) -> tuple[Tensor, bool]:
+    """Return pixels (1, 3, H, W) in [0, 1], and whether they are resized and cropped already."""
+    if profile.resize == "none" or not profile.emulate_pil:
+        return to_tensor(image)[None], False
+    if profile.convert == "first" or image.mode not in (*_BY_BAND, "1", "P"):
+        image = _rgb(image)
+    rows, columns = _sides(image.height, image.width, profile)
+    if (rows.size, columns.size) == (image.height, image.width):
+        box = (columns.start, rows.start, columns.start + columns.kept, rows.start + rows.kept)
+        return to_tensor(image.crop(box))[None], True
+    if image.mode in ("1", "P"):
+        return to_tensor(_pick(_rgb(image), rows, columns))[None], True
+    largest = max(rows.pixels * columns.pixels, max(rows.pixels, rows.size) * columns.size)
+    resize = _resize_by_pil if largest <= _PIL_PIXELS else _resize_bands
+    return to_tensor(resize(image, rows, columns, profile))[None], True
+
+
+def _resize_by_pil(image: Image, rows: Side, columns: Side, profile: Profile) -> Image:
+    mode, colour = image.mode, _padding(profile)
+    if colour and (rows.pixels, columns.pixels) != (image.height, image.width):
+        canvas = pil.new(mode, (columns.pixels, rows.pixels), colour)
+        canvas.paste(image, (columns.before, rows.before))
+        image = canvas
+    kernel = pil.Resampling[profile.kernel.upper()]
+    image = image.convert(_PREMULTIPLIED.get(mode, mode))
+    # One direction at a time, because the order that a single call takes depends on the version of Pillow.
+    for size in ((columns.size, image.height), (columns.size, rows.size)):
+        image = image.resize(size, kernel)
+    right, bottom = columns.start + columns.kept, rows.start + rows.kept
+    return image.crop((columns.start, rows.start, right, bottom)).convert(mode)
+
+
+def _resize_bands(image: Image, rows: Side, columns: Side, profile: Profile) -> Image:
+    """Resize with PIL's result, without making what is cropped afterwards."""
+    mode, drawn = image.mode, _PREMULTIPLIED.get(image.mode, image.mode)
+    array = np.array(image.convert(drawn))
+    bands = torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)[None]
+    resized = resize_like_pil(bands, rows, columns, profile.kernel, _padding(profile))
+    levels = (resized[0] * 255).round().byte().permute(1, 2, 0).contiguous()
+    return pil.frombytes(drawn, (columns.kept, rows.kept), levels.numpy().tobytes()).convert(mode)
+
+
+def _pick(image: Image, rows: Side, columns: Side) -> Image:
+    """Resize by the nearest pixel: PIL's resize of pixels that have no values between them."""
+    lines, cells = (_nearest(side) for side in (rows, columns))
+    return pil.fromarray(np.array(image)[lines][:, cells])
+
+
+def _nearest(side: Side) -> NDArray[np.intp]:
+    """Return the pixel that each kept result shows (Geometry.c, ImagingScaleAffine)."""
+    step = side.pixels / side.size
+    # PIL adds up the steps, whose rounding decides where a result lies between two pixels.
+    centres = np.cumsum(np.concatenate([[step / 2], np.full(side.start + side.kept - 1, step)]))
+    return centres[side.start :].astype(np.intp)
+
+
 def _fit(images: Tensor, profile: Profile) -> Tensor:
+    if profile.resize == "none":
+        return images
     height, width = images.shape[-2:]
-    size, resize = profile.size, _resize_like_pil if profile.emulate_pil else _resize
+    rows, columns = _sides(height, width, profile)
+    if profile.emulate_pil:
+        return resize_like_pil(images, rows, columns, profile.kernel, _padding(profile))
     if profile.resize == "pad":
-        images = _pad_square(images, profile.mean or HALF)
-    if profile.resize in ("pad", "squash"):
-        return resize(images, (size, size), profile)
-    if profile.resize == "area":
-        return resize(images, _whole_blocks(height, width, size * size), profile)
-    if profile.resize == "longest":
-        scale = size / max(height, width)
-        target = (max(1, round(height * scale)), max(1, round(width * scale)))
-        return _pad_centre(resize(images, target, profile), size)
-    # "shortest". torchvision truncates the longer side, so it is not rounded here either.
-    long = int(size * max(height, width) / min(height, width))
-    target = (size, long) if height <= width else (long, size)
-    return _crop_centre(resize(images, target, profile), size, profile.crop)
+        images = _pad_square(images, rows, columns, _padding(profile))
+    if (rows.size, columns.size) != tuple(images.shape[-2:]):
+        # Not clamped to [0, 1]: bicubic overshoots at edges, and so did the published scores.
+        size = (rows.size, columns.size)
+        images = F.interpolate(images, size, mode=profile.kernel, antialias=profile.antialias)
+    bottom, right = rows.start + rows.kept, columns.start + columns.kept
+    return images[..., rows.start : bottom, columns.start : right]
+
+
+def _sides(height: int, width: int, profile: Profile) -> tuple[Side, Side]:
+    """Return how a profile changes the height and the width of an image."""
+    size, sides = profile.size, (height, width)
+    if profile.resize == "pad":
+        longest = max(sides)
+        return _both(Side(longest, (longest - side) // 2, size, 0, size) for side in sides)
+    if profile.resize == "squash":
+        targets = (size, size)
+    elif profile.resize == "area":
+        targets = _whole_blocks(height, width, size * size)
+    elif profile.resize == "longest":
+        scale = size / max(sides)
+        targets = (max(1, round(height * scale)), max(1, round(width * scale)))
+    else:
+        # "shortest". torchvision truncates the longer side, so it is not rounded here either.
+        long = int(size * max(sides) / min(sides))
+        targets = (size, long) if height <= width else (long, size)
+        return _both(
+            Side(side, 0, target, _margin(target - size, profile.crop), size)
+            for side, target in zip(sides, targets, strict=True)
+        )
+    return _both(Side(side, 0, target, 0, target) for side, target in zip(sides, targets, strict=True))
+
+
+def _both(sides: Iterable[Side]) -> tuple[Side, Side]:
+    rows, columns = sides
+    return rows, columns
+
+
+def _margin(surplus: int, crop: Literal["round", "floor"]) -> int:
+    return surplus // 2 if crop == "floor" else round(surplus / 2)
 
 
 def _whole_blocks(height: int, width: int, area: int) -> tuple[int, int]:
@@ -203,10 +316,10 @@ def _whole_blocks(height: int, width: int, area: int) -> tuple[int, int]:
     return rows, columns
 
 
-def _crop_centre(images: Tensor, size: int, crop: Literal["round", "floor"]) -> Tensor:
-    margins = (side - size for side in images.shape[-2:])
-    top, left = (margin // 2 if crop == "floor" else round(margin / 2) for margin in margins)
-    return images[..., top : top + size, left : left + size]
+def _padding(profile: Profile) -> tuple[int, ...]:
+    """Return the 8-bit colour that a profile pads images with before the resize, if it does."""
+    # The official code pads a PIL image, whose background colour is truncated to 8 bits.
+    return tuple(int(255 * value) for value in profile.mean or HALF) if profile.resize == "pad" else ()
 
 
 def _pad_centre(images: Tensor, size: int) -> Tensor:
@@ -214,95 +327,9 @@ def _pad_centre(images: Tensor, size: int) -> Tensor:
     return F.pad(images, (right // 2, right - right // 2, down // 2, down - down // 2))
 
 
-def _pad_square(images: Tensor, colour: tuple[float, float, float]) -> Tensor:
-    """Pad images to a square of the longest side with the 8-bit levels of ``colour``."""
+def _pad_square(images: Tensor, rows: Side, columns: Side, colour: tuple[int, ...]) -> Tensor:
     height, width = images.shape[-2:]
-    side = max(height, width)
-    down, right = (side - height) // 2, (side - width) // 2
-    # The official code pads a PIL image, whose background colour is truncated to 8 bits.
-    levels = images.new_tensor([int(255 * value) for value in colour])
-    square = (levels / 255).view(3, 1, 1).expand(len(images), 3, side, side).clone()
-    square[..., down : down + height, right : right + width] = images
+    levels = images.new_tensor(colour) / 255
+    square = levels.view(3, 1, 1).expand(len(images), 3, rows.pixels, columns.pixels).clone()
+    square[..., rows.before : rows.before + height, columns.before : columns.before + width] = images
     return square
-
-
-def _resize(images: Tensor, size: tuple[int, int], profile: Profile) -> Tensor:
-    if size == tuple(images.shape[-2:]):
-        return images
-    # Not clamped to [0, 1]: bicubic overshoots at edges, and so did the published scores of such profiles.
-    return F.interpolate(images, size, mode=profile.kernel, antialias=profile.antialias)
-
-
-def _resize_like_pil(images: Tensor, size: tuple[int, int], profile: Profile) -> Tensor:
-    """Round images to 8 bits and resize them with the result of PIL's ``Image.resize``."""
-    height, width = images.shape[-2:]
-    # PIL computes in integers. Levels times fixed-point weights are multiples of 2^-22 below 2^9 or so, which
-    # float64 adds without any error, so rounding gives the same level. float32 would not hold them; on a
-    # device without float64 (mps) a pixel may be off by one level.
-    dtype = torch.float32 if images.device.type == "mps" else torch.float64
-    levels = _to_levels(images.to(dtype) * 255)
-    # Width first, then height, with a rounding to 8 bits in between, as Pillow did when the rewards were
-    # published. Pillow 13 begins with the height if that shrinks much more than the width; a score must not
-    # depend on Pillow's version.
-    if size[1] != width:
-        levels = _to_levels(levels @ _pil_weights(width, size[1], profile.kernel).to(levels).T)
-    if size[0] != height:
-        levels = _to_levels(_pil_weights(height, size[0], profile.kernel).to(levels) @ levels)
-    return (levels / 255).float()
-
-
-class _Levels(torch.autograd.Function):
-    """Clip to [0, 255] and round half up, with a straight-through gradient.
-
-    The derivative of rounding is 0 almost everywhere, which would stop all gradients, so rounding counts as
-    the identity. Clipping does not: a pixel that is clipped (PIL's bicubic overshoots at edges) does not
-    change with its input, and its gradient is 0.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward((values >= 0) & (values <= 255))
-        return (values + 0.5).floor_().clamp_(0, 255)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        inside: Tensor = ctx.saved_tensors[0]
-        return gradient * inside
-
-
-def _to_levels(values: Tensor) -> Tensor:
-    levels: Tensor = _Levels.apply(values)  # type: ignore[no-untyped-call]
-    return levels
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # cached: an inference tensor would be unusable in later calls with gradients
-def _pil_weights(inputs: int, outputs: int, kernel: Literal["bicubic", "bilinear"]) -> Tensor:
-    """Return PIL's antialiased weights (outputs, inputs), float64 (Resample.c, precompute_coeffs)."""
-    support, evaluate = (2, _bicubic) if kernel == "bicubic" else (1, _triangle)
-    scale = inputs / outputs
-    # Antialiasing: when shrinking, the kernel is stretched to cover the input pixels of one output pixel.
-    stretch = max(scale, 1.0)
-    centre = (np.arange(outputs)[:, None] + 0.5) * scale
-    first = np.trunc(centre - support * stretch + 0.5).clip(min=0)
-    last = np.trunc(centre + support * stretch + 0.5).clip(max=inputs)
-    position = np.arange(inputs)[None, :]
-    weights = evaluate((position - centre + 0.5) / stretch) * ((position >= first) & (position < last))
-    weights /= weights.sum(axis=1, keepdims=True)
-    # PIL's fixed point rounds half away from zero (normalize_coeffs_8bpc).
-    fixed = np.trunc(weights * 2**_PIL_WEIGHT_BITS + np.copysign(0.5, weights)) / 2**_PIL_WEIGHT_BITS
-    return torch.from_numpy(fixed)
-
-
-def _triangle(x: np.ndarray) -> np.ndarray:
-    """Kernel of linear interpolation, support 1."""
-    return np.where(np.abs(x) < 1, 1 - np.abs(x), 0.0)
-
-
-def _bicubic(x: np.ndarray) -> np.ndarray:
-    """Cubic convolution kernel (Keys 1981, equation 15) with a = -1/2, support 2."""
-    a, x = -0.5, np.abs(x)
-    near = ((a + 2) * x - (a + 3)) * x**2 + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))

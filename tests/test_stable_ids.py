@@ -14,8 +14,8 @@ from benchmarks.planning import Request, plan_run
 from rewards.base import score_id
 
 SCORE_IDS = {
-    "jpeg-compressibility": "f115e76f6eda",
-    "jpeg-incompressibility": "0e1c8dd5f965",
+    "jpeg-compressibility": "9563f1992503",
+    "jpeg-incompressibility": "9880d7c498b9",
     "world-clip": "236ed00757cc",
     "world-aesthetic": "b9fb7c5d6798",
     "world-pick": "fd505a3b1522",

@@ -74,7 +74,7 @@ def _from_open_clip(config: Mapping[str, Any]) -> Profile:
     _require(given.get("mode", "RGB") == "RGB", f"mode {given.get('mode')!r}")
     _require(resize != "longest" or not given.get("fill_color"), f"fill_color {given.get('fill_color')!r}")
     mean, std = (_triple(given.get(k, d)) for k, d in (("mean", CLIP_MEAN), ("std", CLIP_STD)))
-    return _pil_profile(resize, size, kernel, "round", mean, std)
+    return _pil_profile(resize, size, kernel, "round", mean, std, convert="last")
 
 
 def _from_transformers(config: Mapping[str, Any]) -> Profile:
@@ -103,10 +103,22 @@ def _from_transformers(config: Mapping[str, Any]) -> Profile:
     return _pil_profile(resize, side, kernel, "floor", mean, std)
 
 
-def _pil_profile(resize: Any, size: int, kernel: Any, crop: Any, mean: Any, std: Any) -> Profile:
+def _pil_profile(
+    resize: Any, size: int, kernel: Any, crop: Any, mean: Any, std: Any, convert: Any = "first"
+) -> Profile:
     # Where nothing is cropped, ``crop`` must be the default: fields are part of the score id.
     crop = crop if resize == "shortest" else "round"
-    return Profile(f"{resize}-{size}-{kernel}", resize, size, kernel=kernel, crop=crop, mean=mean, std=std)
+    return Profile(
+        f"{resize}-{size}-{kernel}",
+        resize,
+        size,
+        kernel=kernel,
+        crop=crop,
+        mean=mean,
+        std=std,
+        convert=convert,
+        version=2,
+    )
 
 
 def _require(supported: bool, what: str) -> None:

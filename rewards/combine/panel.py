@@ -139,18 +139,19 @@ class Panel(nn.Module):
             ValueError: If the images are invalid.
         """
         batch = as_batch(images)
-        count = sum(len(part) for part in batch)
+        if isinstance(batch, Tensor):
+            batch = batch.to(self.device)
         # Differentiability is part of the key: pixels for a reward without gradient are detached.
         pixels: dict[tuple[Profile, torch.dtype, bool], tuple[Tensor, ...]] = {}
 
         def score(name: str, prompts: Sequence[str] | None) -> Tensor:
             reward = self._rewards[name]
-            texts = reward.check_prompts(prompts, count)
+            texts = reward.check_prompts(prompts, len(batch))
             key = (reward.profile, reward.dtype, reward.info.differentiable)
             # An offloaded panel preprocesses for each reward: `RewardMix.gradient` frees the graph of a turn,
             # and with it that of shared pixels.
             if key not in pixels or self.offload:
-                pixels[key] = reward.pixels([part.to(self.device) for part in batch])
+                pixels[key] = reward.pixels(batch)
             return reward.score_pixels(pixels[key], texts)
 
         with ExitStack() as stack:

@@ -146,8 +146,12 @@ def _pil_images_and_tensors_score_alike(case: Case) -> None:
 
 
 def _every_image_mode_scores_like_rgb(case: Case) -> None:
-    """Grey, palette, 1-bit, 16-bit and CMYK images score like their RGB image; transparency is dropped."""
-    modes = in_modes(case.images[0])
+    """Grey, palette, 1-bit, 16-bit and CMYK images score like their RGB image; transparency is dropped.
+
+    A profile that converts last is checked without a resize, which gives other pixels in another mode.
+    """
+    image, profile = case.images[0], case.reward.profile
+    modes = in_modes(image if profile.convert == "first" else image.resize((profile.size, profile.size)))
     prompts = [case.prompts[0]] * len(modes)
     scores, expected = (case.score(images, prompts) for images in zip(*modes.values(), strict=True))
     for mode, score, rgb_score in zip(modes, scores, expected, strict=True):
@@ -272,7 +276,7 @@ def _gradients_match_finite_differences(case: Case) -> None:
     def score(images: Tensor) -> Tensor:
         # In float64, since differences of float32 scores are mostly rounding. Pixels are not rounded to 8
         # bits: the gradient passes straight through that rounding, but a small step does not.
-        (pixels,) = case.exact.pixels([images])
+        (pixels,) = case.exact.pixels(images)
         # Not `score_pixels`, which ends with a cast to float32.
         return case.exact._score(pixels, [case.prompts[0]] * len(images)).double().cpu()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from tcbench.files import visible
+from tcbench.images import upright
 
 PROMPTS = (
     "a photograph of an astronaut riding a horse",
@@ -54,7 +55,10 @@ def load_photos(folder: Path, count: int) -> dict[str, Image.Image]:
     paths = [path for path in visible(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES]
     if len(paths) < count:
         raise ValueError(f"{folder} has {len(paths)} images; give a folder with at least {count}")
-    return {path.relative_to(folder).as_posix(): Image.open(path).convert("RGB") for path in paths[:count]}
+    return {
+        path.relative_to(folder).as_posix(): upright(Image.open(path)).convert("RGB")
+        for path in paths[:count]
+    }
 
 
 def _write_renders(folder: Path, count: int) -> Path:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from benchmarks.pairs import write_pairs
 from leaderboards.records import Sample, ScoreSet
@@ -27,6 +30,18 @@ def test_pairs_hold_the_images_with_their_prompts(make_run: MakeRun, tmp_path: P
     images = pairs.images([0, 1])
     assert images.shape == (2, 3, 16, 16)
     assert images[1, 0].mean() == pytest.approx(40 / 255)
+
+
+def test_turned_photographs_are_read_upright(tmp_path: Path) -> None:
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 32, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(tmp_path / "a.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.png", exif=exif)
+    lines = [f'{{"file_name": "{name}.png", "text": "a cat"}}' for name in "ab"]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    first, second = Pairs.read(tmp_path, (16, 32)).images([0, 1])
+    assert torch.equal(first, second)
 
 
 def test_a_run_without_images_is_an_error(make_run: MakeRun, tmp_path: Path) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+<<<<<<< HEAD
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
+=======
+from collections.abc import Callable
+from pathlib import Path
+>>>>>>> fd909da (Images are turned upright, converted in the official order, and resized without what is cropped)
 
 import pytest
 from PIL import Image
 
 from leaderboards import pictures
 from leaderboards.builder import build
-from leaderboards.pictures import PROMPTS, draw_differences, draw_samples, png
+from leaderboards.pictures import PROMPTS, _pixels, draw_differences, draw_samples, png
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
 
@@ -65,6 +70,13 @@ def test_samples_leave_out_prompts_without_all_images(runs: list[RunState]) -> N
     assert figure is not None
     assert len([axis for axis in figure.subfigs[0].axes if axis.images]) == 2
     assert len(figure.subfigs[0].axes) == 2 * PROMPTS
+
+
+def test_pictures_show_turned_photographs_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert _pixels(tmp_path / "a.jpg").size == (20, 30)
 
 
 def test_no_picture_if_there_is_nothing_to_show(make_run: MakeRun) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +190,118 @@ def test_16_bit_grey_keeps_its_high_byte() -> None:
 def test_mode_without_known_range_is_refused() -> None:
     with pytest.raises(ValueError, match=r"mode F, .*: convert it to RGB first"):
         to_tensor(Image.new("F", (4, 4)))
+
+
+def with_orientation(image: Image.Image, orientation: int) -> Image.Image:
+    """The image as a camera stores it: turned, with the tag that says so."""
+    stored = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    image.transpose(stored[orientation]).save(file, "PNG", exif=exif)
+    return Image.open(file)
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_stored_orientation_changes_no_pixel(name: str, orientation: int) -> None:
+    image = noise(60, 90)
+    turned = preprocess(with_orientation(image, orientation), PROFILES[name])
+    assert torch.equal(turned, preprocess(image, PROFILES[name]))
+    assert torch.equal(to_tensor(with_orientation(image, orientation)), to_tensor(image))
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+@pytest.mark.parametrize(("height", "width"), [(65, 90), (31, 17), (300, 64), (500, 700), (1, 1)])
+def test_pil_images_and_tensors_have_the_same_pixels(name: str, height: int, width: int) -> None:
+    image = noise(height, width)
+    assert torch.equal(preprocess(image, PROFILES[name]), preprocess(to_tensor(image)[None], PROFILES[name]))
+
+
+def openai_transform(image: Image.Image) -> Tensor:
+    """The transform of openai/CLIP (clip.py, `_transform`), which converts last."""
+    steps = [
+        v2.Resize(224, v2.InterpolationMode.BICUBIC),
+        v2.CenterCrop(224),
+        v2.Lambda(lambda cropped: cropped.convert("RGB")),
+    ]
+    array = np.array(v2.Compose(steps)(image), dtype=np.float32) / 255
+    return TF.normalize(torch.from_numpy(array).permute(2, 0, 1), list(CLIP_MEAN), list(CLIP_STD))
+
+
+MODES = ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV"]
+
+
+def in_mode(mode: str, height: int, width: int) -> Image.Image:
+    """Noise in a mode, partly transparent where the mode allows it."""
+    image = noise(height, width)
+    if mode in ("LA", "RGBA"):
+        image.putalpha(noise(height, width, 1).convert("L"))
+    return image.quantize(16) if mode == "P" else image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("height", "width"), [(300, 451), (90, 70), (224, 227)])
+def test_clip_224_converts_after_the_resize_as_openai_does(mode: str, height: int, width: int) -> None:
+    image = in_mode(mode, height, width)
+    ours = preprocess(image, PROFILES["clip-224"])[0]
+    torch.testing.assert_close(ours, openai_transform(image), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", [name for name in PROFILES if PROFILES[name].convert == "first"])
+def test_other_profiles_convert_before_the_resize(name: str, mode: str) -> None:
+    image = in_mode(mode, 60, 90)
+    rgb = image.convert("RGB")
+    assert torch.equal(preprocess(image, PROFILES[name]), preprocess(rgb, PROFILES[name]))
+
+
+@pytest.mark.parametrize("mode", ["RGB", *MODES])
+@pytest.mark.parametrize(("height", "width"), [(2, 60), (70, 3), (300, 64)])
+def test_pixels_do_not_depend_on_how_much_is_cropped(
+    monkeypatch: pytest.MonkeyPatch, mode: str, height: int, width: int
+) -> None:
+    image = in_mode(mode, height, width)
+    expected = {name: preprocess(image, PROFILES[name]) for name in ("clip-224", "squash-64", "llava-336")}
+    monkeypatch.setattr("rewards.preprocess._PIL_PIXELS", 0)
+    for name, pixels in expected.items():
+        torch.testing.assert_close(preprocess(image, PROFILES[name]), pixels, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["clip-224", "llava-336", "siglip-384", "hps-224-antialias"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1500), (1500, 1), (4, 20000), (20000, 4), (200, 20000)])
+def test_elongated_images_need_little_memory(name: str, height: int, width: int) -> None:
+    grey = np.resize(np.arange(250, dtype=np.uint8), (height, width))
+    image = Image.fromarray(grey).convert("RGB")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pixels = preprocess(image, PROFILES[name])
+    assert torch.equal(preprocess(to_tensor(image)[None], PROFILES[name]), pixels)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700_000  # kB
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1500), (1500, 1), (4, 3000)])
+def test_gradients_of_elongated_images_are_those_of_the_kept_part(height: int, width: int) -> None:
+    image = torch.full((1, 3, height, width), 0.5, requires_grad=True)
+    preprocess(image, PROFILES["clip-224"]).sum().backward()
+    assert image.grad is not None
+    # A weighted mean of the pixels that are kept: each of 224 x 224 results passes its gradient on.
+    expected = torch.tensor([3 * 224 * 224 / 3 / std for std in CLIP_STD])
+    torch.testing.assert_close(image.grad.sum(dim=(0, 2, 3)), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", ["clip-224", "squash-64", "llava-336"])
+@pytest.mark.parametrize(("height", "width"), [(40, 300), (300, 200), (64, 64)])
+def test_gradients_are_those_of_the_whole_weight_matrices(name: str, height: int, width: int) -> None:
+    """Backpropagation equals the product with the weights, where no pixel clips."""
+    profile = replace(PROFILES[name], mean=None, std=None)
+    image = 0.4 + 0.2 * torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    leaf = image.clone().requires_grad_()
+    output = preprocess(leaf, profile)
+    probe = torch.rand(output.shape, generator=torch.Generator().manual_seed(1))
+    (output * probe).sum().backward()
+    # PIL without its rounding, by torch's own code in float64: nearly the same weights.
+    smooth = image.double().requires_grad_()
+    (preprocess(smooth, replace(profile, emulate_pil=False)) * probe).sum().backward()
+    assert leaf.grad is not None
+    assert smooth.grad is not None
+    bound = 2e-6 * float(smooth.grad.abs().max())
+    torch.testing.assert_close(leaf.grad.double(), smooth.grad, rtol=0, atol=bound)

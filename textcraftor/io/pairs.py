@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcbench.errors import ConfigError
+from tcbench.images import upright
 from textcraftor.sources import PromptSource
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Pairs:
             path = self.folder / self.names[number]
             try:
                 with Image.open(path) as image:
-                    images.append(to_tensor(ImageOps.fit(image.convert("RGB"), self.size[::-1])))
+                    images.append(to_tensor(ImageOps.fit(upright(image).convert("RGB"), self.size[::-1])))
             except OSError as error:
                 raise ConfigError(
                     f"cannot read {path}, which {self.folder / METADATA} lists: {error}"

@@ -88,7 +88,7 @@ def test_version_2_5_is_five_affine_layers_on_the_unit_pooled_embedding(
     state = torch.load(files["head"], weights_only=True)
     torch.manual_seed(0)
     pixels = torch.rand(2, 3, 100, 150)
-    (seen,) = reward.pixels([pixels])
+    (seen,) = reward.pixels(pixels)
     with torch.no_grad():
         x = eyes(pixel_values=seen).pooler_output
         x = x / x.norm(dim=-1, keepdim=True)

@@ -1,0 +1,237 @@
+"""PIL's resize of 8-bit pixels, for tensors: the same levels bit for bit, with gradients.
+
+PIL resizes the width first and then the height, and rounds to 8 bits after each. Each result is a sum over
+the few pixels that the kernel covers, so only these are read, and only the part of the result that is kept is
+computed: an elongated image needs no more time and memory than another one. Shapes: B batch, C channels, H
+height, W width, N results of the width, M of the height, K covered pixels.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+Kernel = Literal["bicubic", "bilinear"]
+
+_PIL_WEIGHT_BITS = 22
+"""Fractional bits of the fixed-point weights in PIL's resize of 8-bit images (Resample.c: 32 - 8 - 2)."""
+
+_CHUNK = 2**18
+"""Pixels that are rounded at once on the CPU, so that they stay in its cache: 2 MB in float64."""
+
+
+class Side(NamedTuple):
+    """One direction of a resize: the padded image, its new length, and the part of that which is kept."""
+
+    pixels: int
+    """Length of the image with its padding."""
+    before: int
+    """Padding before the image."""
+    size: int
+    """Length after the resize."""
+    start: int
+    """First kept pixel of the result."""
+    kept: int
+    """Number of kept pixels."""
+
+
+class _Sums(NamedTuple):
+    """Weighted sums of rows, as `torch.nn.functional.embedding_bag` takes them: sparse, sum after sum."""
+
+    row: Tensor
+    """Rows that are added."""
+    weight: Tensor
+    """Their weights."""
+    begin: Tensor
+    """Where each sum begins in both."""
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return the sums (N, ...) of ``rows`` (R, ...)."""
+        sums = F.embedding_bag(
+            self.row, rows.reshape(len(rows), -1), self.begin, per_sample_weights=self.weight, mode="sum"
+        )
+        return sums.view(len(sums), *rows.shape[1:])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> _Sums:
+        return _Sums(self.row.to(device), self.weight.to(device, dtype), self.begin.to(device))
+
+
+class _Taps(NamedTuple):
+    """A direction's weights, float64."""
+
+    first: int
+    """First pixel of the image that a kept result reads; pixels are counted from it."""
+    last: int
+    """End of these pixels, exclusive."""
+    results: _Sums
+    """Results as sums of pixels."""
+    gradients: _Sums
+    """Gradients of pixels as sums of those of results."""
+    padding: Tensor
+    """Sum (N,) of the weights of each result that fall on padding."""
+    total: Tensor
+    """Sum (N,) of all weights of each result; not exactly 1."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> _Taps:
+        """Move the weights to a device and a precision; gradients need float32 only."""
+        sums = self.results.to(device, dtype), self.gradients.to(device, torch.float32)
+        return _Taps(
+            self.first, self.last, *sums, self.padding.to(device, dtype), self.total.to(device, dtype)
+        )
+
+
+def resize_like_pil(
+    images: Tensor, rows: Side, columns: Side, kernel: Kernel, padding: tuple[int, ...] = ()
+) -> Tensor:
+    """Resize images with the result of PIL's ``Image.resize``.
+
+    Args:
+        images: (B, C, H, W): floats in [0, 1], which are rounded to 8 bits first, or 8-bit levels.
+        rows: The height.
+        columns: The width.
+        kernel: PIL's filter.
+        padding: 8-bit level of the padding by channel, if there is any.
+
+    Returns:
+        Levels / 255, (B, C, rows.kept, columns.kept), float32. Gradients pass straight through the rounding,
+        but not through clipping.
+    """
+    height, width = images.shape[-2:]
+    down, across = _taps(height, rows, kernel), _taps(width, columns, kernel)
+    # Only pixels that the kept part depends on are converted.
+    images = images[..., down.first : down.last, across.first : across.last]
+    # PIL computes in integers. Levels times fixed-point weights are multiples of 2^-22 below 2^9 or so, which
+    # float64 adds without any error, so rounding gives the same level. float32 would not hold them; on a
+    # device without float64 (mps) a pixel may be off by one level.
+    device, dtype = images.device, torch.float32 if images.device.type == "mps" else torch.float64
+    level = torch.tensor(padding, device=device, dtype=dtype) if padding else None
+    resized: Tensor = _Resize.apply(images, down.to(device, dtype), across.to(device, dtype), level)  # type: ignore[no-untyped-call]
+    return resized
+
+
+class _Resize(torch.autograd.Function):
+    """The resize, with straight-through gradients.
+
+    The derivative of rounding is 0 almost everywhere, which would stop all gradients, so rounding counts as
+    the identity. Clipping does not: a pixel that is clipped (PIL's bicubic overshoots at edges) does not
+    change with its input, and its gradient is 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, down: _Taps, across: _Taps, padding: Tensor | None) -> Tensor:
+        keep, inside = bool(ctx.needs_input_grad[0]), []
+        if keep:
+            inside.append((images >= 0) & (images <= 1))
+        levels = _levels(images, across.padding.dtype).movedim(-1, 0)  # (W, B, C, H)
+        # Width first, then height, with a rounding to 8 bits in between, as Pillow did when the rewards were
+        # published. Pillow 13 begins with the height if that shrinks much more than the width; a score must
+        # not depend on Pillow's version.
+        levels = across.results.of(levels)  # (N, B, C, H)
+        if padding is not None:
+            levels += across.padding[:, None, None, None] * padding[:, None]
+        if keep:
+            inside.append((levels >= 0) & (levels <= 255))
+        levels = _round(levels).movedim(-1, 0)  # (H, N, B, C)
+        levels = down.results.of(levels)  # (M, N, B, C)
+        if padding is not None:
+            row = across.total[:, None, None] * padding  # of padding alone
+            levels += down.padding[:, None, None, None] * _round(row)
+        if keep:
+            inside.append((levels >= 0) & (levels <= 255))
+            ctx.save_for_backward(*inside)
+            ctx.taps, ctx.dtype = (down, across), images.dtype
+        resized: Tensor = (_round(levels) / 255).float().permute(2, 3, 0, 1)
+        return resized.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        of_images, of_columns, of_rows = ctx.saved_tensors
+        down, across = ctx.taps
+        rows = down.gradients.of(gradient.permute(2, 3, 0, 1).float() * of_rows)  # (H, N, B, C)
+        columns = across.gradients.of(rows.movedim(0, -1) * of_columns)  # (W, B, C, H)
+        return (columns.movedim(0, -1) * of_images).to(ctx.dtype), None, None, None
+
+
+def _levels(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the 8-bit levels (B, C, H, W) of images in a precision that the sums need."""
+    if images.dtype == torch.uint8:
+        return images.to(dtype)
+    levels = torch.empty(images.shape, dtype=dtype, device=images.device)
+    rows = max(1, _CHUNK // images.shape[-1]) if images.device.type == "cpu" else len(levels.flatten(0, -2))
+    chunks = (torch.split(tensor.flatten(0, -2), rows) for tensor in (images, levels))
+    for pixels, rounded in zip(*chunks, strict=True):
+        _round(rounded.copy_(pixels).mul_(255))
+    return levels
+
+
+def _round(values: Tensor) -> Tensor:
+    """Round half up and clip to 8 bits, in place."""
+    return values.add_(0.5).floor_().clamp_(0, 255)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # cached: an inference tensor would be unusable in later calls with gradients
+def _taps(pixels: int, side: Side, kernel: Kernel) -> _Taps:
+    """Return the weights of a direction in which an image has ``pixels`` pixels."""
+    position, weight = _pil_weights(side, kernel)
+    position -= side.before
+    used = (weight != 0) & (position >= 0) & (position < pixels)
+    result, pixel = np.nonzero(used)[0], position[used]
+    first, last = int(pixel.min()), int(pixel.max()) + 1
+    results = _sums(result, pixel - first, weight[used], side.kept)
+    gradients = _sums(pixel - first, result, weight[used], last - first)
+    total = weight.sum(axis=1)
+    padding = (weight * ((position < 0) | (position >= pixels))).sum(axis=1)
+    return _Taps(first, last, results, gradients, torch.from_numpy(padding), torch.from_numpy(total))
+
+
+def _sums(
+    result: NDArray[np.int64], index: NDArray[np.int64], weight: NDArray[np.float64], count: int
+) -> _Sums:
+    """Return ``count`` sums: number ``result`` adds row ``index`` with its weight."""
+    order = np.argsort(result, kind="stable")
+    begin = np.searchsorted(result[order], np.arange(count))
+    return _Sums(*map(torch.from_numpy, (index[order], weight[order], begin)))
+
+
+def _pil_weights(side: Side, kernel: Kernel) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the covered pixels (N, K) of each kept result and PIL's antialiased weights (N, K) of them.
+
+    Resample.c, precompute_coeffs and normalize_coeffs_8bpc. A result that covers fewer pixels than another
+    has weights of 0 at the end.
+    """
+    kept = np.arange(side.start, side.start + side.kept)[:, None]
+    if side.size == side.pixels:
+        return kept, np.ones(kept.shape)  # PIL leaves this direction as it is
+    support, evaluate = (2, _bicubic) if kernel == "bicubic" else (1, _triangle)
+    scale = side.pixels / side.size
+    # Antialiasing: when shrinking, the kernel is stretched to cover the input pixels of one output pixel.
+    stretch = max(scale, 1.0)
+    centre = (kept + 0.5) * scale
+    first = np.trunc(centre - support * stretch + 0.5).clip(min=0).astype(np.int64)
+    last = np.trunc(centre + support * stretch + 0.5).clip(max=side.pixels).astype(np.int64)
+    position = first + np.arange((last - first).max())
+    weights = evaluate((position - centre + 0.5) / stretch) * (position < last)
+    weights /= weights.sum(axis=1, keepdims=True)
+    # PIL's fixed point rounds half away from zero.
+    fixed = np.trunc(weights * 2**_PIL_WEIGHT_BITS + np.copysign(0.5, weights)) / 2**_PIL_WEIGHT_BITS
+    return position.clip(max=side.pixels - 1), fixed
+
+
+def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Kernel of linear interpolation, support 1."""
+    return np.where(np.abs(x) < 1, 1 - np.abs(x), 0.0)
+
+
+def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cubic convolution kernel (Keys 1981, equation 15) with a = -1/2, support 2."""
+    a, x = -0.5, np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))

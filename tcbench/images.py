@@ -1,0 +1,50 @@
+"""Reading pictures: cameras store some of them turned, with a tag that says how to show them."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_ORIENTATION = 0x0112
+"""Number of the EXIF tag (CIPA DC-008, "Orientation")."""
+
+_TAGGED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
+"""Entries of PIL's ``Image.info`` that may hold the tag."""
+
+
+def upright(image: Image) -> Image:
+    """Turn an image as its EXIF or XMP orientation says, as viewers and browsers do.
+
+    Args:
+        image: A PIL image.
+
+    Returns:
+        The image itself if it has no such tag, or none that can be read; otherwise a turned copy without it.
+    """
+    from PIL.Image import Transpose
+
+    image.load()  # Pillow turns a TIFF by itself when it decodes it, and removes the tag
+    try:
+        with warnings.catch_warnings(action="ignore"):  # Pillow warns of damaged metadata
+            orientation = image.getexif().get(_ORIENTATION)
+    except (SyntaxError, ValueError, TypeError, LookupError, OSError, struct.error):
+        return image
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    if orientation not in turns:
+        return image
+    turned = image.transpose(turns[orientation])
+    for entry in _TAGGED:
+        turned.info.pop(entry, None)
+    return turned
