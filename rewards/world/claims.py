@@ -14,7 +14,7 @@ from rewards.world.vision import DetectedObject, Detection
 
 
 @dataclass(frozen=True)
-class CheckedClaim:
+class _CheckedClaim:
     """A claim of a prompt, and whether it is true of an image."""
 
     kind: str
@@ -24,7 +24,7 @@ class CheckedClaim:
     true: bool
 
 
-def check_claims(detection: Detection, prompt: str | Spec) -> list[CheckedClaim]:
+def check_claims(detection: Detection, prompt: str | Spec) -> list[_CheckedClaim]:
     """Check each claim of a prompt against the content of an image.
 
     The prompt's objects are matched with those of the image such that the number of true claims is greatest.
@@ -37,7 +37,7 @@ def check_claims(detection: Detection, prompt: str | Spec) -> list[CheckedClaim]
     if not spec.items:
         return _background_claims(detection, spec)
     claims = _scene_claims(spec, _match(spec, detection))
-    count = CheckedClaim("count", f"{len(spec.items)} object(s)", len(detection.objects) == len(spec.items))
+    count = _CheckedClaim("count", f"{len(spec.items)} object(s)", len(detection.objects) == len(spec.items))
     return [count, *claims, *_background_claims(detection, spec)]
 
 
@@ -57,17 +57,17 @@ def _match(spec: Spec, detection: Detection) -> Match:
     return tuple(detected[column] for column in linear_sum_assignment(true, maximize=True)[1])
 
 
-def _true_count(claims: list[CheckedClaim]) -> int:
+def _true_count(claims: list[_CheckedClaim]) -> int:
     return sum(claim.true for claim in claims)
 
 
-def _background_claims(detection: Detection, spec: Spec) -> list[CheckedClaim]:
+def _background_claims(detection: Detection, spec: Spec) -> list[_CheckedClaim]:
     if spec.background is None:
         return []
-    return [CheckedClaim("background", spec.background, detection.background == spec.background)]
+    return [_CheckedClaim("background", spec.background, detection.background == spec.background)]
 
 
-def _scene_claims(spec: Spec, match: Match) -> list[CheckedClaim]:
+def _scene_claims(spec: Spec, match: Match) -> list[_CheckedClaim]:
     """Claims about objects and their relation."""
     claims = [
         claim
@@ -77,17 +77,17 @@ def _scene_claims(spec: Spec, match: Match) -> list[CheckedClaim]:
     if spec.relation is not None:
         first, second = match[0], match[1]
         holds = first is not None and second is not None and _relation_holds(spec.relation, first, second)
-        claims.append(CheckedClaim("relation", spec.relation, holds))
+        claims.append(_CheckedClaim("relation", spec.relation, holds))
     return claims
 
 
-def _item_claims(item: ItemSpec, detected: DetectedObject | None) -> list[CheckedClaim]:
-    claims = [CheckedClaim("object", item.shape, detected is not None and detected.shape == item.shape)]
+def _item_claims(item: ItemSpec, detected: DetectedObject | None) -> list[_CheckedClaim]:
+    claims = [_CheckedClaim("object", item.shape, detected is not None and detected.shape == item.shape)]
     for kind in ("colour", "size", "position"):
         value = getattr(item, kind)
         if value is not None:
             claims.append(
-                CheckedClaim(kind, value, detected is not None and getattr(detected, kind) == value)
+                _CheckedClaim(kind, value, detected is not None and getattr(detected, kind) == value)
             )
     return claims
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rewards.world.claims import CheckedClaim, check_claims
+from rewards.world.claims import _CheckedClaim, check_claims
 from rewards.world.render import render
 from rewards.world.scenes import CLEAN, Item, Scene
 from rewards.world.vision import DetectedObject, Detection, detect_objects
@@ -20,7 +20,7 @@ def detect(*items: Item, background: str = "sand") -> Detection:
     return detect_objects(render(Scene(items, background, CLEAN)))
 
 
-def false(claims: list[CheckedClaim]) -> list[tuple[str, str]]:
+def false(claims: list[_CheckedClaim]) -> list[tuple[str, str]]:
     return [(claim.kind, claim.claim) for claim in claims if not claim.true]
 
 
@@ -114,8 +114,8 @@ def test_many_named_objects_are_matched_quickly_and_best() -> None:
 def test_a_prompt_can_have_no_claims_or_a_background_alone() -> None:
     assert check_claims(detect(DISC), "an astronaut riding a horse") == []
     assert check_claims(detect(DISC), "nothing on a sand backdrop") == [
-        CheckedClaim("background", "sand", True)
+        _CheckedClaim("background", "sand", True)
     ]
     assert check_claims(detect(DISC), "nothing on a black backdrop") == [
-        CheckedClaim("background", "black", False)
+        _CheckedClaim("background", "black", False)
     ]
