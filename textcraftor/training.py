@@ -64,7 +64,7 @@ SKIPPED_LIMIT = 20
 """Samples in a row without finite rewards or gradients after which a run ends."""
 
 
-class NotFinite(TcbenchError):
+class _NotFinite(TcbenchError):
     """Rewards or gradients were not finite for too many samples in a row."""
 
 
@@ -111,7 +111,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
 
     Raises:
         TcbenchError: If the configuration cannot be trained, with one line per problem; nothing was changed.
-        NotFinite: If rewards or gradients are no longer finite; the last checkpoint is intact.
+        _NotFinite: If rewards or gradients are no longer finite; the last checkpoint is intact.
     """
     progress, folder = progress or Silent(), TrainFolder(Path(out))
     accelerator = _start_processes(device, config.logging.trackers, folder.path)
@@ -429,14 +429,14 @@ def _report_skipped(result: StepResult, total: int, in_a_row: int, folder: Path,
     """Note the first skipped sample.
 
     Raises:
-        NotFinite: If `SKIPPED_LIMIT` samples in a row were skipped.
+        _NotFinite: If `SKIPPED_LIMIT` samples in a row were skipped.
     """
     texts = [sample.text for sample in result.skipped]
     if texts:
         progress.note(f"skipped {texts[0]!r}: a reward or gradient is not finite ({total} so far)")
     if in_a_row >= SKIPPED_LIMIT:
         example = f", such as {texts[0]!r}" if texts else ""
-        raise NotFinite(
+        raise _NotFinite(
             f"the last {in_a_row} samples have rewards or gradients that are not finite{example}; lower "
             f"optimiser.lr or set memory.precision = float32; {folder} has the last checkpoint"
         )

@@ -24,7 +24,7 @@ from tcbench.errors import ConfigError
 from textcraftor.config import TrainConfig, make_config
 from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
 from textcraftor.sources import PromptSource
-from textcraftor.training import NotFinite, train
+from textcraftor.training import _NotFinite, train
 from textcraftor.validation import Validation
 
 # inside diffusers
@@ -350,7 +350,7 @@ def test_run_ends_when_no_sample_is_finite(
 ) -> None:
     (tmp_path / "dogs.txt").write_text("a dog\n")
     config = config_for(mix=f"{toys}:Broken=1", prompts=str(tmp_path / "dogs.txt"), every=0, updates=50)
-    with pytest.raises(NotFinite, match=r"the last 20 samples .* such as 'a dog'"):
+    with pytest.raises(_NotFinite, match=r"the last 20 samples .* such as 'a dog'"):
         train(config, tmp_path / "out", device="cpu")
 
 
