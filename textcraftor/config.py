@@ -177,7 +177,7 @@ class MemorySettings:
 
 
 @validated
-class _LoggingSettings:
+class LoggingSettings:
     """Checkpoints and logs."""
 
     method: str = ""
@@ -219,7 +219,7 @@ class TrainConfig:
     """Validation and checkpoint selection."""
     memory: MemorySettings = field(default_factory=MemorySettings)
     """Memory and speed."""
-    logging: _LoggingSettings = field(default_factory=_LoggingSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
     """Checkpoints and logs."""
 
     def __post_init__(self) -> None:

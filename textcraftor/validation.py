@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leaderboards.stats import Estimate, mean_interval
-from rewards.backbones.towers import tower_embeddings
+from rewards.backbones.towers import Towers
 from rewards.base import Reward
 from rewards.combine.mix import RewardMix
 from rewards.preprocess import to_bytes
@@ -203,7 +203,7 @@ class Validator:
             row = {**mixed.scores, TRAINED: mixed.total}
             if self.selection_reward is not None:
                 row[self.selection_reward.info.name] = self.selection_reward.score(part, part_texts)
-                embeddings.append(tower_embeddings(self.selection_reward, part))
+                embeddings.append(Towers.image_embeddings(self.selection_reward, part))
             for name, values in row.items():
                 scores.setdefault(name, []).append(values)
         return {name: torch.cat(values) for name, values in scores.items()}, embeddings

@@ -91,6 +91,19 @@ class Towers(nn.Module, ABC):
             return OpenClipTowers.from_folder(folder, tokenizer)
         return TransformersTowers.from_folder(folder, tokenizer)
 
+    @staticmethod
+    def image_embeddings(reward: Reward, images: Tensor | Sequence[Image]) -> Tensor | None:
+        """Return unit embeddings (B, D) of images by a reward's image tower; None if it has none.
+
+        Args:
+            reward: A loaded reward.
+            images: Float tensor (B, 3, H, W), RGB in [0, 1], or PIL images.
+        """
+        towers = [module for module in reward.modules() if isinstance(module, Towers)]
+        if not towers:
+            return None
+        return torch.cat([towers[0].embed_images(part) for part in reward.pixels(images)])
+
     @property
     def logit_scale(self) -> Tensor:
         """Learnt factor of the cosine."""
@@ -190,19 +203,6 @@ class Towers(nn.Module, ABC):
 
     @abstractmethod
     def _embed_prompts(self, prompts: Sequence[str]) -> Tensor: ...
-
-
-def tower_embeddings(reward: Reward, images: Tensor | Sequence[Image]) -> Tensor | None:
-    """Return unit embeddings (B, D) of images by a reward's image tower; None if it has none.
-
-    Args:
-        reward: A loaded reward.
-        images: Float tensor (B, 3, H, W), RGB in [0, 1], or PIL images.
-    """
-    towers = [module for module in reward.modules() if isinstance(module, Towers)]
-    if not towers:
-        return None
-    return torch.cat([towers[0].embed_images(part) for part in reward.pixels(images)])
 
 
 def _load_once(key: tuple[object, ...], make: Callable[[], _AnyTowers]) -> _AnyTowers:
