@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import io
-<<<<<<< HEAD
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
-=======
-from collections.abc import Callable
-from pathlib import Path
->>>>>>> fd909da (Images are turned upright, converted in the official order, and resized without what is cropped)
 
 import pytest
 from PIL import Image
