@@ -258,10 +258,6 @@ class System:
         hub_id, _, revision = model.partition("@")
         if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
             return System(name=hub_id.replace("/", "_"), pipeline=hub_id, revision=revision or None)
-        if path.is_file():
-            raise ConfigError(
-                f"{model} is a file; expected a named system, a TOML file, a diffusers folder or a hub id"
-            )
         raise UnknownName("model, TOML file, diffusers folder or hub id", model, SYSTEMS)
 
     def save(self, folder: Path) -> None:

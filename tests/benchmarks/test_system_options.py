@@ -225,7 +225,7 @@ def test_a_single_file_says_how_to_use_it(tmp_path: Path) -> None:
         ("lora.safetensors", "is a file of adapters .*`lora` in a system's TOML"),
         ("vae.safetensors", "is a file of weights, not a pipeline"),
         ("broken.safetensors", "is not a safetensors file"),
-        ("notes.md", "is a file; expected a diffusers folder"),
+        ("notes.md", "is a file; expected a named system"),
     ):
         for find in (System.find, make_config):
             with pytest.raises(TcbenchError, match=message):

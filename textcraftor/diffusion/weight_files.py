@@ -131,7 +131,7 @@ def _variant(name: str) -> str:
 def _kind_of_file(path: Path) -> str:
     """Return what a file is that was given as a model, and how to use it."""
     if path.suffix not in (".safetensors", ".bin", ".ckpt", ".pt", ".pth"):
-        return "a file; expected a diffusers folder, a hub id, a named model or a .toml file"
+        return "a file; expected a named system, a TOML file, a diffusers folder or a hub id"
     keys = _tensor_names(path) if path.suffix == ".safetensors" else ["model.diffusion_model."]
     if any("lora" in key for key in keys):
         return "a file of adapters (LoRA), not a pipeline; name it as `lora` in a system's TOML file"

@@ -13,7 +13,7 @@ import torch
 from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
-from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow, PipelineRunner, switch_encoder
+from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow, PipelineRunner, _generators, switch_encoder
 from textcraftor.diffusion.sampling import Denoiser, Rollout, with_timesteps
 from textcraftor.diffusion.schedule import SAMPLERS, Schedule
 
@@ -101,7 +101,9 @@ def test_switch_encoder_works_with_an_unmodified_pipeline(
     theirs.scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(theirs.scheduler.config)
     theirs.set_progress_bar_config(disable=True)
     arguments = switch_encoder(theirs, TEXTS, tuned_steps=last, steps=5, guidance=3.0, text_encoder=tuned)
-    noise = initial_latents([1, 2], (4, 8, 8))
+    noise, seeds = initial_latents([1, 2], (4, 8, 8)), [1, 2]
+    if Schedule(sampler, 5, 3.0).noisy:
+        arguments["generator"] = _generators(seeds)
     image = theirs(
         latents=noise, num_inference_steps=5, guidance_scale=3.0, output_type="np", **arguments
     ).images
@@ -109,7 +111,7 @@ def test_switch_encoder_works_with_an_unmodified_pipeline(
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     windows = (EncoderWindow({"tuned": 1.0}, last),) if last else ()
     others = {"tuned": replace_encoders(pipe, {"text_encoder": tuned})}
-    ours = PipelineRunner(pipe, Schedule(sampler, 5, 3.0), others, windows).generate(TEXTS, noise)
+    ours = PipelineRunner(pipe, Schedule(sampler, 5, 3.0), others, windows).generate(TEXTS, noise, seeds)
     assert (image == ours).all()
 
 
