@@ -13,12 +13,12 @@ from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm
 from rewards.registry import load as load_reward
-from textcraftor.config import MemorySettings, TrainableSettings
+from textcraftor.config import _SAMPLERS, MemorySettings, TrainableSettings
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser
-from textcraftor.diffusion.schedule import SAMPLERS, Schedule
+from textcraftor.diffusion.schedule import Schedule
 from textcraftor.tuned import TunedPipeline
 from textcraftor.validation import NOISES, VALIDATION_SEED, Validation, Validator, _paired_change
 
@@ -32,7 +32,7 @@ def validation(update: int, selection: list[float], trained: list[float]) -> Val
     return Validation(update, {"chosen": selection, "trained": trained}, None, 0.0)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", _SAMPLERS)
 def test_validation_images_equal_those_of_a_run(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     tuned = TunedPipeline(pipe, TrainableSettings(), guided=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from textcraftor.algorithms.latent_scores import decode_latents
+from textcraftor.config import _SAMPLERS
 from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
@@ -25,7 +26,7 @@ from textcraftor.diffusion.sampling import (
     _predict_x0,
     with_timesteps,
 )
-from textcraftor.diffusion.schedule import MEMORYLESS, SAMPLERS, Schedule
+from textcraftor.diffusion.schedule import MEMORYLESS, Schedule
 
 # inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -242,7 +243,7 @@ def test_one_step_estimators_require_ddim(tiny_pipeline: Path) -> None:
         _predict_x0(pipe.scheduler, torch.zeros(1), torch.tensor(1), torch.zeros(1))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", _SAMPLERS)
 def test_gradients_pass_through_every_sampler(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
@@ -258,7 +259,7 @@ def test_gradients_pass_through_every_sampler(tiny_pipeline: Path, sampler: str)
     alike([gradients[1]], [gradients[0]], 1e-3)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", _SAMPLERS)
 def test_rollout_equals_the_pipeline(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
     runner = PipelineRunner(pipe, Schedule(sampler, STEPS, GUIDANCE))
