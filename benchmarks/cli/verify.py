@@ -120,6 +120,8 @@ def _compare(
 
 
 def _verdict(row: Parity) -> str:
+    if row.disagreements:
+        return f"DIFFERS from the published facts: {'; '.join(row.disagreements)}"
     if not row.pairs:
         return row.reference
     missed = f", bugs not detected: {', '.join(row.missed)}" if row.missed else ""

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from scipy.stats import spearmanr
@@ -23,6 +24,7 @@ from torch import Tensor
 from rewards.base import Reward
 from rewards.info import RewardInfo
 from rewards.registry import load
+from rewards.verification.facts import FACTS, Facts
 from rewards.verification.mutants import MUTANTS, Fault
 from rewards.verification.official.compare import OFFICIAL
 from rewards.verification.references import load_reference
@@ -33,8 +35,15 @@ from rewards.weights.lock import WeightsLock
 _LOCK = "weights.lock.json"
 """Lock file beside the temporary weights, so that they are not recorded in the user's."""
 
-BOUND = 1e-3
+BOUND = 1e-4
 """Largest difference, as a share of the standard deviation of the reference's scores."""
+
+_FULL_BOUND = 1e-3
+"""The same at the published sizes, where more layers round."""
+
+_ODD = (1, 1, 316, 301)
+"""Crop of 315 x 300 pixels. Cropped or padded to 224 or to 64, its margins are odd, and half of them is
+rounded up or down."""
 
 OWN_DEFINITION = "none: this project's own definition"
 """Reference of a reward that this project defines itself."""
@@ -62,6 +71,10 @@ class Parity:
     """Seconds of the official code over ours for the same scores, without loading; None if not timed."""
     mutants: Mapping[str, float] = field(default_factory=dict)
     """Largest difference of each mutant from the reference."""
+    bound: float = BOUND
+    """Largest error that is allowed."""
+    disagreements: tuple[str, ...] = ()
+    """What the record says otherwise than the published facts (`rewards.verification.facts`)."""
 
     @property
     def error(self) -> float:
@@ -74,12 +87,12 @@ class Parity:
     @property
     def missed(self) -> list[str]:
         """Mutants that stay within the bound."""
-        return [name for name, difference in self.mutants.items() if difference <= BOUND * self.spread]
+        return [name for name, difference in self.mutants.items() if difference <= self.bound * self.spread]
 
     @property
     def ok(self) -> bool:
-        """Whether the reward is within the bound, and no mutant is."""
-        return self.error <= BOUND and not self.missed
+        """Whether the reward is within the bound, no mutant is, and the record agrees with the facts."""
+        return self.error <= self.bound and not self.missed and not self.disagreements
 
 
 class _Reference(NamedTuple):
@@ -87,12 +100,18 @@ class _Reference(NamedTuple):
 
     title: str
     module: str
-    options: Callable[[RewardInfo], Mapping[str, Any]] = lambda record: {}
-    """Keyword arguments of its function besides those in the reward's record."""
+    options: Callable[[Facts], Mapping[str, Any]] = lambda facts: {}
+    """Keyword arguments of its function besides the options."""
 
     def scorer(self, record: RewardInfo) -> Callable[..., float]:
-        """Return ``score(files, image, prompt)`` for a reward; the module is imported only now."""
-        return partial(load_reference(self.module), **record.options, **self.options(record))
+        """Return ``score(files, image, prompt)`` for a reward; the module is imported only now.
+
+        What it depends on is taken from the published facts, not from the record, which is under test. Only
+        the name of a tiny architecture is the record's.
+        """
+        facts = FACTS[record.name]
+        tiny = {name: value for name, value in record.options.items() if name == "architecture"}
+        return partial(load_reference(self.module), **{**facts.options, **tiny}, **self.options(facts))
 
 
 _LAION = _Reference("open_clip, PIL, and the head's matrices one by one", "aesthetic")
@@ -108,7 +127,7 @@ REFERENCES: Mapping[str, _Reference] = {
     ),
     "rewards.models.clipscore:ClipScore": _Reference("transformers' CLIP and PIL", "clip"),
     "rewards.models.pickscore:PickScore": _Reference(
-        "transformers' CLIP with its processor", "clip", lambda record: {"convention": "logits"}
+        "transformers' CLIP with its processor", "clip", lambda facts: {"convention": "logits"}
     ),
     "rewards.models.siglip:SiglipScore": _Reference(
         "transformers' SigLIP and PIL, the tokens written out", "siglip"
@@ -116,7 +135,7 @@ REFERENCES: Mapping[str, _Reference] = {
     "rewards.models.hpsv2:HPSv2": _Reference(
         "open_clip and torchvision's own resize and pad",
         "hpsv2",
-        lambda record: {"antialias": record.profile.endswith("antialias")},
+        lambda facts: {"antialias": facts.antialias},
     ),
     "rewards.models.imagereward:ImageReward": _Reference(
         "timm's ViT and transformers' BLIP text model", "blip"
@@ -142,13 +161,16 @@ def compare_with_reference(
 
     Args:
         record: The reward.
-        images: RGB images by name.
+        images: RGB images by name, the first of 316 x 301 pixels or more. A crop of it is added.
         prompts: Every image is scored for every prompt, unless the reward reads none.
         folder: Where to write tiny weights.
     """
     shipped = bool(record.weights) and all(file.package for file in record.weights)
     base = Parity(record.name, record.profile, OWN_DEFINITION, "shipped" if shipped else "tiny random")
-    if record.entry not in REFERENCES:
+    facts = FACTS.get(record.name)
+    if facts is not None:
+        base = replace(base, disagreements=facts.disagreements(record))
+    if record.entry not in REFERENCES or facts is None:
         return base
     reference = REFERENCES[record.entry]
     subject = record if shipped else tiny_record(record)
@@ -156,6 +178,7 @@ def compare_with_reference(
     with WeightsLock.separate(folder / _LOCK):
         files = locate_weights(record) if shipped else write_tiny_weights(record, folder)
         score, pictures = reference.scorer(subject), list(images.values())
+        pictures.append(pictures[0].crop(_ODD))
         expected = torch.tensor([[score(files, image, text) for text in texts] for image in pictures])
         comparison = _Comparison(expected, partial(load, subject, weights=files), pictures, texts)
         return comparison.fill(replace(base, reference=reference.title), MUTANTS)
@@ -197,6 +220,8 @@ def _with_official(
         record.profile,
         f"{package} {answer['versions'][package]}",
         "random, of the published size" if full else "random, small",
+        bound=_FULL_BOUND if full else BOUND,
+        disagreements=FACTS[record.name].disagreements(record),
     )
     loader = partial(load, checkpoint.record, weights=checkpoint.files)
     comparison = _Comparison(torch.tensor(answer["scores"]), loader, pictures, prompts)
@@ -214,11 +239,14 @@ class _Comparison(NamedTuple):
     def fill(self, base: Parity, mutants: Mapping[str, Any], official_seconds: float | None = None) -> Parity:
         """Return ``base`` with all measurements."""
         reward = self.loader()
+        ours, seconds = self._scores(reward), 0.0
         if official_seconds is not None:
-            self._scores(reward)  # warm up, as the official code was
-        started = time.perf_counter()
-        ours = self._scores(reward)
-        seconds = time.perf_counter() - started
+            # After the warm-up above, as the official code was timed: one prompt for a batch of images.
+            started = time.perf_counter()
+            with torch.no_grad():
+                for text in self.prompts:
+                    reward.score(self.images, [text] * len(self.images))
+            seconds = time.perf_counter() - started
         both = self.expected.flatten(), ours.flatten()
         return replace(
             base,
@@ -242,7 +270,17 @@ class _Comparison(NamedTuple):
                 yield name, float((scores - self.expected).abs().nan_to_num(nan=torch.inf).max())
 
     def _scores(self, reward: Reward) -> Tensor:
-        """Return our scores (images, prompts)."""
+        """Return our scores (images, prompts).
+
+        The batches hold unlike prompts, whose scores must not depend on each other, and every second image is
+        given as a float tensor.
+        """
+        rows = []
         with torch.no_grad():
-            columns = [reward.score(self.images, [text] * len(self.images)) for text in self.prompts]
-        return torch.stack(columns, dim=1)
+            for number, image in enumerate(self.images):
+                batch: Any = [image] * len(self.prompts)
+                if number % 2:
+                    levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+                    batch = torch.stack([levels.float() / 255] * len(self.prompts))
+                rows.append(reward.score(batch, self.prompts))
+        return torch.stack(rows)

@@ -18,8 +18,10 @@ PROMPTS = (
     "while a large crowd of people in colourful coats, some with umbrellas and some with telescopes, watches "
     "from the far bank of a river; warm light on the clouds, reflections on the water, mist over the reeds, "
     "a cat asleep on a wall in the foreground, seventeen geese in the sky, all of it in very fine detail",
+    "Ein Café in 東京, naïve Häuser; красный круг, 一只红色的大圆!",
 )
-"""Short ones, an empty one, and one beyond the limit of every text encoder that has one (35 to 77 tokens)."""
+"""Short ones, an empty one, one beyond the limit of every text encoder that has one (35 to 77 tokens), and
+one with accents, Cyrillic, and Chinese, which BERT splits into characters."""
 
 _SIZES = ((512, 512), (640, 427), (451, 300), (300, 451))
 """Width and height of rendered images, in turn: square, landscape and portrait are resized differently."""

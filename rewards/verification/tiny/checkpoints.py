@@ -195,6 +195,8 @@ def _write_mps(path: Path, sizes: Sizes) -> Path:
     network = MpsNetwork(_mps_config(sizes))
     # A new CLIP's token embeddings are alike: all tokens would be close to the condition, and none masked.
     nn.init.normal_(network.model.text_model.embeddings.token_embedding.weight)
+    # Image tokens whose variance is about the epsilon of the layer norms, so that another epsilon shows.
+    nn.init.normal_(network.model.visual_projection.weight, std=5e-4)
     for weight in network.cross_model.parameters():
         if weight.ndim == 1:
             # Norm weights of one would not show whether the norm is applied.
@@ -247,6 +249,14 @@ def _write_blip(path: Path, sizes: Sizes) -> Path:
     which scoring does not use.
     """
     state = BlipRanker(_blip_config(sizes)).state_dict()
+    # Tokens whose variance is about the epsilon of the layer norms, and inputs of about 2 to the GELUs, where
+    # its exact form differs most from the one with tanh: otherwise neither would show in the scores.
+    gains = {"cls_token": 0.05, "pos_embed": 0.05, "patch_embed.proj.weight": 3e-3} | {
+        "patch_embed.proj.bias": 3e-3, "mlp.fc1.weight": 5.0, "intermediate.dense.weight": 5.0
+    }  # fmt: skip
+    state = {
+        key: v * next((g for end, g in gains.items() if key.endswith(end)), 1) for key, v in state.items()
+    }
     state["blip.text_encoder.embeddings.position_ids"] = torch.arange(64)[None]
     for tower in ("vision", "text"):
         state |= {f"blip.{tower}_proj.weight": torch.randn(8, 24), f"blip.{tower}_proj.bias": torch.randn(8)}

@@ -65,9 +65,11 @@ def _write_clip_t5(folder: Path, sizes: Sizes) -> Path:
     state["lm_head.weight"] = torch.randn(config["vocab_size"], WIDTH) / 4
     # Image tokens of a random tower are small beside word embeddings: without this gain the image would
     # hardly change the answer, and the comparison would not notice a wrong image.
-    wide = nn.init.orthogonal_(torch.empty(WIDTH, WIDTH), gain=3)
-    state |= {f"mm_projector.{layer}.weight": wide.clone() for layer in (0, 2)}
-    state |= {f"mm_projector.{layer}.bias": torch.randn(WIDTH) for layer in (0, 2)}
+    # The first layer's part is small, so that the inputs of the GELU are about 2 or -2: there its exact form
+    # differs most from the one with tanh.
+    for layer, gain in ((0, 0.3), (2, 20.0)):
+        state[f"mm_projector.{layer}.weight"] = nn.init.orthogonal_(torch.empty(WIDTH, WIDTH), gain=gain)
+        state[f"mm_projector.{layer}.bias"] = 2.0 * torch.randn(WIDTH).sign()
     vision = CLIPVisionConfig.from_dict(sizes.two_tower_config()["vision_config"])
     tower = CLIPVisionModel(vision).state_dict()
     prefix = "vision_tower.vision_tower.vision_model."

@@ -40,7 +40,8 @@ def test_reward_agrees_with_its_reference_and_no_mutant_does(
     if name in DEFINED_HERE:
         assert row.reference == OWN_DEFINITION
         return
-    assert row.pairs == len(photographs) * (len(PROMPTS) if rewards.info(name).uses_prompt else 1)
+    assert row.disagreements == ()
+    assert row.pairs == (len(photographs) + 1) * (len(PROMPTS) if rewards.info(name).uses_prompt else 1)
     assert row.error <= BOUND
     assert row.missed == []
     assert row.mutants.keys() >= EXPECTED_MUTANTS.get(name, set())
@@ -57,7 +58,7 @@ def test_every_built_in_reward_class_has_a_reference() -> None:
     [
         (2.0, 0.1, {}, []),  # a difference
         (0.0, 0.0, {}, []),  # equal scores, which would agree with anything
-        (2.0, 0.001, {"a": 0.001, "b": 1.0}, ["a"]),  # a mutant that is not detected
+        (2.0, 1e-4, {"a": 1e-4, "b": 1.0}, ["a"]),  # a mutant that is not detected
     ],
 )
 def test_comparison_fails(
@@ -69,7 +70,10 @@ def test_comparison_fails(
 
 
 def test_comparison_passes_within_the_bound() -> None:
-    assert Parity("clip", "clip-224", "it", "random", 4, spread=2.0, difference=0.001).ok
+    assert Parity("clip", "clip-224", "it", "random", 4, spread=2.0, difference=1e-4).ok
+    assert not Parity(
+        "clip", "clip-224", "it", "random", 4, spread=2.0, difference=1e-4, disagreements=("size is 1",)
+    ).ok
 
 
 def test_without_photographs_rendered_images_are_used(

@@ -1,0 +1,106 @@
+"""The comparison notices mistakes that hardly change a score, and records that contradict the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+import rewards
+from rewards.backbones import blip, tokens
+from rewards.info import RewardInfo
+from rewards.models import imagereward, mps, vqascore
+from rewards.verification import parity
+from rewards.verification.pictures import PROMPTS
+
+LAYER_NORM, GELU = nn.LayerNorm, F.gelu
+FEW = (PROMPTS[1], PROMPTS[-1])
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+class _Modules:
+    """torch.nn with some classes replaced."""
+
+    def __init__(self, **replaced: Any) -> None:
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(nn, name)
+
+
+def epsilon(module: Any, old: float, new: float) -> Patch:
+    def norm(width: int, eps: float = 1e-5) -> nn.Module:
+        return LAYER_NORM(width, eps=new if eps == old else eps)
+
+    return lambda patch: patch.setattr(module, "nn", _Modules(LayerNorm=norm))
+
+
+def bert(**settings: Any) -> Patch:
+    def make(vocabulary: Path, limit: int) -> tokens.Tokenizer:
+        from transformers import BertTokenizer
+
+        return tokens._TransformersTokenizer(BertTokenizer(vocab=str(vocabulary), **settings), limit)
+
+    return lambda patch: patch.setattr(imagereward, "bert_tokenizer", make)
+
+
+MUTANTS: dict[str, tuple[str, Patch]] = {
+    "MPS: epsilon": ("mps", epsilon(mps, 1e-5, 1e-6)),
+    "VQAScore: projector with tanh": (
+        "vqascore",
+        lambda patch: patch.setattr(vqascore, "nn", _Modules(GELU=partial(nn.GELU, approximate="tanh"))),
+    ),
+    "BERT: Chinese not split": ("imagereward", bert(tokenize_chinese_chars=False)),
+    "BERT: accents kept": ("imagereward", bert(strip_accents=False)),
+    "BERT: epsilon": ("imagereward", epsilon(blip, 1e-12, 1e-6)),
+    "BLIP: epsilon of the image tower": ("imagereward", epsilon(blip, 1e-6, 1e-5)),
+    "BLIP: GELU with tanh": (
+        "imagereward",
+        lambda patch: patch.setattr(blip.F, "gelu", partial(GELU, approximate="tanh")),
+    ),
+}
+
+
+@pytest.fixture
+def picture(photographs: dict[str, Image.Image]) -> dict[str, Image.Image]:
+    return dict(list(photographs.items())[:1])
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_small_mistake_is_noticed(
+    mutant: str, picture: dict[str, Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, patch = MUTANTS[mutant]
+    monkeypatch.setattr(parity, "MUTANTS", {})
+    patch(monkeypatch)
+    row = parity.compare_with_reference(rewards.info(name), picture, FEW, tmp_path)
+    assert not row.ok
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("hpsv2", {"profile": "hps-224-antialias"}),
+        ("clip", {"options": {"convention": "cosine"}}),
+    ],
+)
+def test_reference_takes_nothing_from_the_record_under_test(
+    name: str,
+    change: dict[str, Any],
+    picture: dict[str, Image.Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parity, "MUTANTS", {})
+    record: RewardInfo = replace(rewards.info(name), **change)
+    row = parity.compare_with_reference(record, picture, FEW, tmp_path)
+    assert row.error > row.bound  # by its scores
+    assert row.disagreements  # and by the table
