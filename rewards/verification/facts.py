@@ -40,6 +40,7 @@ class Facts:
     emulate_pil: bool = True
     antialias: bool = True
     crop: str = "round"
+    convert: str = "first"
     mean: tuple[float, float, float] | None = _CLIP_MEAN
     std: tuple[float, float, float] | None = _CLIP_STD
     quick_gelu: bool = False
@@ -63,7 +64,17 @@ class Facts:
         profile = PROFILES[record.profile]
         stated: dict[str, Any] = {
             name: getattr(profile, name)
-            for name in ("resize", "size", "kernel", "emulate_pil", "antialias", "crop", "mean", "std")
+            for name in (
+                "resize",
+                "size",
+                "kernel",
+                "emulate_pil",
+                "antialias",
+                "crop",
+                "convert",
+                "mean",
+                "std",
+            )
         }
         stated |= {name: getattr(record, name) for name in _FIELDS}
         stated["options"] = dict(record.options)
@@ -100,6 +111,7 @@ _AESTHETIC_V2 = Facts(
     {"backbone": _VIT_L, "head": "/sac+logos+ava1-l14-linearMSE.pth"},
     "shortest",
     224,
+    convert="last",
     quick_gelu=True,
     uses_prompt=False,
     constants=_HEAD_WIDTHS,
@@ -109,6 +121,7 @@ _CLIP = Facts(
     {"backbone": _VIT_L},
     "shortest",
     224,
+    convert="last",
     quick_gelu=True,
     options={"convention": "torchmetrics"},
     token_limit=77,
@@ -284,6 +297,7 @@ FACTS: Mapping[str, Facts] = MappingProxyType(
             },
             "shortest",
             224,
+            convert="last",
             family="blip",
             token_limit=35,
             constants=_HEAD_WIDTHS
@@ -322,6 +336,7 @@ FACTS: Mapping[str, Facts] = MappingProxyType(
             source=_WORLD,
             weights=_WORLD_CLIP,
             size=64,
+            convert="first",
             quick_gelu=False,
             family="world-clip",
             token_limit=48,
@@ -331,6 +346,7 @@ FACTS: Mapping[str, Facts] = MappingProxyType(
             source=_WORLD,
             weights=_WORLD_CLIP | {"head": "world/weights/world-aesthetic/head.safetensors"},
             size=64,
+            convert="first",
             quick_gelu=False,
             family="world-clip",
         ),
