@@ -58,8 +58,8 @@ def test_text_encoder_reads_the_published_number_of_tokens(tiny: Callable[[str],
 )
 def test_a_changed_record_is_noticed(name: str, change: dict[str, Any], what: str) -> None:
     record: RewardInfo = replace(rewards.info(name), **change)
-    (text,) = FACTS[name].disagreements(record)
-    assert re.search(what, text), text
+    texts = FACTS[name].disagreements(record)
+    assert any(re.search(what, text) for text in texts), texts
 
 
 def test_a_changed_constant_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
