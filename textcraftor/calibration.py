@@ -20,7 +20,7 @@ from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from tcbench.errors import ConfigError
 from tcbench.progress import Progress
-from textcraftor.algorithms.latent_scores import decode_latents, pool_images
+from textcraftor.algorithms.latent_scores import LatentScorer, decode_latents
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.sampling import Denoiser, Rollout, autocast, with_timesteps
@@ -109,7 +109,7 @@ class MissingCalibration:
             clean = Rollout(self.denoiser, scheduler, scheduler.timesteps).run(z, c)
             slices = torch.split(clean, self.config.memory.decode_slice or len(clean))
             images = torch.cat([decode_latents(pipe.vae, part) for part in slices])
-        return pool_images(images, self.config.rewards.pool).nan_to_num(0.5)
+        return LatentScorer.pooled(images, self.config.rewards.pool).nan_to_num(0.5)
 
 
 def _statistics(panel: Panel, name: str, scores: Sequence[float]) -> RewardStatistics:

@@ -82,11 +82,6 @@ def encode_images(vae: Any, images: Tensor) -> Tensor:
     return latents.float() * float(vae.config.scaling_factor)
 
 
-def pool_images(images: Tensor, size: int) -> Tensor:
-    """Average-pool images (B, 3, H, W) to ``size`` pixels a side; 0: return them unchanged."""
-    return F.adaptive_avg_pool2d(images, size) if size else images
-
-
 @dataclass(frozen=True)
 class LatentScorer:
     """Decodes latents and scores the images with a reward mix."""
@@ -99,6 +94,11 @@ class LatentScorer:
     """Average-pool images to this many pixels a side before rewards see them, as the official code does for
     every reward; 0: rewards see full images.
     """
+
+    @staticmethod
+    def pooled(images: Tensor, size: int) -> Tensor:
+        """Average-pool images (B, 3, H, W) to ``size`` pixels a side; 0: return them unchanged."""
+        return F.adaptive_avg_pool2d(images, size) if size else images
 
     @torch.no_grad()
     def score_latents(self, latents: Tensor, prompts: Sequence[str]) -> LatentScores:
@@ -128,7 +128,7 @@ class LatentScorer:
 
     def _score(self, latents: Tensor, prompts: Sequence[str]) -> LatentScores:
         images = decode_latents(self.vae, latents)
-        shown = pool_images(images, self.pool)
+        shown = self.pooled(images, self.pool)
         # Rewards have a precision of their own. Broken pixels become grey, so that one broken image does not
         # spread through rewards that normalise over a batch; its row is skipped below.
         with torch.autocast(images.device.type, enabled=False):
@@ -140,7 +140,7 @@ class LatentScorer:
         leaf = latents.detach().requires_grad_()
         with torch.enable_grad():
             images = decode_latents(self.vae, leaf)
-            shown = pool_images(images, self.pool)
+            shown = self.pooled(images, self.pool)
         broken = ~shown.detach().flatten(1).isfinite().all(dim=1)
         # In two stages: first the gradient of the rewards at the images, which frees the rewards' graphs one
         # after another, then through the VAE. So memory holds one reward's graph at a time.

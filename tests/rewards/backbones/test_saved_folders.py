@@ -109,10 +109,10 @@ def test_processor_config_of_version_4_does_not_hide_the_image_processor(tmp_pat
 
 def test_settings_of_the_whole_processor_are_preferred_as_in_transformers(tmp_path: Path) -> None:
     write_json(tmp_path / "preprocessor_config.json", CLIP_4)
-    size = {"height": 64, "width": 64}
+    size = {"height": 384, "width": 384}
     nested = SiglipImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3).to_dict()
     write_json(tmp_path / "processor_config.json", {"image_processor": nested})
-    assert folder_profile(tmp_path).name == "siglip-64"
+    assert folder_profile(tmp_path).name == "siglip-384"
 
 
 @pytest.mark.parametrize("name", ["pickscore", "mps"])
