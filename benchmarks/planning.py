@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -184,6 +185,7 @@ def _find_files(
 ) -> tuple[_Files, ProblemCollector]:
     """Look for everything before any error is raised, so that a user can fix everything in one go."""
     problems = ProblemCollector()
+    problems.run(lambda: _check_out(request.out))
     pipeline = problems.run(lambda: _find_pipeline(system, fetch))
     device = problems.run(lambda: find_device(request.device))
     problems.run(lambda: find_dtype(request.dtype, system.dtype, device or "cpu"))
@@ -196,6 +198,16 @@ def _find_files(
         selecting=problems.run(lambda: resolve_rewards(_best_of_rewards(system), fetch=fetch)),
     )
     return files, problems
+
+
+def _check_out(folder: Path) -> None:
+    """Raise ConfigError if a folder can neither be written nor created."""
+    path = folder.absolute()
+    parent = next(part for part in (path, *path.parents) if part.exists())
+    if not parent.is_dir():
+        raise ConfigError(f"Not a directory: {parent}; give --out a folder")
+    if not os.access(parent, os.W_OK):
+        raise ConfigError(f"Not writable: {parent}; give --out another folder")
 
 
 def _find_pipeline(system: System, fetch: bool) -> Path:

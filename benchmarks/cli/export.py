@@ -30,7 +30,7 @@ def _export(
             "AUTOMATIC1111, Forge and ComfyUI. single-file: the text encoder for ComfyUI and Forge."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="New folder for the files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the files.")],
 ) -> None:
     """Export tuned weights for diffusers, PEFT, ComfyUI and similar tools.
 

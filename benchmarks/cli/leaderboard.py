@@ -21,9 +21,9 @@ def _leaderboard(
             "--baseline", "-b", help="System to compare with; SYSTEM@ID if it has several runs of a suite."
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", file_okay=False, help="Folder for the tables and pictures.")
-    ] = Path("board"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tables and pictures.")] = Path(
+        "board"
+    ),
     date: Annotated[
         str | None, typer.Option("--date", help="Date to stamp the files with; none by default.")
     ] = None,

@@ -27,7 +27,7 @@ def _mix(
             help="Training run folders, mixes or `original`, with their weights: ckpt/tc=0.7 original=0.3.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder of the new system.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new system.")],
     tuned_steps: Annotated[
         int | None,
         typer.Option(

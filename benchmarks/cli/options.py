@@ -55,7 +55,7 @@ TunedSteps = Annotated[
 BatchSize = Annotated[str, typer.Option("--batch-size", help="Images per batch: auto, or a number.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]
-Out = Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder of the run folders.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run folders.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan, then exit.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

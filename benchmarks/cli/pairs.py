@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def _pairs(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder for metadata.jsonl.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for metadata.jsonl.")],
 ) -> None:
     """Write a run's images with their prompts as pairs, for `tcbench train --set data.pairs=FOLDER`.
 

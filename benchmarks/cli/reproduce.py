@@ -22,7 +22,7 @@ def _reproduce(
     table: Annotated[str, typer.Argument(help="The comparison: world-table.", show_default=False)],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", file_okay=False, help="Working folder; re-run the command to resume."),
+        typer.Option("--out", "-o", help="Working folder; re-run the command to resume."),
     ],
     docs: Annotated[
         Path | None, typer.Option("--docs", help="Folder for report, boards and pictures; default OUT/page.")

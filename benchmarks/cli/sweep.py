@@ -21,7 +21,7 @@ def _sweep(
     model: options.Model,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", file_okay=False, help="Folder for systems, runs, table and figures."),
+        typer.Option("--out", "-o", help="Folder for systems, runs, table and figures."),
     ],
     strengths: Annotated[
         str,

@@ -22,9 +22,7 @@ def _train(
     model: options.Model,
     out: Annotated[
         Path,
-        typer.Option(
-            "--out", "-o", file_okay=False, help="Folder of this run. Re-run the same command to resume."
-        ),
+        typer.Option("--out", "-o", help="Folder of this run. Re-run the same command to resume."),
     ],
     rewards: Annotated[
         str | None,
