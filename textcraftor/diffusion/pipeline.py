@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -129,14 +130,24 @@ def _from_hub(source: Source, fetch: bool) -> Path:
     local = "give a local diffusers folder instead (--model FOLDER, or `pipeline` in a system's TOML file)"
     # Patterns also match copies that are not needed; listed file names do not.
     by_pattern = any("*" in name for name in source.weights)
+    unneeded = ["*/*non_ema*", "safety_checker/*"] if by_pattern else []
     try:
-        folder = snapshot_download(
-            source.location,
-            revision=source.revision,
-            allow_patterns=[*_HUB_PATTERNS, *source.weights],
-            ignore_patterns=["*/*.fp16.*", "*/*non_ema*", "safety_checker/*"] if by_pattern else None,
-            local_files_only=bool(offline),
+        download = partial(
+            snapshot_download, source.location, revision=source.revision, local_files_only=bool(offline)
         )
+        folder = Path(
+            download(
+                allow_patterns=[*_HUB_PATTERNS, *source.weights],
+                ignore_patterns=["*/*.fp16.*", *unneeded] if by_pattern else None,
+            )
+        )
+        if by_pattern and (folder / INDEX).is_file():
+            parts = [name for name in _components(folder) if name not in _NO_WEIGHTS]
+            lacking = [name for name in parts if not list((folder / name).glob("*.safetensors"))]
+            if lacking:  # components that the repository holds in half precision only
+                download(
+                    allow_patterns=[f"{name}/*.safetensors*" for name in lacking], ignore_patterns=unneeded
+                )
     except HFValidationError as error:
         raise MissingFiles(
             f"{source.location!r} is neither a diffusers folder nor a hub id: {local}"
@@ -144,7 +155,7 @@ def _from_hub(source: Source, fetch: bool) -> Path:
     except Exception as error:  # the client does not wrap the errors of its HTTP library
         reason = f"not in the hub client's cache, and {offline}" if offline else first_line(error)
         raise MissingFiles(f"missing pipeline {source}: {reason}; download it online, or {local}") from error
-    return Path(folder)
+    return folder
 
 
 def _pipeline_files(folder: Path) -> Iterator[Path]:

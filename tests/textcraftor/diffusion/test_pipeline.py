@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,30 @@ def test_a_hub_id_is_taken_from_the_cache(
     (repository / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert Source("someone/tiny").find(fetch=False).name == "abc"
+
+
+def test_a_component_that_a_repository_has_in_half_precision_only_is_downloaded(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_variant(copy / "unet", "fp16")
+    as_variant(copy / "vae", "fp16", keep=True)
+    cache = tmp_path / "cache"
+
+    def download(name: str, *, allow_patterns: list[str], ignore_patterns: list[str], **options: Any) -> str:
+        for file in copy.rglob("*"):
+            path = file.relative_to(copy).as_posix()
+            wanted = any(fnmatch(path, pattern) for pattern in allow_patterns)
+            if file.is_file() and wanted and not any(fnmatch(path, pattern) for pattern in ignore_patterns):
+                (cache / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, cache / path)
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("rewards.weights.hub.offline_reason", lambda: None)
+    assert Source("someone/something").find() == cache
+    assert [file.name for file in (cache / "vae").glob("*.safetensors")] == [
+        "diffusion_pytorch_model.safetensors"
+    ]
 
 
 def test_a_missing_pipeline_lists_its_download() -> None:
