@@ -30,11 +30,12 @@ def write_random_weights(folder: Path, names: Iterable[str]) -> dict[str, _Rando
 
     Args:
         folder: Where to write. Rewards with the same backbone or checkpoint share its files.
-        names: Of aesthetic-v1, aesthetic-v2, clip, pickscore, hpsv2, hpsv2-antialias, hpsv2.1, imagereward.
+        names: Of aesthetic-v1, aesthetic-v2, clip, clip-b-32 (a smaller one, with the files of its
+            tokenizer), pickscore, hpsv2, hpsv2-antialias, hpsv2.1, imagereward.
     """
     # Not the user's lock file: these weights are made anew for each measurement, also in child processes.
     os.environ[LOCK_VARIABLE] = str(folder / "weights.lock.json")
-    vit = cache(partial(_write_vit_l_14, folder))
+    vit = cache(partial(_write_vit, folder))
     hpsv2 = cache(partial(_write_official, "hpsv2", folder))
     writers: dict[str, Callable[[], _RandomWeights]] = {
         "aesthetic-v1": lambda: _RandomWeights(
@@ -42,6 +43,7 @@ def write_random_weights(folder: Path, names: Iterable[str]) -> dict[str, _Rando
         ),
         "aesthetic-v2": lambda: _aesthetic_v2(folder, vit()),
         "clip": lambda: _RandomWeights({"backbone": vit()}),
+        "clip-b-32": partial(_write_clip_b_32, folder),
         "pickscore": lambda: _write_pickscore(folder),
         "hpsv2": hpsv2,
         "hpsv2-antialias": hpsv2,
@@ -64,15 +66,33 @@ def records_without_hashes(names: Iterable[str]) -> list[Any]:
     return records
 
 
-def _write_vit_l_14(folder: Path) -> Path:
-    """Write OpenAI's ViT-L/14 in open_clip's layout."""
+def _write_clip_b_32(folder: Path) -> _RandomWeights:
+    """Write OpenAI's ViT-B/32 in open_clip's layout, and OpenAI's vocabulary in transformers'."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    words, tokenizer = SimpleTokenizer(), folder / "openai-tokenizer"
+    tokenizer.mkdir()
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {names.get(word, word): number for word, number in words.encoder.items()}
+    merges = "".join(f"{left} {right}\n" for left, right in words.bpe_ranks)
+    for name, text in (
+        ("vocab.json", json.dumps(vocabulary)),
+        ("merges.txt", f"#version: 0.2\n{merges}"),
+        ("tokenizer_config.json", json.dumps({"tokenizer_class": "CLIPTokenizer"})),
+    ):
+        (tokenizer / name).write_text(text, encoding="utf-8")
+    return _RandomWeights({"backbone": _write_vit(folder, "ViT-B-32-quickgelu"), "tokenizer": tokenizer})
+
+
+def _write_vit(folder: Path, architecture: str = "ViT-L-14-quickgelu") -> Path:
+    """Write one of OpenAI's CLIPs in open_clip's layout."""
     import open_clip
     from open_clip.model import CLIP
     from safetensors.torch import save_file
 
-    path = folder / "vit-l-14"
+    path = folder / architecture.lower()
     path.mkdir()
-    config = open_clip.get_model_config("ViT-L-14-quickgelu")
+    config = open_clip.get_model_config(architecture)
     text = json.dumps({"model_cfg": config, "preprocess_cfg": {}})
     (path / "open_clip_config.json").write_text(text, encoding="utf-8")
     save_file(CLIP(**config).half().state_dict(), path / "open_clip_model.safetensors")

@@ -23,7 +23,8 @@ class ClipScore(Reward):
     """CLIPScore in the scale that the option ``convention`` names.
 
     - "hessel": 2.5 max(cos, 0) of a prefixed caption, as in the paper.
-    - "torchmetrics": 100 cos.
+    - "torchmetrics": 100 cos, torchmetrics' scale. Images and texts are read as the model's folder says: as
+      open_clip does, or as transformers does, which torchmetrics calls.
     - "logits": the model's logit, that is the cosine times its scale, plus a SigLIP's bias.
     - "cosine": the cosine.
     """

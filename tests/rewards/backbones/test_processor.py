@@ -241,6 +241,19 @@ def test_preprocessing_matches_the_processor_of_transformers(
     torch.testing.assert_close(pixels, expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "prompt", ["a cat &amp; a dog", "a \u201cquoted\u201d word", "caf\u00e9  with   spaces"]
+)
+def test_folder_of_transformers_is_read_as_transformers_reads_it(
+    twins: tuple[Path, Path], prompt: str
+) -> None:
+    image = coarse(427, 640)
+    for folder in twins:
+        score = rewards.load(f"clip-cosine:{folder}").score([image], [prompt]).item()
+        expected = reference.score({"model": folder}, image, prompt, convention="cosine")
+        assert score == pytest.approx(expected, abs=1e-6)
+
+
 def test_equal_profile_gets_the_known_name(twins: tuple[Path, Path], siglip_folder: Path) -> None:
     names = [folder_profile(folder).name for folder in (*twins, siglip_folder)]
     # Not siglip-64, which ignores orientation tags for the embedded world.
