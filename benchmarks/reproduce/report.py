@@ -261,7 +261,8 @@ def _difference(cell: Cell | None) -> str:
     places = decimals([difference])
     ends = " to ".join(number(end, places, sign=True) for end in (difference.low, difference.high))
     mark = MARKS[cell.claim] + EXPOSURES[cell.exposure]
-    return f"{number(difference.value, places, sign=True)} ({ends}) {mark}"
+    missing = f" [n = {difference.n} of {cell.prompts}]" if difference.n < cell.prompts else ""
+    return f"{number(difference.value, places, sign=True)} ({ends}) {mark}{missing}"
 
 
 def _methods(results: _Results) -> list[Row]:
@@ -302,7 +303,11 @@ def _pairwise(results: _Results) -> list[Row]:
 def _agreed(cells: Sequence[Cell]) -> str:
     """Agreement of a method's seeds by one column."""
     agreed = SeedAgreement.of_cells(cells)
-    return seeds_text(agreed) + EXPOSURES[cells[0].exposure] if agreed else "–"
+    if agreed is None:
+        return "–"
+    pairs = min(cell.comparison.difference.n for cell in cells if cell.comparison)
+    missing = f" [n = {pairs} of {cells[0].prompts}]" if pairs < cells[0].prompts else ""
+    return seeds_text(agreed) + EXPOSURES[cells[0].exposure] + missing
 
 
 def _trials(results: _Results) -> list[Row]:
