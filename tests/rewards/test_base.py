@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -140,3 +141,23 @@ def test_score_id_depends_on_what_changes_a_score_only() -> None:
     ids = [score_id(record) for record in [INFO, *other]] + [score_id(INFO, "bfloat16")]
     assert len(set(ids)) == 5
     assert all(len(i) == 12 and int(i, 16) >= 0 for i in ids)
+
+
+def test_turned_photograph_scores_as_it_is_shown() -> None:
+    shown = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8))
+    stored, exif, file = shown.transpose(Image.Transpose.ROTATE_90), Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    stored.save(file, "PNG", exif=exif)
+    reward = Redness(replace(INFO, profile="clip-224"))
+    scores = reward.score([shown, Image.open(file), stored], ["a"] * 3)
+    assert scores[0] == scores[1] != scores[2]
+
+
+def test_transparent_pixels_count_less_where_the_official_code_converts_last() -> None:
+    pixels = np.zeros((300, 300, 4), dtype=np.uint8)
+    pixels[::2] = (255, 0, 0, 255)  # red rows between transparent black ones
+    first, last = (
+        Redness(replace(INFO, profile=name)).score([Image.fromarray(pixels)], ["a"])
+        for name in ("clip-224-floor", "clip-224")
+    )
+    assert last > first + 0.5
