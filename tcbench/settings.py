@@ -88,7 +88,8 @@ def build_settings(
 ) -> T:
     """Validate nested ``values`` into a record.
 
-    TOML lists become tuples, and a text where a list of names is expected becomes a list of one.
+    TOML lists become tuples. A text where a list is expected is split at its commas; brackets and quotes
+    around it may be left out, because a shell removes quotes.
 
     Args:
         cls: A class made with `validated`.
@@ -154,10 +155,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
     keys = [key.strip() for key in name.split(".")]
     if not equals or not all(keys):
         raise ConfigError(f"invalid setting {text!r}; expected name=value, such as optimiser.lr=1e-4")
-    try:
-        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
+    parsed = _parse_value(value.strip())
     for key in reversed(keys):
         parsed = {key: parsed}
     return cast("dict[str, Any]", parsed)
@@ -209,16 +207,35 @@ def _remove(values: Any, keys: Sequence[str]) -> bool:
 
 
 def _plain(annotation: Any, value: Any) -> Any:
-    """Return ``value`` with records as mappings, and with a list around a text that stands for one name."""
+    """Return ``value`` with records as mappings, and a text where a list is expected as a list."""
     annotation = _without_none(annotation)
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
         hints = get_type_hints(annotation) if is_dataclass(annotation) else {}
         return {key: _plain(hints.get(key, Any), item) for key, item in value.items()}
-    if get_origin(annotation) is tuple and get_args(annotation)[0] is str and isinstance(value, str):
-        return [value]
+    if get_origin(annotation) is tuple and isinstance(value, str):
+        return _split(value, get_args(annotation)[0])
     return [_plain(Any, item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _split(text: str, kind: Any) -> Any:
+    """Return a text as a list of names or whole numbers, split at its commas; unchanged if it is none."""
+    stripped = text.strip()
+    if stripped.startswith("[") and stripped.endswith("]"):
+        stripped = stripped[1:-1]
+    items = [item.strip().strip("\"'") for item in stripped.split(",")]
+    if kind is int:
+        return [int(item) for item in items] if all(item.isdecimal() for item in items) else text
+    return [item for item in items if item] if kind is str else text
+
+
+def _parse_value(text: str) -> Any:
+    """Parse a TOML value; a text that is not TOML stands for itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 # Errors of pydantic in the project's words

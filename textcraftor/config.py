@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import asdict, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from tcbench.errors import ConfigError, UnknownName
 from tcbench.settings import build_settings, merge, one_of, parse_assignment, read_toml, validated
 from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.schedule import MEMORYLESS, Schedule
-from textcraftor.old_names import OLD_NAMES, current_layout, nest_settings
+from textcraftor.old_names import OLD_NAMES, current_layout, flatten_settings, nest_settings
 
 ON_PAIRS = ("direct", "denoising")
 """Algorithms that need real images."""
@@ -319,7 +319,8 @@ def make_config(
         model: Base model: a name, a diffusers folder, or a hub id.
         profile: One of `PROFILES`.
         file: TOML file with tables such as ``[optimiser]``.
-        settings: Assignments such as "optimiser.lr=1e-4"; the value is TOML or plain text.
+        settings: Assignments such as "optimiser.lr=1e-4"; the value is TOML or plain text. Several of one
+            list, such as trainable.parts, add up.
         overrides: Values by dotted name; None is ignored.
 
     Raises:
@@ -334,7 +335,7 @@ def make_config(
     values = nest_settings({"model": model, **own, **PROFILES[profile]})
     if file is not None:
         values = merge(values, read_toml(file))
-    values = merge(values, *map(parse_assignment, settings))
+    values = merge(values, _assigned(settings))
     values = merge(values, nest_settings({name: v for name, v in overrides.items() if v is not None}))
     sources = [str(file)] * (file is not None) + ["--set"] * bool(settings)
     if values["model"] != model:
@@ -344,6 +345,24 @@ def make_config(
             "model from the settings, or give the same model"
         )
     return build_settings(TrainConfig, values, source=" and ".join(sources), renamed=OLD_NAMES)
+
+
+def _assigned(settings: Sequence[str]) -> dict[str, Any]:
+    """Return the values of assignments: a later one wins, and assignments of the same list add up."""
+    defaults = flatten_settings(asdict(TrainConfig("")))
+    values: dict[str, Any] = {}
+    for text in settings:
+        for name, value in flatten_settings(parse_assignment(text)).items():
+            repeated = name in values and isinstance(defaults.get(name), tuple)
+            values[name] = f"{_joined(values[name])},{_joined(value)}" if repeated else value
+    return nest_settings(values)
+
+
+def _joined(value: Any) -> str:
+    """Return a list, or a text that stands for one, as comma-separated names."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value).strip().removeprefix("[").removesuffix("]")
 
 
 def _check(config: TrainConfig) -> None:
@@ -359,8 +378,9 @@ def _check(config: TrainConfig) -> None:
             f"validation.eval_tuned_steps = {eval_steps} is more than schedule.steps = {steps}; lower it or "
             "raise schedule.steps"
         )
-    if not parts:
-        raise ConfigError(f"trainable.parts is empty; expected some of {', '.join(TRAINABLE)}")
+    if not parts or len(set(parts)) < len(parts):
+        problem = f"has {', '.join(parts)}" if parts else "is empty"
+        raise ConfigError(f"trainable.parts {problem}; expected some of {', '.join(TRAINABLE)}, each once")
     if (name in ON_PAIRS) != bool(pairs):
         raise ConfigError(
             f'algorithm.name = "{name}" with data.pairs = "{pairs}"; {" and ".join(ON_PAIRS)} require a '

@@ -71,6 +71,13 @@ def test_a_text_stands_for_a_list_of_one_name() -> None:
     assert job(rewards="clip").rewards == job(rewards=["clip"]).rewards == ("clip",)
 
 
+@pytest.mark.parametrize("text", ["clip,siglip", "clip, siglip", "[clip, siglip]", "['clip', siglip]"])
+def test_a_text_is_split_at_its_commas_where_a_list_is_expected(text: str) -> None:
+    assert job(rewards=text).rewards == ("clip", "siglip")
+    assert job(size="64,32").size == (64, 32)
+    assert job(name=text).name == text
+
+
 def test_a_record_is_accepted_as_a_nested_value() -> None:
     assert job(optimiser=Optimiser(0.5)).optimiser.lr == 0.5
 

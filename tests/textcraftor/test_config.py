@@ -134,6 +134,28 @@ def test_another_model_in_the_settings_is_refused(tmp_path: Path) -> None:
         make_config("micro", settings=["model=sd15"])
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["trainable.parts=text_encoder,unet"],
+        ["trainable.parts=[text_encoder, unet]"],  # what a shell leaves of a TOML list
+        ['trainable.parts=["text_encoder", "unet"]'],
+        ["trainable.parts=text_encoder", "trainable.parts=unet"],
+        ["trainable.parts=[text_encoder]", 'trainable.parts=["unet"]'],
+    ],
+)
+def test_lists_are_written_with_commas_as_toml_or_by_repeating(settings: list[str]) -> None:
+    config = make_config("micro", settings=settings)
+    assert config.trainable.parts == ("text_encoder", "unet")
+
+
+def test_repeated_assignments_of_anything_but_a_list_replace_each_other() -> None:
+    config = make_config("micro", settings=["optimiser.lr=1", "optimiser.lr=2", "trainable.parts=unet"])
+    assert (config.optimiser.lr, config.trainable.parts) == (2, ("unet",))
+    with pytest.raises(ConfigError, match="parts has unet, unet; expected .* each once"):
+        make_config("micro", settings=["trainable.parts=unet", "trainable.parts=unet"])
+
+
 def test_conditioning_is_refused_for_the_unet() -> None:
     with pytest.raises(ConfigError, match="detached-chain"):
         make_config("micro", settings=["algorithm.name=conditioning", "trainable.parts=unet"])
