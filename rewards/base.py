@@ -122,11 +122,9 @@ class Reward(nn.Module, ABC):
         # Training loops call rewards inside autocast; a score must not depend on that.
         with torch.autocast(pixels.device.type, enabled=False):
             scores = self._score(pixels, prompts)
-        if scores.shape != (count,):
-            shape = tuple(scores.shape)
-            raise ValueError(
-                f"{self.info.name} returned scores of shape {shape} for {count} images; expected ({count},)"
-            )
+        if not isinstance(scores, Tensor) or scores.shape != (count,):
+            kind = f"scores of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else "no tensor"
+            raise ValueError(f"{self.info.name} returned {kind} for {count} images; expected ({count},)")
         return scores.float()
 
     def truncated(self, prompts: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from rewards.combine.calibration import Calibration, RewardStatistics
 from rewards.combine.panel import LocalWeights, Panel
 from rewards.combine.terms import MixTerm, parse_mix
+from tcbench.errors import TcbenchError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -89,6 +90,7 @@ class RewardMix:
 
         Raises:
             ValueError: If a reward of the mix has no gradient.
+            TcbenchError: If the scores of a reward that declares a gradient do not depend on the images.
         """
         self._check_differentiable()
         leaf = images.detach().requires_grad_()
@@ -97,15 +99,41 @@ class RewardMix:
         with torch.enable_grad():
             for name, score in self.panel.each(leaf, prompts):
                 value = self.terms[name].value(score)
-                # Rewards that share a tower or a preprocessing share that part of the graph, so it is kept
-                # for the next one. An offloaded panel shares nothing across turns and frees it at once.
-                (own,) = torch.autograd.grad(value.sum(), leaf, retain_graph=not self.panel.offload)
+                own = self._gradient_of(name, value, leaf, prompts)
                 total += own
                 norms[name] = own.flatten(1).norm(dim=1)
                 scores[name], values[name] = score.detach(), value.detach()
                 # The loop's variables would keep this graph alive while the next reward builds its own.
                 del score, value
         return _MixGradient(torch.stack(list(values.values())).sum(dim=0), scores, values, total, norms)
+
+    def _gradient_of(
+        self, name: str, values: Tensor, images: Tensor, prompts: Sequence[str] | None
+    ) -> Tensor:
+        """Return the gradient (B, 3, H, W) of one term's values (B,) at the images.
+
+        Raises:
+            TcbenchError: If scores that are finite do not depend on the images.
+        """
+        own: Tensor | None = None
+        if values.requires_grad:
+            # Rewards that share a tower or a preprocessing share that part of the graph, so it is kept for
+            # the next one. An offloaded panel shares nothing across turns and frees it at once.
+            (own,) = torch.autograd.grad(
+                values.sum(), images, retain_graph=not self.panel.offload, allow_unused=True
+            )
+        if own is not None:
+            return own
+        # A reward may return constant NaN for prompts that it cannot judge
+        judged = values.isfinite().nonzero().flatten().tolist()
+        if judged:
+            example = f" (prompt {prompts[judged[0]]!r})" if prompts is not None else ""
+            raise TcbenchError(
+                f"{name} returned scores that do not depend on the images{example}; compute them from the "
+                "pixels with torch operations, without detach(), no_grad(), item() or numpy(), or declare "
+                "differentiable=False and use reinforcement learning (--profile ddpo)"
+            )
+        return torch.zeros_like(images)
 
     def _calibrated(self, name: str, calibration: Calibration) -> MixTerm:
         # By the record's name, under which runs keep scores, and by score id, so that statistics of another

@@ -16,6 +16,7 @@ from rewards.base import Reward, as_batch
 from rewards.info import RewardInfo
 from rewards.preprocess import Profile
 from rewards.registry import load
+from tcbench.errors import TcbenchError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -119,11 +120,16 @@ class Panel(nn.Module):
         """Yield name and scores (B,) of each reward in turn; the arguments are those of `score`.
 
         An offloaded reward stays on the device until the next one is requested.
+
+        Raises:
+            TcbenchError: If a reward fails; the message names it.
         """
         with self.shared_pass(images) as score:
             for name, reward in self._rewards.items():
                 with self._on_device(reward):
-                    yield name, score(name, prompts)
+                    with _naming(name, prompts):
+                        scores = score(name, prompts)
+                    yield name, scores
 
     @contextmanager
     def shared_pass(self, images: Tensor | Sequence[Image]) -> Iterator[ScoreByName]:
@@ -182,6 +188,20 @@ class Panel(nn.Module):
 
     def _towers(self) -> list[Towers]:
         return [module for module in self.modules() if isinstance(module, Towers)]
+
+
+@contextmanager
+def _naming(name: str, prompts: Sequence[str] | None) -> Iterator[None]:
+    """Name the reward and the first prompt in an error, which any code of a user may raise."""
+    try:
+        yield
+    except (TcbenchError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and name in str(error):
+            raise
+        batch = f" on a batch that begins with the prompt {prompts[0]!r}" if prompts else ""
+        raise TcbenchError(f"{name} failed{batch}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _needs_gradient(images: Tensor | Sequence[Image]) -> bool:

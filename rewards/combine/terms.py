@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rewards.registry import info
-from tcbench.errors import ConfigError
+from tcbench.errors import ConfigError, ProblemCollector
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,23 +42,27 @@ def parse_mix(text: str) -> dict[str, MixTerm]:
         Terms by reward name, in the order in which they are written.
 
     Raises:
-        ConfigError: If a term is invalid, a reward is named twice, or there is no term.
+        ConfigError: If a term is invalid, a weight is 0, a reward is named twice, or there is no term.
         UnknownName: If a reward does not exist.
+        Problems: For several of these.
     """
     terms: dict[str, MixTerm] = {}
     names: dict[str, str] = {}  # as written, by the name in the record
+    problems = ProblemCollector()
     for item in filter(None, (item.strip() for item in text.split(","))):
-        name, term = _parse_term(item)
-        if name in terms:
-            raise ConfigError(f"the reward mix names {name} twice; give it one weight")
-        # Scores, logs and calibrations are kept by this name, so two rewards cannot share it.
-        other = names.setdefault(info(name).name, name)
-        if other != name:
-            raise ConfigError(
-                f"{other} and {name} in the reward mix have the same name, {info(name).name}; give it one "
-                "weight, or register one of them under another name"
-            )
-        terms[name] = term
+        with problems.catch():
+            name, term = _parse_term(item)
+            if name in terms:
+                raise ConfigError(f"the reward mix names {name} twice; give it one weight")
+            # Scores, logs and calibrations are kept by this name, so two rewards cannot share it.
+            other = names.setdefault(info(name).name, name)
+            if other != name:
+                raise ConfigError(
+                    f"{other} and {name} in the reward mix have the same name, {info(name).name}; give it one "
+                    "weight, or register one of them under another name"
+                )
+            terms[name] = term
+    problems.raise_any()
     if not terms:
         raise ConfigError("the reward mix is empty; give at least one term, such as pickscore=1,clip=100")
     return terms
@@ -74,4 +78,9 @@ def _parse_term(item: str) -> tuple[str, MixTerm]:
         equals = ""
     if not equals or not name or not math.isfinite(term.weight) or math.isnan(term.cap):
         raise ConfigError(f"invalid term {item!r} in the reward mix; expected name=weight or name=weight@cap")
+    if term.weight == 0:
+        raise ConfigError(
+            f"{name} has the weight 0 in the reward mix, which changes nothing; give it another weight or "
+            "leave it out"
+        )
     return name, term

@@ -152,7 +152,7 @@ def test_lists_are_written_with_commas_as_toml_or_by_repeating(settings: list[st
 def test_repeated_assignments_of_anything_but_a_list_replace_each_other() -> None:
     config = make_config("micro", settings=["optimiser.lr=1", "optimiser.lr=2", "trainable.parts=unet"])
     assert (config.optimiser.lr, config.trainable.parts) == (2, ("unet",))
-    with pytest.raises(ConfigError, match="parts has unet, unet; expected .* each once"):
+    with pytest.raises(ConfigError, match=r"parts has unet, unet; expected .* each once"):
         make_config("micro", settings=["trainable.parts=unet", "trainable.parts=unet"])
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +13,14 @@ import torch
 from torch import Tensor
 
 import rewards
-from rewards import UnknownName
+from rewards import Reward, RewardInfo, UnknownName
 from rewards.base import score_id
 from rewards.combine.calibration import WORLD_CALIBRATION, Calibration, RewardStatistics
 from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm, parse_mix
 from rewards.world.training import data
+from tcbench.errors import Problems
 
 NAMES = ("world-clip", "world-aesthetic", "world-hps")
 
@@ -54,6 +57,8 @@ def test_mix_text_is_parsed() -> None:
         ("clip=1@nan", "invalid term 'clip=1@nan'"),
         ("clip=1@x", "invalid term 'clip=1@x'"),
         ("clip=1,clip=2", "names clip twice"),
+        ("clip=0", "clip has the weight 0"),
+        ("clip=1,siglip=0.0@0.3", "siglip has the weight 0"),
     ],
 )
 def test_invalid_mix_text_is_refused(text: str, message: str) -> None:
@@ -122,6 +127,59 @@ def test_reward_without_gradient_is_named(batch: tuple[Tensor, list[str]]) -> No
     assert mix.score(*batch).total.isfinite().all()
     with pytest.raises(ValueError, match="no gradient: world-rule"):
         mix.gradient(*batch)
+
+
+def test_several_problems_of_a_mix_are_reported_together() -> None:
+    with pytest.raises(Problems) as caught:
+        parse_mix("clip=0,pikscore=1,hpsv2")
+    assert len(caught.value.errors) == 3
+
+
+class Toy(Reward):
+    """A user's reward, of the kind in its record's options."""
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Any:
+        brightness = pixels.mean((1, 2, 3))
+        kinds: dict[str, Callable[[], Any]] = {
+            "detaches": lambda: brightness.detach(),
+            "uses numpy": lambda: torch.from_numpy(brightness.numpy()),
+            "other leaf": lambda: torch.ones(len(pixels), requires_grad=True) * 2,
+            "fails": lambda: {}["missing"],
+            "returns a list": lambda: [0.0] * len(pixels),
+            "cannot judge": lambda: brightness.new_full((len(pixels),), math.nan),
+        }
+        return kinds[str(self.info.options["kind"])]()
+
+
+def toy_mix(kind: str) -> RewardMix:
+    record = RewardInfo("toy", entry=f"{__name__}:Toy", options={"kind": kind})
+    panel = Panel(["world-aesthetic", record])
+    return RewardMix(panel, {name: MixTerm(1.0) for name in panel.names})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("detaches", r"toy returned scores that do not depend on the images \(prompt '.+'\); compute them"),
+        ("other leaf", r"toy returned scores that do not depend on the images \(prompt '.+'\); compute them"),
+        ("uses numpy", r"toy failed on a batch that begins with the prompt '.+': RuntimeError: .*numpy"),
+        ("fails", r"toy failed on a batch that begins with the prompt '.+': KeyError: 'missing'"),
+        ("returns a list", r"toy returned no tensor for 3 images; expected \(3,\)"),
+    ],
+)
+def test_a_reward_that_fails_is_named_with_the_prompt(
+    kind: str, message: str, batch: tuple[Tensor, list[str]]
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        toy_mix(kind).gradient(*batch)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reward_that_cannot_judge_a_batch_has_no_gradient(batch: tuple[Tensor, list[str]]) -> None:
+    result = toy_mix("cannot judge").gradient(*batch)
+    assert result.norms["toy"].tolist() == [0, 0, 0]
+    assert result.scores["toy"].isnan().all()
+    assert result.norms["world-aesthetic"].min() > 0
 
 
 def test_terms_must_match_the_panel(panel: Panel) -> None:
