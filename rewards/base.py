@@ -121,7 +121,7 @@ class Reward(nn.Module, ABC):
             return torch.cat([self._score_run(row, [prompt]) for row, prompt in rows])
         # Training loops call rewards inside autocast; a score must not depend on that.
         with torch.autocast(pixels.device.type, enabled=False):
-            scores = self._score(pixels, prompts)
+            scores: object = self._score(pixels, prompts)  # of a user's class, which may return anything
         if not isinstance(scores, Tensor) or scores.shape != (count,):
             kind = f"scores of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else "no tensor"
             raise ValueError(f"{self.info.name} returned {kind} for {count} images; expected ({count},)")

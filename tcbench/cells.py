@@ -251,7 +251,7 @@ class _LogProgress:
     def stage(self, title: str, total: int, done: int = 0) -> None:
         self.write(f"{title}: {done} of {total}")
 
-    def advance(self, count: int = 1) -> None: ...
+    def advance(self, count: int = 1, status: str = "") -> None: ...
 
     def note(self, message: str) -> None:
         self.write(message)

@@ -11,8 +11,8 @@ class Progress(Protocol):
     def stage(self, title: str, total: int, done: int = 0) -> None:
         """Begin a stage of ``total`` images, ``done`` of which an earlier start has finished."""
 
-    def advance(self, count: int = 1) -> None:
-        """Report that ``count`` more images of the stage are on disk."""
+    def advance(self, count: int = 1, status: str = "") -> None:
+        """Report that ``count`` more images of the stage are on disk, and show a short ``status``."""
 
     def note(self, message: str) -> None:
         """Show the user a message of one line."""
@@ -23,6 +23,6 @@ class Silent:
 
     def stage(self, title: str, total: int, done: int = 0) -> None: ...
 
-    def advance(self, count: int = 1) -> None: ...
+    def advance(self, count: int = 1, status: str = "") -> None: ...
 
     def note(self, message: str) -> None: ...

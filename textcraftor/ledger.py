@@ -1,27 +1,12 @@
-"""Cost of training: counted work and memory."""
+"""Cost of training: counted work."""
 
 from __future__ import annotations
 
-import resource
-import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-
-@dataclass(frozen=True)
-class WorkCounts:
-    """Work of one update."""
-
-    samples: int
-    skipped: int
-    """Samples whose rewards or gradients were not finite."""
-    scored: int
-    """Images that were decoded and scored."""
-    unet_rows: int
-    """Rows through the UNet."""
-    unet_graphs: int
-    """Those of them that had a backward pass."""
-    unet_saved: int
-    """Rows that the prefix cache saved."""
+if TYPE_CHECKING:
+    from textcraftor.updates import UpdateTotals
 
 
 @dataclass
@@ -60,14 +45,15 @@ class Ledger:
         """
         return self.unet + self.unet_saved + self.reward_calls + self.decodes
 
-    def add(self, counts: WorkCounts, *, rewards: int, unet_trained: bool) -> None:
+    def add(self, totals: UpdateTotals, *, rewards: int, unet_trained: bool) -> None:
         """Add the work of an update.
 
         Args:
-            counts: Counts over all processes.
+            totals: The update, over all processes.
             rewards: Number of rewards in the mix.
             unet_trained: Whether the UNet's weights have gradients.
         """
+        counts = totals.counts
         self.samples += counts.samples
         self.unet_forwards += counts.unet_rows
         # a backward pass costs one forward for the inputs' gradients, and another one for the weights'
@@ -76,13 +62,3 @@ class Ledger:
         self.reward_calls += counts.scored * rewards
         self.decodes += counts.scored
         self.skipped += counts.skipped
-
-
-def peak_mib(device: str) -> float:
-    """Return the peak memory so far in MiB: of a CUDA device, otherwise of this process."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

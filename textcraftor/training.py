@@ -14,58 +14,43 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rewards.combine.mix import load_mix
-from rewards.combine.terms import parse_mix
-from rewards.info import RewardInfo
 from rewards.registry import info, load
-from tcbench.errors import ConfigError, TcbenchError, first_line
+from tcbench.errors import ConfigError, first_line
 from tcbench.files import locked
 from tcbench.progress import Progress, Silent
-from textcraftor.algorithms.base import Algorithm, ClippedOptimiser, StepResult
+from textcraftor.algorithms.base import Algorithm, ClippedOptimiser
 from textcraftor.algorithms.ddpo import DDPOAlgorithm
 from textcraftor.algorithms.gradient import GradientAlgorithm
 from textcraftor.algorithms.latent_scores import LatentScorer
 from textcraftor.algorithms.rewriter import RewriterAlgorithm, RewriterPolicy
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.calibration import MissingCalibration
-from textcraftor.config import (
-    WITHOUT_GRADIENT,
-    TrainConfig,
-)
-from textcraftor.diffusion import pipeline as pipelines
-from textcraftor.diffusion.devices import find_device
-from textcraftor.diffusion.models import Model
+from textcraftor.config import TrainConfig
+from textcraftor.curves import save_curves
+from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prefix_cache import PrefixCache
 from textcraftor.diffusion.runner import PipelineRunner
-from textcraftor.diffusion.sampling import Denoiser, size_conditioning
+from textcraftor.diffusion.sampling import Denoiser
+from textcraftor.inputs import TrainInputs
 from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
 from textcraftor.io.pairs import Pairs
 from textcraftor.io.provenance import environment
-from textcraftor.io.system import rewards_trained_on, write_trained
-from textcraftor.ledger import Ledger, WorkCounts, peak_mib
+from textcraftor.io.system import write_trained
+from textcraftor.ledger import Ledger
+from textcraftor.processes import Processes
 from textcraftor.sources import PromptSource, SampleOrder
 from textcraftor.tuned import Trainable, TunedPipeline, WeightAverage
+from textcraftor.updates import LearningWatch, UpdateTotals
 from textcraftor.validation import Validation, Validator
-
-VALIDATION_TIMEOUT = timedelta(hours=6)
-"""How long other processes wait for the first one, which validates."""
-
-SKIPPED_LIMIT = 20
-"""Samples in a row without finite rewards or gradients after which a run ends."""
-
-
-class _NotFinite(TcbenchError):
-    """Rewards or gradients were not finite for too many samples in a row."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +77,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
     progress: Progress | None = None,
     prompts: PromptSource | None = None,
     validation: PromptSource | None = None,
+    dry_run: bool = False,
 ) -> TrainedRun:
     """Train, and keep everything in the folder ``out``. Call it again to resume.
 
@@ -105,33 +91,48 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         prompts: Training prompts in place of those that the configuration names.
         validation: Validation prompts in place of those that the configuration names; not used with
             ``validation.every = 0``.
+        dry_run: Do everything up to the first update, without downloads and without writing anything.
 
     Returns:
         The finished run.
 
     Raises:
-        TcbenchError: If the configuration cannot be trained, with one line per problem; nothing was changed.
-        _NotFinite: If rewards or gradients are no longer finite; the last checkpoint is intact.
+        TcbenchError: If the configuration cannot be trained, with one line per problem, and nothing was
+            changed; or if rewards or gradients are no longer finite, and the last checkpoint is intact.
+        KeyboardInterrupt: On SIGINT (Ctrl-C) or SIGTERM, after the last finished update was saved.
     """
-    progress, folder = progress or Silent(), TrainFolder(Path(out))
-    accelerator = _start_processes(device, config.logging.trackers, folder.path)
-    main, device = accelerator.is_main_process, str(accelerator.device)
-    with locked(folder.path) if main else nullcontext(), _out_of_memory_advice(device):
-        # Rewards, the frozen pipeline, prompts. Errors are reported before anything large is loaded.
-        infos = _check_rewards(config)
-        pipeline_path = Model.find(config.model).source.find()
-        pipeline_sha256 = pipelines.pipeline_sha256(pipeline_path)
-        schedule, updates = config.schedule, config.optimiser.updates
-        pipe = _load_pipeline(pipeline_path, device, schedule.sampler, schedule.spacing)
+    folder = TrainFolder(Path(out))
+    processes = Processes(device, config.logging.trackers, folder.path)
+    accelerator, main, device = processes.accelerator, processes.main, processes.device
+    progress = progress if progress is not None and main else Silent()
+    with ExitStack() as stack:
+        if main and not dry_run:
+            stack.enter_context(locked(folder.path))
+        stack.enter_context(_out_of_memory_advice(device))
+
+        # Rewards, files and prompts. Errors are reported before anything large is loaded.
+        inputs = TrainInputs.find(
+            config, processes.count, progress, fetch=not dry_run, prompts=prompts, validation=validation
+        )
+        schedule, updates, trained_on = config.schedule, config.optimiser.updates, inputs.trained_on
+
+        # The frozen pipeline
+        pipe = load_pipeline(
+            inputs.pipeline,
+            device=device,
+            dtype="float32",
+            sampler=schedule.sampler,
+            spacing=schedule.spacing,
+        )
+        if device != "cpu":
+            pipe.unet.to(memory_format=torch.channels_last)
+            pipe.vae.to(memory_format=torch.channels_last)
         runner = PipelineRunner(pipe, schedule)
         pairs = Pairs.read(Path(config.data.pairs), runner.size) if config.data.pairs else None
-        source = prompts if prompts is not None else pairs.source if pairs is not None else None
-        if source is None:
-            source = PromptSource.find(config.data.prompts)
-        held_out = Validator.find_prompts(config.validation, progress, validation)
+        source = pairs.source if pairs is not None else inputs.prompts
+        assert source is not None
 
         # What is trained, and its optimiser
-        trained_on = _trained_on(config)
         trainable = _load_trainable(pipe, config, runner.guided, trained_on)
         average = WeightAverage(trainable, config.optimiser.ema)
         optimiser = ClippedOptimiser.adamw(
@@ -139,7 +140,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         )
 
         # Sampling, scoring, and the algorithm on top of them
-        denoiser = Denoiser(pipe.unet, schedule.guidance, size_conditioning(pipe, runner.size))
+        denoiser = Denoiser.of_pipeline(pipe, schedule.guidance, runner.size)
         mix = load_mix(
             config.rewards.mix,
             calibration=config.rewards.calibration,
@@ -162,9 +163,9 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             denoiser.unet = torch.compile(pipe.unet)
         scorer = LatentScorer(pipe.vae, mix, config.memory.decode_slice, config.rewards.pool)
         cache = PrefixCache.open(
-            config.memory.prefix_cache,
+            "" if dry_run else config.memory.prefix_cache,
             config.memory.prefix_gigabytes,
-            pipeline_sha256=pipeline_sha256,
+            pipeline_sha256=inputs.pipeline_sha256,
             schedule=schedule,
             precision=config.memory.precision,
         )
@@ -173,14 +174,15 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         )
         algorithm = _make_algorithm(config, trainable, start, scorer, optimiser)
         validator = None
-        if held_out is not None and main:
+        if inputs.validation is not None and main:
+            held_out = inputs.validation.texts
             validator = Validator(
                 trainable,
                 mix,
                 selection_reward,
                 denoiser,
                 runner.latent_shape,
-                [held_out.texts[n] for n in range(min(config.validation.prompt_count, len(held_out)))],
+                [held_out[n] for n in range(min(config.validation.prompt_count, len(held_out)))],
                 steps=schedule.steps,
                 tuned_steps=config.eval_tuned_steps,
                 memory=config.memory,
@@ -193,39 +195,52 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             folder.begin(
                 {
                     "config": json.loads(json.dumps(asdict(config))),
-                    "pipeline_sha256": pipeline_sha256,
+                    "pipeline_sha256": inputs.pipeline_sha256,
                     "prompts": source.name,
                     "prompt_count": len(source),
                     "prompts_sha256": source.sha256,
                     "rewards": {name: mix.panel[name].score_id for name in mix.panel.names},
                     "calibration": MissingCalibration.record(mix),
                     "start_sha256": trainable.start_sha256,
-                    "processes": accelerator.num_processes,
+                    "processes": processes.count,
                     "environment": current,
-                }
+                },
+                write=not dry_run,
             )
         accelerator.wait_for_everyone()
         ledger, done, alarm = Ledger(device=current["device_name"]), 0, ""
         newest = folder.newest()
         if newest is not None:
-            _load_state(newest.tensors(device), trainable, average, algorithm, optimiser)
+            state = newest.tensors(device)
+            trainable.load_values(state["trained"])
+            average.load_state(state["average"])
+            if state["learner"]:
+                algorithm.load_state(state["learner"])
+            optimiser.load_state(state["optimiser"])
             ledger, done = Ledger(**newest.record["ledger"]), newest.update
             alarm = str(newest.record.get("alarm", ""))
+        if dry_run:
+            return TrainedRun(folder.path, done, done, alarm, main)
         validations: list[Validation] = []
         if main:
             # log lines after the checkpoint belong to weights that are lost
             folder.forget_after(done if newest is not None else -1)
             validations = [Validation.from_row(row) for row in folder.rows(VALIDATION)]
-            if newest is not None and _best_update(done, validations, selection) == done:
-                _select(folder, newest.path, config, trained_on)  # it may have been killed before it did
 
         accelerator.init_trackers("tcbench")
         order = SampleOrder(source, config.seed, config.data.noises, config.data.group)
+        names = {name: record.name for name, record in inputs.rewards.items()}
+        terms = {} if config.algorithm.name == "denoising" else mix.terms
+        watch = LearningWatch(terms, names, order, folder.path, progress, learned=done > 0)
         progress.stage("training", updates, done)
-        skipped_in_a_row = 0
-        if done == 0:
-            alarm = _validate(validator, 0, validations, folder, progress)
-            alarm = _alarm_in_any_process(accelerator, alarm)
+        stack.enter_context(processes.interruptible())
+
+        # Validate before the first update, or what was interrupted before its validation
+        if _validation_due(config, done):
+            with average.applied():
+                alarm = _validate(validator, done, validations, folder, progress, processes, alarm)
+        if main and newest is not None and _best_update(done, validations, selection) == done:
+            _select(folder, newest.path, config, trained_on)  # it may have been killed before it did
 
         for update in range(done, updates):
             if alarm and config.validation.stop_on_alarm:
@@ -234,20 +249,18 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             lr = optimiser.set_learning_rate(update)
 
             # Each process trains on its share of the batch
-            batch = order.batch(update, config.optimiser.batch)
-            batch = batch.share(accelerator.process_index, accelerator.num_processes)
+            batch = order.batch(update, config.optimiser.batch).share(processes.index, processes.count)
             result = algorithm.step(batch)
             if math.isfinite(result.grad_norm):
                 average.update(update)
 
-            # Count the work of all processes, and end a run that no longer learns
-            counts = _count_work(accelerator, result, denoiser)
-            ledger.add(counts, rewards=len(infos), unet_trained="unet" in config.trainable.parts)
-            skipped_in_a_row = skipped_in_a_row + counts.skipped if counts.skipped == counts.samples else 0
-            _report_skipped(result, ledger.skipped, skipped_in_a_row, folder.path, progress)
+            # Sum up over all processes, and end a run that no longer learns
+            done = update + 1
+            totals = UpdateTotals.gather(processes, result, mix, names, denoiser.take_counts())
+            ledger.add(totals, rewards=len(names), unet_trained="unet" in config.trainable.parts)
+            watch.check(totals, ledger.skipped, last=done == updates)
 
             # Log
-            done = update + 1
             ledger.seconds += time.monotonic() - began
             row = {
                 "update": update,
@@ -255,27 +268,31 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
                 "skipped": ledger.skipped,
                 "unet": ledger.unet,
                 "compute": ledger.compute,
-                "peak_mib": round(peak_mib(device), 1),
-                **result.log_row({name: record.name for name, record in infos.items()}),
+                "peak_mib": round(totals.peak_mib, 1),
+                **totals.row,
             }
             if main:
                 row |= {"seconds": round(ledger.seconds, 3), "lr": lr}
                 folder.append(LOG, [row])
             accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, step=done)
-            progress.advance()
+            progress.advance(1, totals.summary)
 
-            # Validate and save
-            every = config.validation.every
-            validation_due = done == updates or bool(every and done % every == 0)
-            if validation_due:
+            # Validate and save; an interrupted run saves only, and is validated when it is resumed
+            interrupted, validation_due = totals.interrupted, _validation_due(config, done)
+            if validation_due and not interrupted:
                 with average.applied():
-                    alarm = _validate(validator, done, validations, folder, progress)
-                alarm = _alarm_in_any_process(accelerator, alarm)
-            if validation_due or done % config.logging.save_every == 0:
+                    alarm = _validate(validator, done, validations, folder, progress, processes)
+                interrupted = processes.any(processes.interrupted)
+            if validation_due or interrupted or done % config.logging.save_every == 0:
                 if main:
                     path = folder.save(
                         done,
-                        _state(trainable, average, algorithm, optimiser),
+                        {
+                            "trained": {n: p.detach() for n, p in trainable.trained_parameters().items()},
+                            "average": average.values,
+                            "learner": algorithm.state(),
+                            "optimiser": optimiser.state(),
+                        },
                         {"ledger": asdict(ledger), "alarm": alarm},
                         lambda path: _save_weights(path, trainable, average, config, trained_on),
                         config.logging.keep,
@@ -283,6 +300,8 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
                     if _best_update(done, validations, selection) == done:
                         _select(folder, path, config, trained_on)
                 accelerator.wait_for_everyone()
+            if interrupted:
+                raise KeyboardInterrupt(f"saved {folder.path} after {done} updates")
 
         accelerator.wait_for_everyone()  # a process that leaves first can end the group of the others
         accelerator.end_training()
@@ -290,24 +309,6 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
 
 
 # Set-up
-
-
-def _start_processes(device: str, trackers: tuple[str, ...], folder: Path) -> Any:
-    """Return accelerate's handle of this process and the others."""
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
-
-    device = find_device(device)
-    if ":" in device:
-        torch.cuda.set_device(device)  # accelerate uses the current device
-    return Accelerator(
-        cpu=device == "cpu",
-        mixed_precision="no",  # the loop sets precision itself, whatever accelerate is configured to
-        gradient_accumulation_steps=1,
-        log_with=list(trackers) or None,
-        project_dir=str(folder),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT)],
-    )
 
 
 @contextmanager
@@ -321,53 +322,6 @@ def _out_of_memory_advice(device: str) -> Iterator[None]:
             "memory.checkpointing = true, memory.decode_slice = 1, memory.precision = bfloat16 or "
             "memory.offload = true; the last checkpoint is intact"
         ) from error
-
-
-def _check_rewards(config: TrainConfig) -> dict[str, RewardInfo]:
-    """Return the records of the trained rewards by their names in the mix.
-
-    Raises:
-        WrongRole: For a judge.
-        ConfigError: If there is no reward, one lacks a gradient that the algorithm needs, or the selection
-            reward is trained on.
-    """
-    if not config.rewards.mix:
-        raise ConfigError(
-            "no rewards to maximise; set rewards.mix (--rewards), such as "
-            "pickscore=1,hpsv2=100,clip-cosine=100"
-        )
-    infos = {name: info(name) for name in parse_mix(config.rewards.mix)}
-    for record in infos.values():
-        record.check_role("training")
-        if not record.differentiable and config.algorithm.name not in WITHOUT_GRADIENT:
-            raise ConfigError(
-                f"{record.name} has no gradient; choose a differentiable reward (`tcbench ls rewards`), or "
-                "reinforcement learning (--profile ddpo)"
-            )
-    selection = config.validation.selection_reward
-    if selection:
-        info(selection).check_role("selection")
-        if info(selection).name in {record.name for record in infos.values()}:
-            raise ConfigError(f"{selection} is trained on; set validation.selection_reward to another reward")
-    return infos
-
-
-def _load_pipeline(folder: Path, device: str, sampler: str, spacing: str) -> Any:
-    pipe = pipelines.load_pipeline(folder, device=device, dtype="float32", sampler=sampler, spacing=spacing)
-    if device != "cpu":
-        pipe.unet.to(memory_format=torch.channels_last)
-        pipe.vae.to(memory_format=torch.channels_last)
-    return pipe
-
-
-def _trained_on(config: TrainConfig) -> list[str] | None:
-    return rewards_trained_on(
-        config.rewards.mix,
-        rewriter=config.trainable.rewriter,
-        start=config.trainable.start,
-        pairs=config.data.pairs,
-        supervised=config.algorithm.name == "denoising",
-    )
 
 
 def _load_trainable(
@@ -417,29 +371,9 @@ def _make_algorithm(
 # Inside the loop
 
 
-def _count_work(accelerator: Any, result: StepResult, denoiser: Denoiser) -> WorkCounts:
-    """Return the work of an update, summed over all processes."""
-    samples = len(result.samples)
-    counts = [samples, len(result.skipped), samples * result.evaluations, *denoiser.take_counts()]
-    totals = accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum").tolist()
-    return WorkCounts(*totals)
-
-
-def _report_skipped(result: StepResult, total: int, in_a_row: int, folder: Path, progress: Progress) -> None:
-    """Note the first skipped sample.
-
-    Raises:
-        _NotFinite: If `SKIPPED_LIMIT` samples in a row were skipped.
-    """
-    texts = [sample.text for sample in result.skipped]
-    if texts:
-        progress.note(f"skipped {texts[0]!r}: a reward or gradient is not finite ({total} so far)")
-    if in_a_row >= SKIPPED_LIMIT:
-        example = f", such as {texts[0]!r}" if texts else ""
-        raise _NotFinite(
-            f"the last {in_a_row} samples have rewards or gradients that are not finite{example}; lower "
-            f"optimiser.lr or set memory.precision = float32; {folder} has the last checkpoint"
-        )
+def _validation_due(config: TrainConfig, done: int) -> bool:
+    every = config.validation.every
+    return done == config.optimiser.updates or bool(every and done % every == 0)
 
 
 def _validate(
@@ -448,31 +382,27 @@ def _validate(
     validations: list[Validation],
     folder: TrainFolder,
     progress: Progress,
+    processes: Processes,
+    alarm: str = "",
 ) -> str:
-    """Validate, log it, and append it to ``validations``.
+    """Validate unless that was done before, log it, and append it to ``validations``.
 
     Returns:
-        The over-optimisation alarm; "" if there is none.
+        The over-optimisation alarm, in every process; "" if there is none.
     """
-    if validator is None:
-        return ""
-    result, images = validator.validate(update, validations[0] if validations else None)
-    alarm = ""
-    if validator.selection_reward is not None:
-        alarm = result.over_optimisation_alarm(validations, validator.selection_reward.info.name)
-    validations.append(result)
-    folder.append(VALIDATION, [result.to_row()])
-    Validator.save_images(images, folder.path / "samples" / f"{update:06d}.png")
-    progress.note(result.summary())
-    if alarm:
-        progress.note(alarm)
-    return alarm
-
-
-def _alarm_in_any_process(accelerator: Any, alarm: str) -> str:
-    """Return the alarm in every process; only the first one validates."""
-    flag = torch.tensor([float(bool(alarm))], device=accelerator.device)
-    return alarm or ("alarm" if float(accelerator.reduce(flag, "sum")[0]) else "")
+    if validator is not None and update not in (one.update for one in validations):
+        result, images = validator.validate(update, validations[0] if validations else None)
+        alarm = ""
+        if validator.selection_reward is not None:
+            alarm = result.over_optimisation_alarm(validations, validator.selection_reward.info.name)
+        validations.append(result)
+        folder.append(VALIDATION, [result.to_row()])
+        Validator.save_images(images, folder.path / "samples" / f"{update:06d}.png")
+        save_curves(folder)
+        for note in filter(None, (result.summary(), alarm)):
+            progress.note(note)
+    in_any_process = processes.any(bool(alarm))  # only the first one validates
+    return alarm or ("alarm" if in_any_process else "")
 
 
 # Checkpoints
@@ -503,37 +433,3 @@ def _save_weights(
     trained = {name: p.detach() for name, p in trainable.trained_parameters().items()}
     trainable.save(folder, average.values or trained)
     write_trained(folder, folder, config, trained_on)
-
-
-def _state(
-    trainable: Trainable, average: WeightAverage, algorithm: Algorithm, optimiser: ClippedOptimiser
-) -> dict[str, Tensor]:
-    """Return everything that training resumes from."""
-    trained = {name: p.detach() for name, p in trainable.trained_parameters().items()}
-    groups = {
-        "trained": trained,
-        "average": average.values,
-        "learner": algorithm.state(),
-        "optimiser": optimiser.state(),
-    }
-    return {f"{group}.{name}": value for group, state in groups.items() for name, value in state.items()}
-
-
-def _load_state(
-    state: Mapping[str, Tensor],
-    trainable: Trainable,
-    average: WeightAverage,
-    algorithm: Algorithm,
-    optimiser: ClippedOptimiser,
-) -> None:
-    """Resume from what `_state` returned."""
-
-    def group(name: str) -> dict[str, Tensor]:
-        prefix = f"{name}."
-        return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-    trainable.load_values(group("trained"))
-    average.load_state(group("average"))
-    if learner := group("learner"):
-        algorithm.load_state(learner)
-    optimiser.load_state(group("optimiser"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,15 @@ ATTENTION = {
     "unet": ("to_q", "to_k", "to_v", "to_out.0"),
 }
 """Layers that adapters are added to, as in TexForce and diffusers' training scripts."""
+
+
+_ENCODER_SHAPE = ("intermediate_size", "num_attention_heads", "hidden_act", "projection_dim")
+"""Configuration values of a text encoder, beside those that `load_encoders` compares."""
+
+_UNET_SHAPE = (
+    "block_out_channels", "layers_per_block", "cross_attention_dim", "attention_head_dim", "in_channels",
+    "down_block_types", "up_block_types", "transformer_layers_per_block",
+)  # fmt: skip
 
 
 class Trainable(nn.Module):
@@ -107,7 +116,7 @@ class TunedPipeline(Trainable):
         """Load the text encoders, and the UNet if it is trained, of an earlier run's checkpoint.
 
         Raises:
-            MissingFiles: If the checkpoint's UNet is not trained here, or has another architecture.
+            MissingFiles: If the checkpoint's UNet is not trained here, or a part has another architecture.
         """
         encoders = load_encoders(self.original, folder)
         if (folder / "unet").is_dir() and "unet" not in self.parts:
@@ -117,15 +126,13 @@ class TunedPipeline(Trainable):
             )
         for name in self.parts:
             if name in ENCODERS:
-                _copy_weights(self.parts[name], getattr(encoders, name).state_dict())
+                encoder = getattr(encoders, name)
+                _check_same(folder / name, encoder.config, self.parts[name].config, _ENCODER_SHAPE)
+                _copy_weights(self.parts[name], encoder.state_dict())
             elif (folder / name).is_dir():
                 part: Any = self.parts[name]
                 other = type(part).from_pretrained(folder / name, local_files_only=True)
-                if other.config.block_out_channels != part.config.block_out_channels:
-                    raise MissingFiles(
-                        f"{folder / name} has another architecture than the model's UNet; start from a "
-                        "checkpoint of the same model"
-                    )
+                _check_same(folder / name, other.config, part.config, _UNET_SHAPE)
                 _copy_weights(part, other.state_dict())
 
     def save(self, folder: Path, values: Mapping[str, Tensor]) -> None:
@@ -220,6 +227,21 @@ def _trained_part(pipe: Any, name: str, settings: TrainableSettings, seed: int) 
             )
         )
     return part
+
+
+def _check_same(folder: Path, config: Any, model: Any, keys: Sequence[str]) -> None:
+    """Check that a checkpoint's part computes the same function of its weights as the model's.
+
+    Raises:
+        MissingFiles: If it does not.
+    """
+    pairs = {key: (getattr(config, key, None), getattr(model, key, None)) for key in keys}
+    different = [f"{key} {its}, not {ours}" for key, (its, ours) in pairs.items() if its != ours]
+    if different:
+        raise MissingFiles(
+            f"{folder} has another architecture than the model's: {', '.join(different)}; start from a "
+            "checkpoint of the same model"
+        )
 
 
 def _under(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

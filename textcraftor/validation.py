@@ -175,10 +175,15 @@ class Validator:
 
         Returns:
             The validation, and its images (2 P, 3, H, W) in [0, 1], a prompt's images in a row.
+
+        Raises:
+            ConfigError: If the selection reward cannot judge any of the first images, or scores all alike.
         """
         with autocast(self.trainable.original.device, self.memory.precision), self.denoiser.uncounted():
             images = torch.cat(list(self._sample())).nan_to_num(0.5)
         by_reward, embeddings = self._score(images)
+        if first is None:
+            self._check_selection(by_reward)
         scores = {
             name: [_finite(value) for value in values.view(-1, NOISES).mean(dim=1).tolist()]
             for name, values in by_reward.items()
@@ -191,6 +196,24 @@ class Validator:
             change = _paired_change(validation, first or validation, name)
             changes[name] = [_finite(number) for number in (change.value, change.low, change.high)]
         return replace(validation, changes=changes), images
+
+    def _check_selection(self, by_reward: Mapping[str, Tensor]) -> None:
+        if self.selection_reward is None:
+            return
+        name = self.selection_reward.info.name
+        scores = by_reward[name][by_reward[name].isfinite()]
+        if len(scores) > 1 and bool((scores != scores[0]).any()):
+            return
+        count = len(by_reward[name])
+        problem = (
+            f"the same score, {float(scores[0]):.4g}, for all {count}"
+            if len(scores)
+            else f"no finite score for any of the {count}"
+        )
+        raise ConfigError(
+            f"validation.selection_reward {name} has {problem} images of the validation prompts, such as "
+            f"{self.prompts[0]!r}, and cannot select a checkpoint; choose another reward or other prompts"
+        )
 
     def _score(self, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor | None]]:
         """Return scores (2 P,) by reward, and the selection reward's embeddings."""

@@ -42,6 +42,7 @@ class _Bars:
             TextColumn("{task.fields[rate]:>9}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
             console=Console(stderr=True),
         )
         self._task: TaskID | None = None
@@ -49,12 +50,12 @@ class _Bars:
 
     def stage(self, title: str, total: int, done: int = 0) -> None:
         self._clock = _Clock()
-        self._task = self._live.add_task(title, total=total, completed=done, rate="")
+        self._task = self._live.add_task(title, total=total, completed=done, rate="", status="")
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: int = 1, status: str = "") -> None:
         assert self._task is not None  # stage() comes first
         self._clock.count += count
-        self._live.update(self._task, advance=count, rate=f"{self._clock.rate:.1f}/s")
+        self._live.update(self._task, advance=count, rate=f"{self._clock.rate:.1f}/s", status=status)
 
     def note(self, message: str) -> None:
         self._live.console.print(f"note: {message}", markup=False, highlight=False)
@@ -81,14 +82,15 @@ class _Lines:
         self._printed = time.monotonic()
         _print(f"{title}: {done} of {total} done" + (", nothing to do" if done == total else ""))
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: int = 1, status: str = "") -> None:
         self._done += count
         self._clock.count += count
         if self._done < self._total and time.monotonic() - self._printed < _LINE_SECONDS:
             return
         self._printed = time.monotonic()
         left = (self._total - self._done) / self._clock.rate
-        _print(f"{self._title}: {self._done} of {self._total}, {self._clock.rate:.2g}/s, {left:.0f} s left")
+        line = f"{self._title}: {self._done} of {self._total}, {self._clock.rate:.2g}/s, {left:.0f} s left"
+        _print(f"{line}; {status}" if status else line)
 
     def note(self, message: str) -> None:
         _print(f"note: {message}")

@@ -79,10 +79,6 @@ def _train(
             "seed": seed,
         },
     )
-    if dry_run:
-        values = asdict(train_config)
-        print(dumps(values, indent=1) if json else "\n".join(_lines(values)))
-        return
     from textcraftor.training import train as run_training
 
     with show_progress() as reporter:
@@ -93,8 +89,13 @@ def _train(
             progress=reporter,
             prompts=_suite_prompts(train_config.data.prompts),
             validation=_suite_prompts(train_config.validation.prompts),
+            dry_run=dry_run,
         )
     if not run.main:
+        return
+    if dry_run:
+        values = asdict(train_config)
+        print(dumps(values, indent=1) if json else "\n".join(_lines(values)))
         return
     if json:
         print(dumps({"path": str(run.path), "updates": run.updates, "best": run.best}))

@@ -58,8 +58,8 @@ def parse_mix(text: str) -> dict[str, MixTerm]:
             other = names.setdefault(info(name).name, name)
             if other != name:
                 raise ConfigError(
-                    f"{other} and {name} in the reward mix have the same name, {info(name).name}; give it one "
-                    "weight, or register one of them under another name"
+                    f"{other} and {name} in the reward mix have the same name, {info(name).name}; give it "
+                    "one weight, or register one of them under another name"
                 )
             terms[name] = term
     problems.raise_any()

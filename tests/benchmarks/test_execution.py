@@ -243,7 +243,7 @@ class Interrupt(Silent):
     def __init__(self, count: int) -> None:
         self.left = count
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: int = 1, status: str = "") -> None:
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt

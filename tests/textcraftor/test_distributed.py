@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from textcraftor.config import TrainConfig
+from textcraftor.io.checkpoint import LOG, TrainFolder
 
 WORKER = """
 import json, sys
@@ -40,8 +43,8 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def launch(processes: int, config: TrainConfig, out: Path, mode: str = "whole") -> dict[str, torch.Tensor]:
-    """The tuned encoder of a run in that many processes (gloo)."""
+def start(processes: int, config: TrainConfig, out: Path, mode: str = "whole") -> list[subprocess.Popen[str]]:
+    """Start a run in that many processes (gloo)."""
     base = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
     if processes > 1:
         base |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
@@ -51,6 +54,12 @@ def launch(processes: int, config: TrainConfig, out: Path, mode: str = "whole") 
         record = json.dumps(asdict(config))
         command = [sys.executable, "-W", "ignore", "-c", WORKER, record, str(out), mode]
         running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    return running
+
+
+def launch(processes: int, config: TrainConfig, out: Path, mode: str = "whole") -> dict[str, torch.Tensor]:
+    """The tuned encoder of a run in that many processes."""
+    running = start(processes, config, out, mode)
     errors = [process.communicate(timeout=300)[1] for process in running]
     assert all(process.returncode == 0 for process in running), errors
     newest = sorted((out / "checkpoints").iterdir())[-1]
@@ -88,9 +97,32 @@ def test_two_processes_make_the_updates_of_one(
     one = launch(1, config, tmp_path / "one")
     two = launch(2, config, tmp_path / "two")
     broken = launch(2, config, tmp_path / "broken", "broken")
-    start = load_file(tiny_pipeline / "text_encoder" / "model.safetensors")
-    begun = {name: start[name if name in start else name.removeprefix("text_model.")] for name in one}
+    before = load_file(tiny_pipeline / "text_encoder" / "model.safetensors")
+    begun = {name: before[name if name in before else name.removeprefix("text_model.")] for name in one}
     moved = distance(one, begun)
     assert moved > 1e-4
     assert distance(one, two) < 1e-3 * moved
+    logs = [TrainFolder(tmp_path / name).rows(LOG) for name in ("one", "two")]
+    for first, second in zip(*logs, strict=True):  # means over all samples, not over one process's share
+        assert first.keys() == second.keys()
+        for name in first.keys() - {"seconds", "peak_mib"}:
+            assert second[name] == pytest.approx(first[name], rel=1e-3, abs=1e-4), name
     assert distance(one, broken) > 0.1 * moved  # the test detects a run without synchronisation
+
+
+def test_interrupting_one_process_ends_all_after_a_saved_update(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    folder = TrainFolder(tmp_path / "out")
+    config = config_for(updates=5000, every=0, selection_reward="", save_every=5000)
+    running = start(2, config, folder.path)
+    deadline = time.monotonic() + 120
+    while not folder.rows(LOG) and time.monotonic() < deadline:
+        assert all(process.poll() is None for process in running)
+        time.sleep(0.05)
+    running[1].send_signal(signal.SIGINT)
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert all("KeyboardInterrupt" in error for error in errors), errors
+    newest = folder.newest()
+    assert newest is not None
+    assert newest.update == len(folder.rows(LOG)) < 5000

@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 import rewards
 from rewards import WrongRole
 from tcbench.cells import ONE_CORE
-from tcbench.errors import ConfigError
+from tcbench.errors import ConfigError, Problems, TcbenchError
 from textcraftor.config import TrainConfig, make_config
 from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
 from textcraftor.sources import PromptSource
-from textcraftor.training import _NotFinite, train
+from textcraftor.training import train
 from textcraftor.validation import Validation
 
 # inside diffusers
@@ -50,6 +50,17 @@ class Broken(Reward):
     def _score(self, pixels, prompts):
         scores = pixels.mean((1, 2, 3))
         return scores * pixels.new_tensor([float("nan") if "dog" in p else 1.0 for p in prompts])
+
+@register(RewardInfo("train-constant", uses_prompt=False))
+class Constant(Reward):
+    """The same score for every image, with a gradient of 0."""
+    def _score(self, pixels, prompts):
+        return pixels.mean((1, 2, 3)) * 0 + 0.5
+
+@register(RewardInfo("train-detached", uses_prompt=False))
+class Detached(Reward):
+    def _score(self, pixels, prompts):
+        return pixels.detach().mean((1, 2, 3))
 '''
 
 REWARD = "Red"
@@ -58,6 +69,22 @@ CONFIG = {
     "steps": 4, "tuned_steps": 2, "eval_tuned_steps": 3, "guidance": 3.0, "batch": 4, "updates": 4,
     "lr": 1e-3, "every": 2, "prompt_count": 4, "save_every": 1,
 }  # fmt: skip
+
+
+class Notes:
+    """Keeps what a run reports."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.statuses: list[str] = []
+
+    def stage(self, title: str, total: int, done: int = 0) -> None: ...
+
+    def advance(self, count: int = 1, status: str = "") -> None:
+        self.statuses.append(status)
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -102,6 +129,22 @@ def test_training_raises_the_reward_and_logs_everything(
     assert (ledger["reward_calls"], ledger["decodes"], ledger["skipped"]) == (48, 48, 0)
 
 
+def test_curves_are_drawn_at_each_validation_and_progress_shows_rewards(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    seen = Notes()
+    train(config_for(updates=2, every=2), tmp_path / "out", device="cpu", progress=seen)
+    with Image.open(tmp_path / "out" / "curves.png") as picture:
+        assert picture.width > 500
+        assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 50
+    rows = TrainFolder(tmp_path / "out").rows(LOG)
+    assert seen.statuses == [
+        f"trained {row['trained']:.4g}, train-red {row['reward/train-red']:.4g}" for row in rows
+    ]
+
+
 def test_only_the_text_encoder_changes(
     config_for: Callable[..., TrainConfig], tmp_path: Path, tiny_pipeline: Path
 ) -> None:
@@ -132,7 +175,7 @@ def test_resume_gives_identical_weights(
         def stage(self, title: str, total: int, done: int = 0) -> None:
             self.updates = done
 
-        def advance(self, count: int = 1) -> None:
+        def advance(self, count: int = 1, status: str = "") -> None:
             self.updates += count
             if self.updates == 3:
                 raise Stop
@@ -328,20 +371,13 @@ def test_start_from_a_tuned_unet_requires_training_it(
 def test_samples_that_are_not_finite_are_skipped_and_reported(
     config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
 ) -> None:
-    notes: list[str] = []
-
-    class Notes:
-        def stage(self, title: str, total: int, done: int = 0) -> None: ...
-        def advance(self, count: int = 1) -> None: ...
-        def note(self, message: str) -> None:
-            notes.append(message)
-
+    progress = Notes()
     config = config_for(mix=f"{toys}:Broken=1", every=0, batch=6, updates=2)
-    train(config, tmp_path / "out", device="cpu", progress=Notes())
+    train(config, tmp_path / "out", device="cpu", progress=progress)
     rows = TrainFolder(tmp_path / "out").rows(LOG)
     assert rows[-1]["skipped"] == 2  # the dog, in each epoch
     assert rows[-1]["trained"] is not None
-    assert any("skipped 'a dog'" in note for note in notes)
+    assert "skipped 'a dog': the score of train-broken is not finite (1 so far)" in progress.lines
     assert all(bool(value.isfinite().all()) for value in weights(tmp_path / "out").values())
 
 
@@ -350,7 +386,64 @@ def test_run_ends_when_no_sample_is_finite(
 ) -> None:
     (tmp_path / "dogs.txt").write_text("a dog\n")
     config = config_for(mix=f"{toys}:Broken=1", prompts=str(tmp_path / "dogs.txt"), every=0, updates=50)
-    with pytest.raises(_NotFinite, match=r"the last 20 samples .* such as 'a dog'"):
+    with pytest.raises(TcbenchError, match=r"the last 20 samples .* such as 'a dog'") as caught:
+        train(config, tmp_path / "out", device="cpu")
+    assert "the score of train-broken" in str(caught.value)
+    assert "optimiser.lr" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mix": "{toys}:Constant=1"}, "train-constant gives every image the score 0.5"),
+        ({"mix": "{toys}:Bright=1@-5"}, r"train-bright is above its cap -5 \(0"),
+        (
+            {"mix": "{toys}:Constant=1", "algorithm": "ddpo", "eta": 1.0},
+            "train-constant gives every image the score 0.5",
+        ),
+    ],
+    ids=["constant", "cap", "ddpo"],
+)
+def test_a_run_with_nothing_to_learn_ends_and_names_the_reward_and_a_prompt(
+    config_for: Callable[..., TrainConfig],
+    tmp_path: Path,
+    toys: Path,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    mix = changes["mix"].format(toys=toys)
+    config = config_for(**changes | {"mix": mix, "every": 0, "updates": 50, "batch": 10})
+    with pytest.raises(
+        ConfigError, match=rf"gradient was 0 for all 20 samples so far, such as 'a .*: {message}"
+    ):
+        train(config, tmp_path / "out", device="cpu")
+
+
+def test_a_reward_with_nothing_to_learn_from_is_noted_beside_others(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
+) -> None:
+    notes = Notes()
+    config = config_for(mix=f"{toys}:Red=1,{toys}:Constant=1", every=0, batch=10, updates=3)
+    train(config, tmp_path / "out", device="cpu", progress=notes)
+    (note,) = [note for note in notes.lines if "nothing to learn" in note]
+    assert "from the last 20 samples, such as 'a " in note
+    assert "train-constant gives every image the score 0.5" in note
+
+
+def test_a_reward_that_detaches_is_named_with_a_prompt(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
+) -> None:
+    config = config_for(mix=f"{toys}:Detached=1", every=0)
+    with pytest.raises(ValueError, match=r"toys.py:Detached returned scores that do not .* \(prompt 'a "):
+        train(config, tmp_path / "out", device="cpu")
+
+
+def test_a_selection_reward_without_scores_is_refused(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
+) -> None:
+    (tmp_path / "dogs.txt").write_text("a dog\n")
+    config = config_for(selection_reward=f"{toys}:Broken", validation_prompts=str(tmp_path / "dogs.txt"))
+    with pytest.raises(ConfigError, match=r"train-broken has no finite score for any .* such as 'a dog'"):
         train(config, tmp_path / "out", device="cpu")
 
 
@@ -446,6 +539,123 @@ def test_resume_after_sigkill_gives_identical_weights(
         process.wait()
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert same(whole, killed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_saves_its_last_update_and_resumes_identically(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, number: signal.Signals
+) -> None:
+    config = config_for(save_every=50)
+
+    class Interrupting(Notes):
+        def advance(self, count: int = 1, status: str = "") -> None:
+            super().advance(count, status)
+            if len(self.statuses) == 1:  # at the end of an update that is not saved, the next is validated
+                signal.raise_signal(number)
+
+    train(config, tmp_path / "whole", device="cpu")
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "parts", device="cpu", progress=Interrupting())
+    assert signal.getsignal(number) is before
+    newest = TrainFolder(tmp_path / "parts").newest()
+    assert newest is not None
+    assert newest.update == 2  # the update that was under way is finished; its validation comes later
+    assert [row["update"] for row in TrainFolder(tmp_path / "parts").rows(VALIDATION)] == [0]
+    train(config, tmp_path / "parts", device="cpu")
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    for log in (LOG, VALIDATION):
+        whole, parts = (
+            [strip_time(row) for row in TrainFolder(tmp_path / n).rows(log)] for n in ("whole", "parts")
+        )
+        assert whole == parts
+
+
+def strip_time(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("seconds", "peak_mib")}
+
+
+def test_a_second_interruption_ends_a_run_at_once(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted_twice(*_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the second signal has no effect")
+
+    monkeypatch.setattr("textcraftor.algorithms.gradient.GradientAlgorithm.step", interrupted_twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(config_for(every=0), tmp_path / "out", device="cpu")
+    assert TrainFolder(tmp_path / "out").newest() is None
+
+
+def test_a_dry_run_makes_the_checks_of_a_run_and_writes_nothing(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    done = train(config_for(prefix_cache=str(cache)), out, device="cpu", dry_run=True)
+    assert done.updates == 0
+    assert not out.exists()
+    assert not cache.exists()
+    train(config_for(updates=1, every=0), out, device="cpu")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert train(config_for(updates=2, every=0), out, device="cpu", dry_run=True).updates == 1
+    with pytest.raises(ConfigError, match=r"another training run \(optimiser.lr was 0.001"):
+        train(config_for(lr=0.1, every=0), out, device="cpu", dry_run=True)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_everything_that_is_missing_is_reported_together(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
+) -> None:
+    config = config_for(
+        mix=f"{toys}:Red=1,world-oracle=1,jpeg-compressibility=1", selection_reward=f"{toys}:Red",
+        model="nobody/nothing", prompts="missing.txt", validation_prompts="none.txt", start="nowhere",
+        calibration="none.json",
+    )  # fmt: skip
+    with pytest.raises(Problems) as caught:
+        train(config, tmp_path / "out", device="cpu", dry_run=True)
+    lines = str(caught.value).splitlines()
+    for part in (
+        "world-oracle has the role 'judge'", "jpeg-compressibility has no gradient", "none.json is not a",
+        "nobody/nothing", "nowhere holds no text encoder", "missing.txt", "none.txt",
+    ):  # fmt: skip
+        assert sum(part in line for line in lines) == 1, (part, lines)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 2000}, "schedule.steps = 2000; the model has 1000 timesteps"),
+        ({"steps": 2000, "sampler": "euler"}, "schedule.steps = 2000; the model has 1000 timesteps"),
+        ({"size": (20, 16)}, "size = 20x16"),
+        ({"trackers": ("nothing",)}, "nothing"),
+        ({"vocab_size": 9}, "has vocab_size 9"),
+        ({"max_position_embeddings": 9}, "has max_position_embeddings 9"),
+        ({"intermediate_size": 9}, "another architecture .*: intermediate_size 9, not 16"),
+        ({"num_attention_heads": 1}, "another architecture .*: num_attention_heads 1, not 2"),
+        ({"hidden_act": "gelu"}, "another architecture .*: hidden_act gelu, not quick_gelu"),
+    ],
+    ids=str,
+)
+def test_a_dry_run_refuses_what_a_run_would(
+    config_for: Callable[..., TrainConfig],
+    tmp_path: Path,
+    tiny_pipeline: Path,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    if changes.keys() <= {"steps", "sampler", "size", "trackers"}:
+        config = config_for(**changes)
+    else:
+        its = CLIPTextConfig.from_pretrained(tiny_pipeline / "text_encoder", **changes)
+        CLIPTextModel(its).save_pretrained(tmp_path / "start" / "text_encoder")
+        config = config_for(start=str(tmp_path / "start"))
+    with pytest.raises(ValueError, match=message):
+        train(config, tmp_path / "out", device="cpu", dry_run=True)
 
 
 def test_default_profile_of_micro_has_a_selection_reward() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tcbench.errors import ConfigError
 from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import AlgorithmSettings, OptimiserSettings
@@ -49,6 +48,11 @@ class Algorithm(ABC):
     def step(self, batch: Batch) -> StepResult:
         """Train on one process's samples of an update."""
 
+    def micro_batches(self, samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
+        """Split samples into consecutive parts of ``micro_batch``; 0: one part."""
+        size = self.micro_batch or len(samples)
+        return (samples[start : start + size] for start in range(0, len(samples), size))
+
     def state(self) -> dict[str, Tensor]:
         """Return what the algorithm needs to resume, beside parameters and optimiser."""
         return {}
@@ -79,29 +83,6 @@ class StepResult:
         if not math.isfinite(self.grad_norm):
             return list(self.samples)
         return [self.samples[row] for row in self.scores.skipped]
-
-    def log_row(self, names: Mapping[str, str]) -> dict[str, float | None]:
-        """Return the means over finite samples for the log; None for a mean over no sample.
-
-        Args:
-            names: Registered name by the reward's name in the mix, which may be a file.
-        """
-        finite = self.scores.finite
-
-        def mean(values: Tensor) -> float | None:
-            kept = values[finite]
-            return float(kept.float().mean()) if len(kept) else None
-
-        row: dict[str, float | None] = {
-            TRAINED: mean(self.scores.total),
-            "grad_norm": self.grad_norm if math.isfinite(self.grad_norm) else None,
-            "drift": self.drift,
-        }
-        for name in self.scores.scores:
-            row[f"reward/{names[name]}"] = mean(self.scores.scores[name])
-            if name in self.scores.gradient_norms:
-                row[f"pull/{names[name]}"] = mean(self.scores.gradient_norms[name])
-        return row | dict(self.extra)
 
 
 class ClippedOptimiser:
@@ -205,22 +186,3 @@ def _learning_rate_factor(settings: OptimiserSettings) -> Callable[[int], float]
     )
     factor: Callable[[int], float] = schedule.lr_lambdas[0]
     return factor
-
-
-def micro_batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    """Split samples into consecutive parts of ``size``; 0: one part."""
-    size = size or len(samples)
-    return (samples[start : start + size] for start in range(0, len(samples), size))
-
-
-def check_policy_updates(policy_updates: int, samples: int) -> None:
-    """Check that every optimiser step of an update has a sample.
-
-    Raises:
-        ConfigError: If a process has fewer samples than optimiser steps.
-    """
-    if policy_updates > samples:
-        raise ConfigError(
-            f"algorithm.policy_updates is {policy_updates}, but a process has {samples} samples per update; "
-            "lower it, or raise optimiser.batch"
-        )

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tcbench.errors import ConfigError
-from textcraftor.algorithms.base import Algorithm, StepResult, check_policy_updates, micro_batches
+from textcraftor.algorithms.base import Algorithm, StepResult
 from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.sampling import EXTRA_NOISE, Rollout, autocast
@@ -176,9 +176,8 @@ class DDPOAlgorithm(Algorithm):
     def step(self, batch: Batch) -> StepResult:
         """Sample and score images, then make ``policy_updates`` optimiser steps on their decisions."""
         samples, updates = batch.samples, self.settings.policy_updates
-        check_policy_updates(updates, len(samples))
         trajectories, scores, drift = [], [], 0.0
-        for part in micro_batches(samples, self.micro_batch):
+        for part in self.micro_batches(samples):
             trajectory, part_scores, part_drift = self.sample(part)
             trajectories.append(trajectory)
             scores.append(part_scores)

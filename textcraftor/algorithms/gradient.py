@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from textcraftor.algorithms.base import Algorithm, StepResult, micro_batches
+from textcraftor.algorithms.base import Algorithm, StepResult
 from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.diffusion.sampling import ESTIMATORS, UpdateRandom, autocast
 from textcraftor.sources import Batch, Sample
@@ -24,7 +24,7 @@ class GradientAlgorithm(Algorithm):
         """Accumulate the gradients of all samples and make one optimiser step."""
         scores: list[LatentScores] = []
         drift, evaluations = 0.0, 1
-        for samples in micro_batches(batch.samples, self.micro_batch):
+        for samples in self.micro_batches(batch.samples):
             # Each micro-batch counts by its share of the samples, so that the sum of the gradients is that of
             # the mean loss over the whole batch
             share = len(samples) / len(batch.samples)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tcbench.quiet import quiet
-from textcraftor.algorithms.base import Algorithm, StepResult, check_policy_updates, micro_batches
+from textcraftor.algorithms.base import Algorithm, StepResult
 from textcraftor.algorithms.ddpo import clipped_policy_loss
 from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.diffusion.conditioning import Conditioning
@@ -136,9 +136,8 @@ class RewriterAlgorithm(Algorithm):
     def step(self, batch: Batch) -> StepResult:
         """Rewrite, generate and score, then make ``policy_updates`` optimiser steps on the rewrites."""
         samples, updates = batch.samples, self.settings.policy_updates
-        check_policy_updates(updates, len(samples))
         parts, scores, drift = [], [], 0.0
-        for part in micro_batches(samples, self.micro_batch):
+        for part in self.micro_batches(samples):
             part_rewrites, part_scores, part_drift = self.sample(part)
             parts.append(part_rewrites)
             scores.append(part_scores)

@@ -33,6 +33,9 @@ class RolloutStart:
         checkpointed: Whether the tuned steps use gradient checkpointing.
         cache: Cache of the latents before the tuned steps, for memoryless samplers only; None: no cache.
         pairs: Image-text pairs; None: start from noise.
+
+    Raises:
+        ConfigError: If the sampler cannot make so many steps.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class RolloutStart:
     ) -> None:
         self.denoiser, self.pipe, self.latent_shape = denoiser, pipe, latent_shape
         self.steps, self.tuned_steps = schedule.steps, schedule.tuned_step_count
+        with_timesteps(pipe.scheduler, schedule.steps)  # refuses a number of steps that it cannot make
         self.checkpointed, self.cache, self.pairs = checkpointed, cache, pairs
 
     def __call__(self, samples: Sequence[Sample], original: Conditioning) -> tuple[Rollout, Tensor]:

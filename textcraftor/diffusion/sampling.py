@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from tcbench.errors import ConfigError
 from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 
@@ -54,6 +55,21 @@ class Denoiser:
         """Those of them whose graph was kept for a backward pass."""
         self.saved = 0
         """Rows that the prefix cache made unnecessary."""
+
+    @classmethod
+    def of_pipeline(cls, pipe: Any, guidance: float, size: tuple[int, int]) -> Denoiser:
+        """Return the denoiser of a pipeline, with SDXL's size conditioning if it has one.
+
+        Args:
+            pipe: A diffusers pipeline.
+            guidance: Scale w of classifier-free guidance.
+            size: (height, width) of the images in pixels.
+        """
+        if getattr(pipe, "text_encoder_2", None) is None:
+            return cls(pipe.unet, guidance)
+        height, width = size
+        ids = [[height, width, 0, 0, height, width]]  # original size, crop, target size
+        return cls(pipe.unet, guidance, torch.tensor(ids, dtype=torch.float32, device=pipe.device))
 
     def __call__(self, z: Tensor, t: Tensor, c: Conditioning, *, recomputed: bool = False) -> Tensor:
         """Return the guided output e (B, C, h, w) in the precision of z.
@@ -96,14 +112,6 @@ class Denoiser:
             yield
         finally:
             self.calls, self.graphs, self.saved = counts
-
-
-def size_conditioning(pipe: Any, size: tuple[int, int]) -> Tensor | None:
-    """Return SDXL's time ids (1, 6), in pixels: original size, crop, target size; None for other models."""
-    if getattr(pipe, "text_encoder_2", None) is None:
-        return None
-    height, width = size
-    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=pipe.device)
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,16 @@ class Rollout:
 
 
 def with_timesteps(scheduler: Any, steps: int, first: int = 0, device: str | torch.device = "cpu") -> Any:
-    """Return a copy of ``scheduler`` set to ``steps`` sampling steps, ready for step number ``first``."""
+    """Return a copy of ``scheduler`` set to ``steps`` sampling steps, ready for step number ``first``.
+
+    Raises:
+        ConfigError: If the model has fewer timesteps than that.
+    """
+    timesteps = scheduler.config.num_train_timesteps
+    if steps > timesteps:  # some schedulers repeat timesteps instead
+        raise ConfigError(
+            f"schedule.steps = {steps}; the model has {timesteps} timesteps: lower schedule.steps"
+        )
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(steps, device=device)
     # DDIM computes each step from t alone; the others count steps and must know where they start

@@ -4,6 +4,7 @@ train.json          configuration, hashes of everything that decides the weights
 log.jsonl           one line per update
 validation.jsonl    one line per validation
 samples/            images of validation prompts
+curves.png          rewards, gradient norm and drift by update
 checkpoints/000050/ state.safetensors (to resume from), text_encoder/ ... (to sample with), checkpoint.json
 best/               the selected checkpoint
 system.toml         description of the system for `tcbench run --model FOLDER`
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,8 +54,11 @@ class Checkpoint:
     record: Mapping[str, Any]
     """Content of checkpoint.json."""
 
-    def tensors(self, device: str) -> dict[str, Tensor]:
+    def tensors(self, device: str) -> dict[str, dict[str, Tensor]]:
         """Load the state that training resumes from.
+
+        Returns:
+            The groups that `TrainFolder.save` was given; one that was empty is empty.
 
         Raises:
             ConfigError: If the file is damaged.
@@ -61,8 +66,12 @@ class Checkpoint:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
         try:
-            return load_file(self.path / STATE, device=device)
+            for key, value in load_file(self.path / STATE, device=device).items():
+                group, _, name = key.partition(".")
+                groups[group][name] = value
+            return groups
         except (SafetensorError, OSError) as error:
             raise ConfigError(
                 f"{self.path / STATE} is damaged ({error}); remove {self.path} to resume from an earlier "
@@ -96,16 +105,18 @@ class TrainFolder:
         file = self.path / RECORD
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
-    def begin(self, record: Mapping[str, Any]) -> None:
+    def begin(self, record: Mapping[str, Any], *, write: bool = True) -> None:
         """Write train.json, or check that the folder holds the same run.
 
         Args:
             record: Entries of train.json; its "environment" is added to those of earlier starts.
+            write: Whether to write; otherwise the folder is only checked.
 
         Raises:
             ConfigError: If the folder holds another run or other files.
         """
-        restore_folder(self.path / "best")
+        if write:
+            restore_folder(self.path / "best")
         known = self.record()
         if not known and _has_files(self.path):
             raise ConfigError(f"{self.path} is not empty and is not a training run; choose another --out")
@@ -114,6 +125,8 @@ class TrainFolder:
                 f"{self.path} holds another training run ({'; '.join(differences[:3])}); choose another "
                 "--out, or remove the folder"
             )
+        if not write:
+            return
         environments = list(known["environments"]) if known else []
         if record["environment"] not in environments:
             environments.append(record["environment"])
@@ -129,7 +142,7 @@ class TrainFolder:
     def save(
         self,
         update: int,
-        tensors: Mapping[str, Tensor],
+        tensors: Mapping[str, Mapping[str, Tensor]],
         record: Mapping[str, Any],
         write: Callable[[Path], None],
         keep: int,
@@ -138,7 +151,7 @@ class TrainFolder:
 
         Args:
             update: Number of updates before it.
-            tensors: State to resume from.
+            tensors: State to resume from, in named groups.
             record: Entries of checkpoint.json.
             write: Writes the weights to sample with into the given folder.
             keep: Number of checkpoints to keep.
@@ -152,7 +165,8 @@ class TrainFolder:
             from safetensors.torch import save_file
 
             try:
-                save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / STATE)
+                flat = {f"{g}.{n}": v.contiguous() for g, group in tensors.items() for n, v in group.items()}
+                save_file(flat, temporary / STATE)
                 write(temporary)
             except SafetensorError as error:  # safetensors raises it for a full disk, instead of OSError
                 raise ConfigError(f"cannot write {path} ({error}); earlier checkpoints are intact") from error

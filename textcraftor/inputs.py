@@ -1,0 +1,164 @@
+"""What a training run reads: all of it is found and checked before anything large is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rewards.combine.calibration import Calibration
+from rewards.combine.terms import parse_mix
+from rewards.info import RewardInfo
+from rewards.registry import info
+from rewards.weights.locate import locate_weights
+from tcbench.errors import ConfigError, ProblemCollector
+from tcbench.progress import Progress
+from textcraftor.config import WITHOUT_GRADIENT, TrainConfig
+from textcraftor.diffusion.models import Model
+from textcraftor.diffusion.pipeline import encoders_sha256, pipeline_sha256
+from textcraftor.io.system import rewards_trained_on
+from textcraftor.rewriters import Rewriter
+from textcraftor.sources import PromptSource
+from textcraftor.validation import Validator
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """Rewards, files and prompts of a run, on this machine."""
+
+    rewards: Mapping[str, RewardInfo]
+    """Records of the trained rewards by their names in the mix."""
+    trained_on: Sequence[str] | None
+    """Names of all rewards that the result is trained on; None if a start does not declare its own."""
+    pipeline: Path
+    """Folder of the base model."""
+    pipeline_sha256: str
+    prompts: PromptSource | None
+    """Training prompts; None if they come with image-text pairs."""
+    validation: PromptSource | None
+    """Validation prompts; None without validation."""
+
+    @classmethod
+    def find(
+        cls,
+        config: TrainConfig,
+        processes: int,
+        progress: Progress,
+        *,
+        fetch: bool = True,
+        prompts: PromptSource | None = None,
+        validation: PromptSource | None = None,
+    ) -> TrainInputs:
+        """Find and check everything.
+
+        Args:
+            config: The run's configuration.
+            processes: Number of processes that share each batch.
+            progress: Receives notes.
+            fetch: Download what is missing if the hub can be reached.
+            prompts: Training prompts in place of those that the configuration names.
+            validation: Validation prompts in place of those that the configuration names.
+
+        Raises:
+            TcbenchError: If something is missing or invalid; `Problems` for several of these.
+        """
+        # All checks run before any error is raised, so that a user can fix everything in one go.
+        problems = ProblemCollector()
+        problems.run(lambda: _check_shares(config, processes))
+        rewards = problems.run(lambda: _trained_rewards(config, fetch))
+        problems.run(lambda: _check_selection(config, rewards or {}, fetch))
+        if config.rewards.calibration:
+            problems.run(lambda: Calibration.read(config.rewards.calibration))
+        pipeline = problems.run(lambda: Model.find(config.model).source.find(fetch=fetch))
+        problems.run(lambda: _check_start(config, fetch))
+        if prompts is None and not config.data.pairs:
+            prompts = problems.run(lambda: PromptSource.find(config.data.prompts))
+        held_out = problems.run(lambda: Validator.find_prompts(config.validation, progress, validation))
+        problems.raise_any()
+        assert rewards is not None
+        assert pipeline is not None
+        trained_on = rewards_trained_on(
+            config.rewards.mix,
+            rewriter=config.trainable.rewriter,
+            start=config.trainable.start,
+            pairs=config.data.pairs,
+            supervised=config.algorithm.name == "denoising",
+        )
+        return cls(rewards, trained_on, pipeline, pipeline_sha256(pipeline), prompts, held_out)
+
+
+def _check_shares(config: TrainConfig, processes: int) -> None:
+    """Check that every process has as many samples as the others, and one for each optimiser step.
+
+    Raises:
+        ConfigError: If it has not.
+    """
+    share, rest = divmod(config.optimiser.batch, processes)
+    if rest:
+        raise ConfigError(
+            f"optimiser.batch = {config.optimiser.batch} is not a multiple of the {processes} processes"
+        )
+    updates = config.algorithm.policy_updates
+    if config.algorithm.name in ("ddpo", "rewriting") and updates > share:
+        raise ConfigError(
+            f"algorithm.policy_updates is {updates}, but a process has {share} samples per update; "
+            "lower it, or raise optimiser.batch"
+        )
+
+
+def _trained_rewards(config: TrainConfig, fetch: bool) -> dict[str, RewardInfo]:
+    """Return the records of the trained rewards, after checking that their weights are on this machine.
+
+    Raises:
+        WrongRole: For a judge.
+        ConfigError: If there is no reward, or one lacks a gradient that the algorithm needs.
+        MissingFiles: If weights are missing.
+    """
+    if not config.rewards.mix:
+        raise ConfigError(
+            "no rewards to maximise; set rewards.mix (--rewards), such as "
+            "pickscore=1,hpsv2=100,clip-cosine=100"
+        )
+    infos = {name: info(name) for name in parse_mix(config.rewards.mix)}
+    problems = ProblemCollector()
+    for record in infos.values():
+        with problems.catch():
+            record.check_role("training")
+            if not record.differentiable and config.algorithm.name not in WITHOUT_GRADIENT:
+                raise ConfigError(
+                    f"{record.name} has no gradient; choose a differentiable reward (`tcbench ls rewards`), "
+                    "or reinforcement learning (--profile ddpo)"
+                )
+            locate_weights(record, fetch=fetch)
+    problems.raise_any()
+    return infos
+
+
+def _check_selection(config: TrainConfig, trained: Mapping[str, RewardInfo], fetch: bool) -> None:
+    """Check the reward that selects checkpoints.
+
+    Raises:
+        WrongRole: For a judge.
+        ConfigError: If it is trained on.
+        MissingFiles: If its weights are missing.
+    """
+    selection = config.validation.selection_reward
+    if not selection:
+        return
+    record = info(selection)
+    record.check_role("selection")
+    if record.name in {other.name for other in trained.values()}:
+        raise ConfigError(f"{selection} is trained on; set validation.selection_reward to another reward")
+    locate_weights(record, fetch=fetch)
+
+
+def _check_start(config: TrainConfig, fetch: bool) -> None:
+    """Check that the checkpoint and the rewriter that training starts from exist.
+
+    Raises:
+        TcbenchError: If one does not.
+    """
+    if config.trainable.start:
+        encoders_sha256(Path(config.trainable.start))
+    if config.trainable.rewriter:
+        Rewriter.find(config.trainable.rewriter).find_model(fetch=fetch)
