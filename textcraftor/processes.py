@@ -89,21 +89,19 @@ class Processes:
     def interruptible(self) -> Iterator[None]:
         """Let a first SIGINT (Ctrl-C) or SIGTERM within the block set `interrupted` and do nothing else.
 
-        The second one has its usual effect. A signal that is ignored, as under nohup, stays ignored.
+        The second one has its usual effect. This holds too for a process that a script started in the
+        background, where shells ignore SIGINT: `kill -INT` then saves and ends it.
         """
         if threading.current_thread() is not threading.main_thread():  # others cannot handle signals
             yield
             return
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {n: h for n in numbers if (h := signal.getsignal(n)) not in (signal.SIG_IGN, None)}
-
-        def restore() -> None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        before = {n: h for n in usual if (h := signal.getsignal(n)) is not None}
 
         def request(number: int, frame: object) -> None:
             self.interrupted = True
-            restore()
+            for one, handler in before.items():
+                signal.signal(one, usual[one] if handler is signal.SIG_IGN else handler)
             if self.main:
                 os.write(2, _INTERRUPTED)  # print() may be what the signal interrupted
 
@@ -112,4 +110,5 @@ class Processes:
         try:
             yield
         finally:
-            restore()
+            for number, handler in before.items():
+                signal.signal(number, handler)
