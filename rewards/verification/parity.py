@@ -272,15 +272,21 @@ class _Comparison(NamedTuple):
     def _scores(self, reward: Reward) -> Tensor:
         """Return our scores (images, prompts).
 
-        The batches hold unlike prompts, whose scores must not depend on each other, and every second image is
+        The batches hold unlike prompts, whose scores must not depend on each other. They are all prompts for one
+        image, and two at a time for the next, where short ones are beside no long one. Every second image is
         given as a float tensor.
         """
         rows = []
-        with torch.no_grad():
-            for number, image in enumerate(self.images):
-                batch: Any = [image] * len(self.prompts)
-                if number % 2:
-                    levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-                    batch = torch.stack([levels.float() / 255] * len(self.prompts))
-                rows.append(reward.score(batch, self.prompts))
+        for number, image in enumerate(self.images):
+            size = 2 if number % 2 else len(self.prompts)
+            groups = [self.prompts[at : at + size] for at in range(0, len(self.prompts), size)]
+            tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+            with torch.no_grad():
+                parts = [
+                    reward.score(
+                        torch.stack([tensor] * len(texts)) if number % 2 else [image] * len(texts), texts
+                    )
+                    for texts in groups
+                ]
+            rows.append(torch.cat(parts))
         return torch.stack(rows)
