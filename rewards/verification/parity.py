@@ -272,9 +272,9 @@ class _Comparison(NamedTuple):
     def _scores(self, reward: Reward) -> Tensor:
         """Return our scores (images, prompts).
 
-        The batches hold unlike prompts, whose scores must not depend on each other. They are all prompts for one
-        image, and two at a time for the next, where short ones are beside no long one. Every second image is
-        given as a float tensor.
+        The batches hold unlike prompts, whose scores must not depend on each other. They are all prompts for
+        one image, and two at a time for the next, where short ones are beside no long one. Every second image
+        is given as a float tensor.
         """
         rows = []
         for number, image in enumerate(self.images):
