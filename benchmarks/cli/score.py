@@ -62,6 +62,8 @@ def _reward_names(folder: Path, prompts: Path | None, rewards: str | None) -> tu
     is_run = (folder / HEADER).is_file()
     if is_run and prompts is not None:
         raise ConfigError(f"{folder} is a run, which has its own prompts: omit --prompts")
+    if not is_run and prompts is None and not any(folder.glob("*/metadata.jsonl")):
+        raise ConfigError(f"{folder} is not a run folder: give the prompts of its images with --prompts FILE")
     details = RunState(folder).header.details if is_run else {}
     names = expand_presets(
         options.names(rewards) or details.get("rewards", ()), details.get("domain", "open")
