@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tcbench.errors import MismatchError
-from tcbench.files import append_and_sync, json_line, read_lines
+from tcbench.files import append_lines, read_lines
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -55,22 +55,15 @@ class Journal:
         Raises:
             OSError: If the disk is full or read-only; earlier lines are unchanged.
         """
-        lines = [json_line({"id": self.id, **asdict(record)}) for record in records]
-        if not lines:
-            return
-        descriptor = self._open()
-        try:
-            append_and_sync(descriptor, "".join(lines).encode())
-        finally:
-            os.close(descriptor)
+        rows = [{"id": self.id, **asdict(record)} for record in records]
+        if rows:
+            self._file = self._file or self._create()
+            append_lines(self._file, rows)
 
-    def _open(self) -> int:
-        if self._file is not None:
-            return os.open(self._file, os.O_WRONLY | os.O_APPEND)
+    def _create(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         start = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         file = self.folder / f"{start}-{os.getpid()}-{secrets.token_hex(2)}.jsonl"
-        # O_EXCL: two starts never share a file, so a torn line of one cannot corrupt the other
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        self._file = file
-        return descriptor
+        # "x": two starts never share a file, so an incomplete line of one cannot damage the other
+        file.open("x").close()
+        return file

@@ -16,6 +16,9 @@ from filelock import FileLock, Timeout
 
 from tcbench.errors import FileFormatError, TcbenchError
 
+_BLOCK_BYTES = 1 << 16
+"""How much of a file is read at once to find the end of its last line."""
+
 LOCK_FILE = ".tcbench.lock"
 """Lock of a folder that one process writes (`locked`)."""
 
@@ -146,33 +149,40 @@ def append_lines(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
     Raises:
         OSError: If the disk is full or read-only; earlier lines are unchanged.
+        ValueError: If a number is NaN or infinite.
     """
-    lines = "".join(map(json_line, records))
-    if not lines:
+    # NaN and infinity are refused: JSON has no such numbers.
+    data = "".join(
+        json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records
+    ).encode()
+    if not data:
         return
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        os.ftruncate(descriptor, os.read(descriptor, os.fstat(descriptor).st_size).rfind(b"\n") + 1)
-        append_and_sync(descriptor, lines.encode())
+        end = _end_of_last_line(descriptor)
+        try:
+            os.ftruncate(descriptor, end)
+            os.lseek(descriptor, end, os.SEEK_SET)
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, end)
+            raise
     finally:
         os.close(descriptor)
 
 
-def json_line(record: Mapping[str, Any]) -> str:
-    """Return a record as one line of JSON. NaN and infinity are refused: JSON has no such numbers."""
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def append_and_sync(descriptor: int, data: bytes) -> None:
-    """Append ``data`` to an open file and sync it; on an error remove the part that was written."""
-    before = os.lseek(descriptor, 0, os.SEEK_END)
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-    except OSError:
-        os.ftruncate(descriptor, before)
-        raise
+def _end_of_last_line(descriptor: int) -> int:
+    """Return the size of a file without an incomplete last line; only its last blocks are read."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        start = max(0, end - _BLOCK_BYTES)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 def _parse_each(file: Path, lines: Iterable[bytes]) -> Iterator[Any]:

@@ -13,7 +13,6 @@ from tcbench.errors import FileFormatError, TcbenchError
 from tcbench.files import (
     LOCK_FILE,
     append_lines,
-    json_line,
     locked,
     new_folder,
     read_lines,
@@ -34,7 +33,11 @@ def test_lock_excludes_others_until_it_is_released(tmp_path: Path) -> None:
         pass
 
 
-def test_append_lines_removes_an_incomplete_last_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [1, 5, 1 << 16])
+def test_append_lines_removes_an_incomplete_last_line(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tcbench.files._BLOCK_BYTES", block)
     file = tmp_path / "shared.jsonl"
     append_lines(file, [{"a": 1}, {"a": 2}])
     file.write_bytes(file.read_bytes()[:-2])
@@ -75,7 +78,8 @@ def test_a_damaged_line_is_named(tmp_path: Path, content: bytes, message: str) -
 
 def test_numbers_that_json_lacks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        json_line({"a": float("nan")})
+        append_lines(tmp_path / "lines.jsonl", [{"a": float("nan")}])
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_written_for_no_records(tmp_path: Path) -> None:
