@@ -17,6 +17,8 @@ from PIL import Image
 from leaderboards.records import Header, Planned, Sample, Score, ScoreSet, folder_name, short_id
 from leaderboards.run_state import RunState
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it for its workers, and tables would be wrapped
+
 ROOT = Path(__file__).resolve().parent.parent
 
 _locks = count()

@@ -69,7 +69,7 @@ class Notes:
     def stage(self, title: str, total: int, done: int = 0) -> None:
         self.done = done
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: int = 1, status: str = "") -> None:
         self.done += count
         if self.done == self.stop:
             raise InterruptedError

@@ -130,7 +130,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
         (["calibrate", "FILE"], 1, "FILE is not a run folder: it is a file"),
         (["pairs", "nowhere", "--out", "x"], 1, "nowhere is not a run folder: it does not exist"),
         (["diversity", "FILE"], 1, "FILE is a file; give run folders, or their parent"),
-        (["run", "--model", "FILE"], 1, "FILE is a file; expected a diffusers folder"),
+        (["run", "--model", "FILE"], 1, "FILE is a file; expected a named system, a TOML file, a diffusers"),
         (["run", "--model", "micro", "--out", "FILE/runs"], 1, "FILE; give --out a folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
