@@ -41,7 +41,7 @@ def main() -> None:
         for name in ("samples", "differences"):
             shutil.copyfile(board / f"{name}.png", _ROOT / f"docs/tour-{name}.png")
         record = json.loads((board / "leaderboard.json").read_text(encoding="utf-8"))
-    _PAGE.write_text(_RESULTS.sub(rf"\1{_results(record)}\n\2", page), encoding="utf-8")
+    _PAGE.write_text(_RESULTS.sub(rf"\1\n{_results(record)}\n\n\2", page), encoding="utf-8")
 
 
 def _commands(page: str) -> list[list[str]]:
@@ -62,7 +62,11 @@ def _results(board: Mapping[str, Any]) -> str:
         if (chosen := [cell for cell in cells if cell["claim"] == claim])
     ]
     return "\n".join(
-        [f"On {prompts} prompts, {cells[0]['system']} is, compared with {section['baseline']}:", "", *bullets]
+        [
+            f"On {prompts} prompts, `{cells[0]['system']}` is, compared with `{section['baseline']}`:",
+            "",
+            *bullets,
+        ]
     )
 
 
