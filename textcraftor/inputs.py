@@ -13,13 +13,12 @@ from rewards.registry import info
 from rewards.weights.locate import locate_weights
 from tcbench.errors import ConfigError, ProblemCollector
 from tcbench.progress import Progress
-from textcraftor.config import WITHOUT_GRADIENT, TrainConfig
+from textcraftor.config import WITHOUT_GRADIENT, TrainConfig, ValidationSettings
 from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.pipeline import encoders_sha256, pipeline_sha256
 from textcraftor.io.system import rewards_trained_on
 from textcraftor.rewriters import Rewriter
 from textcraftor.sources import PromptSource
-from textcraftor.validation import Validator
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class TrainInputs:
         problems.run(lambda: _check_start(config, fetch))
         if prompts is None and not config.data.pairs:
             prompts = problems.run(lambda: PromptSource.find(config.data.prompts))
-        held_out = problems.run(lambda: Validator.find_prompts(config.validation, progress, validation))
+        held_out = problems.run(lambda: _validation_prompts(config.validation, progress, validation))
         problems.raise_any()
         assert rewards is not None
         assert pipeline is not None
@@ -162,3 +161,30 @@ def _check_start(config: TrainConfig, fetch: bool) -> None:
         encoders_sha256(Path(config.trainable.start))
     if config.trainable.rewriter:
         Rewriter.find(config.trainable.rewriter).find_model(fetch=fetch)
+
+
+def _validation_prompts(
+    settings: ValidationSettings, progress: Progress, given: PromptSource | None = None
+) -> PromptSource | None:
+    """Return the validation prompts; None without validation.
+
+    Args:
+        settings: Settings of validation.
+        progress: Receives a note if there are no prompts.
+        given: Prompts in place of those that the settings name.
+
+    Raises:
+        ConfigError: If there is a selection reward, but no validation.
+    """
+    if settings.every and given is not None:
+        return given
+    if settings.every and settings.prompts:
+        return PromptSource.find(settings.prompts)
+    if settings.selection_reward:
+        raise ConfigError(
+            f'validation.selection_reward = "{settings.selection_reward}" requires validation; set '
+            "validation.prompts to a prompt file, and validation.every"
+        )
+    if settings.every:
+        progress.note("no validation prompts (validation.prompts); the newest checkpoint is used")
+    return None

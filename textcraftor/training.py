@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from rewards.combine.mix import load_mix
-from rewards.registry import info, load
+from rewards.registry import load
 from tcbench.errors import ConfigError, first_line
 from tcbench.files import locked
 from tcbench.progress import Progress, Silent
@@ -35,13 +35,12 @@ from textcraftor.algorithms.rewriter import RewriterAlgorithm, RewriterPolicy
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.calibration import MissingCalibration
 from textcraftor.config import TrainConfig
-from textcraftor.curves import save_curves
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prefix_cache import PrefixCache
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.inputs import TrainInputs
-from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
+from textcraftor.io.checkpoint import LOG, TrainFolder
 from textcraftor.io.pairs import Pairs
 from textcraftor.io.provenance import environment
 from textcraftor.io.system import write_trained
@@ -50,7 +49,7 @@ from textcraftor.processes import Processes
 from textcraftor.sources import PromptSource, SampleOrder
 from textcraftor.tuned import Trainable, TunedPipeline, WeightAverage
 from textcraftor.updates import LearningWatch, UpdateTotals
-from textcraftor.validation import Validation, Validator
+from textcraftor.validation import Validations, Validator
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
                 write=not dry_run,
             )
         accelerator.wait_for_everyone()
-        ledger, done, alarm = Ledger(device=current["device_name"]), 0, ""
+        ledger, done = Ledger(device=current["device_name"]), 0
         newest = folder.newest()
         if newest is not None:
             state = newest.tensors(device)
@@ -218,14 +217,12 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
                 algorithm.load_state(state["learner"])
             optimiser.load_state(state["optimiser"])
             ledger, done = Ledger(**newest.record["ledger"]), newest.update
-            alarm = str(newest.record.get("alarm", ""))
         if dry_run:
-            return TrainedRun(folder.path, done, done, alarm, main)
-        validations: list[Validation] = []
+            return TrainedRun(folder.path, done, done, main=main)
         if main:
             # log lines after the checkpoint belong to weights that are lost
             folder.forget_after(done if newest is not None else -1)
-            validations = [Validation.from_row(row) for row in folder.rows(VALIDATION)]
+        validations = Validations(validator, config, folder, processes, progress)
 
         accelerator.init_trackers("tcbench")
         order = SampleOrder(source, config.seed, config.data.noises, config.data.group)
@@ -236,10 +233,9 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         stack.enter_context(processes.interruptible())
 
         # Validate before the first update, or what was interrupted before its validation
-        if _validation_due(config, done):
-            with average.applied():
-                alarm = _validate(validator, done, validations, folder, progress, processes, alarm)
-        if main and newest is not None and _best_update(done, validations, selection) == done:
+        with average.applied():
+            alarm = validations.run(done)
+        if main and newest is not None and validations.best(done) == done:
             _select(folder, newest.path, config, trained_on)  # it may have been killed before it did
 
         for update in range(done, updates):
@@ -278,10 +274,10 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             progress.advance(1, totals.summary)
 
             # Validate and save; an interrupted run saves only, and is validated when it is resumed
-            interrupted, validation_due = totals.interrupted, _validation_due(config, done)
+            interrupted, validation_due = totals.interrupted, validations.due(done)
             if validation_due and not interrupted:
                 with average.applied():
-                    alarm = _validate(validator, done, validations, folder, progress, processes)
+                    alarm = validations.run(done)
                 interrupted = processes.any(processes.interrupted)
             if validation_due or interrupted or done % config.logging.save_every == 0:
                 if main:
@@ -293,11 +289,11 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
                             "learner": algorithm.state(),
                             "optimiser": optimiser.state(),
                         },
-                        {"ledger": asdict(ledger), "alarm": alarm},
+                        {"ledger": asdict(ledger)},
                         lambda path: _save_weights(path, trainable, average, config, trained_on),
                         config.logging.keep,
                     )
-                    if _best_update(done, validations, selection) == done:
+                    if validations.best(done) == done:
                         _select(folder, path, config, trained_on)
                 accelerator.wait_for_everyone()
             if interrupted:
@@ -305,7 +301,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
 
         accelerator.wait_for_everyone()  # a process that leaves first can end the group of the others
         accelerator.end_training()
-        return TrainedRun(folder.path, done, _best_update(done, validations, selection), alarm, main)
+        return TrainedRun(folder.path, done, validations.best(done), alarm, main)
 
 
 # Set-up
@@ -368,50 +364,7 @@ def _make_algorithm(
     return GradientAlgorithm(trainable, *parts, **common)
 
 
-# Inside the loop
-
-
-def _validation_due(config: TrainConfig, done: int) -> bool:
-    every = config.validation.every
-    return done == config.optimiser.updates or bool(every and done % every == 0)
-
-
-def _validate(
-    validator: Validator | None,
-    update: int,
-    validations: list[Validation],
-    folder: TrainFolder,
-    progress: Progress,
-    processes: Processes,
-    alarm: str = "",
-) -> str:
-    """Validate unless that was done before, log it, and append it to ``validations``.
-
-    Returns:
-        The over-optimisation alarm, in every process; "" if there is none.
-    """
-    if validator is not None and update not in (one.update for one in validations):
-        result, images = validator.validate(update, validations[0] if validations else None)
-        alarm = ""
-        if validator.selection_reward is not None:
-            alarm = result.over_optimisation_alarm(validations, validator.selection_reward.info.name)
-        validations.append(result)
-        folder.append(VALIDATION, [result.to_row()])
-        Validator.save_images(images, folder.path / "samples" / f"{update:06d}.png")
-        save_curves(folder)
-        for note in filter(None, (result.summary(), alarm)):
-            progress.note(note)
-    in_any_process = processes.any(bool(alarm))  # only the first one validates
-    return alarm or ("alarm" if in_any_process else "")
-
-
 # Checkpoints
-
-
-def _best_update(done: int, validations: Sequence[Validation], selection: str) -> int:
-    """Return the update of the checkpoint to use: selected by validation, otherwise the newest."""
-    tuned = [validation for validation in validations if validation.update > 0]
-    return Validation.select(tuned, info(selection).name).update if selection and tuned else done
 
 
 def _select(

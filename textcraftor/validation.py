@@ -17,14 +17,17 @@ from rewards.backbones.towers import Towers
 from rewards.base import Reward
 from rewards.combine.mix import RewardMix
 from rewards.preprocess import to_bytes
+from rewards.registry import info
 from tcbench.errors import ConfigError
 from tcbench.progress import Progress
 from textcraftor.algorithms.base import TRAINED
 from textcraftor.algorithms.latent_scores import decode_latents
-from textcraftor.config import MemorySettings, ValidationSettings
+from textcraftor.config import MemorySettings, TrainConfig
+from textcraftor.curves import save_curves
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.sampling import Denoiser, Rollout, autocast, with_timesteps
-from textcraftor.sources import PromptSource
+from textcraftor.io.checkpoint import VALIDATION, TrainFolder
+from textcraftor.processes import Processes
 from textcraftor.tuned import Trainable
 
 NOISES = 2
@@ -260,45 +263,79 @@ class Validator:
             c = self.trainable.encode_original(texts)
             yield scheduler, Rollout(self.denoiser, scheduler, first).run(z, c)
 
-    @staticmethod
-    def find_prompts(
-        settings: ValidationSettings, progress: Progress, given: PromptSource | None = None
-    ) -> PromptSource | None:
-        """Return the validation prompts; None without validation.
 
-        Args:
-            settings: Settings of validation.
-            progress: Receives a note if there are no prompts.
-            given: Prompts in place of those that the settings name.
+class Validations:
+    """All validations of a run: made when they are due, logged, and used to choose its checkpoint.
 
-        Raises:
-            ConfigError: If there is a selection reward, but no validation.
+    Args:
+        validator: Makes them; None without validation, and in all processes but the first.
+        config: The run's configuration.
+        folder: Folder of the run. It may hold earlier validations, of which the last is not after the newest
+            checkpoint.
+        processes: The processes of the run.
+        progress: Receives a summary of each validation.
+    """
+
+    def __init__(
+        self,
+        validator: Validator | None,
+        config: TrainConfig,
+        folder: TrainFolder,
+        processes: Processes,
+        progress: Progress,
+    ) -> None:
+        self._validator, self._folder = validator, folder
+        self._processes, self._progress = processes, progress
+        self._every, self._updates = config.validation.every, config.optimiser.updates
+        selection = config.validation.selection_reward
+        self._selection = info(selection).name if selection else ""
+        rows = folder.rows(VALIDATION) if processes.main else []
+        self._all = [Validation.from_row(row) for row in rows]
+
+    def due(self, done: int) -> bool:
+        """Return whether the run is validated after ``done`` updates."""
+        return done == self._updates or bool(self._every and done % self._every == 0)
+
+    def run(self, done: int) -> str:
+        """Validate after ``done`` updates, unless that is not due or was done before, and log it.
+
+        Returns:
+            The over-optimisation alarm of the last validation, in every process; "" if there is none.
         """
-        if settings.every and given is not None:
-            return given
-        if settings.every and settings.prompts:
-            return PromptSource.find(settings.prompts)
-        if settings.selection_reward:
-            raise ConfigError(
-                f'validation.selection_reward = "{settings.selection_reward}" requires validation; set '
-                "validation.prompts to a prompt file, and validation.every"
-            )
-        if settings.every:
-            progress.note("no validation prompts (validation.prompts); the newest checkpoint is used")
-        return None
+        new = self._validator is not None and self.due(done) and all(one.update != done for one in self._all)
+        if self._validator is not None and new:
+            result, images = self._validator.validate(done, self._all[0] if self._all else None)
+            self._all.append(result)
+            self._folder.append(VALIDATION, [result.to_row()])
+            _save_images(images, self._folder.path / "samples" / f"{done:06d}.png")
+            save_curves(self._folder)
+        # from the log rather than from this start, so that it outlives an interruption
+        alarm = ""
+        if self._all and self._selection:
+            alarm = self._all[-1].over_optimisation_alarm(self._all[:-1], self._selection)
+        if new:
+            for note in filter(None, (self._all[-1].summary(), alarm)):
+                self._progress.note(note)
+        in_any_process = self._processes.any(bool(alarm))  # only the first one validates
+        return alarm or ("alarm" if in_any_process else "")
 
-    @staticmethod
-    def save_images(images: Tensor, path: Path, columns: int = 8, limit: int = 32) -> None:
-        """Write the first ``limit`` images (N, 3, H, W) in [0, 1] as one PNG."""
-        from PIL import Image
+    def best(self, done: int) -> int:
+        """Return the update of the checkpoint to use: selected by validation, otherwise the newest."""
+        tuned = [validation for validation in self._all if validation.update > 0]
+        return Validation.select(tuned, self._selection).update if self._selection and tuned else done
 
-        pixels = to_bytes(images[:limit])
-        height, width = pixels.shape[1:3]
-        sheet = Image.new("RGB", (columns * width, math.ceil(len(pixels) / columns) * height))
-        for index, image in enumerate(pixels):
-            sheet.paste(Image.fromarray(image), (index % columns * width, index // columns * height))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
+
+def _save_images(images: Tensor, path: Path, columns: int = 8, limit: int = 32) -> None:
+    """Write the first ``limit`` images (N, 3, H, W) in [0, 1] as one PNG."""
+    from PIL import Image
+
+    pixels = to_bytes(images[:limit])
+    height, width = pixels.shape[1:3]
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(pixels) / columns) * height))
+    for index, image in enumerate(pixels):
+        sheet.paste(Image.fromarray(image), (index % columns * width, index // columns * height))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
 
 
 def _finite(value: float) -> float | None:

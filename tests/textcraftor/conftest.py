@@ -35,6 +35,36 @@ def _small_config(pipeline: Path, **settings: Any) -> TrainConfig:
     return build_settings(TrainConfig, nested, source="test")
 
 
+class Notes:
+    """Keeps what a run reports.
+
+    Args:
+        after_update: Called with the number of updates after each of them; it may end the run.
+    """
+
+    def __init__(self, after_update: Callable[[int], object] = lambda done: None) -> None:
+        self.lines: list[str] = []
+        self.statuses: list[str] = []
+        self._after_update, self._done = after_update, 0
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        self._done = done
+
+    def advance(self, count: int = 1, status: str = "") -> None:
+        self.statuses.append(status)
+        self._done += count
+        self._after_update(self._done)
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.fixture
+def make_notes() -> type[Notes]:
+    """Makes a progress report that keeps its lines (`Notes`)."""
+    return Notes
+
+
 @pytest.fixture(scope="module")
 def toys(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the toy rewards of the test module, its `REWARDS`."""

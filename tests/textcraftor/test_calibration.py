@@ -59,25 +59,6 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("textcraftor.calibration._IMAGES", 10, raising=False)
 
 
-class Notes:
-    """Keeps what is reported; ends the run after the given update."""
-
-    def __init__(self, stop: int = 0) -> None:
-        self.notes: list[str] = []
-        self.stop, self.done = stop, 0
-
-    def stage(self, title: str, total: int, done: int = 0) -> None:
-        self.done = done
-
-    def advance(self, count: int = 1, status: str = "") -> None:
-        self.done += count
-        if self.done == self.stop:
-            raise InterruptedError
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
 def recorded(folder: Path) -> Mapping[str, Any]:
     record: dict[str, Any] = json.loads((folder / "train.json").read_text(encoding="utf-8"))
     calibration: dict[str, Any] = record["calibration"]
@@ -96,12 +77,12 @@ def test_calibration_of_a_run_fits_a_reward_of_ones_own(toys: Path, name: str) -
 
 @pytest.mark.usefixtures("few_images")
 def test_own_reward_is_measured_on_training_prompts_and_said_so(
-    config_for: Callable[..., TrainConfig], toys: Path, tmp_path: Path
+    config_for: Callable[..., TrainConfig], toys: Path, tmp_path: Path, make_notes: Callable[..., Any]
 ) -> None:
-    progress = Notes()
+    progress = make_notes()
     config = config_for(mix=f"{toys}:Red=1,world-clip=0.5", updates=1)
     train(config, tmp_path / "out", device="cpu", progress=progress)
-    text = "\n".join(progress.notes)
+    text = "\n".join(progress.lines)
     assert f"calibration 'world' has no {toys}:Red: measuring on 10 images of training prompts" in text
     scale = recorded(tmp_path / "out")
     world = Calibration.read("world").rewards["world-clip"]
@@ -116,13 +97,20 @@ def test_own_reward_is_measured_on_training_prompts_and_said_so(
 
 @pytest.mark.usefixtures("few_images")
 def test_resumed_run_uses_the_recorded_scale(
-    config_for: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_for: Callable[..., TrainConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_notes: Callable[..., Any],
 ) -> None:
+    def stop(done: int) -> None:
+        if done == 2:
+            raise InterruptedError
+
     with pytest.raises(InterruptedError):
-        train(config_for(), tmp_path / "out", device="cpu", progress=Notes(stop=2))
+        train(config_for(), tmp_path / "out", device="cpu", progress=make_notes(stop))
     before = recorded(tmp_path / "out")
     monkeypatch.delattr("textcraftor.calibration.MissingCalibration._measure")
-    train(config_for(), tmp_path / "out", device="cpu", progress=Notes())
+    train(config_for(), tmp_path / "out", device="cpu")
     assert recorded(tmp_path / "out") == before
 
 

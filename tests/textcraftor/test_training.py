@@ -71,22 +71,6 @@ CONFIG = {
 }  # fmt: skip
 
 
-class Notes:
-    """Keeps what a run reports."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.statuses: list[str] = []
-
-    def stage(self, title: str, total: int, done: int = 0) -> None: ...
-
-    def advance(self, count: int = 1, status: str = "") -> None:
-        self.statuses.append(status)
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """The tuned encoder that a run ended with."""
     newest = TrainFolder(folder).newest()
@@ -130,11 +114,11 @@ def test_training_raises_the_reward_and_logs_everything(
 
 
 def test_curves_are_drawn_at_each_validation_and_progress_shows_rewards(
-    config_for: Callable[..., TrainConfig], tmp_path: Path
+    config_for: Callable[..., TrainConfig], tmp_path: Path, make_notes: Callable[..., Any]
 ) -> None:
     from PIL import Image
 
-    seen = Notes()
+    seen = make_notes()
     train(config_for(updates=2, every=2), tmp_path / "out", device="cpu", progress=seen)
     with Image.open(tmp_path / "out" / "curves.png") as picture:
         assert picture.width > 500
@@ -159,7 +143,10 @@ def test_only_the_text_encoder_changes(
 
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "lr_schedule": "cosine"}, {"lora_rank": 2}])
 def test_resume_gives_identical_weights(
-    config_for: Callable[..., TrainConfig], tmp_path: Path, changes: dict[str, Any]
+    config_for: Callable[..., TrainConfig],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    make_notes: Callable[..., Any],
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(config_for(**changes), whole, device="cpu")
@@ -167,23 +154,12 @@ def test_resume_gives_identical_weights(
     class Stop(Exception):
         pass
 
-    class Stopping:
-        """Ends the run during its third update."""
-
-        updates = 0
-
-        def stage(self, title: str, total: int, done: int = 0) -> None:
-            self.updates = done
-
-        def advance(self, count: int = 1, status: str = "") -> None:
-            self.updates += count
-            if self.updates == 3:
-                raise Stop
-
-        def note(self, message: str) -> None: ...
+    def stop_in_the_third(done: int) -> None:
+        if done == 3:
+            raise Stop
 
     with pytest.raises(Stop):
-        train(config_for(**changes), parts, device="cpu", progress=Stopping())
+        train(config_for(**changes), parts, device="cpu", progress=make_notes(stop_in_the_third))
     train(config_for(**changes), parts, device="cpu")
     assert same(whole, parts)
     assert [row["update"] for row in TrainFolder(parts).rows(LOG)] == [0, 1, 2, 3]
@@ -369,9 +345,9 @@ def test_start_from_a_tuned_unet_requires_training_it(
 
 
 def test_samples_that_are_not_finite_are_skipped_and_reported(
-    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
+    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path, make_notes: Callable[..., Any]
 ) -> None:
-    progress = Notes()
+    progress = make_notes()
     config = config_for(mix=f"{toys}:Broken=1", every=0, batch=6, updates=2)
     train(config, tmp_path / "out", device="cpu", progress=progress)
     rows = TrainFolder(tmp_path / "out").rows(LOG)
@@ -420,9 +396,9 @@ def test_a_run_with_nothing_to_learn_ends_and_names_the_reward_and_a_prompt(
 
 
 def test_a_reward_with_nothing_to_learn_from_is_noted_beside_others(
-    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path
+    config_for: Callable[..., TrainConfig], tmp_path: Path, toys: Path, make_notes: Callable[..., Any]
 ) -> None:
-    notes = Notes()
+    notes = make_notes()
     config = config_for(mix=f"{toys}:Red=1,{toys}:Constant=1", every=0, batch=10, updates=3)
     train(config, tmp_path / "out", device="cpu", progress=notes)
     (note,) = [note for note in notes.lines if "nothing to learn" in note]
@@ -543,20 +519,21 @@ def test_resume_after_sigkill_gives_identical_weights(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_an_interrupted_run_saves_its_last_update_and_resumes_identically(
-    config_for: Callable[..., TrainConfig], tmp_path: Path, number: signal.Signals
+    config_for: Callable[..., TrainConfig],
+    tmp_path: Path,
+    number: signal.Signals,
+    make_notes: Callable[..., Any],
 ) -> None:
     config = config_for(save_every=50)
 
-    class Interrupting(Notes):
-        def advance(self, count: int = 1, status: str = "") -> None:
-            super().advance(count, status)
-            if len(self.statuses) == 1:  # at the end of an update that is not saved, the next is validated
-                signal.raise_signal(number)
+    def interrupt(done: int) -> None:
+        if done == 1:  # at the end of an update that is not saved, the next is validated
+            signal.raise_signal(number)
 
     train(config, tmp_path / "whole", device="cpu")
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "parts", device="cpu", progress=Interrupting())
+        train(config, tmp_path / "parts", device="cpu", progress=make_notes(interrupt))
     assert signal.getsignal(number) is before
     newest = TrainFolder(tmp_path / "parts").newest()
     assert newest is not None
@@ -698,6 +675,33 @@ def test_alarm_stops_a_run_permanently(
     assert (again.updates, again.alarm) == (2, "too far")
     without = train(config_for(selection_reward="world-siglip", updates=6), tmp_path / "free", device="cpu")
     assert without.updates == 6
+
+
+def test_an_alarm_stops_a_run_permanently_after_an_interruption(
+    config_for: Callable[..., TrainConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_notes: Callable[..., Any],
+) -> None:
+    """The validation that raises the alarm is made in the second start, which does not save."""
+    monkeypatch.setattr(
+        "textcraftor.validation.Validation.over_optimisation_alarm",
+        lambda now, earlier, name: "too far" if earlier else "",
+    )
+
+    def interrupt(done: int) -> None:
+        if done == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    config = config_for(selection_reward="world-siglip", stop_on_alarm=True, updates=6)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "out", device="cpu", progress=make_notes(interrupt))
+    for _ in range(2):
+        done = train(config, tmp_path / "out", device="cpu")
+        assert (done.updates, done.best, done.alarm) == (2, 2, "too far")
+    newest = TrainFolder(tmp_path / "out").newest()
+    assert newest is not None
+    assert "alarm" not in newest.record
 
 
 def test_best_is_the_selected_checkpoint(config_for: Callable[..., TrainConfig], tmp_path: Path) -> None:
