@@ -264,7 +264,6 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
                 "skipped": ledger.skipped,
                 "unet": ledger.unet,
                 "compute": ledger.compute,
-                "peak_mib": round(totals.peak_mib, 1),
                 **totals.row,
             }
             if main:

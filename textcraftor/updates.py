@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -19,8 +19,11 @@ from textcraftor.algorithms.base import TRAINED, StepResult
 from textcraftor.processes import Processes
 from textcraftor.sources import SampleOrder
 
-LIMIT = 20
-"""Samples in a row without a finite reward, or without anything to learn, after which a run ends."""
+_LIMIT = 20
+"""Samples in a row that are not finite or give no learning signal, after which a run ends or notes it."""
+
+_Numbers = dict[str, tuple[Callable[[Iterable[float]], float], float]]
+"""Numbers of one process, each with the function that combines those of all processes: a sum, min or max."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class _WorkCounts:
     unet_rows: int
     """Rows through the UNet."""
     unet_graphs: int
-    """Those of them that had a backward pass."""
+    """UNet rows that had a backward pass."""
     unet_saved: int
     """Rows that the prefix cache saved."""
 
@@ -56,13 +59,13 @@ class _RewardTotals:
     """Lowest and highest value of the mix's term."""
 
     @classmethod
-    def of(cls, name: str, total: Mapping[str, float], high: Mapping[str, float]) -> _RewardTotals:
+    def of(cls, name: str, totals: Mapping[str, float]) -> _RewardTotals:
         return cls(
-            int(total[f"bad_scores/{name}"]),
-            int(total.get(f"bad_gradients/{name}", 0)),
-            high.get(f"pull/{name}"),
-            (-high[f"-score/{name}"], high[f"score/{name}"]),
-            (-high[f"-value/{name}"], high[f"value/{name}"]),
+            int(totals[f"bad_scores/{name}"]),
+            int(totals.get(f"bad_gradients/{name}", 0)),
+            totals.get(f"highest_pull/{name}"),
+            (totals[f"lowest_score/{name}"], totals[f"highest_score/{name}"]),
+            (totals[f"lowest_value/{name}"], totals[f"highest_value/{name}"]),
         )
 
 
@@ -72,12 +75,12 @@ class UpdateTotals:
 
     counts: _WorkCounts
     row: Mapping[str, float | None]
-    """Means over all samples that were not skipped, for the log; None for a mean over no sample."""
+    """For the log: peak memory so far in MiB, of the process that needs most, and means over all samples that
+    were not skipped; None for a mean over no sample.
+    """
     rewards: Mapping[str, _RewardTotals]
     """By the reward's name in the mix."""
     grad_norm: float
-    peak_mib: float
-    """Peak memory so far in MiB, of the process that needs most."""
     interrupted: bool
     """Whether a process was asked to stop."""
     first_skipped: int | None
@@ -103,21 +106,23 @@ class UpdateTotals:
             names: Registered name by the reward's name in the mix, which may be a file.
             unet_counts: Counts of the UNet's work in this process, from `Denoiser.take_counts`.
         """
-        sums, highs = _numbers(result, mix, unet_counts)
-        highs |= {"peak": _peak_mib(processes.device), "interrupted": processes.interrupted}
-        columns = list(zip(*processes.gather([*sums.values(), *highs.values()]), strict=True))
-        total = dict(zip(sums, map(math.fsum, columns[: len(sums)]), strict=True))
-        high = dict(zip(highs, map(max, columns[len(sums) :]), strict=True))
-        skipped = high["-first_skipped"]
+        numbers = _numbers(result, mix, unet_counts) | {
+            "peak_mib": (max, _peak_mib(processes.device)),
+            "interrupted": (max, processes.interrupted),
+        }
+        columns = zip(*processes.gather([value for _, value in numbers.values()]), strict=True)
+        totals = {
+            key: combine(column) for (key, (combine, _)), column in zip(numbers.items(), columns, strict=True)
+        }
+        skipped = totals["first_skipped"]
         return cls(
-            _WorkCounts(*(int(total[key]) for key in _COUNTS)),
-            _log_row(result, names, total),
-            {name: _RewardTotals.of(name, total, high) for name in names},
+            _WorkCounts(*(int(totals[key]) for key in _COUNTS)),
+            _log_row(result, names, totals),
+            {name: _RewardTotals.of(name, totals) for name in names},
             result.grad_norm,
-            high["peak"],
-            bool(high["interrupted"]),
-            int(-skipped) if math.isfinite(skipped) else None,
-            int(-high["-first"]),
+            bool(totals["interrupted"]),
+            int(skipped) if math.isfinite(skipped) else None,
+            int(totals["first"]),
         )
 
     @property
@@ -134,63 +139,87 @@ class UpdateTotals:
 _COUNTS = [field.name for field in fields(_WorkCounts)]
 
 
-def _numbers(
-    result: StepResult, mix: RewardMix, unet_counts: tuple[int, int, int]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return one process's numbers of an update: those to add up, and those to take the highest of."""
+def _numbers(result: StepResult, mix: RewardMix, unet_counts: tuple[int, int, int]) -> _Numbers:
+    """Return one process's numbers of an update."""
     scores, samples, finite = result.scores, len(result.samples), result.scores.finite
     counts = (samples, len(result.skipped), samples * result.evaluations, *unet_counts)
     sums: dict[str, float] = dict(zip(_COUNTS, counts, strict=True))
     sums |= {"kept": int(finite.sum()), "drift": result.drift * samples, TRAINED: _sum(scores.total[finite])}
     sums |= {name: value * samples for name, value in result.extra.items()}
-    # with a minus, because the lowest is wanted
-    highs = {
-        "-first": -float(result.samples[0].number),
-        "-first_skipped": max((-float(sample.number) for sample in result.skipped), default=-math.inf),
+    lowest: dict[str, float] = {
+        "first": result.samples[0].number,
+        "first_skipped": min((sample.number for sample in result.skipped), default=math.inf),
     }
+    highest: dict[str, float] = {}
     for name, given in scores.scores.items():
         values, pulls = mix.terms[name].value(given)[finite], scores.gradient_norms.get(name)
         sums[f"reward/{name}"] = _sum(given[finite])
         sums[f"bad_scores/{name}"] = int((~given.isfinite()).sum())
-        highs |= {f"score/{name}": _max(given[finite]), f"-score/{name}": _max(-given[finite])}
-        highs |= {f"value/{name}": _max(values), f"-value/{name}": _max(-values)}
+        for kind, row in (("score", given[finite]), ("value", values)):
+            lowest[f"lowest_{kind}/{name}"] = min(row.tolist(), default=math.inf)
+            highest[f"highest_{kind}/{name}"] = max(row.tolist(), default=-math.inf)
         if pulls is not None:
             sums[f"pull/{name}"] = _sum(pulls[finite])
             sums[f"bad_gradients/{name}"] = int((~pulls.isfinite()).sum())
-            highs[f"pull/{name}"] = _max(pulls[finite])
-    return sums, highs
+            highest[f"highest_pull/{name}"] = max(pulls[finite].tolist(), default=-math.inf)
+    groups: tuple[tuple[Callable[[Iterable[float]], float], dict[str, float]], ...] = (
+        (math.fsum, sums),
+        (min, lowest),
+        (max, highest),
+    )
+    return {key: (combine, value) for combine, group in groups for key, value in group.items()}
 
 
 def _log_row(
-    result: StepResult, names: Mapping[str, str], total: Mapping[str, float]
+    result: StepResult, names: Mapping[str, str], totals: Mapping[str, float]
 ) -> dict[str, float | None]:
     def mean(key: str) -> float | None:
-        return total[key] / total["kept"] if total["kept"] else None
+        return totals[key] / totals["kept"] if totals["kept"] else None
 
     row: dict[str, float | None] = {
+        "peak_mib": round(totals["peak_mib"], 1),
         TRAINED: mean(TRAINED),
         "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
-        "drift": total["drift"] / total["samples"],
+        "drift": totals["drift"] / totals["samples"],
     }
     for name, registered in names.items():
         for kind in ("reward", "pull"):
-            if f"{kind}/{name}" in total:
+            if f"{kind}/{name}" in totals:
                 row[f"{kind}/{registered}"] = mean(f"{kind}/{name}")
-    return row | {name: total[name] / total["samples"] for name in result.extra}
+    return row | {name: totals[name] / totals["samples"] for name in result.extra}
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Streak:
-    """Samples in a row from which a reward gave nothing to learn."""
+    """Consecutive samples without a learning signal from one reward."""
 
     samples: int = 0
-    low: float = math.inf
-    high: float = -math.inf
+    scores: tuple[float, float] = (math.inf, -math.inf)
+    """Lowest and highest of their scores."""
+    values: tuple[float, float] = (math.inf, -math.inf)
+    """Lowest and highest of their values of the mix's term."""
+
+    def continued(self, totals: UpdateTotals, name: str) -> _Streak:
+        """Return the streak after another update; an empty one if that had a signal."""
+        longer, new = self._with(totals, name), _Streak()._with(totals, name)
+        pull = totals.rewards[name].pull
+        if pull is not None:
+            return longer if pull == 0 else _Streak()
+        # without gradients a reward gives a signal by differences: between updates too, as prompts come again
+        return next((streak for streak in (longer, new) if streak.values[0] == streak.values[1]), _Streak())
+
+    def _with(self, totals: UpdateTotals, name: str) -> _Streak:
+        reward = totals.rewards[name]
+        return _Streak(
+            self.samples + totals.counts.samples - totals.counts.skipped,
+            (min(self.scores[0], reward.scores[0]), max(self.scores[1], reward.scores[1])),
+            (min(self.values[0], reward.values[0]), max(self.values[1], reward.values[1])),
+        )
 
 
 @dataclass
 class LearningWatch:
-    """Reports samples and rewards that teach nothing, and ends a run that no longer learns.
+    """Reports samples and rewards that give no learning signal, and ends a run that cannot learn.
 
     It sees the same totals in every process, so that all of them end together.
     """
@@ -205,9 +234,11 @@ class LearningWatch:
     learned: bool = False
     """Whether an update had a gradient."""
     _skipped: int = 0
-    _still: _Streak = field(default_factory=_Streak)
+    _still: int = 0
+    """Samples in a row for which the gradient of what is trained was 0."""
     _flat: dict[str, _Streak] = field(default_factory=dict)
-    _noted: set[str] = field(default_factory=set)
+    _noted: dict[str, int] = field(default_factory=dict)
+    """Length of a reward's streak at the last note about it."""
 
     def check(self, totals: UpdateTotals, skipped: int, *, last: bool) -> None:
         """Check one update.
@@ -218,16 +249,17 @@ class LearningWatch:
             last: Whether it is the run's last update.
 
         Raises:
-            TcbenchError: If `LIMIT` samples in a row were skipped.
-            ConfigError: If there was nothing to learn from as many samples since the run began.
+            TcbenchError: If 20 samples in a row were skipped.
+            ConfigError: If the gradients of all rewards were 0 for as many samples since the run began.
+                Methods without such gradients continue: a sparse reward may be equal for longer.
         """
         self._check_finite(totals, skipped)
         if totals.counts.skipped == totals.counts.samples:
             return
         for name in self.terms:
-            self._flat[name] = _continued(self._flat.get(name, _Streak()), totals, name)
+            self._flat[name] = self._flat.get(name, _Streak()).continued(totals, name)
         still = totals.grad_norm == 0
-        self._still = _Streak(self._still.samples + totals.counts.samples if still else 0)
+        self._still = self._still + totals.counts.samples if still else 0
         self.learned |= not still
         self._report_still(totals, last)
 
@@ -237,9 +269,9 @@ class LearningWatch:
         if totals.first_skipped is None:
             return
         text, bad = self.order[totals.first_skipped].text, self._not_finite(totals)
-        what = " and ".join(bad) or "the image or its gradient"
-        self.progress.note(f"skipped {text!r}: {what} is not finite ({skipped} so far)")
-        if self._skipped < LIMIT:
+        what = f"not finite: {', '.join(bad) or 'the image or its gradient'}"
+        self.progress.note(f"skipped {text!r}; {what} ({skipped} so far)")
+        if self._skipped < _LIMIT:
             return
         fix = (
             "use other prompts, or fix or leave out the reward"
@@ -249,8 +281,7 @@ class LearningWatch:
         checkpoints = any((self.folder / "checkpoints").glob("[0-9]*"))
         kept = f"; {self.folder} has the last checkpoint" if checkpoints else ""
         raise TcbenchError(
-            f"the last {self._skipped} samples were skipped, because {what} is not finite, such as {text!r}; "
-            f"{fix}{kept}"
+            f"the last {self._skipped} samples were skipped, such as {text!r}; {what}; {fix}{kept}"
         )
 
     def _not_finite(self, totals: UpdateTotals) -> list[str]:
@@ -264,30 +295,40 @@ class LearningWatch:
         return parts
 
     def _report_still(self, totals: UpdateTotals, last: bool) -> None:
-        """Note rewards that give nothing to learn; raise if that holds for all and always has."""
+        """Note rewards without a learning signal; raise if all have a gradient and it always was 0."""
         seen = totals.first + totals.counts.samples
 
-        def long(streak: _Streak) -> bool:
-            return streak.samples >= LIMIT or (last and streak.samples >= seen > 1)
+        def long(samples: int) -> bool:
+            return samples >= _LIMIT or (last and samples >= seen > 1)
 
-        causes = {n: self._cause(n, totals.rewards[n]) for n in self.terms if long(self._flat[n])}
+        flat = {name: self._flat[name] for name in self.terms if long(self._flat[name].samples)}
+        causes = {name: self._cause(name, streak) for name, streak in flat.items()}
+        counts = {name: streak.samples for name, streak in flat.items()}
         text = self.order[totals.first].text
-        if causes and len(causes) == len(self.terms) and long(self._still) and not self.learned:
+        by_gradient = all(totals.rewards[name].pull is not None for name in self.terms)
+        if (
+            causes
+            and len(causes) == len(self.terms)
+            and long(self._still)
+            and not self.learned
+            and by_gradient
+        ):
             raise ConfigError(
-                f"the gradient was 0 for all {self._still.samples} samples so far, such as {text!r}: "
-                f"{'; '.join(causes.values())}; raise a cap that is passed, or use other rewards"
+                f"the gradient was 0 for all {self._still} samples so far, such as {text!r}: "
+                f"{'; '.join(causes.values())}; raise the cap if scores exceed it, or use other rewards"
             )
-        if self._still.samples >= LIMIT and not causes:
+        if self._still >= _LIMIT and not causes:
             causes[""] = "the rewards vary, but the gradient of what is trained is 0"
-        for name in causes.keys() - self._noted:
-            count = self._flat[name].samples if name else self._still.samples
-            self.progress.note(
-                f"nothing to learn from the last {count} samples, such as {text!r}: {causes[name]}"
-            )
-            self._noted.add(name)
+            counts[""] = self._still
+        for name, cause in causes.items():
+            if counts[name] >= 2 * self._noted.get(name, 0):  # again when twice as many
+                self.progress.note(
+                    f"no learning signal in the last {counts[name]} samples, such as {text!r}: {cause}"
+                )
+                self._noted[name] = counts[name]
 
-    def _cause(self, name: str, reward: _RewardTotals) -> str:
-        (low, high), cap, shown = reward.scores, self.terms[name].cap, self.names[name]
+    def _cause(self, name: str, streak: _Streak) -> str:
+        (low, high), cap, shown = streak.scores, self.terms[name].cap, self.names[name]
         if low >= cap:
             return f"{shown} is above its cap {cap:g} ({low:.4g} to {high:.4g})"
         if low == high:
@@ -295,25 +336,8 @@ class LearningWatch:
         return f"the gradient of {shown} is 0 (scores {low:.4g} to {high:.4g})"
 
 
-def _continued(streak: _Streak, totals: UpdateTotals, name: str) -> _Streak:
-    """Return a reward's streak after another update."""
-    reward, kept = totals.rewards[name], totals.counts.samples - totals.counts.skipped
-    if reward.pull is not None:
-        return _Streak(streak.samples + kept) if reward.pull == 0 else _Streak()
-    # without gradients a reward teaches by differences: between updates too, as prompts come again
-    low, high = min(streak.low, reward.values[0]), max(streak.high, reward.values[1])
-    if low == high:
-        return _Streak(streak.samples + kept, low, high)
-    low, high = reward.values
-    return _Streak(kept, low, high) if low == high else _Streak()
-
-
 def _sum(values: Tensor) -> float:
     return float(values.cpu().double().sum())
-
-
-def _max(values: Tensor) -> float:
-    return float(values.max()) if len(values) else -math.inf
 
 
 def _peak_mib(device: str) -> float:
