@@ -16,6 +16,7 @@ from tcbench.progress import Progress
 from textcraftor.config import WITHOUT_GRADIENT, TrainConfig, ValidationSettings
 from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.pipeline import encoders_sha256, pipeline_sha256
+from textcraftor.io.pairs import Pairs
 from textcraftor.io.system import rewards_trained_on
 from textcraftor.rewriters import Rewriter
 from textcraftor.sources import PromptSource
@@ -32,8 +33,10 @@ class TrainInputs:
     pipeline: Path
     """Folder of the base model."""
     pipeline_sha256: str
-    prompts: PromptSource | None
-    """Training prompts; None if they come with image-text pairs."""
+    prompts: PromptSource
+    """Training prompts; with image-text pairs, their texts."""
+    pairs: Pairs | None
+    """Image-text pairs to train on; None without them."""
     validation: PromptSource | None
     """Validation prompts; None without validation."""
 
@@ -70,12 +73,16 @@ class TrainInputs:
             problems.run(lambda: Calibration.read(config.rewards.calibration))
         pipeline = problems.run(lambda: Model.find(config.model).source.find(fetch=fetch))
         problems.run(lambda: _check_start(config, fetch))
-        if prompts is None and not config.data.pairs:
+        pairs = problems.run(lambda: Pairs.read(Path(config.data.pairs))) if config.data.pairs else None
+        if pairs is not None:
+            prompts = pairs.source
+        elif prompts is None and not config.data.pairs:
             prompts = problems.run(lambda: PromptSource.find(config.data.prompts))
         held_out = problems.run(lambda: _validation_prompts(config.validation, progress, validation))
         problems.raise_any()
         assert rewards is not None
         assert pipeline is not None
+        assert prompts is not None
         trained_on = rewards_trained_on(
             config.rewards.mix,
             rewriter=config.trainable.rewriter,
@@ -83,7 +90,7 @@ class TrainInputs:
             pairs=config.data.pairs,
             supervised=config.algorithm.name == "denoising",
         )
-        return cls(rewards, trained_on, pipeline, pipeline_sha256(pipeline), prompts, held_out)
+        return cls(rewards, trained_on, pipeline, pipeline_sha256(pipeline), prompts, pairs, held_out)
 
 
 def _check_shares(config: TrainConfig, processes: int) -> None:

@@ -41,7 +41,6 @@ from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.inputs import TrainInputs
 from textcraftor.io.checkpoint import LOG, TrainFolder
-from textcraftor.io.pairs import Pairs
 from textcraftor.io.provenance import environment
 from textcraftor.io.system import write_trained
 from textcraftor.ledger import Ledger
@@ -114,6 +113,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             config, processes.count, progress, fetch=not dry_run, prompts=prompts, validation=validation
         )
         schedule, updates, trained_on = config.schedule, config.optimiser.updates, inputs.trained_on
+        source = inputs.prompts
 
         # The frozen pipeline
         pipe = load_pipeline(
@@ -127,9 +127,6 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             pipe.unet.to(memory_format=torch.channels_last)
             pipe.vae.to(memory_format=torch.channels_last)
         runner = PipelineRunner(pipe, schedule)
-        pairs = Pairs.read(Path(config.data.pairs), runner.size) if config.data.pairs else None
-        source = pairs.source if pairs is not None else inputs.prompts
-        assert source is not None
 
         # What is trained, and its optimiser
         trainable = _load_trainable(pipe, config, runner.guided, trained_on)
@@ -169,7 +166,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             precision=config.memory.precision,
         )
         start = RolloutStart(
-            denoiser, pipe, runner.latent_shape, schedule, config.memory.checkpointing, cache, pairs
+            denoiser, pipe, runner.latent_shape, schedule, config.memory.checkpointing, cache, inputs.pairs
         )
         algorithm = _make_algorithm(config, trainable, start, scorer, optimiser)
         validator = None

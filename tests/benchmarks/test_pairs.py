@@ -25,9 +25,9 @@ BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", f
 def test_pairs_hold_the_images_with_their_prompts(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("base", (BRIGHT, [[0.5], [0.6]]), prompts=["a cat", "a dog"], images=True)
     assert write_pairs(run, tmp_path / "pairs") == 2
-    pairs = Pairs.read(tmp_path / "pairs", (16, 16))
+    pairs = Pairs.read(tmp_path / "pairs")
     assert pairs.texts == ["a cat", "a dog"]
-    images = pairs.images([0, 1])
+    images = pairs.images([0, 1], (16, 16))
     assert images.shape == (2, 3, 16, 16)
     assert images[1, 0].mean() == pytest.approx(40 / 255)
 
@@ -40,7 +40,7 @@ def test_turned_photographs_are_read_upright(tmp_path: Path) -> None:
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.png", exif=exif)
     lines = [f'{{"file_name": "{name}.png", "text": "a cat"}}' for name in "ab"]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    first, second = Pairs.read(tmp_path, (16, 32)).images([0, 1])
+    first, second = Pairs.read(tmp_path).images([0, 1], (16, 32))
     assert torch.equal(first, second)
 
 

@@ -610,6 +610,17 @@ def test_everything_that_is_missing_is_reported_together(
     assert not (tmp_path / "out").exists()
 
 
+def test_missing_pairs_are_reported_with_other_problems(
+    config_for: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    config = config_for(algorithm="direct", pairs="nowhere", prompts="", validation_prompts="none.txt")
+    with pytest.raises(Problems) as caught:
+        train(config, tmp_path / "out", device="cpu", dry_run=True)
+    lines = str(caught.value).splitlines()
+    for part in ("cannot read nowhere/metadata.jsonl", "none.txt"):
+        assert sum(part in line for line in lines) == 1, (part, lines)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -73,15 +73,6 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 
-def encode_images(vae: Any, images: Tensor) -> Tensor:
-    """Encode images (B, 3, H, W) in [0, 1] to clean latents (B, C, h, w).
-
-    Takes the mode of the encoder's distribution rather than a sample, so that an image has one latent.
-    """
-    latents: Tensor = vae.encode((images * 2 - 1).to(vae.dtype)).latent_dist.mode()
-    return latents.float() * float(vae.config.scaling_factor)
-
-
 @dataclass(frozen=True)
 class LatentScorer:
     """Decodes latents and scores the images with a reward mix."""

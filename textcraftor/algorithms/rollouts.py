@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textcraftor.algorithms.latent_scores import encode_images
 from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.prefix_cache import PrefixCache
 from textcraftor.diffusion.prompts import initial_latents
@@ -84,7 +83,7 @@ class RolloutStart:
             return tuned, prefix.run(z, original)
 
     def _encode_pairs(self, pairs: Pairs, samples: Sequence[Sample]) -> tuple[Rollout, Tensor]:
-        images = pairs.images([sample.prompt for sample in samples]).to(self.pipe.device)
-        with torch.no_grad():
-            latents = encode_images(self.pipe.vae, images)
+        _, height, width = self.latent_shape
+        size = (height * self.pipe.vae_scale_factor, width * self.pipe.vae_scale_factor)
+        latents = pairs.latents([sample.prompt for sample in samples], size, self.pipe.vae)
         return Rollout(self.denoiser, self.pipe.scheduler, torch.empty(0), self.checkpointed), latents

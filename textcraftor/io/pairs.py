@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tcbench.errors import ConfigError
 from tcbench.images import upright
@@ -30,16 +30,18 @@ class Pairs:
     names: Sequence[str]
     """Image files, relative to the folder."""
     texts: Sequence[str]
-    size: tuple[int, int]
-    """(height, width) that every image is scaled and centre-cropped to."""
 
     @property
     def source(self) -> PromptSource:
         """The texts as a prompt source with the same numbers."""
         return PromptSource.from_texts(self.folder.name, self.texts)
 
-    def images(self, numbers: Sequence[int]) -> Tensor:
+    def images(self, numbers: Sequence[int], size: tuple[int, int]) -> Tensor:
         """Read images (B, 3, H, W), RGB in [0, 1].
+
+        Args:
+            numbers: B numbers of pairs.
+            size: (H, W) that every image is scaled and centre-cropped to.
 
         Raises:
             ConfigError: If an image cannot be read.
@@ -54,20 +56,34 @@ class Pairs:
             path = self.folder / self.names[number]
             try:
                 with Image.open(path) as image:
-                    images.append(to_tensor(ImageOps.fit(upright(image).convert("RGB"), self.size[::-1])))
+                    images.append(to_tensor(ImageOps.fit(upright(image).convert("RGB"), size[::-1])))
             except OSError as error:
                 raise ConfigError(
                     f"cannot read {path}, which {self.folder / METADATA} lists: {error}"
                 ) from error
         return torch.stack(images)
 
+    def latents(self, numbers: Sequence[int], size: tuple[int, int], vae: Any) -> Tensor:
+        """Encode images, read as by `images`, to clean latents (B, C, h, w).
+
+        Takes the mode of the encoder's distribution rather than a sample, so that an image has one latent.
+
+        Raises:
+            ConfigError: If an image cannot be read.
+        """
+        import torch
+
+        images = self.images(numbers, size).to(vae.device)
+        with torch.no_grad():
+            latents: Tensor = vae.encode((images * 2 - 1).to(vae.dtype)).latent_dist.mode()
+        return latents.float() * float(vae.config.scaling_factor)
+
     @staticmethod
-    def read(folder: Path, size: tuple[int, int]) -> Pairs:
+    def read(folder: Path) -> Pairs:
         """Read the list of pairs in a folder.
 
         Args:
             folder: Folder with metadata.jsonl and images.
-            size: (height, width) in pixels of the images in training.
 
         Raises:
             ConfigError: If metadata.jsonl is missing, empty or malformed; the message names the line.
@@ -92,4 +108,4 @@ class Pairs:
                 ) from error
         if not names:
             raise ConfigError(f"{file} is empty; expected one line per pair")
-        return Pairs(folder, names, texts, size)
+        return Pairs(folder, names, texts)

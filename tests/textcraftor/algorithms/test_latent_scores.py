@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm
-from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores, decode_latents, encode_images
+from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores, decode_latents
 from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
+from textcraftor.io.pairs import Pairs
 
 TEXTS = ["a cat", "a dog", "a hen"]
 
@@ -106,12 +107,16 @@ def test_clipped_pixels_pass_no_gradient(mix: RewardMix) -> None:
     assert not LatentScorer(Bright(), mix).score_latents_with_gradient(latents, TEXTS[:1]).gradient.any()
 
 
-def test_encoded_images_decode_to_themselves() -> None:
+def test_encoded_images_decode_to_themselves(tmp_path: Path) -> None:
+    from torchvision.utils import save_image
+
     from textcraftor.diffusion.pipeline import MICRO
 
     vae = load_pipeline(MICRO, device="cpu", dtype="float32", sampler="ddim").vae
     images = torch.full((1, 3, 64, 64), 0.5)
     images[:, 0, 16:48, 16:48] = 0.9
+    save_image(images, tmp_path / "0.png")
+    pairs = Pairs(tmp_path, ["0.png"], ["a square"])
     with torch.no_grad():
-        again = decode_latents(vae, encode_images(vae, images))
+        again = decode_latents(vae, pairs.latents([0], (64, 64), vae))
     assert float((again - images).square().mean()) < 0.01
