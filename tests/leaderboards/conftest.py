@@ -1,4 +1,4 @@
-"""Two runs for the tests of several pages."""
+"""Two rewards, and runs for the tests of several pages."""
 
 from __future__ import annotations
 

@@ -12,14 +12,12 @@ import pytest
 
 from leaderboards.board import Section
 from leaderboards.builder import build
-from leaderboards.records import Score, ScoreSet
+from leaderboards.records import Planned, Score
 from leaderboards.run_state import RunState
 from tcbench.errors import MismatchError, UnknownName
+from tests.leaderboards.conftest import BLUR, BRIGHT
 
 MakeRun = Callable[..., RunState]
-
-BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
-BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
 
 
 def rows(values: Iterable[float | None]) -> list[list[float | None]]:

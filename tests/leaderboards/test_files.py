@@ -11,11 +11,8 @@ from pathlib import Path
 
 import leaderboards
 from leaderboards import build, write_board
-from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
-
-BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
-BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
+from tests.leaderboards.conftest import BLUR, BRIGHT
 
 
 def test_python_api_builds_and_writes_a_board(runs: list[RunState], tmp_path: Path) -> None:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from leaderboards.board import Stamp
 from leaderboards.builder import build
 from leaderboards.markdown import markdown, markdown_table
-from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
+from tests.leaderboards.conftest import BRIGHT
 
 MakeRun = Callable[..., RunState]
 
-BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="judge", family="toy")
+JUDGE = replace(BRIGHT, role="judge")
 
 
 def page(make_run: MakeRun) -> str:
     kinds = {"categories": ("photo", "a|b"), "watermarks": ("out of domain",)}
-    base = make_run("base", (BRIGHT, [[0.1], [None], [0.4], [0.2]]), settings={"steps": 25}, **kinds)
-    new = make_run("new", (BRIGHT, [[0.2], [0.3], [0.7], [0.2]]), settings={"steps": 10}, **kinds)
+    base = make_run("base", (JUDGE, [[0.1], [None], [0.4], [0.2]]), settings={"steps": 25}, **kinds)
+    new = make_run("new", (JUDGE, [[0.2], [0.3], [0.7], [0.2]]), settings={"steps": 10}, **kinds)
     return markdown(build([base, new], "base"), Stamp(date="2026-01-31"), ["differences.png"])
 
 

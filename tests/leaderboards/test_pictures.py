@@ -14,12 +14,11 @@ from PIL import Image
 from leaderboards import pictures
 from leaderboards.builder import build
 from leaderboards.pictures import PROMPTS, _pixels, draw_differences, draw_samples, png
-from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
+from tests.leaderboards.conftest import BRIGHT
 
 MakeRun = Callable[..., RunState]
 
-BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 AWKWARD = ("a sign that says $5 or \\frac", "猫 and a dog", "a very " + "long " * 40 + "prompt")
 
 

@@ -11,10 +11,10 @@ from leaderboards.builder import build
 from leaderboards.pictures import draw_differences
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
+from tests.leaderboards.conftest import BLUR, BRIGHT
 
 MakeRun = Callable[..., RunState]
 
-BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 SHARP = ScoreSet("sharp", "d" * 12, higher_is_better=True, role="trainable", family="toy")
 BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
 

@@ -8,14 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from leaderboards.builder import build
-from leaderboards.records import ScoreSet
-from leaderboards.render import interval, number, score_rows, standing_rows
+from leaderboards.render import comparison_rows, interval, number, score_rows, standing_rows
 from leaderboards.run_state import RunState
 from leaderboards.stats import Estimate
+from tests.leaderboards.conftest import BRIGHT
 
 MakeRun = Callable[..., RunState]
-
-BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 
 
 def test_score_rows_mark_gains_exposure_and_watermarks(runs: list[RunState]) -> None:

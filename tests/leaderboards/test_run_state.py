@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from leaderboards.records import Header, Planned, Sample, Score, ScoreSet
+from leaderboards.records import Header, Planned, Sample, Score
 from leaderboards.run_state import RunState, find_runs
 from tcbench.errors import FileFormatError, MismatchError
 from tcbench.files import read_lines
+from tests.leaderboards.conftest import BRIGHT
 
 HEADER = Header(
     suite="toy",
@@ -23,7 +24,6 @@ HEADER = Header(
     planned=Planned((0, 1, 2), of=5, seeds=1),
     provenance=({"torch": "1"},),
 )
-BRIGHT = ScoreSet("bright", "bbbbbbbbbbbb", higher_is_better=True, role="trainable", family="toy")
 
 
 def sample(prompt_id: int, index: int = 0, image: str | None = "x.png", reason: str | None = None) -> Sample:

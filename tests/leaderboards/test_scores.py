@@ -8,13 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from leaderboards.records import Sample, Score, ScoreSet
+from leaderboards.records import Sample, Score
 from leaderboards.run_state import RunState
 from leaderboards.scores import SAMPLES, RunScores
+from tests.leaderboards.conftest import BRIGHT
 
 MakeRun = Callable[..., RunState]
-
-BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ from leaderboards.board import Standing
 from leaderboards.builder import build
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
+from tests.leaderboards.conftest import BLUR, BRIGHT
 
 MakeRun = Callable[..., RunState]
 
-BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
-BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
 VOTES = replace(BRIGHT, reward="votes", score_id="e" * 12, role="human", family="people")
 CHOOSER = replace(BRIGHT, reward="chooser", score_id="d" * 12, role="selection", family="third")
 
