@@ -53,8 +53,9 @@ class Planned:
         return len(self.prompt_ids) * self.seeds
 
     def is_wider_than(self, other: Planned) -> bool:
-        """Whether this is more prompts, or as many with more images each; smaller limits are nested."""
-        return (len(self.prompt_ids), self.seeds) > (len(other.prompt_ids), other.seeds)
+        """Whether this plan contains the other one and more."""
+        contains = self._ids >= other._ids and self.seeds >= other.seeds
+        return contains and (self._ids, self.seeds) != (other._ids, other.seeds)
 
     def keys(self) -> list[Key]:
         """All planned samples: the first image of every prompt, then the second one, and so on."""
@@ -88,8 +89,8 @@ class Header:
     provenance: tuple[Mapping[str, Any], ...] = ()
     """The distinct environments that worked on this run, in order."""
     finished: bool | None = None
-    """Whether a start came to the end of `planned`, so that it stays in force; None in files of earlier
-    versions, where all samples must be on record for that."""
+    """Whether a start finished `planned`, which boards then keep comparing. None in files of earlier
+    versions: finished if all samples are recorded."""
     schema: int = SCHEMA
 
     def to_json(self) -> str:

@@ -66,8 +66,8 @@ class RunState:
     def create(cls, path: Path | str, header: Header) -> Self:
         """Start the run at ``path``, or resume it to work on the plan of ``header``.
 
-        A plan that an earlier start finished stays in force for boards, with its watermarks, until this start
-        finishes a wider one (`finish`): less work never takes results away.
+        Boards keep comparing the plan that an earlier start finished until this start finishes a wider one
+        (`finish`).
 
         Raises:
             MismatchError: If the folder holds a run with other settings.
@@ -94,15 +94,15 @@ class RunState:
 
     @property
     def is_finished(self) -> bool:
-        """Whether a start has come to the end of the samples that boards compare."""
+        """Whether a start finished the samples that boards compare."""
         if self.header.finished is not None:
             return self.header.finished
         return self.samples.keys() >= set(self.header.planned.keys())
 
     def finish(self, header: Header) -> None:
-        """Record that this start came to the end of the plan of ``header``.
+        """Record that this start finished the plan of ``header``.
 
-        Boards compare it from now on, unless they compare a wider one.
+        Boards compare it from now on if it contains all samples that they compare now.
         """
         if not self.is_finished or header.planned.is_wider_than(self.header.planned):
             self._write_header(

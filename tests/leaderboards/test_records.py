@@ -45,6 +45,16 @@ def test_plan_contains_its_prompts_and_seeds() -> None:
     assert (2, 1) not in HEADER.planned
 
 
+def test_a_plan_is_wider_only_if_it_contains_the_other_one() -> None:
+    plan = Planned((0, 1, 2), of=5, seeds=2)
+    assert Planned((3, 2, 1, 0), of=5, seeds=2).is_wider_than(plan)
+    assert Planned((0, 1, 2), of=5, seeds=3).is_wider_than(plan)
+    assert not Planned((2, 1, 0), of=5, seeds=2).is_wider_than(plan)
+    assert not Planned((0, 1, 2, 3, 4), of=5, seeds=1).is_wider_than(plan)  # fewer images of each prompt
+    assert not Planned((0, 1, 3, 4), of=5, seeds=2).is_wider_than(plan)  # without prompt 2
+    assert not Planned((0, 1), of=5, seeds=9).is_wider_than(plan)
+
+
 def test_record_with_unknown_fields_is_an_error() -> None:
     with pytest.raises(FileFormatError, match="a Sample record has the fields"):
         from_record(Sample, {"prompt_id": 0, "colour": "red"})

@@ -181,6 +181,15 @@ def test_a_finished_plan_stays_in_force_until_a_wider_one_is_finished(run: RunSt
     assert RunState(run.path).header.watermarks == ("limit 4 of 5",)
 
 
+def test_more_prompts_with_fewer_images_leave_the_finished_plan_in_force(run: RunState) -> None:
+    finished = replace(HEADER, planned=Planned((0, 1), of=5, seeds=4))
+    RunState.create(run.path, finished).finish(finished)
+    other = replace(HEADER, planned=Planned((0, 1, 2, 3), of=5, seeds=1), watermarks=("limit 4 of 5",))
+    RunState.create(run.path, other).finish(other)
+    assert RunState(run.path).header.planned == finished.planned  # 4 of its 8 images would leave the board
+    assert RunState(run.path).header.watermarks == ()
+
+
 def test_a_complete_run_of_an_earlier_version_counts_as_finished(run: RunState) -> None:
     run.append_samples([sample(number) for number in (0, 1, 2)])
     file = run.path / "run.json"
