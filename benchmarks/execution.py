@@ -46,6 +46,8 @@ class RunResult:
     """Mean score and number of scored images of each reward."""
     added: int
     """Images and scores that this start added."""
+    watermarks: tuple[str, ...]
+    """Why this start's samples are not a full result, such as "limit 64 of 1632"."""
 
     @property
     def path(self) -> Path:
@@ -232,7 +234,7 @@ def execute_plan(plan: Plan, progress: Progress) -> RunResult:
         added = generate_images(
             state, describe, lambda: samplers.pop() or _load_sampler(plan), plan.batch_size, progress
         )
-        result = _score(state, plan.rewards, plan.device, progress, added)
+        result = _score(state, plan.rewards, plan.device, progress, added, plan.header.watermarks)
         state.finish(plan.header)
         return result
 
@@ -244,7 +246,7 @@ def score_run(path: Path, rewards: Sequence[ResolvedReward], device: str, progre
         state = RunState(path)
         state = RunState.create(path, replace(state.header, provenance=(environment,)))
         _note_environment(state, environment, progress)
-        return _score(state, rewards, device, progress, added=0)
+        return _score(state, rewards, device, progress, 0, state.header.watermarks)
 
 
 def _note_environment(run: RunState, environment: Mapping[str, Any], progress: Progress) -> None:
@@ -253,7 +255,12 @@ def _note_environment(run: RunState, environment: Mapping[str, Any], progress: P
 
 
 def _score(
-    run: RunState, rewards: Sequence[ResolvedReward], device: str, progress: Progress, added: int
+    run: RunState,
+    rewards: Sequence[ResolvedReward],
+    device: str,
+    progress: Progress,
+    added: int,
+    watermarks: tuple[str, ...],
 ) -> RunResult:
     added += score_images(run, rewards, device, progress)
     planned = run.plan
@@ -265,6 +272,7 @@ def _score(
         truncated=sum(sample.truncated for key, sample in run.samples.items() if key in planned),
         rewards=tuple(RewardSummary.of(run, reward.score_set) for reward in rewards),
         added=added,
+        watermarks=watermarks,
     )
 
 

@@ -135,7 +135,7 @@ def _result_record(result: RunResult) -> dict[str, Any]:
         "images": result.images,
         "made_now": result.added,
         "truncated_prompts": result.truncated,
-        "watermarks": list(result.run.header.watermarks),
+        "watermarks": list(result.watermarks),
         "missing": _reasons(result, result.missing),
         "rewards": [
             {
@@ -181,12 +181,12 @@ def _print_result(result: RunResult) -> None:
         print(
             f"{result.truncated} prompts are longer than the pipeline's text encoder reads", file=sys.stderr
         )
-    watermarks = result.run.header.watermarks
-    marks = f" [{'; '.join(watermarks)}]" if watermarks else ""
+    marks = f" [{'; '.join(result.watermarks)}]" if result.watermarks else ""
     print(f"run: {result.path}  {result.images} of {result.planned} images{marks}")
     if (compared := result.run.header.planned) != result.run.plan:
-        size = f"{len(compared.prompt_ids)} prompts × {compared.seeds} images"
-        print(f"boards compare {size}: the widest start of this run that was finished")
+        images = f"{compared.seeds} image{'s' if compared.seeds > 1 else ''}"
+        size = f"{len(compared.prompt_ids)} prompts × {images}"
+        print(f"boards compare {size}, the largest set that a start has finished")
 
 
 def _failed_lines(result: RunResult) -> list[str]:

@@ -183,6 +183,7 @@ def test_a_narrower_request_works_less_and_takes_no_results_away(
     whole = run(request_for(seeds=2))
     again = run(request_for(**{"seeds": 2} | narrower))
     assert (again.path, again.added, again.complete) == (whole.path, 0, True)
+    assert again.watermarks == ((f"limit {narrower['limit']} of 8",) if "limit" in narrower else ())
     assert again.planned < whole.planned == 16
     header = RunState(whole.path).header
     assert (len(header.planned.prompt_ids), header.planned.seeds, header.watermarks) == (8, 2, ())

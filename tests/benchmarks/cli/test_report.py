@@ -1,15 +1,16 @@
-"""The command that a run suggests: a board with a baseline that is not the run's own system."""
+"""What a run prints: the counts and caveats of this start, and a command that suggests another baseline."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
-from benchmarks.cli.report import suggested_command
+from benchmarks.cli.report import show_result, suggested_command
 from benchmarks.execution import RunResult
-from leaderboards.records import ScoreSet
+from leaderboards.records import Planned, ScoreSet
 from leaderboards.run_state import RunState
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
@@ -26,7 +27,7 @@ def suggested(make_run: Callable[..., RunState]) -> Callable[..., list[str]]:
             make_run(name, (BRIGHT, [[0.0]]), details=details, settings={"number": number}, **options)
             for number, (name, details) in enumerate(systems)
         ]
-        result = RunResult(runs[-1], images=1, missing={}, truncated=0, rewards=(), added=1)
+        result = RunResult(runs[-1], images=1, missing={}, truncated=0, rewards=(), added=1, watermarks=())
         return suggested_command(result).split()
 
     return write
@@ -57,3 +58,19 @@ def test_a_tuned_system_alone_needs_a_run_of_its_base(suggested: Callable[..., l
 
 def test_imported_scores_alone_name_no_baseline(suggested: Callable[..., list[str]]) -> None:
     assert baseline(suggested(("theirs", {}))) == "BASELINE"
+
+
+def test_counts_and_caveats_are_of_this_start(
+    make_run: Callable[..., RunState], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("sd15", (BRIGHT, [[0.0]] * 4))
+    run.plan = Planned((0, 2), of=4, seeds=1)
+    marks = ("limit 2 of 4",)
+    result = RunResult(run, images=2, missing={}, truncated=0, rewards=(), added=0, watermarks=marks)
+    assert show_result(result, as_json=True, next_command="next") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["planned"], record["watermarks"]) == (2, ["limit 2 of 4"])
+    show_result(result, as_json=False, next_command="next")
+    *_, last, compared, _ = capsys.readouterr().out.splitlines()
+    assert last.endswith("2 of 2 images [limit 2 of 4]")
+    assert compared == "boards compare 4 prompts × 1 image, the largest set that a start has finished"
