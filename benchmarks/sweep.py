@@ -18,7 +18,7 @@ from benchmarks.systems import System
 from leaderboards.pictures import ROUNDING, image_table, png, shown_keys
 from leaderboards.run_state import RunState
 from leaderboards.scores import RunScores
-from leaderboards.stats import Estimate, mean_interval
+from leaderboards.stats import Estimate, mean_intervals
 from tcbench.errors import ConfigError
 from tcbench.files import write_atomically
 from tcbench.progress import Progress
@@ -169,7 +169,8 @@ def _prompt_scores(run: RunState) -> dict[str, dict[int, float]]:
 def _paired_change(now: Mapping[int, float], before: Mapping[int, float]) -> Estimate:
     """Return the mean change over the prompts that have both scores, with its interval."""
     both = sorted(now.keys() & before.keys())
-    return mean_interval([now[prompt] - before[prompt] for prompt in both])
+    (change,) = mean_intervals([[now[prompt] - before[prompt] for prompt in both]])
+    return change
 
 
 def _csv_line(row: _Row) -> str:

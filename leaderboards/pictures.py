@@ -16,7 +16,7 @@ from leaderboards.board import GROUPS, Board, Claim, Column, Group, Section, See
 from leaderboards.records import Key
 from leaderboards.run_state import RunState
 from leaderboards.stats import CLAIM_PROMPTS
-from tcbench.images import upright
+from tcbench.images import open_image, upright
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ PROMPTS = 6
 """Prompts shown for each suite, at most."""
 
 ROUNDING = 1e-12
-"""Differences below this are rounding errors of a zero."""
+"""Smaller differences are treated as zero."""
 
 _FONT = "DejaVu Sans"
 """Font of all pictures; it comes with matplotlib. Other fonts are used for characters that it lacks."""
@@ -247,7 +247,7 @@ def _opens(path: Path) -> bool:
     """Whether the image exists and can be decoded. Scoring reports what is wrong with it."""
     try:
         _pixels(path)
-    except OSError:
+    except (OSError, ValueError):
         return False
     return True
 
@@ -277,10 +277,7 @@ def _captions(axes: Sequence[Axes], texts: Sequence[str]) -> None:
 
 def _pixels(path: Path) -> Image:
     """Read an image for a grid; large ones are scaled down."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        shown = upright(image).convert("RGB")
+    shown = upright(open_image(path)).convert("RGB")
     shown.thumbnail((256, 256))
     return shown
 
@@ -347,23 +344,33 @@ def _reading(character: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _family(character: str) -> str | None:
-    """The font family that has a character: `_FONT` if it can, else the first installed one; None without."""
-    from matplotlib.font_manager import findfont, fontManager, get_font
+    """The font family that has a character: `_FONT` if it can, else the first installed one.
+
+    None if no font has it.
+    """
+    from matplotlib.font_manager import findfont, get_font
 
     if get_font(findfont(_FONT)).get_char_index(ord(character)):
         return _FONT
-    regular = sorted(
+    for name, path in _regular_fonts():
+        if get_font(path).get_char_index(ord(character)):
+            return name
+    return None
+
+
+@lru_cache(maxsize=1)
+def _regular_fonts() -> list[tuple[str, str]]:
+    """Family and file of each installed font of regular weight, sorted."""
+    from matplotlib.font_manager import fontManager
+
+    return sorted(
         (font.name, font.fname)
         for font in fontManager.ttflist
         if font.style == "normal"
         and str(font.weight) in ("400", "normal", "regular", "book")
-        # the placeholder glyphs of a "last resort" font say nothing
+        # the placeholder glyphs of a "last resort" font are not readable
         and "last resort" not in font.name.lower().replace("lastresort", "last resort")
     )
-    for name, path in regular:
-        if get_font(path).get_char_index(ord(character)):
-            return name
-    return None
 
 
 def _heading(section: Section, text: str) -> str:

@@ -15,7 +15,6 @@ a failure, a regenerated image replaces the one that was lost, and the first sco
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -25,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from leaderboards.journal import Journal
 from leaderboards.records import Header, Key, Sample, Score, ScoreSet, Status, from_record
-from tcbench.errors import FileFormatError, MismatchError, first_line
+from tcbench.errors import FileFormatError, MismatchError
 from tcbench.files import append_lines, read_lines, write_atomically
+from tcbench.images import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -244,7 +244,7 @@ class RunState:
 
     @property
     def images(self) -> int:
-        """Number of planned images on record, whether or not their files are on this machine."""
+        """Number of planned images on record, even if their files are elsewhere."""
         planned = self.header.planned
         return sum(sample.image is not None and key in planned for key, sample in self.samples.items())
 
@@ -261,26 +261,17 @@ class RunState:
         """Decode a sample's image.
 
         Raises:
+            OSError: If the file cannot be read.
             ValueError: If the file is not the one on record, or cannot be decoded.
         """
-        from PIL import Image as image_files
-        from PIL import UnidentifiedImageError
-
         path = self.image_path(sample)
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != sample.sha256:
             raise ValueError(
-                f"{path} is not the image that was recorded; restore it, or remove the run and make it again"
+                f"{path} is not the image that was recorded; restore it, or delete the run folder and re-run "
+                "the command"
             )
-        try:
-            image = image_files.open(io.BytesIO(content))
-            image.load()
-        except UnidentifiedImageError as error:
-            # PIL's own message would name the buffer, not the file.
-            raise ValueError(f"{path} is not an image that PIL can read") from error
-        except Exception as error:  # decoders raise nearly anything for a damaged file
-            raise ValueError(f"{path} cannot be decoded: {first_line(error)}") from error
-        return image
+        return open_image(path, content)
 
     def plan_batches(self, batch_size: int) -> list[list[Key]]:
         """Give every sample of this start's plan without a batch a new one, and return the plan's batches.

@@ -115,18 +115,16 @@ def spread(values: Values) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
-def mean_interval(values: ArrayLike, *, seed: int = SEED, resamples: int = RESAMPLES) -> Estimate:
-    """Mean of `values` (N,), one for each prompt, with a studentised bootstrap interval."""
-    return mean_intervals([values], seed=seed, resamples=resamples)[0]
-
-
 def mean_intervals(
     rows: Sequence[ArrayLike], *, seed: int = SEED, resamples: int = RESAMPLES
 ) -> list[Estimate]:
-    """`mean_interval` of many rows. Rows of equal length share their resamples, which is faster."""
+    """Mean of each row's values (N,), one for each prompt, with a studentised bootstrap interval.
+
+    Rows of equal length share their resamples, which is faster.
+    """
     estimates: dict[int, Estimate] = {}
     for n, indices, table in _by_length(rows):
-        # Equal differences of floats vary in their last bits, which is no variation between prompts.
+        # Equal differences can vary in their last bits; that is rounding, not variation between prompts.
         rounding = 1e-12 * np.abs(table).max(axis=0, initial=0)
         varies = np.ptp(table, axis=0) > rounding if n else np.zeros(len(indices), dtype=bool)
         means = [math.fsum(table[:, k]) / n if n else math.nan for k in range(len(indices))]

@@ -1,10 +1,14 @@
-"""Reading pictures: cameras store some of them turned, with a tag that says how to show them."""
+"""Read images: decode files, and turn images upright that a camera stored with an orientation tag."""
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tcbench.errors import first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -14,6 +18,36 @@ _ORIENTATION = 0x0112
 
 _TAGGED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
 """Entries of PIL's ``Image.info`` that may hold the tag."""
+
+
+def open_image(path: Path, content: bytes | None = None) -> Image:
+    """Decode an image file.
+
+    Args:
+        path: The file.
+        content: Its bytes, if they have been read already.
+
+    Returns:
+        The decoded image; the first one of an animation.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is not an image, or cannot be decoded.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    content = path.read_bytes() if content is None else content
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except UnidentifiedImageError as error:
+        # PIL's own message names the buffer, not the file.
+        raise ValueError(f"{path} is not an image that PIL can read") from error
+    except MemoryError:
+        raise  # not the file's fault
+    except Exception as error:  # decoders raise nearly anything for a damaged file
+        raise ValueError(f"{path} cannot be decoded: {first_line(error)}") from error
+    return image
 
 
 def upright(image: Image) -> Image:

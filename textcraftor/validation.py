@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leaderboards.stats import Estimate, mean_interval
+from leaderboards.stats import Estimate, mean_intervals
 from rewards.backbones.towers import Towers
 from rewards.base import Reward
 from rewards.combine.mix import RewardMix
@@ -127,7 +127,8 @@ class Validation:
 def _paired_change(now: Validation, before: Validation, name: str) -> Estimate:
     """Return the mean change of a score since another validation, paired by prompt, with a 95 % interval."""
     pairs = zip(now.scores[name], before.scores[name], strict=True)
-    return mean_interval([a - b for a, b in pairs if a is not None and b is not None])
+    (change,) = mean_intervals([[a - b for a, b in pairs if a is not None and b is not None]])
+    return change
 
 
 class Validator:

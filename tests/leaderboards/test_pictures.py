@@ -66,6 +66,19 @@ def test_samples_leave_out_prompts_without_all_images(runs: list[RunState]) -> N
     assert len(figure.subfigs[0].axes) == 2 * PROMPTS
 
 
+def test_samples_leave_out_images_that_no_decoder_takes(
+    runs: list[RunState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in runs[0].path.glob("images/*.png"):
+        if file.name[:5] != "00004":
+            Image.new("RGB", (99, 99)).save(file)
+    # the error of an image with too many pixels is neither an OSError nor a ValueError
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16 * 16)
+    figure = draw_samples(build(runs, "base"))
+    assert figure is not None
+    assert len([axis for axis in figure.subfigs[0].axes if axis.images]) == 2
+
+
 def test_pictures_show_turned_photographs_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -129,7 +142,10 @@ def no_other_fonts() -> Iterator[None]:
     from matplotlib.font_manager import fontManager
 
     default = [font for font in fontManager.ttflist if font.name == "DejaVu Sans"]
-    pictures._family.cache_clear()
+    caches = pictures._family, pictures._regular_fonts
+    for cached in caches:
+        cached.cache_clear()
     with patch.object(fontManager, "ttflist", default):
         yield
-    pictures._family.cache_clear()
+    for cached in caches:
+        cached.cache_clear()

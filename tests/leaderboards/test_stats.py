@@ -14,12 +14,19 @@ from scipy.stats import permutation_test
 from leaderboards import stats
 from leaderboards.stats import (
     Comparison,
+    Estimate,
     benjamini_hochberg,
     comparisons,
     holm,
-    mean_interval,
+    mean_intervals,
     per_prompt,
 )
+
+
+def mean_interval(values, **options: int) -> Estimate:
+    """The mean and the interval of one row."""
+    (estimate,) = mean_intervals([values], **options)
+    return estimate
 
 
 def compare(differences, *, higher_is_better: bool = True, **options: int) -> Comparison:
@@ -204,7 +211,7 @@ def test_rows_together_give_the_results_of_each_alone() -> None:
     generator = np.random.default_rng(4)
     rows = [generator.gamma(2, size=n) - 1 for n in (40, 12, 40, 3, 1, 0, 40)] + [np.ones(40)]
     alone = [mean_interval(row) for row in rows]
-    for together, one in zip(stats.mean_intervals(rows), alone, strict=True):
+    for together, one in zip(mean_intervals(rows), alone, strict=True):
         assert (together.n, together.method) == (one.n, one.method)
         ends = together.value, together.low, together.high
         assert ends == pytest.approx((one.value, one.low, one.high), nan_ok=True)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tcbench.images import upright
+from tcbench.images import open_image, upright
 
 ORIENTATION = 0x0112
 
@@ -49,3 +50,29 @@ def test_damaged_metadata_are_no_orientation(exif: bytes) -> None:
 def test_image_in_memory_stays_the_same_object() -> None:
     image = picture()
     assert upright(image) is image
+
+
+def test_whatever_a_decoder_raises_is_an_error_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"a\.png is not an image that PIL can read"):
+        open_image(file)
+    picture().save(file)
+    assert open_image(file).size == (8, 5)
+    assert open_image(tmp_path / "gone.png", file.read_bytes()).size == (8, 5)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match=r"a\.png cannot be decoded: Image size \(40 pixels\) exceeds"):
+        open_image(file)
+
+
+def test_too_little_memory_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*arguments: object) -> None:
+        raise MemoryError
+
+    picture().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "load", out_of_memory)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", out_of_memory)
+    with pytest.raises(MemoryError):
+        open_image(tmp_path / "a.png")
