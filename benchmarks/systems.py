@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rewards.info import CUSTOM_REWARD
+from tcbench.declarations import CUSTOM_REWARD
 from tcbench.errors import ConfigError, Problems, UnknownName
 from tcbench.settings import build_settings, merge, one_of, read_toml, rename_keys, validated
 from textcraftor.diffusion.devices import DTYPES
@@ -182,8 +182,8 @@ class System:
     def unknown_rewards(names: Iterable[str]) -> list[str]:
         """Return the declared training rewards that no reward here is called.
 
-        Nothing is imported: a declaration may come from elsewhere. ``custom:NAME@SHA256`` declares a reward
-        of one's own and is never unknown.
+        Nothing is imported: a declaration may come from elsewhere. ``custom:NAME@SHA256`` declares a custom
+        reward and is never unknown.
         """
         from rewards.builtin import CLIPSCORES
         from rewards.registry import list_rewards
@@ -224,7 +224,7 @@ class System:
         from rewards.registry import list_rewards
 
         known = [*also, *list_rewards()]
-        hint = "a reward of your own is declared as custom:NAME@SHA256, with the SHA-256 of its file"
+        hint = "a custom reward is declared as custom:NAME@SHA256, with the SHA-256 of its file"
         unknown = [name for name in System.unknown_rewards(names) if name not in known]
         if unknown:
             raise Problems.of(

@@ -19,7 +19,8 @@ from leaderboards.run_state import RunState, find_runs
 from leaderboards.scores import RunScores
 from leaderboards.standings import standings
 from leaderboards.stats import LEVEL, RESAMPLES
-from leaderboards.verdicts import CUSTOM_REWARD, group
+from leaderboards.verdicts import group
+from tcbench.declarations import CUSTOM_REWARD
 from tcbench.errors import MismatchError, UnknownName
 
 ROLES = ("trainable", "selection", "judge")

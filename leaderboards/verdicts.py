@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 
 from leaderboards.board import Claim, Column, Entry, Exposure, Group
 from leaderboards.stats import CLAIM_PROMPTS, LEVEL, Comparison, Estimate, holm
-
-CUSTOM_REWARD = re.compile(r"custom:(?P<name>[^@]+)@(?P<sha256>[0-9a-f]{12,64})")
-"""Declaration of a reward of one's own as a training reward, with the SHA-256 of its file."""
+from tcbench.declarations import CUSTOM_REWARD
 
 
 def exposure(entry: Entry, column: Column, columns: Iterable[Column]) -> Exposure:
     """Whether the system was trained on this reward, or on another reward of the same family.
 
-    "undeclared" where that is not known: the system declares nothing, or a reward that nobody knows.
+    "undeclared" where that is not known: the system declares nothing, or an unknown reward.
     """
     if entry.trained_on is None:
         return "undeclared"
@@ -25,9 +22,9 @@ def exposure(entry: Entry, column: Column, columns: Iterable[Column]) -> Exposur
     families = {c.score_set.family for c in columns if _is_declared(c, entry.trained_on)}
     # Families of training rewards that are not on the board.
     families |= set(entry.run.header.details.get("trained_on_families", ()))
-    own = {match["name"] for name in entry.trained_on if (match := CUSTOM_REWARD.fullmatch(name))}
-    # an own reward of the same name from another file is probably another version of it
-    if column.score_set.family in families or column.score_set.reward in own:
+    custom = {match["name"] for name in entry.trained_on if (match := CUSTOM_REWARD.fullmatch(name))}
+    # a custom reward of the same name from another file is probably another version of it
+    if column.score_set.family in families or column.score_set.reward in custom:
         return "same-family"
     return "undeclared" if entry.unknown else "held-out"
 

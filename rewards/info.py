@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tcbench.declarations import CUSTOM_REWARD_FORMAT
 from tcbench.errors import TcbenchError
 from tcbench.files import sha256
 
@@ -29,10 +29,6 @@ PUBLISHED = "published"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """Files of transformers with the settings of an image processor: of its own, as all versions can save it, and
 that of a whole processor, as version 5 saves it."""
-
-CUSTOM_REWARD = re.compile(r"custom:(?P<name>[^@]+)@(?P<sha256>[0-9a-f]{12,64})")
-"""Declaration of a reward of one's own as a training reward, with the SHA-256 of its file. It is data:
-nothing is imported for it."""
 
 CONSENT_VARIABLE = "TCBENCH_ACCEPT_LICENCES"
 """Environment variable with the licences that the user accepts, separated by commas."""
@@ -149,11 +145,13 @@ class RewardInfo:
     def declared_as(self) -> str:
         """Name under which a system declares that it was trained on the reward.
 
-        A reward in a file of one's own is unknown elsewhere, and other files may use its name, so it is
-        declared with the hash of its file.
+        A custom reward is unknown elsewhere, and other files may use its name, so it is declared with the
+        hash of its file.
         """
         module = self.entry.rpartition(":")[0]
-        return f"custom:{self.name}@{sha256(Path(module))}" if module.endswith(".py") else self.name
+        if not module.endswith(".py"):
+            return self.name
+        return CUSTOM_REWARD_FORMAT.format(name=self.name, sha256=sha256(Path(module)))
 
     def check_consent(self) -> None:
         """Check that the reward's licence was accepted, if it must be.

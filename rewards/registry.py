@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rewards.builtin import BUILTIN, CLIPSCORES, clipscore_by_model
 from rewards.info import RewardInfo
+from tcbench.declarations import CUSTOM_PREFIX
 from tcbench.errors import ConfigError, TcbenchError, UnknownName
 from tcbench.files import sha256
 
@@ -59,15 +60,18 @@ def info(name: str) -> RewardInfo:
 
     Raises:
         UnknownName: If there is no such reward.
+        ConfigError: If the name is a declaration of a custom reward.
 
     Example:
         >>> import rewards
         >>> rewards.info("hpsv2").licence
         'Apache-2.0'
     """
-    if name.startswith("custom:"):
-        hint = "it declares a training reward of one's own; load it as file.py:Class"
-        raise UnknownName("reward", name, (), hint=hint)
+    if name.startswith(CUSTOM_PREFIX):
+        raise ConfigError(
+            f"{name!r} only declares that a system was trained on a custom reward; give the reward itself as "
+            "file.py:Class"
+        )
     path, _, attribute = name.rpartition(":")
     if path.endswith(".py"):
         return _info_in_file(Path(path), attribute)

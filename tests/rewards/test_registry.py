@@ -12,6 +12,7 @@ from torch import Tensor
 import rewards
 from rewards import registry
 from rewards.base import Reward, score_id
+from tcbench.errors import ConfigError
 
 REWARD_FILE = """
 import rewards
@@ -70,6 +71,11 @@ def test_listing_rewards_imports_no_model_library() -> None:
     count, _, heavy = done.stdout.partition("\n")
     assert int(count) >= 20
     assert heavy.strip() == ""
+
+
+def test_a_declaration_of_a_custom_reward_cannot_be_loaded() -> None:
+    with pytest.raises(ConfigError, match=r"declares that .* a custom reward; give .* file\.py:Class"):
+        rewards.info(f"custom:Mine@{'a' * 64}")
 
 
 def test_unknown_name_suggests_close_matches() -> None:
