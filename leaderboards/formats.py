@@ -18,7 +18,7 @@ from leaderboards.board import Board, Cell, Column, Entry, Section, SeedAgreemen
 from leaderboards.render import NO_CATEGORY, score_rows
 from leaderboards.stats import Estimate
 
-FORMAT = "tcbench.leaderboard/1"
+FORMAT = "tcbench.leaderboard/2"
 
 SCHEMA = Path(__file__).with_name("leaderboard.schema.json")
 """JSON Schema (2020-12) of leaderboard.json."""
