@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from statistics import fmean
 from typing import Any, Literal, NamedTuple, Self
 
@@ -22,8 +23,8 @@ from leaderboards.stats import Comparison, Estimate
 Claim = Literal["better", "worse", "undecided", "too few prompts"]
 
 Exposure = Literal["trained-on", "same-family", "held-out", "undeclared"]
-"""Whether a system was trained on a reward, or on another one of its family. "held-out" is neither, judges
-included; `Group` keeps judges apart."""
+"""Whether a system was trained on a reward, or on another one of its family. "held-out" is neither. Judges
+count as "held-out" here; `Group` lists them separately."""
 
 Group = Literal["trained-on", "same-family", "held-out", "judge", "human"]
 """Group of a column in the whole section; see `leaderboards.verdicts.group`. "held-out" are rewards that no
@@ -86,6 +87,11 @@ class Entry:
         """Whether it is known which rewards the system was trained on."""
         return self.trained_on is not None and not self.unknown
 
+    def setting(self, name: str) -> str:
+        """A generation setting as text; "default" where it is not set."""
+        value = self.run.header.generation.get(name)
+        return "default" if value is None else str(value)
+
     def is_called(self, name: str) -> bool:
         """Whether `name` is the system's name or the full name."""
         return name in (self.run.header.system, self.full_name)
@@ -137,10 +143,17 @@ class Cell:
         return self.entry, self.column, self.category
 
     @property
+    def scored_prompts(self) -> str:
+        """Number of prompts behind the mean, such as "400", or "240 of 400" where some have no score."""
+        if self.mean.n < self.prompts:
+            return f"{self.mean.n:,} of {self.prompts:,}"
+        return str(self.mean.n)
+
+    @property
     def coverage(self) -> str:
         """What the mean is over, such as "n = 240 of 400", unless it is over all prompts and images."""
         if self.mean.n < self.prompts:
-            return f"n = {self.mean.n:,} of {self.prompts:,}"
+            return f"n = {self.scored_prompts}"
         return f"{self.samples:,} of {self.planned:,} images" if self.samples < self.planned else ""
 
     def record(self) -> dict[str, Any]:
@@ -221,6 +234,8 @@ class Standing:
     """Difference to the baseline in each column, in units of the reward."""
     verdict: str
     """Conclusion from the gains, and what limits it."""
+    is_complete: bool
+    """Whether no run of the row lacks an image, or a score that decides ranks."""
     cautions: tuple[str, ...] = ()
     """Why the row is not fully comparable: incomplete, other settings, undeclared training rewards."""
 
@@ -247,10 +262,29 @@ class Section:
     notes: tuple[str, ...]
     """Notes that are shown above the numbers."""
 
-    @property
+    @cached_property
     def prompts(self) -> int:
-        """Largest number of prompts that a run of the section planned."""
-        return max(len(entry.run.header.planned.prompt_ids) for entry in self.entries)
+        """Number of prompts that any run of the section planned."""
+        return len(set().union(*(entry.run.header.planned.prompt_ids for entry in self.entries)))
+
+    def coverage(self, entry: Entry, column: Column | None) -> tuple[int, Mapping[str, int]]:
+        """Number of a run's images that a reward scored, and why the other planned ones have no score.
+
+        Args:
+            entry: The run.
+            column: The reward; None for a section without any scores.
+
+        Returns:
+            Scored images, and reason to number of images.
+        """
+        if column and (cell := self.cells.get((entry.label, column.label, None))):
+            return cell.samples, cell.missing
+        images = entry.run.images
+        reasons = {
+            "not generated yet": entry.run.header.planned.count - images,
+            "not scored by this reward": images,
+        }
+        return 0, {reason: count for reason, count in reasons.items() if count}
 
     def notes_on(self, entry: Entry) -> str:
         """Why a run's numbers are not full results, or not comparable with the baseline's."""

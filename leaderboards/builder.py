@@ -39,8 +39,9 @@ def build(
         runs: Run folders, folders that hold run folders, or opened runs.
         baseline: Name of the system to compare with, or `system@generation id` where a suite has several runs
             of that system. A suite without exactly one such run gets a note in place of differences.
-        unknown_rewards: Returns the unknown ones among the training rewards of a run that was recorded
-            elsewhere. By default names without a recorded family are unknown unless they are on the board.
+        unknown_rewards: Function that returns the unknown names among the training rewards of a run that was
+            recorded elsewhere. By default names without a recorded family are unknown unless they are on the
+            board.
 
     Returns:
         A board with one section for each suite.
@@ -91,7 +92,7 @@ def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: st
         suite_sha256=header.suite_sha256,
         baseline=reference,
         entries=tuple(
-            replace(by_label[label], rank=row.rank, gap=gains.gap(label))
+            replace(by_label[label], rank=row.rank, gap=gains.gap(by_label[label]))
             for row in rows
             for label in row.entries
         ),
@@ -106,7 +107,7 @@ def _section(entries: Sequence[Entry], scores: Sequence[RunScores], baseline: st
 
 def _entries(runs: Sequence[RunState]) -> list[Entry]:
     """The entries of one suite, by system. Raises MismatchError for a run given twice."""
-    # systems with other names may have equal files: tables with the same scores, or a copied model
+    # Different systems may have identical files: tables with the same scores, or a copied model
     seen: dict[tuple[str, str], RunState] = {}
     for run in runs:
         twin = seen.setdefault((run.header.system, run.header.generation_id), run)
@@ -215,15 +216,14 @@ def _notes(
 
 def _differing_settings(entries: Iterable[Entry]) -> Iterator[str]:
     """Name the generation settings that are not the same for all systems."""
-    generations = {entry.label: entry.run.header.generation for entry in entries}
-    recorded = {label: one for label, one in generations.items() if any(key in one for key in SETTINGS)}
+    recorded = [entry for entry in entries if any(key in entry.run.header.generation for key in SETTINGS)]
     differ = []
     for key in SETTINGS:
         if key in ("base_seed", "noise"):  # they have a note of their own
             continue
         by_value: dict[str, list[str]] = {}
-        for label, generation in recorded.items():
-            by_value.setdefault(str(generation.get(key, "default")), []).append(label)
+        for entry in recorded:
+            by_value.setdefault(entry.setting(key), []).append(entry.label)
         if len(by_value) > 1:
             values = ", ".join(f"{value} ({', '.join(labels)})" for value, labels in by_value.items())
             differ.append(f"{key} {values}")

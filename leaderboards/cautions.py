@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from leaderboards.board import GROUPS, Entry
-from leaderboards.gains import RANKING, Gains
+from leaderboards.gains import Gains
 
 SETTINGS = (
     "sampler", "steps", "spacing", "eta", "guidance", "guidance_rescale", "clip_skip", "negative_prompt",
@@ -48,16 +48,11 @@ def _incomplete(entry: Entry, gains: Gains) -> Iterator[str]:
     for column, count in scored.items():
         if count < images:
             by_count.setdefault(count, []).append(column)
-    missing = [
-        GROUPS[group].noun
-        for group in RANKING
-        if not gains.counted[entry.label, group]
-        and any(gains.counted[other.label, group] for other in gains.entries)
-    ]
+    missing = [GROUPS[group].noun for group in gains.missing_groups(entry)]
     present, expected = gains.prompts[entry.label]
     if not scored:
         yield "no image scored" if images < planned else f"incomplete: 0 of {planned:,} images scored"
-    elif [list(scored)] == list(by_count.values()):  # all rewards lack equally many
+    elif [list(scored)] == list(by_count.values()):  # the same number is missing for all rewards
         yield f"incomplete: {min(by_count):,} of {planned:,} images scored"
     elif by_count:
         yield "incomplete: " + ", ".join(
@@ -79,7 +74,7 @@ def _other_settings(entry: Entry, baseline: Entry | None) -> Iterator[str]:
         yield "generation settings not recorded"
         return
     differ = [
-        f"{key} {ours.get(key)} (baseline {theirs.get(key)})"
+        f"{key} {entry.setting(key)} (baseline {baseline.setting(key)})"
         for key in SETTINGS
         if ours.get(key) != theirs.get(key)
     ]

@@ -145,7 +145,7 @@ def _missing(scored: RewardScores, entry: Entry) -> dict[str, int]:
     rest = {
         "other reasons, listed in its score files": reasons.total() - sum(named.values()),
         "not generated yet": planned.count - recorded,
-        "not tried yet": recorded - attempted,
+        "not scored yet": recorded - attempted,
     }
     return named | {reason: count for reason, count in rest.items() if count}
 

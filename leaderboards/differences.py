@@ -22,8 +22,8 @@ class PromptChange:
     """With one reward the change of its score, with several their mean gain in standard deviations of the
     first run's prompts."""
     images: tuple[str, str]
-    """Paths of the first image of the prompt in both runs; "" for an image that is not on this machine, as of
-    imported scores."""
+    """Paths of the first image of the prompt in both runs; "" for an image that is not on this machine, such
+    as those of imported scores."""
 
 
 def changes(before: RunScores, after: RunScores, columns: Sequence[ScoreSet]) -> list[PromptChange]:

@@ -191,14 +191,13 @@ def _section(section: Section) -> dict[str, Any]:
 
 
 def _coverage(section: Section, entry: Entry, column: Column) -> dict[str, Any]:
-    cell = section.cells.get((entry.label, column.label, None))
-    planned = entry.run.header.planned.count
+    scored, missing = section.coverage(entry, column)
     return {
         "entry": entry.label,
         "column": column.label,
-        "scored": cell.samples if cell else 0,
-        "planned": planned,
-        "missing": dict(cell.missing) if cell else {"not scored by this reward": planned},
+        "scored": scored,
+        "planned": entry.run.header.planned.count,
+        "missing": dict(missing),
     }
 
 

@@ -22,7 +22,7 @@ GAIN_GROUPS: tuple[Group, ...] = tuple(group for group in GROUPS if group != "sa
 """Groups of rewards that a mean gain is computed for."""
 
 INDEPENDENT: tuple[Group, ...] = ("human", "judge", "held-out")
-"""Groups of rewards that no system was trained on, nor on another reward of their family."""
+"""Groups of rewards that are unrelated to the training rewards of every system."""
 
 RANKING: tuple[Group, ...] = ("judge", "held-out")
 """Groups that decide ranks, the first one first. Never training rewards, which were optimised."""
@@ -82,8 +82,8 @@ class Gains:
         """By entry label, (prompts with all scores that decide ranks, prompts that should have them).
 
         The second number counts the prompts that any entry with such scores planned, so that a reward that
-        failed on the same prompts for all entries is no complete result. Entries that do not declare their
-        training rewards are not ranked, so they do not add prompts.
+        failed on the same prompts for all entries does not count as complete. Entries that do not declare
+        their training rewards are not ranked, so they do not add prompts.
         """
         by_entry: dict[str, set[int]] = {}
         for entry in self.entries:
@@ -113,16 +113,34 @@ class Gains:
         """Whether every planned image has a score by each reward that scored the run."""
         return set(self.scored(entry).values()) == {entry.run.header.planned.count}
 
-    def gap(self, label: str) -> float | None:
+    def missing_groups(self, entry: Entry) -> list[Group]:
+        """Groups that decide ranks and that other entries have a mean gain in, but not this one."""
+        return [
+            group
+            for group in RANKING
+            if not self.counted[entry.label, group]
+            and any(self.counted[other.label, group] for other in self.entries)
+        ]
+
+    def lacks_scores(self, entry: Entry) -> bool:
+        """Whether the entry lacks an image, a score, or prompts or rewards by which others are ranked."""
+        present, expected = self.prompts[entry.label]
+        return not self.is_complete(entry) or present < expected or bool(self.missing_groups(entry))
+
+    def gap(self, entry: Entry) -> float | None:
         """Over-optimisation gap of an entry.
 
         The mean gain on the rewards that it was trained on minus the mean gain on the rewards of all
-        `INDEPENDENT` groups together, in standard deviations of the baseline's scores. None if the entry
-        lacks the mean gain on its training rewards or on a group that other entries have.
+        `INDEPENDENT` groups together, in standard deviations of the baseline's scores. None if a training
+        reward of the entry is unknown, or if it lacks the mean gain on its training rewards or on a group
+        that is available for other entries.
         """
-        groups = [g for g in INDEPENDENT if any(self.counted[entry.label, g] for entry in self.entries)]
+        label = entry.label
+        groups = [g for g in INDEPENDENT if any(self.counted[other.label, g] for other in self.entries)]
         trained = self.series.get((label, "trained-on"))
-        if trained is None or not groups or not all((label, group) in self.series for group in groups):
+        if not entry.is_declared or trained is None or not groups:
+            return None
+        if not all((label, group) in self.series for group in groups):
             return None
         independent = [column for group in groups for column in self.counted[label, group]]
         others = _average([self._gain(label, column) for column in independent])[1]

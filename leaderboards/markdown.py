@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from leaderboards import hpsv2, stats
-from leaderboards.board import GROUPS, Board, Cell, Column, Entry, Section, SeedAgreement, Stamp
+from leaderboards.board import GROUPS, Board, Cell, Section, SeedAgreement, Stamp
 from leaderboards.gains import GAIN_GROUPS
 from leaderboards.render import (
     NO_CATEGORY,
@@ -22,8 +22,8 @@ from leaderboards.render import (
 OPENING = """\
 Each number is a mean gain over the baseline, in standard deviations of the baseline's scores, \
 with its {level:.0%} interval in brackets: positive is better, and an interval that includes 0 leaves the \
-sign open. **Trained on**: rewards that the system was optimised for. **Held out**: other rewards, judges \
-apart. **Judges**: rewards kept for evaluation only. The rank goes by judges, then by held-out rewards, \
+sign open. **Trained on**: rewards that the system was optimised for. **Held out**: other rewards, except \
+judges. **Judges**: rewards kept for evaluation only. The rank goes by judges, then by held-out rewards, \
 never by rewards trained on; systems whose difference is not resolved share a rank. No rank (–) below \
 {prompts} prompts, where scores are missing for any reason, or without declared training rewards."""
 
@@ -37,7 +37,7 @@ better. Rows are in the order of the opening table. In brackets: the number of p
 where scores are missing. \
 Gap: over-optimisation, the mean gain on the rewards that the system was trained on minus the \
 mean gain on held-out rewards, judges and human votes together, in standard deviations of the baseline's \
-scores. Near 0, the gain is not limited to the training rewards."""
+scores. A gap near 0 means that other rewards gain as much."""
 
 COMPARISON_LEGEND = """\
 Difference: system minus baseline, on the same prompts and noise. Detectable: the \
@@ -198,8 +198,7 @@ def _category_cell(cell: Cell | None) -> str:
     if cell.mean.n == 0:
         return f"–, {cell.coverage}"
     images = f", {cell.coverage}" if cell.coverage and cell.mean.n == cell.prompts else ""
-    n = str(cell.mean.n) if cell.mean.n == cell.prompts else f"{cell.mean.n} of {cell.prompts}"
-    text = f"{interval(cell.mean)}, n = {n}{images}"
+    text = f"{interval(cell.mean)}, n = {cell.scored_prompts}{images}"
     if cell.comparison is None:
         return text
     star = r"\*" if cell.p_adjusted < 1 - stats.LEVEL else ""
@@ -217,25 +216,21 @@ def _official_rows(section: Section) -> list[dict[str, str]]:
 
 def _coverage_rows(section: Section) -> list[dict[str, str]]:
     """One row for each run and column, also for runs without scores: an unfinished run has its row too."""
-    return [
-        row
-        for entry in section.entries
-        for column in (*section.columns, *([None] if not section.columns else []))
-        for row in [_coverage_row(section, entry, column)]
-    ]
-
-
-def _coverage_row(section: Section, entry: Entry, column: Column | None) -> dict[str, str]:
-    planned, images = entry.run.header.planned.count, entry.run.images
-    cell = section.cells.get((entry.label, column.label, None)) if column else None
-    missing = cell.missing if cell else {"not scored by this reward": planned}
-    return {
-        "system": entry.label,
-        "images": f"{images} of {planned} images" + (", incomplete" if images < planned else ""),
-        "reward": column.label if column else "–",
-        "scored": f"{cell.samples if cell else 0} of {planned}",
-        "without a score": "; ".join(f"{count} × {reason}" for reason, count in missing.items()),
-    }
+    rows = []
+    for entry in section.entries:
+        planned, images = entry.run.header.planned.count, entry.run.images
+        for column in section.columns or [None]:
+            scored, missing = section.coverage(entry, column)
+            rows.append(
+                {
+                    "system": entry.label,
+                    "images": f"{images} of {planned}" + (", incomplete" if images < planned else ""),
+                    "reward": column.label if column else "–",
+                    "scored": f"{scored} of {planned}",
+                    "without a score": "; ".join(f"{count} × {reason}" for reason, count in missing.items()),
+                }
+            )
+    return rows
 
 
 def _run_rows(section: Section) -> list[dict[str, str]]:

@@ -192,7 +192,7 @@ def _plot_panel(
 
 def _row_label(standing: Standing) -> str:
     rank = "" if standing.rank is None else f"{standing.rank}. "
-    incomplete = " [incomplete]" if any("incomplete" in caution for caution in standing.cautions) else ""
+    incomplete = "" if standing.is_complete else " [incomplete]"
     return _label(f"{rank}{standing.label}{incomplete}", 30, lines=2)
 
 
@@ -318,7 +318,7 @@ def _columns(text: str, width: int) -> int:
 
 
 def _drawable(text: str) -> str:
-    """The text with characters that no font has transliterated, in brackets."""
+    """Transliterate characters that no font has, in brackets."""
     return "".join(
         "".join(part) if has_font else _transliterated(part)
         for has_font, group in groupby(text, lambda c: c.isspace() or _family(c) is not None)

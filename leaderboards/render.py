@@ -92,7 +92,7 @@ def comparison_rows(section: Section) -> list[dict[str, str]]:
             "reward": column.title,
             "system": entry.label + EXPOSURES[cell.exposure],
             "mean": interval(cell.mean),
-            "prompts": cell.coverage.removeprefix("n = ") or str(cell.mean.n),
+            "prompts": cell.scored_prompts,
             **_comparison_fields(cell, cell.comparison),
         }
         for column in section.columns
@@ -139,7 +139,7 @@ def number(value: float, places: int | None, *, sign: bool = False) -> str:
 def interval(estimate: Estimate, *, sign: bool = False, prompts: int = 0) -> str:
     """Value and interval, such as "0.312 [0.301, 0.323]", with a letter for an unusual method.
 
-    With `prompts`, the number of prompts that it should be over, an estimate over fewer says so.
+    If the estimate covers fewer than `prompts` prompts, the text says so.
     """
     note = f" (n = {estimate.n:,} of {prompts:,})" if estimate.n < prompts else ""
     if estimate.n == 0:

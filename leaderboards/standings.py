@@ -60,6 +60,7 @@ def standings(cells: Mapping[CellKey, Cell], gains: Gains) -> tuple[Standing, ..
                 gains=mean_gains,
                 differences=_differences(row, cells, gains.columns, averages),
                 verdict="; ".join([*findings, *limits]),
+                is_complete=not any(map(gains.lacks_scores, row.entries)),
                 cautions=limits,
             )
         )

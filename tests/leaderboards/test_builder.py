@@ -225,6 +225,49 @@ def test_gap_is_training_gain_minus_the_gain_on_all_other_rewards(make_run: Make
     assert (gap["base"], gap["unjudged"]) == (None, None)
 
 
+def test_no_gap_with_an_unknown_training_reward(make_run: MakeRun) -> None:
+    level = noise(120, 0)
+    base = make_run("base", (BRIGHT, rows(level)), (BLUR, rows(level)))
+    values = (BRIGHT, rows(level + 2)), (BLUR, rows(level - 1))
+    known, odd = (
+        make_run(name, *values, details={"trained_on": rewards})
+        for name, rewards in (("known", ["bright"]), ("odd", ["bright", "brigt"]))
+    )
+    gap = {entry.label: entry.gap for entry in only_section([base, known, odd]).entries}
+    assert gap["known"] == pytest.approx(1 / level.std(ddof=1))
+    assert gap["odd"] is None  # blur may be the unknown one
+
+
+def test_prompts_of_a_section_are_those_that_any_run_planned(make_run: MakeRun) -> None:
+    base = make_run("base", (BRIGHT, rows([1, 2, 3, 4])))
+    new = make_run("new", (BRIGHT, rows([1, 2, 3, 4, 5, 6])))
+    header = replace(new.header, planned=Planned((2, 3, 4, 5), of=6, seeds=1))
+    (new.path / "run.json").write_text(header.to_json(), encoding="utf-8")
+    section = only_section([base, RunState(new.path)])
+    assert section.prompts == 6
+    assert {cell.prompts for cell in section.cells.values()} == {6}
+
+
+def test_settings_without_a_value_are_shown_as_default(make_run: MakeRun) -> None:
+    runs = [
+        make_run(name, (BRIGHT, rows([1, 2])), settings={"steps": 25, **settings})
+        for name, settings in (("base", {"size": None}), ("same", {}), ("large", {"size": 768}))
+    ]
+    section = only_section(runs)
+    assert section.notes == ("Settings differ: size default (base, same), 768 (large).",)
+    cautions = {standing.label: standing.cautions for standing in section.standings}
+    assert cautions == {
+        "base": (),
+        "same": (),
+        "large": ("other settings: size 768 (baseline default)",),
+    }
+    swapped = only_section(runs, "large").standings
+    assert {standing.cautions for standing in swapped} == {
+        (),
+        ("other settings: size default (baseline 768)",),
+    }
+
+
 def test_same_run_twice_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("base", (BRIGHT, rows([1, 2])))
     copy = RunState(shutil.copytree(run.path, tmp_path / "copy"))
@@ -238,7 +281,7 @@ def test_cells_say_why_scores_are_missing(make_run: MakeRun) -> None:
     bright, blur = cells["base", "bright", None], cells["base", "blur", None]
     assert (bright.samples, blur.samples) == (2, 2)
     assert bright.missing == {"flaky": 2}
-    assert blur.missing == {"not tried yet": 2}
+    assert blur.missing == {"not scored yet": 2}
 
 
 def test_reward_without_any_score_has_empty_cells(make_run: MakeRun) -> None:

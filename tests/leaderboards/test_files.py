@@ -76,11 +76,15 @@ def test_an_unfinished_run_is_in_the_headline_and_in_the_coverage(
     page = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
     assert "16 of 48 images, incomplete" in page.partition("<details")[0]
     coverage = page.partition("### Coverage")[2].partition("</details>")[0]
-    assert "| killed | 16 of 48 images, incomplete | bright | 0 of 48 |" in coverage
+    reasons = "32 × not generated yet; 16 × not scored by this reward"
+    assert f"| killed | 16 of 48, incomplete | bright | 0 of 48 | {reasons} |" in coverage
     (section,) = json.loads((tmp_path / "leaderboard.json").read_text(encoding="utf-8"))["sections"]
     killed = next(system for system in section["systems"] if system["label"] == "killed")
     assert (killed["images"], killed["planned_images"]) == (16, 48)
-    assert [row["scored"] for row in section["coverage"]] == [48, 0]
+    assert [(row["scored"], row["missing"]) for row in section["coverage"]] == [
+        (48, {}),
+        (0, {"not generated yet": 32, "not scored by this reward": 16}),
+    ]
 
 
 def test_a_board_of_an_unfinished_run_alone_says_so(

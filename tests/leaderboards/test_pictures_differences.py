@@ -16,7 +16,6 @@ from tests.leaderboards.conftest import BLUR, BRIGHT
 MakeRun = Callable[..., RunState]
 
 SHARP = ScoreSet("sharp", "d" * 12, higher_is_better=True, role="trainable", family="toy")
-BLUR = ScoreSet("blur", "c" * 12, higher_is_better=False, role="judge", family="other")
 
 
 @pytest.fixture
@@ -72,3 +71,11 @@ def test_missing_scores_are_marked_at_the_point_and_at_the_name(make_run: MakeRu
     panel = figure.subfigs[0].axes[0]
     assert [text.get_text() for text in panel.texts] == ["n = 24 of 40"]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["new [incomplete]"]
+
+
+def test_only_missing_scores_mark_a_name_as_incomplete(make_run: MakeRun) -> None:
+    values = [[float(i % 7)] for i in range(40)]
+    runs = make_run("base", (BLUR, values)), make_run("new", (BLUR, values), watermarks=("incomplete set",))
+    figure = draw_differences(build(runs, "base"))
+    assert figure is not None
+    assert [label.get_text() for label in figure.subfigs[0].axes[0].get_yticklabels()] == ["new"]

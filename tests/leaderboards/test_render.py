@@ -35,6 +35,18 @@ def test_scores_have_the_digits_of_their_own_interval(make_run: MakeRun) -> None
     assert numbers == {"base (baseline)": "10.00003", "new": "9.5"}
 
 
+def test_the_number_of_prompts_is_no_number_of_images(make_run: MakeRun) -> None:
+    values = [[float(i), float(i + 1)] for i in range(40)]
+    holes = [[0.0, None], *values[1:]], [[None, None], *values[1:]]
+    runs = (
+        make_run("base", (BRIGHT, values)),
+        *(make_run(name, (BRIGHT, rows)) for name, rows in zip(("image", "prompt"), holes, strict=True)),
+    )
+    (section,) = build(runs, "base").sections
+    prompts = {row["system"]: row["prompts"] for row in comparison_rows(section)}
+    assert prompts == {"base": "40", "image": "40", "prompt": "39 of 40"}
+
+
 def test_opening_table_has_six_columns_and_methods_by_name(runs: list[RunState]) -> None:
     (section,) = build(runs, "base").sections
     table = standing_rows(section)
