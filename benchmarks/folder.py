@@ -1,4 +1,4 @@
-"""Adopt a folder of existing images: with its prompts it becomes a run that can be scored and compared."""
+"""Import a folder of existing images: with its prompts it becomes a run that can be scored and compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.image_rows import number_images
 from leaderboards.records import Header, Key, Planned, Sample, folder_name, short_id
 from leaderboards.run_state import RunState
-from tcbench.errors import FileFormatError
+from tcbench.errors import FileFormatError, MissingFiles
 from tcbench.files import locked, sha256, visible
 from tcbench.tables import Row, read_table
 from textcraftor.diffusion.prompts import Prompt, canonical, prompts_sha256, read_prompts
@@ -23,84 +23,102 @@ _BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
-class _Pictures:
-    """The images of a folder, matched to prompts."""
+class ImageFolder:
+    """A folder of images, matched to their prompts by `read`."""
 
+    folder: Path
     source: str
     """Name of the prompts' source; "" for prompts that are in the folder."""
     prompts: Sequence[Prompt]
     images: dict[Key, Path]
-    """Image by prompt and sample."""
+    """Image files by prompt and sample."""
 
+    @staticmethod
+    def read(folder: Path, prompts_file: Path | None) -> ImageFolder:
+        """Match the images of a folder to prompts. Nothing is written.
 
-def adopt_folder(folder: Path, prompts_file: Path | None, out: Path, name: str | None = None) -> RunState:
-    """Make a run of the images in ``folder``, which stay where they are. Repeating it resumes the run.
+        Images are matched by the prompt file's column `image` (or file_name, file), also in sub-folders.
+        Without one, the n-th image in natural order of file names belongs to the n-th row. Rows with the same
+        `prompt_id` (or prompt) are several images of one prompt, numbered by the column `sample` or in order
+        (`benchmarks.image_rows`). A folder without images of its own has a sub-folder for each prompt, with
+        the images in it or in `samples/`, as GenEval writes them; its prompt is in `metadata.jsonl`, or is
+        the n-th of the prompt file. Hidden files are ignored.
 
-    Images are matched to prompts by the prompt file's column `image` (or file_name, file). Without one, the
-    n-th image in natural order of file names belongs to the n-th row. Rows with the same `prompt_id` (or
-    prompt) are several images of one prompt, numbered by the column `sample` or in order
-    (`benchmarks.image_rows`). A folder without images of its own has a sub-folder for each prompt, with the
-    images in it or in `samples/`, as GenEval writes them; its prompt is in `metadata.jsonl`, or is the n-th
-    of the prompt file. Hidden files are ignored.
+        Args:
+            folder: The images.
+            prompts_file: Their prompts, in a file that `read_prompts` reads; None if the sub-folders have
+                them.
 
-    Args:
-        folder: The images.
-        prompts_file: Their prompts, in a file that `read_prompts` reads; None if the sub-folders have them.
-        out: Folder that holds the run folders.
-        name: Name of the system in leaderboards; by default the folder's name.
+        Raises:
+            MissingFiles: If the folder does not exist.
+            FileFormatError: If images and prompts cannot be matched.
+        """
+        if not folder.is_dir():
+            raise MissingFiles(f"folder not found: {folder}; give a run folder or a folder of images")
+        if prompts_file is None:
+            if not _has_own_prompts(folder):
+                raise FileFormatError(
+                    f"{folder} is not a run folder, and has no {_METADATA} in a sub-folder for each prompt: "
+                    "give the prompts of its images with --prompts FILE"
+                )
+            return _nested(folder, None, ())
+        rows = list(read_table(prompts_file))
+        if not any(row.get("image") for row in rows) and _is_nested(folder):
+            return _nested(folder, prompts_file, rows)
+        return _flat(folder, prompts_file, rows)
 
-    Raises:
-        FileFormatError: If images and prompts cannot be matched.
-    """
-    pictures = _nested(folder, prompts_file) if _is_nested(folder) else _flat(folder, prompts_file)
-    prompts_hash = prompts_sha256(prompt.text for prompt in pictures.prompts)
-    seeds = 1 + max(sample for _, sample in pictures.images)
-    hashes = {key: sha256(image) for key, image in pictures.images.items()}
-    keys = [(prompt.id, sample) for prompt in pictures.prompts for sample in range(seeds)]
-    listed = "\n".join(hashes.get(key, "") for key in keys)
-    settings = {
-        "images_sha256": hashlib.sha256(listed.encode()).hexdigest(),
-        "prompts_sha256": prompts_hash,
-    }
-    system = name or folder.resolve().name
-    header = Header(
-        suite=f"custom_{pictures.source or prompts_hash[:8]}",
-        suite_sha256=prompts_hash,
-        system=system,
-        generation_id=short_id(settings),
-        generation=settings,
-        planned=Planned(tuple(range(len(pictures.prompts))), of=len(pictures.prompts), seeds=seeds),
-        details={"name": system, "folder": str(folder.resolve())},
-    )
-    path = out / folder_name(header.suite, system, header.generation_id)
-    with locked(path):
-        run = RunState.create(path, header)
-        # not recorded yet, or recorded in a folder that has moved since
-        missing = run.missing_images() & (hashes.keys() | (set(keys) - run.samples.keys()))
-        run.plan_batches(_BATCH_SIZE)
-        run.append_samples(
-            _sample(pictures.prompts[key[0]], key[1], pictures.images.get(key), hashes.get(key))
-            for key in keys
-            if key in missing
+    def adopt(self, out: Path, name: str | None = None) -> RunState:
+        """Make a run of the images, which stay where they are. Repeating it resumes the run.
+
+        Args:
+            out: Folder that holds the run folders.
+            name: Name of the system in leaderboards; by default the folder's name.
+        """
+        prompts_hash = prompts_sha256(prompt.text for prompt in self.prompts)
+        seeds = 1 + max(sample for _, sample in self.images)
+        hashes = {key: sha256(image) for key, image in self.images.items()}
+        keys = [(prompt.id, sample) for prompt in self.prompts for sample in range(seeds)]
+        listed = "\n".join(hashes.get(key, "") for key in keys)
+        settings = {
+            "images_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+            "prompts_sha256": prompts_hash,
+        }
+        system = name or self.folder.resolve().name
+        header = Header(
+            suite=f"custom_{self.source or prompts_hash[:8]}",
+            suite_sha256=prompts_hash,
+            system=system,
+            generation_id=short_id(settings),
+            generation=settings,
+            planned=Planned(tuple(range(len(self.prompts))), of=len(self.prompts), seeds=seeds),
+            details={"name": system, "folder": str(self.folder.resolve())},
         )
-    return run
+        path = out / folder_name(header.suite, system, header.generation_id)
+        with locked(path):
+            run = RunState.create(path, header)
+            # not recorded yet, or recorded in a folder that has moved since
+            missing = run.missing_images() & (hashes.keys() | (set(keys) - run.samples.keys()))
+            run.plan_batches(_BATCH_SIZE)
+            run.append_samples(
+                _sample(self.prompts[key[0]], key[1], self.images.get(key), hashes.get(key))
+                for key in keys
+                if key in missing
+            )
+        return run
+
+
+def _has_own_prompts(folder: Path) -> bool:
+    return any((part / _METADATA).is_file() for part in _sub_folders(folder))
 
 
 def _is_nested(folder: Path) -> bool:
-    parts = _sub_folders(folder)
-    return any((part / _METADATA).is_file() for part in parts) or (
-        not _images_in(folder) and any(_samples_in(part) for part in parts)
+    return _has_own_prompts(folder) or (
+        not _images_in(folder) and any(_samples_in(part) for part in _sub_folders(folder))
     )
 
 
-def _flat(folder: Path, prompts_file: Path | None) -> _Pictures:
-    """Match the images of a folder to the rows of a table."""
-    if prompts_file is None:
-        raise FileFormatError(
-            f"{folder} is not a run folder, and has no {_METADATA} in a sub-folder for each prompt: give the "
-            "prompts of its images with --prompts FILE"
-        )
-    rows = list(read_table(prompts_file))
+def _flat(folder: Path, prompts_file: Path, rows: Sequence[Row]) -> ImageFolder:
+    """Match images to the rows of a table."""
     images = _images_of(folder, rows, prompts_file)
     numbered = number_images(prompts_file, rows, [str(image) for image in images])
     first: dict[str, Row] = {}
@@ -109,12 +127,18 @@ def _flat(folder: Path, prompts_file: Path | None) -> _Pictures:
     ids = {identity: position for position, identity in enumerate(first)}
     matched: dict[Key, Path] = {}
     for row, (identity, sample), image in zip(rows, numbered, images, strict=True):
-        if matched.setdefault((ids[identity], sample), image) is not image:
+        first_image = matched.setdefault((ids[identity], sample), image)
+        if first_image is image:
+            continue
+        if first_image == image:
             raise FileFormatError(
-                f"{prompts_file}, {row.where}: sample {sample} of {row.get('prompt')!r} occurs already; "
-                "number the images of a prompt in a column 'sample'"
+                f"{prompts_file}, {row.where}: image {image} is listed twice; remove one row"
             )
-    return _Pictures(prompts_file.stem, read_prompts(prompts_file, list(first.values())), matched)
+        raise FileFormatError(
+            f"{prompts_file}, {row.where}: sample {sample} of {row.get('prompt')!r} occurs already; "
+            "number the images of a prompt in a column 'sample'"
+        )
+    return ImageFolder(folder, prompts_file.stem, read_prompts(prompts_file, list(first.values())), matched)
 
 
 def _images_of(folder: Path, rows: Sequence[Row], prompts_file: Path) -> list[Path]:
@@ -132,8 +156,8 @@ def _images_of(folder: Path, rows: Sequence[Row], prompts_file: Path) -> list[Pa
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise FileFormatError(
-                f"{prompts_file}, {missing[0].where}: image not found: "
-                f"{folder / missing[0].get('image')}{more}; fix the column {missing[0].column('image')!r}"
+                f"{prompts_file}, {missing[0].where}: image file not found: "
+                f"{folder / missing[0].get('image')}{more}; correct the column {missing[0].column('image')!r}"
             )
         return images
     images = _images_in(folder)
@@ -146,12 +170,11 @@ def _images_of(folder: Path, rows: Sequence[Row], prompts_file: Path) -> list[Pa
     return images
 
 
-def _nested(folder: Path, prompts_file: Path | None) -> _Pictures:
+def _nested(folder: Path, prompts_file: Path | None, rows: Sequence[Row]) -> ImageFolder:
     """Match sub-folders to their own prompts, and to those of the prompt file in order."""
     parts = [part for part in _sub_folders(folder) if (part / _METADATA).is_file() or _samples_in(part)]
     own = [_own_prompt(part) for part in parts]
     if prompts_file is not None:
-        rows = list(read_table(prompts_file))
         if len(rows) != len(parts):
             raise FileFormatError(
                 f"{folder} has {len(parts)} folders of images and {prompts_file} {len(rows)} prompts; "
@@ -177,7 +200,7 @@ def _nested(folder: Path, prompts_file: Path | None) -> _Pictures:
     }
     if not images:
         raise FileFormatError(f"{folder} has no images; expected some in {parts[0] / 'samples'}")
-    return _Pictures(prompts_file.stem if prompts_file else "", prompts, images)
+    return ImageFolder(folder, prompts_file.stem if prompts_file else "", prompts, images)
 
 
 def _own_prompt(part: Path) -> Row | None:

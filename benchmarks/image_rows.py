@@ -1,4 +1,4 @@
-"""Find out which prompt, and which of its images, each row of a table is about."""
+"""Match rows of a table to prompts and samples."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _identities(path: Path, rows: Sequence[Row]) -> list[str]:
         same = first.setdefault(identity, row)
         if canonical(same.get("prompt")) != prompt:
             raise FileFormatError(
-                f"{path}, {row.where}: prompt_id {identity!r} has another prompt than in {same.where}; each "
+                f"{path}, {row.where}: prompt_id {identity!r} has a different prompt in {same.where}; each "
                 "id must belong to one prompt"
             )
         identities.append(identity)
@@ -91,7 +91,7 @@ def _separated(path: Path, rows: Sequence[Row], identities: list[str], images: S
     """Return identities that tell repeated prompts without an id apart, unless they are images of one prompt.
 
     Equal numbers for all prompts are images of one prompt. Where most prompts occur once, the others are
-    repeated prompts, as benchmarks have them.
+    repeated prompts, as in some benchmarks.
     """
     texts = dict.fromkeys(
         (identity, image)
@@ -105,8 +105,8 @@ def _separated(path: Path, rows: Sequence[Row], identities: list[str], images: S
         repeated = next(identity for identity, count in counts.items() if count > 1)
         where = next(row.where for row, one in zip(rows, identities, strict=True) if one == repeated)
         raise FileFormatError(
-            f"{path}, {where}: {repeated!r} has {counts[repeated]} images, and others have other numbers; "
-            "add a column 'prompt_id' (equal for the images of one prompt) or 'sample'"
+            f"{path}, {where}: {repeated!r} has {counts[repeated]} images, but other prompts have a "
+            "different number; add a column 'prompt_id' (equal for the images of one prompt) or 'sample'"
         )
     return [
         identity if row.get("prompt_id") else f"{identity}\n{image}"

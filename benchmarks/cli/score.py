@@ -39,32 +39,31 @@ def _score(
     from benchmarks.cli import report
     from benchmarks.cli.progress import show_progress
     from benchmarks.execution import score_run
-    from benchmarks.folder import adopt_folder
+    from benchmarks.folder import ImageFolder
     from benchmarks.resolve import resolve_rewards
     from leaderboards.run_state import HEADER
+    from tcbench.errors import ConfigError
     from textcraftor.diffusion.devices import find_device
 
-    resolved = resolve_rewards(_reward_names(folder, prompts, rewards))
-    path = folder if (folder / HEADER).is_file() else adopt_folder(folder, prompts, out, name).path
+    is_run = (folder / HEADER).is_file()
+    if is_run and prompts is not None:
+        raise ConfigError(f"{folder} is a run, which has its own prompts: omit --prompts")
+    # matched before rewards are resolved, because that names what is missing; written after it
+    images = None if is_run else ImageFolder.read(folder, prompts)
+    resolved = resolve_rewards(_reward_names(folder if is_run else None, rewards))
+    path = images.adopt(out, name).path if images else folder
     with show_progress() as progress:
         result = score_run(path, resolved, find_device(device), progress)
     raise typer.Exit(report.show_result(result, json, next_command=report.suggested_command(result)))
 
 
-def _reward_names(folder: Path, prompts: Path | None, rewards: str | None) -> tuple[str, ...]:
+def _reward_names(run: Path | None, rewards: str | None) -> tuple[str, ...]:
     """The rewards of --rewards, or those that a run was planned with."""
     from benchmarks.resolve import expand_presets
-    from leaderboards.run_state import HEADER, RunState
-    from tcbench.errors import ConfigError, MissingFiles
+    from leaderboards.run_state import RunState
+    from tcbench.errors import ConfigError
 
-    if not folder.is_dir():
-        raise MissingFiles(f"folder not found: {folder}; give a run folder or a folder of images")
-    is_run = (folder / HEADER).is_file()
-    if is_run and prompts is not None:
-        raise ConfigError(f"{folder} is a run, which has its own prompts: omit --prompts")
-    if not is_run and prompts is None and not any(folder.glob("*/metadata.jsonl")):
-        raise ConfigError(f"{folder} is not a run folder: give the prompts of its images with --prompts FILE")
-    details = RunState(folder).header.details if is_run else {}
+    details = RunState(run).header.details if run else {}
     names = expand_presets(
         options.names(rewards) or details.get("rewards", ()), details.get("domain", "open")
     )

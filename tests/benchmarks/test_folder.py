@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.folder import adopt_folder
+from benchmarks.folder import ImageFolder
 from benchmarks.resolve import resolve_rewards
 from benchmarks.score import score_images
 from leaderboards.run_state import RunState
-from tcbench.errors import FileFormatError
+from tcbench.errors import FileFormatError, MissingFiles
 from tcbench.progress import Silent
 
 
@@ -31,6 +31,10 @@ def prompts(folder: Path, text: str, name: str = "p.csv") -> Path:
     file = folder / name
     file.write_text(text)
     return file
+
+
+def adopt_folder(folder: Path, file: Path | None, out: Path, name: str | None = None) -> RunState:
+    return ImageFolder.read(folder, file).adopt(out, name)
 
 
 def matched(folder: Path, file: Path, out: Path) -> list[tuple[str, str]]:
@@ -83,8 +87,22 @@ def test_too_few_prompts_are_an_error(images: Path, tmp_path: Path) -> None:
 
 
 def test_missing_image_is_an_error(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileFormatError, match=r"image not found: .*img9\.png"):
+    with pytest.raises(
+        FileFormatError,
+        match=r"p\.csv, line 2: image file not found: .*img9\.png; correct the column 'image'",
+    ):
         adopt_folder(images, prompts(tmp_path, "prompt,image\na,img9.png\n"), tmp_path)
+
+
+def test_an_image_that_is_listed_twice_is_an_error(images: Path, tmp_path: Path) -> None:
+    file = prompts(tmp_path, "prompt,image\na,img1.png\nb,img2.png\na,img1.png\n")
+    with pytest.raises(FileFormatError, match=r"line 4: image .*img1\.png is listed twice; remove one row"):
+        adopt_folder(images, file, tmp_path)
+
+
+def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MissingFiles, match=r"folder not found: .*nowhere; give a run folder or a folder of"):
+        adopt_folder(tmp_path / "nowhere", None, tmp_path)
 
 
 def test_invalid_prompt_file_is_an_error(images: Path, tmp_path: Path) -> None:
@@ -143,7 +161,9 @@ def test_prompts_that_read_alike_stay_apart_unless_images_repeat_them(tmp_path: 
     run = adopt_folder(folder, prompts(tmp_path, "prompt\na\nb\na\nc\n"), tmp_path / "runs")
     assert [sample.prompt for sample in run.samples.values()] == ["a", "b", "a", "c"]
     rows = "".join(f"{text},{name}\n" for text, name in zip("aaab", names, strict=True))
-    with pytest.raises(FileFormatError, match="line 2: 'a' has 3 images, and others have other numbers; add"):
+    with pytest.raises(
+        FileFormatError, match="line 2: 'a' has 3 images, but other prompts have a different number; add"
+    ):
         adopt_folder(folder, prompts(tmp_path, f"prompt,image\n{rows}"), tmp_path / "runs")
 
 
@@ -177,6 +197,15 @@ def test_sub_folders_match_a_prompt_file_in_order(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "x", ["2/a.png", "2/b.png", "10/a.png", "10/b.png"])
     run = adopt_folder(folder, prompts(tmp_path, "prompt\na\nb\n"), tmp_path / "runs")
     assert [entry[3] for entry in numbered(run)] == ["2/a.png", "2/b.png", "10/a.png", "10/b.png"]
+
+
+@pytest.mark.parametrize("own_prompts", [False, True])
+def test_a_column_image_wins_over_the_layout_of_the_folder(tmp_path: Path, own_prompts: bool) -> None:
+    folder = write_images(tmp_path / "x", ["1/dog.png", "2/cat.png"])
+    for number in (1, 2) if own_prompts else ():
+        (folder / str(number) / "metadata.jsonl").write_text('{"prompt": "another"}')
+    file = prompts(tmp_path, "prompt,image\na cat,2/cat.png\na dog,1/dog.png\n")
+    assert matched(folder, file, tmp_path) == [("a cat", "cat.png"), ("a dog", "dog.png")]
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_imported_runs_can_be_compared(write: Write, tmp_path: Path) -> None:
         (
             "t.csv",
             "prompt_id,prompt,sample,reward,score\n1,a,0,aes,1\n1,b,1,aes,2\n",
-            "line 3: prompt_id '1' has another",
+            "line 3: prompt_id '1' has a different prompt in line 2; each id must belong to one prompt",
         ),
         ("t.csv", "name,reward,score\na,aes,1\n", "line 2: no prompt column; columns: name, reward, score"),
         ("t.csv", "prompt,reward,score\na,aes\n", "line 2: expected 3 cells"),

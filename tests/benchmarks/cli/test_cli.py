@@ -506,13 +506,29 @@ def test_folder_of_images_is_scored(
     [
         (["score", "nowhere", "--rewards", "clip"], "folder not found: nowhere"),
         (["score", "."], "give the prompts of its images"),
-        (["score", "tests", "--prompts", "p.txt"], "no rewards given"),
+        (["score", "tests", "--prompts", "p.txt"], "cannot read p.txt"),
     ],
 )
 def test_score_reports_missing_arguments(tcbench: Command, arguments: list[str], message: str) -> None:
     code, _, err = tcbench(*arguments)
     assert code == 1
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"), [((), "no rewards given"), (("--rewards", "clop"), "did you mean clip")]
+)
+def test_score_writes_nothing_without_known_rewards(
+    tcbench: Command, tmp_path: Path, rewards: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a.png")
+    (tmp_path / "p.txt").write_text("a cat\n")
+    given = ["score", tmp_path / "pictures", "--prompts", tmp_path / "p.txt", "--out", tmp_path / "runs"]
+    code, out, err = tcbench(*given, *rewards)
+    assert (code > 0, out) == (True, "")
+    assert message in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_help_lists_every_command_in_its_panel(tcbench: Command) -> None:
