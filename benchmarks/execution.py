@@ -17,7 +17,7 @@ from leaderboards.records import Key, Sample
 from leaderboards.run_state import HEADER, RunState
 from rewards.builtin import BUILTIN
 from tcbench.errors import ConfigError, ProblemCollector, TcbenchError, first_line
-from tcbench.files import locked
+from tcbench.files import locked, read_lines
 from tcbench.progress import Progress, Silent
 from textcraftor import rewriters
 from textcraftor.diffusion import pipeline as pipelines
@@ -143,8 +143,8 @@ def run(
 def prepare_run(plan: Plan, state: RunState | None = None) -> Sampler | None:
     """Load and check what a run needs before its first step. Nothing is written.
 
-    A dry run ends here, and a run begins here. Models that have no published hash are loaded, because only
-    that shows whether they can be.
+    Dry runs stop after this; runs continue. Models that have no published hash are loaded, because only that
+    shows whether they can be; those with nothing left to do are not.
 
     Args:
         plan: The run.
@@ -157,16 +157,18 @@ def prepare_run(plan: Plan, state: RunState | None = None) -> Sampler | None:
         TcbenchError: If something cannot be loaded or does not fit together; `Problems` reports everything.
     """
     problems = ProblemCollector()
+    state = state or _existing(plan)
+    lacks_images = state is None or bool(state.missing_images())
     for reward in plan.rewards:
-        if reward.info.name not in BUILTIN:
+        if reward.info.name not in BUILTIN and (lacks_images or _lacks_scores(state, reward)):
             with problems.catch(), _as_problem(f"reward {reward.info.name}"):
                 reward.load(plan.device)
-    if plan.rewriter is not None:
+    if plan.rewriter is not None and _lacks_rewrites(plan):
         folder = plan.rewriter[1]
         with problems.catch(), _as_problem(f"rewriter {folder}"):
             rewriters.RewriterModel(*plan.rewriter, plan.device)
     sampler = None
-    if _lacks_images(plan, state):
+    if lacks_images:
         with problems.catch(), _as_problem(f"model {plan.system.name}"):
             sampler = _load_sampler(plan)
             _check_parts(sampler.runner)
@@ -176,7 +178,7 @@ def prepare_run(plan: Plan, state: RunState | None = None) -> Sampler | None:
 
 @contextmanager
 def _as_problem(what: str) -> Iterator[None]:
-    """Report any error of the block as one line; foreign code raises anything."""
+    """Report any error of the block as one line; third-party code may raise any exception."""
     try:
         yield
     except TcbenchError:
@@ -212,13 +214,29 @@ def _check_parts(runner: PipelineRunner) -> None:
         )
 
 
-def _lacks_images(plan: Plan, state: RunState | None) -> bool:
-    if state is None and not (plan.path / HEADER).is_file():
-        return True
+def _existing(plan: Plan) -> RunState | None:
+    """The run folder with this plan; None if it does not exist yet."""
+    if not (plan.path / HEADER).is_file():
+        return None
+    state = RunState(plan.path)
+    state.plan = plan.header.planned
+    return state
+
+
+def _lacks_scores(state: RunState | None, reward: ResolvedReward) -> bool:
+    """Whether a planned score is missing, or failed and is tried again."""
     if state is None:
-        state = RunState(plan.path)
-        state.plan = plan.header.planned
-    return bool(state.missing_images())
+        return True
+    scored = {key for key, score in state.scores(reward.score_set).items() if score.status != "failed"}
+    return not scored.issuperset(state.plan.keys())
+
+
+def _lacks_rewrites(plan: Plan) -> bool:
+    """Whether a planned prompt has not been rewritten yet."""
+    if plan.rewriter is None:
+        return False
+    rewritten = {int(row["prompt_id"]) for row in read_lines(plan.path / rewriters.REWRITES_FILE)}
+    return not rewritten.issuperset(plan.header.planned.prompt_ids)
 
 
 def execute_plan(plan: Plan, progress: Progress) -> RunResult:
@@ -230,6 +248,8 @@ def execute_plan(plan: Plan, progress: Progress) -> RunResult:
         state = RunState.create(plan.path, plan.header)
         samplers = samplers or [prepare_run(plan, state)]
         _note_environment(state, plan.header.provenance[0], progress)
+        if _lacks_rewrites(plan):
+            samplers = [None]  # pipeline and language model are in memory one after the other
         describe = partial(_describe, plan, _rewritten(plan, progress))
         added = generate_images(
             state, describe, lambda: samplers.pop() or _load_sampler(plan), plan.batch_size, progress
