@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import tcbench.launch  # noqa: F401 - makes tcbench.rewards and the others importable
+import tcbench.aliases  # noqa: F401 - makes tcbench.rewards and the others importable
 
 __all__ = ["__version__", "benchmarks", "leaderboards", "rewards", "textcraftor"]  # in __getattr__
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import tcbench
+from tcbench.aliases import ALIASED
 from tcbench.launch import PACKAGES, ROOT, import_package, imported_from
 
 START = "from tcbench.launch import main; main()"
@@ -39,7 +40,9 @@ def test_all_packages_are_imported_from_this_installation() -> None:
 
 
 def test_packages_are_attributes_of_tcbench() -> None:
-    for name in ("rewards", "textcraftor", "benchmarks", "leaderboards"):
+    assert set(PACKAGES) == {"tcbench", *ALIASED}
+    assert set(tcbench.__all__) == {"__version__", *ALIASED}
+    for name in ALIASED:
         assert getattr(tcbench, name) is sys.modules[name]
         assert name in dir(tcbench)
     with pytest.raises(AttributeError, match="no attribute 'reward'"):
@@ -56,6 +59,11 @@ def test_users_code_on_the_path_does_not_stop_the_command(users_folder: Path) ->
 def test_python_m_tcbench_is_the_command(users_folder: Path) -> None:
     done = python(users_folder, "-m", "tcbench", "--version")
     assert (done.returncode, done.stdout.strip()) == (0, tcbench.__version__), done.stderr
+
+
+def test_the_module_of_accelerate_launch_runs_once(users_folder: Path) -> None:
+    done = python(users_folder, "-W", "error::RuntimeWarning", "-m", "tcbench.launch", "--version")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, tcbench.__version__, "")
 
 
 def test_tcbench_rewards_is_ours_beside_a_users_rewards_module(users_folder: Path) -> None:
