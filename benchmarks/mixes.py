@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def _parts(weights: Mapping[str, float], tuned: Mapping[str, System]) -> dict[st
 def export_system(model: str, file_format: str, out: Path) -> None:
     """Write a tuned system for other tools.
 
-    A whole pipeline ("diffusers") is also a model for `tcbench run`, with the defaults of the system.
+    A whole pipeline ("diffusers") is also a model for `tcbench run`, with the defaults of the system. An
+    export that is interrupted leaves nothing.
 
     Args:
         model: A system with one tuned text encoder.
@@ -108,16 +110,23 @@ def export_system(model: str, file_format: str, out: Path) -> None:
         raise ConfigError(
             f"{model} is not one tuned encoder; export a training run, or a mix made with --space weights"
         )
-    export_encoder(Path(names[0]), out, file_format, system.source)
-    if file_format == "diffusers":
-        _describe_export(system, out)
+    pipeline = file_format == "diffusers"
+    export_encoder(
+        Path(names[0]),
+        out,
+        file_format,
+        system.source,
+        replaced={name: folder for name, folder in system.replaced.items() if name in ("unet", "vae")},
+        describe=partial(_describe_export, system) if pipeline else None,
+    )
 
 
 def _describe_export(system: System, out: Path) -> None:
     """Write a system file into an exported pipeline, so that it samples as the system that it was made from.
 
     The pipeline's own text encoders are the tuned ones. If the first steps use the original ones, these are
-    written beside them, in a folder that diffusers does not read.
+    written beside them, in a folder that diffusers does not read. The system file names folders relatively,
+    so ``out`` may be renamed afterwards.
     """
     tuned_steps = system.windows[-1].steps(system.schedule)
     changes: dict[str, Any] = {"text_encoder": None, "text_encoder_2": None, "windows": ()}
@@ -130,10 +139,6 @@ def _describe_export(system: System, out: Path) -> None:
                 shutil.copytree(system.replaced[name], out / ORIGINAL / name)
         changes |= {name: str(out / ORIGINAL / name) for name in originals}
         changes["windows"] = (EncoderWindow({str(out): 1.0}),)
-    for name in ("unet", "vae"):
-        if name in system.replaced:
-            shutil.rmtree(out / name)
-            shutil.copytree(system.replaced[name], out / name)
     adapters = {}
     for number, (file, scale) in enumerate(system.lora.items()):
         copied = out / "lora" / f"{number}-{Path(file).name}"

@@ -15,7 +15,7 @@ from tcbench.errors import ConfigError, MissingFiles
 from textcraftor.config import TrainableSettings
 from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
 from textcraftor.diffusion.pipeline import ENCODERS, encoders_sha256, load_encoders
-from textcraftor.io.export import save_adapters, save_text_encoder, save_unet
+from textcraftor.io.export import save_adapters, save_component, save_text_encoder
 
 ATTENTION = {
     "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
@@ -149,7 +149,7 @@ class TunedPipeline(Trainable):
             plain = _with_values(copy.deepcopy(part), _under(f"parts.{name}.", values))
             if getattr(plain, "peft_config", None):
                 adapters[name] = _adapter_weights(plain)
-            (save_unet if name == "unet" else save_text_encoder)(_merged(plain), folder / name)
+            (save_component if name == "unet" else save_text_encoder)(_merged(plain), folder / name)
         # adapters of a run that started from a checkpoint do not fit the base model
         if adapters and not self.start:
             save_adapters(self.original, adapters, folder)

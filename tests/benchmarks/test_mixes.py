@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -241,6 +242,18 @@ def test_exports_of_systems(checkpoints: Path, tmp_path: Path) -> None:
     mix_encoders({a: 0.5, "original": 0.5}, tmp_path / "half")
     with pytest.raises(ConfigError, match="not one tuned encoder"):
         export_system(str(tmp_path / "half"), "diffusers", tmp_path / "none")
+
+
+def test_an_interrupted_export_leaves_nothing(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(System, "save", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            export_system(str(checkpoints / "a"), "diffusers", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    export_system(str(checkpoints / "a"), "diffusers", tmp_path / "out")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_exported_pipeline_samples_as_its_system(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tcbench.errors import ConfigError
+from tcbench.files import new_folder
 from textcraftor.diffusion.pipeline import ENCODERS, INDEX, UNUSED_COMPONENTS, Source
 
 ADAPTERS = "pytorch_lora_weights.safetensors"
@@ -38,11 +40,7 @@ def save_text_encoder(model: Any, folder: Path, *, half: bool = False) -> None:
     model.config.dtype = "float32"
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["torch_dtype"] = "float32"  # transformers 4's name for the same entry
-    config.pop("_name_or_path", None)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _clean_config(folder, torch_dtype="float32")  # transformers 4's name for the same entry
     weights = {
         key: (value.half() if half else value.float()).contiguous()
         for key, value in prefixed(model.state_dict()).items()
@@ -57,22 +55,23 @@ def prefixed(state: Mapping[str, Any]) -> dict[str, Any]:
 
     Position ids are left out: they are a constant that only old versions store.
     """
-    return {
-        key if key.startswith((_PREFIX, "text_projection.")) else _PREFIX + key: value
-        for key, value in state.items()
-        if not key.endswith("position_ids")
-    }
+    return {_prefixed_key(key): value for key, value in state.items() if not key.endswith("position_ids")}
 
 
-def save_unet(model: Any, folder: Path) -> None:
-    """Write a UNet's folder that diffusers reads."""
+def _prefixed_key(key: str) -> str:
+    return key if key.startswith((_PREFIX, "text_projection.")) else _PREFIX + key
+
+
+def save_component(model: Any, folder: Path) -> None:
+    """Write the folder of a UNet or VAE that diffusers reads, without the local path it was loaded from."""
     model.save_pretrained(folder)
-    forget_origin(folder / "config.json")
+    _clean_config(folder)
 
 
-def forget_origin(path: Path) -> None:
-    """Remove the local path that diffusers records in a configuration; it is private."""
-    config = json.loads(path.read_text(encoding="utf-8"))
+def _clean_config(folder: Path, **changes: str) -> None:
+    """Set entries of a configuration, and remove the local path that diffusers records; it is private."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
     config.pop("_name_or_path", None)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -97,8 +96,16 @@ def save_adapters(pipe: Any, adapters: Mapping[str, Mapping[str, Any]], folder: 
     type(pipe).save_lora_weights(folder, **layers, weight_name=ADAPTERS)
 
 
-def export_encoder(tuned: Path, out: Path, file_format: str, source: Source) -> None:
-    """Write tuned components for other tools.
+def export_encoder(
+    tuned: Path,
+    out: Path,
+    file_format: str,
+    source: Source,
+    *,
+    replaced: Mapping[str, Path] = MappingProxyType({}),
+    describe: Callable[[Path], None] | None = None,
+) -> None:
+    """Write tuned components for other tools. An export that is interrupted leaves nothing.
 
     Args:
         tuned: Folder of the tuned components.
@@ -107,30 +114,37 @@ def export_encoder(tuned: Path, out: Path, file_format: str, source: Source) -> 
             the keys of kohya's trainer, which AUTOMATIC1111, Forge and ComfyUI read; "single-file": each text
             encoder as one half-precision file with the keys that ComfyUI and Forge expect.
         source: Pipeline of the base model; only "diffusers" reads it.
+        replaced: Folders of other components that replace the pipeline's own, by component name.
+        describe: Adds further files to the folder, which has a temporary name then.
 
     Raises:
         ConfigError: If ``out`` is not empty, or there are no adapters to export.
         MissingFiles: If the base pipeline is needed and not on this machine.
     """
-    if file_format == "diffusers":
-        _export_diffusers(source, tuned, out)
-    elif file_format in ("lora", "kohya"):
-        _export_adapters(tuned, out, kohya=file_format == "kohya")
-    else:
-        _export_single_file(tuned, out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists already; choose another --out")
+    with new_folder(out) as folder:
+        if file_format == "diffusers":
+            _export_diffusers(source, {name: tuned / name for name in _parts(tuned)} | dict(replaced), folder)
+        elif file_format == "kohya":
+            _export_adapters(tuned, folder / f"{out.name}.safetensors", kohya=True)
+        elif file_format == "lora":
+            _export_adapters(tuned, folder / ADAPTERS, kohya=False)
+        else:
+            _export_single_file(tuned, folder)
+        if describe is not None:
+            describe(folder)
 
 
-def _export_diffusers(source: Source, tuned: Path, out: Path) -> None:
-    """Write the whole pipeline with its tuned components."""
-    _check_new(out)
-    tuned_parts = _parts(tuned)
-    source.copy(out, leave_out=tuned_parts)
-    for name in tuned_parts:
-        shutil.copytree(tuned / name, out / name)
-    _remove_components(out / INDEX, UNUSED_COMPONENTS)
+def _export_diffusers(source: Source, components: Mapping[str, Path], folder: Path) -> None:
+    """Write the whole pipeline with ``components`` in place of its own."""
+    source.copy(folder, leave_out=components)
+    for name, component in components.items():
+        shutil.copytree(component, folder / name)
+    _remove_components(folder / INDEX, UNUSED_COMPONENTS)
 
 
-def _export_adapters(tuned: Path, out: Path, *, kohya: bool) -> None:
+def _export_adapters(tuned: Path, file: Path, *, kohya: bool) -> None:
     """Write the adapters alone, in diffusers' layout or in that of kohya's trainer."""
     from safetensors.torch import load_file, save_file
 
@@ -139,12 +153,10 @@ def _export_adapters(tuned: Path, out: Path, *, kohya: bool) -> None:
             f"{tuned} holds no adapters of the base model (trainable.lora_rank = 0, or trained from a "
             "checkpoint); use --to diffusers"
         )
-    _check_new(out)
-    out.mkdir(parents=True)
     weights = _with_prefixes(load_file(tuned / ADAPTERS))
     if kohya:
         weights = _kohya(weights, two_encoders=(tuned / ENCODERS[1]).is_dir())
-    save_file(weights, out / (f"{out.name}.safetensors" if kohya else ADAPTERS), {"format": "pt"})
+    save_file(weights, file, {"format": "pt"})
 
 
 def _with_prefixes(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +164,7 @@ def _with_prefixes(weights: Mapping[str, Any]) -> dict[str, Any]:
     result = {}
     for key, value in weights.items():
         component, _, rest = key.partition(".")
-        result[f"{component}.{next(iter(prefixed({rest: 0})))}" if component in ENCODERS else key] = value
+        result[f"{component}.{_prefixed_key(rest)}" if component in ENCODERS else key] = value
     return result
 
 
@@ -183,18 +195,16 @@ def _kohya(weights: Mapping[str, Any], *, two_encoders: bool) -> dict[str, Any]:
     return result
 
 
-def _export_single_file(tuned: Path, out: Path) -> None:
+def _export_single_file(tuned: Path, folder: Path) -> None:
     """Write each text encoder as one half-precision file with the keys that ComfyUI and Forge expect."""
     from safetensors.torch import load_file, save_file
 
-    _check_new(out)
-    out.mkdir(parents=True)
     for name in _parts(tuned):
         if name in ENCODERS:
             weights = load_file(tuned / name / "model.safetensors")
             save_file(
                 {key: value.half() for key, value in weights.items()},
-                out / f"{name}.safetensors",
+                folder / f"{name}.safetensors",
                 {"format": "pt"},
             )
 
@@ -210,10 +220,3 @@ def _remove_components(index: Path, names: Iterable[str]) -> None:
 
 def _parts(tuned: Path) -> list[str]:
     return [name for name in (*ENCODERS, "unet") if (tuned / name).is_dir()]
-
-
-def _check_new(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists already; choose another --out")
-    if out.is_dir():
-        out.rmdir()

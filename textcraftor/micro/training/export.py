@@ -8,7 +8,7 @@ from pathlib import Path
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from textcraftor.io.export import forget_origin, save_text_encoder
+from textcraftor.io.export import save_component, save_text_encoder
 from textcraftor.micro.training.unet import noise_scheduler
 
 
@@ -30,7 +30,7 @@ def write_pipeline(
     pipeline.save_pretrained(folder)
     # The VAE's config names the folder it was loaded from. Tokenizer and text encoder are written again in
     # layouts that older versions of transformers read too.
-    forget_origin(folder / "vae" / "config.json")
+    save_component(vae, folder / "vae")
     shutil.rmtree(folder / "text_encoder")
     shutil.rmtree(folder / "tokenizer")
     shutil.copytree(tokenizer, folder / "tokenizer")
