@@ -37,7 +37,7 @@ class ScoreTable:
     """Columns that are rewards, for a table with a row per image."""
     lower_is_better: Sequence[str] = ()
     trained_on: Sequence[str] | None = None
-    """Rewards that the system was trained on; None if undeclared."""
+    """Rewards that the systems of the table were trained on; None if undeclared."""
     system_column: str = ""
     """Column with the name of the system of each row, for a table of several systems."""
 
@@ -81,10 +81,13 @@ def import_scores(table: ScoreTable) -> list[RunState]:
     for entries in systems.values():
         if not entries:
             raise FileFormatError(f"{table.path} has no score; expected at least one row")
-        _check_names(table, {entry.reward for entry in entries})
-    # the prompts of all systems are one suite, also where a system lacks some
-    prompts, ids = _match_prompts(table, [entry for entries in systems.values() for entry in entries])
-    return [_import_system(table, name, entries, prompts, ids) for name, entries in systems.items()]
+    # the prompts of all systems are one suite, also where a system lacks some; so are their rewards
+    everything = [entry for entries in systems.values() for entry in entries]
+    rewards = {entry.reward for entry in everything}
+    _check_names(table, rewards)
+    prompts, ids = _match_prompts(table, everything)
+    declaration = _declaration(table, rewards)
+    return [_import_system(table, name, own, prompts, ids, declaration) for name, own in systems.items()]
 
 
 def _by_system(table: ScoreTable, rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -112,6 +115,7 @@ def _import_system(
     entries: Sequence[_Entry],
     prompts: Sequence[Prompt],
     ids: Mapping[str, int],
+    declaration: Mapping[str, Sequence[str]],
 ) -> RunState:
     prompts_hash = prompts_sha256(prompt.text for prompt in prompts)
     suite = table.prompts[0] if table.prompts else f"imported_{prompts_hash[:8]}"
@@ -132,8 +136,7 @@ def _import_system(
         generation=settings,
         planned=Planned(tuple(planned), of=len(prompts), seeds=1 + max(entry.sample for entry in entries)),
         watermarks=() if len(planned) == len(prompts) else (f"{len(planned)} of {len(prompts)} prompts",),
-        details={"name": system, "table": table.path.name}
-        | _declaration(table, {entry.reward for entry in entries}),
+        details={"name": system, "table": table.path.name, **declaration},
     )
     path = table.out / folder_name(suite, system, header.generation_id)
     with locked(path):

@@ -50,7 +50,8 @@ def _import_table(
         str | None,
         typer.Option(
             "--trained-on",
-            help="Comma-separated rewards that the system was trained on, or none. By default: undeclared.",
+            help="Comma-separated rewards that all systems of the table were trained on, or none. By "
+            "default: undeclared.",
         ),
     ] = None,
     out: options.Out = Path("runs"),

@@ -206,6 +206,19 @@ def test_a_column_of_systems_makes_one_run_a_system(
     assert {entry.label for entry in section.entries} == {"old", "new"}
 
 
+def test_names_of_rewards_count_for_all_systems_of_a_table(write: Write, tmp_path: Path) -> None:
+    table = write("t.csv", "prompt,model,reward,score\na cat,old,fid,1\na cat,old,aes,1\na cat,new,aes,2\n")
+    request = ScoreTable(
+        table, "", tmp_path, system_column="model", lower_is_better=["fid"], trained_on=["fid"]
+    )
+    old, new = import_scores(request)
+    assert [score_set.higher_is_better for score_set in old.score_sets if score_set.reward == "fid"] == [
+        False
+    ]
+    assert [run.header.details["trained_on"] for run in (old, new)] == [["fid"], ["fid"]]
+    assert [run.header.details["trained_on_unknown"] for run in (old, new)] == [[], []]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
