@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from benchmarks.system_files import COMPONENTS, RENAMED, read_values
 from tcbench.declarations import CUSTOM_REWARD
 from tcbench.errors import ConfigError, Problems, UnknownName
-from tcbench.settings import build_settings, merge, one_of, read_toml, rename_keys, validated
+from tcbench.settings import build_settings, one_of, validated
 from textcraftor.diffusion.devices import DTYPES
 from textcraftor.diffusion.models import MODELS, Model
 from textcraftor.diffusion.pipeline import Source
@@ -23,7 +24,6 @@ from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.diffusion.weight_files import WeightFiles
 from textcraftor.io.system import SYSTEM_FILE, write_system
-from textcraftor.rewriters import Rewriter
 
 STYLE_WORDS = ", vivid, crisp, glowing, clean"
 """Prompt engineering for the embedded pipeline: the words that its captions use for good quality."""
@@ -34,9 +34,11 @@ WORLD_REWARDS = (
 )  # fmt: skip
 OPEN_REWARDS = ("clip", "pickscore", "hpsv2.1", "aesthetic-v2")
 
-
-_COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
-"""Fields of a system that name folders of components."""
+CHANGES = (
+    *COMPONENTS, "lora", "windows", "append", "rewriter", "best_of_reward",
+    "negative_prompt", "clip_skip", "guidance_rescale",
+)  # fmt: skip
+"""Settings that make a system differ from its base model."""
 
 
 @validated
@@ -124,7 +126,7 @@ class System:
     @property
     def replaced(self) -> dict[str, Path]:
         """Folders of the components that replace the pipeline's own, by component name."""
-        folders = {name: getattr(self, name) for name in _COMPONENTS}
+        folders = {name: getattr(self, name) for name in COMPONENTS}
         return {name: Path(folder) for name, folder in folders.items() if folder}
 
     @property
@@ -223,10 +225,11 @@ class System:
         """
         from rewards.registry import list_rewards
 
-        known = [*also, *list_rewards()]
-        hint = "a custom reward is declared as custom:NAME@SHA256, with the SHA-256 of its file"
-        unknown = [name for name in System.unknown_rewards(names) if name not in known]
+        also = tuple(also)
+        unknown = System.unknown_rewards(name for name in names if name not in also)
         if unknown:
+            known = [*also, *list_rewards()]
+            hint = "a custom reward is declared as custom:NAME@SHA256, with the SHA-256 of its file"
             raise Problems.of(
                 UnknownName("training reward", name, known, source=source, hint=hint) for name in unknown
             )
@@ -263,9 +266,8 @@ class System:
     def save(self, folder: Path) -> None:
         """Write a system as ``folder/system.toml``."""
         folder.mkdir(parents=True, exist_ok=True)
-        base = next(
-            (system for system in SYSTEMS.values() if system.source == self.source), System("base", "base")
-        )
+        name = Model.name_of(self.pipeline, self.revision)
+        base = SYSTEMS[name] if name else System("base", "base")
         rewriter_folder = bool(self.rewriter) and Path(self.rewriter).expanduser().is_dir()
         write_system(
             folder,
@@ -315,106 +317,16 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
 """Named systems."""
 
 
-_RENAMED = {
-    "sampler": "schedule.sampler",
-    "spacing": "schedule.spacing",
-    "steps": "schedule.steps",
-    "guidance": "schedule.guidance",
-    "eta": "schedule.eta",
-    "size": "schedule.size",
-    "chooser": "best_of_reward",
-}
-"""Keys of earlier versions: an error that names the new key, except in files that training wrote."""
-
-
 def _read_system(path: Path) -> System:
-    """Read a system from a TOML file. Its keys are the fields of `System`, and ``base``, a named system.
-
-    Folders are looked up next to the file first.
+    """Read a system from a TOML file.
 
     Raises:
-        UnknownName: For an unknown key or base; with close matches.
+        UnknownName: For an unknown key, base or training reward; with close matches.
         ConfigError: If the file cannot be read, or a value is invalid.
         Problems: For several of these.
     """
-    raw = read_toml(path)
-    base = _base(path, raw.pop("base", None))
-    if base is None and "pipeline" not in raw:
-        raise ConfigError(
-            f"{path}: no pipeline; set `pipeline` (a diffusers folder or hub id) or `base` (a named system)"
-        )
-    if path.name == SYSTEM_FILE:  # written by training or a mix, perhaps by an earlier version
-        raw = _updated(raw)
-    elif isinstance(declared := raw.get("trained_on"), list) and all(isinstance(n, str) for n in declared):
-        System.check_rewards(declared, source=str(path))
-    values = {"name": path.stem} | _with_paths(path, raw)
-    if "trained_on" not in raw:
-        values |= _implied_training(values, base)
-    return build_settings(
-        System,
-        merge(asdict(base) if base else {}, values),
-        source=str(path),
-        renamed=_RENAMED | {"windows.share": "windows.tuned_steps"},
-        also=("base",),
-    )
-
-
-def _base(path: Path, name: object) -> System | None:
-    if name is None:
-        return None
-    if not isinstance(name, str):
-        raise ConfigError(f"{path}: base = {name!r}; expected the name of a system")
-    if name not in SYSTEMS:
-        raise UnknownName("base", name, SYSTEMS, source=str(path))
-    return SYSTEMS[name]
-
-
-def _updated(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a system.toml of any version under today's keys.
-
-    Earlier versions wrote the tuned steps of a window as a share of all steps.
-    """
-    values = rename_keys(raw, _RENAMED)
-    steps = values.get("schedule", {}).get("steps", Schedule().steps)
-    windows = [dict(window) for window in values.get("windows", ())]
-    for window in windows:
-        if "share" in window:
-            window["tuned_steps"] = round(float(window.pop("share")) * steps)
-    return values | ({"windows": windows} if windows else {})
-
-
-def _with_paths(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the file's values, with folders that exist next to the file as absolute paths."""
-
-    def resolved(folder: Any) -> Any:
-        if not isinstance(folder, str) or not (path.parent / folder).exists():
-            return folder  # a hub id, a path from the working directory, or an invalid value, reported later
-        return str((path.parent / folder).resolve())
-
-    values = dict(raw)
-    for key in ("pipeline", *_COMPONENTS, "rewriter", "calibration"):
-        if key in raw and (key, raw[key]) != ("calibration", "world"):  # the shipped one, not a file
-            values[key] = resolved(raw[key])
-    if isinstance(raw.get("lora"), str):
-        values["lora"] = {resolved(raw["lora"]): 1.0}
-    elif isinstance(raw.get("lora"), dict):
-        values["lora"] = {resolved(name): scale for name, scale in raw["lora"].items()}
-    if isinstance(raw.get("windows"), list):
-        values["windows"] = [
-            window
-            | {"weights": {n if n == ORIGINAL else resolved(n): w for n, w in window["weights"].items()}}
-            if isinstance(window, dict) and isinstance(window.get("weights"), dict)
-            else window
-            for window in raw["windows"]
-        ]
-    return values
-
-
-def _implied_training(values: Mapping[str, Any], base: System | None) -> dict[str, Any]:
-    """Return ``trained_on`` for a file that does not declare it, if it follows from the rest of the file."""
-    if isinstance(values.get("rewriter"), str):
-        declared = (base.trained_on if base else (), Rewriter.find(values["rewriter"]).trained_on)
-        return {"trained_on": None if None in declared else [*(declared[0] or ()), *(declared[1] or ())]}
-    if {"pipeline", *_COMPONENTS, "lora", "windows"} & values.keys():
-        return {"trained_on": None}  # the base's declaration does not apply to other weights
-    return {}
+    values = read_values(path, SYSTEMS)
+    system = build_settings(System, values, source=str(path), renamed=RENAMED, also=("base",))
+    if path.name != SYSTEM_FILE:  # files from elsewhere may declare rewards that are unknown here
+        System.check_rewards(system.trained_on or (), source=str(path))
+    return system

@@ -185,6 +185,17 @@ def test_a_misspelt_training_reward_is_refused_with_close_matches(tmp_path: Path
     with pytest.raises(Problems) as problems:
         System.find(toml(tmp_path, 'base = "micro"\ntrained_on = ["hpsv", "pickscor"]'))
     assert len(problems.value.errors) == 2
+    with pytest.raises(UnknownName, match="'pickscor'; did you mean pickscore"):  # text stands for one name
+        System.find(toml(tmp_path, 'base = "micro"\ntrained_on = "pickscor"'))
+
+
+def test_a_saved_system_keeps_what_differs_from_its_base(tmp_path: Path) -> None:
+    micro = System.find("micro")
+    own = replace(micro, weights=("*/*.bin",), suite="parti", rewards=("clip",), domain="open")
+    own.save(tmp_path)
+    assert 'base = "micro"' in (tmp_path / "system.toml").read_text()
+    saved = System.find(str(tmp_path))
+    assert (saved.suite, saved.rewards, saved.domain) == ("parti", ("clip",), "open")
 
 
 def test_own_rewards_and_any_clip_can_be_declared(tmp_path: Path) -> None:

@@ -50,6 +50,19 @@ class Model:
             return Model(Source(hub_id, revision or None))
         raise UnknownName("model, diffusers folder or hub id", name, MODELS)
 
+    @staticmethod
+    def name_of(location: str, revision: str | None) -> str | None:
+        """Return the name of the base model whose pipeline this is; None if it has none.
+
+        A named model at another revision has other weights, so it is not that model.
+
+        Args:
+            location: A diffusers folder or a hub id.
+            revision: Git revision of the hub id.
+        """
+        sources = {(m.source.location, m.source.revision): name for name, m in MODELS.items()}
+        return sources.get((location, revision))
+
 
 def _described(folder: Path) -> dict[str, Any]:
     """Return the defaults that an exported pipeline carries in its system file."""

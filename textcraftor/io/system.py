@@ -15,7 +15,7 @@ from rewards.registry import info
 from tcbench.files import write_atomically
 from tcbench.settings import read_toml, toml_value
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.models import MODELS, Model
+from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.pipeline import Source
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
@@ -132,10 +132,8 @@ def _base(source: Source, description: Path) -> dict[str, str]:
     The folder of the description is named relatively, so that it can be moved as a whole.
     """
     path, revision = source.location, source.revision
-    for name, model in MODELS.items():
-        # a named model at another revision has other weights
-        if (model.source.location, model.source.revision) == (path, revision):
-            return {"base": name}
+    if name := Model.name_of(path, revision):
+        return {"base": name}
     folder = Path(path).expanduser()
     if folder.is_dir():
         path = "." if folder.resolve() == description.resolve() else str(folder.resolve())
