@@ -12,14 +12,14 @@ from typing import Any
 
 from benchmarks.execution import RunResult
 from benchmarks.planning import Plan
+from benchmarks.systems import CHANGES, System
 from leaderboards.records import Key
 from leaderboards.run_state import HEADER, RunState
-from tcbench.errors import FileFormatError
+from tcbench.errors import FileFormatError, TcbenchError
+from textcraftor.diffusion.models import Model
+from textcraftor.diffusion.schedule import Schedule
 
 _COMPLETE, _INCOMPLETE = 0, 3
-
-_CHANGES = ("windows", "text_encoder", "unet", "append", "rewriter", "best_of_reward")
-"""Fields of a system that make it another one than its base model."""
 
 _MOST_LINES = 10
 """Most lines of one kind of failure."""
@@ -31,8 +31,13 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     print(json.dumps(record, indent=1) if as_json else _lines(record))
 
 
-def show_result(result: RunResult, as_json: bool, *, next_command: str) -> int:
-    """Print a run's result to stdout and its warnings to stderr.
+def show_result(result: RunResult, as_json: bool, *, next_command: str = "") -> int:
+    """Print a run's result and the command that comes next to stdout, and its warnings to stderr.
+
+    Args:
+        result: The result.
+        as_json: Print one JSON object instead, without the next command.
+        next_command: The command; by default a board, or the run that a board needs.
 
     Returns:
         The exit code: 0 if the run is complete, 3 if images or scores are missing.
@@ -41,25 +46,24 @@ def show_result(result: RunResult, as_json: bool, *, next_command: str) -> int:
         print(json.dumps(_result_record(result), indent=1))
     else:
         _print_result(result)
-        print(f"next: {next_command}")
+        print(f"next: {next_command or _next_command(result)}")
     return _COMPLETE if result.complete else _INCOMPLETE
 
 
-def suggested_command(result: RunResult) -> str:
-    """Return the command that comes next: a board against a baseline, or the run of the baseline that it
-    needs.
+def _next_command(result: RunResult) -> str:
+    """A board against a baseline, or the run of the baseline that it needs.
 
     A board compares with the system that changes its base model least, such as the original model of a tuned
     encoder, and with the run itself only if it is that system.
     """
     own, folder = result.run, result.path.parent
     runs = [own, *(run for run in _others(folder, own) if run.header.suite_sha256 == own.header.suite_sha256)]
-    # of equally plain runs, one that is not this run
+    # of runs with equally few changes, prefer another one
     baseline = min(runs, key=lambda run: (_changes(run), run is own, run.path))
     pipeline = _base_model(own.header.details)
     if baseline is own and not pipeline:  # images or scores from elsewhere
         return _board(folder, "BASELINE")
-    if baseline is own and any(own.header.details.get(name) for name in _CHANGES):
+    if baseline is own and any(own.header.details.get(name) for name in CHANGES):
         return _baseline_run(own, pipeline)
     name = baseline.header.system
     if sum(run.header.system == name for run in runs) > 1:
@@ -79,16 +83,13 @@ def _changes(run: RunState) -> int:
     """Number of ways in which a system differs from a base model; rewards that are not declared count."""
     details = run.header.details
     undeclared = details.get("trained_on") is None
-    return sum(bool(details.get(name)) for name in (*_CHANGES, "trained_on")) + undeclared
+    return sum(bool(details.get(name)) for name in (*CHANGES, "trained_on")) + undeclared
 
 
 def _base_model(details: Mapping[str, Any]) -> str:
     """The base model of a system as ``--model`` takes it; "" if the run does not say."""
-    from benchmarks.systems import SYSTEMS
-
     pipeline, revision = details.get("pipeline", ""), details.get("revision")
-    names = [s.name for s in SYSTEMS.values() if (s.pipeline, s.revision) == (pipeline, revision)]
-    return names[0] if names else f"{pipeline}@{revision}" if revision else pipeline
+    return Model.name_of(pipeline, revision) or (f"{pipeline}@{revision}" if revision else pipeline)
 
 
 def _baseline_run(run: RunState, model: str) -> str:
@@ -99,9 +100,23 @@ def _baseline_run(run: RunState, model: str) -> str:
     prompts = ["--suite", suite] if suite in SUITES else ["--prompts", "FILE"]
     limit = ["--limit", str(len(plan.prompt_ids))] if len(plan.prompt_ids) < plan.of else []
     seeds = ["--seeds", str(plan.seeds)] if plan.seeds > 1 else []
-    return shlex.join(
-        ["tcbench", "run", "--model", model, *prompts, *limit, *seeds, "--out", str(run.path.parent)]
-    )
+    command = ["tcbench", "run", "--model", model, *prompts, *limit, *seeds, *_sampling(run, model)]
+    return shlex.join([*command, "--out", str(run.path.parent)])
+
+
+def _sampling(run: RunState, model: str) -> list[str]:
+    """The options that sample a model as a run was sampled, as far as they differ from the defaults."""
+    defaults = Schedule()
+    with suppress(TcbenchError):  # the model may have moved since
+        defaults = System.find(model).schedule
+    expected = {"base_seed": 0, "steps": defaults.steps, "guidance": defaults.guidance}
+    settings = {name: run.header.generation.get(name, default) for name, default in expected.items()}
+    return [
+        word
+        for name, value in settings.items()
+        if value != expected[name]
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
 def _board(folder: Path, baseline: str) -> str:

@@ -63,4 +63,4 @@ def _run(
         return
     with show_progress() as progress:
         result = execute_plan(plan, progress)
-    raise typer.Exit(report.show_result(result, json, next_command=report.suggested_command(result)))
+    raise typer.Exit(report.show_result(result, json))

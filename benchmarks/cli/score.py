@@ -54,7 +54,7 @@ def _score(
     path = images.adopt(out, name).path if images else folder
     with show_progress() as progress:
         result = score_run(path, resolved, find_device(device), progress)
-    raise typer.Exit(report.show_result(result, json, next_command=report.suggested_command(result)))
+    raise typer.Exit(report.show_result(result, json))
 
 
 def _reward_names(run: Path | None, rewards: str | None) -> tuple[str, ...]:

@@ -8,27 +8,41 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cli.report import show_result, suggested_command
+from benchmarks.cli.report import show_result
 from benchmarks.execution import RunResult
+from benchmarks.systems import CHANGES, SYSTEMS
 from leaderboards.records import Planned, ScoreSet
 from leaderboards.run_state import RunState
 
 BRIGHT = ScoreSet("bright", "b" * 12, higher_is_better=True, role="trainable", family="toy")
-BASE = {"trained_on": [], "pipeline": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+SD15 = SYSTEMS["sd15"]
+BASE = {"trained_on": [], "pipeline": SD15.pipeline, "revision": SD15.revision}
 TUNED = BASE | {"trained_on": ["clip"], "windows": [{"weights": {"ckpt": 1.0}}]}
 
 
 @pytest.fixture
-def suggested(make_run: Callable[..., RunState]) -> Callable[..., list[str]]:
+def suggested(
+    make_run: Callable[..., RunState], capsys: pytest.CaptureFixture[str]
+) -> Callable[..., list[str]]:
     """Writes runs and returns the words of the command that the last one suggests."""
 
-    def write(*systems: tuple[str, Mapping[str, Any]], **options: Any) -> list[str]:
+    def write(
+        *systems: tuple[str, Mapping[str, Any]], settings: Mapping[str, Any] | None = None, **options: Any
+    ) -> list[str]:
         runs = [
-            make_run(name, (BRIGHT, [[0.0]]), details=details, settings={"number": number}, **options)
+            make_run(
+                name,
+                (BRIGHT, [[0.0]]),
+                details=details,
+                settings={"number": number} | (settings or {}),
+                **options,
+            )
             for number, (name, details) in enumerate(systems)
         ]
         result = RunResult(runs[-1], images=1, missing={}, truncated=0, rewards=(), added=1, watermarks=())
-        return suggested_command(result).split()
+        show_result(result, as_json=False)
+        (command,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+        return command.split()[1:]
 
     return write
 
@@ -74,3 +88,30 @@ def test_counts_and_caveats_are_of_this_start(
     *_, last, compared, _ = capsys.readouterr().out.splitlines()
     assert last.endswith("2 of 2 images [limit 2 of 4]")
     assert compared == "boards compare 4 prompts × 1 image, the largest set that a start has finished"
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_change_makes_a_system_another_than_its_base(
+    suggested: Callable[..., list[str]], change: str
+) -> None:
+    changed = ("changed", BASE | {change: "changed"})
+    assert suggested(changed)[:4] == ["tcbench", "run", "--model", "sd15"]
+    assert baseline(suggested(changed, ("sd15", BASE))) == "sd15"
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"base_seed": 0, "steps": 25, "guidance": 7.5}, []),
+        (
+            {"base_seed": 7, "steps": 30, "guidance": 5.0},
+            ["--base-seed", "7", "--steps", "30", "--guidance", "5.0"],
+        ),
+    ],
+)
+def test_the_run_of_a_base_has_the_samples_of_the_tuned_run(
+    suggested: Callable[..., list[str]], settings: Mapping[str, Any], options: list[str]
+) -> None:
+    command = suggested(("tuned", TUNED), suite="parti", settings=settings)
+    assert command[:6] == ["tcbench", "run", "--model", "sd15", "--suite", "parti"]
+    assert command[6:-2] == options
