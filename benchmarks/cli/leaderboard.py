@@ -34,35 +34,20 @@ def _leaderboard(
     leaderboard.md, .csv (one line for each cell), .wide.csv (one line for each run), .json and .tex,
     differences.png and samples.png.
     """
-    from shutil import get_terminal_size
-
-    from benchmarks.cli.tables import text_table
+    from benchmarks.cli.tables import text_table, wrapped
     from benchmarks.systems import System
     from leaderboards.builder import build
     from leaderboards.files import write_board
     from leaderboards.render import standing_rows
 
     board = build(runs, baseline, unknown_rewards=System.unknown_rewards)
-    width = get_terminal_size().columns
     files = write_board(board, out, date)  # first: output may fail, as in a closed pipe
     for section in board.sections:
         against = f", baseline {section.baseline}" if section.baseline else ""
         print(f"suite {section.suite}{against}")
-        print(text_table(standing_rows(section), width=width))
+        print(text_table(standing_rows(section)))
         if marks := section.watermarks:
-            print(_wrapped(f"Not a full result: {'; '.join(marks)}.", width))
-        print(
-            *(_wrapped(note, width) for note in section.notes),
-            sep="\n",
-            end="\n\n" if section.notes else "\n",
-        )
+            print(wrapped(f"Not a full result: {'; '.join(marks)}."))
+        print(*map(wrapped, section.notes), sep="\n", end="\n\n" if section.notes else "\n")
     for path in files:
         print(path)
-
-
-def _wrapped(text: str, width: int) -> str:
-    """Lines of at most ``width`` columns, where a character of East Asian scripts takes two."""
-    from rich.console import Console
-    from rich.text import Text
-
-    return "\n".join(line.plain.rstrip() for line in Text(text).wrap(Console(width=width), width))

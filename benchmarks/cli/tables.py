@@ -18,21 +18,33 @@ _NARROWEST = 12
 """Width that a column of longer text needs at least; below it a table becomes a list of records."""
 
 
-def text_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
+def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return ``rows`` as aligned columns below a header line, or an empty string if there are none.
+
+    The text of cells is wrapped so that no line is longer than the terminal, or than the variable COLUMNS;
+    without either, as in a pipe, lines are never wrapped.
 
     Args:
         rows: Rows with the same keys.
-        width: Wrap the text of cells so that no line is longer. By default the width of the terminal, or of
-            the variable COLUMNS; without either, as in a pipe, lines are never wrapped.
     """
     if not rows:
         return ""
-    width = _terminal_width() if width is None else width
+    width = _terminal_width()
     unwrapped = _rendered(rows, None)
     if width is None or max(map(cell_len, unwrapped.splitlines())) <= width:
         return unwrapped
     return _rendered(rows, width) if _fits(rows, width) else _records(rows, width)
+
+
+def wrapped(text: str) -> str:
+    """Return text in lines that fit the terminal, where a character of East Asian scripts takes two columns.
+
+    As in `text_table`, lines are not wrapped in a pipe.
+    """
+    width = _terminal_width()
+    if width is None:
+        return text
+    return "\n".join(line.plain.rstrip() for line in Text(text).wrap(Console(width=width), width))
 
 
 def _terminal_width() -> int | None:

@@ -112,6 +112,20 @@ def test_table_fits_the_terminal(
     assert max(len(line) for line in lines if not line.startswith(str(tmp_path))) <= int(columns)
 
 
+def test_a_board_is_not_wrapped_in_a_pipe(
+    make_run: Callable[..., RunState],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "a name of more columns than a terminal has, " * 3
+    for number, system in enumerate(("base", name)):
+        make_run(system, (BRIGHT, [[i % 7 + number] for i in range(8)]))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert leaderboard(tmp_path / "runs", "--baseline", "base", "--out", tmp_path / "b") == 0
+    assert any(name.strip() in line for line in capsys.readouterr().out.splitlines())
+
+
 def test_a_board_of_many_systems_fits_the_terminal(
     make_run: Callable[..., RunState],
     tmp_path: Path,

@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
-from benchmarks.cli.tables import text_table
+from benchmarks.cli.tables import text_table, wrapped
 from benchmarks.cli.weights import app
 
 ROWS = [
@@ -29,8 +29,10 @@ def test_tables_fit_the_variable_columns(columns: int, monkeypatch: pytest.Monke
     text = text_table(ROWS)
     assert widest(text) <= columns
     assert "".join(text.split()).count("x") >= 60  # folded, not cut
+    assert widest(wrapped("新しい note " * 40)) <= columns
     monkeypatch.delenv("COLUMNS")
     assert widest(text_table(ROWS)) > 200
+    assert widest(wrapped("新しい note " * 40)) > 200
 
 
 def test_tables_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
