@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from tcbench.errors import FileFormatError
 
@@ -124,11 +124,12 @@ _ESCAPED_CELL = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
 """A whole cell in quotes with doubled quotes inside, which nobody writes by hand."""
 
 
-def _tsv_quoting(text: str) -> Any:
-    """Return whether quotes enclose cells of a .tsv file (pandas, spreadsheets) or are text (PartiPrompts).
+def _tsv_quoting(text: str) -> Literal[0, 3]:
+    """Return csv's quoting mode for a .tsv file: QUOTE_MINIMAL or QUOTE_NONE.
 
-    They enclose cells if the header is quoted, if a cell has doubled quotes within quotes, or if the rows
-    have equal numbers of cells only then. Otherwise they are part of the text.
+    Quotes enclose cells (pandas, spreadsheets) if the header is quoted, if a cell has doubled quotes within
+    quotes, or if only then all rows have the same number of cells. Otherwise they are part of the text, as in
+    PartiPrompts.
     """
     lines = [line.split("\t") for line in text.split("\n") if line.strip()]
     header = lines[0] if lines else []
@@ -144,7 +145,7 @@ def _tsv_quoting(text: str) -> Any:
     return csv.QUOTE_MINIMAL if all(len(row) == len(rows[0]) for row in rows) else csv.QUOTE_NONE
 
 
-def _delimited_rows(path: Path, text: str, delimiter: str, quoting: Any) -> Iterator[Row]:
+def _delimited_rows(path: Path, text: str, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row]:
     # strict: an unclosed quote would otherwise swallow the rest of the file as one cell
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, quoting=quoting, strict=True)
     try:
@@ -191,7 +192,7 @@ def _json_table(path: Path, content: Any) -> Any:
         return content
     if isinstance(content.get("data"), list):
         if isinstance(content.get("columns"), list):  # orient="split"
-            return [dict(zip(content["columns"], row, strict=False)) for row in content["data"]]
+            return _split_rows(path, content["columns"], content["data"])
         if "schema" in content:  # orient="table"
             return content["data"]
     columns, prompts = list(content.values()), [n for n in content if n.lower() in COLUMNS["prompt"]]
@@ -204,6 +205,17 @@ def _json_table(path: Path, content: Any) -> Any:
     if all(isinstance(column, list) for column in columns):
         return [{"prompt": text, "category": name} for name, texts in content.items() for text in texts]
     return content
+
+
+def _split_rows(path: Path, names: list[Any], rows: list[Any]) -> list[dict[Any, Any]]:
+    """Return the rows of a table that lists its columns, and the cells of each row in their order."""
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, list) or len(row) != len(names):
+            raise FileFormatError(
+                f"{path}, entry {number}: expected a list of {len(names)} cells, as in 'columns', not "
+                f"{str(row)[:40]}; fix the entry"
+            )
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _columnar_rows(path: Path, content: Mapping[str, list[Any]], prompts: str) -> list[dict[str, Any]]:
@@ -245,9 +257,11 @@ def _row(path: Path, where: str, value: Any) -> Row:
         raise FileFormatError(f"{path}, {where}: two columns differ in case only; rename or remove one")
     row = Row(where, {str(name): _cell(cell) for name, cell in value.items()})
     name = row.column("prompt")
-    if name is None or not isinstance(value[name], str):
+    if name is None:
         names = ", ".join(row.cells) or "none"
         raise FileFormatError(f"{path}, {where}: no prompt column; columns: {names}; name one 'prompt'")
+    if not isinstance(value[name], str):
+        raise FileFormatError(f"{path}, {where}: the prompt is {value[name]!r}; expected text")
     return row
 
 

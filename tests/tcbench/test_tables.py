@@ -71,6 +71,22 @@ def test_ambiguous_json_objects_are_an_error(tmp_path: Path, content: str, messa
         read(tmp_path, "t.json", content)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"columns": ["prompt"], "data": [["a"], 1]}', "entry 2: expected a list of 1 cells, .* not 1; fix"),
+        ('{"columns": ["prompt", "n"], "data": [["a"]]}', r"entry 1: expected a list of 2 cells, .*\['a'\]"),
+        ('{"columns": ["prompt"], "data": [["a", 1]]}', r"entry 1: expected a list of 1 cells, .*\['a', 1\]"),
+        ('[{"prompt": null}]', "entry 1: the prompt is None; expected text"),
+    ],
+)
+def test_entries_without_the_cells_of_the_table_are_an_error(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    with pytest.raises(FileFormatError, match=message):
+        read(tmp_path, "t.json", content)
+
+
 def test_lines_that_look_like_comments_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r"line 2: '# animals' begins with '#'.*no comments; remove"):
         read(tmp_path, "t.txt", "a cat\n # animals\na dog\n")
