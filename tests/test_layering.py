@@ -130,11 +130,19 @@ def test_circles_are_found_through_functions_and_type_checking(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["ls", "rewards"], ["ls", "models"], ["ls", "suites"], ["weights", "list"]],
+    [
+        ["--help"],
+        ["ls", "rewards"],
+        ["ls", "models"],
+        ["ls", "suites"],
+        ["weights", "list"],
+        ["train", "--help"],
+    ],
     ids=" ".join,
 )
 def test_light_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
-    probe = PROBE.format(arguments=arguments, heavy=HEAVY)
+    heavy = (*HEAVY, "numpy") if "--help" in arguments else HEAVY
+    probe = PROBE.format(arguments=arguments, heavy=heavy)
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "loaded:"

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from tcbench.errors import ConfigError, first_line
 from tcbench.tables import COLUMNS
 from textcraftor.diffusion.prompts import canonical, noise_seed, prompts_sha256, read_prompts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 HUB = "hub:"
 SUITE = "suite:"
@@ -171,4 +172,6 @@ class SampleOrder:
 
 @lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    import numpy as np
+
     return np.random.default_rng([seed, epoch]).permutation(count)
