@@ -18,8 +18,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 _REWARDS = Path(rewards.__file__).parent / "world" / "weights"
 _PIPELINE = Path(textcraftor.__file__).parent / "micro" / "pipeline"
 
-_Folder = Annotated[Path, typer.Option(help="_Folder of training states and logs; re-run to resume.")]
-_Docs = Annotated[Path, typer.Option(help="_Folder of the report and its pictures.")]
+_Folder = Annotated[Path, typer.Option(help="Folder of training states and logs; re-run to resume.")]
+_Docs = Annotated[Path, typer.Option(help="Folder of the report and its pictures.")]
 
 
 @app.command("build")
