@@ -115,23 +115,36 @@ def _open_clip_config(sizes: Sizes) -> dict[str, Any]:
 
 
 def _write_open_clip(folder: Path, sizes: Sizes) -> Path:
-    return _save_open_clip(folder, _open_clip_config(sizes))
+    from open_clip.model import CLIP
+
+    config = _open_clip_config(sizes)
+    return _save_open_clip(folder, config, CLIP(**config))
 
 
 def _write_resnet_clip(folder: Path, sizes: Sizes) -> Path:
     """Write a CLIP with a ResNet as OpenAI's RN50: quick GELU and attention pooling."""
+    from open_clip.model import CLIP
+    from open_clip.modified_resnet import Bottleneck
+
     vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
     config = _open_clip_config(replace(sizes, px=64)) | {"quick_gelu": True, "vision_cfg": vision}
-    return _save_open_clip(folder, config)
+    model = CLIP(**config)
+    for module in model.visual.modules():
+        if isinstance(module, nn.Conv2d):
+            # torch's default has a sixth of the variance that keeps the scale of features behind a ReLU
+            # (He et al. 2015). With it all images would have nearly the same embedding.
+            module.weight.data.mul_(6**0.5)
+        elif isinstance(module, Bottleneck):
+            # open_clip begins with zeros, which would leave out every residual branch.
+            nn.init.ones_(module.bn3.weight)
+    return _save_open_clip(folder, config, model)
 
 
-def _save_open_clip(folder: Path, config: Mapping[str, Any]) -> Path:
-    from open_clip.model import CLIP
-
+def _save_open_clip(folder: Path, config: Mapping[str, Any], model: nn.Module) -> Path:
     folder.mkdir(exist_ok=True)
     text = json.dumps({"model_cfg": config, "preprocess_cfg": {}})
     (folder / "open_clip_config.json").write_text(text, encoding="utf-8")
-    _save_half(CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    _save_half(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder
 
 

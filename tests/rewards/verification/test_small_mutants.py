@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
+from open_clip.modified_resnet import Bottleneck
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -17,30 +20,43 @@ import rewards
 from rewards.backbones import blip, tokens
 from rewards.info import RewardInfo
 from rewards.models import imagereward, mps, vqascore
+from rewards.models.clipiqa import ClipIqa
 from rewards.verification import parity
 from rewards.verification.pictures import PROMPTS
 
-LAYER_NORM, GELU = nn.LayerNorm, F.gelu
+LAYER_NORM = nn.LayerNorm
 FEW = (PROMPTS[1], PROMPTS[-1])
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
-class _Modules:
-    """torch.nn with some classes replaced."""
+class _Changed:
+    """A module of torch with some names replaced, for one of our modules alone."""
 
-    def __init__(self, **replaced: Any) -> None:
+    def __init__(self, base: ModuleType, **replaced: Any) -> None:
+        self._base = base
         self.__dict__.update(replaced)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(nn, name)
+        return getattr(self._base, name)
 
 
 def epsilon(module: Any, old: float, new: float) -> Patch:
     def norm(width: int, eps: float = 1e-5) -> nn.Module:
         return LAYER_NORM(width, eps=new if eps == old else eps)
 
-    return lambda patch: patch.setattr(module, "nn", _Modules(LayerNorm=norm))
+    return lambda patch: patch.setattr(module, "nn", _Changed(nn, LayerNorm=norm))
+
+
+def gelu_with_tanh(layer: type[nn.Module]) -> Patch:
+    """Change the GELU in one kind of layer, and not in the reference, where it would change alike."""
+    forward, changed = layer.forward, _Changed(F, gelu=partial(F.gelu, approximate="tanh"))
+
+    def with_tanh(self: nn.Module, *inputs: Any) -> Any:
+        with mock.patch.object(blip, "F", changed):
+            return forward(self, *inputs)
+
+    return lambda patch: patch.setattr(layer, "forward", with_tanh)
 
 
 def bert(**settings: Any) -> Patch:
@@ -52,20 +68,32 @@ def bert(**settings: Any) -> Patch:
     return lambda patch: patch.setattr(imagereward, "bert_tokenizer", make)
 
 
+def without_residual_branches(patch: pytest.MonkeyPatch) -> None:
+    """Leave the residual branches out of the ResNet that scores, and not out of the reference's."""
+    build = ClipIqa._build
+
+    def build_without(self: ClipIqa, files: Any) -> None:
+        build(self, files)
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
+
+    patch.setattr(ClipIqa, "_build", build_without)
+
+
 MUTANTS: dict[str, tuple[str, Patch]] = {
     "MPS: epsilon": ("mps", epsilon(mps, 1e-5, 1e-6)),
     "VQAScore: projector with tanh": (
         "vqascore",
-        lambda patch: patch.setattr(vqascore, "nn", _Modules(GELU=partial(nn.GELU, approximate="tanh"))),
+        lambda patch: patch.setattr(vqascore, "nn", _Changed(nn, GELU=partial(nn.GELU, approximate="tanh"))),
     ),
     "BERT: Chinese not split": ("imagereward", bert(tokenize_chinese_chars=False)),
     "BERT: accents kept": ("imagereward", bert(strip_accents=False)),
     "BERT: epsilon": ("imagereward", epsilon(blip, 1e-12, 1e-6)),
     "BLIP: epsilon of the image tower": ("imagereward", epsilon(blip, 1e-6, 1e-5)),
-    "BLIP: GELU with tanh": (
-        "imagereward",
-        lambda patch: patch.setattr(blip.F, "gelu", partial(GELU, approximate="tanh")),
-    ),
+    "BLIP: GELU with tanh in the image tower": ("imagereward", gelu_with_tanh(blip._VisionBlock)),
+    "BLIP: GELU with tanh in the text tower": ("imagereward", gelu_with_tanh(blip._BertLayer)),
+    "CLIP-IQA: no residual branches": ("clip-iqa", without_residual_branches),
 }
 
 
@@ -83,6 +111,14 @@ def test_small_mistake_is_noticed(
     patch(monkeypatch)
     row = parity.compare_with_reference(rewards.info(name), picture, FEW, tmp_path)
     assert not row.ok
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(name for name, _ in MUTANTS.values()))
+def test_without_a_mistake_nothing_is_noticed(
+    name: str, picture: dict[str, Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "MUTANTS", {})
+    assert parity.compare_with_reference(rewards.info(name), picture, FEW, tmp_path).ok
 
 
 @pytest.mark.parametrize(
