@@ -69,31 +69,66 @@ class Case:
         copy.profile = replace(copy.profile, emulate_pil=False)
         return copy
 
+    @cached_property
+    def half(self) -> Reward:
+        """A copy of the reward in bfloat16."""
+        return deepcopy(self.reward).to(torch.bfloat16)
+
     def score(self, images: Any, prompts: Sequence[str] | None) -> Tensor:
         """Return scores (B,) without gradients, on the CPU."""
         with torch.no_grad():
             return self.reward.score(images, prompts).cpu()
 
-    def require_close(self, actual: Tensor, expected: Tensor, message: str) -> None:
-        """Require equal scores but for rounding in float32.
+    def require_close(
+        self,
+        actual: Tensor,
+        expected: Tensor,
+        message: str,
+        *,
+        share: float = SPREAD_SHARE,
+        step: float = 0.0,
+    ) -> None:
+        """Require equal scores except for rounding in float32. NaN equals only NaN.
+
+        Args:
+            actual: Scores.
+            expected: The same scores, computed in another way.
+            message: Beginning of the error.
+            share: Allowed difference, as a share of the scores' spread.
+            step: Allowed in addition: the distance of neighbouring scores in a coarser precision.
 
         Raises:
             AssertionError: ``message`` and the values.
         """
-        self._require_within(actual, expected, SPREAD_SHARE, _ROUNDING, message)
+        self._require_within(actual, expected, share, _ROUNDING, message, step)
 
     def require_roughly_close(self, actual: Tensor, expected: Tensor, message: str) -> None:
-        """Require equal scores but for rounding in bfloat16; raises as `require_close`."""
+        """Require equal scores except for rounding in bfloat16; raises as `require_close`."""
         self._require_within(actual, expected, _HALF_SHARE, _HALF_ROUNDING, message)
 
     def _require_within(
-        self, actual: Tensor, expected: Tensor, share: float, rounding: float, message: str
+        self,
+        actual: Tensor,
+        expected: Tensor,
+        share: float,
+        rounding: float,
+        message: str,
+        step: float = 0.0,
     ) -> None:
         actual, expected = actual.detach().cpu(), expected.detach().cpu()
-        allowed = share * self.spread + rounding * expected.nan_to_num().abs().max().item()
+        allowed = share * self.spread + rounding * expected.nan_to_num().abs().max().item() + step
         close = torch.allclose(actual, expected, rtol=0, atol=allowed, equal_nan=True)
         values = f"got {format_values(actual)}, expected {format_values(expected)} within {allowed:.2g}"
         self.require(close, f"{message}: {values}")
+
+    @staticmethod
+    def bfloat16_step(scores: Tensor) -> float:
+        """Return the distance of bfloat16 numbers at the largest score; 0 if a score is not such a number."""
+        scores = scores.nan_to_num()
+        if not torch.equal(scores.bfloat16().float(), scores):
+            return 0.0
+        # bfloat16 keeps 7 of the 52 bits after the point.
+        return math.ulp(scores.abs().max().item()) * 2.0 ** (52 - 7)
 
     @staticmethod
     def bitwise_equal(actual: Tensor, expected: Tensor) -> bool:

@@ -157,6 +157,39 @@ class LosesPrecision(Valid):
         return (scores + 100) - 100 if scores.dtype == torch.bfloat16 else scores
 
 
+class NanBesideOthersInHalf(Valid):
+    """In bfloat16 a score is NaN in a batch, but not alone."""
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        scores = super()._score(pixels, prompts)
+        batch = len(prompts) > 1 and max(map(len, prompts)) > 2 * min(map(len, prompts))
+        return scores * torch.nan if batch and scores.dtype == torch.bfloat16 else scores
+
+
+class DependsOnBatchInHalf(Valid):
+    """In bfloat16 another score of the batch changes a float32 score by a little more than is allowed."""
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        scores = super()._score(pixels.float(), prompts)
+        return scores + (len(prompts) - 1) * 3e-4 if pixels.dtype == torch.bfloat16 else scores
+
+
+class TwoSteps(Valid):
+    """In bfloat16 a batch changes scores by ``steps`` steps of that precision."""
+
+    steps = 2
+
+    def _score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        scores = super()._score(pixels, prompts) + 4
+        if scores.dtype != torch.bfloat16 or len(prompts) == 1:
+            return scores
+        return scores + self.steps * 2**-5
+
+
+class OneStep(TwoSteps):
+    steps = 1
+
+
 class StateOutsideBuffers(Valid):
     """A tensor that is neither a parameter nor a buffer."""
 
@@ -171,6 +204,18 @@ class StateOutsideBuffers(Valid):
 BROKEN: dict[type[Reward], tuple[str, str]] = {
     BatchNormalised: ("scores_do_not_depend_on_the_batch", "scores of images one by one: "),
     OnlyLarge: ("small_images_score_or_raise_value_error", "8 x 5 pixels raise RuntimeError: kernel size"),
+    NanBesideOthersInHalf: (
+        "scores_do_not_depend_on_the_batch",
+        "scores in bfloat16 beside prompts of other lengths: got .nan",
+    ),
+    DependsOnBatchInHalf: (
+        "scores_do_not_depend_on_the_batch",
+        "scores in bfloat16 beside prompts of other lengths: ",
+    ),
+    TwoSteps: (
+        "scores_do_not_depend_on_the_batch",
+        "scores in bfloat16 beside prompts of other lengths: ",
+    ),
     IgnoresPrompts: (
         "uses_prompt_matches_the_scores",
         "uses_prompt is True, but prompts do not change scores",
@@ -208,6 +253,10 @@ def case() -> Callable[[type[Reward]], Case]:
 
 def test_a_valid_reward_passes() -> None:
     contract.check(Valid(INFO))
+
+
+def test_a_reward_in_bfloat16_may_round_to_a_neighbour(case: Callable[[type[Reward]], Case]) -> None:
+    contract.CHECKS["scores_do_not_depend_on_the_batch"](case(OneStep))
 
 
 @pytest.mark.parametrize("cls", BROKEN, ids=lambda cls: cls.__name__)
