@@ -108,9 +108,7 @@ class _Benchmark:
         inputs = {"images": list(map(str, self.all_paths)), "prompts": _PROMPTS, "pairs": True, "repeats": 1}
         for name in ("hpsv2", "imagereward"):
             call = partial(run_official, {**weights[name].official, **inputs})
-            sides = self._alternate(
-                lambda call=call: _timing(call(), "hoisted"), weights, name, all_images=True
-            )
+            sides = self._alternate(lambda call=call: _timing(call()), weights, name, all_images=True)
             yield f"{name}: its package, loaded before / ours", ">= 1", *sides
 
     def peers(self) -> Iterator[_Row]:
@@ -123,9 +121,7 @@ class _Benchmark:
             job = {"reward": name, "files": files, "images": str(tensor), "prompts": self.prompts}
             job |= {"repeats": 1, "device": self.common["device"]}
             call = partial(run_official, job, _IMSCORE / "runner.py", _IMSCORE / "requirements.lock")
-            sides = self._alternate(
-                lambda call=call: _timing(call(), "seconds"), weights, name, tensor=tensor
-            )
+            sides = self._alternate(lambda call=call: _timing(call()), weights, name, tensor=tensor)
             yield f"{name}: imscore / ours", ">= 1", *sides
 
     def panels(self) -> Iterator[_Row]:
@@ -175,8 +171,8 @@ class _Benchmark:
         return Timing(**run_job(__file__, job, self.folder))
 
 
-def _timing(answer: Mapping[str, Any], key: str) -> Timing:
-    return Timing(answer[key], answer["peak"])
+def _timing(answer: Mapping[str, Any]) -> Timing:
+    return Timing(answer["seconds"], answer["peak"])
 
 
 def _ratio(over: Timing, under: Timing) -> str:

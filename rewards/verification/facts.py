@@ -2,24 +2,26 @@
 
 Written from the papers, the authors' repositories and their model files alone. The records are tested against
 this table, so it must not be written from them or from the code: a changed flag would change both sides of a
-comparison alike. The rewards of the embedded world are stated as docs/world/report.md has them.
+comparison alike. The embedded world's rewards have no publication; their entries only guard against
+accidental changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from rewards.info import RewardInfo
-from rewards.preprocess import PROFILES
+from rewards.preprocess import PROFILES, Profile
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """OpenAI's statistics (openai/CLIP, clip/clip.py)."""
 _HALF = (0.5, 0.5, 0.5)
+_Statistics = tuple[float, float, float] | None
 
 _FIELDS = ("uses_prompt", "differentiable", "role", "family", "consent")
 """Facts that a record states under the same name."""
@@ -33,16 +35,8 @@ class Facts:
     """Where they were read."""
     weights: Mapping[str, str]
     """By key: "repository/file" on the hub, "repository" for a folder, or the end of a URL."""
-    resize: str = "none"
-    """Fields of `rewards.preprocess.Profile`, from here to ``std``."""
-    size: int = 0
-    kernel: str = "bicubic"
-    emulate_pil: bool = True
-    antialias: bool = True
-    crop: str = "round"
-    convert: str = "first"
-    mean: tuple[float, float, float] | None = _CLIP_MEAN
-    std: tuple[float, float, float] | None = _CLIP_STD
+    profile: Profile
+    """Preprocessing, without a name and of version 1."""
     quick_gelu: bool = False
     """Whether the weights need OpenAI's approximate GELU."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -60,30 +54,17 @@ class Facts:
     """Values in the code by "module:name.attribute"."""
 
     def disagreements(self, record: RewardInfo) -> tuple[str, ...]:
-        """Return what a record, its profile or the code says otherwise, one phrase each."""
-        profile = PROFILES[record.profile]
-        stated: dict[str, Any] = {
-            name: getattr(profile, name)
-            for name in (
-                "resize",
-                "size",
-                "kernel",
-                "emulate_pil",
-                "antialias",
-                "crop",
-                "convert",
-                "mean",
-                "std",
-            )
-        }
-        stated |= {name: getattr(record, name) for name in _FIELDS}
+        """Return the differences between a record and the published facts, one phrase each."""
+        stated: dict[str, Any] = {name: getattr(record, name) for name in _FIELDS}
         stated["options"] = dict(record.options)
         stated["quick_gelu"] = any(file.quick_gelu for file in record.weights)
         stated["weights"] = {
             file.key: f"{file.hub}/{file.file}".strip("/") if file.hub else file.url or file.package
             for file in record.weights
         }
-        expected = {name: getattr(self, name) for name in stated}
+        expected: dict[str, Any] = {name: getattr(self, name) for name in stated}
+        stated |= _settings(replace(PROFILES[record.profile], name="", version=1))
+        expected |= _settings(self.profile)
         # Of a URL only the end is a fact of the authors; the rest says which commit was pinned.
         urls = {k: u for k, u in stated["weights"].items() if u.endswith(self.weights.get(k) or "?")}
         stated["weights"] |= {key: self.weights[key] for key in urls}
@@ -101,6 +82,26 @@ def _constant(path: str) -> Any:
     return reduce(getattr, names.split("."), import_module(module))
 
 
+def _settings(profile: Profile) -> dict[str, Any]:
+    return {field.name: getattr(profile, field.name) for field in fields(profile)}
+
+
+def _profile(
+    resize: Literal["shortest", "longest", "pad", "squash", "area", "none"],
+    size: int = 0,
+    *,
+    kernel: Literal["bicubic", "bilinear"] = "bicubic",
+    emulate_pil: bool = True,
+    antialias: bool = True,
+    crop: Literal["round", "floor"] = "round",
+    convert: Literal["first", "last"] = "first",
+    mean: _Statistics = _CLIP_MEAN,
+    std: _Statistics = _CLIP_STD,
+) -> Profile:
+    """Return a profile with every setting stated here, so that another default of `Profile` is noticed."""
+    return Profile("", resize, size, emulate_pil, antialias, kernel, crop, mean, std, convert)
+
+
 _VIT_L, _VIT_B = "timm/vit_large_patch14_clip_224.openai", "timm/vit_base_patch32_clip_224.openai"
 _HEAD_WIDTHS = {"rewards.backbones.head:WIDTHS": (1024, 128, 64, 16)}
 _SO400M = "google/siglip-so400m-patch14-384"
@@ -109,9 +110,7 @@ _LAION_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 _AESTHETIC_V2 = Facts(
     "christophschuhmann/improved-aesthetic-predictor, simple_inference.py",
     {"backbone": _VIT_L, "head": "/sac+logos+ava1-l14-linearMSE.pth"},
-    "shortest",
-    224,
-    convert="last",
+    _profile("shortest", 224, convert="last"),
     quick_gelu=True,
     uses_prompt=False,
     constants=_HEAD_WIDTHS,
@@ -119,9 +118,7 @@ _AESTHETIC_V2 = Facts(
 _CLIP = Facts(
     "torchmetrics, functional/multimodal/clip_score.py; openai/CLIP, clip/clip.py",
     {"backbone": _VIT_L},
-    "shortest",
-    224,
-    convert="last",
+    _profile("shortest", 224, convert="last"),
     quick_gelu=True,
     options={"convention": "torchmetrics"},
     token_limit=77,
@@ -130,33 +127,26 @@ _CLIP = Facts(
 _SIGLIP = Facts(
     "google/siglip-so400m-patch14-384, preprocessor_config.json and config.json",
     {"model": _SO400M, "tokenizer": _SO400M},
-    "squash",
-    384,
-    mean=_HALF,
-    std=_HALF,
+    _profile("squash", 384, mean=_HALF, std=_HALF),
     family="siglip",
     token_limit=64,
 )
 _PICKSCORE = Facts(
     "yuvalkirstain/PickScore, README.md: the processor is laion's ViT-H-14",
     {"model": "yuvalkirstain/PickScore_v1", "tokenizer": _LAION_H},
-    "shortest",
-    224,
-    crop="floor",
+    _profile("shortest", 224, crop="floor"),
     token_limit=77,
 )
 _HPSV2 = Facts(
     "tgxs002/HPSv2, hpsv2/img_score.py and hpsv2/src/open_clip/transform.py; torchvision before 0.17, which "
     "did not antialias tensors by default",
     {"checkpoint": "xswu/HPSv2/HPS_v2_compressed.pt"},
-    "longest",
-    224,
-    emulate_pil=False,
-    antialias=False,
+    _profile("longest", 224, emulate_pil=False, antialias=False),
     options={"architecture": "ViT-H-14"},
     token_limit=77,
 )
 _HPSV2_1 = replace(_HPSV2, weights={"checkpoint": "xswu/HPSv2/HPS_v2.1_compressed.pt"})
+_ANTIALIASED = replace(_HPSV2.profile, antialias=True)
 _VQASCORE = Facts(
     "linzhiqiu/t2v_metrics, clip_t5_model.py, mm_utils.py and constants.py",
     {
@@ -164,8 +154,7 @@ _VQASCORE = Facts(
         "tower": "openai/clip-vit-large-patch14-336/config.json",
         "tokenizer": "google/flan-t5-xl/tokenizer.json",
     },
-    "pad",
-    336,
+    _profile("pad", 336),
     family="clip-flant5",
     constants={
         "rewards.models.vqascore:_CONTEXT": 2048,
@@ -185,14 +174,12 @@ _VQASCORE = Facts(
     },
 )
 _WORLD = "docs/world/report.md"
-_WORLD_CLIP = {"backbone": "world/weights/world-clip", "tokenizer": "world/weights/tokenizer"}
+_WORLD_TOKENIZER = {"tokenizer": "world/weights/tokenizer"}
+_WORLD_CLIP = {"backbone": "world/weights/world-clip", **_WORLD_TOKENIZER}
 _WORLD_JUDGE = Facts(
     _WORLD,
     {},
-    "squash",
-    64,
-    mean=None,
-    std=None,
+    _profile("squash", 64, mean=None, std=None),
     differentiable=False,
     role="judge",
     family="world-oracle",
@@ -200,15 +187,21 @@ _WORLD_JUDGE = Facts(
 _JPEG = Facts(
     "kvablack/ddpo-pytorch, ddpo_pytorch/rewards.py",
     {},
-    emulate_pil=False,
-    mean=None,
-    std=None,
+    _profile("none", emulate_pil=False, mean=None, std=None),
     options={"sign": 1},
     uses_prompt=False,
     differentiable=False,
     family="jpeg",
     constants={"rewards.models.jpeg:_QUALITY": 95},
 )
+
+
+def _world(base: Facts, **changes: Any) -> Facts:
+    """Return the facts of a reward of the embedded world: a published recipe at 64 pixels."""
+    small = replace(base.profile, size=64, convert="first")
+    given = {"source": _WORLD, "profile": small, "quick_gelu": False, "options": {}, "family": "world-clip"}
+    return replace(base, **given | changes)
+
 
 FACTS: Mapping[str, Facts] = MappingProxyType(
     {
@@ -221,10 +214,7 @@ FACTS: Mapping[str, Facts] = MappingProxyType(
         "aesthetic-v2.5": Facts(
             "discus0434/aesthetic-predictor-v2-5, siglip_v2_5.py",
             {"model": _SO400M, "head": "/aesthetic_predictor_v2_5.pth"},
-            "squash",
-            384,
-            mean=_HALF,
-            std=_HALF,
+            _profile("squash", 384, mean=_HALF, std=_HALF),
             uses_prompt=False,
             family="siglip",
             consent="AGPL-3.0",
@@ -245,21 +235,21 @@ FACTS: Mapping[str, Facts] = MappingProxyType(
             _SIGLIP,
             source="google/siglip2-so400m-patch14-384, preprocessor_config.json (resample 2) and config.json",
             weights=dict.fromkeys(("model", "tokenizer"), "google/siglip2-so400m-patch14-384"),
-            kernel="bilinear",
+            profile=replace(_SIGLIP.profile, kernel="bilinear"),
         ),
         "clip-iqa": Facts(
             "IceClear/CLIP-IQA, coopclipiqa.py and configs/clipiqa; openai/CLIP's RN50",
             {"backbone": "timm/resnet50_clip.openai"},
-            emulate_pil=False,
+            _profile("none", emulate_pil=False),
             quick_gelu=True,
             uses_prompt=False,
             constants={"rewards.models.clipiqa:_ANTONYMS": ("Good photo.", "Bad photo.")},
         ),
         "pickscore": _PICKSCORE,
         "hpsv2": _HPSV2,
-        "hpsv2-antialias": replace(_HPSV2, antialias=True),
+        "hpsv2-antialias": replace(_HPSV2, profile=_ANTIALIASED),
         "hpsv2.1": _HPSV2_1,
-        "hpsv2.1-antialias": replace(_HPSV2_1, antialias=True),
+        "hpsv2.1-antialias": replace(_HPSV2_1, profile=_ANTIALIASED),
         "mps": replace(
             _PICKSCORE,
             source="Kwai-Kolors/MPS, eval_overall_mps_on_hpdv2.py and trainer/models/cross_modeling.py",
@@ -280,8 +270,7 @@ FACTS: Mapping[str, Facts] = MappingProxyType(
             "MizzenAI/HPSv3, hpsv3/inference.py, hpsv3/dataset/utils.py (200,704 pixels) and "
             "hpsv3/dataset/data_collator_qwen.py",
             {"checkpoint": "MizzenAI/HPSv3/HPSv3.safetensors", "base": "Qwen/Qwen2-VL-7B-Instruct"},
-            "area",
-            448,
+            _profile("area", 448),
             family="hpsv3",
             constants={
                 "rewards.models.hpsv3:_REWARD": "<|Reward|>",
@@ -295,9 +284,7 @@ FACTS: Mapping[str, Facts] = MappingProxyType(
                 "checkpoint": "zai-org/ImageReward/ImageReward.pt",
                 "vocabulary": "google-bert/bert-base-uncased/vocab.txt",
             },
-            "shortest",
-            224,
-            convert="last",
+            _profile("shortest", 224, convert="last"),
             family="blip",
             token_limit=35,
             constants=_HEAD_WIDTHS
@@ -331,47 +318,20 @@ FACTS: Mapping[str, Facts] = MappingProxyType(
         ),
         "jpeg-compressibility": replace(_JPEG, options={"sign": -1}),
         "jpeg-incompressibility": _JPEG,
-        "world-clip": replace(
-            _CLIP,
-            source=_WORLD,
-            weights=_WORLD_CLIP,
-            size=64,
-            convert="first",
-            quick_gelu=False,
-            family="world-clip",
-            token_limit=48,
-        ),
-        "world-aesthetic": replace(
+        "world-clip": _world(_CLIP, weights=_WORLD_CLIP, options=_CLIP.options, token_limit=48),
+        "world-aesthetic": _world(
             _AESTHETIC_V2,
-            source=_WORLD,
             weights=_WORLD_CLIP | {"head": "world/weights/world-aesthetic/head.safetensors"},
-            size=64,
-            convert="first",
-            quick_gelu=False,
-            family="world-clip",
         ),
-        "world-pick": replace(
-            _PICKSCORE,
-            source=_WORLD,
-            weights={"model": "world/weights/world-pick", "tokenizer": "world/weights/tokenizer"},
-            size=64,
-            family="world-clip",
-            token_limit=48,
+        "world-pick": _world(
+            _PICKSCORE, weights={"model": "world/weights/world-pick", **_WORLD_TOKENIZER}, token_limit=48
         ),
-        "world-hps": replace(
-            _HPSV2,
-            source=_WORLD,
-            weights={"backbone": "world/weights/world-hps", "tokenizer": "world/weights/tokenizer"},
-            size=64,
-            options={},
-            family="world-clip",
-            token_limit=48,
+        "world-hps": _world(
+            _HPSV2, weights={"backbone": "world/weights/world-hps", **_WORLD_TOKENIZER}, token_limit=48
         ),
-        "world-siglip": replace(
+        "world-siglip": _world(
             _SIGLIP,
-            source=_WORLD,
-            weights={"model": "world/weights/world-siglip", "tokenizer": "world/weights/tokenizer"},
-            size=64,
+            weights={"model": "world/weights/world-siglip", **_WORLD_TOKENIZER},
             role="selection",
             family="world-siglip",
             token_limit=48,
@@ -383,8 +343,7 @@ FACTS: Mapping[str, Facts] = MappingProxyType(
                 "vocabulary": "world/weights/world-blip/vocab.txt",
                 "checkpoint": "world/weights/world-blip/model.safetensors",
             },
-            "shortest",
-            64,
+            _profile("shortest", 64),
             role="judge",
             family="world-blip",
         ),

@@ -8,7 +8,6 @@ same comparison must also reject mutants of the reward (`rewards.verification.mu
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -47,6 +46,8 @@ rounded up or down."""
 
 OWN_DEFINITION = "none: this project's own definition"
 """Reference of a reward that this project defines itself."""
+NO_FACTS = "none: no published facts"
+"""Reference of a reward that is not compared, because `FACTS` says nothing about it."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,17 @@ class Parity:
     """Largest absolute difference."""
     rank: float = 1.0
     """Spearman's correlation of the two."""
-    speed: float | None = None
-    """Seconds of the official code over ours for the same scores, without loading; None if not timed."""
     mutants: Mapping[str, float] = field(default_factory=dict)
     """Largest difference of each mutant from the reference."""
     bound: float = BOUND
     """Largest error that is allowed."""
     disagreements: tuple[str, ...] = ()
-    """What the record says otherwise than the published facts (`rewards.verification.facts`)."""
+    """Differences between the record and the published facts, one phrase each."""
+
+    @property
+    def checked(self) -> bool:
+        """Whether the reward was compared with anything: another computation or the published facts."""
+        return self.reference != NO_FACTS
 
     @property
     def error(self) -> float:
@@ -91,8 +95,11 @@ class Parity:
 
     @property
     def ok(self) -> bool:
-        """Whether the reward is within the bound, no mutant is, and the record agrees with the facts."""
-        return self.error <= self.bound and not self.missed and not self.disagreements
+        """Whether the reward is within the bound, no mutant is, and the record agrees with the facts.
+
+        A reward that was not checked is not ok.
+        """
+        return self.checked and self.error <= self.bound and not self.missed and not self.disagreements
 
 
 class _Reference(NamedTuple):
@@ -101,8 +108,7 @@ class _Reference(NamedTuple):
     title: str
     module: str
     options: Callable[[Facts], Mapping[str, Any]] = lambda facts: {}
-    """Keyword arguments of its function besides the options."""
-    bound: float = BOUND
+    """Further keyword arguments of its function, computed from the facts."""
 
     def scorer(self, record: RewardInfo) -> Callable[..., float]:
         """Return ``score(files, image, prompt)`` for a reward; the module is imported only now.
@@ -126,8 +132,6 @@ REFERENCES: Mapping[str, _Reference] = {
     "rewards.models.clipiqa:ClipIqa": _Reference(
         "open_clip with the attention pooling written out",
         "clipiqa",
-        # The softmax of two nearly equal logits: float32 rounding near 0.5 is 2e-4 of the small spread.
-        bound=5e-4,
     ),
     "rewards.models.clipscore:ClipScore": _Reference("transformers' CLIP and PIL", "clip"),
     "rewards.models.pickscore:PickScore": _Reference(
@@ -139,7 +143,7 @@ REFERENCES: Mapping[str, _Reference] = {
     "rewards.models.hpsv2:HPSv2": _Reference(
         "open_clip and torchvision's own resize and pad",
         "hpsv2",
-        lambda facts: {"antialias": facts.antialias},
+        lambda facts: {"antialias": facts.profile.antialias},
     ),
     "rewards.models.imagereward:ImageReward": _Reference(
         "timm's ViT and transformers' BLIP text model", "blip"
@@ -170,14 +174,14 @@ def compare_with_reference(
         folder: Where to write tiny weights.
     """
     shipped = bool(record.weights) and all(file.package for file in record.weights)
-    base = Parity(record.name, record.profile, OWN_DEFINITION, "shipped" if shipped else "tiny random")
+    base = Parity(record.name, record.profile, NO_FACTS, "shipped" if shipped else "tiny random")
     facts = FACTS.get(record.name)
-    if facts is not None:
-        base = replace(base, disagreements=facts.disagreements(record))
-    if record.entry not in REFERENCES or facts is None:
+    if facts is None:
+        return base
+    base = replace(base, reference=OWN_DEFINITION, disagreements=facts.disagreements(record))
+    if record.entry not in REFERENCES:
         return base
     reference = REFERENCES[record.entry]
-    base = replace(base, bound=reference.bound)
     subject = record if shipped else tiny_record(record)
     texts = prompts if record.uses_prompt else ("",)
     with WeightsLock.separate(folder / _LOCK):
@@ -217,20 +221,25 @@ def _with_official(
     record: RewardInfo, paths: Sequence[Path], prompts: Sequence[str], scratch: Path, *, full: bool
 ) -> Parity:
     checkpoint = OFFICIAL[record.entry](record, scratch, full=full)
-    answer = checkpoint.score(paths, prompts, repeats=1)
-    pictures = [Image.open(path).convert("RGB") for path in paths]
-    package = checkpoint.package
+    answer = checkpoint.score(paths, prompts)
+    pictures = [_as_stored(path) for path in paths]
+    package, facts = checkpoint.package, FACTS.get(record.name)
     base = Parity(
         record.name,
         record.profile,
         f"{package} {answer['versions'][package]}",
         "random, of the published size" if full else "random, small",
         bound=_FULL_BOUND if full else BOUND,
-        disagreements=FACTS[record.name].disagreements(record),
+        disagreements=facts.disagreements(record) if facts else (),
     )
     loader = partial(load, checkpoint.record, weights=checkpoint.files)
     comparison = _Comparison(torch.tensor(answer["scores"]), loader, pictures, prompts)
-    return comparison.fill(base, {} if full else MUTANTS, official_seconds=answer["hoisted"][0])
+    return comparison.fill(base, {} if full else MUTANTS)
+
+
+def _as_stored(path: Path) -> Image.Image:
+    """Return the pixels of a file, RGB, without its orientation tag, which the official code ignores."""
+    return Image.fromarray(np.asarray(Image.open(path).convert("RGB")))
 
 
 class _Comparison(NamedTuple):
@@ -241,17 +250,9 @@ class _Comparison(NamedTuple):
     images: Sequence[Image.Image]
     prompts: Sequence[str]
 
-    def fill(self, base: Parity, mutants: Mapping[str, Any], official_seconds: float | None = None) -> Parity:
+    def fill(self, base: Parity, mutants: Mapping[str, Any]) -> Parity:
         """Return ``base`` with all measurements."""
-        reward = self.loader()
-        ours, seconds = self._scores(reward), 0.0
-        if official_seconds is not None:
-            # After the warm-up above, as the official code was timed: one prompt for a batch of images.
-            started = time.perf_counter()
-            with torch.no_grad():
-                for text in self.prompts:
-                    reward.score(self.images, [text] * len(self.images))
-            seconds = time.perf_counter() - started
+        ours = self._scores(self.loader())
         both = self.expected.flatten(), ours.flatten()
         return replace(
             base,
@@ -259,7 +260,6 @@ class _Comparison(NamedTuple):
             spread=float(self.expected.std()),
             difference=float((ours - self.expected).abs().max()),
             rank=1.0 if self.expected.numel() < 2 else float(spearmanr(*both).statistic),
-            speed=None if official_seconds is None else official_seconds / seconds,
             mutants=dict(self._mutants(mutants)),
         )
 

@@ -25,15 +25,13 @@ _COLUMNS = (
     "*mutants*: how many deliberate bugs were detected, of those that apply to the reward ({mutants}). A "
     "small error alone proves little, because scores of random weights may hardly depend on a step that is "
     "wrong.",
-    "*speed*: seconds of the official code divided by ours, on small models and without loading. "
-    "[Speed of rewards](speed.md) has the published sizes.",
     "*real weights*: machines on which published scores were reproduced. If you have the weights, run "
     "`tcbench verify --report FILE` and attach the file to an issue.",
 )
 
 HEAD = (
-    "reward", "profile", "reference", "weights", "difference", "error", "rank", "mutants", "speed",
-    "differentiable", "licence", "real weights",
+    "reward", "profile", "reference", "weights", "difference", "error", "rank", "mutants", "differentiable",
+    "licence", "real weights",
 )  # fmt: skip
 
 
@@ -48,12 +46,13 @@ def parity_page(
         environment: Versions by library, and what else describes the machine.
     """
     confirmed = _confirmed(reports)
+    bound = max((row.bound for row in rows), default=BOUND)
     mutants = ", ".join(dict.fromkeys(name for row in rows for name in row.mutants))
     lines = ["# How each reward was verified", ""]
     for paragraph in _PARAGRAPHS:
         lines += [fill(paragraph, 120, break_on_hyphens=False), ""]
     for item in _COLUMNS:
-        text = "- " + item.format(bound=BOUND, mutants=mutants)
+        text = "- " + item.format(bound=bound, mutants=mutants)
         lines.append(fill(text, 120, subsequent_indent="  ", break_on_hyphens=False))
     lines += ["", "| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(parity_cells(row, confirmed.get(row.reward, ""))) + " |" for row in rows]
@@ -75,7 +74,6 @@ def parity_cells(row: Parity, confirmed: str = "") -> list[str]:
         f"{row.error:.1e}" if measured else "",
         f"{row.rank:.4f}" if measured else "",
         detected,
-        f"{row.speed:.2f}" if row.speed is not None else "",
         "yes" if record.differentiable else "no",
         record.licence,
         confirmed,

@@ -14,8 +14,7 @@ The job:
 
 The answer:
     scores: (images, prompts), or (images, 1) with "pairs".
-    seconds: Of each repeat, as a user calls the package.
-    hoisted: The same with the checkpoint loaded before.
+    seconds: Of each repeat, with the checkpoint loaded before.
     peak: Peak memory of the process, MiB.
     versions: Of the packages.
 """
@@ -39,7 +38,7 @@ _PACKAGES = ("hpsv2", "image-reward", "torch", "torchvision", "transformers", "t
 
 
 def _hpsv2(job: dict[str, Any]) -> tuple[_Score, _Score]:
-    """Return scoring as `hpsv2.score` does it, and the same with the checkpoint loaded before."""
+    """Return scoring as `hpsv2.score` does it, and the same with the checkpoint loaded, to be timed."""
     from hpsv2 import img_score
     from hpsv2.src.open_clip import factory, transform
 
@@ -109,7 +108,7 @@ def _imagereward(job: dict[str, Any]) -> tuple[_Score, _Score]:
     return score, score
 
 
-def _timed(score: _Score, repeats: int) -> list[float]:
+def _seconds(score: _Score, repeats: int) -> list[float]:
     """Return the seconds of each repeat."""
     seconds = []
     for _ in range(repeats):
@@ -130,12 +129,11 @@ def _peak_mib() -> float:
 def main() -> None:
     """Read the job, score, and write the answer."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    score, hoisted = {"hpsv2": _hpsv2, "imagereward": _imagereward}[job["reward"]](job)
+    score, timed = {"hpsv2": _hpsv2, "imagereward": _imagereward}[job["reward"]](job)
     scores, repeats = score(), job.get("repeats", 0)
     answer = {
         "scores": scores,
-        "seconds": _timed(score, repeats),
-        "hoisted": _timed(hoisted, repeats),
+        "seconds": _seconds(timed, repeats),
         "peak": _peak_mib(),
         "versions": {name: version(name) for name in _PACKAGES},
     }

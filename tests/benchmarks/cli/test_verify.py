@@ -38,6 +38,16 @@ def test_published_scores_that_were_not_checked_are_listed(capsys: pytest.Captur
     assert "published scores of hpsv2: not checked: weights missing" in capsys.readouterr().out
 
 
+def test_a_reward_that_is_not_compared_is_not_called_ok(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parity, "FACTS", {})
+    assert run("world-clip") == 0
+    out, err = capsys.readouterr()
+    assert "world-clip: not compared, none: no published facts" in err
+    assert "own definition" not in out
+
+
 def test_a_different_reward_exits_with_4(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

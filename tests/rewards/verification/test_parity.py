@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import rewards
 from rewards.builtin import BUILTIN
-from rewards.verification.parity import BOUND, OWN_DEFINITION, REFERENCES, Parity, compare_with_reference
+from rewards.verification import parity
+from rewards.verification.parity import (
+    BOUND,
+    NO_FACTS,
+    OWN_DEFINITION,
+    REFERENCES,
+    Parity,
+    compare_with_official,
+    compare_with_reference,
+)
 from rewards.verification.pictures import PROMPTS, load_photos, photo_folder
 
 DEFINED_HERE = ["world-rule", "world-oracle"]
@@ -40,6 +53,7 @@ def test_reward_agrees_with_its_reference_and_no_mutant_does(
     if name in DEFINED_HERE:
         assert row.reference == OWN_DEFINITION
         return
+    assert row.bound == BOUND
     assert row.disagreements == ()
     assert row.pairs == (len(photographs) + 1) * (len(PROMPTS) if rewards.info(name).uses_prompt else 1)
     assert row.error <= BOUND
@@ -51,6 +65,38 @@ def test_reward_agrees_with_its_reference_and_no_mutant_does(
 def test_every_built_in_reward_class_has_a_reference() -> None:
     entries = {record.entry for name, record in BUILTIN.items() if name not in DEFINED_HERE}
     assert entries <= REFERENCES.keys()
+
+
+def test_reward_without_published_facts_is_not_called_ok(
+    tmp_path: Path, photographs: dict[str, Image.Image]
+) -> None:
+    row = compare_with_reference(replace(rewards.info("clip"), name="mine"), photographs, PROMPTS, tmp_path)
+    assert (row.reference, row.pairs) == (NO_FACTS, 0)
+    assert not row.checked
+    assert not row.ok
+
+
+def test_official_code_and_ours_get_the_pixels_as_they_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (2, 60, 90, 3), dtype=np.uint8)
+    # The comparison gives every second image as a tensor, which has no orientation.
+    names, turned = ["turned.jpg", "upright.jpg"], Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    for name, array, exif in zip(names, levels, (turned, Image.Exif()), strict=True):
+        Image.fromarray(array).resize((300, 200)).save(tmp_path / name, exif=exif)
+    record = rewards.info("world-hps")
+
+    def score(paths: list[Path], prompts: list[str]) -> dict[str, Any]:
+        stored = [Image.fromarray(np.asarray(Image.open(path))) for path in paths]
+        columns = [rewards.load(record).score(stored, [text] * len(stored)).tolist() for text in prompts]
+        return {"scores": np.transpose(columns).tolist(), "versions": {"hpsv2": "1"}}
+
+    checkpoint = SimpleNamespace(score=score, package="hpsv2", record=record, files=None)
+    monkeypatch.setattr(parity, "OFFICIAL", {record.entry: lambda *_, **__: checkpoint})
+    monkeypatch.setattr(parity, "MUTANTS", {})
+    row = compare_with_official(record, tmp_path, names, PROMPTS[:2], tmp_path, full=False)
+    assert row.ok, row
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,6 @@ def test_official_code_gives_the_same_scores_and_no_mutant_does(
     assert row.rank > 0.999
     assert len(row.mutants) >= 5
     assert row.missed == []
-    assert row.speed is not None
 
 
 @pytest.mark.slow
