@@ -86,11 +86,9 @@ def _unmeasured(run: RunState, score_set: ScoreSet) -> list[list[Sample]]:
 def _scores_of_prompt(run: RunState, reward: Reward, samples: Sequence[Sample]) -> list[Score]:
     import torch
 
-    from rewards.backbones.towers import Towers
-
     images = [run.open_image(sample) for sample in samples]
     with torch.inference_mode():
-        embedding = Towers.image_embeddings(reward, images)
+        embedding = reward.image_embeddings(images)
     if embedding is None:
         raise ConfigError(
             f"{reward.info.name} has no image embedding; use a CLIP or SigLIP reward, such as world-siglip"

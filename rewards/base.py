@@ -77,8 +77,8 @@ class Reward(nn.Module, ABC):
 
         Returns:
             Scores (B,), float32, with gradients to the images if the reward is differentiable. NaN where the
-            reward cannot judge the prompt. A score does not depend on the other images of the batch, but for
-            rounding (docs/rewards.md).
+            reward cannot judge the prompt. A score does not depend on the other images of the batch, except
+            for rounding (docs/rewards.md).
 
         Raises:
             ValueError: If images or prompts are invalid; the message says how to fix them.
@@ -126,6 +126,15 @@ class Reward(nn.Module, ABC):
             kind = f"scores of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else "no tensor"
             raise ValueError(f"{self.info.name} returned {kind} for {count} images; expected ({count},)")
         return scores.float()
+
+    def image_embeddings(self, images: Tensor | Sequence[Image]) -> Tensor | None:
+        """Return unit embeddings (B, D) of images, as for `score`; None if the reward has no image tower."""
+        from rewards.backbones.towers import Towers
+
+        towers = [module for module in self.modules() if isinstance(module, Towers)]
+        if not towers:
+            return None
+        return torch.cat([towers[0].embed_images(part) for part in self.pixels(images)])
 
     def truncated(self, prompts: Sequence[str]) -> int:
         """Count the prompts that are longer than the text encoder reads."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from leaderboards.stats import Estimate, mean_intervals
-from rewards.backbones.towers import Towers
 from rewards.base import Reward
 from rewards.combine.mix import RewardMix
 from rewards.preprocess import to_bytes
@@ -230,7 +229,7 @@ class Validator:
             row = {**mixed.scores, TRAINED: mixed.total}
             if self.selection_reward is not None:
                 row[self.selection_reward.info.name] = self.selection_reward.score(part, part_texts)
-                embeddings.append(Towers.image_embeddings(self.selection_reward, part))
+                embeddings.append(self.selection_reward.image_embeddings(part))
             for name, values in row.items():
                 scores.setdefault(name, []).append(values)
         return {name: torch.cat(values) for name, values in scores.items()}, embeddings

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +20,13 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from rewards.backbones.processor import OPEN_CLIP_CONFIG, read_json
-from rewards.backbones.tokens import (
-    CLIP_LIMIT,
-    OpenClipTokenizer,
-    Tokenizer,
-    transformers_tokenizer,
-)
-from rewards.weights.tensors import load_state, read_tensors, state_mismatch
-from tcbench.errors import MismatchError, first_line
-from tcbench.quiet import quiet
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from rewards.base import Reward
+from rewards.backbones.tokens import CLIP_LIMIT, OpenClipTokenizer, Tokenizer, transformers_tokenizer
+from rewards.weights.tensors import from_pretrained, load_state, read_tensors
+from tcbench.errors import MismatchError
 
 _AnyTowers = TypeVar("_AnyTowers", bound="Towers")
 
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_TRANSFORMERS_WEIGHTS = "model.safetensors"
 
 _ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 """Classes of transformers by the "model_type" of a configuration."""
@@ -90,19 +78,6 @@ class Towers(nn.Module, ABC):
         if (folder / OPEN_CLIP_CONFIG).is_file():
             return OpenClipTowers.from_folder(folder, tokenizer)
         return TransformersTowers.from_folder(folder, tokenizer)
-
-    @staticmethod
-    def image_embeddings(reward: Reward, images: Tensor | Sequence[Image]) -> Tensor | None:
-        """Return unit embeddings (B, D) of images by a reward's image tower; None if it has none.
-
-        Args:
-            reward: A loaded reward.
-            images: Float tensor (B, 3, H, W), RGB in [0, 1], or PIL images.
-        """
-        towers = [module for module in reward.modules() if isinstance(module, Towers)]
-        if not towers:
-            return None
-        return torch.cat([towers[0].embed_images(part) for part in reward.pixels(images)])
 
     @property
     def logit_scale(self) -> Tensor:
@@ -231,6 +206,7 @@ class OpenClipTowers(Towers):
             # The checkpoint holds the image tower too, so timm must not download its own weights.
             settings["vision_cfg"]["timm_model_pretrained"] = False
         self.model = (CustomTextCLIP if settings.pop("custom_text", False) else CLIP)(**settings)
+        self.model.output_dict = False  # `_embed_prompts` reads a tuple, whatever the configuration says
         self.tokenizer = tokenizer or OpenClipTokenizer(_context_length(config["text_cfg"]))
 
     @classmethod
@@ -360,45 +336,6 @@ class TransformersTowers(Towers):
             # Old configurations name a wrong end token, 2, for which transformers takes the largest id.
             ids = ids[:, : tokens.needed("argmax" if end == 2 else "eos", end)]
         return F.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=-1)
-
-
-def from_pretrained(architecture: type[Any], folder: Path, ignore: Iterable[str] = ()) -> Any:
-    """Load a transformers model in float32; every key must fit, where transformers only warns.
-
-    Args:
-        architecture: A class of transformers.
-        folder: The model's folder.
-        ignore: Beginnings of keys that may be left over, such as those of a tower that is not built.
-
-    Raises:
-        MismatchError: If keys are missing, unexpected or have another shape.
-    """
-    source, beginnings = folder / _TRANSFORMERS_WEIGHTS, tuple(ignore)
-    try:
-        with quiet("transformers"):
-            model, report = architecture.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype="float32",
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # the error of transformers would not name the keys
-            )
-    except Exception as error:  # damaged files make transformers raise nearly any exception
-        raise MismatchError(f"{source} does not fit {architecture.__name__}: {first_line(error)}") from error
-    wrong = {str(key): "missing" for key in report["missing_keys"]}
-    wrong |= {
-        key: "not expected"
-        for key in map(str, report["unexpected_keys"])
-        if not key.startswith(beginnings) and not key.endswith(".position_ids")
-    }
-    wrong |= {
-        str(key): f"shape {tuple(given)}, not {tuple(expected)}"
-        for key, given, expected in report["mismatched_keys"]
-    }
-    if wrong:
-        raise state_mismatch(source, architecture, wrong)
-    return model
 
 
 def at_least_float32(values: Tensor) -> Tensor:

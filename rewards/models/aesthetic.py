@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.backbones.head import WIDTHS, AtLeastFloat32, ScoreHead
-from rewards.backbones.towers import OpenClipTowers, at_least_float32, from_pretrained
+from rewards.backbones.towers import OpenClipTowers, at_least_float32
 from rewards.base import Reward
-from rewards.weights.tensors import load_state, read_tensors
+from rewards.weights.tensors import from_pretrained, load_state, read_tensors
 
 _TEXT_KEYS = ("text_model.", "logit_scale", "logit_bias")
 """Beginnings of SigLIP's keys that are not part of its image tower."""

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcbench.errors import MismatchError
+from tcbench.errors import MismatchError, first_line
+from tcbench.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 NESTED = "tcbench.nested"
 """Metadata key of a converted file: names of the inner dicts that its keys begin with, as a JSON list."""
 
+_TRANSFORMERS_WEIGHTS = "model.safetensors"
 _SHOWN_KEYS = 4
 """Number of wrong keys that an error names."""
 
@@ -72,11 +74,50 @@ def load_state(
         elif shape != expected[key].shape:
             wrong[key] = f"shape {tuple(shape)}, not {tuple(expected[key].shape)}"
     if wrong:
-        raise state_mismatch(source, type(module), wrong)
+        raise _mismatch(source, type(module), wrong)
     module.load_state_dict(given)
 
 
-def state_mismatch(source: Path, architecture: type[Any], wrong: Mapping[str, str]) -> MismatchError:
+def from_pretrained(architecture: type[Any], folder: Path, ignore: Iterable[str] = ()) -> Any:
+    """Load a transformers model in float32; every key must fit, where transformers only warns.
+
+    Args:
+        architecture: A class of transformers.
+        folder: The model's folder.
+        ignore: Beginnings of keys that may be left over, such as those of a tower that is not built.
+
+    Raises:
+        MismatchError: If keys are missing, unexpected or have another shape.
+    """
+    source, beginnings = folder / _TRANSFORMERS_WEIGHTS, tuple(ignore)
+    try:
+        with quiet("transformers"):
+            model, report = architecture.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype="float32",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # the error of transformers would not name the keys
+            )
+    except Exception as error:  # damaged files make transformers raise nearly any exception
+        raise MismatchError(f"{source} does not fit {architecture.__name__}: {first_line(error)}") from error
+    wrong = {str(key): "missing" for key in report["missing_keys"]}
+    wrong |= {
+        key: "not expected"
+        for key in map(str, report["unexpected_keys"])
+        if not key.startswith(beginnings) and not key.endswith(".position_ids")
+    }
+    wrong |= {
+        str(key): f"shape {tuple(given)}, not {tuple(expected)}"
+        for key, given, expected in report["mismatched_keys"]
+    }
+    if wrong:
+        raise _mismatch(source, architecture, wrong)
+    return model
+
+
+def _mismatch(source: Path, architecture: type[Any], wrong: Mapping[str, str]) -> MismatchError:
     """Return the error for weights that do not fit; ``wrong`` is what is wrong by key."""
     shown = "; ".join(f"{key}: {what}" for key, what in sorted(wrong.items(), key=str)[:_SHOWN_KEYS])
     more = f"; and {len(wrong) - _SHOWN_KEYS} more" if len(wrong) > _SHOWN_KEYS else ""

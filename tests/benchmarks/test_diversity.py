@@ -55,11 +55,9 @@ def test_diversity_is_the_mean_pairwise_distance(run: RunState) -> None:
     assert min(value for value in different if value is not None) > 0.01
     assert (2, 0) not in scores  # it waits for its other images
 
-    from rewards.backbones.towers import Towers
-
     reward = column.load("cpu")
     images = [Image.open(run.image_path(run.samples[1, seed])) for seed in range(3)]
-    embedding = Towers.image_embeddings(reward, images)
+    embedding = reward.image_embeddings(images)
     assert embedding is not None
     pairs = [float(embedding[i] @ embedding[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert np.mean(different) == pytest.approx(1 - np.mean(pairs), abs=1e-5)
