@@ -31,6 +31,8 @@ class ImageReward(Reward):
     The text's first token stays [CLS], as in the official code, although BLIP was trained with [ENC] there.
     """
 
+    alone_in_half_precision = True
+
     def _build(self, files: Mapping[str, Path]) -> None:
         self.config = BlipConfig.read(files["config"]) if "config" in files else PUBLISHED
         self.ranker = BlipRanker(self.config)
