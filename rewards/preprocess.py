@@ -2,7 +2,7 @@
 
 Most reward models were published with PIL's resize. It works on 8-bit pixels, antialiases, and rounds to 8
 bits after each direction. A profile with ``emulate_pil`` has its result bit for bit: PIL images are resized
-by PIL itself, tensors by `rewards.resample`. Shapes: B batch, H height, W width.
+by PIL, and tensors by `rewards.resample` with the same pixels. Shapes: B batch, H height, W width.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ image before it is cropped; a line of 1 x 20,000 pixels would become 224 x 4,480
 _BY_BAND = ("L", "LA", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
 """Modes of 8-bit channels that PIL resizes each by itself; 1 and P have no values between two pixels."""
 _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}
-"""Modes in which PIL resizes: a transparent pixel counts for the colour as much as it is seen."""
+"""Premultiplied modes, so that a pixel's colour is weighted by its opacity."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,12 @@ def preprocess(images: Tensor | Image, profile: Profile) -> Tensor:
     Raises:
         ValueError: If an image is too elongated for "area", or its mode cannot be converted.
     """
-    if isinstance(images, Image):
-        images, resized = _from_pil(upright(images), profile)
+    if isinstance(images, Image) and profile.emulate_pil and profile.resize != "none":
+        images = _fit_by_pil(upright(images), profile)
     else:
-        images, resized = images.to(torch.promote_types(images.dtype, torch.float32)), False
-    if not resized:
-        images = _fit(images, profile)
+        if isinstance(images, Image):
+            images = to_tensor(images)[None]
+        images = _fit(images.to(torch.promote_types(images.dtype, torch.float32)), profile)
     if profile.resize == "longest":
         images = _pad_centre(images, profile.size)
     if profile.mean is None or profile.std is None:
@@ -186,21 +186,19 @@ def _rgb(image: Image) -> Image:
         ) from error
 
 
-def _from_pil(image: Image, profile: Profile) -> tuple[Tensor, bool]:
-    """Return pixels (1, 3, H, W) in [0, 1], and whether they are resized and cropped already."""
-    if profile.resize == "none" or not profile.emulate_pil:
-        return to_tensor(image)[None], False
+def _fit_by_pil(image: Image, profile: Profile) -> Tensor:
+    """Return the pixels (1, 3, H, W) in [0, 1] of an image that PIL has resized and cropped."""
     if profile.convert == "first" or image.mode not in (*_BY_BAND, "1", "P"):
         image = _rgb(image)
     rows, columns = _sides(image.height, image.width, profile)
     if (rows.size, columns.size) == (image.height, image.width):
         box = (columns.start, rows.start, columns.start + columns.kept, rows.start + rows.kept)
-        return to_tensor(image.crop(box))[None], True
+        return to_tensor(image.crop(box))[None]
     if image.mode in ("1", "P"):
-        return to_tensor(_pick(_rgb(image), rows, columns))[None], True
+        return to_tensor(_pick(_rgb(image), rows, columns))[None]
     largest = max(rows.pixels * columns.pixels, max(rows.pixels, rows.size) * columns.size)
     resize = _resize_by_pil if largest <= _PIL_PIXELS else _resize_bands
-    return to_tensor(resize(image, rows, columns, profile))[None], True
+    return to_tensor(resize(image, rows, columns, profile))[None]
 
 
 def _resize_by_pil(image: Image, rows: Side, columns: Side, profile: Profile) -> Image:
