@@ -89,6 +89,7 @@ def _score_set(info: RewardInfo, files: Mapping[str, Path]) -> ScoreSet:
     from rewards.backbones.processor import profile_of
     from rewards.base import score_id
 
+    declared_as = info.declared_as  # hashes a reward file
     return ScoreSet(
         reward=info.name,
         score_id=score_id(info, SCORE_DTYPE, files),
@@ -100,7 +101,7 @@ def _score_set(info: RewardInfo, files: Mapping[str, Path]) -> ScoreSet:
             "licence": info.licence,
             "profile": profile_of(info, files).name,
             "scale": info.scale,
-            **({"declared_as": info.declared_as} if info.declared_as != info.name else {}),
+            **({"declared_as": declared_as} if declared_as != info.name else {}),
             "weights": {
                 file.key: f"{file.source} sha256:{content_id(file, files[file.key])}" for file in info.weights
             },

@@ -41,7 +41,10 @@ def main() -> None:
         for name in ("samples", "differences"):
             shutil.copyfile(board / f"{name}.png", _ROOT / f"docs/tour-{name}.png")
         record = json.loads((board / "leaderboard.json").read_text(encoding="utf-8"))
-    _PAGE.write_text(_RESULTS.sub(rf"\1\n{_results(record)}\n\n\2", page), encoding="utf-8")
+    page, count = _RESULTS.subn(rf"\1\n{_results(record)}\n\n\2", page)
+    if count != 1:
+        sys.exit(f"{_PAGE} has {count} places for results; expected one, between the comments of results")
+    _PAGE.write_text(page, encoding="utf-8")
 
 
 def _commands(page: str) -> list[list[str]]:
@@ -72,7 +75,7 @@ def _results(board: Mapping[str, Any]) -> str:
 
 def _difference(cell: Mapping[str, Any]) -> str:
     difference = cell["comparison"]["difference"]
-    value, low, high = (f"{difference[name]:+.3g}" for name in ("value", "low", "high"))
+    value, low, high = (f"{difference[name]:+#.3g}" for name in ("value", "low", "high"))
     return f"{cell['reward']} {value} [{low}, {high}]"
 
 
