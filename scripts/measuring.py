@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,11 +27,21 @@ class Timing:
         """Median of the seconds."""
         return median(self.seconds)
 
-    def ratio(self, under: Timing) -> str:
-        """Return the ratio of medians, with the range that the repeats allow: "1.62 (1.28-2.11)"."""
-        low = min(self.seconds) / max(under.seconds)
-        high = max(self.seconds) / min(under.seconds)
-        return f"{self.median / under.median:.2f} ({low:.2f}-{high:.2f})"
+    def ratio(self, under: Timing, *, alternating: bool = False) -> str:
+        """Return the ratio of medians with a range: "1.62 (1.28-2.11)".
+
+        Args:
+            under: Timing to divide by.
+            alternating: Whether the repeats of both took turns. The range is then that of the ratios of
+                neighbouring repeats, otherwise that of all pairs of repeats.
+        """
+        pairs = (
+            zip(self.seconds, under.seconds, strict=True)
+            if alternating
+            else product(self.seconds, under.seconds)
+        )
+        ratios = [over / below for over, below in pairs]
+        return f"{self.median / under.median:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def table_row(*cells: str) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from rewards.weights.lock import LOCK_VARIABLE
+from rewards.verification.tiny.vocabularies import write_openai_tokenizer
 
 
 @dataclass(frozen=True)
@@ -28,23 +27,27 @@ class _RandomWeights:
 def write_random_weights(folder: Path, names: Iterable[str]) -> dict[str, _RandomWeights]:
     """Write random weights of the published sizes.
 
+    They are made anew for each measurement, so a script should first set the variable of
+    `rewards.weights.lock.LOCK_VARIABLE`: otherwise their hashes are recorded in the user's lock file.
+
     Args:
         folder: Where to write. Rewards with the same backbone or checkpoint share its files.
         names: Of aesthetic-v1, aesthetic-v2, clip, clip-b-32 (a smaller one, with the files of its
             tokenizer), pickscore, hpsv2, hpsv2-antialias, hpsv2.1, imagereward.
     """
-    # Not the user's lock file: these weights are made anew for each measurement, also in child processes.
-    os.environ[LOCK_VARIABLE] = str(folder / "weights.lock.json")
     vit = cache(partial(_write_vit, folder))
     hpsv2 = cache(partial(_write_official, "hpsv2", folder))
+    tokenizer = cache(partial(write_openai_tokenizer, folder / "openai-tokenizer"))
     writers: dict[str, Callable[[], _RandomWeights]] = {
         "aesthetic-v1": lambda: _RandomWeights(
             {"backbone": vit(), "head": _write_head(folder / "aesthetic-v1.pth", linear=True)}
         ),
         "aesthetic-v2": lambda: _aesthetic_v2(folder, vit()),
         "clip": lambda: _RandomWeights({"backbone": vit()}),
-        "clip-b-32": partial(_write_clip_b_32, folder),
-        "pickscore": lambda: _write_pickscore(folder),
+        "clip-b-32": lambda: _RandomWeights(
+            {"backbone": _write_vit(folder, "ViT-B-32-quickgelu"), "tokenizer": tokenizer()}
+        ),
+        "pickscore": lambda: _write_pickscore(folder, tokenizer()),
         "hpsv2": hpsv2,
         "hpsv2-antialias": hpsv2,
         "hpsv2.1": hpsv2,
@@ -64,24 +67,6 @@ def records_without_hashes(names: Iterable[str]) -> list[Any]:
         weights = (*(replace(file, sha256="") for file in record.weights), *extra)
         records.append(replace(record, weights=weights))
     return records
-
-
-def _write_clip_b_32(folder: Path) -> _RandomWeights:
-    """Write OpenAI's ViT-B/32 in open_clip's layout, and OpenAI's vocabulary in transformers'."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    words, tokenizer = SimpleTokenizer(), folder / "openai-tokenizer"
-    tokenizer.mkdir()
-    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocabulary = {names.get(word, word): number for word, number in words.encoder.items()}
-    merges = "".join(f"{left} {right}\n" for left, right in words.bpe_ranks)
-    for name, text in (
-        ("vocab.json", json.dumps(vocabulary)),
-        ("merges.txt", f"#version: 0.2\n{merges}"),
-        ("tokenizer_config.json", json.dumps({"tokenizer_class": "CLIPTokenizer"})),
-    ):
-        (tokenizer / name).write_text(text, encoding="utf-8")
-    return _RandomWeights({"backbone": _write_vit(folder, "ViT-B-32-quickgelu"), "tokenizer": tokenizer})
 
 
 def _write_vit(folder: Path, architecture: str = "ViT-L-14-quickgelu") -> Path:
@@ -121,17 +106,15 @@ def _write_head(path: Path, *, linear: bool) -> Path:
     return path
 
 
-def _write_pickscore(folder: Path) -> _RandomWeights:
-    """Write a ViT-H/14 in transformers' layout, with a tokenizer of single letters."""
+def _write_pickscore(folder: Path, tokenizer: Path) -> _RandomWeights:
+    """Write a ViT-H/14 in transformers' layout."""
     from transformers import CLIPConfig, CLIPModel
 
-    from rewards.verification.tiny.vocabularies import write_tiny_tokenizer
-
-    text = _transformer(width=1024, layers=24) | {"projection_dim": 1024, "eos_token_id": 513}
+    size = {"projection_dim": 1024, "bos_token_id": 49406, "eos_token_id": 49407}
+    text = _transformer(width=1024, layers=24) | size
     vision = _transformer(width=1280, layers=32) | {"patch_size": 14, "projection_dim": 1024}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=1024)
     CLIPModel(config).half().save_pretrained(folder / "pickscore")
-    tokenizer = write_tiny_tokenizer("clip", folder / "tokenizer", 77)
     files = {"model": folder / "pickscore", "tokenizer": tokenizer}
     return _RandomWeights(files, files)
 

@@ -16,6 +16,7 @@ the official packages, which choose their device themselves, are left out.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,8 @@ _OFFICIAL_IMAGES = 8
 
 _LONG = ", with " + ", ".join(f"many small details of kind {number}" for number in range(20))
 _MODEL_PX = 224
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+"""Variables by which torch, its libraries and tokenizers choose their number of threads."""
 _AGAINST_TRANSFORMERS = {"clip": (8, (_MODEL_PX, 512, 1024)), "pickscore": (1, (512,))}
 """Number of photographs and their sizes in pixels by reward. PickScore's ViT-H/14 takes 40 times as long an
 image as the ViT-B/32 that stands for CLIPScore."""
@@ -52,6 +55,14 @@ _SHARED_PANEL = ("aesthetic-v1", "aesthetic-v2", "clip")
 """Rewards with one backbone."""
 _PEERS = ("pickscore", "hpsv2-antialias", "imagereward", "aesthetic-v2")
 """Rewards that imscore has too, without VQAScore, MPS and HPSv3, which are too large for two CPU cores."""
+
+_REWARDS = {
+    "transformers": ("clip-b-32", "pickscore"),
+    "official": ("hpsv2", "imagereward"),
+    "peers": _PEERS,
+    "panels": (*_SHARED_PANEL, *_DEFAULT_PANEL),
+}
+"""Rewards whose weights each comparison needs."""
 
 _SUBJECTS = (
     "a horse", "an old town by the sea", "a bowl of fruit", "a robot that paints",
@@ -84,67 +95,61 @@ class _Benchmark:
         from rewards.verification.pictures import load_photos
 
         self.folder, self.repeats = folder, options.repeats
+        # Once for all comparisons, because some weights have gigabytes.
+        names = dict.fromkeys(name for part in options.only for name in _REWARDS[part])
+        self.weights = write_random_weights(folder, names)
         self.common = {"device": options.device, "threads": options.threads}
         self.all_paths = [photographs / name for name in load_photos(photographs, _OFFICIAL_IMAGES)]
         self.paths, self.prompts = self.all_paths[: options.images], _PROMPTS[: options.images]
 
     def transformers(self) -> Iterator[_Row]:
-        """Compare CLIPScore and PickScore with transformers' own CLIPModel."""
-        weights = self._write("clip-b-32", "pickscore")
+        """Compare CLIPScore with a ViT-B/32, and PickScore, with transformers' own CLIPModel."""
         for name, (count, sides_px) in _AGAINST_TRANSFORMERS.items():
-            files = weights["clip-b-32" if name == "clip" else name].files
+            files = self.weights["clip-b-32" if name == "clip" else name].files
             job = {"against": "transformers", "reward": name, "files": files, "sides_px": sides_px}
             job |= {"repeats": self.repeats, "images": self.all_paths[:count], **self.common}
             answer = run_job(__file__, job, self.folder)
             for case, sides in answer["cases"].items():
                 theirs, ours = (Timing(seconds, answer["peak"]) for seconds in sides)
-                yield f"{name}, {count} images, {case}: transformers / ours", ">= 0.95", theirs, ours
+                title = "clip with ViT-B/32" if name == "clip" else name
+                yield f"{title}, {count} images, {case}: transformers / ours", ">= 0.95", theirs, ours
 
     def official(self) -> Iterator[_Row]:
         """Compare HPSv2 and ImageReward with their packages."""
         from rewards.verification.official.environment import run_official
 
-        weights = self._write("hpsv2", "imagereward")
         inputs = {"images": list(map(str, self.all_paths)), "prompts": _PROMPTS, "pairs": True, "repeats": 1}
-        for name in ("hpsv2", "imagereward"):
-            call = partial(run_official, {**weights[name].official, **inputs})
-            sides = self._alternate(lambda call=call: _timing(call()), weights, name, all_images=True)
+        for name in _REWARDS["official"]:
+            call = partial(run_official, {**self.weights[name].official, **inputs})
+            sides = self._alternate(lambda call=call: _timing(call()), name, all_images=True)
             yield f"{name}: its package, loaded before / ours", ">= 1", *sides
 
     def peers(self) -> Iterator[_Row]:
         """Compare the rewards that imscore has too, on one tensor of images."""
         from rewards.verification.official.environment import run_official
 
-        tensor, weights = _write_squares(self.paths, self.folder / "images.safetensors"), self._write(*_PEERS)
+        tensor = _write_squares(self.paths, self.folder / "images.safetensors")
         for name in _PEERS:
-            files = {key: str(path) for key, path in weights[name].peer.items()}
+            files = {key: str(path) for key, path in self.weights[name].peer.items()}
             job = {"reward": name, "files": files, "images": str(tensor), "prompts": self.prompts}
             job |= {"repeats": 1, "device": self.common["device"]}
             call = partial(run_official, job, _IMSCORE / "runner.py", _IMSCORE / "requirements.lock")
-            sides = self._alternate(lambda call=call: _timing(call()), weights, name, tensor=tensor)
+            sides = self._alternate(lambda call=call: _timing(call()), name, tensor=tensor)
             yield f"{name}: imscore / ours", ">= 1", *sides
 
     def panels(self) -> Iterator[_Row]:
         """Compare a panel with one of its rewards, and a panel with all of its rewards one by one."""
-        weights = self._write(*dict.fromkeys((*_SHARED_PANEL, *_DEFAULT_PANEL)))
         for names, others, bound in (
             (_SHARED_PANEL, ("aesthetic-v2",), "<= 1.15"),
             (_DEFAULT_PANEL, _DEFAULT_PANEL, "<= 0.85"),
         ):
-            panel = partial(self._ours, weights, *names, panel=True)
+            panel = partial(self._ours, *names, panel=True)
             title = "its members" if others == names else ", ".join(others)
-            yield f"panel of {', '.join(names)} / {title}", bound, *self._alternate(panel, weights, *others)
+            yield f"panel of {', '.join(names)} / {title}", bound, *self._alternate(panel, *others)
 
-    def _write(self, *names: str) -> Mapping[str, Any]:
-        folder = self.folder / "-".join(names)[:100]
-        folder.mkdir()
-        return write_random_weights(folder, names)
-
-    def _alternate(
-        self, other: Callable[[], Timing], weights: Mapping[str, Any], *names: str, **inputs: Any
-    ) -> tuple[Timing, Timing]:
+    def _alternate(self, other: Callable[[], Timing], *names: str, **inputs: Any) -> tuple[Timing, Timing]:
         """Return the timings of ``other`` and of our rewards, one repeat of each after another."""
-        repeats = [(other(), self._ours(weights, *names, **inputs)) for _ in range(self.repeats)]
+        repeats = [(other(), self._ours(*names, **inputs)) for _ in range(self.repeats)]
         theirs, ours = (
             Timing([seconds for timing in side for seconds in timing.seconds], max(t.peak for t in side))
             for side in zip(*repeats, strict=True)
@@ -153,7 +158,6 @@ class _Benchmark:
 
     def _ours(
         self,
-        weights: Mapping[str, Any],
         *names: str,
         tensor: Path | None = None,
         panel: bool = False,
@@ -161,7 +165,7 @@ class _Benchmark:
     ) -> Timing:
         """Time one call of our rewards, one after another or as a panel."""
         job = {
-            "files": {name: weights[name].files for name in names},
+            "files": {name: self.weights[name].files for name in names},
             "images": tensor or (self.all_paths if all_images else self.paths),
             "prompts": _PROMPTS if all_images else self.prompts,
             "panel": panel,
@@ -173,12 +177,6 @@ class _Benchmark:
 
 def _timing(answer: Mapping[str, Any]) -> Timing:
     return Timing(answer["seconds"], answer["peak"])
-
-
-def _ratio(over: Timing, under: Timing) -> str:
-    """Return the ratio of medians, with the range of the ratios of neighbouring repeats."""
-    ratios = [a / b for a, b in zip(over.seconds, under.seconds, strict=True)]
-    return f"{over.median / under.median:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def _write_squares(paths: Sequence[Path], out: Path) -> Path:
@@ -319,7 +317,7 @@ def main() -> None:
         "--only",
         nargs="+",
         default=["transformers"],
-        choices=["transformers", "official", "peers", "panels"],
+        choices=list(_REWARDS),
         help="comparisons to run",
     )
     parser.add_argument("--device", default="cpu")
@@ -331,24 +329,36 @@ def main() -> None:
     import transformers
 
     from rewards.verification.pictures import photo_folder
+    from rewards.weights.lock import LOCK_VARIABLE
 
+    if "official" in options.only and options.device != "cpu":
+        print("skipped: the official packages choose their device themselves", file=sys.stderr)
+        options.only.remove("official")
     device = options.device if options.device == "cpu" else torch.cuda.get_device_name()
-    note = (
-        f"{options.repeats} repeats, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"{device}, {options.threads} threads."
+    counts = {
+        "official": f"{_OFFICIAL_IMAGES} photographs for the official packages",
+        "peers": f"{options.images} photographs for imscore",
+        "panels": f"{options.images} photographs for panels",
+    }
+    note = ", ".join(
+        [
+            *(text for part, text in counts.items() if part in options.only),
+            f"{options.repeats} repeats, torch {torch.__version__}, transformers {transformers.__version__}",
+            f"{device}, {options.threads} threads.",
+        ]
     )
+    # Of all child processes, since the packages do not read --threads.
+    os.environ |= dict.fromkeys(_THREADS, str(options.threads))
     rows: list[str] = []
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        os.environ[LOCK_VARIABLE] = str(folder / "weights.lock.json")  # not the user's, also in the jobs
         benchmark = _Benchmark(folder, photo_folder(folder, _OFFICIAL_IMAGES), options)
         for part in options.only:
-            if part == "official" and options.device != "cpu":
-                print("skipped: the official packages choose their device themselves", file=sys.stderr)
-                continue
             for name, bound, over, under in getattr(benchmark, part)():
                 seconds = f"{over.median:.3f} / {under.median:.3f}"
                 peaks = f"{over.peak:.0f} / {under.peak:.0f}"
-                rows.append(table_row(name, bound, _ratio(over, under), seconds, peaks))
+                rows.append(table_row(name, bound, over.ratio(under, alternating=True), seconds, peaks))
                 print(rows[-1], file=sys.stderr, flush=True)
                 if options.out:  # after every row: the next one may take minutes, or fail
                     text = "\n".join([_INTRODUCTION, *_HEAD, *rows, "", note, ""])

@@ -13,6 +13,7 @@ that of the device; on the CPU it cannot be reset and is left out.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -210,6 +211,8 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
+    from rewards.weights.lock import LOCK_VARIABLE
+
     where = options.device if options.device == "cpu" else torch.cuda.get_device_name()
     note = (
         f"Stable Diffusion 1.5's architecture, {options.size} px, {options.steps} steps, the last "
@@ -218,6 +221,7 @@ def main() -> None:
     )
     lines: list[str] = []
     with TemporaryDirectory() as scratch:
+        os.environ[LOCK_VARIABLE] = str(Path(scratch, "weights.lock.json"))  # not the user's
         for line in _rows(options, Path(scratch)):
             print(line, flush=True)
             lines.append(line)

@@ -1,7 +1,7 @@
-"""Tiny vocabularies of every kind of tokenizer, in the file formats of the real ones.
+"""Tiny vocabularies of every kind of tokenizer, in the file formats of the real ones, and OpenAI's own.
 
-They are written here because a test must not download the real ones. Each holds single letters, so that every
-text can be encoded, and a few longer pieces, so that merging is exercised too.
+The tiny ones are written here because a test must not download the real ones. Each holds single letters, so
+that every text can be encoded, and a few longer pieces, so that merging is exercised too.
 """
 
 from __future__ import annotations
@@ -35,6 +35,26 @@ def write_tiny_tokenizer(kind: str, path: Path, max_tokens: int) -> Path:
         The path with its suffix.
     """
     return KINDS[kind][1](path, max_tokens)
+
+
+def write_openai_tokenizer(folder: Path) -> Path:
+    """Write the tokenizer of OpenAI's CLIP in transformers' layout; open_clip ships its vocabulary."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    words, renamed = (
+        SimpleTokenizer(),
+        {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"},
+    )
+    merges = "".join(f"{left} {right}\n" for left, right in words.bpe_ranks)
+    contents = {
+        "vocab.json": json.dumps({renamed.get(word, word): i for word, i in words.encoder.items()}),
+        "merges.txt": f"#version: 0.2\n{merges}",
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "CLIPTokenizer"}),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return folder
 
 
 @cache

@@ -25,7 +25,7 @@ from rewards.preprocess import PROFILES, Profile, preprocess, to_tensor
 from rewards.verification.references import clip as reference
 from rewards.verification.references import load_reference
 from rewards.verification.tiny.checkpoints import tiny_record, write_tiny_weights
-from rewards.verification.tiny.vocabularies import vocabulary
+from rewards.verification.tiny.vocabularies import vocabulary, write_openai_tokenizer
 from tcbench.errors import MismatchError, MissingFiles
 
 Files = Callable[[str], Mapping[str, Path]]
@@ -54,24 +54,13 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def write_openai_vocabulary(folder: Path) -> None:
-    """Write OpenAI's vocabulary, which open_clip ships, in transformers' format."""
-    words = open_clip.tokenizer.SimpleTokenizer()
-    renamed = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocabulary = {renamed.get(word, word): number for word, number in words.encoder.items()}
-    write_json(folder / "vocab.json", vocabulary)
-    merges = "".join(f"{left} {right}\n" for left, right in words.bpe_ranks)
-    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer"})
-
-
 @pytest.fixture(scope="module")
 def twins(tiny_files: Files, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two folders of the same CLIP, in open_clip's and in transformers' layout."""
     ours = tiny_files("clip")["backbone"]
     theirs = tmp_path_factory.mktemp("clip")
     reference._from_open_clip(ours).save_pretrained(theirs)
-    write_openai_vocabulary(theirs)
+    write_openai_tokenizer(theirs)
     write_json(theirs / "preprocessor_config.json", CLIPImageProcessorPil().to_dict())
     return ours, theirs
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 from transformers import (
@@ -29,6 +28,7 @@ from rewards.registry import load
 from rewards.verification.references import clip as reference
 from rewards.verification.samples import ODD_PROMPTS, PROMPTS, blobs
 from rewards.verification.tiny.checkpoints import tiny_record
+from rewards.verification.tiny.vocabularies import write_openai_tokenizer
 from rewards.weights.locate import locate_weights
 
 Files = Callable[[str], Mapping[str, Path]]
@@ -60,11 +60,7 @@ def folder_profile(folder: Path) -> Profile:
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """OpenAI's vocabulary as transformers 4 saves it, from the copy that open_clip ships."""
-    folder, words = tmp_path_factory.mktemp("vocabulary"), open_clip.tokenizer.SimpleTokenizer()
-    renamed = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    write_json(folder / "vocab.json", {renamed.get(word, word): n for word, n in words.encoder.items()})
-    merges = "".join(f"{left} {right}\n" for left, right in words.bpe_ranks)
-    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+    folder = write_openai_tokenizer(tmp_path_factory.mktemp("vocabulary"))
     write_json(folder / "tokenizer_config.json", CLIP_4_TOKENIZER)
     write_json(folder / "special_tokens_map.json", {"pad_token": "<|endoftext|>"})
     return folder
@@ -131,7 +127,7 @@ def test_qwen_folder_saved_by_the_installed_version(tiny_files: Files, tmp_path:
     check_alike("hpsv3", files, "base", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["siglip2"])
+@pytest.mark.parametrize("name", ["siglip", "siglip2"])
 def test_siglip_tokenizer_saved_by_the_installed_version(
     tiny_files: Files, tmp_path: Path, name: str
 ) -> None:
