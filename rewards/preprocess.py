@@ -2,7 +2,7 @@
 
 Most reward models were published with PIL's resize. It works on 8-bit pixels, antialiases, and rounds to 8
 bits after each direction. A profile with ``emulate_pil`` has its result bit for bit: PIL images are resized
-by PIL, and tensors by `rewards.resample` with the same pixels. Shapes: B batch, H height, W width.
+by PIL and tensors by `rewards.resample` with the same pixels. Shapes: B batch, H height, W width.
 """
 
 from __future__ import annotations
@@ -233,9 +233,9 @@ def _pick(image: Image, rows: Side, columns: Side) -> Image:
 
 
 def _nearest(side: Side) -> NDArray[np.intp]:
-    """Return the pixel that each kept result shows (Geometry.c, ImagingScaleAffine)."""
+    """Return the pixel that each kept output pixel shows (Geometry.c, ImagingScaleAffine)."""
     step = side.pixels / side.size
-    # PIL adds up the steps, whose rounding decides where a result lies between two pixels.
+    # PIL adds up the steps, whose rounding decides where an output pixel lies between two pixels.
     centres = np.cumsum(np.concatenate([[step / 2], np.full(side.start + side.kept - 1, step)]))
     return centres[side.start :].astype(np.intp)
 

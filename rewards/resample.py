@@ -1,9 +1,9 @@
 """PIL's resize of 8-bit pixels, for tensors: the same levels bit for bit, with gradients.
 
-PIL resizes the width first and then the height, and rounds to 8 bits after each. Each result is a sum over
-the few pixels that the kernel covers, so only these are read, and only the part of the result that is kept is
-computed: an elongated image needs no more time and memory than another one. Shapes: B batch, C channels, H
-height, W width, N results of the width, M of the height, K covered pixels.
+PIL resizes the width first and then the height, and rounds to 8 bits after each. Each output pixel is a sum
+over the few pixels that the kernel covers, so only these are read, and only the output pixels that are kept
+are computed: an elongated image needs no more time and memory than another one. Shapes: B batch, C channels,
+H height, W width, N output pixels of the width, M of the height, K covered pixels.
 """
 
 from __future__ import annotations
@@ -66,21 +66,21 @@ class _Taps(NamedTuple):
     """A direction's weights, float64."""
 
     first: int
-    """First pixel of the image that a kept result reads; pixels are counted from it."""
+    """First pixel of the image that a kept output pixel reads; pixels are counted from it."""
     last: int
     """End of these pixels, exclusive."""
-    results: _Sums
-    """Results as sums of pixels."""
+    outputs: _Sums
+    """Output pixels as sums of pixels."""
     gradients: _Sums
-    """Gradients of pixels as sums of those of results."""
+    """Gradients of pixels as sums of those of output pixels."""
     padding: Tensor
-    """Sum (N,) of the weights of each result that fall on padding."""
+    """Sum (N,) of the weights of each output pixel that fall on padding."""
     total: Tensor
-    """Sum (N,) of all weights of each result; not exactly 1."""
+    """Sum (N,) of all weights of each output pixel; not exactly 1."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> _Taps:
         """Move the weights to a device and a precision; gradients need float32 only."""
-        sums = self.results.to(device, dtype), self.gradients.to(device, torch.float32)
+        sums = self.outputs.to(device, dtype), self.gradients.to(device, torch.float32)
         return _Taps(
             self.first, self.last, *sums, self.padding.to(device, dtype), self.total.to(device, dtype)
         )
@@ -132,13 +132,13 @@ class _Resize(torch.autograd.Function):
         # Width first, then height, with a rounding to 8 bits in between, as Pillow did when the rewards were
         # published. Pillow 13 begins with the height if that shrinks much more than the width; a score must
         # not depend on Pillow's version.
-        levels = across.results.of(levels)  # (N, B, C, H)
+        levels = across.outputs.of(levels)  # (N, B, C, H)
         if padding is not None:
             levels += across.padding[:, None, None, None] * padding[:, None]
         if keep:
             inside.append((levels >= 0) & (levels <= 255))
         levels = _round(levels).movedim(-1, 0)  # (H, N, B, C)
-        levels = down.results.of(levels)  # (M, N, B, C)
+        levels = down.outputs.of(levels)  # (M, N, B, C)
         if padding is not None:
             row = across.total[:, None, None] * padding  # of padding alone
             levels += down.padding[:, None, None, None] * _round(row)
@@ -184,11 +184,11 @@ def _taps(pixels: int, side: Side, kernel: Kernel) -> _Taps:
     used = (weight != 0) & (position >= 0) & (position < pixels)
     result, pixel = np.nonzero(used)[0], position[used]
     first, last = int(pixel.min()), int(pixel.max()) + 1
-    results = _sums(result, pixel - first, weight[used], side.kept)
+    outputs = _sums(result, pixel - first, weight[used], side.kept)
     gradients = _sums(pixel - first, result, weight[used], last - first)
     total = weight.sum(axis=1)
     padding = (weight * ((position < 0) | (position >= pixels))).sum(axis=1)
-    return _Taps(first, last, results, gradients, torch.from_numpy(padding), torch.from_numpy(total))
+    return _Taps(first, last, outputs, gradients, torch.from_numpy(padding), torch.from_numpy(total))
 
 
 def _sums(
@@ -201,10 +201,10 @@ def _sums(
 
 
 def _pil_weights(side: Side, kernel: Kernel) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the covered pixels (N, K) of each kept result and PIL's antialiased weights (N, K) of them.
+    """Return the covered pixels (N, K) of each kept output pixel, and PIL's antialiased weights (N, K).
 
-    Resample.c, precompute_coeffs and normalize_coeffs_8bpc. A result that covers fewer pixels than another
-    has weights of 0 at the end.
+    Resample.c, precompute_coeffs and normalize_coeffs_8bpc. An output pixel that covers fewer pixels than
+    another has weights of 0 at the end.
     """
     kept = np.arange(side.start, side.start + side.kept)[:, None]
     if side.size == side.pixels:

@@ -32,10 +32,11 @@ class Tokens(NamedTuple):
     """1 for text, 0 for padding, (B, T)."""
 
     def needed(self, pooling: str, end: int) -> int:
-        """Count the tokens that a causal text tower needs: up to the last one whose state is an embedding.
+        """Return how many tokens a causal text tower has to read: up to the last position that becomes an
+        embedding.
 
         Later tokens, the padding above all, change no state before them, so without them all embeddings are
-        the same but for rounding.
+        the same except for rounding.
 
         Args:
             pooling: Which state is the embedding: that of the largest id ("argmax"), of the first ``end``

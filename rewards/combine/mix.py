@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 Measure = Callable[[Panel, Sequence[str]], Mapping[str, RewardStatistics]]
-"""Measures rewards of a panel, given by their names in it, that a calibration lacks; returns their statistics
-by the same names."""
+"""Callback that measures rewards missing from a calibration: gets the panel and the names in it, returns
+their statistics by name."""
 
 
 @dataclass(frozen=True)

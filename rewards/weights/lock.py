@@ -80,7 +80,7 @@ class WeightsLock:
     @staticmethod
     @contextmanager
     def separate(path: Path) -> Iterator[None]:
-        """Record in another lock file within the block, for weights that are made only to be compared."""
+        """Use another lock file inside the block, for temporary weights."""
         token = _separate.set(path)
         try:
             yield

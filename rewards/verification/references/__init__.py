@@ -8,8 +8,8 @@ Each module has one function, ``score(files, image, prompt, **options) -> float`
     options: What the reward's record says beyond its weights, such as CLIPScore's convention.
 
 Nothing of `rewards` outside this folder is imported, so that a mistake cannot be made in both places at once.
-For the same reason the modules repeat each other rather than share code, and are written for reading next to
-the official source, not for speed.
+For the same reason the modules repeat each other rather than share code. They are meant to be read beside the
+official source, and are not optimised for speed.
 """
 
 from __future__ import annotations
