@@ -199,8 +199,8 @@ _JPEG = Facts(
 def _world(base: Facts, **changes: Any) -> Facts:
     """Return the facts of a reward of the embedded world: a published recipe at 64 pixels."""
     small = replace(base.profile, size=64, convert="first")
-    given = {"source": _WORLD, "profile": small, "quick_gelu": False, "options": {}, "family": "world-clip"}
-    return replace(base, **given | changes)
+    given: dict[str, Any] = {"quick_gelu": False, "options": {}, "family": "world-clip"}
+    return replace(base, source=_WORLD, profile=small, **given | changes)
 
 
 FACTS: Mapping[str, Facts] = MappingProxyType(
