@@ -235,7 +235,7 @@ class Standing:
     verdict: str
     """Conclusion from the gains, and what limits it."""
     is_complete: bool
-    """Whether no run of the row lacks an image, or a score that decides ranks."""
+    """Whether no run of the row lacks an image, a score, or prompts or rewards by which others are ranked."""
     cautions: tuple[str, ...] = ()
     """Why the row is not fully comparable: incomplete, other settings, undeclared training rewards."""
 
