@@ -121,6 +121,25 @@ class Case:
         values = f"got {format_values(actual)}, expected {format_values(expected)} within {allowed:.2g}"
         self.require(close, f"{message}: {values}")
 
+    def require_valid(self, scores: Tensor, what: str) -> None:
+        """Require finite scores, or NaN of a reward without gradients: it cannot judge the prompt."""
+        valid = scores.isfinite() | (scores.isnan() & (not self.reward.info.differentiable))
+        self.require(valid.all(), f"{what} are {format_values(scores)}, expected finite ones")
+
+    def require_value_error(self, images: Any, prompts: Any, what: str) -> None:
+        """Require a ValueError of one line that says what is expected."""
+        try:
+            self.score(images, prompts)
+        except ValueError as error:
+            text = str(error)
+            helpful = "expected" in text and "\n" not in text
+            self.require(helpful, f"the error for {what} does not say what is expected in one line: {text}")
+        except Exception as error:
+            kind = type(error).__name__
+            raise AssertionError(f"{what}: raises {kind}, expected a ValueError: {error}") from error
+        else:
+            raise AssertionError(f"{what}: scored, expected a ValueError")
+
     @staticmethod
     def bfloat16_step(scores: Tensor) -> float:
         """Return the distance of bfloat16 numbers at the largest score; 0 if a score is not such a number."""

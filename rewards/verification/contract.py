@@ -16,7 +16,7 @@ from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ def _one_float32_score_per_image(case: Case) -> None:
         shape = tuple(scores.shape)
         case.require(shape == (len(images),), f"{len(images)} images have scores {shape}")
         case.require(scores.dtype == torch.float32, f"scores are {scores.dtype}, expected float32")
-        _require_valid(case, scores, "scores")
+        case.require_valid(scores, "scores")
 
 
 def _small_images_score_or_raise_value_error(case: Case) -> None:
@@ -102,7 +102,7 @@ def _small_images_score_or_raise_value_error(case: Case) -> None:
         # Networks fail in many ways on too few pixels, and no such message helps the user.
         raise AssertionError(f"images of 8 x 5 pixels raise {type(error).__name__}: {error}") from error
     else:
-        _require_valid(case, scores, "scores of images of 8 x 5 pixels")
+        case.require_valid(scores, "scores of images of 8 x 5 pixels")
 
 
 def _invalid_images_raise_value_error(case: Case) -> None:
@@ -121,7 +121,7 @@ def _invalid_images_raise_value_error(case: Case) -> None:
         ("no images", []),
         ("arrays", [np.asarray(image) for image in case.images]),
     ):
-        _require_value_error(case, images, case.prompts, what)
+        case.require_value_error(images, case.prompts, what)
 
 
 def _invalid_prompts_raise_value_error(case: Case) -> None:
@@ -133,9 +133,9 @@ def _invalid_prompts_raise_value_error(case: Case) -> None:
         ("a number as a prompt", [1, *case.prompts[1:]]),
         ("an unpaired surrogate", ["\ud83d", *case.prompts[1:]]),
     ):
-        _require_value_error(case, case.images, prompts, what)
+        case.require_value_error(case.images, prompts, what)
     if case.reward.info.uses_prompt:
-        _require_value_error(case, case.images, None, "no prompts")
+        case.require_value_error(case.images, None, "no prompts")
     else:
         case.require_close(case.score(case.images, None), case.scores, "scores without prompts")
 
@@ -206,7 +206,7 @@ def _any_text_can_be_a_prompt(case: Case) -> None:
         # Tokenizers fail in many ways, and none may: users' prompts are not under our control.
         raise AssertionError(f"unusual prompts raise {type(error).__name__}: {error}") from error
     for prompt, score in zip(ODD_PROMPTS, scores, strict=True):
-        _require_valid(case, score, f"scores for the prompt {prompt[:30]!r}")
+        case.require_valid(score, f"scores for the prompt {prompt[:30]!r}")
     count = case.reward.truncated(ODD_PROMPTS)
     one_by_one = sum(case.reward.truncated([prompt]) for prompt in ODD_PROMPTS)
     case.require(count == one_by_one, f"truncated() counts {count} prompts together, {one_by_one} one by one")
@@ -368,28 +368,6 @@ def _state_dict_restores_the_scores(case: Case) -> None:
     scores = replace(case, reward=copy).scores
     values = f"{format_values(scores)}, the original {format_values(case.scores)}"
     case.require(case.bitwise_equal(scores, case.scores), f"a copy from the state dict scores {values}")
-
-
-def _require_value_error(case: Case, images: Any, prompts: Any, what: str) -> None:
-    """Require a ValueError of one line that says what is expected."""
-    try:
-        case.score(images, prompts)
-    except ValueError as error:
-        text = str(error)
-        helpful = "expected" in text and "\n" not in text
-        case.require(helpful, f"the error for {what} does not say what is expected in one line: {text}")
-    except Exception as error:
-        raise AssertionError(
-            f"{what}: raises {type(error).__name__}, expected a ValueError: {error}"
-        ) from error
-    else:
-        raise AssertionError(f"{what}: scored, expected a ValueError")
-
-
-def _require_valid(case: Case, scores: Tensor, what: str) -> None:
-    """Require finite scores. NaN is valid too for a reward without gradients: it cannot judge the prompt."""
-    valid = scores.isfinite() | (scores.isnan() & (not case.reward.info.differentiable))
-    case.require(valid.all(), f"{what} are {format_values(scores)}, expected finite ones")
 
 
 _CHECKS = (
