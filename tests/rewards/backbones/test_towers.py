@@ -38,13 +38,13 @@ def test_scores_in_half_precision_do_not_tie(tiny: Callable[[str], Reward]) -> N
 LENGTHS = ["a cat", "", "a very long prompt about many things " * 20, "two dogs"]
 
 
-def open_clip_towers(**text: Any) -> OpenClipTowers:
+def open_clip_towers(*, output_dict: bool = False, **text: Any) -> OpenClipTowers:
     """A tiny CLIP of open_clip; settings of the text tower make it a CustomTextCLIP."""
     sizes = {"width": 16, "heads": 2, "layers": 2, "vocab_size": 49408, "context_length": 77}
     torch.manual_seed(0)
     image = {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8}
     config = {"embed_dim": 8, "vision_cfg": image, "text_cfg": sizes | text, "custom_text": bool(text)}
-    return OpenClipTowers(config).eval().requires_grad_(False)
+    return OpenClipTowers(config | {"output_dict": output_dict}).eval().requires_grad_(False)
 
 
 def transformer_of(towers: OpenClipTowers) -> torch.nn.Module:
@@ -83,6 +83,14 @@ def test_text_is_read_as_far_as_the_embedding_depends_on_it(text: dict[str, Any]
         expected = towers.model.encode_text(towers.tokenizer(prompts).ids, normalize=True)
         torch.testing.assert_close(towers.embed_prompts(prompts), expected, rtol=0, atol=1e-6)
     assert embeddings.shape == (2, 8)
+
+
+@pytest.mark.parametrize("text", [{}, {"pool_type": "argmax"}])
+def test_model_whose_configuration_asks_for_dictionaries_embeds_prompts(text: dict[str, Any]) -> None:
+    expected = open_clip_towers(**text).embed_prompts(LENGTHS)
+    torch.testing.assert_close(
+        open_clip_towers(output_dict=True, **text).embed_prompts(LENGTHS), expected, rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("end", [2, 49407])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from rewards.backbones.tokens import bert_tokenizer
 from rewards.base import Reward
 from rewards.models.imagereward import PUBLISHED, ImageReward
+from rewards.verification.samples import blobs
 
 
 def test_score_is_the_standardised_raw_reward(tiny: Callable[[str], Reward]) -> None:
@@ -38,3 +40,12 @@ def test_truncated_prompts_are_counted(tiny: Callable[[str], Reward], name: str)
     assert tiny(name).truncated(prompts) == 1
     scores = tiny(name).score(torch.full((2, 3, 64, 64), 0.5), prompts)
     assert scores[0] == pytest.approx(scores[1].item(), abs=1e-6)
+
+
+def test_a_score_in_half_precision_does_not_depend_on_the_length_of_other_prompts(
+    tiny: Callable[[str], Reward],
+) -> None:
+    reward, prompts = deepcopy(tiny("imagereward")).bfloat16(), ["a", "red circle", "a star left of a square"]
+    images = blobs(3)
+    alone = torch.cat([reward.score([image], [text]) for image, text in zip(images, prompts, strict=True)])
+    assert torch.equal(reward.score(images, prompts), alone)
