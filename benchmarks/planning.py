@@ -113,13 +113,12 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     if fetch and problems.errors:
         files, problems = _find_files(request, system, with_rewards, fetch=True)
     problems.raise_any()
-    prompts, rewards, pipeline, rewriter, selecting, device = files
+    prompts, rewards, pipeline, rewriter, selecting, device, dtype = files
     assert prompts is not None
     assert rewards is not None
     assert pipeline is not None
     assert device is not None
-    _check_pipeline(system, pipeline)
-    dtype = find_dtype(request.dtype, system.dtype, device)
+    assert dtype is not None
     settings = _generation_settings(system, pipeline, prompts, dtype, request.base_seed)
     if rewriter:
         settings["rewriter"] = rewriter[0].generation_settings(rewriter[1])
@@ -154,8 +153,12 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     )
 
 
-def _check_pipeline(system: System, pipeline: Path) -> None:
-    """Raise an error if the pipeline does not have what the system changes."""
+def _check_changes(system: System, pipeline: Path | None) -> None:
+    """Raise an error for files that are no adapters, or if the pipeline lacks what the system changes."""
+    for name in system.lora:
+        WeightFiles.adapters(Path(name))
+    if pipeline is None:  # that is a problem of its own
+        return
     for name in system.replaced:
         if not (pipeline / name).is_dir():
             raise MissingFiles(f"{pipeline} has no {name} to replace; remove {name} from the system")
@@ -178,6 +181,7 @@ class _Files(NamedTuple):
     rewriter: tuple[Rewriter, Path] | None
     selecting: tuple[ResolvedReward, ...] | None
     device: str | None
+    dtype: str | None
 
 
 def _find_files(
@@ -188,10 +192,11 @@ def _find_files(
     problems.run(lambda: _check_out(request.out))
     pipeline = problems.run(lambda: _find_pipeline(system, fetch))
     device = problems.run(lambda: find_device(request.device))
-    problems.run(lambda: find_dtype(request.dtype, system.dtype, device or "cpu"))
+    problems.run(lambda: _check_changes(system, pipeline))
     files = _Files(
         pipeline=pipeline,
         device=device,
+        dtype=problems.run(lambda: find_dtype(request.dtype, system.dtype, device or "cpu")),
         prompts=problems.run(lambda: prompt_set(system.suite, request.prompts, fetch=fetch)),
         rewards=problems.run(lambda: resolve_rewards(system.rewards if with_rewards else (), fetch=fetch)),
         rewriter=problems.run(lambda: _rewriter(system, fetch)),
@@ -246,8 +251,6 @@ def _generation_settings(
     if system.schedule.eta:
         settings["eta"] = system.schedule.eta
     settings |= {f"{name}_sha256": hashes[name] for name in hashes if name != "text_encoder"}
-    for name in system.lora:
-        WeightFiles.adapters(Path(name))  # raises if it is not a file of adapters
     if system.lora:
         settings["lora"] = [[sha256(Path(name)), scale] for name, scale in system.lora.items()]
     options = ("negative_prompt", "clip_skip", "guidance_rescale")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from benchmarks.execution import execute_plan
 from benchmarks.planning import Request, plan_run
 from benchmarks.systems import System
 from leaderboards.run_state import RunState
-from tcbench.errors import ConfigError, MissingFiles, TcbenchError
+from tcbench.errors import ConfigError, MissingFiles, Problems, TcbenchError
 from tcbench.progress import Silent
 from textcraftor.config import TrainableSettings, make_config
 from textcraftor.diffusion.pipeline import load_pipeline
@@ -36,10 +37,18 @@ def asked(
 ) -> Callable[..., RunState]:
     """Runs the tiny pipeline with lines of a system file on eight prompts, without scoring."""
 
-    def go(lines: str = "", *, pipeline: Path = tiny_pipeline, dry: bool = False, **changes: Any) -> Any:
+    def go(
+        lines: str = "",
+        *,
+        pipeline: Path = tiny_pipeline,
+        dry: bool = False,
+        fetch: bool = True,
+        **changes: Any,
+    ) -> Any:
         file = tmp_path / "mine.toml"
         file.write_text(f'pipeline = "{pipeline}"\ntrained_on = []\n{lines}\n')
-        plan = plan_run(request_for(model=str(file), steps=None, rewards=[], **changes), with_rewards=False)
+        request = request_for(model=str(file), steps=None, rewards=[], **changes)
+        plan = plan_run(request, with_rewards=False, fetch=fetch)
         return plan if dry else execute_plan(plan, Silent()).run
 
     return go
@@ -180,6 +189,18 @@ def test_adapters_that_do_not_fit_are_refused(
     ):
         with pytest.raises(error, match=message):
             asked(line, dry=True)
+
+
+def test_what_a_pipeline_lacks_is_reported_with_other_mistakes(asked: Callable[..., RunState]) -> None:
+    for line, message, fetch in (
+        ("clip_skip = 5", "clip_skip = 5; .* at most 1", True),
+        ('lora = "missing.safetensors"', "file of adapters not found", False),
+    ):
+        with pytest.raises(Problems) as problems:
+            asked(f'{line}\nbest_of = 2\nbest_of_reward = "clop=1"', dry=True, fetch=fetch)
+        assert len(problems.value.errors) == 2
+        assert "unknown reward 'clop'" in str(problems.value)
+        assert re.search(message, str(problems.value))
 
 
 def test_training_refuses_samplers_that_it_does_not_support(tiny_pipeline: Path) -> None:
