@@ -64,6 +64,6 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         start = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         file = self.folder / f"{start}-{os.getpid()}-{secrets.token_hex(2)}.jsonl"
-        # "x": two starts never share a file, so an incomplete line of one cannot damage the other
-        file.open("x").close()
+        # two starts never share a file, so an incomplete line of one cannot damage the other
+        file.touch(exist_ok=False)
         return file

@@ -141,10 +141,10 @@ _PLAIN: Mapping[str, str] = MappingProxyType(
     {
         "▲": "(+)", "▼": "(-)", "≈": "(=)", "○": "(o)", "†": "(t)", "‡": "(f)", "↑": "^", "↓": "v", "→": "->",
         "–": "-", "—": "-", "×": "x", "±": "+/-", "Δ": "diff", "…": "...", "≥": ">=", "≤": "<=", "·": ".",
-        "’": "'", "‘": "'", "“": '"', "”": '"', "•": "*", "━": "-", "─": "-", "│": "|",
+        "’": "'", "‘": "'", "“": '"', "”": '"', "•": "*", "━": "-", "─": "-", "│": "|", "½": "1/2",
     }
 )  # fmt: skip
-"""What stands for a character that the terminal's encoding lacks."""
+"""ASCII replacements for characters that the terminal's encoding lacks."""
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
@@ -153,13 +153,15 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
         raise error
     text = ""
     for character in error.object[error.start : error.end]:
-        base = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
-        text += _PLAIN.get(character) or base or character.encode("ascii", "backslashreplace").decode()
+        # not NFKD, in which "½" begins with "1"
+        base = "".join(c for c in unicodedata.normalize("NFD", character) if not unicodedata.combining(c))
+        shown = base if base.isascii() else character.encode("ascii", "backslashreplace").decode()
+        text += _PLAIN.get(character) or shown
     return text, error.end
 
 
 def _degrade_output() -> None:
-    """Print what a terminal cannot show in another way: no output may end a command. Files are UTF-8."""
+    """Replace characters that the terminal cannot show, so that printing never fails. Files are UTF-8."""
     codecs.register_error("tcbench.plain", _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cli import VERBS, main
+from benchmarks.cli import VERBS, _degrade_output, main
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
 from tcbench.launch import ROOT
@@ -101,4 +101,45 @@ def _depends_on_locale(call: ast.Call) -> bool:
         return False
     if name in ("read_text", "write_text"):
         return len(call.args) < (1 if name == "read_text" else 2)
+    if "open" in (name, getattr(call.func, "id", "")):
+        return _opens_text(call)
     return name in ("run", "Popen", "check_output") and "text" in names
+
+
+def _opens_text(call: ast.Call) -> bool:
+    """Whether ``open(path, mode)`` or ``path.open(mode)`` opens a file as text.
+
+    The first argument of another ``open``, such as that of `PIL.Image`, is no mode.
+    """
+    modes = [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
+    modes += call.args[1:2] if isinstance(call.func, ast.Name) else call.args[:1]
+    if not modes:
+        return True
+    mode = modes[0].value if isinstance(modes[0], ast.Constant) else None
+    return isinstance(mode, str) and set(mode) <= set("rwaxt+")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("open(path)", True), ('open(path, "w")', True), ('open(path, mode="a")', True),
+        ('path.open("w")', True), ("path.open()", True), ('path.open(mode="r+")', True),
+        ('open(path, "rb")', False), ('path.open("wb")', False), ("Image.open(path)", False),
+        ('open(path, "w", encoding="utf-8")', False), ('path.open(encoding="utf-8")', False),
+        ("path.read_text()", True), ("path.write_text(text)", True), ('path.read_text("utf-8")', False),
+    ],
+)  # fmt: skip
+def test_calls_that_depend_on_the_locale_are_found(code: str, expected: bool) -> None:
+    (statement,) = ast.parse(code).body
+    assert isinstance(statement, ast.Expr)
+    assert isinstance(statement.value, ast.Call)
+    assert _depends_on_locale(statement.value) is expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", r"1/2 e n \u65b0 (+) >= \xb9 \ufb01"), ("cp1252", r"½ é ñ \u65b0 (+) >= ¹ \ufb01")],
+)
+def test_characters_that_an_encoding_lacks_are_replaced(encoding: str, shown: str) -> None:
+    _degrade_output()
+    assert "½ é ñ 新 ▲ ≥ ¹ ﬁ".encode(encoding, "tcbench.plain").decode(encoding) == shown
