@@ -34,7 +34,7 @@ class UnknownName(TcbenchError):
     def __init__(
         self, kind: str, given: str, known: Iterable[str], *, source: str = "", hint: str = ""
     ) -> None:
-        self.kind, self.given, self.known = kind, given, tuple(known)
+        self.kind, self.given, self.known, self.hint = kind, given, tuple(known), hint
         prefix = f"{source}: " if source else ""
         # "World_Clip" is close to "world-clip"
         by_spelling = {_spelling(name): name for name in self.known}

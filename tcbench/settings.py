@@ -41,9 +41,9 @@ def validated(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen dataclass whose fields are validated whenever a record is created.
 
     Types are strict: text is not a number, and true is not 1; a whole number is accepted as a float, and
-    infinity and NaN are not. Ranges
-    are declared with ``Annotated[int, Field(ge=1)]``, choices with `one_of`; ``__post_init__`` checks
-    fields together. Every error is a `TcbenchError`, also from `dataclasses.replace`.
+    infinity and NaN are not. Ranges are declared with ``Annotated[int, Field(ge=1)]``, choices with `one_of`;
+    ``__post_init__`` checks fields together. Every error is a `TcbenchError`, also from
+    `dataclasses.replace`.
     """
     config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     record = pydantic_dataclass(frozen=True, config=config)(cls)
@@ -387,5 +387,5 @@ def _with_source(error: TcbenchError, source: str) -> TcbenchError:
     if isinstance(error, Problems):
         return Problems(_with_source(one, source) for one in error.errors)
     if isinstance(error, UnknownName):
-        return UnknownName(error.kind, error.given, error.known, source=source)
+        return UnknownName(error.kind, error.given, error.known, source=source, hint=error.hint)
     return type(error)(f"{source}: {error}")

@@ -198,3 +198,16 @@ def test_values_are_written_as_toml(tmp_path: Path, value: Any) -> None:
     file = tmp_path / "a.toml"
     file.write_text(f"value = {toml_value(value)}\n", encoding="utf-8")
     assert read_toml(file) == {"value": value}
+
+
+@validated
+class _Hinted:
+    name: str
+
+    def __post_init__(self) -> None:
+        raise UnknownName("name", self.name, ["b"], hint="or give a path")
+
+
+def test_a_hint_survives_the_name_of_the_file() -> None:
+    with pytest.raises(UnknownName, match=r"^job\.toml: unknown name 'x'; available: b; or give a path$"):
+        build_settings(_Hinted, {"name": "x"}, source="job.toml")
