@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmarks.cli import options
 
+if TYPE_CHECKING:
+    from textcraftor.diffusion.prompts import Prompt
+
 app = typer.Typer(add_completion=False)
+
+_TrainedOn = Annotated[
+    str | None,
+    typer.Option(
+        "--trained-on",
+        help="Comma-separated rewards that all systems of the table were trained on, or none. By default: "
+        "undeclared.",
+    ),
+]
 
 
 @app.command()
@@ -46,14 +59,7 @@ def _import_table(
         str | None,
         typer.Option("--lower-is-better", help="Comma-separated rewards whose lower scores are better."),
     ] = None,
-    trained_on: Annotated[
-        str | None,
-        typer.Option(
-            "--trained-on",
-            help="Comma-separated rewards that all systems of the table were trained on, or none. By "
-            "default: undeclared.",
-        ),
-    ] = None,
+    trained_on: _TrainedOn = None,
     out: options.Out = Path("runs"),
 ) -> None:
     """Import scores that another tool computed as a run, to compare them on a leaderboard.
@@ -62,23 +68,29 @@ def _import_table(
     reward, so they are never compared with scores of the same reward that were computed here.
     """
     from benchmarks.imports import ScoreTable, import_scores
+
+    scores = ScoreTable(
+        table,
+        system or "",
+        out,
+        system_column=system_column or "",
+        prompts=_suite_prompts(suite, prompts),
+        rewards=options.names(rewards) or (),
+        lower_is_better=options.names(lower_is_better, "--lower-is-better") or (),
+        trained_on=_declared(trained_on),
+    )
+    for run in import_scores(scores):
+        print(run.path)
+
+
+def _suite_prompts(suite: str | None, prompts: Path | None) -> tuple[str, Sequence[Prompt]] | None:
+    """Name and prompts of the suite; None for the table's own prompts."""
     from benchmarks.suites import CUSTOM, prompt_set
 
-    prompts_of_suite = prompt_set(suite or CUSTOM, prompts) if suite or prompts else None
-    runs = import_scores(
-        ScoreTable(
-            table,
-            system or "",
-            out,
-            system_column=system_column or "",
-            prompts=(prompts_of_suite.name, prompts_of_suite.prompts) if prompts_of_suite else None,
-            rewards=options.names(rewards) or (),
-            lower_is_better=options.names(lower_is_better, "--lower-is-better") or (),
-            trained_on=_declared(trained_on),
-        )
-    )
-    for run in runs:
-        print(run.path)
+    if not suite and prompts is None:
+        return None
+    found = prompt_set(suite or CUSTOM, prompts)
+    return found.name, found.prompts
 
 
 def _declared(text: str | None) -> list[str] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks.cli import options
-from textcraftor.config import PROFILES, make_config
+from textcraftor.config import PROFILES, TrainConfig, make_config
 
 if TYPE_CHECKING:
     from textcraftor.sources import PromptSource
@@ -62,12 +62,7 @@ def _train(
     The folder is a model for `tcbench run --model`. Re-run the command to resume a run that was stopped; its
     weights are then bit-identical on a CPU. Several GPUs: accelerate launch --module tcbench.launch train ...
     """
-    from dataclasses import asdict
-    from json import dumps
-
-    from benchmarks.cli.progress import show_progress
-
-    train_config = make_config(
+    settings_of_run = make_config(
         model,
         profile=profile,
         file=config,
@@ -79,25 +74,33 @@ def _train(
             "seed": seed,
         },
     )
-    from textcraftor.training import train as run_training
+    _run(settings_of_run, out, device, dry_run=dry_run, as_json=json)
 
-    with show_progress() as reporter:
-        run = run_training(
-            train_config,
+
+def _run(config: TrainConfig, out: Path, device: str, *, dry_run: bool, as_json: bool) -> None:
+    """Train, and print the result and the next command; a dry run prints its settings."""
+    from dataclasses import asdict
+    from json import dumps
+
+    from benchmarks.cli.progress import show_progress
+    from textcraftor.training import train
+
+    with show_progress() as progress:
+        run = train(
+            config,
             out,
             device=device,
-            progress=reporter,
-            prompts=_suite_prompts(train_config.data.prompts),
-            validation=_suite_prompts(train_config.validation.prompts),
+            progress=progress,
+            prompts=_suite_prompts(config.data.prompts),
+            validation=_suite_prompts(config.validation.prompts),
             dry_run=dry_run,
         )
     if not run.main:
         return
     if dry_run:
-        values = asdict(train_config)
-        print(dumps(values, indent=1) if json else "\n".join(_lines(values)))
-        return
-    if json:
+        values = asdict(config)
+        print(dumps(values, indent=1) if as_json else "\n".join(_lines(values)))
+    elif as_json:
         print(dumps({"path": str(run.path), "updates": run.updates, "best": run.best}))
     else:
         print(f"trained: {run.path}  {run.updates} updates; selected the checkpoint after {run.best}")
