@@ -147,7 +147,7 @@ def _import_system(
 
 
 def _declaration(table: ScoreTable, rewards: Container[str]) -> dict[str, list[str]]:
-    """What boards need to know of the training rewards; the table's own rewards have no known family."""
+    """The declared training rewards, as boards need them; the table's own rewards have no known family."""
     if table.trained_on is None:
         return {}
     known = System.reward_families([name for name in table.trained_on if name not in rewards])
@@ -270,7 +270,7 @@ def _entries(table: ScoreTable, rows: Sequence[Row]) -> Iterator[_Entry]:
             twin = seen.setdefault((identity, sample, reward), row)
             if twin is not row:
                 raise FileFormatError(
-                    f"{table.path}, {row.where}: {reward} of sample {sample} of this prompt occurs already "
+                    f"{table.path}, {row.where}: {reward} of sample {sample} of this prompt is already given "
                     f"in {twin.where}; {_apart(twin, row, table)}"
                 )
             yield _Entry(

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _CANNOT_JUDGE = "the reward cannot judge this prompt"
 
-_ANIMATED = "animated: the first frame is scored"
-_TRANSPARENT = "partly transparent: the stored colours are scored, without a background"
+_ANIMATED = "only the first frame of animated images is scored"
+_TRANSPARENT = "only the stored colours of transparent images are scored, without a background"
 
 _MEMORY_SHARE = 0.25
 """Part of the free memory that the weight files of rewards loaded together may take. Files in half precision
@@ -101,7 +101,8 @@ def score_images(run: RunState, rewards: Sequence[ResolvedReward], device: str, 
             torch.cuda.empty_cache()
             groups[:0] = [[reward] for reward in group]
     for what, files in unusual.items():
-        progress.note(f"{len(files)} images are {what}; such as {min(files)}")
+        number = "1 image" if len(files) == 1 else f"{len(files)} images, such as"
+        progress.note(f"{what}: {number} {min(files)}")
     return count
 
 

@@ -206,7 +206,7 @@ def _curves(rows: Sequence[_Row]) -> bytes:
             )
         fewest = min((row for row in rows if row.reward == name), key=lambda row: row.prompts - row.planned)
         missing = fewest.prompts < fewest.planned
-        note = f" (n = {fewest.prompts} of {fewest.planned} or more)" if missing else ""
+        note = f" (n ≥ {fewest.prompts} of {fewest.planned})" if missing else ""
         axis.set_title(name + note, fontsize=10, parse_math=False)
         axis.axhline(0, linestyle="--", linewidth=0.8, color="grey")
         if max(map(abs, axis.dataLim.intervaly)) < ROUNDING:

@@ -53,6 +53,9 @@ def open_image(path: Path, content: bytes | None = None) -> Image:
 def upright(image: Image) -> Image:
     """Turn an image as its EXIF or XMP orientation says, as viewers and browsers do.
 
+    `PIL.ImageOps.exif_transpose` does the same, but copies images that need no turn, and fails where metadata
+    are damaged.
+
     Args:
         image: A PIL image.
 

@@ -41,7 +41,9 @@ def _mix(
     ] = _Space.EMBEDDING,
     normalise: Annotated[
         bool,
-        typer.Option("--normalise", help="Divide the weights by their sum; otherwise it must be 1."),
+        typer.Option(
+            "--normalise", help="Divide the weights by their sum. Without this option they must sum to 1."
+        ),
     ] = False,
 ) -> None:
     """Interpolate a tuned text encoder with the original one, or mix the styles of several.

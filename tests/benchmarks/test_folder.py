@@ -256,8 +256,10 @@ def test_animated_and_transparent_pictures_are_scored_with_a_note(tmp_path: Path
     scores = [score.score for score in run.scores(rewards[0].score_set).values()]
     assert scores == pytest.approx([0.2, 0.2, 0.2, 0.4, 0.4], abs=1e-6)
     animated, transparent = notes.notes
-    assert animated.startswith("3 images are animated: the first frame is scored; such as")
-    assert transparent.startswith("1 images are partly transparent: the stored colours are scored")
+    assert animated.startswith("only the first frame of animated images is scored: 3 images, such as /")
+    assert transparent.startswith(
+        "only the stored colours of transparent images are scored, without a background: 1 image /"
+    )
 
 
 def test_a_folder_without_prompts_is_an_error(images: Path, tmp_path: Path) -> None:

@@ -108,7 +108,11 @@ def test_imported_runs_can_be_compared(write: Write, tmp_path: Path) -> None:
         ("t.csv", "prompt,reward,score\na,aes,high\n", "line 2: aes is 'high'; expected a number"),
         ("t.csv", "prompt,reward,score\na,aes,nan\n", "line 2: aes is 'nan'; expected a number"),
         ("t.csv", "prompt,sample,reward,score\na,-1,aes,1\n", "sample is '-1'"),
-        ("t.csv", "prompt,reward,score\na,aes,1\na,aes,2\n", "line 3: aes of sample 0 of this prompt occurs"),
+        (
+            "t.csv",
+            "prompt,reward,score\na,aes,1\na,aes,2\n",
+            "line 3: aes of sample 0 of this prompt is already given in line 2; number",
+        ),
         (
             "t.csv",
             "prompt_id,prompt,sample,reward,score\n1,a,0,aes,1\n1,b,1,aes,2\n",
