@@ -28,6 +28,9 @@ _RESULTS = re.compile(r"(<!-- results: [^\n]*-->\n).*?(<!-- end of results -->)"
 def main() -> None:
     """Run the commands, copy the pictures, and write the results into the page."""
     page = _PAGE.read_text(encoding="utf-8")
+    count = len(_RESULTS.findall(page))
+    if count != 1:  # before the commands, which take minutes
+        sys.exit(f"{_PAGE} has {count} places for results; expected one, between the comments of results")
     with TemporaryDirectory() as folder:
         for command in _commands(page):
             print(shlex.join(command), file=sys.stderr)
@@ -41,10 +44,7 @@ def main() -> None:
         for name in ("samples", "differences"):
             shutil.copyfile(board / f"{name}.png", _ROOT / f"docs/tour-{name}.png")
         record = json.loads((board / "leaderboard.json").read_text(encoding="utf-8"))
-    page, count = _RESULTS.subn(rf"\1\n{_results(record)}\n\n\2", page)
-    if count != 1:
-        sys.exit(f"{_PAGE} has {count} places for results; expected one, between the comments of results")
-    _PAGE.write_text(page, encoding="utf-8")
+    _PAGE.write_text(_RESULTS.sub(rf"\1\n{_results(record)}\n\n\2", page), encoding="utf-8")
 
 
 def _commands(page: str) -> list[list[str]]:
