@@ -102,8 +102,10 @@ class PipelineRunner:
 
     @property
     def guided(self) -> bool:
-        """Whether classifier-free guidance is on, by the rule of diffusers (a scale above 1)."""
-        return self.schedule.guidance > 1
+        """Whether classifier-free guidance is on, by the rule of diffusers: a scale above 1, and a UNet that
+        does not take the scale as an input, as distilled ones do.
+        """
+        return self.schedule.guidance > 1 and self.pipe.unet.config.time_cond_proj_dim is None
 
     def generate(
         self, texts: Sequence[str], latents: torch.Tensor, seeds: Sequence[int] | None = None

@@ -70,6 +70,21 @@ def test_a_window_over_the_last_steps_equals_a_rollout_in_two_parts(
     np.testing.assert_allclose(mine, shown, atol=2e-6)
 
 
+def test_a_unet_that_takes_the_guidance_scale_is_not_guided_twice(
+    pipe: Any, tuned: Any, noise: torch.Tensor
+) -> None:
+    """As those of latent consistency models, which diffusers calls without rows of the empty prompt."""
+    unet = type(pipe.unet).from_config(pipe.unet.config, time_cond_proj_dim=8)
+    distilled = type(pipe)(**pipe.components | {"unet": unet}, requires_safety_checker=False)
+    distilled.set_progress_bar_config(disable=True)
+    runner = runner_with(distilled, tuned, EncoderWindow({"tuned": 1.0}, 2))
+    assert PipelineRunner(pipe, SCHEDULE).guided
+    assert not runner.guided
+    images = runner.generate(TEXTS, noise)
+    assert np.isfinite(images).all()
+    assert (images != PipelineRunner(distilled, SCHEDULE).generate(TEXTS, noise)).any()
+
+
 def test_mixes_are_weighted_sums_of_embeddings(pipe: Any, tuned: Any) -> None:
     window = EncoderWindow({"tuned": 0.7, ORIGINAL: 0.3}, 3)
     result = runner_with(pipe, tuned, window).conditionings(TEXTS)
