@@ -7,7 +7,7 @@ train.json, and a resumed run uses the same ones.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
@@ -16,14 +16,12 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from rewards.combine.calibration import RewardStatistics
-from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from tcbench.errors import ConfigError
 from tcbench.progress import Progress
 from textcraftor.algorithms.latent_scores import LatentScorer, decode_latents
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.prompts import initial_latents
-from textcraftor.diffusion.sampling import Denoiser, Rollout, autocast, with_timesteps
+from textcraftor.diffusion.sampling import Denoiser, Rollout, autocast
 from textcraftor.sources import PromptSource, Sample, SampleOrder
 from textcraftor.tuned import Trainable
 
@@ -49,6 +47,10 @@ class MissingCalibration:
     main: bool
     """Whether this is the first process, which measures."""
     progress: Progress
+    dry_run: bool = False
+    """Whether to measure nothing and return placeholders, which no update must use."""
+    placeholders: list[str] = field(default_factory=list, init=False)
+    """Rewards that have placeholders in place of statistics."""
 
     def __call__(self, panel: Panel, names: Sequence[str]) -> dict[str, RewardStatistics]:
         """Return the statistics of the named rewards of the panel: recorded ones, or measured now.
@@ -59,15 +61,20 @@ class MissingCalibration:
         recorded = {name: self._recorded(panel, name) for name in names}
         missing = [name for name in names if recorded[name] is None]
         measured: dict[str, RewardStatistics] = {}
-        if missing:
+        if missing and self.dry_run:
+            self.progress.note(self._note(missing, f"would be measured on {_IMAGES} images"))
+            self.placeholders.extend(missing)
+            measured = {name: RewardStatistics(0.0, 1.0, _IMAGES, panel[name].score_id) for name in missing}
+        elif missing:
             # Measured once: processes on different devices would get different last digits.
             (measured,) = broadcast_object_list([self._measure(panel, missing) if self.main else None])
         return {name: recorded[name] or measured[name] for name in names}
 
-    @staticmethod
-    def record(mix: RewardMix) -> dict[str, dict[str, float]]:
-        """Return the scale of each term by reward, for train.json."""
-        return {name: {"mean": term.mean, "std": term.std} for name, term in mix.terms.items()}
+    def _note(self, names: Sequence[str], measuring: str) -> str:
+        return (
+            f"the calibration {self.config.rewards.calibration!r} has no {', '.join(names)}: {measuring} of "
+            "training prompts by the untuned model"
+        )
 
     def _recorded(self, panel: Panel, name: str) -> RewardStatistics | None:
         """Return the statistics with which the run began; None if there are none of this version."""
@@ -78,11 +85,7 @@ class MissingCalibration:
         return RewardStatistics(row["mean"], row["std"], _IMAGES, score_id)
 
     def _measure(self, panel: Panel, names: Sequence[str]) -> dict[str, RewardStatistics]:
-        calibration = self.config.rewards.calibration
-        self.progress.note(
-            f"the calibration {calibration!r} has no {', '.join(names)}: measuring on {_IMAGES} images of "
-            "training prompts by the untuned model"
-        )
+        self.progress.note(self._note(names, f"measuring on {_IMAGES} images"))
         order = SampleOrder(self.source, self.config.seed)
         scores: dict[str, list[float]] = {name: [] for name in names}
         size = min(_BATCH, self.config.memory.micro_batch or _BATCH)
@@ -101,14 +104,11 @@ class MissingCalibration:
     def _images(self, samples: Sequence[Sample]) -> Tensor:
         """Return the images (B, 3, H, W) that rewards see of the untuned model's samples."""
         pipe, steps = self.trainable.original, self.config.schedule.steps
-        scheduler = with_timesteps(pipe.scheduler, steps, device=pipe.device)
-        noise = initial_latents([sample.noise_seed for sample in samples], self.latent_shape)
-        with autocast(pipe.device, self.config.memory.precision), self.denoiser.uncounted():
+        seeds, memory = [sample.noise_seed for sample in samples], self.config.memory
+        whole, noise = Rollout.from_noise(self.denoiser, pipe, steps, seeds, self.latent_shape)
+        with autocast(pipe.device, memory.precision), self.denoiser.uncounted():
             c = self.trainable.encode_original([sample.text for sample in samples])
-            z = noise.to(pipe.device) * scheduler.init_noise_sigma
-            clean = Rollout(self.denoiser, scheduler, scheduler.timesteps).run(z, c)
-            slices = torch.split(clean, self.config.memory.decode_slice or len(clean))
-            images = torch.cat([decode_latents(pipe.vae, part) for part in slices])
+            images = decode_latents(pipe.vae, whole.run(noise, c), memory.decode_slice)
         return LatentScorer.pooled(images, self.config.rewards.pool).nan_to_num(0.5)
 
 

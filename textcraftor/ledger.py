@@ -45,6 +45,13 @@ class Ledger:
         """
         return self.unet + self.unet_saved + self.reward_calls + self.decodes
 
+    @property
+    def row(self) -> dict[str, float]:
+        """The numbers that a line of the log shows."""
+        return {
+            "samples": self.samples, "skipped": self.skipped, "unet": self.unet, "compute": self.compute
+        }  # fmt: skip
+
     def add(self, totals: UpdateTotals, *, rewards: int, unet_trained: bool) -> None:
         """Add the work of an update.
 

@@ -103,15 +103,8 @@ class Batch:
     samples: Sequence[Sample]
 
     def share(self, process: int, processes: int) -> Batch:
-        """Return one process's samples.
-
-        Raises:
-            ConfigError: If the processes cannot share the batch equally.
-        """
-        if len(self.samples) % processes:
-            raise ConfigError(
-                f"optimiser.batch = {len(self.samples)} is not a multiple of the {processes} processes"
-            )
+        """Return one process's samples; `textcraftor.inputs` checks that all have as many."""
+        assert len(self.samples) % processes == 0
         return Batch(self.update, self.samples[process::processes])
 
 

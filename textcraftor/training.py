@@ -14,16 +14,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from rewards.combine.mix import load_mix
-from rewards.registry import load
+from rewards.combine.mix import RewardMix, load_mix
 from tcbench.errors import ConfigError, first_line
 from tcbench.files import locked
 from tcbench.progress import Progress, Silent
@@ -39,6 +39,7 @@ from textcraftor.diffusion.pipeline import load_pipeline
 from textcraftor.diffusion.prefix_cache import PrefixCache
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser
+from textcraftor.diffusion.schedule import Schedule
 from textcraftor.inputs import TrainInputs
 from textcraftor.io.checkpoint import LOG, TrainFolder
 from textcraftor.io.provenance import environment
@@ -112,24 +113,12 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         inputs = TrainInputs.find(
             config, processes.count, progress, fetch=not dry_run, prompts=prompts, validation=validation
         )
-        schedule, updates, trained_on = config.schedule, config.optimiser.updates, inputs.trained_on
-        source = inputs.prompts
+        schedule, updates, source = config.schedule, config.optimiser.updates, inputs.prompts
 
-        # The frozen pipeline
-        pipe = load_pipeline(
-            inputs.pipeline,
-            device=device,
-            dtype="float32",
-            sampler=schedule.sampler,
-            spacing=schedule.spacing,
-        )
-        if device != "cpu":
-            pipe.unet.to(memory_format=torch.channels_last)
-            pipe.vae.to(memory_format=torch.channels_last)
+        # The frozen pipeline, what is trained, and its optimiser
+        pipe = _load_pipeline(inputs.pipeline, schedule, device)
         runner = PipelineRunner(pipe, schedule)
-
-        # What is trained, and its optimiser
-        trainable = _load_trainable(pipe, config, runner.guided, trained_on)
+        trainable = _load_trainable(pipe, config, runner.guided, inputs.trained_on)
         average = WeightAverage(trainable, config.optimiser.ema)
         optimiser = ClippedOptimiser.adamw(
             accelerator, trainable.trained_parameters().values(), config.optimiser
@@ -137,82 +126,51 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
 
         # Sampling, scoring, and the algorithm on top of them
         denoiser = Denoiser.of_pipeline(pipe, schedule.guidance, runner.size)
+        measure = MissingCalibration(
+            config,
+            trainable,
+            denoiser,
+            runner.latent_shape,
+            source,
+            known=folder.record(),
+            main=main,
+            progress=progress,
+            dry_run=dry_run,
+        )
         mix = load_mix(
             config.rewards.mix,
             calibration=config.rewards.calibration,
             device=device,
             offload=config.memory.offload,
-            measure=MissingCalibration(
-                config,
-                trainable,
-                denoiser,
-                runner.latent_shape,
-                source,
-                known=folder.record(),
-                main=main,
-                progress=progress,
-            ),
+            measure=measure,
         )
-        selection = config.validation.selection_reward
-        selection_reward = load(selection, device=device) if selection else None
+        validator = None
+        if main and inputs.validation is not None:
+            validator = Validator.of_run(
+                config, inputs.validation, trainable, mix, denoiser, runner.latent_shape
+            )
         if config.memory.compile:
             denoiser.unet = torch.compile(pipe.unet)
         scorer = LatentScorer(pipe.vae, mix, config.memory.decode_slice, config.rewards.pool)
-        cache = PrefixCache.open(
-            "" if dry_run else config.memory.prefix_cache,
-            config.memory.prefix_gigabytes,
-            pipeline_sha256=inputs.pipeline_sha256,
-            schedule=schedule,
-            precision=config.memory.precision,
-        )
+        cache = None if dry_run else PrefixCache.open(config.memory, schedule, inputs.pipeline_sha256)
         start = RolloutStart(
             denoiser, pipe, runner.latent_shape, schedule, config.memory.checkpointing, cache, inputs.pairs
         )
         algorithm = _make_algorithm(config, trainable, start, scorer, optimiser)
-        validator = None
-        if inputs.validation is not None and main:
-            held_out = inputs.validation.texts
-            validator = Validator(
-                trainable,
-                mix,
-                selection_reward,
-                denoiser,
-                runner.latent_shape,
-                [held_out[n] for n in range(min(config.validation.prompt_count, len(held_out)))],
-                steps=schedule.steps,
-                tuned_steps=config.eval_tuned_steps,
-                memory=config.memory,
-                unet_trained="unet" in config.trainable.parts,
-            )
+        state = _TrainState(trainable, average, algorithm, optimiser)
 
         # Start the folder, or resume from its newest checkpoint
         current = environment(device)
         if main:
-            folder.begin(
-                {
-                    "config": json.loads(json.dumps(asdict(config))),
-                    "pipeline_sha256": inputs.pipeline_sha256,
-                    "prompts": source.name,
-                    "prompt_count": len(source),
-                    "prompts_sha256": source.sha256,
-                    "rewards": {name: mix.panel[name].score_id for name in mix.panel.names},
-                    "calibration": MissingCalibration.record(mix),
-                    "start_sha256": trainable.start_sha256,
-                    "processes": processes.count,
-                    "environment": current,
-                },
-                write=not dry_run,
-            )
+            record = _record(config, inputs, mix, trainable)
+            if measure.placeholders:
+                del record["calibration"]  # a dry run does not know it
+            record |= {"processes": processes.count, "environment": current}
+            folder.begin(record, write=not dry_run)
         accelerator.wait_for_everyone()
-        ledger, done = Ledger(device=current["device_name"]), 0
-        newest = folder.newest()
+        ledger, done, newest = Ledger(device=current["device_name"]), 0, folder.newest()
         if newest is not None:
-            state = newest.tensors(device)
-            trainable.load_values(state["trained"])
-            average.load_state(state["average"])
-            if state["learner"]:
-                algorithm.load_state(state["learner"])
-            optimiser.load_state(state["optimiser"])
+            state.load(newest.tensors(device))
             ledger, done = Ledger(**newest.record["ledger"]), newest.update
         if dry_run:
             return TrainedRun(folder.path, done, done, main=main)
@@ -233,8 +191,9 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         with average.applied():
             alarm = validations.run(done)
         if main and newest is not None and validations.best(done) == done:
-            _select(folder, newest.path, config, trained_on)  # it may have been killed before it did
+            _select(folder, newest.path, config, inputs)  # it may have been killed before it did
 
+        interrupted = False
         for update in range(done, updates):
             if alarm and config.validation.stop_on_alarm:
                 break
@@ -255,14 +214,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
 
             # Log
             ledger.seconds += time.monotonic() - began
-            row = {
-                "update": update,
-                "samples": ledger.samples,
-                "skipped": ledger.skipped,
-                "unet": ledger.unet,
-                "compute": ledger.compute,
-                **totals.row,
-            }
+            row = {"update": update, **ledger.row, **totals.row}
             if main:
                 row |= {"seconds": round(ledger.seconds, 3), "lr": lr}
                 folder.append(LOG, [row])
@@ -277,26 +229,17 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
                 interrupted = processes.any(processes.interrupted)
             if validation_due or interrupted or done % config.logging.save_every == 0:
                 if main:
-                    path = folder.save(
-                        done,
-                        {
-                            "trained": {n: p.detach() for n, p in trainable.trained_parameters().items()},
-                            "average": average.values,
-                            "learner": algorithm.state(),
-                            "optimiser": optimiser.state(),
-                        },
-                        {"ledger": asdict(ledger)},
-                        lambda path: _save_weights(path, trainable, average, config, trained_on),
-                        config.logging.keep,
-                    )
+                    path = _save(folder, done, state, ledger, config, inputs)
                     if validations.best(done) == done:
-                        _select(folder, path, config, trained_on)
+                        _select(folder, path, config, inputs)
                 accelerator.wait_for_everyone()
             if interrupted:
-                raise KeyboardInterrupt(f"saved {folder.path} after {done} updates")
+                break
 
         accelerator.wait_for_everyone()  # a process that leaves first can end the group of the others
         accelerator.end_training()
+        if interrupted:
+            raise KeyboardInterrupt(f"saved {folder.path} after {done} updates")
         return TrainedRun(folder.path, done, validations.best(done), alarm, main)
 
 
@@ -314,6 +257,16 @@ def _out_of_memory_advice(device: str) -> Iterator[None]:
             "memory.checkpointing = true, memory.decode_slice = 1, memory.precision = bfloat16 or "
             "memory.offload = true; the last checkpoint is intact"
         ) from error
+
+
+def _load_pipeline(folder: Path, schedule: Schedule, device: str) -> Any:
+    pipe = load_pipeline(
+        folder, device=device, dtype="float32", sampler=schedule.sampler, spacing=schedule.spacing
+    )
+    if device != "cpu":
+        pipe.unet.to(memory_format=torch.channels_last)
+        pipe.vae.to(memory_format=torch.channels_last)
+    return pipe
 
 
 def _load_trainable(
@@ -360,25 +313,75 @@ def _make_algorithm(
     return GradientAlgorithm(trainable, *parts, **common)
 
 
-# Checkpoints
+# Record and checkpoints
 
 
-def _select(
-    folder: TrainFolder, checkpoint: Path, config: TrainConfig, trained_on: Sequence[str] | None
-) -> None:
+def _record(config: TrainConfig, inputs: TrainInputs, mix: RewardMix, trainable: Trainable) -> dict[str, Any]:
+    """Return the entries of train.json that a resumed run is compared with."""
+    return {
+        "config": json.loads(json.dumps(asdict(config))),
+        "pipeline_sha256": inputs.pipeline_sha256,
+        "prompts": inputs.prompts.name,
+        "prompt_count": len(inputs.prompts),
+        "prompts_sha256": inputs.prompts.sha256,
+        "rewards": {name: mix.panel[name].score_id for name in mix.panel.names},
+        "calibration": mix.scales,
+        "start_sha256": trainable.start_sha256,
+    }
+
+
+@dataclass(frozen=True)
+class _TrainState:
+    """Everything that updates change, beside the ledger."""
+
+    trainable: Trainable
+    average: WeightAverage
+    algorithm: Algorithm
+    optimiser: ClippedOptimiser
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """Return the state to resume from, in named groups."""
+        return {
+            "trained": self._trained(),
+            "average": self.average.values,
+            "learner": self.algorithm.state(),
+            "optimiser": self.optimiser.state(),
+        }
+
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Resume from what `tensors` returned; a group may be empty."""
+        self.trainable.load_values(tensors["trained"])
+        self.average.load_state(tensors["average"])
+        if tensors["learner"]:
+            self.algorithm.load_state(tensors["learner"])
+        self.optimiser.load_state(tensors["optimiser"])
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the weights to sample with: averaged ones if averaging is on."""
+        self.trainable.save(folder, self.average.values or self._trained())
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.trainable.trained_parameters().items()}
+
+
+def _save(
+    folder: TrainFolder,
+    done: int,
+    state: _TrainState,
+    ledger: Ledger,
+    config: TrainConfig,
+    inputs: TrainInputs,
+) -> Path:
+    """Write a checkpoint, which is also a system to sample with, and return its folder."""
+
+    def write(path: Path) -> None:
+        state.save_weights(path)
+        write_trained(path, path, config, inputs.trained_on)
+
+    return folder.save(done, state.tensors(), {"ledger": asdict(ledger)}, write, config.logging.keep)
+
+
+def _select(folder: TrainFolder, checkpoint: Path, config: TrainConfig, inputs: TrainInputs) -> None:
     """Make a checkpoint the run's best."""
     folder.choose(checkpoint)
-    write_trained(folder.path, folder.path / "best", config, trained_on)
-
-
-def _save_weights(
-    folder: Path,
-    trainable: Trainable,
-    average: WeightAverage,
-    config: TrainConfig,
-    trained_on: Sequence[str] | None,
-) -> None:
-    """Write the weights to sample with: averaged ones if averaging is on."""
-    trained = {name: p.detach() for name, p in trainable.trained_parameters().items()}
-    trainable.save(folder, average.values or trained)
-    write_trained(folder, folder, config, trained_on)
+    write_trained(folder.path, folder.path / "best", config, inputs.trained_on)

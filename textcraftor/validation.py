@@ -16,17 +16,18 @@ from leaderboards.stats import Estimate, mean_intervals
 from rewards.base import Reward
 from rewards.combine.mix import RewardMix
 from rewards.preprocess import to_bytes
-from rewards.registry import info
+from rewards.registry import info, load
 from tcbench.errors import ConfigError
 from tcbench.progress import Progress
 from textcraftor.algorithms.base import TRAINED
 from textcraftor.algorithms.latent_scores import decode_latents
 from textcraftor.config import MemorySettings, TrainConfig
 from textcraftor.curves import save_curves
-from textcraftor.diffusion.prompts import initial_latents, noise_seed
-from textcraftor.diffusion.sampling import Denoiser, Rollout, autocast, with_timesteps
+from textcraftor.diffusion.prompts import noise_seed
+from textcraftor.diffusion.sampling import Denoiser, Rollout, autocast
 from textcraftor.io.checkpoint import VALIDATION, TrainFolder
 from textcraftor.processes import Processes
+from textcraftor.sources import PromptSource
 from textcraftor.tuned import Trainable
 
 NOISES = 2
@@ -166,7 +167,41 @@ class Validator:
         self.memory = memory
         self.prompts_at_once = max(1, min(BATCH, memory.micro_batch or BATCH) // NOISES)
         # latents before the tuned steps, sampled once: they do not depend on what is trained
-        self._prefixes: list[tuple[Any, Tensor]] | None = None
+        self._prefixes: list[tuple[Rollout, Tensor]] | None = None
+
+    @classmethod
+    def of_run(
+        cls,
+        config: TrainConfig,
+        source: PromptSource,
+        trainable: Trainable,
+        mix: RewardMix,
+        denoiser: Denoiser,
+        latent_shape: tuple[int, int, int],
+    ) -> Validator:
+        """Make the validator of a training run, and load its selection reward.
+
+        Args:
+            config: The run's configuration.
+            source: Validation prompts, of which the first are used.
+            trainable: What is trained.
+            mix: The trained rewards.
+            denoiser: The UNet with guidance.
+            latent_shape: (channels, height, width) of one latent.
+        """
+        selection, count = config.validation.selection_reward, config.validation.prompt_count
+        return cls(
+            trainable,
+            mix,
+            load(selection, device=str(mix.panel.device)) if selection else None,
+            denoiser,
+            latent_shape,
+            [source.texts[number] for number in range(min(count, len(source)))],
+            steps=config.schedule.steps,
+            tuned_steps=config.eval_tuned_steps,
+            memory=config.memory,
+            unet_trained="unet" in config.trainable.parts,
+        )
 
     @torch.no_grad()
     def validate(self, update: int, first: Validation | None = None) -> tuple[Validation, Tensor]:
@@ -240,28 +275,23 @@ class Validator:
         if self._prefixes is None or self.unet_trained:
             self._prefixes = list(self._sample_prefixes())
         size = self.prompts_at_once
-        for index, (scheduler, z) in enumerate(self._prefixes):
+        for index, (last, z) in enumerate(self._prefixes):
             texts = self.prompts[index * size : (index + 1) * size]
             c = self.trainable.encode([text for text in texts for _ in range(NOISES)])
             # a copy: multistep samplers change while they run, and the prefix is used again
-            scheduler = copy.deepcopy(scheduler)
-            last = scheduler.timesteps[-self.tuned_steps :]
-            clean = Rollout(self.denoiser, scheduler, last).run(z, c)
-            for part in torch.split(clean, self.memory.decode_slice or len(clean)):
-                yield decode_latents(vae, part)
+            last = replace(last, scheduler=copy.deepcopy(last.scheduler))
+            yield decode_latents(vae, last.run(z, c), self.memory.decode_slice)
 
-    def _sample_prefixes(self) -> Iterator[tuple[Any, Tensor]]:
-        """Yield the latents (B, C, h, w) before the tuned steps, with the scheduler that produced them."""
+    def _sample_prefixes(self) -> Iterator[tuple[Rollout, Tensor]]:
+        """Yield the tuned steps and the latents (B, C, h, w) before them."""
         pipe, size = self.trainable.original, self.prompts_at_once
         for start in range(0, len(self.prompts), size):
             numbers = range(start, min(start + size, len(self.prompts)))
             texts = [self.prompts[number] for number in numbers for _ in range(NOISES)]
             seeds = [noise_seed(VALIDATION_SEED, number, k) for number in numbers for k in range(NOISES)]
-            scheduler = with_timesteps(pipe.scheduler, self.steps, device=pipe.device)
-            z = initial_latents(seeds, self.latent_shape).to(pipe.device) * scheduler.init_noise_sigma
-            first = scheduler.timesteps[: -self.tuned_steps]
-            c = self.trainable.encode_original(texts)
-            yield scheduler, Rollout(self.denoiser, scheduler, first).run(z, c)
+            whole, z = Rollout.from_noise(self.denoiser, pipe, self.steps, seeds, self.latent_shape)
+            first, last = whole.split(-self.tuned_steps)
+            yield last, first.run(z, self.trainable.encode_original(texts))
 
 
 class Validations:

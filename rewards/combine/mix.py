@@ -72,6 +72,11 @@ class RewardMix:
         if calibration is not None:
             self.terms = {name: self._calibrated(name, calibration) for name in panel.names}
 
+    @property
+    def scales(self) -> dict[str, dict[str, float]]:
+        """Mean and deviation that standardise each term, by reward; 0 and 1 without a calibration."""
+        return {name: {"mean": term.mean, "std": term.std} for name, term in self.terms.items()}
+
     def score(self, images: Tensor | Sequence[Image], prompts: Sequence[str] | None = None) -> _MixScores:
         """Score images, which are given as to `Panel.score`. Gradients of the total reach the images."""
         scores = self.panel.score(images, prompts)

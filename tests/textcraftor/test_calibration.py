@@ -114,6 +114,31 @@ def test_resumed_run_uses_the_recorded_scale(
     assert recorded(tmp_path / "out") == before
 
 
+@pytest.mark.usefixtures("few_images")
+def test_a_dry_run_says_what_would_be_measured_and_samples_nothing(
+    config_for: Callable[..., TrainConfig],
+    toys: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_notes: Callable[..., Any],
+) -> None:
+    out = tmp_path / "out"
+    train(config_for(updates=1), out, device="cpu")
+    monkeypatch.delattr("textcraftor.calibration.MissingCalibration._measure")
+    notes = make_notes()
+    train(config_for(), tmp_path / "other", device="cpu", dry_run=True, progress=notes)
+    assert [line for line in notes.lines if "measured" in line] == [
+        f"the calibration 'world' has no {toys}:Red: would be measured on 10 images of training prompts by "
+        "the untuned model"
+    ]
+    assert train(config_for(updates=2), out, device="cpu", dry_run=True).updates == 1
+    record = json.loads((out / "train.json").read_text(encoding="utf-8"))
+    record["rewards"] = {f"{toys}:Red": "0" * 12}  # another version of the reward, which is measured anew
+    (out / "train.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"another training run \(different rewards\)"):
+        train(config_for(updates=2), out, device="cpu", dry_run=True)
+
+
 def test_resume_with_a_changed_calibration_file_is_refused(
     config_for: Callable[..., TrainConfig], toys: Path, tmp_path: Path
 ) -> None:

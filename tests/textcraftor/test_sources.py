@@ -8,7 +8,10 @@ import pytest
 
 from rewards.world.prompts import world_prompts
 from tcbench.errors import ConfigError, FileFormatError
+from tcbench.settings import build_settings
+from textcraftor.config import TrainConfig
 from textcraftor.diffusion.prompts import noise_seed
+from textcraftor.inputs import _check_shares
 from textcraftor.sources import PromptSource, SampleOrder
 
 
@@ -94,5 +97,7 @@ def test_processes_share_a_batch_equally() -> None:
     batch = SampleOrder(PromptSource.from_texts("", ["a", "b", "c"]), seed=0).batch(2, 6)
     shares = [batch.share(process, 2) for process in range(2)]
     assert [[sample.number for sample in share.samples] for share in shares] == [[12, 14, 16], [13, 15, 17]]
-    with pytest.raises(ConfigError, match=r"optimiser.batch = 6 is not a multiple of the 4 processes"):
+    with pytest.raises(AssertionError):
         batch.share(0, 4)
+    with pytest.raises(ConfigError, match=r"optimiser.batch = 6 is not a multiple of the 4 processes"):
+        _check_shares(build_settings(TrainConfig, {"model": "", "optimiser": {"batch": 6}}, source=""), 4)

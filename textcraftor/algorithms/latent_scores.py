@@ -63,11 +63,18 @@ class LatentScores:
         )
 
 
-def decode_latents(vae: Any, latents: Tensor) -> Tensor:
+def decode_latents(vae: Any, latents: Tensor, slice_size: int = 0) -> Tensor:
     """Decode clean latents (B, C, h, w) to images (B, 3, H, W) in [0, 1].
 
     Gradients pass where pixels are not clipped.
+
+    Args:
+        vae: A diffusers VAE.
+        latents: Clean latents.
+        slice_size: Images decoded at a time; 0: all.
     """
+    if slice_size:
+        return torch.cat([decode_latents(vae, part) for part in torch.split(latents, slice_size)])
     scaled = latents / vae.config.scaling_factor
     pixels: Tensor = vae.decode(scaled.to(vae.dtype)).sample.float()
     return (pixels / 2 + 0.5).clamp(0, 1)

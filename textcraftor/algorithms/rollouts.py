@@ -10,7 +10,6 @@ from torch import Tensor
 
 from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.prefix_cache import PrefixCache
-from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.sampling import Denoiser, Rollout, with_timesteps
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.pairs import Pairs
@@ -72,13 +71,12 @@ class RolloutStart:
         return rollout, latents.to(self.pipe.device)
 
     def _sample_prefix(self, samples: Sequence[Sample], original: Conditioning) -> tuple[Rollout, Tensor]:
-        scheduler = with_timesteps(self.pipe.scheduler, self.steps, device=self.pipe.device)
-        noise = initial_latents([sample.noise_seed for sample in samples], self.latent_shape)
-        z = noise.to(self.pipe.device) * scheduler.init_noise_sigma
+        seeds = [sample.noise_seed for sample in samples]
+        whole, z = Rollout.from_noise(
+            self.denoiser, self.pipe, self.steps, seeds, self.latent_shape, self.checkpointed
+        )
         # One scheduler runs both parts: multistep samplers carry outputs of the prefix into the tuned steps
-        whole = Rollout(self.denoiser, scheduler, scheduler.timesteps, self.checkpointed)
-        # counted from the end: some samplers (PNDM) have more timesteps than steps
-        prefix, tuned = whole.split(len(scheduler.timesteps) - self.tuned_steps)
+        prefix, tuned = whole.split(-self.tuned_steps)
         with torch.no_grad():
             return tuned, prefix.run(z, original)
 

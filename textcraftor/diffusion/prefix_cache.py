@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tcbench.files import new_file
+from textcraftor.config import MemorySettings
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.sources import Sample
 
@@ -98,27 +99,23 @@ class PrefixCache:
                 return
 
     @staticmethod
-    def open(
-        folder: str, gigabytes: float, *, pipeline_sha256: str, schedule: Schedule, precision: str
-    ) -> PrefixCache | None:
-        """Open the cache of a training run.
+    def open(memory: MemorySettings, schedule: Schedule, pipeline_sha256: str) -> PrefixCache | None:
+        """Open the cache of a training run; None if its settings name no folder.
 
         Args:
-            folder: Folder of the cache; "": no cache.
-            gigabytes: Largest size.
-            pipeline_sha256: Hash of the frozen pipeline.
+            memory: The cache's folder and size, and the precision of forward passes.
             schedule: Sampling settings of the run.
-            precision: Precision of forward passes.
+            pipeline_sha256: Hash of the frozen pipeline.
         """
-        if not folder:
+        if not memory.prefix_cache:
             return None
         settings = {
             "pipeline": pipeline_sha256,
             "before": schedule.steps - schedule.tuned_step_count,
-            "precision": precision,
+            "precision": memory.precision,
             **{name: getattr(schedule, name) for name in ("steps", "sampler", "spacing", "guidance", "size")},
         }
-        return PrefixCache(Path(folder).expanduser(), settings, gigabytes)
+        return PrefixCache(Path(memory.prefix_cache).expanduser(), settings, memory.prefix_gigabytes)
 
 
 def _read(path: Path) -> Tensor | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from types import MappingProxyType
 from typing import Any
@@ -129,6 +129,30 @@ class Rollout:
     the latents of each step.
     """
 
+    @classmethod
+    def from_noise(
+        cls,
+        denoiser: Denoiser,
+        pipe: Any,
+        steps: int,
+        seeds: Sequence[int],
+        latent_shape: tuple[int, int, int],
+        checkpointed: bool = False,
+    ) -> tuple[Rollout, Tensor]:
+        """Return all sampling steps of a pipeline, and the initial latents (B, C, h, w) of B seeds.
+
+        Args:
+            denoiser: Guided UNet call.
+            pipe: The pipeline whose scheduler and device are used.
+            steps: Number of sampling steps.
+            seeds: B seeds of initial noise.
+            latent_shape: (C, h, w) of one latent.
+            checkpointed: Whether the steps use gradient checkpointing.
+        """
+        scheduler = with_timesteps(pipe.scheduler, steps, device=pipe.device)
+        z = initial_latents(seeds, latent_shape).to(pipe.device) * scheduler.init_noise_sigma
+        return cls(denoiser, scheduler, scheduler.timesteps, checkpointed), z
+
     def output(self, z: Tensor, t: Tensor, c: Conditioning) -> Tensor:
         """Return the guided output e (B, C, h, w) at timestep t, with its graph."""
         scaled = self.scheduler.scale_model_input(z, t)
@@ -154,11 +178,12 @@ class Rollout:
         return z
 
     def split(self, count: int) -> tuple[Rollout, Rollout]:
-        """Return the first ``count`` steps and the rest; they share the scheduler, so run them in order."""
-        return (
-            Rollout(self.denoiser, self.scheduler, self.timesteps[:count], self.checkpointed),
-            Rollout(self.denoiser, self.scheduler, self.timesteps[count:], self.checkpointed),
-        )
+        """Return the first ``count`` steps and the rest; they share the scheduler, so run them in order.
+
+        A negative count is that of the rest. Some samplers (PNDM) have more timesteps than steps.
+        """
+        before, after = self.timesteps[:count], self.timesteps[count:]
+        return replace(self, timesteps=before), replace(self, timesteps=after)
 
 
 def with_timesteps(scheduler: Any, steps: int, first: int = 0, device: str | torch.device = "cpu") -> Any:
@@ -185,15 +210,9 @@ def _predict_x0(scheduler: Any, e: Tensor, t: Tensor, z: Tensor) -> Tensor:
 
     With z = a x0 + s noise, that is (z - s e) / a if e predicts noise, and a z - s e if e predicts the
     velocity a noise - s x0 (Salimans and Ho 2022).
-
-    Raises:
-        ValueError: For a scheduler other than DDIM, whose latents satisfy a^2 + s^2 = 1.
     """
-    if type(scheduler).__name__ != "DDIMScheduler":
-        raise ValueError(
-            f"one-step predictions need the sampler ddim, got {type(scheduler).__name__}; set "
-            "schedule.sampler to ddim, or algorithm.name to chain or conditioning"
-        )
+    # its latents satisfy a^2 + s^2 = 1; configurations with other samplers are refused
+    assert type(scheduler).__name__ == "DDIMScheduler"
     a, s = (scale.to(z.device, z.dtype) for scale in _signal_and_noise(scheduler, t))
     kind = scheduler.config.prediction_type
     if kind == "epsilon":

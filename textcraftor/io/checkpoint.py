@@ -34,7 +34,7 @@ LOG, VALIDATION = "log.jsonl", "validation.jsonl"
 
 DECISIVE_ENTRIES = ("pipeline_sha256", "prompts_sha256", "start_sha256", "rewards", "calibration")
 """Entries of train.json, beside the configuration, that must be unchanged when a run is resumed. One that an
-earlier version did not write is not compared."""
+earlier version did not write, or a dry run does not measure, is not compared."""
 
 
 NOT_DECISIVE = (
@@ -206,7 +206,7 @@ def _has_files(folder: Path) -> bool:
 
 def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     """Return the decisive settings and entries in which two runs differ, one phrase each."""
-    entries = [name for name in DECISIVE_ENTRIES if name in known and known[name] != record.get(name)]
+    entries = [n for n in DECISIVE_ENTRIES if n in known and n in record and known[n] != record[n]]
     return [
         *_config_differences(known["config"], record["config"]),
         *(f"different {name.removesuffix('_sha256')}" for name in entries),

@@ -237,12 +237,6 @@ def test_denoising_equals_the_unguided_diffusion_loss(pipe: Any, start: Tensor) 
     assert gradient[: len(start)].abs().max() == 0  # the empty prompt is not used
 
 
-def test_one_step_estimators_require_ddim(tiny_pipeline: Path) -> None:
-    pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler="euler")
-    with pytest.raises(ValueError, match=r"need the sampler ddim, got Euler"):
-        _predict_x0(pipe.scheduler, torch.zeros(1), torch.tensor(1), torch.zeros(1))
-
-
 @pytest.mark.parametrize("sampler", _SAMPLERS)
 def test_gradients_pass_through_every_sampler(tiny_pipeline: Path, sampler: str) -> None:
     pipe = load_pipeline(tiny_pipeline, device="cpu", dtype="float32", sampler=sampler)
