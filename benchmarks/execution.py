@@ -20,7 +20,8 @@ from tcbench.errors import ConfigError, ProblemCollector, TcbenchError, first_li
 from tcbench.files import locked, read_lines
 from tcbench.progress import Progress, Silent
 from textcraftor import rewriters
-from textcraftor.diffusion import pipeline as pipelines
+from textcraftor.diffusion import loading
+from textcraftor.diffusion.conditioning import replace_encoders
 from textcraftor.diffusion.prompts import noise_seed
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.io import provenance
@@ -327,7 +328,7 @@ def _describe(plan: Plan, rewritten: Mapping[int, str], key: Key) -> Sample:
 
 def _load_sampler(plan: Plan) -> Sampler:
     system = plan.system
-    pipe = pipelines.load_pipeline(
+    pipe = loading.load_pipeline(
         plan.pipeline,
         device=plan.device,
         dtype=plan.dtype,
@@ -336,7 +337,10 @@ def _load_sampler(plan: Plan) -> Sampler:
         replaced=system.replaced,
         lora={Path(name): scale for name, scale in system.lora.items()},
     )
-    encoders = {name: pipelines.load_encoders(pipe, folder) for name, folder in system.encoders.items()}
+    encoders = {
+        name: replace_encoders(pipe, loading.load_parts(pipe, folder))
+        for name, folder in system.encoders.items()
+    }
     runner = PipelineRunner(
         pipe,
         system.schedule,

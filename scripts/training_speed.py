@@ -141,7 +141,8 @@ def _plain_loop(job: dict[str, Any]) -> dict[str, float]:
     import rewards
     from rewards.combine.terms import parse_mix
     from rewards.world.prompts import world_prompts
-    from textcraftor.diffusion.pipeline import MICRO, load_pipeline
+    from textcraftor.diffusion.loading import load_pipeline
+    from textcraftor.diffusion.pipeline import MICRO
     from textcraftor.diffusion.prompts import initial_latents
 
     pipe = load_pipeline(MICRO, device="cpu", dtype="float32", sampler="ddim")

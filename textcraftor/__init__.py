@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from tcbench.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from textcraftor.config import PROFILES, TrainConfig, make_config
+    from textcraftor.config import TrainConfig, make_config
+    from textcraftor.profiles import PROFILES
     from textcraftor.training import TrainedRun, train
 
 __all__ = ["PROFILES", "TrainConfig", "TrainedRun", "make_config", "train"]
@@ -25,7 +26,7 @@ __all__ = ["PROFILES", "TrainConfig", "TrainedRun", "make_config", "train"]
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "PROFILES": "textcraftor.config",
+        "PROFILES": "textcraftor.profiles",
         "TrainConfig": "textcraftor.config",
         "make_config": "textcraftor.config",
         "TrainedRun": "textcraftor.training",

@@ -15,6 +15,7 @@ from tcbench.settings import build_settings, merge, one_of, parse_assignment, re
 from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.schedule import MEMORYLESS, Schedule
 from textcraftor.old_names import OLD_NAMES, current_layout, flatten_settings, nest_settings
+from textcraftor.profiles import PROFILES
 
 ON_PAIRS = ("direct", "denoising")
 """Algorithms that need real images."""
@@ -119,7 +120,7 @@ class AlgorithmSettings:
     """The training method."""
 
     name: Annotated[str, one_of("algorithm", ALGORITHMS)] = "chain"
-    """Estimator of the reward's gradient (`textcraftor.diffusion.sampling`), or "denoising" (supervised on
+    """Estimator of the reward's gradient (`textcraftor.diffusion.estimators`), or "denoising" (supervised on
     pairs), "ddpo" (reinforcement learning) or "rewriting" (train a prompt rewriter).
     """
     drift_penalty: _Amount = 0.0
@@ -234,70 +235,6 @@ class TrainConfig:
     def from_record(cls, record: Mapping[str, Any]) -> TrainConfig:
         """Read the configuration of a train.json, also of the flat layout of earlier versions."""
         return build_settings(cls, current_layout(record), source="train.json")
-
-
-PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "default": {},
-        "paper": {
-            "rewards.mix": "clip-cosine=100,aesthetic-v2=1,pickscore=1,hpsv2=100",
-            "rewards.calibration": "",
-            "schedule.guidance": 7.5,
-            "optimiser.lr": 1e-6,
-            "optimiser.updates": 10_000,
-            "optimiser.batch": 256,
-            "optimiser.clip": 0.0,
-        },
-        "official-code": {
-            "rewards.mix": "clip-cosine=50,aesthetic-v2=3,pickscore=1,hpsv2=100",
-            "rewards.calibration": "",
-            "rewards.pool": 224,
-            "schedule.guidance": 7.5,
-            "schedule.spacing": "trailing",
-            "optimiser.lr": 1e-6,
-            "optimiser.updates": 10_000,
-            "optimiser.batch": 32,
-            "optimiser.clip": 0.0,
-            "memory.checkpointing": True,
-        },
-        "ddpo": {
-            "algorithm.name": "ddpo",
-            "algorithm.policy_updates": 2,
-            "schedule.steps": 50,
-            "schedule.tuned_steps": 50,
-            "schedule.eta": 1.0,
-            "schedule.guidance": 5.0,
-            "validation.eval_tuned_steps": 50,
-            "trainable.lora_rank": 16,
-            "optimiser.lr": 3e-4,
-            "optimiser.weight_decay": 1e-4,
-            "optimiser.batch": 256,
-        },
-        "rewriter": {
-            "algorithm.name": "rewriting",
-            "algorithm.policy_updates": 4,
-            "algorithm.ratio_clip": 0.2,
-            "algorithm.drift_penalty": 0.2,
-            "trainable.parts": ("rewriter",),
-            "trainable.rewriter": "promptist",
-            "schedule.steps": 20,
-            "schedule.tuned_steps": 20,
-            "validation.eval_tuned_steps": 20,
-            "data.group": 4,
-            "optimiser.lr": 5e-5,
-            "optimiser.weight_decay": 0.0,
-            "optimiser.batch": 256,
-        },
-        "quick": {
-            "optimiser.updates": 12,
-            "optimiser.batch": 4,
-            "optimiser.lr": 1e-4,
-            "validation.every": 6,
-            "validation.prompt_count": 8,
-        },
-    }
-)
-"""Named sets of settings, by dotted name."""
 
 
 def make_config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ from rewards.registry import info
 from rewards.weights.locate import locate_weights
 from tcbench.errors import ConfigError, ProblemCollector
 from tcbench.progress import Progress
+from tcbench.settings import read_toml
 from textcraftor.config import WITHOUT_GRADIENT, TrainConfig, ValidationSettings
 from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.pipeline import encoders_sha256, pipeline_sha256
-from textcraftor.io.pairs import Pairs
-from textcraftor.io.system import rewards_trained_on
+from textcraftor.io.pairs import DECLARED, Pairs
+from textcraftor.io.system import SYSTEM_FILE
 from textcraftor.rewriters import Rewriter
 from textcraftor.sources import PromptSource
 
@@ -83,14 +85,9 @@ class TrainInputs:
         assert rewards is not None
         assert pipeline is not None
         assert prompts is not None
-        trained_on = rewards_trained_on(
-            config.rewards.mix,
-            rewriter=config.trainable.rewriter,
-            start=config.trainable.start,
-            pairs=config.data.pairs,
-            supervised=config.algorithm.name == "denoising",
+        return cls(
+            rewards, _trained_on(config), pipeline, pipeline_sha256(pipeline), prompts, pairs, held_out
         )
-        return cls(rewards, trained_on, pipeline, pipeline_sha256(pipeline), prompts, pairs, held_out)
 
 
 def _check_shares(config: TrainConfig, processes: int) -> None:
@@ -168,6 +165,31 @@ def _check_start(config: TrainConfig, fetch: bool) -> None:
         encoders_sha256(Path(config.trainable.start))
     if config.trainable.rewriter:
         Rewriter.find(config.trainable.rewriter).find_model(fetch=fetch)
+
+
+def _trained_on(config: TrainConfig) -> list[str] | None:
+    """Return all rewards that the run's weights are trained on; None if a source does not declare its own.
+
+    Rewards that selected or generated the images of pairs count.
+    """
+    # a supervised run imitates its pairs and does not maximise the mix
+    supervised, start, pairs = config.algorithm.name == "denoising", config.trainable.start, config.data.pairs
+    names = [] if supervised else [info(name).declared_as for name in parse_mix(config.rewards.mix)]
+    declared: list[Sequence[str] | None] = []
+    if config.trainable.rewriter:
+        declared.append(Rewriter.find(config.trainable.rewriter).trained_on)
+    if start:
+        file = Path(start) / SYSTEM_FILE
+        declared.append(read_toml(file).get("trained_on") if file.is_file() else None)
+    if pairs:
+        file = Path(pairs) / DECLARED
+        # real photographs are trained on no reward; images that a supervised run imitates may be selected
+        undeclared: list[str] | None = None if supervised else []
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        declared.append(json.loads(text)["trained_on"] if text else undeclared)
+    if None in declared:
+        return None
+    return list(dict.fromkeys([*names, *(name for part in declared for name in part or ())]))
 
 
 def _validation_prompts(

@@ -35,7 +35,7 @@ from textcraftor.algorithms.rewriter import RewriterAlgorithm, RewriterPolicy
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.calibration import MissingCalibration
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prefix_cache import PrefixCache
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tcbench.errors import ConfigError, MissingFiles
 from textcraftor.config import TrainableSettings
 from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
-from textcraftor.diffusion.pipeline import ENCODERS, encoders_sha256, load_encoders
+from textcraftor.diffusion.loading import load_parts
+from textcraftor.diffusion.pipeline import ENCODERS, encoders_sha256
 from textcraftor.io.export import save_adapters, save_component, save_text_encoder
 
 ATTENTION = {
@@ -23,15 +24,6 @@ ATTENTION = {
     "unet": ("to_q", "to_k", "to_v", "to_out.0"),
 }
 """Layers that adapters are added to, as in TexForce and diffusers' training scripts."""
-
-
-_ENCODER_SHAPE = ("intermediate_size", "num_attention_heads", "hidden_act", "projection_dim")
-"""Configuration values of a text encoder, beside those that `load_encoders` compares."""
-
-_UNET_SHAPE = (
-    "block_out_channels", "layers_per_block", "cross_attention_dim", "attention_head_dim", "in_channels",
-    "down_block_types", "up_block_types", "transformer_layers_per_block",
-)  # fmt: skip
 
 
 class Trainable(nn.Module):
@@ -118,22 +110,14 @@ class TunedPipeline(Trainable):
         Raises:
             MissingFiles: If the checkpoint's UNet is not trained here, or a part has another architecture.
         """
-        encoders = load_encoders(self.original, folder)
+        loaded = load_parts(self.original, folder, list(self.parts), exact=True)
         if (folder / "unet").is_dir() and "unet" not in self.parts:
             raise MissingFiles(
                 f"{folder} has a tuned UNet, which would be lost; add unet to trainable.parts, or start from "
                 "a checkpoint without one"
             )
-        for name in self.parts:
-            if name in ENCODERS:
-                encoder = getattr(encoders, name)
-                _check_same(folder / name, encoder.config, self.parts[name].config, _ENCODER_SHAPE)
-                _copy_weights(self.parts[name], encoder.state_dict())
-            elif (folder / name).is_dir():
-                part: Any = self.parts[name]
-                other = type(part).from_pretrained(folder / name, local_files_only=True)
-                _check_same(folder / name, other.config, part.config, _UNET_SHAPE)
-                _copy_weights(part, other.state_dict())
+        for name, model in loaded.items():
+            _copy_weights(self.parts[name], model.state_dict())
 
     def save(self, folder: Path, values: Mapping[str, Tensor]) -> None:
         """Write the tuned parts as folders that transformers and diffusers read, with adapters merged.
@@ -227,21 +211,6 @@ def _trained_part(pipe: Any, name: str, settings: TrainableSettings, seed: int) 
             )
         )
     return part
-
-
-def _check_same(folder: Path, config: Any, model: Any, keys: Sequence[str]) -> None:
-    """Check that a checkpoint's part computes the same function of its weights as the model's.
-
-    Raises:
-        MissingFiles: If it does not.
-    """
-    pairs = {key: (getattr(config, key, None), getattr(model, key, None)) for key in keys}
-    different = [f"{key} {its}, not {ours}" for key, (its, ours) in pairs.items() if its != ours]
-    if different:
-        raise MissingFiles(
-            f"{folder} has another architecture than the model's: {', '.join(different)}; start from a "
-            "checkpoint of the same model"
-        )
 
 
 def _under(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks.cli import options
-from textcraftor.config import PROFILES, TrainConfig, make_config
+from textcraftor.config import TrainConfig, make_config
+from textcraftor.profiles import PROFILES
 
 if TYPE_CHECKING:
     from textcraftor.sources import PromptSource

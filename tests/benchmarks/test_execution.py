@@ -142,7 +142,7 @@ def test_out_of_memory_with_several_rewards_continues_one_by_one(
 
 def test_a_complete_run_loads_no_model(request_for: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
     run(request_for())
-    monkeypatch.setattr("textcraftor.diffusion.pipeline.load_pipeline", None)
+    monkeypatch.setattr("textcraftor.diffusion.loading.load_pipeline", None)
     monkeypatch.setattr("rewards.combine.panel.Panel", None)
     assert run(request_for()).complete
 
@@ -152,7 +152,7 @@ def test_another_reward_scores_the_existing_images(
 ) -> None:
     first = run(request_for())
     images = image_bytes(first)
-    monkeypatch.setattr("textcraftor.diffusion.pipeline.load_pipeline", None)
+    monkeypatch.setattr("textcraftor.diffusion.loading.load_pipeline", None)
     both = run(request_for(rewards=[f"{toy_rewards}:Brightness", f"{toy_rewards}:Picky"]))
     assert both.path == first.path
     assert both.added == 8

@@ -14,8 +14,9 @@ from benchmarks.pairs import write_pairs
 from leaderboards.records import Sample, ScoreSet
 from leaderboards.run_state import RunState
 from textcraftor.config import make_config
+from textcraftor.inputs import _trained_on
 from textcraftor.io.pairs import Pairs
-from textcraftor.io.system import rewards_trained_on, write_trained
+from textcraftor.io.system import write_trained
 
 MakeRun = Callable[..., RunState]
 
@@ -57,13 +58,19 @@ def test_training_on_selected_images_declares_their_rewards(make_run: MakeRun, t
     selected = make_run("best", (BRIGHT, [[0.5]]), images=True, details={"trained_on": ["pickscore"]})
     write_pairs(selected, tmp_path / "selected")
     (tmp_path / "real").mkdir()
-    mix = "world-clip=1"
-    assert rewards_trained_on(mix) == ["world-clip"]
-    assert rewards_trained_on(mix, supervised=True, pairs=str(tmp_path / "selected")) == ["pickscore"]
-    assert rewards_trained_on(mix, supervised=True, pairs=str(tmp_path / "real")) is None
-    assert rewards_trained_on(mix, pairs=str(tmp_path / "real")) == ["world-clip"]
+
+    def trained_on(pairs: str = "", start: str = "", algorithm: str = "direct") -> list[str] | None:
+        settings = {"rewards.mix": "world-clip=1", "trainable.start": start}
+        if pairs:
+            settings |= {"data.pairs": str(tmp_path / pairs), "data.prompts": "", "algorithm.name": algorithm}
+        return _trained_on(make_config("micro", overrides=settings))
+
+    assert trained_on() == ["world-clip"]
+    assert trained_on("selected", algorithm="denoising") == ["pickscore"]
+    assert trained_on("real", algorithm="denoising") is None
+    assert trained_on("real") == ["world-clip"]
     start = tmp_path / "start"
     start.mkdir()
     write_trained(start, start, make_config("micro"), ["world-pick"])
-    assert rewards_trained_on(mix, start=str(start)) == ["world-clip", "world-pick"]
-    assert rewards_trained_on(mix, start=str(tmp_path / "real")) is None
+    assert trained_on(start=str(start)) == ["world-clip", "world-pick"]
+    assert trained_on(start=str(tmp_path / "real")) is None

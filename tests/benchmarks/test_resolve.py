@@ -11,7 +11,8 @@ from benchmarks.resolve import PRESETS, expand_presets
 from benchmarks.systems import SYSTEMS
 from rewards.combine.terms import parse_mix
 from rewards.registry import info
-from textcraftor.config import PROFILES, make_config
+from textcraftor.config import make_config
+from textcraftor.profiles import PROFILES
 
 
 def test_presets_expand_without_repetitions() -> None:

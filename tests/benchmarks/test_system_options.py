@@ -22,7 +22,7 @@ from leaderboards.run_state import RunState
 from tcbench.errors import ConfigError, MissingFiles, Problems, TcbenchError
 from tcbench.progress import Silent
 from textcraftor.config import TrainableSettings, make_config
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.schedule import SAMPLERS, Schedule
 from textcraftor.io.export import ADAPTERS, export_encoder, save_text_encoder

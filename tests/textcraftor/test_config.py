@@ -11,9 +11,10 @@ import pytest
 from rewards.combine.terms import parse_mix
 from rewards.registry import info
 from tcbench.errors import ConfigError, Problems, UnknownName
-from textcraftor.config import PROFILES, TrainConfig, make_config
+from textcraftor.config import TrainConfig, make_config
 from textcraftor.io.checkpoint import _config_differences
 from textcraftor.old_names import OLD_NAMES
+from textcraftor.profiles import PROFILES
 
 
 def test_later_sources_win(tmp_path: Path) -> None:

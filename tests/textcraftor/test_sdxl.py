@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from textcraftor.algorithms.latent_scores import decode_latents
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
-from textcraftor.diffusion.pipeline import Source, load_pipeline
+from textcraftor.diffusion.loading import load_parts, load_pipeline
+from textcraftor.diffusion.pipeline import Source
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner, switch_encoder
 from textcraftor.diffusion.sampling import Denoiser, Rollout, with_timesteps
@@ -110,10 +111,7 @@ def test_both_encoders_are_trained_and_exported(
     theirs.set_progress_bar_config(disable=True)
     noise = initial_latents([1, 2], (4, 8, 8))
     image = theirs(TEXTS, latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np").images
-    from textcraftor.diffusion.pipeline import load_encoders
-
     pipe = load_pipeline(tiny_sdxl, device="cpu", dtype="float32", sampler="ddim")
-    whole = PipelineRunner(
-        pipe, SCHEDULE, {"best": load_encoders(pipe, best)}, (EncoderWindow({"best": 1.0}),)
-    )
+    others = {"best": replace_encoders(pipe, load_parts(pipe, best))}
+    whole = PipelineRunner(pipe, SCHEDULE, others, (EncoderWindow({"best": 1.0}),))
     np.testing.assert_allclose(image, whole.generate(TEXTS, noise), atol=1e-5)

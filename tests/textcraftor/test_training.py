@@ -638,8 +638,8 @@ def test_missing_pairs_are_reported_with_other_problems(
         ({"steps": 2000, "sampler": "euler"}, "schedule.steps = 2000; the model has 1000 timesteps"),
         ({"size": (9, 16)}, "size = 9x16"),
         ({"trackers": ("nothing",)}, "nothing"),
-        ({"vocab_size": 9}, "has vocab_size 9"),
-        ({"max_position_embeddings": 9}, "has max_position_embeddings 9"),
+        ({"vocab_size": 9, "hidden_size": 8}, "another .*: hidden_size 8, not 16, vocab_size 9, not 190;"),
+        ({"max_position_embeddings": 9}, "another architecture .*: max_position_embeddings 9, not 16"),
         ({"intermediate_size": 9}, "another architecture .*: intermediate_size 9, not 16"),
         ({"num_attention_heads": 1}, "another architecture .*: num_attention_heads 1, not 2"),
         ({"hidden_act": "gelu"}, "another architecture .*: hidden_act gelu, not quick_gelu"),
@@ -665,6 +665,17 @@ def test_a_dry_run_refuses_what_a_run_would(
         train(config, tmp_path / "out", device="cpu", dry_run=True)
 
 
+def test_a_start_may_differ_in_what_its_text_encoder_does_not_have(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, tiny_pipeline: Path
+) -> None:
+    """Projections belong to other classes, whose configuration is often saved with the weights."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    its = CLIPTextConfig.from_pretrained(tiny_pipeline / "text_encoder", projection_dim=9)
+    CLIPTextModel(its).save_pretrained(tmp_path / "start" / "text_encoder")
+    train(config_for(start=str(tmp_path / "start")), tmp_path / "out", device="cpu", dry_run=True)
+
+
 def test_default_profile_of_micro_has_a_selection_reward() -> None:
     config = make_config("micro")
     assert config.validation.selection_reward == "world-siglip"
@@ -676,7 +687,9 @@ def test_start_from_another_architecture_is_refused(
 ) -> None:
     from textcraftor.diffusion.pipeline import MICRO
 
-    with pytest.raises(ValueError, match=r"has hidden_size 128, but the pipeline's own .* has 16"):
+    with pytest.raises(
+        ValueError, match=r"another architecture than the pipeline's .* hidden_size 128, not 16"
+    ):
         train(config_for(start=str(MICRO)), tmp_path / "out", device="cpu")
 
 

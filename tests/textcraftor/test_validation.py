@@ -14,7 +14,7 @@ from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm
 from rewards.registry import load as load_reward
 from textcraftor.config import _SAMPLERS, MemorySettings, TrainableSettings
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from textcraftor.algorithms.base import Algorithm, StepResult
 from textcraftor.algorithms.latent_scores import LatentScores
-from textcraftor.diffusion.sampling import ESTIMATORS, UpdateRandom, autocast
+from textcraftor.diffusion.estimators import ESTIMATORS, UpdateRandom
+from textcraftor.diffusion.sampling import autocast
 from textcraftor.sources import Batch, Sample
 
 
@@ -17,7 +18,7 @@ from textcraftor.sources import Batch, Sample
 class GradientAlgorithm(Algorithm):
     """One optimiser step per update, along an estimate of the reward mix's gradient.
 
-    Source: Li et al. 2024 (TextCraftor), algorithm 1. The estimators are in `textcraftor.diffusion.sampling`.
+    Source: Li et al. 2024 (TextCraftor), algorithm 1. Estimators: `textcraftor.diffusion.estimators`.
     """
 
     def step(self, batch: Batch) -> StepResult:

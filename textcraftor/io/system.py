@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,16 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rewards.registry import info
 from tcbench.files import write_atomically
-from tcbench.settings import read_toml, toml_value
+from tcbench.settings import toml_value
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.pipeline import Source
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
-from textcraftor.io.pairs import DECLARED
-from textcraftor.rewriters import Rewriter
 
 SYSTEM_FILE = "system.toml"
 """Name of the file."""
@@ -67,38 +63,6 @@ def write_system(
         {**_base(source, folder), **values, "schedule": sampling} | ({"windows": tables} if tables else {})
     )
     write_atomically(folder / SYSTEM_FILE, text.encode())
-
-
-def rewards_trained_on(
-    mix: str, *, rewriter: str = "", start: str = "", pairs: str = "", supervised: bool = False
-) -> list[str] | None:
-    """Return all rewards that a run's weights are trained on; None if one of its sources does not declare it.
-
-    Args:
-        mix: The run's reward mix.
-        rewriter: Rewriter that the run starts from, if any.
-        start: Checkpoint that the run starts from, if any.
-        pairs: Folder of image-text pairs, if any; rewards that selected or generated its images count.
-        supervised: Whether the run imitates its pairs and does not maximise the mix.
-    """
-    from rewards.combine.terms import parse_mix
-
-    names = [] if supervised else [info(name).declared_as for name in parse_mix(mix)]
-    declared: list[Sequence[str] | None] = []
-    if rewriter:
-        declared.append(Rewriter.find(rewriter).trained_on)
-    if start:
-        file = Path(start) / SYSTEM_FILE
-        declared.append(read_toml(file).get("trained_on") if file.is_file() else None)
-    if pairs:
-        file = Path(pairs) / DECLARED
-        # real photographs are trained on no reward; images that a supervised run imitates may be selected
-        undeclared: list[str] | None = None if supervised else []
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        declared.append(json.loads(text)["trained_on"] if text else undeclared)
-    if None in declared:
-        return None
-    return list(dict.fromkeys([*names, *(name for part in declared for name in part or ())]))
 
 
 def write_trained(folder: Path, weights: Path, config: TrainConfig, trained_on: Sequence[str] | None) -> None:

@@ -31,7 +31,7 @@ from textcraftor.algorithms.ddpo import (
 from textcraftor.algorithms.latent_scores import LatentScorer
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.io.checkpoint import LOG, TrainFolder
 from textcraftor.sources import Batch, PromptSource, SampleOrder

@@ -14,7 +14,7 @@ from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm
 from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores, decode_latents
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.io.pairs import Pairs
 

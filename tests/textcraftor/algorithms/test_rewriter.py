@@ -28,7 +28,7 @@ from textcraftor.algorithms.latent_scores import LatentScorer
 from textcraftor.algorithms.rewriter import RewriterAlgorithm, RewriterPolicy
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import TrainConfig, make_config
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.io.checkpoint import LOG, TrainFolder
 from textcraftor.rewriters import REWRITES_FILE, Rewriter, RewriterModel, Rewrites

@@ -15,12 +15,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from tcbench.errors import MissingFiles
-from textcraftor.diffusion.pipeline import (
-    Source,
-    component_sha256,
-    load_pipeline,
-    pipeline_sha256,
-)
+from textcraftor.diffusion.loading import load_pipeline
+from textcraftor.diffusion.pipeline import Source, component_sha256, pipeline_sha256
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow, PipelineRunner, _generators, switch_encoder
 from textcraftor.diffusion.sampling import Denoiser, Rollout, with_timesteps

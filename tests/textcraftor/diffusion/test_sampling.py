@@ -14,18 +14,11 @@ from torch import Tensor
 from textcraftor.algorithms.latent_scores import decode_latents
 from textcraftor.config import _SAMPLERS
 from textcraftor.diffusion.conditioning import Conditioning
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.estimators import ESTIMATORS, UpdateRandom, _add_noise, _predict_x0
+from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
-from textcraftor.diffusion.sampling import (
-    ESTIMATORS,
-    Denoiser,
-    Rollout,
-    UpdateRandom,
-    _add_noise,
-    _predict_x0,
-    with_timesteps,
-)
+from textcraftor.diffusion.sampling import Denoiser, Rollout, with_timesteps
 from textcraftor.diffusion.schedule import MEMORYLESS, Schedule
 
 # inside diffusers

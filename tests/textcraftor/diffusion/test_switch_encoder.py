@@ -15,7 +15,7 @@ from PIL import Image
 
 from tcbench.errors import ConfigError
 from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.runner import switch_encoder
 
 PICTURE, MASK = Image.new("RGB", (16, 16), "red"), Image.new("L", (16, 16), 255)

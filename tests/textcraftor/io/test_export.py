@@ -20,7 +20,8 @@ from rewards.verification.official.environment import _official_python
 from tcbench.errors import ConfigError
 from textcraftor.config import TrainableSettings
 from textcraftor.diffusion.conditioning import replace_encoders
-from textcraftor.diffusion.pipeline import MICRO, Source, load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
+from textcraftor.diffusion.pipeline import MICRO, Source
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule

@@ -10,7 +10,8 @@ import pytest
 from tcbench.settings import read_toml
 from textcraftor.config import make_config
 from textcraftor.diffusion.models import MODELS
-from textcraftor.io.system import SYSTEM_FILE, rewards_trained_on, write_trained
+from textcraftor.inputs import _trained_on
+from textcraftor.io.system import SYSTEM_FILE, write_trained
 
 
 @pytest.mark.parametrize(
@@ -36,11 +37,13 @@ def test_text_outside_the_basic_plane_is_written_and_read(tmp_path: Path) -> Non
     values = read_toml(tmp_path / SYSTEM_FILE)
     assert values["method"] == "TextCraftor 🎨 \x7f"
     assert values["windows"] == [{"weights": {"best 🎨": 1.0}}]
-    assert rewards_trained_on("world-hps=1", start=str(tmp_path)) == ["world-hps", "world-pick"]
+    later = make_config("micro", overrides={"rewards.mix": "world-hps=1", "trainable.start": str(tmp_path)})
+    assert _trained_on(later) == ["world-hps", "world-pick"]
 
 
 def test_an_own_reward_is_declared_with_the_hash_of_its_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("from rewards import Reward\nclass Mine(Reward):\n    pass\n")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert rewards_trained_on(f"{file}:Mine=1,world-hps=2") == [f"custom:Mine@{digest}", "world-hps"]
+    config = make_config("micro", overrides={"rewards.mix": f"{file}:Mine=1,world-hps=2"})
+    assert _trained_on(config) == [f"custom:Mine@{digest}", "world-hps"]

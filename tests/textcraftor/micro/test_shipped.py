@@ -14,7 +14,8 @@ from safetensors import safe_open
 import rewards
 from benchmarks.systems import SYSTEMS
 from rewards.world.prompts import world_prompts
-from textcraftor.diffusion.pipeline import MICRO, load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
+from textcraftor.diffusion.pipeline import MICRO
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule

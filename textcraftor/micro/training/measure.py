@@ -15,7 +15,7 @@ from rewards.preprocess import to_bytes
 from rewards.world.claims import check_claims
 from rewards.world.prompts import WorldPrompt
 from rewards.world.vision import detect_objects
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers import CLIPTextModel
 
 from rewards.world.training.tokenizer import CaptionTokenizer, _caption_corpus, _write_tokenizer
-from textcraftor.diffusion.pipeline import load_pipeline
+from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
