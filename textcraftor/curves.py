@@ -12,7 +12,7 @@ from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CURVES = "curves.png"
+_FILE = "curves.png"
 """File beside log.jsonl, written at each validation."""
 
 _COLUMNS = 3
@@ -61,7 +61,7 @@ def save_curves(folder: TrainFolder) -> None:
         "grey: training batches, with running mean    blue: validation, with 95 % interval of the change",
         fontsize=8, color="#333333",
     )  # fmt: skip
-    write_atomically(folder.path / CURVES, png(figure))
+    write_atomically(folder.path / _FILE, png(figure))
 
 
 def _points(pairs: Iterable[tuple[int, float | None]]) -> tuple[list[int], list[float]]:

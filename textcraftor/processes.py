@@ -13,7 +13,7 @@ from typing import Any
 
 from textcraftor.diffusion.devices import find_device
 
-VALIDATION_TIMEOUT = timedelta(hours=6)
+_VALIDATION_TIMEOUT = timedelta(hours=6)
 """How long other processes wait for the first one, which validates."""
 
 _INTERRUPTED = b"\ninterrupted: saving after this update; interrupt again to end at once\n"
@@ -46,7 +46,7 @@ class Processes:
             gradient_accumulation_steps=1,
             log_with=list(trackers) or None,
             project_dir=str(folder),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT)],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_VALIDATION_TIMEOUT)],
         )
         self.interrupted = False
         """Whether this process was asked to stop within `interruptible`."""

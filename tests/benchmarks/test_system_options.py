@@ -174,8 +174,8 @@ def test_adapters_that_do_not_fit_are_refused(
             asked(f'lora = "{name}.safetensors"\nschedule.steps = 1')
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     for line, error, message in (
-        ('lora = "missing.safetensors"', MissingFiles, "file of adapters not found: missing.safetensors"),
-        ('lora = "other.safetensors"', MissingFiles, "other.safetensors holds no adapters"),
+        ('lora = "missing.safetensors"', MissingFiles, "adapter file not found: missing.safetensors"),
+        ('lora = "other.safetensors"', MissingFiles, "other.safetensors contains no LoRA adapters"),
         ("lora = 3", ConfigError, "lora = 3; expected"),
         ('text_encoder_2 = "tuned/text_encoder"', MissingFiles, "has no text_encoder_2 to replace"),
         ("clip_skip = 5", ConfigError, "clip_skip = 5; .* at most 1"),
@@ -242,9 +242,9 @@ def test_a_single_file_says_how_to_use_it(tmp_path: Path) -> None:
     for name, message in (
         ("sd.safetensors", r"import StableDiffusionPipeline as P; .*sd.safetensors'\).save_pretrained"),
         ("xl.safetensors", "import StableDiffusionXLPipeline as P;"),
-        ("old.ckpt", "is a checkpoint in a single file"),
-        ("lora.safetensors", "is a file of adapters .*`lora` in a system's TOML"),
-        ("vae.safetensors", "is a file of weights, not a pipeline"),
+        ("old.ckpt", "is probably a single-file checkpoint"),
+        ("lora.safetensors", "is a LoRA adapter file.*`lora` in a system's TOML"),
+        ("vae.safetensors", "is a weights file, not a pipeline"),
         ("broken.safetensors", "is not a safetensors file"),
         ("notes.md", "is a file; expected a named system"),
     ):

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +23,7 @@ from textcraftor.io.checkpoint import LOG, TrainFolder
 WORKER = """
 import json, sys
 import torch
+from tcbench.progress import Silent
 from textcraftor import training as loop
 from textcraftor.algorithms import base
 from textcraftor.config import TrainConfig
@@ -33,7 +33,11 @@ config, out, broken = TrainConfig.from_record(json.loads(sys.argv[1])), sys.argv
 torch.optim.AdamW = lambda parameters, lr, **_: torch.optim.SGD(parameters, lr=lr)
 if broken:
     base._average_gradients = lambda accelerator, parameters: None
-loop.train(config, out, device="cpu")
+class Shown(Silent):
+    def advance(self, count=1, status=""):
+        print("update", flush=True)
+
+loop.train(config, out, device="cpu", progress=Shown())
 """
 
 
@@ -53,7 +57,8 @@ def start(processes: int, config: TrainConfig, out: Path, mode: str = "whole") -
         environment = base | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {})
         record = json.dumps(asdict(config))
         command = [sys.executable, "-W", "ignore", "-c", WORKER, record, str(out), mode]
-        running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, env=environment, **pipes))
     return running
 
 
@@ -116,10 +121,8 @@ def test_interrupting_one_process_ends_all_after_a_saved_update(
     folder = TrainFolder(tmp_path / "out")
     config = config_for(updates=5000, every=0, selection_reward="", save_every=5000)
     running = start(2, config, folder.path)
-    deadline = time.monotonic() + 120
-    while not folder.rows(LOG) and time.monotonic() < deadline:
-        assert all(process.poll() is None for process in running)
-        time.sleep(0.05)
+    assert running[0].stdout is not None
+    assert running[0].stdout.readline() == "update\n"  # waits for the first one
     running[1].send_signal(signal.SIGINT)
     errors = [process.communicate(timeout=120)[1] for process in running]
     assert all("KeyboardInterrupt" in error for error in errors), errors

@@ -49,12 +49,25 @@ class EncoderWindow:
     """Number of last steps; 0: ``Schedule.tuned_steps``."""
 
     def __post_init__(self) -> None:
-        total = math.fsum(self.weights.values())
+        self.check_sum(self.weights)
+
+    @staticmethod
+    def check_sum(weights: Mapping[str, float], fix: str = "") -> None:
+        """Check that weights of text encoders sum to 1.
+
+        Args:
+            weights: Weights by encoder.
+            fix: How to change them; "": a general hint.
+
+        Raises:
+            ConfigError: If they do not.
+        """
+        total = math.fsum(weights.values())
         if not math.isclose(total, 1, abs_tol=1e-6):  # true for NaN too
-            given = ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items())
+            given = ", ".join(f"{name}={weight:g}" for name, weight in weights.items())
             raise ConfigError(
-                f"the weights of text encoders {given} sum to {total:g}, which would scale the embeddings; "
-                f"expected a sum of 1, such as by changing {ORIGINAL}"
+                f"the weights of text encoders {given} sum to {total:g}; another sum than 1 would scale the "
+                f"embeddings: {fix or f'change them to sum to 1, for example the weight of {ORIGINAL}'}"
             )
 
     def steps(self, schedule: Schedule) -> int:

@@ -55,9 +55,7 @@ class WeightFiles:
         others = [(suffix, v) for suffix in _SUFFIXES for v in ("", "fp16", *sorted(v for _, v in kinds))]
         choice = next((kind for kind in (*wanted, *others) if kind in kinds), None)
         if choice is None:
-            raise MissingFiles(
-                f"pipeline component {part} holds no weights (*.safetensors): copy the pipeline again"
-            )
+            raise MissingFiles(f"{part} holds no weights (*.safetensors); copy or export it again")
         _check(part, kinds[choice])
         return WeightFiles(choice[1], kinds[choice])
 
@@ -89,11 +87,11 @@ class WeightFiles:
             MissingFiles: If it is missing, or holds no adapters.
         """
         if not path.is_file():
-            raise MissingFiles(f"file of adapters not found: {path}; expected a .safetensors file (LoRA)")
+            raise MissingFiles(f"adapter file not found: {path}; expected a .safetensors file (LoRA)")
         names = _tensor_names(path) if path.suffix == ".safetensors" else []
         count = sum(_ADAPTED.search(name) is not None for name in names)
         if not count:
-            raise MissingFiles(f"{path} holds no adapters; expected a .safetensors file of them (LoRA)")
+            raise MissingFiles(f"{path} contains no LoRA adapters; expected a .safetensors file of them")
         return count
 
     def plain_name(self, name: str) -> str | None:
@@ -109,16 +107,15 @@ def _check(part: Path, files: list[Path]) -> None:
     """Raise an error unless both libraries would load these files."""
     if not any(file.name.startswith(_NAMES) for file in files):
         raise MissingFiles(
-            f"pipeline component {part} holds {files[0].name}, which no loader reads; expected a name such "
-            f"as {' or '.join(f'{name}.safetensors' for name in _NAMES[:2])}"
+            f"{part} holds {files[0].name}, which neither diffusers nor transformers loads; expected a name "
+            f"such as {' or '.join(f'{name}.safetensors' for name in _NAMES[:2])}"
         )
     for file in files:
         numbered = _PART.search(file.name)
         count = sum(_PART.sub("", other.name) == _PART.sub("", file.name) for other in files)
         if numbered and count < int(numbered[1]):
             raise MissingFiles(
-                f"pipeline component {part} holds {count} of {int(numbered[1])} parts of its weights: copy "
-                "the pipeline again"
+                f"{part} holds {count} of {int(numbered[1])} parts of its weights; copy or export it again"
             )
 
 
@@ -132,16 +129,18 @@ def _kind_of_file(path: Path) -> str:
     """Return what a file is that was given as a model, and how to use it."""
     if path.suffix not in (".safetensors", ".bin", ".ckpt", ".pt", ".pth"):
         return "a file; expected a named system, a TOML file, a diffusers folder or a hub id"
-    keys = _tensor_names(path) if path.suffix == ".safetensors" else ["model.diffusion_model."]
+    known = path.suffix == ".safetensors"
+    keys = _tensor_names(path) if known else []
     if any("lora" in key for key in keys):
-        return "a file of adapters (LoRA), not a pipeline; name it as `lora` in a system's TOML file"
-    if not any(key.startswith("model.diffusion_model.") for key in keys):
-        return "a file of weights, not a pipeline; expected a diffusers folder with model_index.json"
+        return "a LoRA adapter file, not a pipeline; name it as `lora` in a system's TOML file"
+    if known and not any(key.startswith("model.diffusion_model.") for key in keys):
+        return "a weights file, not a pipeline; expected a diffusers folder with model_index.json"
     xl = any(key.startswith("conditioner.embedders.1.") for key in keys)
     name = f"StableDiffusion{'XL' if xl else ''}Pipeline"
     return (
-        "a checkpoint in a single file, which lacks the tokenizer, the scheduler and all configurations; "
-        f'convert it to a diffusers folder once: python -c "from diffusers import {name} as P; '
+        f"{'' if known else 'probably '}a single-file checkpoint, which lacks the tokenizer, the scheduler "
+        "and all configurations; convert it to a diffusers folder once: "
+        f'python -c "from diffusers import {name} as P; '
         f"P.from_single_file('{path}').save_pretrained('{path.with_suffix('')}')\", then give the folder"
     )
 

@@ -46,13 +46,9 @@ def parse_weights(terms: list[str], *, normalise: bool = False) -> dict[str, flo
     total = math.fsum(weights.values())
     if normalise and total > 0 and math.isfinite(total):
         return {name: weight / total for name, weight in weights.items()}
-    if not math.isclose(total, 1, abs_tol=1e-6):
-        rest = f"add {ORIGINAL}={1 - total:g}, " if ORIGINAL not in weights and total < 1 else ""
-        fix = f"{rest}change them or pass --normalise" if total > 0 else "give positive weights"
-        raise ConfigError(
-            f"the weights {' '.join(terms)} sum to {total:g}; expected 1, because any other sum scales the "
-            f"embeddings: {fix}"
-        )
+    rest = f"add {ORIGINAL}={1 - total:g}, " if ORIGINAL not in weights and total < 1 else ""
+    fix = f"{rest}change them or pass --normalise" if total > 0 else "give positive weights"
+    EncoderWindow.check_sum(weights, fix)
     return weights
 
 
@@ -70,9 +66,8 @@ def average_weights(weights: Mapping[Path, float], out: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    EncoderWindow(
-        {str(folder): weight for folder, weight in weights.items()}
-    )  # raises for another sum than 1
+    # raises for numbers that are not finite and for another sum than 1
+    EncoderWindow({str(folder): weight for folder, weight in weights.items()})
     first = next(iter(weights))
     for name in ENCODERS:
         if not (first / name).is_dir():

@@ -296,7 +296,7 @@ def test_a_replacement_in_another_variant_is_hashed_and_loaded_alike(copy: Path,
     [
         (
             "weights.safetensors",
-            r"holds weights\.safetensors, which no loader reads; expected a name such as",
+            r"holds weights\.safetensors, which neither diffusers nor transformers loads; expected a name",
         ),
         ("diffusion_pytorch_model-00001-of-00002.safetensors", "holds 1 of 2 parts of its weights"),
         ("diffusion_pytorch_model.fp16-00002-of-00003.safetensors", "holds 1 of 3 parts of its weights"),
