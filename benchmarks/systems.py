@@ -78,9 +78,9 @@ class System:
     calibration: str = ""
     """Scale of that mix's weights. "": official scores; "world" or a calibration file: standardised ones."""
     negative_prompt: str = ""
-    """Prompt that classifier-free guidance leads away from; "": the empty prompt."""
+    """Negative prompt for classifier-free guidance; "": the empty prompt."""
     clip_skip: Annotated[int, Field(ge=0)] = 0
-    """Number of the text encoders' last layers that are not used; 0: none."""
+    """Number of the text encoders' last layers that are skipped; 0: none."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of guided outputs that is rescaled to the standard deviation of unguided ones (Lin et al. 2024,
     section 3.4); 0: none.

@@ -1,4 +1,5 @@
-"""Scale of rewards that a mix's calibration lacks, such as the user's own, measured before training.
+"""Mean and standard deviation of rewards that a calibration lacks, such as the user's own, measured before
+training.
 
 The images are those of the untuned model for the first training samples. The statistics are kept in
 train.json, and a resumed run uses the same ones.
@@ -26,7 +27,7 @@ from textcraftor.sources import PromptSource, Sample, SampleOrder
 from textcraftor.tuned import Trainable
 
 _IMAGES = 100
-"""Images that a reward is measured on. With them the deviation is known to 7 percent."""
+"""Images that a reward is measured on. 100 images determine the standard deviation to about 7 %."""
 _BATCH = 8
 """Images that are sampled and scored at a time."""
 

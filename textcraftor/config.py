@@ -256,8 +256,8 @@ def make_config(
         model: Base model: a name, a diffusers folder, or a hub id.
         profile: One of `PROFILES`.
         file: TOML file with tables such as ``[optimiser]``.
-        settings: Assignments such as "optimiser.lr=1e-4"; the value is TOML or plain text. Several of one
-            list, such as trainable.parts, add up.
+        settings: Assignments such as "optimiser.lr=1e-4"; the value is TOML or plain text.
+            Repeated assignments to a list are combined.
         overrides: Values by dotted name; None is ignored.
 
     Raises:
@@ -276,7 +276,7 @@ def make_config(
     values = merge(values, nest_settings({name: v for name, v in overrides.items() if v is not None}))
     sources = [str(file)] * (file is not None) + ["--set"] * bool(settings)
     if values["model"] != model:
-        # the defaults above are those of the argument
+        # the defaults above are those of the model argument
         raise ConfigError(
             f"model = {values['model']!r} in the settings, but {model!r} was given as the model; remove "
             "model from the settings, or give the same model"
@@ -285,7 +285,7 @@ def make_config(
 
 
 def _assigned(settings: Sequence[str]) -> dict[str, Any]:
-    """Return the values of assignments: a later one wins, and assignments of the same list add up."""
+    """Return the values of assignments: a later one wins. Repeated assignments to a list are combined."""
     defaults = flatten_settings(asdict(TrainConfig("")))
     values: dict[str, Any] = {}
     for text in settings:
@@ -372,8 +372,8 @@ def _check_rewriting(config: TrainConfig) -> None:
         )
     if rewriting and trainable.start:
         raise ConfigError(
-            f'trainable.start = "{trainable.start}" does not apply to a rewriter; to start from a checkpoint '
-            'set trainable.rewriter to its folder rewriter, and trainable.start = ""'
+            f'trainable.start = "{trainable.start}" does not apply to a rewriter; to start from one, set '
+            'trainable.rewriter to the checkpoint\'s folder `rewriter`, and trainable.start = ""'
         )
     if rewriting and trainable.lora_rank:
         raise ConfigError('"rewriting" trains all weights of its model; set trainable.lora_rank = 0')

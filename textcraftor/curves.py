@@ -1,4 +1,4 @@
-"""Curves of a training run: rewards, gradient norm and drift by update, as one picture in its folder."""
+"""Training curves: rewards, gradient norm and drift by update, in one figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run reads: all of it is found and checked before anything large is loaded."""
+"""Inputs of a training run, found and checked before large models are loaded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class TrainInputs:
     rewards: Mapping[str, RewardInfo]
     """Records of the trained rewards by their names in the mix."""
     trained_on: Sequence[str] | None
-    """Names of all rewards that the result is trained on; None if a start does not declare its own."""
+    """Names of all rewards that the result is trained on; None if the starting checkpoint does not declare
+    its own.
+    """
     pipeline: Path
     """Folder of the base model."""
     pipeline_sha256: str
@@ -91,10 +93,10 @@ class TrainInputs:
 
 
 def _check_shares(config: TrainConfig, processes: int) -> None:
-    """Check that every process has as many samples as the others, and one for each optimiser step.
+    """Check that processes share a batch equally and every optimiser step has a sample.
 
     Raises:
-        ConfigError: If it has not.
+        ConfigError: If not.
     """
     share, rest = divmod(config.optimiser.batch, processes)
     if rest:
@@ -159,7 +161,7 @@ def _check_start(config: TrainConfig, fetch: bool) -> None:
     """Check that the checkpoint and the rewriter that training starts from exist.
 
     Raises:
-        TcbenchError: If one does not.
+        TcbenchError: If one is missing.
     """
     if config.trainable.start:
         encoders_sha256(Path(config.trainable.start))

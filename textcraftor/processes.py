@@ -20,7 +20,7 @@ _INTERRUPTED = b"\ninterrupted: saving after this update; interrupt again to end
 
 
 class Processes:
-    """All processes of a run, as one of them sees them. A run without ``accelerate launch`` has one.
+    """The processes of a run, seen from this one. A run without ``accelerate launch`` has one.
 
     Args:
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
@@ -89,8 +89,8 @@ class Processes:
     def interruptible(self) -> Iterator[None]:
         """Let a first SIGINT (Ctrl-C) or SIGTERM within the block set `interrupted` and do nothing else.
 
-        The second one has its usual effect. This holds too for a process that a script started in the
-        background, where shells ignore SIGINT: `kill -INT` then saves and ends it.
+        A second signal acts as usual. Shells let background processes of a script ignore SIGINT; within the
+        block they handle it too, so `kill -INT` saves and ends the run.
         """
         if threading.current_thread() is not threading.main_thread():  # others cannot handle signals
             yield

@@ -165,5 +165,5 @@ def _check_ids(path: Path, rows: Sequence[Row]) -> None:
         value = row.cells.get(name or "", "")
         if value and first.setdefault(value, row.where) != row.where:
             raise FileFormatError(
-                f"{path}, {row.where}: id {value!r} occurs already in {first[value]}; ids must differ"
+                f"{path}, {row.where}: id {value!r} is already used in {first[value]}; ids must differ"
             )

@@ -1,7 +1,7 @@
 """Run a diffusers pipeline whose text encoder changes between sampling steps.
 
-The pipeline itself samples. Its networks are handed other text embeddings in some steps, so the same works
-with unmodified pipelines (`switch_encoder`).
+The pipeline itself samples. In some steps its networks receive other text embeddings, so the same works with
+unmodified pipelines (`switch_encoder`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EncoderWindow:
 
     weights: Mapping[str, float]
     """Weights of the embeddings, by encoder name; "original" is the pipeline's own encoder. Their sum is 1:
-    any other would scale the embeddings.
+    another sum would scale the embeddings.
     """
     tuned_steps: Annotated[int, Field(ge=0)] = 0
     """Number of last steps; 0: ``Schedule.tuned_steps``."""
@@ -88,9 +88,9 @@ class PipelineRunner:
     windows: tuple[EncoderWindow, ...] = ()
     """Steps with other text encoders; without windows all steps use the pipeline's own."""
     negative_prompt: str = ""
-    """Prompt that classifier-free guidance leads away from."""
+    """Negative prompt for classifier-free guidance."""
     clip_skip: int = 0
-    """Number of the text encoder's last layers that are not used."""
+    """Number of the text encoder's last layers that are skipped."""
     guidance_rescale: float = 0.0
     """Share of guided outputs that is rescaled to the standard deviation of unguided ones."""
 
@@ -211,7 +211,7 @@ def switch_encoder(
     them use the tuned encoders. ``num_images_per_prompt`` may be given.
 
     Works with the text-to-image, image-to-image and inpainting pipelines of Stable Diffusion 1.x, 2.x and XL,
-    and with their ControlNet variants. One combination is not counted right:
+    and with their ControlNet variants. One case is miscounted:
     ``StableDiffusionXLControlNetInpaintPipeline`` does not record ``denoising_end``, so steps after it count.
 
     Args:
@@ -242,7 +242,7 @@ def switch_encoder(
 
 @dataclass(eq=False)
 class _SwitchConditioning:
-    """Exchanges the text conditioning that the networks of a pipeline read, step by step.
+    """Replaces the text conditioning that the networks of a pipeline read, step by step.
 
     It is also the pipeline's ``callback_on_step_end``, which counts the steps of a call.
     """
@@ -312,8 +312,9 @@ def _steps_made(pipe: Any, first: torch.Tensor) -> int:
     if count is None:  # it was never called
         raise _other_pipeline()
     if isinstance(end, float) and 0 < end < 1:
-        # ControlNet pipelines of SDXL count their timesteps before they drop those after `denoising_end`:
-        # then the count goes back from the last timestep of the schedule to the first one of the call.
+        # ControlNet pipelines of SDXL count their timesteps before they drop those after `denoising_end`.
+        # Then counting back `count` entries from the end of the schedule reaches the first timestep of the
+        # call.
         total = pipe.scheduler.config.num_train_timesteps
         dropped = int((timesteps < round(total * (1 - end))).sum())
         if timesteps[len(timesteps) - count] == first:

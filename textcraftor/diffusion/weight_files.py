@@ -24,7 +24,7 @@ _PART = re.compile(r"-\d{5}-of-(\d{5})")
 class WeightFiles:
     """The files of one component's weights that are loaded.
 
-    As for diffusers' ``variant``, each component has its own, which is in the names of its files
+    Each component may have a variant of its own, as with diffusers' ``variant``; it is part of the file names
     (``model.fp16.safetensors``).
     """
 
@@ -81,10 +81,10 @@ class WeightFiles:
 
     @staticmethod
     def adapters(path: Path) -> int:
-        """Check a file of adapters (LoRA) and return the number of layers that it changes.
+        """Check a LoRA adapter file and return the number of layers that it changes.
 
         Raises:
-            MissingFiles: If it is missing, or holds no adapters.
+            MissingFiles: If it is missing, or contains no LoRA adapters.
         """
         if not path.is_file():
             raise MissingFiles(f"adapter file not found: {path}; expected a .safetensors file (LoRA)")
