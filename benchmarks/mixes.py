@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.systems import System
 from tcbench.errors import ConfigError
+from tcbench.files import new_folder
 from textcraftor.diffusion.pipeline import ENCODERS
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 
@@ -19,6 +20,8 @@ def mix_encoders(
     weights: Mapping[str, float], out: Path, *, tuned_steps: int | None = None, in_weights: bool = False
 ) -> System:
     """Write a weighted sum of tuned text encoders as a system in the folder ``out``.
+
+    A mix that is interrupted leaves nothing.
 
     Args:
         weights: Weights by name: tuned systems, other mixes, and "original" for the base model's encoder;
@@ -49,28 +52,29 @@ def mix_encoders(
     first = first.with_schedule(tuned_steps=tuned_steps)
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} exists already; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    if in_weights:
-        from textcraftor.io.mixing import average_weights
-
-        if {*ENCODERS} & first.replaced.keys() and ORIGINAL in parts:
-            raise ConfigError(
-                f"{first_name} replaces the base's text encoder, so its weights cannot be averaged with "
-                f"{ORIGINAL}; mix the embeddings (--space embedding)"
-            )
-        base = first.source.find()
-        average_weights({base if n == ORIGINAL else Path(n): w for n, w in parts.items()}, out)
-        parts = {str(out): 1.0}
+    if in_weights and {*ENCODERS} & first.replaced.keys() and ORIGINAL in parts:
+        raise ConfigError(
+            f"{first_name} replaces the base's text encoder, so its weights cannot be averaged with "
+            f"{ORIGINAL}; mix the embeddings (--space embedding)"
+        )
     declared = [system.trained_on for system in tuned.values()]
     trained_on = tuple(dict.fromkeys(name for names in declared for name in names or ()))
     mix = replace(
         first,
         name=out.name,
         method="",
-        windows=(EncoderWindow(parts),),
+        windows=(EncoderWindow({str(out): 1.0} if in_weights else parts),),
         trained_on=None if None in declared else trained_on,
     )
-    mix.save(out)
+    with new_folder(out) as folder:
+        if in_weights:
+            from textcraftor.io.mixing import average_weights
+
+            base = first.source.find()
+            average_weights({base if n == ORIGINAL else Path(n): w for n, w in parts.items()}, folder)
+        # The system file names its own folder relatively, so it holds for ``out`` too.
+        windows = (EncoderWindow({str(folder): 1.0}),) if in_weights else mix.windows
+        replace(mix, windows=windows).save(folder)
     return mix
 
 

@@ -256,6 +256,20 @@ def test_an_interrupted_export_leaves_nothing(
     assert [folder.name for folder in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("in_weights", [False, True])
+def test_an_interrupted_mix_leaves_nothing(
+    checkpoints: Path, in_weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {str(checkpoints / name): 0.5 for name in "ab"}
+    with monkeypatch.context() as patch:
+        patch.setattr(System, "save", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            mix_encoders(weights, tmp_path / "mix", in_weights=in_weights)
+    assert list(tmp_path.iterdir()) == []
+    mix = mix_encoders(weights, tmp_path / "mix", in_weights=in_weights)
+    assert System.find(str(tmp_path / "mix")).windows == mix.windows
+
+
 def test_an_exported_pipeline_samples_as_its_system(
     checkpoints: Path, asked: Callable[..., RunState], tmp_path: Path
 ) -> None:
