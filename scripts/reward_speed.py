@@ -79,9 +79,10 @@ call of each is not timed. A ratio is that of the medians, with the range of the
 repeats. Seconds and memory are medians of the first side, then of the second; both sides of a comparison with
 transformers are one process.
 
-Prompts are short (about 12 tokens) or long (more than 77). "224 px, long prompts" is bound by the text tower,
-the other sizes by the resize and the image tower. transformers' side is its CLIPModel with its own processor;
-for the pixel gradient, which its processor does not have, torch's bicubic antialiased resize of floats.
+Prompts are short (15 to 19 tokens of CLIP) or long (more than 77). "224 px, long prompts" is bound by the
+text tower, the other sizes by the resize and the image tower. transformers' side is its CLIPModel with its
+own processor; for the pixel gradient, which its processor does not have, torch's bicubic antialiased resize
+of floats.
 """
 
 _Row = tuple[str, str, Timing, Timing]
