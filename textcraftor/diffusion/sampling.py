@@ -39,10 +39,14 @@ class Denoiser:
         unet: A diffusers UNet.
         guidance: Scale w of classifier-free guidance.
         time_ids: Size conditioning (1, 6) of SDXL; None for other models.
+        scale: Embedding (1, D) of the guidance scale, for a UNet that takes it as an input (distilled ones,
+            such as latent consistency models); None for other models.
     """
 
-    def __init__(self, unet: Any, guidance: float, time_ids: Tensor | None = None) -> None:
-        self.unet, self.guidance, self.time_ids = unet, guidance, time_ids
+    def __init__(
+        self, unet: Any, guidance: float, time_ids: Tensor | None = None, scale: Tensor | None = None
+    ) -> None:
+        self.unet, self.guidance, self.time_ids, self.scale = unet, guidance, time_ids, scale
         self.calls = 0
         """Rows that went through the UNet; a guided sample has two."""
         self.graphs = 0
@@ -52,18 +56,21 @@ class Denoiser:
 
     @classmethod
     def of_pipeline(cls, pipe: Any, guidance: float, size: tuple[int, int]) -> Denoiser:
-        """Return the denoiser of a pipeline, with SDXL's size conditioning if it has one.
+        """Return the denoiser of a pipeline, with the further inputs that its UNet takes.
 
         Args:
             pipe: A diffusers pipeline.
             guidance: Scale w of classifier-free guidance.
             size: (height, width) of the images in pixels.
         """
-        if getattr(pipe, "text_encoder_2", None) is None:
-            return cls(pipe.unet, guidance)
-        height, width = size
-        ids = [[height, width, 0, 0, height, width]]  # original size, crop, target size
-        return cls(pipe.unet, guidance, torch.tensor(ids, dtype=torch.float32, device=pipe.device))
+        ids = scale = None
+        if (width := pipe.unet.config.time_cond_proj_dim) is not None:
+            embedded = pipe.get_guidance_scale_embedding(torch.tensor([guidance - 1.0]), embedding_dim=width)
+            scale = embedded.to(pipe.device)
+        if getattr(pipe, "text_encoder_2", None) is not None:
+            sizes = [[*size, 0, 0, *size]]  # original size, crop, target size
+            ids = torch.tensor(sizes, dtype=torch.float32, device=pipe.device)
+        return cls(pipe.unet, guidance, ids, scale)
 
     def __call__(self, z: Tensor, t: Tensor, c: Conditioning, *, recomputed: bool = False) -> Tensor:
         """Return the guided output e (B, C, h, w) in the precision of z.
@@ -84,8 +91,9 @@ class Denoiser:
             added = {"text_embeds": c.pooled, "time_ids": self.time_ids.expand(len(c.embeds), -1)}
         inputs = torch.cat([z] * copies).to(self.unet.dtype)
         hidden = c.embeds.to(self.unet.dtype)
+        scale = None if self.scale is None else self.scale.to(self.unet.dtype).expand(len(c.embeds), -1)
         output: Tensor = self.unet(
-            inputs, t, encoder_hidden_states=hidden, added_cond_kwargs=added
+            inputs, t, timestep_cond=scale, encoder_hidden_states=hidden, added_cond_kwargs=added
         ).sample.to(z.dtype)
         if copies == 1:
             return output

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from textcraftor.algorithms.latent_scores import decode_latents
 from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
 from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
@@ -64,8 +65,6 @@ def test_a_window_over_the_last_steps_equals_a_rollout_in_two_parts(
         z = first.run(noise * scheduler.init_noise_sigma, Conditioning.encode(pipe, TEXTS, guided=True))
         other = replace_encoders(pipe, {"text_encoder": tuned})
         z = last.run(z, Conditioning.encode(other, TEXTS, guided=True))
-        from textcraftor.algorithms.latent_scores import decode_latents
-
         mine = decode_latents(pipe.vae, z).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(mine, shown, atol=2e-6)
 
@@ -82,7 +81,18 @@ def test_a_unet_that_takes_the_guidance_scale_is_not_guided_twice(
     assert not runner.guided
     images = runner.generate(TEXTS, noise)
     assert np.isfinite(images).all()
-    assert (images != PipelineRunner(distilled, SCHEDULE).generate(TEXTS, noise)).any()
+    plain = PipelineRunner(distilled, SCHEDULE).generate(TEXTS, noise)
+    assert (images != plain).any()
+    # Training gives it the scale as the pipeline does.
+    scheduler = with_timesteps(distilled.scheduler, SCHEDULE.steps)
+    denoiser = Denoiser.of_pipeline(distilled, SCHEDULE.guidance, runner.size)
+    start = noise * scheduler.init_noise_sigma
+    with torch.no_grad():
+        z = Rollout(denoiser, scheduler, scheduler.timesteps).run(
+            start, Conditioning.encode(distilled, TEXTS, guided=False)
+        )
+        mine = decode_latents(distilled.vae, z).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(mine, plain, atol=2e-6)
 
 
 def test_mixes_are_weighted_sums_of_embeddings(pipe: Any, tuned: Any) -> None:
