@@ -160,7 +160,7 @@ def _check_names(table: ScoreTable, rewards: set[str]) -> None:
         if name not in rewards:
             raise FileFormatError(
                 f"{table.path} has no reward {name!r}, which was given as lower-is-better; it has "
-                f"{', '.join(sorted(rewards))}"
+                f"{FileFormatError.listed(sorted(rewards))}"
             )
     System.check_rewards(table.trained_on or (), also=sorted(rewards), source=f"{table.path}, trained on")
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from benchmarks.system_files import COMPONENTS, RENAMED, read_values
-from tcbench.declarations import CUSTOM_REWARD
+from tcbench.declarations import CUSTOM_PREFIX, CUSTOM_REWARD
 from tcbench.errors import ConfigError, Problems, UnknownName
 from tcbench.settings import build_settings, one_of, validated
 from textcraftor.diffusion.devices import DTYPES
@@ -222,6 +222,7 @@ class System:
 
         Raises:
             UnknownName: If one is unknown: a misspelt reward would count as held out. `Problems` for several.
+            ConfigError: If one begins like the declaration of a custom reward and is none.
         """
         from rewards.registry import list_rewards
 
@@ -230,8 +231,15 @@ class System:
         if unknown:
             known = [*also, *list_rewards()]
             hint = "a custom reward is declared as custom:NAME@SHA256, with the SHA-256 of its file"
+            listing = "tcbench ls rewards"
             raise Problems.of(
-                UnknownName("training reward", name, known, source=source, hint=hint) for name in unknown
+                ConfigError(
+                    f"{source}: {name!r} does not declare a custom reward; expected "
+                    f"{CUSTOM_PREFIX}<name>@<sha256 of 64 hex digits>, the sha256 of the reward's file"
+                )
+                if name.startswith(CUSTOM_PREFIX)
+                else UnknownName("training reward", name, known, source=source, hint=hint, listing=listing)
+                for name in unknown
             )
 
     @staticmethod

@@ -187,7 +187,7 @@ def _check_baseline(name: str, suites: Sequence[Sequence[Entry]]) -> None:
     if any(len(matches) == 1 for matches in called):
         return
     if any(called):
-        labels = ", ".join(entry.label for matches in called for entry in matches)
+        labels = UnknownName.listed(entry.label for matches in called for entry in matches)
         raise ValueError(f"baseline {name!r} matches several runs of a suite; name one of {labels}")
     raise UnknownName("baseline", name, sorted({entry.label for entries in suites for entry in entries}))
 

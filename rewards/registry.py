@@ -85,7 +85,7 @@ def info(name: str) -> RewardInfo:
     plugins = _plugins()
     if name in plugins:
         return _info_of_plugin(plugins[name])
-    raise UnknownName("reward", name, list_rewards())
+    raise UnknownName("reward", name, list_rewards(), listing="tcbench ls rewards")
 
 
 def load(

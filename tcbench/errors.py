@@ -10,12 +10,25 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_LISTED = 90
+"""Characters up to which a message lists names, so that it stays within two lines of a terminal."""
+
 
 class TcbenchError(ValueError):
     """Base class. The message says what was given, what was expected, and how to fix it, in one line."""
 
     exit_code = 1
     """Exit code of the command line."""
+
+    @staticmethod
+    def listed(names: Iterable[object]) -> str:
+        """Return names for a message: all of them, or of many the first ones and their number."""
+        texts = [str(name) for name in names]
+        shown = len(texts)
+        while shown > 1 and len(", ".join(texts[:shown])) > _LISTED:
+            shown -= 1
+        others = [f"and {len(texts) - shown} more"] if shown < len(texts) else []
+        return ", ".join(texts[:shown] + others) or "none"
 
 
 class UnknownName(TcbenchError):
@@ -27,23 +40,30 @@ class UnknownName(TcbenchError):
         known: The names that exist.
         source: Where the name was given, such as a file; the message begins with it.
         hint: What else can be given; the message ends with it.
+        listing: Command that lists the names, for messages where they are too many.
     """
 
     exit_code = 2
 
     def __init__(
-        self, kind: str, given: str, known: Iterable[str], *, source: str = "", hint: str = ""
+        self,
+        kind: str,
+        given: str,
+        known: Iterable[str],
+        *,
+        source: str = "",
+        hint: str = "",
+        listing: str = "",
     ) -> None:
-        self.kind, self.given, self.known, self.hint = kind, given, tuple(known), hint
+        self.kind, self.given, self.known, self.hint, self.listing = kind, given, tuple(known), hint, listing
         prefix = f"{source}: " if source else ""
         # "World_Clip" is close to "world-clip"
         by_spelling = {_spelling(name): name for name in self.known}
         close = [by_spelling[s] for s in get_close_matches(_spelling(given), by_spelling, n=3, cutoff=0.5)]
-        matches = (
-            f"did you mean {' or '.join(close)}?"
-            if close
-            else f"available: {', '.join(self.known) or 'none'}"
-        )
+        names = self.listed(self.known)
+        if listing and len(names) < len(", ".join(self.known)):
+            names += f" (`{listing}`)"
+        matches = f"did you mean {' or '.join(close)}?" if close else f"available: {names}"
         super().__init__("; ".join(filter(None, [f"{prefix}unknown {kind} {given!r}", matches, hint])))
 
 

@@ -387,5 +387,6 @@ def _with_source(error: TcbenchError, source: str) -> TcbenchError:
     if isinstance(error, Problems):
         return Problems(_with_source(one, source) for one in error.errors)
     if isinstance(error, UnknownName):
-        return UnknownName(error.kind, error.given, error.known, source=source, hint=error.hint)
+        further = {"hint": error.hint, "listing": error.listing}
+        return UnknownName(error.kind, error.given, error.known, source=source, **further)
     return type(error)(f"{source}: {error}")

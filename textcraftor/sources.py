@@ -122,8 +122,8 @@ def _from_hub(name: str) -> PromptSource:
     columns = [column] if column else [known for known in COLUMNS["prompt"] if known in loaded.column_names]
     if not columns or columns[0] not in loaded.column_names:
         raise ConfigError(
-            f"data set {ident} has the columns {', '.join(loaded.column_names)}; name the one with prompts: "
-            f"{HUB}{data_set}:COLUMN"
+            f"data set {ident} has the columns {ConfigError.listed(loaded.column_names)}; name the one with "
+            f"prompts: {HUB}{data_set}:COLUMN"
         )
     return PromptSource(name, _Column(loaded, columns[0]), str(loaded._fingerprint))
 

@@ -73,13 +73,15 @@ def _compare(
 
 def _columns(section: Section, names: Sequence[str] | None, pair: Sequence[RunState]) -> list[ScoreSet]:
     """Return the rewards with scores in both runs; only the named ones if names are given."""
+    from tcbench.errors import TcbenchError
+
     both = [column.score_set for column in section.columns]
     for run in pair:
         ids = {(score_set.reward, score_set.score_id) for score_set in run.score_sets}
         both = [score_set for score_set in both if (score_set.reward, score_set.score_id) in ids]
     unknown = [name for name in names or () if name not in {score_set.reward for score_set in both}]
     if unknown or not both:
-        common = ", ".join(score_set.reward for score_set in both) or "none"
+        common = TcbenchError.listed(score_set.reward for score_set in both)
         raise ValueError(
             f"both runs must have scores by {', '.join(unknown) or 'the same reward'}; in common: {common}"
         )
@@ -105,7 +107,8 @@ def _open_run(name: str, runs: Path) -> RunState:
     if not matches:
         raise UnknownName("run", name, [run.header.system for run in available], source=str(runs))
     if len(matches) > 1:
-        raise TcbenchError(f"{name} has several runs; give one of {', '.join(str(r.path) for r in matches)}")
+        paths = TcbenchError.listed(run.path for run in matches)
+        raise TcbenchError(f"{name} has several runs; give one of {paths}")
     return matches[0]
 
 

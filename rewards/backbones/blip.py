@@ -46,8 +46,8 @@ class BlipConfig:
         values = read_json(path)
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
-            known = ", ".join(cls.__dataclass_fields__)
-            raise MismatchError(f"{path} has unknown fields: {', '.join(unknown)}; available: {known}")
+            known, given = map(MismatchError.listed, (cls.__dataclass_fields__, unknown))
+            raise MismatchError(f"{path} has unknown fields: {given}; available: {known}")
         return cls(**values)
 
 

@@ -95,8 +95,8 @@ class Calibration:
         """
         if name not in self.rewards:
             raise MismatchError(
-                f"the calibration on {self.suite} has no {name}, only {', '.join(self.rewards)}; score a run "
-                "with it and calibrate again"
+                f"the calibration on {self.suite} has no {name}, only {MismatchError.listed(self.rewards)}; "
+                "score a run with it and calibrate again"
             )
         statistics = self.rewards[name]
         if statistics.score_id != score_id:

@@ -226,5 +226,6 @@ def _read_folder(folder: Path) -> dict[str, Any]:
         raise MismatchError(f"{folder} has no weights; expected {' or '.join(single)}, or an index of shards")
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
-        raise MismatchError(f"{folder} lacks {', '.join(lacking)}, which its index names; fetch it again")
+        some = MismatchError.listed(lacking)
+        raise MismatchError(f"{folder} lacks {some}, which its index names; fetch it again")
     return {key: value for name in names for key, value in read_tensors(folder / name).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,8 +178,7 @@ def test_a_rewriter_declares_its_training_rewards(tmp_path: Path) -> None:
 def test_a_misspelt_training_reward_is_refused_with_close_matches(tmp_path: Path) -> None:
     for name, match in (
         ("World-Clip", "world-clip"), ("world_clip", "world-clip"), ("pickscor", "pickscore"),
-        ("PICKSCORE", "pickscore"), ("custom:mine", "custom:NAME@SHA256"),
-        ("mine.py:Mine", "custom:NAME@SHA256"),
+        ("PICKSCORE", "pickscore"), ("mine.py:Mine", "custom:NAME@SHA256"),
     ):  # fmt: skip
         with pytest.raises(UnknownName, match=f"unknown training reward '{name}'; .*{match}"):
             System.find(toml(tmp_path, f'base = "micro"\ntrained_on = ["clip", "{name}"]'))
@@ -187,6 +187,22 @@ def test_a_misspelt_training_reward_is_refused_with_close_matches(tmp_path: Path
     assert len(problems.value.errors) == 2
     with pytest.raises(UnknownName, match="'pickscor'; did you mean pickscore"):  # text stands for one name
         System.find(toml(tmp_path, 'base = "micro"\ntrained_on = "pickscor"'))
+
+
+@pytest.mark.parametrize(
+    "name", ["custom:mine", "custom:mine@12", f"custom:@{'a' * 64}", "custom:m@" + "G" * 64]
+)
+def test_an_invalid_declaration_of_a_custom_reward_names_the_format(tmp_path: Path, name: str) -> None:
+    message = f"{name!r} does not declare a custom reward; expected custom:<name>@<sha256 of 64 hex digits>"
+    with pytest.raises(ConfigError, match=re.escape(message)) as raised:
+        System.find(toml(tmp_path, f'base = "micro"\ntrained_on = ["clip", "{name}"]'))
+    assert len(str(raised.value).removeprefix(str(tmp_path))) < 250
+
+
+def test_an_unknown_training_reward_without_close_matches_has_a_short_message(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match=r"`tcbench ls rewards`") as raised:
+        System.find(toml(tmp_path, 'base = "micro"\ntrained_on = ["zzzzzzzz"]'))
+    assert len(str(raised.value).removeprefix(str(tmp_path))) < 300
 
 
 def test_a_saved_system_keeps_what_differs_from_its_base(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_declaration_of_a_custom_reward_cannot_be_loaded() -> None:
 def test_unknown_name_suggests_close_matches() -> None:
     with pytest.raises(rewards.UnknownName, match="unknown reward 'world-clp'; did you mean world-clip"):
         rewards.info("world-clp")
-    with pytest.raises(rewards.UnknownName, match="available: aesthetic-v1, "):
+    with pytest.raises(rewards.UnknownName, match=r"available: aesthetic-v1, .*`tcbench ls rewards`"):
         rewards.load("qqqqqqqq")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tcbench.errors import (
@@ -23,6 +25,16 @@ def test_an_unknown_name_offers_close_matches_or_all_names() -> None:
     assert str(UnknownName("reward", "zzz", known)) == "unknown reward 'zzz'; available: pickscore, hpsv2"
     assert str(UnknownName("reward", "zzz", [])) == "unknown reward 'zzz'; available: none"
     assert str(UnknownName("key", "zzz", ["a"], source="x.toml")) == "x.toml: unknown key 'zzz'; available: a"
+
+
+def test_an_unknown_name_among_many_lists_some_and_where_to_find_all() -> None:
+    known = [f"reward-{number}" for number in range(40)]
+    error = UnknownName("reward", "zzz", known, source="x.toml", listing="tcbench ls rewards")
+    names = r"reward-0, reward-1, .*, and 3\d more \(`tcbench ls rewards`\)"
+    assert re.fullmatch(rf"x\.toml: unknown reward 'zzz'; available: {names}", str(error))
+    assert len(str(error)) < 200
+    few = UnknownName("reward", "zzz", ["a"], listing="tcbench ls rewards")
+    assert str(few) == "unknown reward 'zzz'; available: a"
 
 
 def test_exit_codes_are_those_of_the_classes() -> None:
