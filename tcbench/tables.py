@@ -32,6 +32,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Names of each column with a meaning, in lower case and in order of preference."""
 
+_PROMPT_NAMES = f"{', '.join(COLUMNS['prompt'][:-1])} or {COLUMNS['prompt'][-1]}"
+
 _KINDS = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 
 
@@ -64,9 +66,10 @@ def read_table(path: Path) -> Iterator[Row]:
 
     Args:
         path: A .txt file (every line is a prompt), or a .csv, .tsv, .json or .jsonl file with a column
-            `prompt` (or prompts, text, caption). JSON is a list of texts or objects, a table as pandas writes
-            it in any orientation, or an object of lists whose keys are categories. UTF-8 with or without a
-            byte-order mark, or UTF-16 with one.
+            `prompt` (or prompts, text, caption). JSON is a list of texts or objects, an object with
+            one list of objects, a table as pandas writes it in any orientation, or an object of lists whose
+            keys are categories. No line of a .txt, .csv or .tsv file may begin with "#".
+            UTF-8 with or without a byte-order mark, or UTF-16 with one.
 
     Raises:
         FileFormatError: If the file cannot be read, with file, line and fix.
@@ -110,14 +113,22 @@ def _read_text(path: Path) -> str:
 
 def _text_rows(path: Path, text: str) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
-        if line.lstrip().startswith("#"):
-            # neither guess is safe: a comment would become a prompt, or a prompt would disappear
-            raise FileFormatError(
-                f"{path}, line {number}: {line.strip()[:40]!r} begins with '#', and a text file has no "
-                "comments; remove the line, or write a prompt that begins with '#' in a .csv or .jsonl file"
-            )
+        _refuse_comment(path, number, line)
         if line.strip():
             yield Row(f"line {number}", {"prompt": line})
+
+
+def _refuse_comment(path: Path, number: int, line: str) -> None:
+    """Refuse a line that begins with "#", in every format of lines that is not JSON.
+
+    Neither guess is safe: a comment would become a prompt, or a prompt would disappear.
+    """
+    if line.lstrip().startswith("#"):
+        raise FileFormatError(
+            f"{path}, line {number}: {line.strip()[:40]!r} begins with '#', and a text file has no "
+            "comments; remove the line, or write a prompt that begins with '#' in quotes in a .csv file or "
+            "in a .jsonl file"
+        )
 
 
 _ESCAPED_CELL = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
@@ -148,8 +159,11 @@ def _tsv_quoting(text: str) -> Literal[0, 3]:
 def _delimited_rows(path: Path, text: str, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row]:
     # strict: an unclosed quote would otherwise swallow the rest of the file as one cell
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, quoting=quoting, strict=True)
+    lines = text.split("\n")
     try:
         names = [name.strip() for name in reader.fieldnames or []]
+        end = reader.line_num
+        _refuse_comment(path, *_first_line(lines, 0, end))
         while names and not names[-1]:
             names.pop()
         twice = [name for name, count in Counter(names).items() if count > 1]
@@ -159,6 +173,8 @@ def _delimited_rows(path: Path, text: str, delimiter: str, quoting: Literal[0, 3
             )
         reader.fieldnames = names
         for row in reader:
+            start, end = end, reader.line_num
+            _refuse_comment(path, *_first_line(lines, start, end))
             where = f"line {reader.line_num}"
             beyond = row.pop(None, None) or []  # cells without a column
             if None in row.values() or any(cell.strip() for cell in beyond):
@@ -170,6 +186,18 @@ def _delimited_rows(path: Path, text: str, delimiter: str, quoting: Literal[0, 3
         raise FileFormatError(
             f"{path}, line {reader.line_num}: {error}; fix the quotes of the row"
         ) from error
+
+
+def _first_line(lines: list[str], start: int, end: int) -> tuple[int, str]:
+    """Return number and text of the line with which a row begins that ends in line ``end``.
+
+    Args:
+        lines: All lines of the file.
+        start: Lines before the row; empty ones after them do not belong to it.
+        end: Number of its last line.
+    """
+    numbered = enumerate(lines[start:end], start + 1)
+    return next(((number, line) for number, line in numbered if line), (end, ""))
 
 
 def _json_rows(path: Path, text: str) -> Iterator[Row]:
@@ -186,7 +214,8 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
 def _json_table(path: Path, content: Any) -> Any:
     """Return the rows of an object that stands for a table, in one of the orientations that pandas writes.
 
-    An object of lists without a list of prompts has categories as its keys.
+    An object with one list of rows stands for them. An object of lists without a list of prompts has
+    categories as its keys; if it may be a table as well, it is an error.
     """
     if not isinstance(content, dict):
         return content
@@ -196,15 +225,75 @@ def _json_table(path: Path, content: Any) -> Any:
         if "schema" in content:  # orient="table"
             return content["data"]
     columns, prompts = list(content.values()), [n for n in content if n.lower() in COLUMNS["prompt"]]
-    if prompts and all(isinstance(column, list) for column in columns):  # what to_dict("list") returns
+    lists = {name: column for name, column in content.items() if isinstance(column, list)}
+    of_rows = [name for name, column in lists.items() if any(isinstance(entry, dict) for entry in column)]
+    # the cells of other columns may be objects
+    if set(of_rows) & set(prompts) or (of_rows and not prompts):
+        return _only_list(path, lists)
+    if len(lists) < len(columns):
+        if prompts and all(isinstance(column, dict) for column in columns):  # orient="columns", the default
+            return [{name: content[name].get(key) for name in content} for key in content[prompts[0]]]
+        # otherwise orient="index", or no table
+        return columns if all(isinstance(row, dict) for row in columns) else content
+    if prompts:  # what to_dict("list") returns
         return _columnar_rows(path, content, prompts[0])
-    if prompts and all(isinstance(column, dict) for column in columns):  # orient="columns", the default
-        return [{name: content[name].get(key) for name in content} for key in content[prompts[0]]]
-    if columns and all(isinstance(row, dict) for row in columns):  # orient="index"
-        return columns
-    if all(isinstance(column, list) for column in columns):
-        return [{"prompt": text, "category": name} for name, texts in content.items() for text in texts]
-    return content
+    _check_categories(path, content)
+    return [{"prompt": text, "category": name} for name, texts in content.items() for text in texts]
+
+
+def _only_list(path: Path, lists: Mapping[str, list[Any]]) -> list[Any]:
+    """Return the only list of an object, which holds the rows, as in {"prompts": [{"prompt": ...}]}."""
+    if len(lists) > 1:
+        raise FileFormatError(
+            f"{path}: several lists ({FileFormatError.listed(lists)}); expected one with the rows; remove "
+            "the others"
+        )
+    return next(iter(lists.values()))
+
+
+_WORDS_OF_PROMPTS = {
+    "prompt",
+    "prompts",
+    "text",
+    "texts",
+    "caption",
+    "captions",
+    "description",
+    "descriptions",
+}
+"""Words in the name of a column of texts, such as `positive_prompt`."""
+
+
+def _check_categories(path: Path, content: Mapping[str, list[Any]]) -> None:
+    """Refuse an object of lists that may be a table without a known column of prompts.
+
+    Its keys are categories only if nothing speaks for a table: no key names a column, no cell is other than
+    text, and lists of equal length, as the columns of a table have, do not look like labels.
+
+    Raises:
+        FileFormatError: If it may be a table.
+    """
+    known = {name for names in COLUMNS.values() for name in names}
+    as_columns = [name for name in content if _words(name) & _WORDS_OF_PROMPTS or name.lower() in known]
+    texts_only = all(isinstance(cell, str) for column in content.values() for cell in column)
+    equal = len(content) > 1 and len({len(column) for column in content.values()}) == 1
+    if as_columns or not texts_only or (equal and any(map(_are_labels, content.values()))):
+        keys = FileFormatError.listed(content)
+        raise FileFormatError(
+            f"{path}: may be a table without a column of prompts; keys: {keys}; name that column "
+            f"{_PROMPT_NAMES}, or, if the keys are categories, write a list of objects with 'prompt' and "
+            "'category'"
+        )
+
+
+def _words(name: str) -> set[str]:
+    """Return the words of a column's name in lower case: of "positivePrompt" as of "positive_prompt"."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+
+
+def _are_labels(texts: list[str]) -> bool:
+    """Return whether texts look like the labels of rows: one is a single word, or most are repeated."""
+    return any(len(text.split()) < 2 for text in texts) or 1 < len(texts) >= 2 * len(set(texts))
 
 
 def _split_rows(path: Path, names: list[Any], rows: list[Any]) -> list[dict[Any, Any]]:
@@ -230,8 +319,8 @@ def _columnar_rows(path: Path, content: Mapping[str, list[Any]], prompts: str) -
             f"{path}: {prompts!r} is either a category or the column of prompts; rename it to 'prompt' for a "
             "table, or to another name for a category"
         )
-    lengths = {name: len(column) for name, column in content.items()}
-    if len(set(lengths.values())) > 1:
+    if len({len(column) for column in content.values()}) > 1:
+        lengths = FileFormatError.listed(f"{name} {len(column)}" for name, column in content.items())
         raise FileFormatError(
             f"{path}: the columns of the table have different lengths ({lengths}); make them equal, or "
             f"rename {prompts!r} if the keys are categories"
@@ -258,10 +347,13 @@ def _row(path: Path, where: str, value: Any) -> Row:
     row = Row(where, {str(name): _cell(cell) for name, cell in value.items()})
     name = row.column("prompt")
     if name is None:
-        names = ", ".join(row.cells) or "none"
-        raise FileFormatError(f"{path}, {where}: no prompt column; columns: {names}; name one 'prompt'")
+        names = FileFormatError.listed(row.cells)
+        raise FileFormatError(
+            f"{path}, {where}: no prompt column; columns: {names}; name one {_PROMPT_NAMES}"
+        )
     if not isinstance(value[name], str):
-        raise FileFormatError(f"{path}, {where}: the prompt is {value[name]!r}; expected text")
+        given = repr(value[name])[:40]
+        raise FileFormatError(f"{path}, {where}: the prompt is {given}; expected text; fix or remove the row")
     return row
 
 

@@ -59,6 +59,63 @@ def test_an_object_of_lists_without_prompts_has_categories_as_keys(tmp_path: Pat
     ]
 
 
+def test_lists_of_equal_length_are_categories_if_none_holds_labels(tmp_path: Path) -> None:
+    content = '{"anime": ["a cat", "a dog", "a cat"], "photo": ["red sky", "a tree", "a lamp"]}'
+    rows = read(tmp_path, "t.json", content)
+    assert [row.get("category") for row in rows] == ["anime"] * 3 + ["photo"] * 3
+
+
+MAYBE_TABLES = {
+    "a known column": '{"description": ["a cat", "a dog"], "category": ["of cats", "of dogs"]}',
+    "a known column alone": '{"query": ["a cat", "a dog", "a cow"], "Style": ["oil paint"]}',
+    "prompts of several kinds": '{"positive_prompt": ["a cat", "a dog"], "negative_prompt": ["bad blur"]}',
+    "names in camel case": '{"positivePrompt": ["a cat"], "seedText": ["a dog"]}',
+    "single words": '{"query": ["a cat", "a dog"], "topic": ["pets", "pets"]}',
+    "repeated texts": '{"query": ["a cat", "a dog"], "topic": ["some pets", "some pets"]}',
+    "numbers": '{"query": ["a cat", "a dog"], "seed": [1, 2]}',
+    "one column": '{"description": ["a cat", "a dog"]}',
+}
+
+
+@pytest.mark.parametrize("content", MAYBE_TABLES.values(), ids=MAYBE_TABLES)
+def test_tables_without_a_known_column_of_prompts_are_an_error(tmp_path: Path, content: str) -> None:
+    message = (
+        "may be a table without a column of prompts; keys: .*; name that column prompt, prompts, text or"
+    )
+    with pytest.raises(FileFormatError, match=message) as raised:
+        read(tmp_path, "t.json", content)
+    assert "if the keys are categories, write a list of objects" in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["prompts", "data", "rows"])
+def test_rows_may_stand_under_one_key(tmp_path: Path, key: str) -> None:
+    content = f'{{"version": 1, "{key}": [{{"prompt": "a cat", "category": "pets"}}, {{"prompt": "b"}}]}}'
+    assert read(tmp_path, "t.json", content) == [
+        Row("entry 1", {"prompt": "a cat", "category": "pets"}),
+        Row("entry 2", {"prompt": "b"}),
+    ]
+
+
+def test_cells_of_a_table_may_be_objects(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, "t.json", '{"prompt": ["a cat"], "include": [{"class": "cat"}]}')
+    assert row == Row("entry 1", {"prompt": "a cat", "include": '{"class": "cat"}'})
+
+
+def test_several_lists_of_rows_are_an_error(tmp_path: Path) -> None:
+    content = '{"train": [{"prompt": "a"}], "test": [{"prompt": "b"}]}'
+    with pytest.raises(FileFormatError, match=r"several lists \(train, test\); expected one .*remove"):
+        read(tmp_path, "t.json", content)
+
+
+def test_a_message_names_some_of_many_columns_only(tmp_path: Path) -> None:
+    header = ",".join(f"column_{number}" for number in range(99))
+    with pytest.raises(
+        FileFormatError, match=r"columns: column_0, .*, and 9\d more; name one prompt"
+    ) as raised:
+        read(tmp_path, "t.csv", header + "\n" + "," * 98 + "\n")
+    assert len(str(raised.value).removeprefix(str(tmp_path))) < 200
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -87,9 +144,35 @@ def test_entries_without_the_cells_of_the_table_are_an_error(
         read(tmp_path, "t.json", content)
 
 
-def test_lines_that_look_like_comments_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileFormatError, match=r"line 2: '# animals' begins with '#'.*no comments; remove"):
-        read(tmp_path, "t.txt", "a cat\n # animals\na dog\n")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.txt", "a cat\n # animals\na dog\n"),
+        ("t.csv", "prompt\n# animals\na dog\n"),
+        ("t.csv", "# animals\nprompt\na dog\n"),
+        ("t.csv", "prompt,n\n\n # animals,\n"),
+        ("t.csv", "prompt,n\n# animals\n"),
+        ("t.tsv", "prompt\n# animals\na dog\n"),
+        ("t.tsv", 'prompt\tn\n"a\nb"\t1\n# animals\t2\n'),
+    ],
+)
+def test_lines_that_look_like_comments_are_an_error(tmp_path: Path, name: str, content: str) -> None:
+    line = next(number for number, line in enumerate(content.split("\n"), 1) if "animals" in line)
+    message = rf"line {line}: '# animals.*' begins with '#'.*no comments; remove .* in quotes in a .csv"
+    with pytest.raises(FileFormatError, match=message):
+        read(tmp_path, name, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", 'prompt,n\n"#hashtag art",1\n"a\n#b",2\n'),
+        ("t.csv", 'n,prompt\n1,#hashtag art\n2,"a\n#b"\n'),
+        ("t.jsonl", '"#hashtag art"\n{"prompt": "a\\n#b"}\n'),
+    ],
+)
+def test_prompts_may_begin_with_a_hash_where_no_line_does(tmp_path: Path, name: str, content: str) -> None:
+    assert [row.get("prompt") for row in read(tmp_path, name, content)] == ["#hashtag art", "a\n#b"]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_every_file_type_gives_the_same_prompts(tmp_path: Path, name: str, conte
         ("p.json", '["a cat",\n "a dog"', "line 2: not JSON"),
         ("p.json", '["a cat", " "]', "entry 2: the prompt is empty"),
         ("p.json", '["a cat", 3]', "entry 2: expected text or an object"),
-        ("p.json", '[{"prompt": 3}]', "entry 1: no prompt column"),
+        ("p.json", '[{"prompt": 3}]', "entry 1: the prompt is 3; expected text; fix or remove"),
         ("p.json", '"a cat"', "expected a list"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', "line 2: not JSON"),
         ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}', "line 2: id '1' is already used"),
