@@ -101,3 +101,10 @@ def config_for(
         return _small_config(tiny_pipeline, **files | base | changes)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of training do not draw: two pictures take as long as the updates of a tiny run."""
+    if {"config_for", "small_config"} & {*request.fixturenames}:
+        monkeypatch.setattr("textcraftor.validation.save_curves", lambda folder: None)
