@@ -37,9 +37,9 @@ def save_curves(folder: TrainFolder) -> None:
     width, height = 3.5 * _COLUMNS, 2.3 * rows + 0.7
     figure = Figure(figsize=(width, height), dpi=110)
     # Fixed margins in inches: matplotlib's search for the tightest layout takes longer than all the drawing.
-    margins = {"left": 0.55 / width, "right": 1 - 0.1 / width, "bottom": 0.4 / height, "top": 1 - 0.6 / height}
-    axes = figure.subplots(rows, _COLUMNS, squeeze=False, gridspec_kw=margins | {"wspace": 0.22, "hspace": 0.35})
-    axes = axes.flatten().tolist()
+    grid = {"left": 0.55 / width, "right": 1 - 0.1 / width, "wspace": 0.22, "hspace": 0.35}
+    grid |= {"bottom": 0.4 / height, "top": 1 - 0.6 / height}
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False, gridspec_kw=grid).flatten().tolist()
     for name, axis in zip(names, axes, strict=False):
         held_out = "" if name in trained or name == "trained" else " (not trained on)"
         axis.set_title("reward mix" if name == "trained" else f"{name}{held_out}", fontsize=9)
