@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.systems import System
 from tcbench.errors import ConfigError
-from tcbench.files import new_folder
+from tcbench.files import check_writable, new_folder
 from textcraftor.diffusion.pipeline import ENCODERS
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 
@@ -50,8 +50,7 @@ def mix_encoders(
     if tuned_steps is None:
         tuned_steps = first.windows[-1].steps(first.schedule)
     first = first.with_schedule(tuned_steps=tuned_steps)
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} exists already; choose another --out")
+    check_writable(out, new=True)
     if in_weights and {*ENCODERS} & first.replaced.keys() and ORIGINAL in parts:
         raise ConfigError(
             f"{first_name} replaces the base's text encoder, so its weights cannot be averaged with "

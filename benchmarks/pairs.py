@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leaderboards.run_state import RunState
 from tcbench.errors import MissingFiles
-from tcbench.files import write_atomically
+from tcbench.files import check_writable, write_atomically
 from textcraftor.io.pairs import DECLARED, METADATA
 
 
@@ -19,8 +19,10 @@ def write_pairs(run: RunState, out: Path) -> int:
         The number of pairs.
 
     Raises:
+        ConfigError: If nothing can be written into ``out``.
         MissingFiles: If the run has no images.
     """
+    check_writable(out)
     lines = []
     for key, sample in sorted(run.samples.items()):
         if key in run.header.planned and sample.image is not None:

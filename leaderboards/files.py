@@ -8,7 +8,7 @@ from leaderboards.board import Board, Stamp
 from leaderboards.formats import table_files
 from leaderboards.markdown import markdown
 from tcbench.environment import commit, installed_version
-from tcbench.files import write_atomically
+from tcbench.files import check_writable, write_atomically
 
 COMPUTING = ("tcbench", "numpy", "scipy")
 """Libraries whose versions a board is stamped with."""
@@ -27,9 +27,14 @@ def write_board(board: Board, out: Path | str, date: str | None = None) -> list[
 
     Returns:
         Paths of the files.
+
+    Raises:
+        ConfigError: If nothing can be written into ``out``.
     """
     from leaderboards.pictures import draw_differences, draw_samples, png
 
+    folder = Path(out)
+    check_writable(folder)
     versions = {name: version for name in COMPUTING if (version := installed_version(name))}
     stamp = Stamp(versions, commit(), date)
     figures = {"differences.png": draw_differences(board), "samples.png": draw_samples(board)}
@@ -39,7 +44,6 @@ def write_board(board: Board, out: Path | str, date: str | None = None) -> list[
         **{name: text.encode() for name, text in table_files(board, stamp).items()},
         **pictures,
     }
-    folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from filelock import FileLock, Timeout
 
-from tcbench.errors import FileFormatError, TcbenchError
+from tcbench.errors import ConfigError, FileFormatError, TcbenchError
 
 _BLOCK_BYTES = 1 << 16
 """How much of a file is read at once to find the end of its last line."""
@@ -49,12 +49,39 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def check_writable(folder: Path, option: str = "--out", *, new: bool = False) -> None:
+    """Check that files can be written into a folder, which is created later if it does not exist.
+
+    Commands call it before their work, so that hours are not lost.
+
+    Args:
+        folder: The folder.
+        option: Where it was given, for the message.
+        new: Whether it must not exist, or be empty.
+
+    Raises:
+        ConfigError: If it is a file, within one, or write-protected; or not empty where it must be new.
+    """
+    path = folder.absolute()
+    parent = next(part for part in (path, *path.parents) if os.path.lexists(part))
+    if not parent.is_dir():
+        raise ConfigError(f"Not a directory: {parent}; give {option} a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"Not writable: {parent}; give {option} another folder")
+    if new and parent == path and any(path.iterdir()):
+        raise ConfigError(f"{folder} exists already; choose another {option}")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a temporary folder that takes the place of ``path`` when the block ends without an error.
 
-    Everything is synced first. A crash between the two renames is repaired by `restore_folder`.
+    Everything is synced first. A crash between the two renames is repaired by `locked`.
+
+    Raises:
+        ConfigError: If nothing can be written there.
     """
+    check_writable(path)
     temporary, old = path.with_name(f".{path.name}.part"), _replaced(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -74,21 +101,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def restore_folder(path: Path) -> None:
-    """Put the old folder back where a process ended between the two renames of `new_folder`."""
-    if _replaced(path).exists() and not path.exists():
-        os.rename(_replaced(path), path)
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold ``folder`` for this process; the system releases it when the process ends, however it ends.
 
-    Temporary files of a process that was killed (`write_atomically`) are removed.
+    What a killed process left is repaired: temporary files (`new_file`) are removed, and a folder in it is
+    put back if the process ended between the two renames of `new_folder`.
 
     Raises:
         TcbenchError: If another process holds the folder.
+        ConfigError: If nothing can be written there.
     """
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE, timeout=0)
     try:
@@ -96,8 +120,12 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise TcbenchError(f"another process is working on {folder}: wait for it or end it") from error
     try:
-        for torn in folder.rglob(".*.tmp"):
-            torn.unlink()
+        for left in list(folder.rglob(".*")):
+            if left.suffix == ".tmp":
+                left.unlink()
+            path = left.with_name(left.stem.removeprefix("."))
+            if left == _replaced(path) and left.is_dir() and not path.exists():
+                os.rename(left, path)
         yield
     finally:
         lock.release()

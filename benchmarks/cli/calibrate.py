@@ -22,7 +22,9 @@ def _calibrate(
     from benchmarks.calibrate import calibrate_run
     from benchmarks.cli.tables import text_table
     from leaderboards.run_state import RunState
+    from tcbench.files import check_writable
 
+    check_writable(out.parent)
     calibration = calibrate_run(RunState(run))
     calibration.write(out)
     rows = [

@@ -39,7 +39,9 @@ def _leaderboard(
     from leaderboards.builder import build
     from leaderboards.files import write_board
     from leaderboards.render import standing_rows
+    from tcbench.files import check_writable
 
+    check_writable(out)
     board = build(runs, baseline, unknown_rewards=System.unknown_rewards)
     files = write_board(board, out, date)  # first: output may fail, as in a closed pipe
     for section in board.sections:

@@ -54,10 +54,16 @@ def _reproduce(
     from benchmarks.reproduce import world
     from benchmarks.reproduce.archives import CellArchives
     from tcbench.cells import run_cells
-    from tcbench.errors import UnknownName
+    from tcbench.errors import ProblemCollector, UnknownName
+    from tcbench.files import check_writable
 
     if table != "world-table":
         raise UnknownName("comparison", table, ["world-table"])
+    problems = ProblemCollector()
+    problems.run(lambda: check_writable(out))
+    if docs:
+        problems.run(lambda: check_writable(docs, "--docs"))
+    problems.raise_any()
     scale = world.QUICK if quick else world.FULL
     cells = world.plan_cells(scale, headline_only=headline)
     archived = CellArchives(records).restorable(cells, out) if records else {}

@@ -77,6 +77,7 @@ class Calibration:
 
     def write(self, path: Path) -> None:
         """Write the calibration as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     def covers(self, name: str, score_id: str) -> bool:

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tcbench.errors import FileFormatError, TcbenchError
+from tcbench.errors import ConfigError, FileFormatError, TcbenchError
 from tcbench.files import (
     LOCK_FILE,
     append_lines,
+    check_writable,
     locked,
     new_folder,
     read_lines,
-    restore_folder,
     sha256,
     write_atomically,
 )
@@ -105,7 +105,7 @@ def test_new_folder_replaces_the_old_one_only_when_complete(tmp_path: Path) -> N
     assert [file.name for file in tmp_path.iterdir()] == ["weights"]
 
 
-def test_restore_folder_undoes_a_replacement_that_was_cut_short(
+def test_a_lock_undoes_a_replacement_that_was_cut_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, rename = tmp_path / "weights", os.rename
@@ -121,9 +121,26 @@ def test_restore_folder_undoes_a_replacement_that_was_cut_short(
         fill(folder, "b")
     monkeypatch.undo()
     assert not folder.exists()
-    restore_folder(folder)
-    restore_folder(folder)  # nothing left to do
+    for _ in range(2):  # the second time, nothing is left to do
+        with locked(tmp_path):
+            pass
     assert [file.name for file in folder.iterdir()] == ["a"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "nowhere"):
+        for write in (locked, new_folder):
+            with pytest.raises(ConfigError, match=r"^Not a directory: .*; give --out a folder$"), write(path):
+                pytest.fail("nothing can be written there")
+        with pytest.raises(ConfigError, match=r"^Not a directory: .*; give memory.prefix_cache a folder$"):
+            check_writable(path, "memory.prefix_cache")
+    check_writable(tmp_path / "new" / "folder", new=True)
+    check_writable(tmp_path)
+    with pytest.raises(ConfigError, match="exists already; choose another --out"):
+        check_writable(tmp_path, new=True)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_lock_removes_temporary_files_of_a_killed_process(tmp_path: Path) -> None:

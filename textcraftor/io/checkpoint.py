@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tcbench.errors import ConfigError
-from tcbench.files import LOCK_FILE, append_lines, new_folder, read_lines, restore_folder, write_atomically
+from tcbench.files import (
+    LOCK_FILE,
+    append_lines,
+    check_writable,
+    new_folder,
+    read_lines,
+    write_atomically,
+)
 from tcbench.settings import build_settings
 from textcraftor.config import TrainConfig
 from textcraftor.old_names import current_layout, flatten_settings, nest_settings
@@ -105,6 +112,25 @@ class TrainFolder:
         file = self.path / RECORD
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
+    def check(self, record: Mapping[str, Any]) -> None:
+        """Check that the folder can be written, and is new or holds the same run.
+
+        Args:
+            record: Entries of train.json; those that are not known yet may be left out.
+
+        Raises:
+            ConfigError: If not.
+        """
+        check_writable(self.path)
+        known = self.record()
+        if not known and _has_files(self.path):
+            raise ConfigError(f"{self.path} is not empty and is not a training run; choose another --out")
+        if known and (differences := _differences(known, record)):
+            raise ConfigError(
+                f"{self.path} holds another training run ({'; '.join(differences[:3])}); choose another "
+                "--out, or remove the folder"
+            )
+
     def begin(self, record: Mapping[str, Any], *, write: bool = True) -> None:
         """Write train.json, or check that the folder holds the same run.
 
@@ -115,16 +141,8 @@ class TrainFolder:
         Raises:
             ConfigError: If the folder holds another run or other files.
         """
-        if write:
-            restore_folder(self.path / "best")
+        self.check(record)
         known = self.record()
-        if not known and _has_files(self.path):
-            raise ConfigError(f"{self.path} is not empty and is not a training run; choose another --out")
-        if known and (differences := _differences(known, record)):
-            raise ConfigError(
-                f"{self.path} holds another training run ({'; '.join(differences[:3])}); choose another "
-                "--out, or remove the folder"
-            )
         if not write:
             return
         environments = list(known["environments"]) if known else []
@@ -201,7 +219,13 @@ class TrainFolder:
 
 
 def _has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(file.name != LOCK_FILE for file in folder.iterdir())
+    """Return whether a folder has files other than those that `locked` makes or removes."""
+    own = (
+        [file.name == LOCK_FILE or file.suffix == ".tmp" for file in folder.iterdir()]
+        if folder.is_dir()
+        else []
+    )
+    return not all(own)
 
 
 def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:

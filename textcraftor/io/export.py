@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tcbench.errors import ConfigError
-from tcbench.files import new_folder
+from tcbench.files import check_writable, new_folder
 from textcraftor.diffusion.pipeline import ENCODERS, INDEX, UNUSED_COMPONENTS, Source
 
 ADAPTERS = "pytorch_lora_weights.safetensors"
@@ -118,11 +118,10 @@ def export_encoder(
         describe: Adds further files to the folder, which has a temporary name then.
 
     Raises:
-        ConfigError: If ``out`` is not empty, or there are no adapters to export.
+        ConfigError: If ``out`` is not empty or cannot be written, or there are no adapters to export.
         MissingFiles: If the base pipeline is needed and not on this machine.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists already; choose another --out")
+    check_writable(out, new=True)
     with new_folder(out) as folder:
         if file_format == "diffusers":
             _export_diffusers(source, {name: tuned / name for name in _parts(tuned)} | dict(replaced), folder)
