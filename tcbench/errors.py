@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import chain
+from types import MappingProxyType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,6 +20,8 @@ class TcbenchError(ValueError):
 
     exit_code = 1
     """Exit code of the command line."""
+    download = False
+    """Whether a download would fix it."""
 
     @staticmethod
     def listed(names: Iterable[object]) -> str:
@@ -41,6 +44,7 @@ class UnknownName(TcbenchError):
         source: Where the name was given, such as a file; the message begins with it.
         hint: What else can be given; the message ends with it.
         listing: Command that lists the names, for messages where they are too many.
+        synonyms: Names by other words for them; such a word is no misspelling of a name that looks like it.
     """
 
     exit_code = 2
@@ -54,12 +58,15 @@ class UnknownName(TcbenchError):
         source: str = "",
         hint: str = "",
         listing: str = "",
+        synonyms: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.kind, self.given, self.known, self.hint, self.listing = kind, given, tuple(known), hint, listing
         prefix = f"{source}: " if source else ""
         # "World_Clip" is close to "world-clip"
         by_spelling = {_spelling(name): name for name in self.known}
         close = [by_spelling[s] for s in get_close_matches(_spelling(given), by_spelling, n=3, cutoff=0.5)]
+        if _spelling(given) in synonyms:
+            close = [synonyms[_spelling(given)]]
         names = self.listed(self.known)
         if listing and len(names) < len(", ".join(self.known)):
             names += f" (`{listing}`)"
@@ -80,7 +87,16 @@ class FileFormatError(TcbenchError):
 
 
 class MissingFiles(TcbenchError):
-    """Weights, prompts or a pipeline that are not on this machine; the message says how to get them."""
+    """Weights, prompts or a pipeline that are not on this machine; the message says how to get them.
+
+    Args:
+        message: The message.
+        download: Whether a download would fix it. Otherwise it is a mistake, such as a wrong path.
+    """
+
+    def __init__(self, message: str, *, download: bool = False) -> None:
+        super().__init__(message)
+        self.download = download
 
 
 class MismatchError(TcbenchError):
@@ -136,9 +152,9 @@ class ProblemCollector:
 
     @property
     def errors(self) -> list[TcbenchError]:
-        """The errors so far, one for each problem: mistakes come before files that are missing."""
+        """The errors so far, one for each problem: mistakes come before missing downloads."""
         parts = [error.errors if isinstance(error, Problems) else (error,) for error in self._errors]
-        return sorted(chain.from_iterable(parts), key=lambda error: isinstance(error, MissingFiles))
+        return sorted(chain.from_iterable(parts), key=lambda error: error.download)
 
     def raise_any(self) -> None:
         """Raise the only error, or `Problems` for several.
@@ -148,6 +164,33 @@ class ProblemCollector:
         """
         if self._errors:
             raise Problems.of(self.errors)
+
+    @staticmethod
+    def before_downloads(find: Callable[[ProblemCollector, bool], T], *, fetch: bool) -> T:
+        """Find and check what a command needs; nothing is downloaded before all mistakes are fixed.
+
+        Args:
+            find: Runs all checks with the given collector, and downloads what is missing if told to. It is
+                called without downloads first, and again if only downloads are missing.
+            fetch: Whether downloads are allowed.
+
+        Returns:
+            The result of ``find``.
+
+        Raises:
+            TcbenchError: If something is invalid or missing: only mistakes if there are any and downloads are
+                allowed, otherwise everything.
+        """
+        problems = ProblemCollector()
+        result = find(problems, False)
+        if fetch and problems.errors:
+            mistakes = [error for error in problems.errors if not error.download]
+            if mistakes:
+                raise Problems.of(mistakes)
+            problems = ProblemCollector()
+            result = find(problems, True)
+        problems.raise_any()
+        return result
 
 
 def first_line(error: BaseException) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 
 from tcbench.errors import (
     ConfigError,
     MismatchError,
+    MissingFiles,
     ProblemCollector,
     Problems,
     TcbenchError,
@@ -58,6 +60,31 @@ def test_all_checks_run_before_any_error_is_raised() -> None:
         problems.raise_any()
     assert str(raised.value).splitlines() == ["a", "b", "unknown reward 'c'; available: none"]
     assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("fetch", [False, True])
+def test_nothing_is_downloaded_before_mistakes_are_fixed(fetch: bool) -> None:
+    downloads = []
+
+    def find(problems: ProblemCollector, download: bool, mistake: bool) -> str:
+        if download:
+            downloads.append("weights")
+        else:
+            problems.run(lambda: fail(MissingFiles("weights", download=True)))
+        if mistake:
+            problems.run(lambda: fail(MissingFiles("no such file")))
+        return "found"
+
+    with pytest.raises(TcbenchError) as raised:
+        ProblemCollector.before_downloads(partial(find, mistake=True), fetch=fetch)
+    assert str(raised.value).splitlines() == ["no such file", *([] if fetch else ["weights"])]
+    assert not downloads
+    if fetch:
+        assert ProblemCollector.before_downloads(partial(find, mistake=False), fetch=True) == "found"
+        assert downloads == ["weights"]
+    else:
+        with pytest.raises(MissingFiles, match=r"^weights$"):
+            ProblemCollector.before_downloads(partial(find, mistake=False), fetch=False)
 
 
 def test_a_single_error_is_raised_unchanged() -> None:

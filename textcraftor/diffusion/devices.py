@@ -10,6 +10,12 @@ from tcbench.errors import ConfigError, UnknownName
 DTYPES = ("float32", "float16", "bfloat16")
 """Precisions of a pipeline's models."""
 
+_SYNONYMS = {
+    "gpu": "cuda", "nvidia": "cuda", "amd": "cuda", "rocm": "cuda", "hip": "cuda", "apple": "mps",
+    "metal": "mps",
+}  # fmt: skip
+"""Kinds of devices by what they are called elsewhere."""
+
 
 def find_device(name: str) -> str:
     """Return the device to use.
@@ -29,7 +35,9 @@ def find_device(name: str) -> str:
         return "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps"):
-        raise UnknownName("device", name, ("auto", "cpu", "cuda", "mps"))
+        meant = _SYNONYMS.get(kind.casefold())
+        synonyms = {name.casefold(): f"{meant}:{index}" if index else meant} if meant else {}
+        raise UnknownName("device", name, ("auto", "cpu", "cuda", "mps"), synonyms=synonyms)
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if not (index or "0").isdecimal() or int(index or 0) >= count:
         raise ConfigError(

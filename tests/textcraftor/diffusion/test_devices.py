@@ -29,6 +29,15 @@ def test_a_device_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch)
         find_device("cudo")
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("gpu", "cuda"), ("GPU", "cuda"), ("gpu:1", "cuda:1"), ("nvidia", "cuda"), ("metal", "mps")],
+)
+def test_other_words_for_a_device_are_no_misspellings(given: str, meant: str) -> None:
+    with pytest.raises(UnknownName, match=f"unknown device '{given}'; did you mean {meant}\\?$"):
+        find_device(given)
+
+
 def test_auto_precision_is_the_systems_own_on_an_accelerator_only() -> None:
     assert find_dtype("auto", "float16", "cuda") == "float16"
     assert find_dtype("auto", "float16", "cpu") == "float32"
