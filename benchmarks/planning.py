@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +15,8 @@ from benchmarks.suites.base import PromptSet
 from benchmarks.systems import System
 from leaderboards.records import Header, Planned, folder_name, short_id
 from rewards.registry import info
-from tcbench.errors import (
-    ConfigError,
-    FileFormatError,
-    MissingFiles,
-    ProblemCollector,
-    Problems,
-)
-from tcbench.files import sha256
+from tcbench.errors import ConfigError, MissingFiles, ProblemCollector
+from tcbench.files import check_writable, sha256
 from textcraftor.diffusion import pipeline as pipelines
 from textcraftor.diffusion.devices import batch_size_for, find_device, find_dtype
 from textcraftor.diffusion.prompts import stratified_order
@@ -106,13 +100,10 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
             before anything is downloaded.
     """
     system = _system(request)
-    files, problems = _find_files(request, system, with_rewards, fetch=False)
-    mistakes = [error for error in problems.errors if not isinstance(error, MissingFiles)]
-    if fetch and mistakes:
-        raise Problems.of(mistakes)
-    if fetch and problems.errors:
-        files, problems = _find_files(request, system, with_rewards, fetch=True)
-    problems.raise_any()
+    files = ProblemCollector.before_downloads(
+        lambda problems, download: _find_files(request, system, with_rewards, problems, fetch=download),
+        fetch=fetch,
+    )
     prompts, rewards, pipeline, rewriter, selecting, device, dtype = files
     assert prompts is not None
     assert rewards is not None
@@ -153,22 +144,37 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     )
 
 
-def _check_changes(system: System, pipeline: Path | None) -> None:
-    """Raise an error for files that are no adapters, or if the pipeline lacks what the system changes."""
+def _check_changes(system: System, pipeline: Path | None, problems: ProblemCollector) -> None:
+    """Check the files that a system names, and that the pipeline has what the system changes."""
     for name in system.lora:
-        WeightFiles.adapters(Path(name))
+        problems.run(partial(WeightFiles.adapters, Path(name)))
+    for folder in system.replaced.values():
+        problems.run(partial(pipelines.component_sha256, folder))
+    for folder in system.encoders.values():
+        problems.run(partial(pipelines.encoders_sha256, folder))
     if pipeline is None:  # that is a problem of its own
         return
     for name in system.replaced:
-        if not (pipeline / name).is_dir():
-            raise MissingFiles(f"{pipeline} has no {name} to replace; remove {name} from the system")
-    encoders = [pipeline / name for name in pipelines.ENCODERS if (pipeline / name).is_dir()]
-    for folder in encoders if system.clip_skip else ():
-        layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
-        most = layers - (len(encoders) - 1)  # SDXL skips one layer itself
+        with problems.catch():
+            if not (pipeline / name).is_dir():
+                raise MissingFiles(f"{pipeline} has no {name} to replace; remove {name} from the system")
+    if system.clip_skip:
+        with problems.catch():
+            _check_clip_skip(system, pipeline)
+
+
+def _check_clip_skip(system: System, pipeline: Path) -> None:
+    """Raise ConfigError if one of the text encoders in use has fewer layers than are skipped."""
+    names = [name for name in pipelines.ENCODERS if (pipeline / name).is_dir()]
+    for name in names:
+        file = system.replaced.get(name, pipeline / name) / "config.json"
+        if not file.is_file():  # that is a problem of its own
+            continue
+        layers = json.loads(file.read_text(encoding="utf-8"))["num_hidden_layers"]
+        most = layers - (len(names) - 1)  # SDXL skips one layer itself
         if system.clip_skip > most:
             raise ConfigError(
-                f"clip_skip = {system.clip_skip}; expected at most {most}: {folder.name} has {layers} layers"
+                f"clip_skip = {system.clip_skip}; expected at most {most}: {name} has {layers} layers"
             )
 
 
@@ -185,43 +191,32 @@ class _Files(NamedTuple):
 
 
 def _find_files(
-    request: Request, system: System, with_rewards: bool, *, fetch: bool
-) -> tuple[_Files, ProblemCollector]:
+    request: Request, system: System, with_rewards: bool, problems: ProblemCollector, *, fetch: bool
+) -> _Files:
     """Look for everything before any error is raised, so that a user can fix everything in one go."""
-    problems = ProblemCollector()
-    problems.run(lambda: _check_out(request.out))
-    pipeline = problems.run(lambda: _find_pipeline(system, fetch))
+    problems.run(lambda: check_writable(request.out))
+    pipeline = problems.run(lambda: system.source.find(fetch=fetch))
     device = problems.run(lambda: find_device(request.device))
-    problems.run(lambda: _check_changes(system, pipeline))
-    files = _Files(
+    _check_changes(system, pipeline, problems)
+    selecting = problems.run(lambda: resolve_rewards(_best_of_rewards(system), fetch=fetch))
+    problems.run(lambda: _calibration_sha256(system, selecting or ()))
+    return _Files(
         pipeline=pipeline,
         device=device,
         dtype=problems.run(lambda: find_dtype(request.dtype, system.dtype, device or "cpu")),
-        prompts=problems.run(lambda: prompt_set(system.suite, request.prompts, fetch=fetch)),
+        prompts=problems.run(lambda: _prompts(request, system, fetch)),
         rewards=problems.run(lambda: resolve_rewards(system.rewards if with_rewards else (), fetch=fetch)),
         rewriter=problems.run(lambda: _rewriter(system, fetch)),
-        selecting=problems.run(lambda: resolve_rewards(_best_of_rewards(system), fetch=fetch)),
+        selecting=selecting,
     )
-    return files, problems
 
 
-def _check_out(folder: Path) -> None:
-    """Raise ConfigError if a folder can neither be written nor created."""
-    path = folder.absolute()
-    parent = next(part for part in (path, *path.parents) if part.exists())
-    if not parent.is_dir():
-        raise ConfigError(f"Not a directory: {parent}; give --out a folder")
-    if not os.access(parent, os.W_OK):
-        raise ConfigError(f"Not writable: {parent}; give --out another folder")
-
-
-def _find_pipeline(system: System, fetch: bool) -> Path:
-    try:
-        return system.source.find(fetch=fetch)
-    except MissingFiles as error:
-        if Path(system.pipeline).expanduser().exists():  # no download can complete what the user gave
-            raise FileFormatError(str(error)) from error
-        raise
+def _prompts(request: Request, system: System, fetch: bool) -> PromptSet:
+    if request.prompts is not None and not request.prompts.exists():
+        raise MissingFiles(
+            f"prompts not found: {request.prompts}; give --prompts a prompt file, or a suite's folder"
+        )
+    return prompt_set(system.suite, request.prompts, fetch=fetch)
 
 
 def _generation_settings(
@@ -275,10 +270,6 @@ def _window_settings(system: System) -> list[list[Any]]:
 def _system(request: Request) -> System:
     """The requested system, with the request's values in place of its defaults."""
     system = System.find(request.model)
-    if request.prompts is not None and not request.prompts.exists():
-        raise MissingFiles(
-            f"prompts not found: {request.prompts}; give --prompts a prompt file, or a suite's folder"
-        )
     suite = request.suite or (CUSTOM if request.prompts and request.prompts.is_file() else system.suite)
     overrides: dict[str, Any] = {
         "suite": suite,
@@ -314,7 +305,7 @@ def _rewriter(system: System, fetch: bool) -> tuple[Rewriter, Path] | None:
 
 def _calibration_sha256(system: System, rewards: Sequence[ResolvedReward]) -> str | None:
     """Hash of the calibration that scales the best-of rewards; one that lacks a reward raises an error."""
-    if not system.calibration:
+    if not (system.best_of_reward and system.calibration):
         return None
     from rewards.combine.calibration import Calibration
 

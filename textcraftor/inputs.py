@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rewards.combine.calibration import Calibration
 from rewards.combine.terms import parse_mix
@@ -13,11 +14,13 @@ from rewards.info import RewardInfo
 from rewards.registry import info
 from rewards.weights.locate import locate_weights
 from tcbench.errors import ConfigError, ProblemCollector
+from tcbench.files import check_writable
 from tcbench.progress import Progress
 from tcbench.settings import read_toml
 from textcraftor.config import WITHOUT_GRADIENT, TrainConfig, ValidationSettings
 from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.pipeline import encoders_sha256, pipeline_sha256
+from textcraftor.io.checkpoint import TrainFolder
 from textcraftor.io.pairs import DECLARED, Pairs
 from textcraftor.io.system import SYSTEM_FILE
 from textcraftor.rewriters import Rewriter
@@ -50,46 +53,101 @@ class TrainInputs:
         config: TrainConfig,
         processes: int,
         progress: Progress,
+        folder: TrainFolder | None,
         *,
         fetch: bool = True,
         prompts: PromptSource | None = None,
         validation: PromptSource | None = None,
+        suites: Callable[[str, bool], PromptSource] | None = None,
     ) -> TrainInputs:
-        """Find and check everything.
+        """Find and check everything. Nothing is downloaded before all mistakes are fixed.
 
         Args:
             config: The run's configuration.
             processes: Number of processes that share each batch.
             progress: Receives notes.
+            folder: The run's folder; None in a process that does not write it.
             fetch: Download what is missing if the hub can be reached.
             prompts: Training prompts in place of those that the configuration names.
             validation: Validation prompts in place of those that the configuration names.
+            suites: Reads prompt suites, see `PromptSource.find`.
 
         Raises:
             TcbenchError: If something is missing or invalid; `Problems` for several of these.
         """
-        # All checks run before any error is raised, so that a user can fix everything in one go.
-        problems = ProblemCollector()
-        problems.run(lambda: _check_shares(config, processes))
+        search = _Search(config, processes, folder, prompts, validation, suites)
+        found = ProblemCollector.before_downloads(search.run, fetch=fetch)
+        assert found.rewards is not None
+        assert found.pipeline is not None
+        assert found.prompts is not None
+        if config.validation.every and found.validation is None:
+            progress.note("no validation prompts (validation.prompts); the newest checkpoint is used")
+        return cls(
+            found.rewards,
+            _trained_on(config),
+            found.pipeline,
+            pipeline_sha256(found.pipeline),
+            found.prompts,
+            found.pairs,
+            found.validation,
+        )
+
+
+class _Found(NamedTuple):
+    """Inputs of a run; None where one could not be found, or is not needed."""
+
+    rewards: dict[str, RewardInfo] | None
+    pipeline: Path | None
+    prompts: PromptSource | None
+    pairs: Pairs | None
+    validation: PromptSource | None
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The arguments of `TrainInputs.find`."""
+
+    config: TrainConfig
+    processes: int
+    folder: TrainFolder | None
+    prompts: PromptSource | None
+    validation: PromptSource | None
+    suites: Callable[[str, bool], PromptSource] | None
+
+    def run(self, problems: ProblemCollector, fetch: bool) -> _Found:
+        """Run all checks before any error is raised, so that a user can fix everything in one go."""
+        config = self.config
+        problems.run(self._check_folders)
+        problems.run(lambda: _check_shares(config, self.processes))
         rewards = problems.run(lambda: _trained_rewards(config, fetch))
         problems.run(lambda: _check_selection(config, rewards or {}, fetch))
         if config.rewards.calibration:
             problems.run(lambda: Calibration.read(config.rewards.calibration))
         pipeline = problems.run(lambda: Model.find(config.model).source.find(fetch=fetch))
         problems.run(lambda: _check_start(config, fetch))
+        prompts, validation = self.prompts, self.validation
         pairs = problems.run(lambda: Pairs.read(Path(config.data.pairs))) if config.data.pairs else None
         if pairs is not None:
             prompts = pairs.source
         elif prompts is None and not config.data.pairs:
-            prompts = problems.run(lambda: PromptSource.find(config.data.prompts))
-        held_out = problems.run(lambda: _validation_prompts(config.validation, progress, validation))
+            prompts = problems.run(
+                lambda: PromptSource.find(config.data.prompts, fetch=fetch, suites=self.suites)
+            )
+        if not config.validation.every or validation is None:
+            validation = problems.run(lambda: _validation_prompts(config.validation, fetch, self.suites))
+        return _Found(rewards, pipeline, prompts, pairs, validation)
+
+    def _check_folders(self) -> None:
+        """Check that the run's folder and the cache can be written, and that there is no other run."""
+        problems = ProblemCollector()
+        cache = self.config.memory.prefix_cache
+        if cache:
+            problems.run(lambda: check_writable(Path(cache).expanduser(), "memory.prefix_cache"))
+        folder = self.folder
+        if folder is not None:
+            record = {"config": json.loads(json.dumps(asdict(self.config)))}
+            problems.run(lambda: folder.check(record))
         problems.raise_any()
-        assert rewards is not None
-        assert pipeline is not None
-        assert prompts is not None
-        return cls(
-            rewards, _trained_on(config), pipeline, pipeline_sha256(pipeline), prompts, pairs, held_out
-        )
 
 
 def _check_shares(config: TrainConfig, processes: int) -> None:
@@ -195,27 +253,18 @@ def _trained_on(config: TrainConfig) -> list[str] | None:
 
 
 def _validation_prompts(
-    settings: ValidationSettings, progress: Progress, given: PromptSource | None = None
+    settings: ValidationSettings, fetch: bool, suites: Callable[[str, bool], PromptSource] | None
 ) -> PromptSource | None:
     """Return the validation prompts; None without validation.
-
-    Args:
-        settings: Settings of validation.
-        progress: Receives a note if there are no prompts.
-        given: Prompts in place of those that the settings name.
 
     Raises:
         ConfigError: If there is a selection reward, but no validation.
     """
-    if settings.every and given is not None:
-        return given
     if settings.every and settings.prompts:
-        return PromptSource.find(settings.prompts)
+        return PromptSource.find(settings.prompts, fetch=fetch, suites=suites)
     if settings.selection_reward:
         raise ConfigError(
             f'validation.selection_reward = "{settings.selection_reward}" requires validation; set '
             "validation.prompts to a prompt file, and validation.every"
         )
-    if settings.every:
-        progress.note("no validation prompts (validation.prompts); the newest checkpoint is used")
     return None

@@ -139,7 +139,8 @@ class Rewriter:
             reason = f"not in the hub client's cache, and {offline}" if offline else first_line(error)
             raise MissingFiles(
                 f"rewriter {self.name} needs {self.model}: {reason}; download it on a machine with "
-                "network access"
+                "network access",
+                download=True,
             ) from error
 
 

@@ -6,13 +6,14 @@ any update, and processes share an update without communicating.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcbench.errors import ConfigError, first_line
+from tcbench.errors import ConfigError, MissingFiles, first_line
 from tcbench.tables import COLUMNS
 from textcraftor.diffusion.prompts import canonical, noise_seed, prompts_sha256, read_prompts
 
@@ -50,14 +51,19 @@ class PromptSource:
         return len(self.texts)
 
     @staticmethod
-    def find(name: str) -> PromptSource:
+    def find(
+        name: str, *, fetch: bool = True, suites: Callable[[str, bool], PromptSource] | None = None
+    ) -> PromptSource:
         """Return the prompts of a source.
 
         Args:
             name: "suite:world-train", "suite:world-validation", the path of a prompt file, or
                 ``hub:ID[@revision][:column]`` for a data set of the Hugging Face hub, which stays on disk.
+            fetch: Download what is missing if the hub can be reached.
+            suites: Reads the other suites, by the name with "suite:" and whether to download.
 
         Raises:
+            MissingFiles: If a data set or suite must be downloaded first.
             FileFormatError: If a prompt file cannot be read.
             ConfigError: If it is not a prompt source.
         """
@@ -67,7 +73,9 @@ class PromptSource:
             split: Any = WORLD_SPLITS[name]
             return PromptSource.from_texts(name, [prompt.text for prompt in world_prompts(split)])
         if name.startswith(HUB):
-            return _from_hub(name)
+            return _from_hub(name, fetch)
+        if name.startswith(SUITE) and suites is not None:
+            return suites(name, fetch)
         if name.startswith(SUITE):
             raise ConfigError(
                 f"prompt source {name!r} cannot be read here; expected {' or '.join(WORLD_SPLITS)}, or give "
@@ -108,16 +116,24 @@ class Batch:
         return Batch(self.update, self.samples[process::processes])
 
 
-def _from_hub(name: str) -> PromptSource:
+def _from_hub(name: str, fetch: bool) -> PromptSource:
     data_set, _, column = name.removeprefix(HUB).partition(":")
     ident, _, revision = data_set.partition("@")
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise ConfigError("hub: prompts require the datasets package; pip install 'tcbench[hub]'") from error
+    remote = not Path(ident).is_dir()
+    if remote and revision and not fetch:  # the library's cache does not tell revisions apart
+        raise MissingFiles(f"data set {data_set} is not checked, because downloads are off", download=True)
     try:
-        loaded = load_dataset(ident, revision=revision or None, split="train")
+        with nullcontext() if fetch else _offline():
+            loaded = load_dataset(ident, revision=revision or None, split="train")
     except Exception as error:  # the library raises errors of several others
+        if remote and not fetch:
+            raise MissingFiles(
+                f"data set {data_set} is not on this machine, and downloads are off", download=True
+            ) from error
         raise ConfigError(f"cannot load data set {data_set}: {first_line(error)}") from error
     columns = [column] if column else [known for known in COLUMNS["prompt"] if known in loaded.column_names]
     if not columns or columns[0] not in loaded.column_names:
@@ -126,6 +142,18 @@ def _from_hub(name: str) -> PromptSource:
             f"prompts: {HUB}{data_set}:COLUMN"
         )
     return PromptSource(name, _Column(loaded, columns[0]), str(loaded._fingerprint))
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Let the library `datasets` use its cache alone."""
+    from datasets import config
+
+    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
 
 
 class _Column(Sequence[str]):

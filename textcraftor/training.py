@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,6 +76,7 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
     progress: Progress | None = None,
     prompts: PromptSource | None = None,
     validation: PromptSource | None = None,
+    suites: Callable[[str, bool], PromptSource] | None = None,
     dry_run: bool = False,
 ) -> TrainedRun:
     """Train, and keep everything in the folder ``out``. Call it again to resume.
@@ -90,6 +91,8 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
         prompts: Training prompts in place of those that the configuration names.
         validation: Validation prompts in place of those that the configuration names; not used with
             ``validation.every = 0``.
+        suites: Reads the prompt suites that the configuration names, see `PromptSource.find`; None: only the
+            embedded ones are known.
         dry_run: Do everything up to the first update, without downloads and without writing anything.
 
     Returns:
@@ -105,14 +108,21 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
     accelerator, main, device = processes.accelerator, processes.main, processes.device
     progress = progress if progress is not None and main else Silent()
     with ExitStack() as stack:
-        if main and not dry_run:
-            stack.enter_context(locked(folder.path))
         stack.enter_context(_out_of_memory_advice(device))
 
-        # Rewards, files and prompts. Errors are reported before anything large is loaded.
+        # Rewards, files and prompts. Errors are reported before anything large is downloaded or loaded.
         inputs = TrainInputs.find(
-            config, processes.count, progress, fetch=not dry_run, prompts=prompts, validation=validation
+            config,
+            processes.count,
+            progress,
+            folder if main else None,
+            fetch=not dry_run,
+            prompts=prompts,
+            validation=validation,
+            suites=suites,
         )
+        if main and not dry_run:
+            stack.enter_context(locked(folder.path))
         schedule, updates, source = config.schedule, config.optimiser.updates, inputs.prompts
 
         # The frozen pipeline, what is trained, and its optimiser

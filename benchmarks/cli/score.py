@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmarks.cli import options
+
+if TYPE_CHECKING:
+    from benchmarks.resolve import ResolvedReward
+    from tcbench.errors import ProblemCollector
 
 app = typer.Typer(add_completion=False)
 
@@ -42,7 +47,8 @@ def _score(
     from benchmarks.folder import ImageFolder
     from benchmarks.resolve import resolve_rewards
     from leaderboards.run_state import HEADER
-    from tcbench.errors import ConfigError
+    from tcbench.errors import ConfigError, ProblemCollector
+    from tcbench.files import check_writable
     from textcraftor.diffusion.devices import find_device
 
     is_run = (folder / HEADER).is_file()
@@ -50,10 +56,20 @@ def _score(
         raise ConfigError(f"{folder} is a run, which has its own prompts: omit --prompts")
     # matched before rewards are resolved, because that names what is missing; written after it
     images = None if is_run else ImageFolder.read(folder, prompts)
-    resolved = resolve_rewards(_reward_names(folder if is_run else None, rewards))
+    names = _reward_names(folder if is_run else None, rewards)
+
+    def find(problems: ProblemCollector, fetch: bool) -> tuple[Sequence[ResolvedReward] | None, str | None]:
+        if not is_run:
+            problems.run(lambda: check_writable(out))
+        chosen = problems.run(lambda: find_device(device))
+        return problems.run(lambda: resolve_rewards(names, fetch=fetch)), chosen
+
+    resolved, chosen = ProblemCollector.before_downloads(find, fetch=True)
+    assert resolved is not None
+    assert chosen is not None
     path = images.adopt(out, name).path if images else folder
     with show_progress() as progress:
-        result = score_run(path, resolved, find_device(device), progress)
+        result = score_run(path, resolved, chosen, progress)
     raise typer.Exit(report.show_result(result, json))
 
 

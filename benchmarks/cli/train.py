@@ -92,8 +92,7 @@ def _run(config: TrainConfig, out: Path, device: str, *, dry_run: bool, as_json:
             out,
             device=device,
             progress=progress,
-            prompts=_suite_prompts(config.data.prompts),
-            validation=_suite_prompts(config.validation.prompts),
+            suites=_suite_prompts,
             dry_run=dry_run,
         )
     if not run.main:
@@ -108,14 +107,12 @@ def _run(config: TrainConfig, out: Path, device: str, *, dry_run: bool, as_json:
         print(f"next: {shlex.join(['tcbench', 'run', '--model', str(run.path)])}")
 
 
-def _suite_prompts(name: str) -> PromptSource | None:
-    """Return the prompts of ``suite:NAME``; None for any other source, which training reads itself."""
+def _suite_prompts(name: str, fetch: bool) -> PromptSource:
+    """Return the prompts of ``suite:NAME``."""
     from benchmarks.suites import prompt_set
-    from textcraftor.sources import SUITE, WORLD_SPLITS, PromptSource
+    from textcraftor.sources import SUITE, PromptSource
 
-    if not name.startswith(SUITE) or name in WORLD_SPLITS:
-        return None
-    suite = prompt_set(name.removeprefix(SUITE))
+    suite = prompt_set(name.removeprefix(SUITE), fetch=fetch)
     return PromptSource.from_texts(name, [prompt.text for prompt in suite.prompts])
 
 

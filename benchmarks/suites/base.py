@@ -132,7 +132,8 @@ def _locate(suite: Suite, file: SuiteFile, prompts: Path | None, fetch: bool) ->
     details = "; ".join(filter(None, (origin, reason)))
     raise MissingFiles(
         f"suite {suite.name}: {' or '.join(file.names)} not found in {searched} ({details}); "
-        f"give its folder with --prompts PATH or {PROMPTS_VARIABLE}"
+        f"give its folder with --prompts PATH or {PROMPTS_VARIABLE}",
+        download=file.hub is not None and prompts is None,
     )
 
 

@@ -117,7 +117,8 @@ def locate_file(
         reason = "" if path.exists() else f"{path} does not exist"
     reason = reason or _incomplete(file, path)
     if reason:
-        raise MissingFiles(_how_to_fix(info, file, reason))
+        remote = not (override or file.package or file.path)
+        raise MissingFiles(_how_to_fix(info, file, reason), download=remote)
     if published and file.package:
         return LocatedWeights(path, "")
     return LocatedWeights(path, file.lock_key() if published else file.lock_key(os.path.abspath(path)))

@@ -194,13 +194,51 @@ def test_adapters_that_do_not_fit_are_refused(
 def test_what_a_pipeline_lacks_is_reported_with_other_mistakes(asked: Callable[..., RunState]) -> None:
     for line, message, fetch in (
         ("clip_skip = 5", "clip_skip = 5; .* at most 1", True),
-        ('lora = "missing.safetensors"', "file of adapters not found", False),
+        ('lora = "missing.safetensors"', "adapter file not found", False),
     ):
         with pytest.raises(Problems) as problems:
             asked(f'{line}\nbest_of = 2\nbest_of_reward = "clop=1"', dry=True, fetch=fetch)
         assert len(problems.value.errors) == 2
         assert "unknown reward 'clop'" in str(problems.value)
         assert re.search(message, str(problems.value))
+
+
+@pytest.mark.parametrize("fetch", [False, True])
+def test_mistakes_in_a_system_are_reported_before_downloads(
+    tiny_pipeline: Path,
+    request_for: Callable[..., Request],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fetch: bool,
+) -> None:
+    def snapshot(*_: object, local_files_only: bool, **__: object) -> None:
+        assert local_files_only, "nothing may be downloaded"
+        raise FileNotFoundError("not in the cache")
+
+    for name in ("snapshot_download", "hf_hub_download"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", snapshot)
+    monkeypatch.setattr("rewards.weights.hub.offline_reason", lambda url="": "")
+    (tmp_path / "file").touch()
+    lines = [
+        f'pipeline = "{tiny_pipeline}"', 'text_encoder = "no-encoder"', 'unet = "no-unet"', "clip_skip = 99",
+        'lora = "no-lora.safetensors"', "best_of = 2", 'best_of_reward = "hpsv2=1"',
+        'calibration = "no-calibration.json"', "[[windows]]", "weights = { no-window = 1.0 }",
+    ]  # fmt: skip
+    (tmp_path / "mine.toml").write_text("\n".join(lines))
+    request = request_for(
+        model=str(tmp_path / "mine.toml"), rewards=["pickscore", "clop"], prompts=tmp_path / "none.txt",
+        device="gpu", out=tmp_path / "file", steps=None, suite="custom",
+    )  # fmt: skip
+    with pytest.raises(Problems) as problems:
+        plan_run(request, fetch=fetch)
+    found = str(problems.value).splitlines()
+    mistakes = (
+        "no-encoder", "no-unet", "no-lora", "no-calibration", "no-window", "'clop'", "none.txt",
+        "did you mean cuda", "Not a directory",
+    )  # fmt: skip
+    assert all(sum(mistake in line for line in found) == 1 for mistake in mistakes), found
+    downloads = [line.split()[0] for line in found[len(mistakes) :]]
+    assert sorted(downloads) == ([] if fetch else ["hpsv2", "pickscore"])
 
 
 def test_training_refuses_samplers_that_it_does_not_support(tiny_pipeline: Path) -> None:

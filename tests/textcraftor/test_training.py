@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import rewards
 from rewards import WrongRole
 from tcbench.cells import ONE_CORE
-from tcbench.errors import ConfigError, Problems, TcbenchError
+from tcbench.errors import ConfigError, MissingFiles, Problems, TcbenchError
 from textcraftor.config import TrainConfig, make_config
 from textcraftor.curves import save_curves
 from textcraftor.io.checkpoint import LOG, VALIDATION, TrainFolder
@@ -618,6 +618,41 @@ def test_everything_that_is_missing_is_reported_together(
     ):  # fmt: skip
         assert sum(part in line for line in lines) == 1, (part, lines)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_mistakes_are_reported_before_downloads(
+    config_for: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    def snapshot(*_: object, local_files_only: bool, **__: object) -> None:
+        assert local_files_only, "nothing may be downloaded"
+        raise FileNotFoundError("not in the cache")
+
+    def suite(name: str, fetch: bool) -> PromptSource:
+        assert not fetch, "nothing may be downloaded"
+        raise MissingFiles(name, download=True)
+
+    for name in ("snapshot_download", "hf_hub_download"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", snapshot)
+    monkeypatch.setattr("rewards.weights.hub.offline_reason", lambda url="": "")
+    (tmp_path / "file").touch()
+    config = config_for(
+        mix="pickscore=1,world-oracle=1,jpeg-compressibility=1", selection_reward="mps",
+        model="nobody/nothing", prompts="suite:parti", validation_prompts="none.txt",
+        calibration="none.json", prefix_cache=str(tmp_path / "file"),
+    )  # fmt: skip
+    with pytest.raises(Problems) as caught:
+        train(config, tmp_path / "file", device="cpu", dry_run=dry_run, suites=suite)
+    lines = str(caught.value).splitlines()
+    mistakes = (
+        "give memory.prefix_cache a folder", "give --out a folder", "has the role 'judge'",
+        "has no gradient", "none.json", "none.txt",
+    )  # fmt: skip
+    assert [sum(part in line for line in lines) for part in mistakes] == [1] * len(mistakes), lines
+    missing = ["pickscore", "mps", "nobody/nothing", "suite:parti"] if dry_run else []
+    assert len(lines) == len(mistakes) + len(missing), lines
+    for part in missing:
+        assert any(part in line for line in lines[len(mistakes) :]), (part, lines)
 
 
 def test_missing_pairs_are_reported_with_other_problems(

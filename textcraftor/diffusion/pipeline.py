@@ -112,11 +112,15 @@ class Source:
             MissingFiles: If it is neither on this machine nor downloadable, or incomplete.
         """
         folder = Path(self.location).expanduser()
-        if not folder.is_dir():
+        local = folder.is_dir()
+        if not local:
             if folder.is_absolute():
                 raise MissingFiles(f"folder not found: {folder}; expected a diffusers pipeline")
             folder = _from_hub(self, fetch)
-        list(_pipeline_files(folder))  # raises for the first missing file
+        try:
+            list(_pipeline_files(folder))  # raises for the first missing file
+        except MissingFiles as error:  # a download completes the hub's cache, and no folder of the user's
+            raise MissingFiles(str(error), download=not local) from error
         return folder
 
     def copy(
@@ -187,7 +191,9 @@ def _from_hub(source: Source, fetch: bool) -> Path:
         ) from error
     except Exception as error:  # the client does not wrap the errors of its HTTP library
         reason = f"not in the hub client's cache, and {offline}" if offline else first_line(error)
-        raise MissingFiles(f"missing pipeline {source}: {reason}; download it online, or {local}") from error
+        raise MissingFiles(
+            f"missing pipeline {source}: {reason}; download it online, or {local}", download=True
+        ) from error
     return folder
 
 

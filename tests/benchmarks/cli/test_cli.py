@@ -18,6 +18,7 @@ from PIL import Image
 from benchmarks.cli import VERBS, main
 from benchmarks.cli.progress import _Lines
 from tcbench.errors import MismatchError
+from textcraftor.diffusion.pipeline import MICRO
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -412,6 +413,63 @@ def test_unwritable_folder_is_a_one_line_error(
     code, _, err = tcbench(*run_arguments, "--out", tmp_path / "file")
     assert code == 1
     assert err.startswith("error: Not a directory")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train --model micro --dry-run --out FILE",
+        "train --model micro --dry-run --out runs --set memory.prefix_cache=FILE",
+        "run --model micro --limit 1 --dry-run --out FILE",
+        "generate --model micro --limit 1 --dry-run --out FILE",
+        "reproduce world-table --dry-run --out FILE",
+        "reproduce world-table --dry-run --out runs --docs FILE",
+        "mix micro-tuned=1 --out FILE",
+        "export micro-tuned --to diffusers --out FILE",
+        "sweep --model micro-tuned --limit 1 --out FILE",
+        "leaderboard nowhere --baseline micro --out FILE",
+        "calibrate nowhere --out FILE/calibration.json",
+        "score pictures --prompts pets.csv --rewards jpeg-compressibility --out FILE",
+    ],
+)
+def test_a_file_in_place_of_a_folder_is_refused_before_work(
+    tcbench: Command, prompt_file: Path, monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
+    monkeypatch.chdir(prompt_file.parent)
+    Path("FILE").touch()
+    Path("pictures").mkdir()
+    for number in range(8):
+        Image.new("RGB", (8, 8)).save(f"pictures/{number}.png")
+    shutil.copytree(MICRO / "text_encoder", "micro-tuned/text_encoder")
+    Path("micro-tuned/system.toml").write_text(
+        'base = "micro"\n[[windows]]\nweights = { "." = 1.0 }\ntuned_steps = 2\n'
+    )
+    code, out, err = tcbench(*arguments.split())
+    assert (code, out) == (1, "")
+    (line,) = err.splitlines()
+    option = next(word for word in ("memory.prefix_cache", "--docs", "--out") if word in arguments)
+    assert re.fullmatch(f"error: Not a directory: .*/FILE; give {option} a folder", line), line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train --model micro --out runs --dry-run",
+        "run --model micro --limit 1 --out runs --dry-run",
+        "generate --model micro --limit 1 --out runs --dry-run",
+        "score pictures --prompts pets.csv --rewards jpeg-compressibility --out runs",
+    ],
+)
+def test_gpu_means_cuda(
+    tcbench: Command, prompt_file: Path, monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
+    monkeypatch.chdir(prompt_file.parent)
+    Path("pictures").mkdir()
+    for number in range(8):
+        Image.new("RGB", (8, 8)).save(f"pictures/{number}.png")
+    code, _, err = tcbench(*arguments.split(), "--device", "gpu")
+    assert (code, err) == (2, "error: unknown device 'gpu'; did you mean cuda?\n")
+    assert not Path("runs").exists()
 
 
 def test_interruption_prints_the_command_that_resumes(
