@@ -61,6 +61,7 @@ class UnknownName(TcbenchError):
         synonyms: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.kind, self.given, self.known, self.hint, self.listing = kind, given, tuple(known), hint, listing
+        self.synonyms = synonyms
         prefix = f"{source}: " if source else ""
         # "World_Clip" is close to "world-clip"
         by_spelling = {_spelling(name): name for name in self.known}

@@ -387,6 +387,10 @@ def _with_source(error: TcbenchError, source: str) -> TcbenchError:
     if isinstance(error, Problems):
         return Problems(_with_source(one, source) for one in error.errors)
     if isinstance(error, UnknownName):
-        further = {"hint": error.hint, "listing": error.listing}
+        further: dict[str, Any] = {
+            "hint": error.hint,
+            "listing": error.listing,
+            "synonyms": error.synonyms,
+        }
         return UnknownName(error.kind, error.given, error.known, source=source, **further)
     return type(error)(f"{source}: {error}")
