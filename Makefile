@@ -57,8 +57,9 @@ $(UV):
 	$(PYTHON) -m venv .tools/uv
 	.tools/uv/bin/pip install --quiet uv==$(UV_VERSION)
 
+# Bytecode is compiled at once: where Python may not write it later, every start of a command would compile torch anew.
 $(READY): requirements/dev.lock pyproject.toml | $(UV)
 	test -x $(BIN)/python || $(UV) venv --python '$(PYTHON)' .venv
-	$(UV) pip sync --python $(BIN)/python --require-hashes requirements/dev.lock
+	$(UV) pip sync --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.lock
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@

@@ -82,7 +82,8 @@ def _build(lock: Path, folder: Path, python: Path) -> None:
     print(f"building an environment from {lock.name} in {folder}", file=sys.stderr)
     if uv:
         _call([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
-        _call([uv, "pip", "sync", "--quiet", "--require-hashes", "--python", str(python), str(lock)])
+        sync = [uv, "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes"]
+        _call([*sync, "--python", str(python), str(lock)])
     else:
         _call([sys.executable, "-m", "venv", str(folder)])
         _call([str(python), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(lock)])
