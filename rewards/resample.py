@@ -1,9 +1,10 @@
 """PIL's resize of 8-bit pixels, for tensors: the same levels bit for bit, with gradients.
 
 PIL resizes the width first and then the height, and rounds to 8 bits after each. Each output pixel is a sum
-over the few pixels that the kernel covers, so only these are read, and only the output pixels that are kept
-are computed: an elongated image needs no more time and memory than another one. Shapes: B batch, C channels,
-H height, W width, N output pixels of the width, M of the height, K covered pixels.
+over the few pixels that the kernel covers. Neighbouring ones read nearly the same pixels, so a block of them
+is one product of small matrices. Only blocks that are kept are computed: an elongated image needs no more
+time and memory than another one. Shapes: B batch, C channels, H height, W width, N output pixels of the
+width, M of the height, K covered pixels.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 Kernel = Literal["bicubic", "bilinear"]
 
 _PIL_WEIGHT_BITS = 22
 """Fractional bits of the fixed-point weights in PIL's resize of 8-bit images (Resample.c: 32 - 8 - 2)."""
+
+_BLOCK = 16
+"""Output pixels that are computed by one product of matrices: few, so that most of its weights are not 0."""
 
 _CHUNK = 2**18
 """Pixels that are rounded at once on the CPU, so that they stay in its cache: 2 MB in float64."""
@@ -41,25 +44,13 @@ class Side(NamedTuple):
     """Number of kept pixels."""
 
 
-class _Sums(NamedTuple):
-    """Weighted sums of rows, as `torch.nn.functional.embedding_bag` takes them: sparse, sum after sum."""
+class _Block(NamedTuple):
+    """Some neighbouring output pixels, and the pixels of the image that they are sums of."""
 
-    row: Tensor
-    """Rows that are added."""
+    outputs: slice
+    pixels: slice
     weight: Tensor
-    """Their weights."""
-    begin: Tensor
-    """Where each sum begins in both."""
-
-    def of(self, rows: Tensor) -> Tensor:
-        """Return the sums (N, ...) of ``rows`` (R, ...)."""
-        sums = F.embedding_bag(
-            self.row, rows.reshape(len(rows), -1), self.begin, per_sample_weights=self.weight, mode="sum"
-        )
-        return sums.view(len(sums), *rows.shape[1:])
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> _Sums:
-        return _Sums(self.row.to(device), self.weight.to(device, dtype), self.begin.to(device))
+    """(outputs, pixels)."""
 
 
 class _Taps(NamedTuple):
@@ -69,21 +60,45 @@ class _Taps(NamedTuple):
     """First pixel of the image that a kept output pixel reads; pixels are counted from it."""
     last: int
     """End of these pixels, exclusive."""
-    outputs: _Sums
-    """Output pixels as sums of pixels."""
-    gradients: _Sums
-    """Gradients of pixels as sums of those of output pixels."""
+    blocks: tuple[_Block, ...]
     padding: Tensor
     """Sum (N,) of the weights of each output pixel that fall on padding."""
     total: Tensor
     """Sum (N,) of all weights of each output pixel; not exactly 1."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> _Taps:
-        """Move the weights to a device and a precision; gradients need float32 only."""
-        sums = self.outputs.to(device, dtype), self.gradients.to(device, torch.float32)
-        return _Taps(
-            self.first, self.last, *sums, self.padding.to(device, dtype), self.total.to(device, dtype)
-        )
+        """Move the weights to a device and a precision."""
+        blocks = tuple(block._replace(weight=block.weight.to(device, dtype)) for block in self.blocks)
+        padding, total = self.padding.to(device, dtype), self.total.to(device, dtype)
+        return self._replace(blocks=blocks, padding=padding, total=total)
+
+    def across(self, images: Tensor) -> Tensor:
+        """Return the output pixels (..., H, N) of images (..., H, W)."""
+        result = images.new_empty((*images.shape[:-1], len(self.total)))
+        for outputs, pixels, weight in self.blocks:
+            result[..., outputs] = images[..., pixels] @ weight.T
+        return result
+
+    def down(self, images: Tensor) -> Tensor:
+        """Return the output pixels (..., M, N) of images (..., H, N)."""
+        result = images.new_empty((*images.shape[:-2], len(self.total), images.shape[-1]))
+        for outputs, pixels, weight in self.blocks:
+            result[..., outputs, :] = weight @ images[..., pixels, :]
+        return result
+
+    def across_back(self, gradient: Tensor) -> Tensor:
+        """Return the gradient (..., H, W) of `across` from that of its result (..., H, N)."""
+        result = gradient.new_zeros((*gradient.shape[:-1], self.last - self.first))
+        for outputs, pixels, weight in self.blocks:
+            result[..., pixels] += gradient[..., outputs] @ weight.to(gradient.dtype)
+        return result
+
+    def down_back(self, gradient: Tensor) -> Tensor:
+        """Return the gradient (..., H, N) of `down` from that of its result (..., M, N)."""
+        result = gradient.new_zeros((*gradient.shape[:-2], self.last - self.first, gradient.shape[-1]))
+        for outputs, pixels, weight in self.blocks:
+            result[..., pixels, :] += weight.to(gradient.dtype).T @ gradient[..., outputs, :]
+        return result
 
 
 def resize_like_pil(
@@ -128,34 +143,32 @@ class _Resize(torch.autograd.Function):
         keep, inside = bool(ctx.needs_input_grad[0]), []
         if keep:
             inside.append((images >= 0) & (images <= 1))
-        levels = _levels(images, across.padding.dtype).movedim(-1, 0)  # (W, B, C, H)
+        levels = _levels(images, across.padding.dtype)  # (B, C, H, W)
         # Width first, then height, with a rounding to 8 bits in between, as Pillow did when the rewards were
         # published. Pillow 13 begins with the height if that shrinks much more than the width; a score must
         # not depend on Pillow's version.
-        levels = across.outputs.of(levels)  # (N, B, C, H)
+        levels = across.across(levels)  # (B, C, H, N)
         if padding is not None:
-            levels += across.padding[:, None, None, None] * padding[:, None]
+            levels += across.padding * padding[:, None, None]
         if keep:
             inside.append((levels >= 0) & (levels <= 255))
-        levels = _round(levels).movedim(-1, 0)  # (H, N, B, C)
-        levels = down.outputs.of(levels)  # (M, N, B, C)
+        levels = down.down(_round(levels))  # (B, C, M, N)
         if padding is not None:
-            row = across.total[:, None, None] * padding  # of padding alone
-            levels += down.padding[:, None, None, None] * _round(row)
+            row = _round(across.total * padding[:, None])  # of padding alone, (C, N)
+            levels += down.padding[:, None] * row[:, None]
         if keep:
             inside.append((levels >= 0) & (levels <= 255))
             ctx.save_for_backward(*inside)
             ctx.taps, ctx.dtype = (down, across), images.dtype
-        resized: Tensor = (_round(levels) / 255).float().permute(2, 3, 0, 1)
-        return resized.contiguous()
+        return (_round(levels) / 255).float()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         of_images, of_columns, of_rows = ctx.saved_tensors
         down, across = ctx.taps
-        rows = down.gradients.of(gradient.permute(2, 3, 0, 1).float() * of_rows)  # (H, N, B, C)
-        columns = across.gradients.of(rows.movedim(0, -1) * of_columns)  # (W, B, C, H)
-        return (columns.movedim(0, -1) * of_images).to(ctx.dtype), None, None, None
+        columns = down.down_back(gradient.float() * of_rows)  # (B, C, H, N)
+        images = across.across_back(columns.mul_(of_columns))  # (B, C, H, W)
+        return images.mul_(of_images).to(ctx.dtype), None, None, None
 
 
 def _levels(images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -182,22 +195,23 @@ def _taps(pixels: int, side: Side, kernel: Kernel) -> _Taps:
     position, weight = _pil_weights(side, kernel)
     position -= side.before
     used = (weight != 0) & (position >= 0) & (position < pixels)
-    result, pixel = np.nonzero(used)[0], position[used]
-    first, last = int(pixel.min()), int(pixel.max()) + 1
-    outputs = _sums(result, pixel - first, weight[used], side.kept)
-    gradients = _sums(pixel - first, result, weight[used], last - first)
-    total = weight.sum(axis=1)
+    first, last = int(position[used].min()), int(position[used].max()) + 1
+    blocks = []
+    for start in range(0, side.kept, _BLOCK):
+        part = slice(start, min(start + _BLOCK, side.kept))
+        result, _ = rows_columns = np.nonzero(used[part])
+        if not len(result):  # only padding
+            empty = torch.zeros(part.stop - start, 0, dtype=torch.float64)
+            blocks.append(_Block(part, slice(0, 0), empty))
+            continue
+        pixel = position[part][rows_columns] - first
+        low, high = int(pixel.min()), int(pixel.max()) + 1
+        dense = np.zeros((part.stop - start, high - low))
+        np.add.at(dense, (result, pixel - low), weight[part][rows_columns])
+        blocks.append(_Block(part, slice(low, high), torch.from_numpy(dense)))
     padding = (weight * ((position < 0) | (position >= pixels))).sum(axis=1)
-    return _Taps(first, last, outputs, gradients, torch.from_numpy(padding), torch.from_numpy(total))
-
-
-def _sums(
-    result: NDArray[np.int64], index: NDArray[np.int64], weight: NDArray[np.float64], count: int
-) -> _Sums:
-    """Return ``count`` sums: number ``result`` adds row ``index`` with its weight."""
-    order = np.argsort(result, kind="stable")
-    begin = np.searchsorted(result[order], np.arange(count))
-    return _Sums(*map(torch.from_numpy, (index[order], weight[order], begin)))
+    total = weight.sum(axis=1)
+    return _Taps(first, last, tuple(blocks), torch.from_numpy(padding), torch.from_numpy(total))
 
 
 def _pil_weights(side: Side, kernel: Kernel) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

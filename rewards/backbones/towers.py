@@ -199,6 +199,7 @@ class OpenClipTowers(Towers):
 
     def __init__(self, config: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> None:
         from open_clip.model import CLIP, CustomTextCLIP
+        from open_clip.transformer import ResidualAttentionBlock, Transformer
 
         super().__init__()
         settings = {**config, "vision_cfg": dict(config["vision_cfg"])}
@@ -207,6 +208,13 @@ class OpenClipTowers(Towers):
             settings["vision_cfg"]["timm_model_pretrained"] = False
         self.model = (CustomTextCLIP if settings.pop("custom_text", False) else CLIP)(**settings)
         self.model.output_dict = False  # `_embed_prompts` reads a tuple, whatever the configuration says
+        # With the batch first, attention would transpose its input in every block, and torch multiplies what
+        # is transposed token by token: pixel gradients took 1.5 times as long.
+        for module in self.model.modules():
+            if isinstance(module, Transformer):
+                module.batch_first = False
+            elif isinstance(module, ResidualAttentionBlock):
+                module.attn.batch_first = False
         self.tokenizer = tokenizer or OpenClipTokenizer(_context_length(config["text_cfg"]))
 
     @classmethod
