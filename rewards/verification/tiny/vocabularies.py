@@ -50,6 +50,10 @@ def write_openai_tokenizer(folder: Path) -> Path:
         "vocab.json": json.dumps({renamed.get(word, word): i for word, i in words.encoder.items()}),
         "merges.txt": f"#version: 0.2\n{merges}",
         "tokenizer_config.json": json.dumps({"tokenizer_class": "CLIPTokenizer"}),
+        "special_tokens_map.json": json.dumps(
+            {"bos_token": "<|startoftext|>"}
+            | dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
+        ),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
