@@ -22,6 +22,9 @@ _BLOCK_BYTES = 1 << 16
 LOCK_FILE = ".tcbench.lock"
 """Lock of a folder that one process writes (`locked`)."""
 
+_OLD = ".old"
+"""Suffix of the hidden name of a folder that `new_folder` is replacing."""
+
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
@@ -123,9 +126,12 @@ def locked(folder: Path) -> Iterator[None]:
         for left in list(folder.rglob(".*")):
             if left.suffix == ".tmp":
                 left.unlink()
-            path = left.with_name(left.stem.removeprefix("."))
-            if left == _replaced(path) and left.is_dir() and not path.exists():
-                os.rename(left, path)
+            name = left.name[1:].removesuffix(_OLD)
+            # A name that is only the suffix, such as "..old", is not one of `new_folder`.
+            if left.suffix == _OLD and name.strip(".") and left.is_dir():
+                path = left.with_name(name)
+                if not path.exists():
+                    os.rename(left, path)
         yield
     finally:
         lock.release()
@@ -224,7 +230,7 @@ def _parse_each(file: Path, lines: Iterable[bytes]) -> Iterator[Any]:
 
 
 def _replaced(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+    return path.with_name(f".{path.name}{_OLD}")
 
 
 def _sync(path: Path) -> None:

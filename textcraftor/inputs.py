@@ -76,20 +76,20 @@ class TrainInputs:
             TcbenchError: If something is missing or invalid; `Problems` for several of these.
         """
         search = _Search(config, processes, folder, prompts, validation, suites)
-        found = ProblemCollector.before_downloads(search.run, fetch=fetch)
-        assert found.rewards is not None
-        assert found.pipeline is not None
-        assert found.prompts is not None
-        if config.validation.every and found.validation is None:
+        inputs = ProblemCollector.before_downloads(search.run, fetch=fetch)
+        assert inputs.rewards is not None
+        assert inputs.pipeline is not None
+        assert inputs.prompts is not None
+        if config.validation.every and inputs.validation is None:
             progress.note("no validation prompts (validation.prompts); the newest checkpoint is used")
         return cls(
-            found.rewards,
+            inputs.rewards,
             _trained_on(config),
-            found.pipeline,
-            pipeline_sha256(found.pipeline),
-            found.prompts,
-            found.pairs,
-            found.validation,
+            inputs.pipeline,
+            pipeline_sha256(inputs.pipeline),
+            inputs.prompts,
+            inputs.pairs,
+            inputs.validation,
         )
 
 

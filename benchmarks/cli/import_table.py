@@ -89,8 +89,8 @@ def _suite_prompts(suite: str | None, prompts: Path | None) -> tuple[str, Sequen
 
     if not suite and prompts is None:
         return None
-    found = prompt_set(suite or CUSTOM, prompts)
-    return found.name, found.prompts
+    suite_prompts = prompt_set(suite or CUSTOM, prompts)
+    return suite_prompts.name, suite_prompts.prompts
 
 
 def _declared(text: str | None) -> list[str] | None:

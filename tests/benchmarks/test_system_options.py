@@ -231,13 +231,13 @@ def test_mistakes_in_a_system_are_reported_before_downloads(
     )  # fmt: skip
     with pytest.raises(Problems) as problems:
         plan_run(request, fetch=fetch)
-    found = str(problems.value).splitlines()
+    lines = str(problems.value).splitlines()
     mistakes = (
         "no-encoder", "no-unet", "no-lora", "no-calibration", "no-window", "'clop'", "none.txt",
         "did you mean cuda", "Not a directory",
     )  # fmt: skip
-    assert all(sum(mistake in line for line in found) == 1 for mistake in mistakes), found
-    downloads = [line.split()[0] for line in found[len(mistakes) :]]
+    assert all(sum(mistake in line for line in lines) == 1 for mistake in mistakes), lines
+    downloads = [line.split()[0] for line in lines[len(mistakes) :]]
     assert sorted(downloads) == ([] if fetch else ["hpsv2", "pickscore"])
 
 

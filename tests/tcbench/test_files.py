@@ -127,6 +127,14 @@ def test_a_lock_undoes_a_replacement_that_was_cut_short(
     assert [file.name for file in folder.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("name", [".old", "..old", "...old", ".git", ". old"])
+def test_a_lock_leaves_other_hidden_folders_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with locked(tmp_path):
+        pass
+    assert (tmp_path / name).is_dir()
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
