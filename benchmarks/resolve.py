@@ -32,7 +32,7 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "world": {
             "paper": ("world-aesthetic", "world-pick", "world-hps"),
             "default": WORLD_REWARDS,
-            "heldout": ("world-siglip", "world-blip", "world-rule", "world-oracle"),
+            "heldout": ("world-siglip", "world-blip", "world-vqa", "world-rule", "world-oracle"),
         },
     }
 )

@@ -25,12 +25,14 @@ from textcraftor.diffusion.schedule import Schedule
 from textcraftor.diffusion.weight_files import WeightFiles
 from textcraftor.io.system import SYSTEM_FILE, write_system
 
-STYLE_WORDS = ", vivid, crisp, glowing, clean"
-"""Prompt engineering for the embedded pipeline: the words that its captions use for good quality."""
+STYLE_WORDS = ", vivid, vibrant, shaded, glossy"
+"""Prompt engineering for the embedded pipeline: the words that its captions use for strong saturation and
+shading. No word names depth or backdrop.
+"""
 
 WORLD_REWARDS = (
     "world-clip", "world-aesthetic", "world-pick", "world-hps",
-    "world-siglip", "world-blip", "world-rule", "world-oracle",
+    "world-siglip", "world-blip", "world-vqa", "world-rule", "world-oracle",
 )  # fmt: skip
 OPEN_REWARDS = ("clip", "pickscore", "hpsv2.1", "aesthetic-v2")
 

@@ -23,6 +23,7 @@ from rewards.published import (
     SIGLIP,
     TOKENIZER_FILES,
     TRANSFORMERS_FILES,
+    VQASCORE,
 )
 
 _WORLD_LICENCE = "Apache-2.0"
@@ -65,20 +66,20 @@ def _world_file(path: str, key: str) -> WeightsFile:
 
 _WORLD_TOKENIZER = _world("tokenizer", "tokenizer", TOKENIZER_FILES)
 _VISION_CODE = {
-    "world/vision.py": "429876e2464e3f896d0d18dea48906de99a7b94815f492eb97204a79281be8f4",
-    "world/render.py": "1b06172e6695b9610f0a88a2679299cab1c353ce287f91d687c40af57ada5062",
-    "world/scenes.py": "58713cb61ceef1eb026a3e20d36c84157bc1dbb2ef5c6448913a6a865e7107fe",
+    "world/vision.py": "9cc4e45eef71a6aa5f744a72aef052311849a59163451be92916e28e643988ed",
+    "world/render.py": "b7ce76f2f3677e6c66cd93d23bf53fa930fccfbaab0c8a1efa6bbc704e5777c2",
+    "world/scenes.py": "48cb7c0ca81d61b1ba5434611fe15928ee73a3a2b0265bd6ff3a8536a7decefb",
 }
 """Code version of the image analysis that world-rule and world-oracle share (`RewardInfo.code`): the sha256
 of each file when its scores last changed. tests/rewards/world/test_code_version.py pins the scores.
 """
 _RULE_CODE = {
-    "world/aesthetics.py": "6ebd46ad90f5b55172c00c783f6cfe0866e8a5ec4e6e87ebf9f83b9e7935e89b",
+    "world/aesthetics.py": "2f6d0ec9dfa269026e4e4bdba81c92bdfb3761ab04f0dd06dad406bb2c6ffe0e",
     **_VISION_CODE,
 }
 _ORACLE_CODE = {
-    "world/claims.py": "4ffd3979bf2ac4fa8372ec211e84f8306e83eb1613e32e379d1966f203d1efaf",
-    "world/captions.py": "3efd90b7b23bfd58ac53f17164ff9ac0a85668d20c582413352d63ebee3df887",
+    "world/claims.py": "d655ff130be5390fecaa9b3bb83eaa206c42e4c97492852401aeb0b8a4bb8dda",
+    "world/captions.py": "9bb1d3f56bbe34d2a5cf5e45835335f75afd067bb9a023484e3afcb5164c7250",
     **_VISION_CODE,
 }
 
@@ -150,6 +151,19 @@ _WORLD_REWARDS = (
         ),
         licence=_WORLD_LICENCE,
     ),
+    replace(
+        VQASCORE,
+        name="world-vqa",
+        role="judge",
+        family="world-vqa",
+        profile="clip-64",
+        weights=(
+            _world("world-vqa", "model", TRANSFORMERS_FILES),
+            _world_file("world-vqa/tower.json", "tower"),
+            _world_file("world-vqa/tokenizer.json", "tokenizer"),
+        ),
+        licence=_WORLD_LICENCE,
+    ),
     RewardInfo(
         name="world-rule",
         entry="rewards.world.rule:WorldRule",
@@ -158,7 +172,7 @@ _WORLD_REWARDS = (
         role="judge",
         family="world-rule",
         profile="squash-64",
-        scale="the world's aesthetic rule: colour, sharpness, glow, composition, less noise and clipping",
+        scale="the world's aesthetic rule: colour, shading, depth, backdrop, composition, less clipping",
         code=_RULE_CODE,
         typical_range=(1, 10),
         paper=_WORLD_REPORT,

@@ -2,7 +2,7 @@
 
     python scripts/panel_speed.py [world full] [--out docs/panel-speed.md]
 
-"world" are the world's eight default rewards on images of 64 px; "full" are four large rewards of the
+"world" are the world's nine default rewards on images of 64 px; "full" are four large rewards of the
 published sizes with random weights, on photographs of 512 px.
 
 One after another: each reward is loaded, decodes every batch of images, preprocesses and scores it, and is
@@ -68,8 +68,8 @@ def _world_images(folder: Path, count: int) -> list[Path]:
 
     rng = np.random.default_rng(0)
     paths = [folder / f"{i:05}.png" for i in range(count)]
-    for i, path in enumerate(paths):
-        Image.fromarray(render(Scene.random(rng), i)).save(path)
+    for path in paths:
+        Image.fromarray(render(Scene.random(rng))).save(path)
     return paths
 
 
@@ -193,7 +193,7 @@ def _section(kind: str, batch: int, folder: Path) -> str:
         f"{', '.join(names)}; {kind_of_weights}; {count} images of {size} px in batches of {batch}, "
         f"{repeats} repeats, torch {torch.__version__}, CPU, {torch.get_num_threads()} threads."
     )
-    title = "## Four large rewards" if kind == "full" else "## The world's eight default rewards"
+    title = "## Four large rewards" if kind == "full" else "## The world's nine default rewards"
     return "\n".join([title, "", *_HEAD, *_rows(before, after, count), "", note, ""])
 
 

@@ -153,6 +153,8 @@ def _plain_loop(job: dict[str, Any]) -> dict[str, float]:
         module.requires_grad_(True)
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=1e-4)
     texts = [prompt.text for prompt in world_prompts("train")]
+    unet = pipe.unet.config
+    shape = (unet.in_channels, unet.sample_size, unet.sample_size)
 
     def embed(model: Any, prompts: list[str]) -> Any:
         tokens = pipe.tokenizer(
@@ -174,7 +176,7 @@ def _plain_loop(job: dict[str, Any]) -> dict[str, float]:
             started = time.perf_counter()
         prompts = [texts[(update * job["batch"] + row) % len(texts)] for row in range(job["batch"])]
         pipe.scheduler.set_timesteps(_STEPS)
-        z = initial_latents(list(range(update * 100, update * 100 + job["batch"])), (8, 8, 8))
+        z = initial_latents(list(range(update * 100, update * 100 + job["batch"])), shape)
         # The first T - K steps use the original encoder and need no gradient.
         with torch.no_grad():
             hidden = embed(pipe.text_encoder, prompts)

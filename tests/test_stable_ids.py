@@ -16,27 +16,29 @@ from rewards.base import score_id
 SCORE_IDS = {
     "jpeg-compressibility": "9563f1992503",
     "jpeg-incompressibility": "9880d7c498b9",
-    "world-clip": "236ed00757cc",
-    "world-aesthetic": "b9fb7c5d6798",
-    "world-pick": "fd505a3b1522",
-    "world-hps": "5cdd7514c0a4",
-    "world-siglip": "c658473fd2f3",
-    "world-blip": "ff0970d2df21",
-    "world-rule": "8fc953eaf3c1",
-    "world-oracle": "49a53802ad2f",
+    "world-clip": "fbe779ff2c08",
+    "world-aesthetic": "d1c1f3d9bff8",
+    "world-pick": "d266e61f3ca6",
+    "world-hps": "b1a8f2d23a47",
+    "world-siglip": "8f77d38d8519",
+    "world-blip": "8f78dca0db33",
+    "world-vqa": "f2078cae023d",
+    "world-rule": "ab9ce3c00fcc",
+    "world-oracle": "79203babdf6c",
 }
 
 GENERATION_IDS = {
-    ("micro", "world"): "fe3b13c6e705",
-    ("micro", "world-validation"): "5508943fa5ef",
-    ("micro", "world-train"): "0b90922b60a5",
-    ("micro+style-words", "world"): "f11763099e07",
+    ("micro", "world"): "781d04c3f34b",
+    ("micro", "world-sealed"): "c7ab660961e7",
+    ("micro", "world-validation"): "f2e74c38746c",
+    ("micro", "world-train"): "2a7d1e258a86",
+    ("micro+style-words", "world"): "900315f5136c",
 }
 
 SYSTEM_IDS = {
-    'rewriter = "world-extend"\nschedule = {sampler = "euler", spacing = "trailing"}': "050029752037",
+    'rewriter = "world-extend"\nschedule = {sampler = "euler", spacing = "trailing"}': "b5d8948fc8d0",
     'best_of = 4\nbest_of_reward = "world-pick=1,world-clip=2"\ncalibration = "world"\nschedule.eta = 1.0': (
-        "d5b951444330"
+        "8df833c140c2"
     ),
 }
 
@@ -51,7 +53,7 @@ def test_score_id(name: str) -> None:
 
 
 def test_score_id_depends_on_the_precision() -> None:
-    assert score_id(rewards.info("world-pick"), "bfloat16") == "5ebf7620e930"
+    assert score_id(rewards.info("world-pick"), "bfloat16") == "624c1c95d58e"
 
 
 @pytest.mark.parametrize(("model", "suite"), GENERATION_IDS)
@@ -60,7 +62,7 @@ def test_generation_id_of_a_named_system(model: str, suite: str) -> None:
 
 
 def test_generation_id_covers_steps_and_guidance() -> None:
-    assert generation_id(Request("micro", steps=20, guidance=2.0, device="cpu")) == "a231a64614af"
+    assert generation_id(Request("micro", steps=20, guidance=2.0, device="cpu")) == "2905e5bd2509"
 
 
 @pytest.mark.parametrize("settings", SYSTEM_IDS)

@@ -45,6 +45,7 @@ def test_everything_tracked_in_the_packages_is_shipped(wheel: set[str]) -> None:
     "name",
     [
         "rewards/world/weights/world-clip/open_clip_model.safetensors",
+        "rewards/world/weights/world-vqa/model.safetensors",
         "textcraftor/micro/pipeline/unet/diffusion_pytorch_model.safetensors",
         "benchmarks/suites/world.jsonl",
     ],

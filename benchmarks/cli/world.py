@@ -69,7 +69,7 @@ def _build(
 
 @app.command("report")
 def _report(folder: _Folder = Path("build/world"), docs: _Docs = Path("docs/world")) -> None:
-    """Measure the installed world; write report.md and its pictures."""
+    """Measure the installed world; write report.md, its pictures and card.md."""
     from benchmarks.systems import STYLE_WORDS, SYSTEMS
     from textcraftor.micro.training.report import write_world_report
 

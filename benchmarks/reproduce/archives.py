@@ -2,8 +2,8 @@
 
 ``manifest.json`` lists the key of each archived cell and the sha256 of its archive. `CellArchives.restore`
 puts cells back on another machine; they are not run again, unless a cell that has to run needs more of one
-than its archive holds. A key in the manifest is renewed when the plan's names change and the work does not;
-the archive itself then keeps the old key in its own ``cells/<name>.json``, so that its bytes never change.
+than its archive holds. The manifest's key decides; an archive's own ``cells/<name>.json`` may hold an
+older one, so that its bytes never change.
 """
 
 from __future__ import annotations

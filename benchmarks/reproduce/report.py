@@ -56,8 +56,8 @@ INTRODUCTION = """\
 Base: micro. Every system samples the same {prompts} held-out prompts with the same {noises} noises each,
 with ddim, 25 steps and guidance 3 unless a row says otherwise. Numbers are paired differences to the base
 with 95 % intervals. {legend}; † the system was optimised for this reward, ‡ for one of its family.
-world-siglip selected checkpoints; world-blip, world-oracle and world-rule are judges, which took no part in
-training or selection."""
+world-siglip selected checkpoints; world-blip, world-vqa, world-oracle and world-rule are judges, which took
+no part in training or selection."""
 
 BUDGETS = """\
 Each method was trained with a compute of about {budget:,}: UNet-forward equivalents, reward calls and

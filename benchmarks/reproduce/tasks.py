@@ -238,4 +238,6 @@ TASKS: Mapping[str, Callable[..., list[Path]]] = {
     "system": _make_system,
     "run": _run_system,
 }
-"""Stable task name (`tcbench.cells.WorkCell.task`) -> function. A name is never reused for other work."""
+"""Stable task name, a part of `tcbench.cells.WorkCell.task` -> function. A name is never reused for other
+work.
+"""

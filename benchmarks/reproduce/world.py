@@ -24,6 +24,10 @@ headline systems against the base model, and the first method's seeds against th
 """
 
 BASELINE = "micro"
+_EDITION = 2
+"""Edition of the embedded world. It is part of each cell's key, so records of another edition are not mixed
+with new ones.
+"""
 REWARDS = "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.6"
 
 
@@ -215,7 +219,7 @@ def plan_cells(scale: Scale, *, headline_only: bool = False) -> list[WorkCell]:
 def _cell(
     name: str, task: str, minutes: float, options: Mapping[str, Any], needs: tuple[str, ...] = (), **more: Any
 ) -> WorkCell:
-    return WorkCell(name, task, TASKS[task], options, needs, minutes, **more)
+    return WorkCell(name, f"{task}, edition {_EDITION}", TASKS[task], options, needs, minutes, **more)
 
 
 def _settings(method: Method, scale: Scale) -> dict[str, Any]:

@@ -19,6 +19,7 @@ CUSTOM = "custom"
 SUITES: Mapping[str, str] = MappingProxyType(
     {
         "world": "benchmarks.suites.world:SUITE",
+        "world-sealed": "benchmarks.suites.world:SEALED",
         "world-validation": "benchmarks.suites.world:VALIDATION",
         "world-train": "benchmarks.suites.world:TRAIN",
         "parti": "benchmarks.suites.parti:SUITE",

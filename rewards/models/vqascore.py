@@ -9,6 +9,7 @@ V vocabulary.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ _EXPECTED_CONFIG = {
     "mm_vision_select_feature": "patch",
     "mm_projector_type": "mlp2x_gelu",
 }
-"""Settings of a configuration that `_ClipFlanT5` implements; others are refused."""
+"""Settings of a configuration that `ClipFlanT5` implements; others are refused."""
 _TOWER_PREFIX = "vision_tower.vision_tower.vision_model."
 """Prefix of the vision tower's keys in the published checkpoints."""
 _TIED_KEYS = ("t5.encoder.embed_tokens.weight", "t5.decoder.embed_tokens.weight")
@@ -57,8 +58,8 @@ class VqaScore(Reward):
     alone_in_half_precision = True
 
     def _build(self, files: Mapping[str, Path]) -> None:
-        self.model = _ClipFlanT5.from_folder(files["model"], files["tower"])
-        self.questions = self.tokenizer = _QuestionTokenizer(files["tokenizer"])
+        self.model = ClipFlanT5.from_folder(files["model"], files["tower"])
+        self.questions = self.tokenizer = QuestionTokenizer(files["tokenizer"])
         if self.questions.size > self.model.t5.config.vocab_size:
             raise MismatchError(
                 f"{files['tokenizer']} has {self.questions.size} tokens, but {files['model']} only "
@@ -70,7 +71,7 @@ class VqaScore(Reward):
             torch.tensor(ids, device=pixels.device) for ids in (self.questions.before, self.questions.answer)
         )
         after = Tokens(*(part.to(pixels.device) for part in self.questions(prompts)))
-        logits = self.model(pixels, before, after, answer).float()
+        logits = self.model.answer(self.model.patches(pixels), before, after, answer)[1].float()
         # The model's vocabulary is rounded up; the authors' code cuts it to the tokenizer's, which changes
         # the normalisation.
         log_likelihoods = logits[..., : self.questions.size].log_softmax(dim=-1)
@@ -81,7 +82,7 @@ class VqaScore(Reward):
         return score
 
 
-class _QuestionTokenizer:
+class QuestionTokenizer:
     """Tokens of the question about a prompt: ``before`` the image (equal for all prompts), and after it.
 
     Args:
@@ -106,6 +107,22 @@ class _QuestionTokenizer:
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_PAD)
         return Tokens(ids, (ids != _PAD).long())
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Piece -> id."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        return vocabulary
+
+    @staticmethod
+    def words() -> list[str]:
+        """Return the lower-case words and marks of the question and its answers, sorted."""
+        text = " ".join([_BEFORE_IMAGE, _AFTER_IMAGE.format(""), _ANSWER, "No"])
+        return sorted(set(re.findall(r"[a-z]+|[^a-z\s]", text.lower())))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, the end token included."""
+        return self._ids([text])[0]
+
     def lengths(self, prompts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in self._ids(self._questions(prompts))]
 
@@ -122,7 +139,7 @@ class _QuestionTokenizer:
         return ids
 
 
-class _ClipFlanT5(nn.Module):
+class ClipFlanT5(nn.Module):
     """A Flan-T5 whose encoder reads projected patch embeddings of a CLIP between the word embeddings.
 
     Args:
@@ -141,7 +158,7 @@ class _ClipFlanT5(nn.Module):
         self.projector = nn.Sequential(nn.Linear(patch_width, width), nn.GELU(), nn.Linear(width, width))
 
     @classmethod
-    def from_folder(cls, folder: Path, tower: Path) -> _ClipFlanT5:
+    def from_folder(cls, folder: Path, tower: Path) -> ClipFlanT5:
         """Load a published folder and CLIP's configuration file ``tower``. Raises `MismatchError`."""
         from huggingface_hub.errors import StrictDataclassError
 
@@ -169,30 +186,48 @@ class _ClipFlanT5(nn.Module):
             return f"tower.{inner}{key.removeprefix(_TOWER_PREFIX)}"
         return f"t5.{key}"
 
-    def forward(self, pixels: Tensor, before: Tensor, after: Tokens, answer: Tensor) -> Tensor:
-        """Return logits (B, A, V) of the answer.
+    def published_state(self) -> dict[str, Tensor]:
+        """Return the weights by the keys of the published checkpoint, shared ones once."""
+        return {
+            self._published_key(name): value
+            for name, value in self.state_dict().items()
+            if name not in _TIED_KEYS and not name.endswith(_UNUSED_KEYS)
+        }
+
+    def _published_key(self, name: str) -> str:
+        if name.startswith("tower."):
+            return _TOWER_PREFIX + name.removeprefix("tower.").removeprefix("vision_model.")
+        return name.removeprefix("t5.") if name.startswith("t5.") else f"mm_{name}"
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """Return projected patch embeddings (B, T, D) of normalised images (B, 3, S, S)."""
+        states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        # The last layer but one, without the class token, as in LLaVA.
+        projected: Tensor = self.projector(states[-2][:, 1:])
+        return projected
+
+    def answer(self, patches: Tensor, before: Tensor, after: Tokens, answer: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the encoder's states (B, T, D) of ``after``, and logits (B, A, V) of the answer.
 
         Args:
-            pixels: Normalised images (B, 3, S, S).
+            patches: Projected patch embeddings (B, T, D).
             before: Token ids (T,) before the image.
             after: Tokens (B, T) after the image.
-            answer: Token ids (A,) of the answer.
+            answer: Token ids (A,) of the answer, or (B, A).
         """
-        states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
-        # The last layer but one, without the class token, as in LLaVA: (B, T, D).
-        patches = self.projector(states[-2][:, 1:])
-        count, embed = len(pixels), self.t5.shared
+        count, embed = len(patches), self.t5.shared
         inputs = torch.cat([embed(before).expand(count, -1, -1), patches, embed(after.ids)], dim=1)
         unmasked = after.mask.new_ones(count, len(before) + patches.shape[1])
         # Teacher forcing: the decoder reads the answer shifted by one, and predicts each of its tokens.
-        shifted = torch.cat([answer.new_tensor([_PAD]), answer[:-1]]).expand(count, -1)
-        logits: Tensor = self.t5(
+        answer = answer.expand(count, -1)
+        shifted = torch.cat([answer.new_full((count, 1), _PAD), answer[:, :-1]], dim=1)
+        output = self.t5(
             inputs_embeds=inputs,
             attention_mask=torch.cat([unmasked, after.mask], dim=1),
             decoder_input_ids=shifted,
             use_cache=False,
-        ).logits
-        return logits
+        )
+        return output.encoder_last_hidden_state[:, unmasked.shape[1] :], output.logits
 
 
 def _empty_t5(config: Mapping[str, Any]) -> Any:
@@ -203,7 +238,7 @@ def _empty_t5(config: Mapping[str, Any]) -> Any:
         t5 = T5ForConditionalGeneration(T5Config.from_dict(dict(config)))
         # Later versions of transformers tie this layer to the word embedding; a Flan-T5 has both.
         t5.lm_head = nn.Linear(t5.config.d_model, t5.config.vocab_size, bias=False)
-    t5.to_empty(device="cpu")
+    t5.to_empty(device=torch.get_default_device())
     t5.set_input_embeddings(t5.shared)
     return t5
 

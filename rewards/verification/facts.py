@@ -347,6 +347,18 @@ FACTS: Mapping[str, Facts] = MappingProxyType(
             role="judge",
             family="world-blip",
         ),
+        "world-vqa": replace(
+            _VQASCORE,
+            source=_WORLD,
+            weights={
+                "model": "world/weights/world-vqa",
+                "tower": "world/weights/world-vqa/tower.json",
+                "tokenizer": "world/weights/world-vqa/tokenizer.json",
+            },
+            profile=_profile("shortest", 64),
+            role="judge",
+            family="world-vqa",
+        ),
         "world-rule": replace(_WORLD_JUDGE, uses_prompt=False, family="world-rule"),
         "world-oracle": _WORLD_JUDGE,
     }

@@ -155,7 +155,9 @@ REFERENCES: Mapping[str, _Reference] = {
         "transformers' Qwen2-VL and its processor, the message written out", "hpsv3"
     ),
     "rewards.models.vqascore:VqaScore": _Reference(
-        "transformers' CLIP and T5, PIL, the question written out", "vqascore"
+        "transformers' CLIP and T5, PIL, the question written out",
+        "vqascore",
+        lambda facts: {"pad": facts.profile.resize == "pad"},
     ),
     "rewards.models.jpeg:JpegSize": _Reference("the size of PIL's file", "jpeg"),
 }

@@ -73,6 +73,6 @@ def _write_renders(folder: Path, count: int) -> Path:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(count):
-        image = Image.fromarray(render(Scene.random(rng), i))
+        image = Image.fromarray(render(Scene.random(rng)))
         image.resize(_SIZES[i % len(_SIZES)], Image.Resampling.BICUBIC).save(folder / f"{i}.png")
     return folder

@@ -1,7 +1,8 @@
 """The world's aesthetic rule: a score from 1 to 10 of an image's pixels, without prompt or learned weights.
 
-Strong colour, crisp edges, little noise, a glow, and a subject of moderate size away from the border raise
-the score. Clipped pixels lower it, so that crushed blacks and burnt-out colours do not win.
+Vivid colour, objects lit from the top left, shadows or pools of light beside them, a background with a
+gradient of light, and a subject of moderate size away from the border raise the score. Clipped pixels lower
+it, so that crushed blacks and burnt-out colours do not win.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from rewards.world.vision import background_contrast
+from rewards.world.render import CAST_LIGHT, CAST_PX, CAST_SHADOW, cast_colour
+from rewards.world.scenes import GRADIENT, LIGHT, LUMA, SIZE_PX, is_light
+from rewards.world.vision import FLOOR, View
 
-WEIGHTS = (0.32, 0.22, 0.12, 0.16, 0.18)
-"""Weights of colour, sharpness, cleanness, glow and composition. Their sum is 1."""
+WEIGHTS = (0.28, 0.24, 0.22, 0.18, 0.08)
+"""Weights of colour, shading, depth, backdrop and composition. Their sum is 1."""
 
 CLIP_COST = 4.0
 """Points that an image loses if all its pixels are clipped."""
 
-GLOW_RISE = 1.65
-"""Ratio of a glow's brightness 1.5 pixels outside the outline to that 4 pixels outside: exp(2.5 / 5)."""
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class AestheticParts:
     """Parts of the aesthetic rule, in [0, 1] with 1 the best, and the share of clipped pixels."""
 
     colour: float
-    sharpness: float
-    cleanness: float
-    glow: float
+    shading: float
+    depth: float
+    backdrop: float
     composition: float
     clipped: float
 
@@ -46,18 +48,18 @@ class AestheticParts:
     def measure(cls, image: NDArray[np.uint8]) -> Self:
         """Measure the aesthetic rule on one image, RGB, uint8 of shape (64, 64, 3)."""
         raw = image / 255.0
-        lab, _, contrast = background_contrast(raw)
-        # Salience: contrast with the background, from 0 to 1 at the subject. At least one unit of contrast,
-        # so that the noise of an empty image is not scaled up to a subject.
-        strength = max(float(np.percentile(contrast, 99)), 1.0)
-        salience = np.clip(contrast / strength, 0.0, 1.0)
+        view = View.of(image)
+        strength = float(np.percentile(view.contrast, 98))
+        # Without an object there is nothing to light: only the background counts.
+        subject = view.contrast > 0.45 * max(strength, FLOOR)
+        empty = strength < FLOOR
         clipped = (raw.max(axis=-1) >= 0.992) | (raw.max(axis=-1) <= 0.012)
         return cls(
-            colour=_colour(lab, salience),
-            sharpness=_sharpness(salience),
-            cleanness=_cleanness(raw),
-            glow=_glow(salience, strength),
-            composition=_composition(salience, strength),
+            colour=0.0 if empty else _colour(view.lab[subject]),
+            shading=0.0 if empty else _shading(view.lab, subject),
+            depth=0.0 if empty else _depth(view, subject),
+            backdrop=_backdrop(view),
+            composition=0.0 if empty else _composition(subject),
             clipped=float(clipped.mean()),
         )
 
@@ -67,49 +69,66 @@ def _ramp(value: float, zero: float, one: float) -> float:
     return float(np.clip((value - zero) / (one - zero), 0.0, 1.0))
 
 
-def _colour(lab: NDArray[np.float64], salience: NDArray[np.float64]) -> float:
-    """Mean chroma of the subject; the squared salience leaves out background and glow."""
-    chroma, weight = np.hypot(lab[..., 1], lab[..., 2]), salience**2
-    return _ramp(float((chroma * weight).sum() / max(weight.sum(), 1e-6)), 20.0, 85.0)
+def _colour(subject: Array) -> float:
+    """Mean chroma of the subject's pixels (N, 3) in L*a*b*."""
+    return _ramp(float(np.hypot(subject[:, 1], subject[:, 2]).mean()), 24.0, 80.0)
 
 
-def _sharpness(salience: NDArray[np.float64]) -> float:
-    """Share of the fall of salience, from subject to background, within 2 pixels of the outline."""
-    # Means over rings, not gradients: noise averages out.
-    subject = salience > 0.5
-    inside, outside = ndimage.distance_transform_edt(subject), ndimage.distance_transform_edt(~subject)
-    rings = ((inside >= 1) & (inside <= 2), (outside >= 1) & (outside <= 2), (outside > 3) & (outside <= 5))
-    if not all(ring.any() for ring in rings):
+def _shading(lab: Array, subject: NDArray[np.bool_]) -> float:
+    """Fall of lightness from the top left of each object to its bottom right, weighted by area."""
+    labels, count = ndimage.label(subject)
+    total = falls = 0.0
+    for label in range(1, count + 1):
+        inner = labels == label
+        # The edge mixes object and background, which differs in lightness.
+        eroded = ndimage.binary_erosion(inner, iterations=2)
+        inner = eroded if eroded.sum() >= 12 else inner
+        area = float(inner.sum())
+        if area < 12:
+            continue
+        rows, columns = np.nonzero(inner)
+        along = -(rows + columns).astype(float)
+        along = (along - along.mean()) / along.std()
+        total += area
+        falls += area * float((lab[inner][:, 0] * along).mean())  # L* per standard deviation
+    return _ramp(falls / max(total, 1.0), 0.0, 8.5)
+
+
+def _depth(view: View, subject: NDArray[np.bool_]) -> float:
+    """Shadow, or light on a dark background, where light from the top left casts it."""
+    outside = ~ndimage.binary_dilation(subject, iterations=2)
+    behind, before = _moved(subject, CAST_PX + 1) & outside, _moved(subject, -CAST_PX - 1) & outside
+    if not behind.any() or not before.any():
         return 0.0
-    within, just_out, further_out = (float(salience[ring].mean()) for ring in rings)
-    # A glow is not a soft edge. Its brightness 3 to 5 pixels out gives its brightness 1 to 2 pixels out.
-    glow = GLOW_RISE * further_out
-    return _ramp((within - just_out) / max(within - glow, 1e-6), 0.5, 0.95)
+    away = cast_colour(view.background) - view.ground
+    share = ((view.rgb - view.ground) * away).sum(-1) / (away**2).sum(-1)
+    share = np.clip(share, 0.0, 1.0)
+    strongest = CAST_SHADOW if is_light(view.background) else CAST_LIGHT
+    # A cast lies on one side; a general brightness around the subject is on both.
+    return _ramp(float(share[behind].mean() - share[before].mean()), 0.0, 0.52 * strongest)
 
 
-def _cleanness(raw: NDArray[np.float64]) -> float:
-    """Absence of pixel noise: the mean absolute difference to a 3 x 3 median, which keeps edges."""
-    fine = raw - ndimage.median_filter(raw, size=(3, 3, 1))
-    return 1.0 - _ramp(float(np.abs(fine).mean()), 0.004, 0.04)
+def _moved(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    """Move a mask to the right and down, or to the left and up if ``pixels`` is negative."""
+    moved = np.zeros_like(mask)
+    size = SIZE_PX - abs(pixels)
+    to, start = max(pixels, 0), max(-pixels, 0)
+    moved[to : to + size, to : to + size] = mask[start : start + size, start : start + size]
+    return moved
 
 
-def _glow(salience: NDArray[np.float64], strength: float) -> float:
-    """Light around the subject: salience 3 to 8 pixels outside it, minus that of the far background."""
-    subject = salience > 0.5
-    distance = ndimage.distance_transform_edt(~subject)
-    band, far = (distance >= 3) & (distance <= 8), distance > 14
-    if strength < 10.0 or not band.any() or not far.any():
-        return 0.0
-    return _ramp(float(salience[band].mean() - salience[far].mean()), 0.0, 0.16)
+def _backdrop(view: View) -> float:
+    """Fall of the background's light from the top left corner to the bottom right."""
+    near, far = float(view.ground[0, 0] @ LUMA), float(view.ground[-1, -1] @ LUMA)
+    light = float(LIGHT @ LUMA)
+    fall = 1.0 - far / max(near, 1e-6) if is_light(view.background) else (near - far) / (light - far)
+    return _ramp(fall, 0.0, GRADIENT)
 
 
-def _composition(salience: NDArray[np.float64], strength: float) -> float:
-    """A subject that covers 6 to 45 % of the image and does not touch the border; 0 without a subject."""
-    if strength < 10.0:
-        return 0.0
-    subject = salience > 0.5
+def _composition(subject: NDArray[np.bool_]) -> float:
+    """A subject that covers 5 to 40 % of the image and does not touch the border."""
     area = float(subject.mean())
-    fair = _ramp(area, 0.01, 0.06) * (1.0 - _ramp(area, 0.45, 0.75))
+    fair = _ramp(area, 0.01, 0.05) * (1.0 - _ramp(area, 0.40, 0.70))
     rim = np.ones_like(subject)
     rim[2:-2, 2:-2] = False
     return fair * (1.0 - _ramp(float(subject[rim].mean()), 0.0, 0.12))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -75,17 +75,17 @@ RELATION_PHRASES: dict[str, tuple[str, ...]] = {
 }
 STYLE_WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "saturation": (("dull", "faded"), ("vivid", "vibrant")),
-    "sharpness": (("soft", "blurry"), ("crisp", "sharp")),
-    "cleanness": (("noisy", "grainy"), ("clean",)),
-    "glow": (("flat",), ("glowing",)),
+    "shading": (("flat",), ("shaded", "glossy")),
 }
-"""Style axis -> (words for low values, words for high values)."""
+"""Style axis -> (words for low values, words for high values). As in real captions, some looks have words and
+others, here depth and backdrop, are never named.
+"""
 
 LOW, HIGH = 0.35, 0.65
 """A caption can name a style axis that is below LOW or above HIGH."""
 
-GOOD = 0.65
-"""Quality (`rewards.world.scenes.Style.quality`) above which captions name the style twice as often."""
+GOOD = 0.6
+"""Mean of the named style axes above which a picture counts as good."""
 
 BACKDROPS = ("background", "backdrop")
 
@@ -98,6 +98,15 @@ class ItemSpec:
     colour: str | None = None
     size: str | None = None
     position: str | None = None
+
+    def holds(self, item: Item) -> bool:
+        """Return whether all claims are true of an object."""
+        claims = ((self.shape, item.shape), (self.colour, item.colour), (self.size, item.size))
+        return all(claim in (None, true) for claim, true in (*claims, (self.position, item.position)))
+
+
+_INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+"""Relation of the first object to the second -> relation of the second to the first."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,23 @@ class Spec:
             items.append(item.moved_to(claimed.position) if claimed.position and item.position else item)
         scene = replace(scene, items=tuple(items), background=self.background or scene.background)
         return scene.with_relation(self.relation) if self.relation else scene
+
+    def holds(self, scene: Scene) -> bool:
+        """Return whether all claims of the text are true of a scene."""
+        if self.background not in (None, scene.background):
+            return False
+        if not self.items:  # nothing is said about objects
+            return True
+        if len(self.items) != len(scene.items):
+            return False
+        orders = [scene.items, scene.items[::-1]] if len(self.items) == 2 else [scene.items]
+        for order in orders:
+            relation = scene.relation if order is scene.items else _INVERSE.get(scene.relation or "")
+            if self.relation in (None, relation) and all(
+                claimed.holds(item) for claimed, item in zip(self.items, order, strict=True)
+            ):
+                return True
+        return False
 
     def reserved(self) -> bool:
         """Return whether the text names a combination that is reserved for the held-out split."""
@@ -161,20 +187,28 @@ def style_words(rng: np.random.Generator, style: Style) -> list[str]:
     return words
 
 
-def caption(rng: np.random.Generator, scene: Scene, style: float = 0.35, detail: float = 0.88) -> str:
+def caption(
+    rng: np.random.Generator,
+    scene: Scene,
+    style: float = 0.35,
+    detail: float = 0.88,
+    good_style: float | None = None,
+) -> str:
     """Return a true caption of a scene. Shape and colour are always named.
 
     Args:
         rng: Source of randomness.
         scene: The scene.
-        style: Probability that the style is named. It is doubled for good quality, so that images with plain
-            captions tend to be mediocre.
+        style: Probability that the style is named.
         detail: Probability that each of size, position, background and relation is named.
+        good_style: Probability that a good style is named; None is the same as ``style``. A higher one makes
+            images with plain captions mediocre.
     """
     says = {name: bool(rng.random() < detail) for name in ("size", "position", "background")}
     phrases = [_noun_phrase(rng, item, says["size"]) for item in scene.items]
     background = _pick(rng, BACKGROUND_WORDS[scene.background]) + " " + _pick(rng, BACKDROPS)
-    named = rng.random() < (2 * style if scene.style.quality > GOOD else style)
+    good = np.mean([getattr(scene.style, axis) for axis in STYLE_WORDS]) > GOOD
+    named = rng.random() < (good_style if good and good_style is not None else style)
     words = style_words(rng, scene.style) if named else []
     if len(scene.items) == 2:
         body = _pair_body(rng, phrases, scene.relation if rng.random() < detail else None)
@@ -234,6 +268,7 @@ def _lexicon() -> tuple[re.Pattern[str], dict[str, tuple[str, str]]]:
     return re.compile(r"\b(?:" + "|".join(map(re.escape, phrases)) + r")\b"), meaning
 
 
+@lru_cache(maxsize=4096)
 def parse_prompt(text: str) -> Spec:
     """Return what a text claims about a scene of this world.
 
@@ -260,6 +295,33 @@ def parse_prompt(text: str) -> Spec:
         else:
             position = name
     return Spec(tuple(items), background, relation if len(items) == 2 else None)
+
+
+@cache
+def _style_lexicon() -> dict[str, tuple[str, bool]]:
+    """Style word -> (axis, whether it names a high value)."""
+    return {
+        word: (axis, high)
+        for axis, (low_words, high_words) in STYLE_WORDS.items()
+        for high, words in ((False, low_words), (True, high_words))
+        for word in words
+    }
+
+
+@lru_cache(maxsize=4096)
+def _style_claims(text: str) -> tuple[tuple[str, bool], ...]:
+    """(axis, whether high) of each style word of a text."""
+    lexicon = _style_lexicon()
+    return tuple(lexicon[word] for word in re.findall(r"[a-z]+", text.lower()) if word in lexicon)
+
+
+def holds(text: str, scene: Scene) -> bool:
+    """Return whether everything that a caption says, its style words included, is true of a scene."""
+    for axis, high in _style_claims(text):
+        value = getattr(scene.style, axis)
+        if not (value > HIGH if high else value < LOW):
+            return False
+    return parse_prompt(text).holds(scene)
 
 
 assert set(SHAPE_WORDS) == set(SHAPES)  # every name of a scene has words and no word is without a meaning

@@ -1,7 +1,7 @@
 """The renderer: a scene becomes a 64 x 64 RGB image, anti-aliased and deterministic.
 
-Shapes are signed distance fields (pixels, negative inside), so an edge of any softness and a glow of any
-width are simple functions of one number a pixel.
+Shapes are signed distance fields (pixels, negative inside), so an object's soft edge and its shadow are
+simple functions of one number a pixel.
 """
 
 from __future__ import annotations
@@ -11,13 +11,28 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.world.scenes import SHAPES, SIZE_PX, Item, Scene
+from rewards.world.scenes import LIGHT, SHAPES, SIZE_PX, Item, Scene, is_light
 from tcbench.errors import UnknownName
 
 Array = NDArray[np.float32]
 
 _BRIGHTEST = 0.98
-"""Highest value to which a glow lifts a colour channel, so that a glow never clips."""
+"""Highest value of a lit colour channel, so that light never clips."""
+
+EDGE_PX = 1.5
+"""Width of an object's edge; 1 is plain anti-aliasing."""
+
+SHADING = 0.48
+"""Share of the light, or of darkness, at the ends of an object that is lit best."""
+
+CAST_PX = 4
+"""Distance to the right and down by which a cast is moved from its object."""
+
+CAST_EDGE_PX = 1.8
+"""Scale of the logistic edge of a cast."""
+
+CAST_SHADOW, CAST_LIGHT = 0.62, 0.50
+"""Share of the cast colour in the deepest shadow, and in the brightest pool of light."""
 
 
 @cache
@@ -80,34 +95,50 @@ def _polygon_distance(u: Array, v: Array, corners: Array) -> Array:
     return np.where(inside, -distance, distance)
 
 
-def render(scene: Scene, noise_seed: int = 0) -> NDArray[np.uint8]:
-    """Render a scene.
+def lit_background(near: Array, far: Array) -> Array:
+    """Return the background (64, 64, 3) between its colours at the top left and the bottom right corner."""
+    x, y = _grid()
+    along = ((x + y) / (2 * SIZE_PX))[..., None]
+    canvas: Array = near + along * (far - near)
+    return canvas
+
+
+def cast_colour(background: str) -> Array:
+    """Return the RGB towards which depth changes a background: black, or light if the background is dark."""
+    return np.full(3, 0.02, dtype=np.float32) if is_light(background) else LIGHT
+
+
+def _cast(distance: Array, background: str, depth: float) -> Array:
+    """Return the share (64, 64) of the cast colour beside an object.
 
     Args:
-        scene: The scene.
-        noise_seed: Seed of the pixel noise of styles that are not clean.
-
-    Returns:
-        RGB image, uint8 of shape (64, 64, 3).
+        distance: Signed distance of the object (64, 64).
+        background: Name of the background.
+        depth: Axis of the style, 0 to 1.
     """
-    # The range of each style axis is wide, because the micro VAE's 8 x 8 latents keep colour and light well
-    # but hardly noise and sharpness. With smaller ranges style words would not change what is generated.
+    # The object's outline moved away from the light, with a wide soft edge. The area beyond the border of
+    # the image repeats its first row and column.
+    moved = np.pad(distance, ((CAST_PX, 0), (CAST_PX, 0)), mode="edge")[:SIZE_PX, :SIZE_PX]
+    strongest = CAST_SHADOW if is_light(background) else CAST_LIGHT
+    soft: Array = strongest * depth / (1.0 + np.exp(moved / CAST_EDGE_PX))
+    return soft
+
+
+def render(scene: Scene) -> NDArray[np.uint8]:
+    """Render a scene as an RGB image, uint8 of shape (64, 64, 3)."""
     style = scene.style
-    canvas = np.broadcast_to(style.shown_background(scene.background), (SIZE_PX, SIZE_PX, 3)).copy()
+    canvas = lit_background(*style.shown_background(scene.background))
     distances = [signed_distance(item) for item in scene.items]
-    colours = [style.shown_colour(item.colour) for item in scene.items]
-    for distance, colour in zip(distances, colours, strict=True):
-        # A glow decays exponentially outside the outline. All halos come before all objects, so that none
-        # tints another object.
-        halo = 0.50 * style.glow * np.exp(-np.maximum(distance, 0.0) / 5.0)
-        canvas += halo[..., None] * (colour - canvas)
-    edge_px = 1.0 + 3.6 * (1.0 - style.sharpness)  # an edge of one pixel is plain anti-aliasing
-    for distance, colour in zip(distances, colours, strict=True):
-        cover = np.clip(0.5 - distance / edge_px, 0.0, 1.0)
-        lift = 1.0 + 0.10 * style.glow * np.clip(-distance / 8.0, 0.0, 1.0)[..., None]
-        lit = np.minimum(colour * lift, _BRIGHTEST)
-        canvas += cover[..., None] * (lit - canvas)
-    sigma = 0.075 * (1.0 - style.cleanness)
-    canvas += np.random.default_rng(noise_seed).normal(0.0, 1.0, canvas.shape).astype(np.float32) * sigma
+    for distance in distances:  # all casts come before all objects, so that none tints another object
+        share = _cast(distance, scene.background, style.depth)[..., None]
+        canvas += share * (cast_colour(scene.background) - canvas)
+    x, y = _grid()
+    for item, distance in zip(scene.items, distances, strict=True):
+        # From 1 at the object's top left to -1 at its bottom right.
+        facing = np.clip((item.x + item.y - x - y) / (1.5 * item.radius), -1.0, 1.0)[..., None]
+        colour = style.shown_colour(item.colour)
+        lit = colour + SHADING * style.shading * np.where(facing > 0, LIGHT - colour, colour) * facing
+        cover = np.clip(0.5 - distance / EDGE_PX, 0.0, 1.0)[..., None]
+        canvas += cover * (np.minimum(lit, _BRIGHTEST) - canvas)
     levels: NDArray[np.uint8] = np.rint(np.clip(canvas, 0.0, 1.0) * 255.0).astype(np.uint8)
     return levels

@@ -1,12 +1,13 @@
 """Scenes of the embedded world: their vocabulary, and random scenes.
 
-A scene is one or two flat shapes of a given size and position on a plain background, rendered at a given
-quality (`Style`). Scenes are frozen records, so a scene is the ground truth of its image.
+A scene is one or two shapes of a given size and position on a background, rendered in a given look (`Style`).
+Scenes are frozen records, so a scene is the ground truth of its image.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -40,7 +41,7 @@ BACKGROUNDS: dict[str, tuple[float, float, float]] = {
     "navy": (0.09, 0.11, 0.33),
 }
 
-SIZES: dict[str, float] = {"small": 10.0, "medium": 14.5, "large": 20.5}
+SIZES: dict[str, float] = {"small": 11.0, "medium": 15.0, "large": 20.5}
 """Size name -> radius in pixels."""
 
 POSITIONS: dict[str, tuple[int, int]] = {
@@ -59,7 +60,7 @@ POSITIONS: dict[str, tuple[int, int]] = {
 PAIR_SIZES = ("small", "medium")
 """Sizes of objects in a pair. Large objects would touch."""
 
-OFFSET_PX: dict[str, float] = {"small": 16.5, "medium": 15.0, "large": 9.5}
+OFFSET_PX: dict[str, float] = {"small": 16.0, "medium": 14.5, "large": 9.5}
 """Size name -> distance in pixels between the centre of the image and an object at an outer position."""
 
 RELATIONS: dict[str, tuple[int, int]] = {
@@ -88,49 +89,84 @@ SceneSplit = Literal["train", "reserved", "any"]
 
 @dataclass(frozen=True)
 class Style:
-    """Rendering quality in four axes, each from 0 to 1."""
+    """Look of a render in four independent axes, each from 0 (worst) to 1 (best)."""
 
     saturation: float
-    """Dull to vivid."""
-    sharpness: float
-    """Soft to crisp."""
-    cleanness: float
-    """Noisy to clean."""
-    glow: float
-    """Flat to glowing."""
+    """Dull to vivid colours."""
+    shading: float
+    """Flat objects to objects that are lit from the top left."""
+    depth: float
+    """No shadow to a strong drop shadow, which is a pool of light on dark backgrounds."""
+    backdrop: float
+    """Plain background to a gradient of light across it."""
 
     @property
     def quality(self) -> float:
         """Mean of the four axes, in [0, 1]."""
-        return (self.saturation + self.sharpness + self.cleanness + self.glow) / 4
+        return (self.saturation + self.shading + self.depth + self.backdrop) / 4
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Self:
-        """Return a random style: four in five mediocre, one in five good.
+        """Return a random style, mostly mediocre and seldom good, whose axes are independent."""
+        return cls(*rng.beta(1.0, 1.4, size=4).tolist())
 
-        A model of these images samples mediocre quality for a plain prompt, so training by reward has
-        headroom, and good quality for style words, so prompt engineering has an effect.
+    @classmethod
+    def together(cls, rng: np.random.Generator) -> Self:
+        """Return a style as `random` does, with axes that share a level.
+
+        Their correlation is about 0.35: a picture with one good axis is a little more likely to be good in
+        the others, as in real collections.
         """
-        quality = rng.uniform(0.75, 1.0) if rng.random() < 0.2 else rng.beta(2.0, 2.8)
-        return cls(*np.clip(quality + rng.normal(0.0, 0.14, size=4), 0.0, 1.0).tolist())
+        level = rng.uniform(0.7, 1.0) if rng.random() < 0.15 else rng.beta(2.0, 3.0)
+        return cls(*np.clip(level + rng.normal(0.0, 0.32, size=4), 0.0, 1.0).tolist())
+
+    @classmethod
+    def even(cls, rng: np.random.Generator) -> Self:
+        """Return a style whose axes are independent and uniform, as in the training of rewards."""
+        return cls(*rng.uniform(0.0, 1.0, size=4).tolist())
+
+    @classmethod
+    def level(cls, rng: np.random.Generator) -> Self:
+        """Return a style with all axes at one uniform level, from the worst pictures to the best."""
+        return cls(*[float(rng.uniform(0.0, 1.0))] * 4)
 
     def shown_colour(self, colour: str) -> Array:
         """Return the RGB of an object of a colour. Dull styles mix it with a grey of similar lightness."""
         rgb = np.asarray(COLOURS[colour], dtype=np.float32)
-        # Rec. 601 luma, pulled half way to mid-grey; at least 0.3 of the colour stays, so it can still be
+        # Rec. 601 luma, pulled half way to mid-grey; at least 0.4 of the colour stays, so it can still be
         # named.
-        grey = 0.5 * float(rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)) + 0.25
-        keep = 0.30 + 0.70 * self.saturation
+        grey = 0.5 * float(rgb @ LUMA) + 0.25
+        keep = 0.40 + 0.60 * self.saturation
         return (grey + (rgb - grey) * keep).astype(np.float32)
 
-    def shown_background(self, background: str) -> Array:
-        """Return the RGB of a background. Dull styles lower its contrast a little."""
+    def shown_background(self, background: str) -> tuple[Array, Array]:
+        """Return the RGB of a background at the top left corner of the image and at the bottom right.
+
+        Light comes from the top left: it brightens the near corner of a dark background, and the far corner
+        of a light one lies in shade.
+        """
         rgb = np.asarray(BACKGROUNDS[background], dtype=np.float32)
-        return (0.5 + (rgb - 0.5) * (0.86 + 0.14 * self.saturation)).astype(np.float32)
+        step = np.float32(GRADIENT * self.backdrop)
+        return (rgb, rgb - step * rgb) if is_light(background) else (rgb + step * (LIGHT - rgb), rgb)
 
 
-CLEAN = Style(saturation=0.8, sharpness=1.0, cleanness=1.0, glow=0.0)
-"""The style of a reference render: no fault and no glow."""
+GRADIENT = 0.36
+"""Share by which the best backdrop darkens the far corner of a light background, or lightens a dark one."""
+
+LIGHT = np.array([0.92, 0.92, 0.96], dtype=np.float32)
+"""RGB of the light."""
+
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+"""Weights of red, green and blue in the luma of Rec. 601."""
+
+
+def is_light(background: str) -> bool:
+    """Return whether a background shows shadows; a dark one shows pools of light instead."""
+    return float(np.asarray(BACKGROUNDS[background], dtype=np.float32) @ LUMA) > 0.4
+
+
+CLEAN = Style(saturation=0.8, shading=0.0, depth=0.0, backdrop=0.0)
+"""The style of a reference render: strong colours and no other effect."""
 
 
 @dataclass(frozen=True)
@@ -196,17 +232,24 @@ class Scene:
         return replace(self, items=tuple(rotated(item) for item in self.items), relation=relation)
 
     @classmethod
-    def random(cls, rng: np.random.Generator, split: SceneSplit = "train", pairs: float = 0.3) -> Scene:
+    def random(
+        cls,
+        rng: np.random.Generator,
+        split: SceneSplit = "train",
+        pairs: float = 0.3,
+        looks: Callable[[np.random.Generator], Style] = Style.random,
+    ) -> Scene:
         """Return a random scene.
 
         Args:
             rng: Source of randomness.
             split: "train" for no reserved combination, "reserved" for at least one, "any" for either.
             pairs: Probability of two objects, before the split is applied.
+            looks: `Style.random` or `Style.even`.
         """
         while True:
             background = str(rng.choice(list(BACKGROUNDS)))
-            style = Style.random(rng)
+            style = looks(rng)
             make = _random_pair if rng.random() < pairs else _random_single
             scene = make(rng, background, style)
             if split == "any" or scene.reserved() == (split == "reserved"):
@@ -214,8 +257,13 @@ class Scene:
 
     def stated_attributes(self) -> list[tuple[int, str]]:
         """Return (object index, attribute) of everything that a caption of the scene can get wrong."""
-        of_items = [(index, name) for index in range(len(self.items)) for name in ("shape", "colour", "size")]
-        return [*of_items, (0, "background"), (0, "relation" if self.relation else "position")]
+        stated = [
+            (index, name)
+            for index, item in enumerate(self.items)
+            for name in ("shape", "colour", "size", "position")
+            if getattr(item, name) is not None
+        ]
+        return [*stated, (0, "background"), *([(0, "relation")] if self.relation else [])]
 
 
 def _random_single(rng: np.random.Generator, background: str, style: Style) -> Scene:
@@ -239,7 +287,7 @@ def _random_pair(rng: np.random.Generator, background: str, style: Style) -> Sce
     for (shape, colour), side in ((first, 1.0), (second, -1.0)):
         size = str(rng.choice(PAIR_SIZES))
         # Far apart along the relation's direction and close across it, so that no other relation holds.
-        centre = SIZE_PX / 2 + along * side * rng.uniform(16.0, 16.8) + across * rng.uniform(-5.0, 5.0)
+        centre = SIZE_PX / 2 + along * side * rng.uniform(16.2, 17.0) + across * rng.uniform(-5.0, 5.0)
         items.append(Item(shape, colour, size, float(centre[0]), float(centre[1]), _radius(rng, size)))
     return Scene(tuple(items), background, style, relation)
 

@@ -544,7 +544,7 @@ def test_micro_outside_its_world_is_watermarked(
 def test_systems_set_the_defaults() -> None:
     micro = SYSTEMS["micro"]
     assert (micro.suite, micro.schedule) == ("world", Schedule("ddim", 25, 3.0))
-    assert set(micro.rewards) > {"world-clip", "world-blip", "world-rule", "world-oracle"}
+    assert set(micro.rewards) > {"world-clip", "world-blip", "world-vqa", "world-rule", "world-oracle"}
     assert (SYSTEMS["sd15"].suite, SYSTEMS["sd15"].schedule) == ("parti", Schedule("ddim", 25, 7.5))
 
 

@@ -7,7 +7,7 @@ import pytest
 import rewards
 from rewards.info import Use
 
-JUDGES = ["world-blip", "world-rule", "world-oracle"]
+JUDGES = ["world-blip", "world-vqa", "world-rule", "world-oracle"]
 
 
 @pytest.mark.parametrize("name", JUDGES)

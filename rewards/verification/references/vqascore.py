@@ -17,9 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
+
+from rewards.verification.references.open_clip_io import center_crop
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _BEFORE_IMAGE = (
@@ -33,8 +36,15 @@ _CONTEXT_LENGTH = 2048
 _State = Mapping[str, Tensor]
 
 
-def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
-    """Return the probability of the answer "Yes": the geometric mean over its tokens."""
+def score(files: Mapping[str, Path], image: Image.Image, prompt: str, *, pad: bool = True) -> float:
+    """Return the probability of the answer "Yes": the geometric mean over its tokens.
+
+    Args:
+        files: Paths by the keys of the reward's weights.
+        image: RGB image.
+        prompt: The prompt.
+        pad: Whether images are padded to a square, as in the official code, or cropped to one.
+    """
     state = _read(files["model"])
     sizes = json.loads((files["model"] / "config.json").read_text(encoding="utf-8"))
     vision = json.loads(files["tower"].read_text(encoding="utf-8"))["vision_config"]
@@ -46,7 +56,7 @@ def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
         tokenizer.encode(text).ids for text in (_BEFORE_IMAGE, _AFTER_IMAGE.format(prompt), "Yes")
     )
     after = after[: _CONTEXT_LENGTH - len(before) - 1]
-    patches = _image_tokens(image, vision, state)
+    patches = _image_tokens(image, vision, state, pad=pad)
     # mlp2x_gelu: the projector from the vision tower to the language model.
     patches = F.gelu(patches @ state["mm_projector.0.weight"].T + state["mm_projector.0.bias"])
     patches = patches @ state["mm_projector.2.weight"].T + state["mm_projector.2.bias"]
@@ -61,7 +71,9 @@ def score(files: Mapping[str, Path], image: Image.Image, prompt: str) -> float:
 
 
 def _read(folder: Path) -> dict[str, Tensor]:
-    """Read the shards of a checkpoint."""
+    """Read a checkpoint: published shards, or the single file of the embedded world."""
+    if (folder / "model.safetensors").exists():
+        return {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
     index = json.loads((folder / "pytorch_model.bin.index.json").read_text(encoding="utf-8"))["weight_map"]
     state: dict[str, Tensor] = {}
     for part in set(index.values()):
@@ -79,17 +91,22 @@ def _expand_to_square(image: Image.Image) -> Image.Image:
     return canvas
 
 
-def _image_tokens(image: Image.Image, sizes: Mapping[str, int], state: _State) -> Tensor:
+def _pad_to_square(image: Image.Image, px: int) -> Tensor:
+    """Return normalised pixels (1, 3, px, px) of the padded image."""
+    levels = np.asarray(_expand_to_square(image).resize((px, px), Image.Resampling.BICUBIC), dtype=np.float32)
+    pixels = torch.from_numpy(levels / 255).permute(2, 0, 1)
+    return ((pixels - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1))[None]
+
+
+def _image_tokens(image: Image.Image, sizes: Mapping[str, int], state: _State, *, pad: bool) -> Tensor:
     """Return the patches' states (T, D) before the tower's last layer (mm_vision_select_layer = -2)."""
     prefix = "vision_tower.vision_tower.vision_model."
     tower = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     px = sizes["image_size"]
-    levels = np.asarray(_expand_to_square(image).resize((px, px), Image.Resampling.BICUBIC), dtype=np.float32)
-    pixels = torch.from_numpy(levels / 255).permute(2, 0, 1)
-    pixels = (pixels - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
+    pixels = _pad_to_square(image, px) if pad else center_crop(image, px)
 
     patch = tower["embeddings.patch_embedding.weight"]
-    grid = F.conv2d(pixels[None], patch, stride=sizes["patch_size"])[0].flatten(1).T
+    grid = F.conv2d(pixels, patch, stride=sizes["patch_size"])[0].flatten(1).T
     x = torch.cat([tower["embeddings.class_embedding"][None], grid])
     x = _layer_norm(x + tower["embeddings.position_embedding.weight"], tower, "pre_layrnorm")
     heads = sizes["num_attention_heads"]

@@ -73,7 +73,8 @@ def _sizes(record: RewardInfo) -> Sizes:
     kind = next((kind for name, kind in _TOKENIZER_KINDS.items() if name in needed), "")
     pieces = len(vocabulary(kind)) if kind else _OPENAI_VOCABULARY
     quick_gelu = any(file.quick_gelu for file in record.weights)
-    return Sizes(PROFILES[record.profile].size, tokens, pieces, kind, quick_gelu)
+    saved = any("model.safetensors" in file.patterns for file in record.weights)
+    return Sizes(PROFILES[record.profile].size, tokens, pieces, kind, quick_gelu, saved)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from rewards.verification.tiny.sizes import WIDTH, Sizes, Writer
@@ -53,7 +54,7 @@ def _clip_t5_config() -> dict[str, Any]:
 
 
 def _write_clip_t5(folder: Path, sizes: Sizes) -> Path:
-    """Write CLIP-FlanT5 as published: sharded, with the vision tower and every copy of the embeddings."""
+    """Write CLIP-FlanT5 as published, with the vision tower and every copy of the embeddings; or as saved."""
     from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config, T5ForConditionalGeneration
 
     folder.mkdir(exist_ok=True)
@@ -75,9 +76,11 @@ def _write_clip_t5(folder: Path, sizes: Sizes) -> Path:
     prefix = "vision_tower.vision_tower.vision_model."
     state |= {prefix + key.removeprefix("vision_model."): value for key, value in tower.items()}
     state[f"{prefix}embeddings.position_ids"] = torch.arange(17)[None]
-    return _save_sharded(
-        {key: v.bfloat16() if v.is_floating_point() else v for key, v in state.items()}, folder
-    )
+    state = {key: v.bfloat16() if v.is_floating_point() else v for key, v in state.items()}
+    if sizes.saved:
+        save_file({key: v.clone().contiguous() for key, v in state.items()}, folder / "model.safetensors")
+        return folder
+    return _save_sharded(state, folder)
 
 
 def _save_sharded(state: Mapping[str, Any], folder: Path) -> Path:

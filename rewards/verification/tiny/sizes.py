@@ -25,6 +25,8 @@ class Sizes:
     """Kind of tokenizer, a key of `vocabularies.KINDS`; empty for a reward that ships none."""
     quick_gelu: bool = False
     """Whether the configuration names the approximate GELU of OpenAI's CLIP."""
+    saved: bool = False
+    """Whether the record names the file that today's transformers saves in place of published .bin files."""
 
     @property
     def patch(self) -> int:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from rewards.backbones.head import ScoreHead
 from rewards.preprocess import to_bytes
 from rewards.world.aesthetics import AestheticParts
+from rewards.world.scenes import Style
 from rewards.world.training import clip, data
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
 from rewards.world.training.tokenizer import TOKENIZER, CaptionTokenizer
@@ -30,7 +31,7 @@ def train_aesthetic(folder: Path, plan: TrainingPlan = PLAN) -> ScoreHead:
     """Train world-aesthetic on embeddings of ``folder/world-clip``, and write ``folder/world-aesthetic``."""
     model: Any = clip.load_clip(folder / clip.PLAN.name, len(CaptionTokenizer(folder / TOKENIZER)))
     rng = np.random.default_rng(plan.seed)
-    images = data.render_batch(rng, data.random_scenes(rng, IMAGES), soften=True)
+    images = data.render_batch(data.random_scenes(rng, IMAGES, looks=Style.even), rng)
     target = torch.tensor([AestheticParts.measure(image).score for image in to_bytes(images)])
     with torch.no_grad():
         embedded = torch.cat(

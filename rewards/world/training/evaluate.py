@@ -52,7 +52,7 @@ def measure_oracle(count: int, seed: int, clean: bool) -> _OracleAccuracy:
     for row in range(count):
         scene = Scene.random(rng, "any")
         scene = replace(scene, style=CLEAN) if clean else scene
-        detection = detect_objects(render(scene, int(rng.integers(2**31))))
+        detection = detect_objects(render(scene))
         claims = check_claims(detection, Spec.of(scene))
         for claim in claims:
             true[claim.kind].append(claim.true)
@@ -94,19 +94,21 @@ def measure_alignment(reward: Reward, count: int, seed: int, *, retrieved: int =
     """
     rng = np.random.default_rng(seed)
     scenes = data.random_scenes(rng, count)
-    images = data.render_batch(rng, scenes)
+    images = data.render_batch(scenes)
     right = data.caption_batch(rng, scenes, detail=1.0)
     swapped = np.array([rng.choice([name for _, name in scene.stated_attributes()]) for scene in scenes])
     misses = [data.near_miss(rng, s, of=(name,)) for s, name in zip(scenes, swapped, strict=True)]
     wrong = data.caption_batch(rng, misses, detail=1.0)
-    own = _score(reward, images, right)
-    better = own > _score(reward, images, wrong)
+    own = score_batches(reward, images, right)
+    better = own > score_batches(reward, images, wrong)
     shares = {str(name): float(better[swapped == name].mean()) for name in np.unique(swapped)}
-    right_image = own > _score(reward, data.render_batch(rng, misses), right)
+    right_image = own > score_batches(reward, data.render_batch(misses), right)
     shares |= {"near_miss": float(better.mean()), "picture": float(right_image.mean())}
     if retrieved:
         first, texts = images[:retrieved], right[:retrieved]
-        table = np.stack([_score(reward, image.expand(retrieved, -1, -1, -1), texts) for image in first])
+        table = np.stack(
+            [score_batches(reward, image.expand(retrieved, -1, -1, -1), texts) for image in first]
+        )
         shares["retrieval"] = float((table.argmax(1) == np.arange(retrieved)).mean())
     return shares
 
@@ -115,7 +117,7 @@ def measure_preference(reward: Reward, rater: Rater, count: int, seed: int) -> d
     """Return as "pairs" the share of new comparisons in which a reward agrees with the rater."""
     batch = rater.compare(np.random.default_rng(seed), count)
     texts = [text for text in batch.texts for _ in range(2)]
-    scores = _score(reward, batch.images.flatten(0, 1), texts).reshape(-1, 2)
+    scores = score_batches(reward, batch.images.flatten(0, 1), texts).reshape(-1, 2)
     right = (scores[:, 0] > scores[:, 1]) == (batch.first.numpy() > 0.5)
     return {"pairs": float(right.mean())}
 
@@ -124,14 +126,15 @@ def measure_correlation(reward: Reward, rule: Reward, count: int, seed: int) -> 
     """Return as "pearson_with_rule" the correlation of a reward with world-rule on new renders."""
     rng = np.random.default_rng(seed)
     scenes = data.random_scenes(rng, count)
-    images, texts = data.render_batch(rng, scenes), data.caption_batch(rng, scenes)
-    pair = np.corrcoef(_score(reward, images, texts), _score(rule, images, texts))
+    images, texts = data.render_batch(scenes), data.caption_batch(rng, scenes)
+    pair = np.corrcoef(score_batches(reward, images, texts), score_batches(rule, images, texts))
     return {"pearson_with_rule": float(pair[0, 1])}
 
 
-def _score(
+def score_batches(
     reward: Reward, images: torch.Tensor, prompts: Sequence[str], batch: int = 100
 ) -> NDArray[np.float64]:
+    """Score images (B, 3, H, W) with their prompts in batches, (B,)."""
     with torch.inference_mode():
         parts = [
             reward.score(images[start : start + batch], prompts[start : start + batch])

@@ -31,7 +31,7 @@ class Rater:
     quality: float
     """Utility gained from the worst quality to the best."""
     axes: tuple[float, float, float, float]
-    """Weights of saturation, sharpness, cleanness and glow. Their sum is 1."""
+    """Weights of saturation, shading, depth and backdrop. Their sum is 1."""
 
     def utility(self, scene: Scene, misses: int) -> float:
         """Return the utility of an image of ``scene`` for a caption with ``misses`` wrong attributes."""
@@ -47,16 +47,16 @@ class Rater:
             rng: Source of randomness.
             count: Number of comparisons.
         """
-        scenes = data.random_scenes(rng, count)
+        scenes = data.random_scenes(rng, count, looks=Style.even)
         candidates, utilities = [], []
         for scene in scenes:
             alike = rng.random() < 0.4
             both = rng.choice(3, size=2, replace=not alike, p=(0.5, 0.35, 0.15))
             for misses in map(int, both):
-                shown = scene if alike else replace(scene, style=Style.random(rng))
+                shown = scene if alike else replace(scene, style=Style.even(rng))
                 candidates.append(data.near_miss(rng, shown, misses) if misses else shown)
                 utilities.append(self.utility(shown, misses))
-        images = data.render_batch(rng, candidates, soften=True).view(count, 2, 3, SIZE_PX, SIZE_PX)
+        images = data.render_batch(candidates, rng).view(count, 2, 3, SIZE_PX, SIZE_PX)
         utility = torch.tensor(utilities).view(count, 2)
         return ComparisonBatch(
             data.caption_batch(rng, scenes, style=0.3, detail=0.95),
@@ -67,9 +67,9 @@ class Rater:
         )
 
 
-PICK_RATER = Rater(miss=2.0, quality=5.0, axes=(0.40, 0.30, 0.20, 0.10))
-HPS_RATER = Rater(miss=1.5, quality=7.0, axes=(0.25, 0.20, 0.25, 0.30))
-BLIP_RATER = Rater(miss=3.0, quality=4.0, axes=(0.30, 0.30, 0.30, 0.10))
+PICK_RATER = Rater(miss=2.0, quality=5.0, axes=(0.35, 0.25, 0.25, 0.15))
+HPS_RATER = Rater(miss=1.5, quality=7.0, axes=(0.20, 0.30, 0.20, 0.30))
+BLIP_RATER = Rater(miss=3.0, quality=4.0, axes=(0.15, 0.35, 0.30, 0.20))
 
 PICK_PLAN = TrainingPlan("world-pick", steps=200, lr=1.5e-4, batch=64, seed=12, warmup=50, ema=0.99)
 HPS_PLAN = TrainingPlan("world-hps", steps=200, lr=1.5e-4, batch=64, seed=13, warmup=50, ema=0.99)

@@ -3,8 +3,8 @@
 Small transformers trained on images and captions alone did not learn shapes and positions within 100,000
 images, only colours, sizes and quality. When they also predict, for every patch, the direction of the nearest
 object and the shape that covers the patch, they learn positions within 20,000 images. So every vision tower,
-and the text towers of world-clip and world-blip, first learn to answer questions about scenes. The layers
-that answer are not part of the result.
+and the text encoders of world-clip, world-blip and world-vqa, first learn to answer questions about scenes.
+The layers that answer are not part of the result.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class SceneQuestions(nn.Module):
         """
 
         def loss(rng: np.random.Generator) -> Losses:
-            scenes = data.random_scenes(rng, plan.batch)
-            embedded, tokens = encode(data.render_batch(rng, scenes, soften=True))
+            scenes = data.random_scenes(rng, plan.batch, looks=Style.even)
+            embedded, tokens = encode(data.render_batch(scenes, rng))
             return {"loss": self.loss(embedded, tokens, scenes)}
 
         fit_model(plan, student, loss, folder)

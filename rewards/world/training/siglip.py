@@ -1,7 +1,7 @@
 """world-siglip: a small SigLIP (Zhai et al. 2023) in transformers' layout, which selects checkpoints.
 
 It shares no weights with the rewards that are trained on. The loss is the paper's pairwise sigmoid loss
-(eq. 1), with a false caption for each image among the negatives.
+(eq. 1), with every true caption of an image as a positive and near misses among the negatives.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.world.training import data
-from rewards.world.training.clip import STYLE
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
 from rewards.world.training.pretraining import SceneQuestions, position_embeddings
 from rewards.world.training.tokenizer import CONTEXT_LENGTH, TOKENIZER, CaptionTokenizer
@@ -31,6 +30,14 @@ VISION_PLAN = TrainingPlan(
 PLAN = TrainingPlan(
     "world-siglip", steps=1000, lr=1e-3, batch=64, seed=14, warmup=100, weight_decay=0.05, ema=0.99
 )
+EVEN_PLAN = TrainingPlan(
+    "world-siglip-even", steps=300, lr=4e-4, batch=64, seed=35, warmup=20, weight_decay=0.05, ema=0.97
+)
+_EVENNESS = 3.0
+"""Weight of the variance of a caption's logits over images of which it is true, as for world-clip."""
+
+_LAST_EVENNESS = 15.0
+"""The same in the last stage."""
 
 
 def _build(tokens: CaptionTokenizer) -> SiglipModel:
@@ -63,13 +70,19 @@ def _normalise(images: Tensor) -> Tensor:
     return images * 2 - 1
 
 
-def train_siglip(folder: Path, vision: TrainingPlan = VISION_PLAN, plan: TrainingPlan = PLAN) -> SiglipModel:
+def train_siglip(
+    folder: Path,
+    vision: TrainingPlan = VISION_PLAN,
+    plan: TrainingPlan = PLAN,
+    even: TrainingPlan = EVEN_PLAN,
+) -> SiglipModel:
     """Train world-siglip, and write ``folder/world-siglip``.
 
     Args:
         folder: Folder of the build.
         vision: Plan for the vision tower's pre-training.
         plan: Plan for both towers together.
+        even: Plan for both towers with the weight of `_LAST_EVENNESS`.
     """
     tokens = CaptionTokenizer(folder / TOKENIZER)
     torch.manual_seed(vision.seed)
@@ -83,25 +96,24 @@ def train_siglip(folder: Path, vision: TrainingPlan = VISION_PLAN, plan: Trainin
         output = model.vision_model(pixel_values=_normalise(images))
         return output.pooler_output, output.last_hidden_state
 
-    def loss(rng: np.random.Generator) -> Losses:
-        scenes = data.random_scenes(rng, plan.batch)
-        images = _normalise(data.render_batch(rng, scenes, soften=True))
-        texts = data.caption_batch(rng, scenes, STYLE) + data.false_captions(rng, scenes, STYLE)
-        output = model(input_ids=tokens(texts), pixel_values=images)
-        matched = _sigmoid_loss(output.logits_per_image)
+    def loss(rng: np.random.Generator, count: int, evenness: float) -> Losses:
+        batch = data.AlignmentBatch.random(rng, count, levels=0.5)
+        output = model(input_ids=tokens(batch.texts), pixel_values=_normalise(batch.images))
+        matched = _sigmoid_loss(output.logits_per_image, batch.matches)
         image = output.vision_model_output
-        asked = questions.loss(image.pooler_output, image.last_hidden_state, scenes)
-        return {"loss": matched["loss"] + asked, "accuracy": matched["accuracy"], "questions": asked}
+        asked = questions.loss(image.pooler_output, image.last_hidden_state, batch.scenes)
+        spread = batch.spread(output.logits_per_image)
+        total = matched["loss"] + asked + evenness * spread
+        return {"loss": total, "accuracy": matched["accuracy"], "questions": asked, "spread": spread}
 
     questions.pretrain(vision, student, encode, folder)
-    fit_model(plan, student, loss, folder)
+    fit_model(plan, student, lambda rng: loss(rng, plan.batch, _EVENNESS), folder)
+    fit_model(even, student, lambda rng: loss(rng, even.batch, _LAST_EVENNESS), folder)
     copy.deepcopy(model).half().save_pretrained(folder / PLAN.name)
     return model
 
 
-def _sigmoid_loss(logits: Tensor) -> Losses:
-    """Sigmoid loss of logits (B, 2B), summed and divided by B. Image i belongs to caption i."""
-    signs = -torch.ones_like(logits)
-    signs.fill_diagonal_(1.0)
-    accuracy = (logits.argmax(dim=1) == torch.arange(len(logits))).float().mean()
-    return {"loss": -F.logsigmoid(signs * logits).sum() / len(logits), "accuracy": accuracy}
+def _sigmoid_loss(logits: Tensor, matches: Tensor) -> Losses:
+    """Sigmoid loss of logits (N, N), summed and divided by N; ``matches`` is 1 where a caption is true."""
+    accuracy = matches.gather(1, logits.argmax(dim=1, keepdim=True)).mean()
+    return {"loss": -F.logsigmoid((2 * matches - 1) * logits).sum() / len(logits), "accuracy": accuracy}

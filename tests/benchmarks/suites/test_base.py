@@ -40,11 +40,15 @@ def test_the_environment_variable_gives_the_folder(
 
 
 def test_shipped_suites_need_no_files_and_share_no_prompts() -> None:
-    held_out, validation = prompt_set("world"), prompt_set("world-validation")
-    assert held_out.domain == validation.domain == "world"
-    assert len({prompt.category for prompt in held_out.prompts}) == 5
-    assert [prompt.id for prompt in validation.prompts] == list(range(200))
-    assert not {prompt.text for prompt in held_out.prompts} & {prompt.text for prompt in validation.prompts}
+    names = ("world", "world-sealed", "world-validation", "world-train")
+    suites = {name: prompt_set(name) for name in names}
+    assert [len(suite.prompts) for suite in suites.values()] == [1000, 1000, 200, 2000]
+    for suite in suites.values():
+        assert suite.domain == "world"
+        assert len({prompt.category for prompt in suite.prompts}) == 5
+        assert [prompt.id for prompt in suite.prompts] == list(range(len(suite.prompts)))
+    texts = [prompt.text for suite in suites.values() for prompt in suite.prompts]
+    assert len(set(texts)) == len(texts)
 
 
 def test_parti_has_categories_and_literal_quotes(shared_data: Path) -> None:

@@ -29,7 +29,7 @@ NAMES = ("world-clip", "world-aesthetic", "world-hps")
 def batch() -> tuple[Tensor, list[str]]:
     rng = np.random.default_rng(1)
     scenes = data.random_scenes(rng, 3)
-    return data.render_batch(rng, scenes), data.caption_batch(rng, scenes)
+    return data.render_batch(scenes), data.caption_batch(rng, scenes)
 
 
 @pytest.fixture(scope="module")

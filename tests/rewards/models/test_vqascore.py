@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import rewards
 from rewards.base import Reward
-from rewards.models.vqascore import VqaScore, _read_folder
+from rewards.models.vqascore import ClipFlanT5, QuestionTokenizer, VqaScore, _read_folder
 from rewards.verification.references import load_reference
 from rewards.verification.tiny.checkpoints import tiny_record
 from tcbench.errors import MismatchError
@@ -75,6 +75,57 @@ def test_question_matches_the_official_text(tiny: Tiny) -> None:
     expected = 'Does this figure show "a cat"? Please answer yes or no. ASSISTANT:</s>'
     assert decode(after) == expected
     assert decode(reward.questions.answer) == "Yes</s>"
+
+
+def test_words_of_the_question_are_listed_in_lower_case() -> None:
+    words = QuestionTokenizer.words()
+    assert words == sorted(set(words))
+    assert {"a", "assistant", "does", "figure", "yes", "no", "?", '"', ":"} <= set(words)
+    assert all(word.islower() or not word.isalnum() for word in words)
+
+
+def test_a_new_model_is_on_the_default_device(tiny_files: Files) -> None:
+    files = tiny_files(NAME)
+    configs = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (files["model"] / "config.json", files["tower"])
+    ]
+    with torch.device("meta"):
+        model = ClipFlanT5(configs[0], configs[1]["vision_config"])
+    assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+
+
+def test_answers_can_differ_between_rows(tiny: Tiny) -> None:
+    reward: Any = tiny(NAME)
+    before, after = torch.tensor(reward.questions.before), reward.questions(["a cat", "two dogs"])
+    yes, other = torch.tensor(reward.questions.answer), torch.tensor(reward.questions.answer).roll(1)
+    with torch.inference_mode():
+        patches = reward.model.patches(torch.randn(2, 3, 336, 336, generator=torch.manual_seed(0)))
+        states, mixed = reward.model.answer(patches, before, after, torch.stack([yes, other]))
+        for row, answer in enumerate((yes, other)):
+            same_states, same = reward.model.answer(patches, before, after, answer)
+            torch.testing.assert_close(mixed[row], same[row])
+            torch.testing.assert_close(states, same_states)
+    assert states.shape == (*after.ids.shape, patches.shape[-1])
+    assert not torch.allclose(mixed[0], mixed[1])
+
+
+def test_a_model_saved_under_its_published_keys_loads_again(
+    tiny: Tiny, tiny_files: Files, tmp_path: Path
+) -> None:
+    files, reward = tiny_files(NAME), tiny(NAME)
+    model: Any = reward.model
+    published = {key: value.clone() for key, value in model.published_state().items()}
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shutil.copy(files["model"] / "config.json", folder)
+    save_file(published, folder / "model.safetensors")
+    again = VqaScore(tiny_record(rewards.info(NAME)), {**files, "model": folder})
+    image = picture(50, 60)
+    assert torch.equal(again.score([image], ["a cat"]), reward.score([image], ["a cat"]))
+    # Nothing else is published than copies of the word embedding and position numbers.
+    left = set(_read_folder(files["model"])) - set(published)
+    assert all(key.endswith(("embed_tokens.weight", "position_ids")) for key in left)
 
 
 def test_prompt_is_cut_at_2048_tokens_of_the_whole_question(

@@ -32,6 +32,7 @@ EXPECTED_MUTANTS = {
     "hpsv2": {"mean and deviation", "antialias", "crop or pad", "activation", "no L2 norm", "token limit"},
     "world-siglip": {"mean and deviation", "antialias", "crop or pad", "no L2 norm", "tokens unpadded"},
     "world-blip": {"mean and deviation", "antialias", "crop or pad", "activation", "padding attended"},
+    "world-vqa": {"mean and deviation", "antialias", "crop or pad", "activation"},
     "clip-iqa": {"mean and deviation", "no L2 norm"},
     "jpeg-compressibility": set(),
 }

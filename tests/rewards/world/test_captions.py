@@ -25,9 +25,14 @@ from rewards.world.captions import (
     ItemSpec,
     Spec,
     caption,
+    holds,
     parse_prompt,
 )
-from rewards.world.scenes import Scene, Style
+from rewards.world.claims import check_claims
+from rewards.world.render import render
+from rewards.world.scenes import CLEAN, Item, Scene, Style
+from rewards.world.training import data
+from rewards.world.vision import detect_objects
 
 STYLE = {word: axis for axis, kinds in STYLE_WORDS.items() for words in kinds for word in words}
 ANY_STYLE_WORD = re.compile(r"\b(?:" + "|".join(STYLE) + r")\b")
@@ -172,11 +177,29 @@ def test_style_is_named_with_the_given_probability() -> None:
         shown = [replace(scene, style=Style(quality, quality, quality, quality)) for scene in sampled]
         return float(np.mean([bool(ANY_STYLE_WORD.search(caption(rng, s, style=style))) for s in shown]))
 
-    for quality in (0.1, 0.9):
+    for quality in (0.1, 0.9):  # quality makes no difference
         assert share(quality, 0.0) == 0
+        assert share(quality, 0.35) == pytest.approx(0.35, abs=0.05)
         assert share(quality, 1.0) == 1
-    assert share(0.1, 0.35) == pytest.approx(0.35, abs=0.05)
-    assert share(0.9, 0.35) == pytest.approx(0.70, abs=0.05)  # good quality is named twice as often
+
+
+def test_a_good_style_can_be_named_more_often_so_that_plain_captions_are_of_mediocre_images() -> None:
+    rng = np.random.default_rng(7)
+    sampled = scenes(4000)
+
+    def plain(good_style: float | None) -> list[float]:
+        """Means of the named axes of images with plain captions."""
+        texts = [caption(rng, scene, style=0.4, good_style=good_style) for scene in sampled]
+        return [
+            (scene.style.saturation + scene.style.shading) / 2
+            for scene, text in zip(sampled, texts, strict=True)
+            if not ANY_STYLE_WORD.search(text)
+        ]
+
+    usual, mediocre = np.array(plain(None)), np.array(plain(0.85))
+    assert (usual > 0.75).mean() > 0.025
+    assert (mediocre > 0.75).mean() < 0.02
+    assert mediocre.mean() < usual.mean() - 0.025
 
 
 def test_style_words_are_true_and_a_medium_style_has_none() -> None:
@@ -210,3 +233,74 @@ def test_a_text_is_reserved_only_if_it_names_shape_colour_and_background() -> No
         assert full.reserved() == scene.reserved()
         assert not replace(full, background=None).reserved()
         assert not replace(full, items=tuple(replace(i, colour=None) for i in full.items)).reserved()
+
+
+DISC = Item("circle", "red", "small", 16.0, 32.0, 11.0)
+BOX = Item("square", "blue", "medium", 48.0, 32.0, 15.0)
+PAIR = Scene((DISC, BOX), "sand", Style(0.9, 0.1, 0.5, 0.5), "left of")
+SINGLE = Scene((replace(DISC, position="left"),), "sand", Style(0.2, 0.5, 0.9, 0.9))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a small red circle to the left of a medium blue square on a sand background",
+        "a medium blue square right of a small red circle",
+        "a blue box and a red dot against a beige backdrop",
+        "a square and a circle",
+        "vivid, flat picture of a red circle and a square",
+        "a red circle and a blue square, vibrant",
+    ],
+)
+def test_a_caption_holds_if_all_that_it_says_is_true_in_any_order(text: str) -> None:
+    assert holds(text, PAIR)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a blue square to the left of a red circle",
+        "a red circle above a blue square",
+        "a blue circle and a red square",
+        "a medium red circle and a small blue square",
+        "a red circle and a blue square on a white background",
+        "a red circle and a red circle",
+        "a red circle on a sand background",
+        "a red circle, a blue square and a green ring",
+        "dull picture of a red circle and a blue square",
+        "a red circle and a blue square, glossy",
+        "a red circle and a blue square, vivid, glossy",
+    ],
+)
+def test_a_caption_does_not_hold_if_anything_is_false(text: str) -> None:
+    assert not holds(text, PAIR)
+
+
+def test_positions_and_medium_styles_are_checked() -> None:
+    assert holds("a small red circle on the left", SINGLE)
+    assert holds("dull picture of a red circle", SINGLE)
+    assert not holds("a small red circle on the right", SINGLE)
+    # Shading of 0.5 is neither flat nor shaded.
+    assert not holds("a red circle, flat", SINGLE)
+    assert not holds("a red circle, shaded", SINGLE)
+
+
+def test_a_scenes_own_captions_hold() -> None:
+    rng = np.random.default_rng(8)
+    for scene in scenes(500):
+        for detail in (0.5, 1.0):
+            assert holds(caption(rng, scene, style=0.5, detail=detail), scene)
+
+
+def test_image_analysis_agrees_on_which_captions_hold() -> None:
+    """An independent check: the claims of a caption against the pixels of a render."""
+    rng = np.random.default_rng(9)
+    count = {True: 0, False: 0}
+    for scene in data.random_scenes(rng, 60, pairs=0.6):
+        detection = detect_objects(render(replace(scene, style=CLEAN)))
+        described = data.near_miss(rng, scene, of=data.MISSES) if rng.random() < 0.7 else scene
+        text = caption(rng, described, style=0.0, detail=0.6)
+        true = all(claim.true for claim in check_claims(detection, text))
+        assert holds(text, scene) == Spec.holds(parse_prompt(text), scene) == true, (text, scene)
+        count[true] += 1
+    assert min(count.values()) > 15

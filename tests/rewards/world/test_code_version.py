@@ -50,14 +50,14 @@ PROMPTS = (
     "a small blue square to the left of a large pink triangle on a grey background",
     "an orange ring below a violet hoop against a black backdrop",
 )
-RULE = (7.70151, 9.11736, 4.54847, 4.93994, 6.53715, 4.02735)
+RULE = (4.03357, 8.66725, 3.41676, 3.51733, 6.58473, 3.41718)
 ORACLE = (1.0, 5 / 6, 3 / 5, 1 / 3, 8 / 9, 6 / 7)
 
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
     """(6, 3, 64, 64) in [0, 1]."""
-    renders = np.stack([render(scene, noise_seed) for noise_seed, scene in enumerate(SCENES)])
+    renders = np.stack([render(scene) for scene in SCENES])
     return torch.from_numpy(renders).permute(0, 3, 1, 2).float() / 255
 
 
@@ -71,9 +71,9 @@ def test_world_oracle_gives_the_pinned_scores(images: Tensor) -> None:
 
 def test_many_random_scenes_give_the_pinned_scores() -> None:
     rng = np.random.default_rng(2026)
-    scenes = [Scene.random(rng, "train", 0.5) for _ in range(300)]
+    scenes = [Scene.random(rng, "train", 0.5, Style.even) for _ in range(300)]
     captions = [caption(rng, scene) for scene in scenes]
-    renders = np.stack([render(scene, noise_seed) for noise_seed, scene in enumerate(scenes)])
+    renders = np.stack([render(scene) for scene in scenes])
     images = torch.from_numpy(renders).permute(0, 3, 1, 2).float() / 255
     oracle = rewards.load("world-oracle")
     sums = [
@@ -84,4 +84,4 @@ def test_many_random_scenes_give_the_pinned_scores() -> None:
             oracle.score(images, captions[1:] + captions[:1]),
         )
     ]
-    assert sums == pytest.approx([1806.79113, 295.55794, 81.03095], abs=1e-4)
+    assert sums == pytest.approx([1689.01479, 299.55556, 80.54405], abs=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import astuple
 from itertools import product
 
 import numpy as np
@@ -19,6 +21,7 @@ from rewards.world.scenes import (
     SIZES,
     Scene,
     SceneSplit,
+    Style,
 )
 
 
@@ -104,17 +107,45 @@ def test_pixels_agree_with_names_and_stay_in_the_image() -> None:
 
 def test_most_styles_are_mediocre_some_are_good_and_all_are_in_range() -> None:
     styles = [scene.style for scene in sample(1500)]
-    axes = np.array([[s.saturation, s.sharpness, s.cleanness, s.glow] for s in styles])
+    axes = np.array([astuple(style) for style in styles])
+    assert axes.shape == (1500, 4)
     assert axes.min() >= 0
     assert axes.max() <= 1
     quality = np.array([style.quality for style in styles])
     np.testing.assert_allclose(quality, axes.mean(axis=1))
-    assert np.median(quality) < 0.55
-    assert 0.1 < (quality > 0.75).mean() < 0.3
+    assert 0.35 < np.median(quality) < 0.48
+    assert 0.002 < (quality > 0.75).mean() < 0.03
 
 
-def test_the_clean_style_has_no_fault_and_no_effect() -> None:
-    assert (CLEAN.sharpness, CLEAN.cleanness, CLEAN.glow) == (1, 1, 0)
+def test_the_axes_of_styles_that_go_together_are_a_little_correlated() -> None:
+    rng = np.random.default_rng(0)
+    axes = np.array([astuple(Style.together(rng)) for _ in range(4000)])
+    correlation = np.corrcoef(axes.T)[~np.eye(4, dtype=bool)]
+    assert correlation.min() > 0.2
+    assert correlation.max() < 0.5
+    assert (axes.min(), axes.max()) == (0, 1)
+
+
+@pytest.mark.parametrize("looks", [Style.random, Style.even])
+def test_the_axes_of_a_style_are_independent(looks: Callable[[np.random.Generator], Style]) -> None:
+    rng = np.random.default_rng(0)
+    among_others = ~np.eye(4, dtype=bool)
+    axes = np.array([astuple(looks(rng)) for _ in range(4000)])
+    assert np.abs(np.corrcoef(axes.T)[among_others]).max() < 0.06
+
+
+def test_even_styles_are_uniform_and_scenes_can_have_them() -> None:
+    rng = np.random.default_rng(1)
+    styles = [Scene.random(rng, looks=Style.even).style for _ in range(1500)]
+    for values in np.array([astuple(style) for style in styles]).T:
+        shares, _ = np.histogram(values, bins=5, range=(0.0, 1.0))
+        np.testing.assert_allclose(shares / 1500, 0.2, atol=0.04)
+    fixed = Scene.random(rng, looks=lambda _: CLEAN)
+    assert fixed.style == CLEAN
+
+
+def test_the_clean_style_has_no_effect() -> None:
+    assert (CLEAN.shading, CLEAN.depth, CLEAN.backdrop) == (0, 0, 0)
 
 
 def test_no_colour_is_clipped() -> None:

@@ -1,4 +1,4 @@
-"""Image analysis: rendered scenes are recognised at any quality, with bounded error rates."""
+"""Image analysis: rendered scenes are recognised in any style, with bounded error rates."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from rewards.world.captions import Spec
+from rewards.world.claims import check_claims
 from rewards.world.render import render
 from rewards.world.scenes import BACKGROUNDS, CLEAN, COLOURS, SHAPES, Item, Scene, Style
 from rewards.world.training.evaluate import measure_oracle
-from rewards.world.vision import _rgb_to_lab, detect_objects
+from rewards.world.vision import Detection, _rgb_to_lab, detect_objects
 
 RING = Item("ring", "green", "medium", 32.0, 32.0, 14.5, "centre")
 
 
-@pytest.mark.parametrize(("clean", "least", "most"), [(True, 0.97, 0.05), (False, 0.90, 0.10)])
+@pytest.mark.parametrize(("clean", "least", "most"), [(True, 0.98, 0.02), (False, 0.96, 0.03)])
 def test_true_claims_are_accepted_and_swapped_ones_are_not(clean: bool, least: float, most: float) -> None:
-    report = measure_oracle(300, seed=0, clean=clean)
+    report = measure_oracle(120, seed=0, clean=clean)
     kinds = {"object", "colour", "size", "position", "background", "relation"}
     assert set(report.accepted_swapped) == {*kinds, "all"}
     assert set(report.accepted_true) == {*kinds, "all", "count"}
@@ -42,9 +45,9 @@ def test_an_object_is_measured_to_a_pixel(shape: str) -> None:
         item = replace(RING, shape=shape, x=30.5, y=33.0, radius=radius)
         (each,) = detect_objects(render(Scene((item,), "grey", CLEAN))).objects
         assert (each.shape, each.size, each.position) == (shape, size, "centre")
-        assert each.x == pytest.approx(30.5, abs=1.0)
-        assert each.y == pytest.approx(33.0, abs=2.6)
-        assert 1.6 * radius - 2 < each.extent < 2.2 * radius + 1
+        assert each.x == pytest.approx(30.5, abs=0.5)
+        assert each.y == pytest.approx(33.0, abs=0.5)
+        assert each.radius == pytest.approx(radius, abs=0.6)
 
 
 def test_objects_are_sorted_by_size() -> None:
@@ -55,10 +58,38 @@ def test_objects_are_sorted_by_size() -> None:
         assert [each.shape for each in objects] == ["circle", "square"]
 
 
-def test_a_glow_and_noise_are_not_objects() -> None:
-    for seed in range(20):
-        scene = Scene((RING,), "black", Style(0.9, 0.9, 0.2, 1.0))
-        assert [each.shape for each in detect_objects(render(scene, seed)).objects] == ["ring"]
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0], ids=["dull", "middling", "vivid"])
+def test_nearly_all_scenes_are_recognised_without_any_mistake_in_any_style(level: float) -> None:
+    rng = np.random.default_rng(1)
+    style = Style(level, level, level, level)
+    scenes = [Scene.random(rng, "any", pairs=0.5, looks=lambda _: style) for _ in range(40)]
+    whole = [
+        all(claim.true for claim in check_claims(detect_objects(render(scene)), Spec.of(scene)))
+        for scene in scenes
+    ]
+    assert np.mean(whole) >= 0.95
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_shadows_pools_of_light_and_gradients_are_not_objects(background: str) -> None:
+    disc = replace(RING, shape="circle", colour="orange")
+    for item in (RING, disc, replace(RING, shape="star", x=20.0, y=46.0)):
+        scene = Scene((item,), background, Style(0.5, 1.0, 1.0, 1.0))
+        detection = detect_objects(render(scene))
+        assert detection.background == background
+        assert [(each.shape, each.colour) for each in detection.objects] == [(item.shape, item.colour)]
+    empty = Scene((), background, Style(1.0, 1.0, 1.0, 1.0))
+    assert detect_objects(render(empty)) == Detection(background, ())
+
+
+def test_noise_and_blur_are_tolerated() -> None:
+    rng = np.random.default_rng(2)
+    for scene in (Scene.random(rng, "any") for _ in range(15)):
+        image = render(scene).astype(float)
+        blurred = ndimage.gaussian_filter(image, (0.7, 0.7, 0))
+        noisy = np.clip(blurred + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
+        true = [claim.true for claim in check_claims(detect_objects(noisy), Spec.of(scene))]
+        assert np.mean(true) > 0.8, scene
 
 
 def test_an_empty_image_has_no_objects() -> None:

@@ -21,13 +21,13 @@ def write_renders(folder: Path, texts: Sequence[str], seed: int = 0) -> None:
     Args:
         folder: Folder for the images and their metadata.
         texts: Prompts.
-        seed: Seed of scenes and noise.
+        seed: Seed of the scenes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number, text in enumerate(texts):
         rng = np.random.default_rng([seed, number])
-        image = render(parse_prompt(text).random_scene(rng), int(rng.integers(2**31)))
+        image = render(parse_prompt(text).random_scene(rng))
         name = f"{number:05d}.png"
         Image.fromarray(image).save(folder / name)
         lines.append(json.dumps({"file_name": name, "text": text}))

@@ -1,4 +1,4 @@
-"""The report on the embedded world: measures all its numbers, and writes ``report.md`` and its images."""
+"""The report on the embedded world: measures all its numbers; writes report.md, its images and card.md."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from pathlib import Path
 import numpy as np
 
 from rewards.base import Reward
+from rewards.preprocess import to_bytes
 from rewards.registry import load as load_reward
-from rewards.world.prompts import world_prompts
 from rewards.world.training import data, evaluate
-from textcraftor.micro.training.measure import PromptImages, sample_prompts
+from textcraftor.micro.training.card import WorldCard
+from textcraftor.micro.training.measure import PromptImages, ValidationSamples
+from textcraftor.micro.training.properties import MIDDLING, Decoded, true_scenes
 from textcraftor.micro.training.stages import STAGES
 
-_GUIDANCES = (1.5, 2.0, 3.0, 5.0)
-_COUNT = 1000
+_GUIDANCES = (2.0, 3.0, 5.0)
+_COUNT = 500
 """Rendered scenes that each accuracy is measured on."""
+
+_CURVES = 5
+"""Loss curves side by side."""
+
+_FORMER_SAMPLES = "samples-first-edition.png"
+"""Samples of an earlier world; the report shows them if its folder has them."""
 
 _Note = Callable[[str], None]
 
@@ -32,26 +40,29 @@ def write_world_report(
         docs: Folder of the report.
         rewards: Folder of the trained rewards.
         pipeline: Folder of the micro pipeline.
-        guidance: Guidance scale of the held-out prompts.
-        words: Style words that are appended to them.
+        guidance: Guidance scale with and without style words.
+        words: Style words that are appended to prompts.
         note: Receives a line about each part.
     """
     docs.mkdir(parents=True, exist_ok=True)
+    samples = ValidationSamples(pipeline)
     sections = [
         "# The embedded world, measured",
-        "Written by `tcbench world report`, which measures every number. Accuracies are measured on new "
+        "Written by `tcbench world report`, which measures every number. The properties that a comparison of "
+        "methods needs are in the [world card](card.md). Accuracies are measured on new "
         f"rendered scenes ({_COUNT} each) that no model was trained on; the scenes are the ground truth.",
     ]
     parts: Mapping[str, Callable[[], Iterable[str]]] = {
         "Training": lambda: _training(folder, docs, rewards, pipeline),
         "Oracle": _oracle,
         "Reward models": _reward_models,
-        "Base pipeline": lambda: _base_pipeline(docs, pipeline, guidance, words, note),
+        "Base pipeline": lambda: _base_pipeline(docs, samples, guidance, words, note),
     }
     for title, measure in parts.items():
         note(f"measuring: {title.lower()}")
         sections += [f"## {title}", *measure()]
     (docs / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    WorldCard(folder, samples, guidance, words, note).write(docs / "card.md")
 
 
 def _training(folder: Path, docs: Path, rewards: Path, pipeline: Path) -> Iterable[str]:
@@ -67,7 +78,7 @@ def _training(folder: Path, docs: Path, rewards: Path, pipeline: Path) -> Iterab
         for name, rows in logs.items()
     ]
     total = sum(float(row[2]) for row in table)
-    yield _table(("model", "steps", "core-minutes", "loss at the end"), table)
+    yield _table(("training plan", "steps", "core-minutes", "loss at the end"), table)
     yield f"{total:.0f} core-minutes in all, with one thread per model, in {len(STAGES)} stages."
     yield "![Loss curves](curves.png)"
     _curves(logs, docs / "curves.png")
@@ -75,6 +86,8 @@ def _training(folder: Path, docs: Path, rewards: Path, pipeline: Path) -> Iterab
     sizes |= {
         f"pipeline/{part.name}": _megabytes(part) for part in sorted(pipeline.iterdir()) if part.is_dir()
     }
+    rewriters = pipeline.parent / "rewriters"
+    sizes |= {f"rewriters/{part.name}": _megabytes(part) for part in sorted(rewriters.iterdir())}
     rows = [(name, f"{size:.2f}") for name, size in sizes.items()]
     yield _table(("shipped (float16)", "MB"), [*rows, ("all", f"{sum(sizes.values()):.2f}")])
 
@@ -119,7 +132,15 @@ def _reward_models() -> Iterable[str]:
     """Accuracy of each trained reward against what it was trained to imitate."""
     rule = load_reward("world-rule")
     rows, attributes = [], []
-    for name in ("world-clip", "world-pick", "world-hps", "world-siglip", "world-blip", "world-aesthetic"):
+    for name in (
+        "world-clip",
+        "world-pick",
+        "world-hps",
+        "world-siglip",
+        "world-blip",
+        "world-vqa",
+        "world-aesthetic",
+    ):
         reward = load_reward(name)
         accuracies: dict[str, float] = {}
         if reward.info.uses_prompt:
@@ -131,7 +152,10 @@ def _reward_models() -> Iterable[str]:
         if reward.info.uses_prompt:
             attributes.append((name, *(_number(accuracies.get(k)) for k in data.ATTRIBUTES)))
     yield _table(("reward", "role", *_MEASURES.values()), rows)
-    yield "Right caption beats near miss, by the attribute that is swapped (0.5 is chance):"
+    yield (
+        "Right caption beats near miss, by the attribute that is swapped (0.5 is chance; few scenes have a "
+        "relation, so that column is coarse, and the card has equal counts):"
+    )
     yield _table(("reward", *data.ATTRIBUTES), attributes)
 
 
@@ -144,36 +168,49 @@ _MEASURES = {
 }
 
 
-def _base_pipeline(docs: Path, pipeline: Path, guidance: float, words: str, note: _Note) -> Iterable[str]:
-    """Claims and rewards of validation prompts by guidance, and of held-out prompts by style words."""
-    validation = world_prompts("validation")
+def _base_pipeline(
+    docs: Path, samples: ValidationSamples, guidance: float, words: str, note: _Note
+) -> Iterable[str]:
+    """Claims and rewards of the validation prompts by guidance and by style words, beside the ceiling."""
     rewards = [load_reward(name) for name in ("world-aesthetic", "world-rule", "world-clip")]
-    rows = []
+    scenes = true_scenes(samples.prompts, MIDDLING)
+    decoded = Decoded.of_pipeline(samples.pipeline).render(scenes)
+    ceiling = PromptImages(samples.prompts, to_bytes(decoded))
+    rows = [("ceiling", *_row(ceiling, rewards))]
     for value in _GUIDANCES:
         note(f"measuring: guidance {value}")
-        rows.append((f"{value:g}", *_row(sample_prompts(pipeline, validation, value), rewards)))
-    yield f"Guidance scales, on the {len(validation)} validation prompts (DDIM, 25 steps):"
-    yield _table(("guidance", *_COLUMNS), rows)
-    test = world_prompts("test")
-    plain = sample_prompts(pipeline, test, guidance)
-    styled = sample_prompts(pipeline, test, guidance, words)
-    yield f"The {len(test)} held-out prompts at guidance {guidance:g}, plain or with `{words}` appended:"
-    yield _table(
-        ("prompts", *_COLUMNS),
-        [("plain", *_row(plain, rewards)), ("with style words", *_row(styled, rewards))],
+        rows.append((f"guidance {value:g}", *_row(samples.get(value), rewards)))
+    plain, styled = samples.get(guidance), samples.get(guidance, words)
+    rows.append((f"guidance {guidance:g}, `{words}`", *_row(styled, rewards)))
+    yield (
+        f"The {len(samples.prompts)} validation prompts (DDIM, 25 steps), at each guidance scale and with "
+        "style words. The ceiling is true scenes of the prompts in middling style, as the VAE decodes them:"
     )
-    yield _table(("claim", "plain", "with style words"), _both(plain.true_claims(), styled.true_claims()))
-    yield _table(
-        ("all claims true", "plain", "with style words"), _both(plain.true_images(), styled.true_images())
+    yield _table(("prompts", *_COLUMNS), rows)
+    both = (ceiling, plain, styled)
+    for title, shares in (
+        ("claim", [part.true_claims() for part in both]),
+        ("all claims true", [part.true_images() for part in both]),
+    ):
+        yield _table((title, "ceiling", "plain", "with style words"), _side_by_side(*shares))
+    _save_grid(
+        docs / "ceiling.png",
+        ceiling.images[:48],
     )
     _save_grid(
         docs / "renders.png",
-        data.render_batch(np.random.default_rng(7), data.random_scenes(np.random.default_rng(7), 32)),
+        data.render_batch(data.random_scenes(np.random.default_rng(7), 32)),
     )
     _save_grid(docs / "samples.png", plain.images[:48])
     _save_grid(docs / "samples-style-words.png", styled.images[:48])
-    yield "Rendered training images, then samples of the same held-out prompts without and with style words:"
-    yield "\n\n".join(f"![{n}]({n}.png)" for n in ("renders", "samples", "samples-style-words"))
+    yield (
+        "Rendered scenes with independent looks; then true scenes of validation prompts through the VAE, and "
+        "samples of the same prompts without and with style words:"
+    )
+    yield "\n\n".join(f"![{n}]({n}.png)" for n in ("renders", "ceiling", "samples", "samples-style-words"))
+    if (docs / _FORMER_SAMPLES).is_file():
+        yield "Samples of the first edition of the world, for comparison:"
+        yield f"![samples of the first edition]({_FORMER_SAMPLES})"
 
 
 _COLUMNS = ("claims true", "all true, single object", "world-aesthetic", "world-rule", "world-clip")
@@ -183,7 +220,7 @@ def _row(sampled: PromptImages, rewards: Sequence[Reward]) -> tuple[str, ...]:
     """Return the cells of `_COLUMNS`: shares, then mean rewards with normal 95 % intervals."""
     import torch
 
-    images = torch.from_numpy(sampled.images).permute(0, 3, 1, 2).float() / 255
+    images = sampled.pixels
     texts = [prompt.text for prompt in sampled.prompts]
     with torch.inference_mode():
         values = [reward.score(images, texts) for reward in rewards]
@@ -195,8 +232,6 @@ def _save_grid(path: Path, images: object, columns: int = 16, scale: int = 2) ->
     """Save images, float (N, 3, H, W) or uint8 (N, H, W, 3), as a grid in one PNG."""
     import torch
     from PIL import Image
-
-    from rewards.preprocess import to_bytes
 
     array = to_bytes(images) if isinstance(images, torch.Tensor) else np.asarray(images)
     array = np.pad(array, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -216,7 +251,10 @@ def _curves(logs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> No
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, (len(logs) + 1) // 2, figsize=(3.2 * ((len(logs) + 1) // 2), 5))
+    lines = -(-len(logs) // _CURVES)
+    figure, axes = pyplot.subplots(lines, _CURVES, figsize=(2.6 * _CURVES, 2 * lines), squeeze=False)
+    for axis in axes.flat[len(logs) :]:
+        axis.axis("off")
     for axis, (name, rows) in zip(axes.flat, logs.items(), strict=False):
         axis.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=0.8)
         axis.set_title(name, fontsize=9)
@@ -246,8 +284,8 @@ def _megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
 
 
-def _both(first: Mapping[str, float], second: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    return [(key, _percent(first[key]), _percent(second[key])) for key in first]
+def _side_by_side(*parts: Mapping[str, float]) -> list[tuple[str, ...]]:
+    return [(key, *(_percent(part[key]) for part in parts)) for key in parts[0]]
 
 
 def _percent(value: float | None) -> str:

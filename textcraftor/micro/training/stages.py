@@ -33,18 +33,36 @@ STAGES: Mapping[str, _Stage] = {
     "tokenizer": _Stage("rewards.world.training.tokenizer:train_tokenizer"),
     "patches": _Stage("textcraftor.micro.training.vae:patch_latents"),
     "world-clip-read": _Stage("rewards.world.training.clip:train_clip_text", ("tokenizer",)),
-    "unet": _Stage("textcraftor.micro.training.unet:train_unet", ("world-clip-read", "patches")),
-    "world-clip": _Stage(
-        "rewards.world.training.clip:train_clip", ("world-clip-read",), ("world-clip-look", "world-clip")
+    "unet": _Stage(
+        "textcraftor.micro.training.unet:train_unet", ("world-clip-read", "patches"), ("unet", "unet-looks")
     ),
-    "vae": _Stage("textcraftor.micro.training.vae:train_vae", ("patches",), ("vae-decoder", "vae-encoder")),
+    "text-encoder": _Stage("textcraftor.micro.training.text:train_text_encoder", ("unet",)),
+    "world-clip": _Stage(
+        "rewards.world.training.clip:train_clip",
+        ("world-clip-read",),
+        ("world-clip-look", "world-clip", "world-clip-even"),
+    ),
+    "vae": _Stage(
+        "textcraftor.micro.training.vae:train_vae",
+        ("patches",),
+        ("vae-decoder", "vae-decoder-sharp", "vae-encoder"),
+    ),
     "world-pick": _Stage("rewards.world.training.preferences:train_pick", ("world-clip",)),
     "world-hps": _Stage("rewards.world.training.preferences:train_hps", ("world-clip",)),
     "world-siglip": _Stage(
-        "rewards.world.training.siglip:train_siglip", ("tokenizer",), ("world-siglip-look", "world-siglip")
+        "rewards.world.training.siglip:train_siglip",
+        ("tokenizer",),
+        ("world-siglip-look", "world-siglip", "world-siglip-even"),
     ),
     "world-blip": _Stage(
-        "rewards.world.training.blip:train_blip", (), ("world-blip-look", "world-blip-align", "world-blip")
+        "rewards.world.training.blip:train_blip",
+        (),
+        ("world-blip-look", "world-blip-align", "world-blip", "world-blip-taste"),
+    ),
+    "world-vqa": _Stage(
+        "rewards.world.training.vqa:train_vqa",
+        (),
+        ("world-vqa-look", "world-vqa-align", "world-vqa", "world-vqa-again"),
     ),
     "world-aesthetic": _Stage("rewards.world.training.aesthetic:train_aesthetic", ("world-clip",)),
     "rewriter": _Stage("textcraftor.micro.training.rewriter:train_rewriter"),
@@ -59,6 +77,7 @@ REWARDS = (
     "world-hps",
     "world-siglip",
     "world-blip",
+    "world-vqa",
 )
 """Subfolders of a build that are shipped with the package ``rewards``."""
 
@@ -107,10 +126,12 @@ def install_world(folder: Path, rewards: Path, pipeline: Path) -> None:
     """
     import torch
     from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
 
     from rewards.world.training.tokenizer import TOKENIZER
     from textcraftor.micro.training.export import write_pipeline
     from textcraftor.micro.training.rewriter import REWRITER
+    from textcraftor.micro.training.text import PLAN as TEXT_ENCODER
     from textcraftor.micro.training.unet import load_trained_unet
 
     missing = [cell.name for cell in unfinished_cells(build_cells(), folder)]
@@ -121,7 +142,8 @@ def install_world(folder: Path, rewards: Path, pipeline: Path) -> None:
     shutil.rmtree(rewards, ignore_errors=True)
     for name in REWARDS:
         shutil.copytree(folder / name, rewards / name)
-    model = load_trained_unet(folder)
+    unet = load_trained_unet(folder).unet
+    text_encoder = CLIPTextModel.from_pretrained(folder / TEXT_ENCODER.name)
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-    write_pipeline(pipeline, folder / TOKENIZER, model.text_encoder, model.unet, vae)
+    write_pipeline(pipeline, folder / TOKENIZER, text_encoder, unet, vae)
     shutil.copytree(folder / REWRITER, pipeline.parent / "rewriters" / REWRITER, dirs_exist_ok=True)

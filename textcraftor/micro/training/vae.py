@@ -18,15 +18,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rewards.world.scenes import Scene, Style
 from rewards.world.training import data
 from rewards.world.training.fit import Losses, TrainingPlan, fit_model
 
-PATCH, CHANNELS = 8, 8
+PATCH, CHANNELS = 8, 16
 LATENT_STD = 0.6
 """Standard deviation of scaled latents: below 1, so that fewer sampling steps are spent in pure noise."""
 
 DECODER = TrainingPlan("vae-decoder", steps=1400, lr=1.5e-3, batch=16, seed=21, ema=0.995)
-ENCODER = TrainingPlan("vae-encoder", steps=250, lr=2e-3, batch=32, seed=22, ema=0.99)
+SHARP = TrainingPlan("vae-decoder-sharp", steps=1800, lr=1.5e-3, batch=16, seed=23, ema=0.995)
+ENCODER = TrainingPlan("vae-encoder", steps=900, lr=2e-3, batch=32, seed=22, ema=0.99)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class _PatchLatents:
     mean: Tensor
     """Mean patch in [-1, 1], (192,)."""
     down: Tensor
-    """Projection to latents, (8, 192)."""
+    """Projection to latents, (16, 192)."""
     factor: float
     """Scaling factor of latents, as ``AutoencoderKL`` has it."""
 
@@ -49,7 +51,7 @@ class _PatchLatents:
             count: Number of scenes.
         """
         rng = np.random.default_rng(seed)
-        cut = F.pixel_unshuffle(data.render_batch(rng, data.random_scenes(rng, count)) * 2 - 1, PATCH)
+        cut = F.pixel_unshuffle(data.render_batch(_scenes(rng, count)) * 2 - 1, PATCH)
         # In float64: the covariance sums 256,000 patches.
         rows = cut.permute(0, 2, 3, 1).reshape(-1, 3 * PATCH**2).double()
         mean = rows.mean(0)
@@ -65,9 +67,15 @@ class _PatchLatents:
         return cls(mean.float(), down.float(), float(LATENT_STD / spread))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return unscaled latents (B, 8, 8, 8) of images (B, 3, 64, 64) in [0, 1]."""
+        """Return unscaled latents (B, 16, 8, 8) of images (B, 3, 64, 64) in [0, 1]."""
         cut = F.pixel_unshuffle(images * 2 - 1, PATCH) - self.mean[:, None, None]
         return torch.einsum("lp,bphw->blhw", self.down, cut)
+
+
+def _scenes(rng: np.random.Generator, count: int) -> list[Scene]:
+    """Random scenes, half of them in even styles, so that every look is kept well."""
+    half = count // 2
+    return data.random_scenes(rng, count - half) + data.random_scenes(rng, half, looks=Style.even)
 
 
 def patch_latents(folder: Path) -> _PatchLatents:
@@ -83,7 +91,7 @@ def patch_latents(folder: Path) -> _PatchLatents:
 
 
 def _build_vae(factor: float) -> AutoencoderKL:
-    """Return the autoencoder with random weights, 64 x 64 pixels to latents 8 x 8 x 8.
+    """Return the autoencoder with random weights, 64 x 64 pixels to latents of 16 channels and 8 x 8.
 
     Args:
         factor: Scaling factor of latents.
@@ -125,33 +133,45 @@ class _Encoder(nn.Module):
 
 
 def train_vae(
-    folder: Path, decoder: TrainingPlan = DECODER, encoder: TrainingPlan = ENCODER
+    folder: Path,
+    decoder: TrainingPlan = DECODER,
+    sharp: TrainingPlan = SHARP,
+    encoder: TrainingPlan = ENCODER,
 ) -> AutoencoderKL:
-    """Train decoder and encoder, and write ``folder/vae``."""
+    """Train decoder and encoder, and write ``folder/vae``.
+
+    Args:
+        folder: Folder of the build.
+        decoder: Plan for the decoder on noisy latents.
+        sharp: Plan for the decoder on nearly exact latents, after that.
+        encoder: Plan for the encoder.
+    """
     latent = patch_latents(folder)
     torch.manual_seed(decoder.seed)
     vae = _build_vae(latent.factor)
     decode, encode = _Decoder(vae), _Encoder(vae)
 
-    def decoder_loss(rng: np.random.Generator) -> Losses:
-        images = data.render_batch(rng, data.random_scenes(rng, decoder.batch))
+    def decoder_loss(rng: np.random.Generator, noise: float, batch: int) -> Losses:
+        images = data.render_batch(_scenes(rng, batch))
         exact = latent.encode(images)
         # The latents of a diffusion model are not exact, so the decoder is trained on noisy ones too.
-        level = 0.25 * torch.rand(len(images), 1, 1, 1) * exact.std(dim=(0, 2, 3), keepdim=True)
+        level = noise * torch.rand(len(images), 1, 1, 1) * exact.std(dim=(0, 2, 3), keepdim=True)
         target = images * 2 - 1
         decoded = decode(exact + level * torch.randn_like(exact))
         pixel, edge = (decoded - target).abs().mean(), _slope_error(decoded - target)
         return {"loss": pixel + edge, "l1": pixel, "mse": F.mse_loss(decoded, target)}
 
     def encoder_loss(rng: np.random.Generator) -> Losses:
-        images = data.render_batch(rng, data.random_scenes(rng, encoder.batch))
+        images = data.render_batch(_scenes(rng, encoder.batch))
         mean, log_variance = encode(images).chunk(2, dim=1)
         error = F.mse_loss(mean, latent.encode(images))
         # No KL term is needed, because the latents are given. The log variance is pulled to -8, so that
         # sampling from the posterior gives nearly the mean.
         return {"loss": error + 1e-3 * (log_variance + 8.0).square().mean(), "mse": error}
 
-    fit_model(decoder, decode, decoder_loss, folder)
+    fit_model(decoder, decode, lambda rng: decoder_loss(rng, 0.25, decoder.batch), folder)
+    # Noise blurs what the decoder learns. With less of it edges and corners become sharp.
+    fit_model(sharp, decode, lambda rng: decoder_loss(rng, 0.04, sharp.batch), folder)
     fit_model(encoder, encode, encoder_loss, folder)
     copy.deepcopy(vae.eval()).half().save_pretrained(folder / "vae")
     return vae

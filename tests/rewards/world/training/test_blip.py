@@ -14,7 +14,7 @@ from rewards.backbones.tokens import bert_tokenizer
 from rewards.world.captions import caption
 from rewards.world.prompts import world_prompts
 from rewards.world.scenes import Scene
-from rewards.world.training import blip, data
+from rewards.world.training import blip
 from rewards.world.training.preferences import BLIP_RATER
 
 
@@ -45,35 +45,10 @@ def test_other_words_are_tokenised_by_letters(vocabulary: Path) -> None:
         assert unknown not in tokens([text]).ids[0].tolist()
 
 
-def test_a_near_miss_has_the_kind_of_its_attribute() -> None:
-    rng = np.random.default_rng(4)
-    kinds = set()
-    for scene in data.random_scenes(rng, 200, pairs=0.5):
-        assert not any(blip._misses(scene, scene))
-        named = {}
-        for attribute in data.ATTRIBUTES:
-            if attribute in {name for _, name in scene.stated_attributes()}:
-                missed = blip._misses(scene, data.near_miss(rng, scene, of=(attribute,)))
-                named[attribute] = [kind for kind, wrong in zip(blip.KINDS, missed, strict=True) if wrong]
-        for attribute, names in named.items():
-            assert names == ["position" if attribute in data._POSITION else attribute]
-        kinds |= set(named)
-    assert kinds == set(data.ATTRIBUTES)
-
-
-def test_each_word_has_one_kind_or_none(vocabulary: Path) -> None:
-    pieces = vocabulary.read_text(encoding="utf-8").splitlines()
-    kinds = dict(zip(pieces, blip._word_kinds(vocabulary).tolist(), strict=True))
-    named = {word: blip.KINDS[kind] for word, kind in kinds.items() if kind >= 0}
-    examples = {"star": "shape", "turquoise": "colour", "tiny": "size", "beige": "background"}
-    examples |= {"upper": "position", "below": "position"}
-    assert examples.items() <= named.items()
-    assert not {"a", "picture", "vivid", "on", "of", "[PAD]"} & named.keys()
-
-
 def test_a_trained_ranker_is_standardised_and_its_folder_gives_its_scores(tmp_path: Path) -> None:
     plans = [
-        replace(plan, steps=3, batch=4, warmup=1) for plan in (blip.VISION_PLAN, blip.ALIGN_PLAN, blip.PLAN)
+        replace(plan, steps=3, batch=4, warmup=1)
+        for plan in (blip.VISION_PLAN, blip.ALIGN_PLAN, blip.PLAN, blip.TASTE_PLAN)
     ]
     model = blip.train_blip(tmp_path, *plans)
     for plan in plans:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def batch() -> tuple[Tensor, list[str]]:
     """Images (4, 3, 64, 64) and texts of different lengths, one of them too long."""
     rng = np.random.default_rng(0)
     scenes = data.random_scenes(rng, 4)
-    return data.render_batch(rng, scenes), [
+    return data.render_batch(scenes), [
         *data.caption_batch(rng, scenes[:2]),
         "a ring",
         "a big red star and " * 20,
@@ -107,30 +108,49 @@ def test_normalisation_is_the_registered_profiles_preprocessing(batch: tuple[Ten
     torch.testing.assert_close(clip.normalise_for_clip(batch[0]), expected)
 
 
-def test_the_loss_is_lowest_for_a_perfect_match_and_accuracy_counts_right_images() -> None:
-    unit = torch.eye(6)
-    image, text, scale = unit[:3], unit, torch.tensor(20.0)
-    perfect = clip.contrastive_loss(image, text, scale)
+def family(matches: list[list[int]]) -> data.AlignmentBatch:
+    """A batch of which only the matches are known."""
+    return data.AlignmentBatch([], torch.empty(0), [], torch.tensor(matches).float())
+
+
+def test_the_loss_is_lowest_for_a_perfect_match_and_accuracy_counts_images_with_a_true_caption() -> None:
+    unit, scale, batch = torch.eye(6), torch.tensor(20.0), family(torch.eye(6).int().tolist())
+    perfect = clip.contrastive_loss(unit, unit, scale, batch)
     assert perfect["loss"] < 1e-6
     assert perfect["accuracy"] == 1
-    one_wrong = clip.contrastive_loss(
-        image, text[[0, 1, 5, 3, 4, 2]], scale
-    )  # the third's near miss fits better
-    assert one_wrong["accuracy"] == pytest.approx(2 / 3)
-    assert one_wrong["loss"] > perfect["loss"]
-    all_wrong = clip.contrastive_loss(image, text[[1, 2, 0, 3, 4, 5]], scale)
+    two_wrong = clip.contrastive_loss(unit, unit[[0, 1, 5, 3, 4, 2]], scale, batch)
+    assert two_wrong["accuracy"] == pytest.approx(4 / 6)
+    assert two_wrong["loss"] > perfect["loss"]
+    all_wrong = clip.contrastive_loss(unit, unit[[1, 2, 3, 4, 5, 0]], scale, batch)
     assert all_wrong["accuracy"] == 0
-    assert all_wrong["loss"] > one_wrong["loss"]
+    assert all_wrong["loss"] > two_wrong["loss"]
 
 
-def test_the_loss_is_symmetric_cross_entropy_with_false_captions_for_images_only() -> None:
+def test_renders_of_the_same_scene_do_not_compete() -> None:
+    """Renders that share their captions have the lowest loss, the targets' entropy, if embedded alike."""
+    image, scale = torch.eye(3)[[0, 0, 1]], torch.tensor(20.0)
+    batch = family([[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+    equal = clip.contrastive_loss(image, image, scale, batch)["loss"]
+    torch.testing.assert_close(equal, torch.tensor(2 / 3 * math.log(2)), rtol=1e-4, atol=1e-6)
+    apart = clip.contrastive_loss(torch.eye(3), torch.eye(3), scale, batch)["loss"]
+    assert apart > equal + 5
+
+
+def test_the_loss_is_symmetric_cross_entropy_with_equal_shares_for_all_matches() -> None:
     torch.manual_seed(2)
-    image, text = F.normalize(torch.randn(3, 8), dim=-1), F.normalize(torch.randn(6, 8), dim=-1)
-    logits = (5.0 * image @ text.T).exp()
-    of_image = [-(logits[i, i] / logits[i].sum()).log() for i in range(3)]
-    of_text = [-(logits[i, i] / logits[:, i].sum()).log() for i in range(3)]
-    loss = clip.contrastive_loss(image, text, torch.tensor(5.0))["loss"]
-    torch.testing.assert_close(loss, (torch.stack(of_image).mean() + torch.stack(of_text).mean()) / 2)
+    image, text = F.normalize(torch.randn(3, 8), dim=-1), F.normalize(torch.randn(3, 8), dim=-1)
+    matches = [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+    chances = (5.0 * image @ text.T).exp()
+    of_image = chances / chances.sum(dim=1, keepdim=True)
+    of_text = chances / chances.sum(dim=0, keepdim=True)
+    expected = torch.tensor(0.0)
+    for i in range(3):
+        for j in range(3):
+            if matches[i][j]:
+                images = sum(row[j] for row in matches)
+                expected -= (of_image[i, j].log() / sum(matches[i]) + of_text[i, j].log() / images) / 6
+    loss = clip.contrastive_loss(image, text, torch.tensor(5.0), family(matches))["loss"]
+    torch.testing.assert_close(loss, expected)
 
 
 def short(plan: TrainingPlan) -> TrainingPlan:
@@ -144,7 +164,7 @@ def test_training_is_reproducible_and_its_folder_gives_the_models_scores(
     other_build_folder: Path,
     batch: tuple[Tensor, list[str]],
 ) -> None:
-    plans = short(clip.VISION_PLAN), short(clip.PLAN)
+    plans = short(clip.VISION_PLAN), short(clip.PLAN), short(clip.EVEN_PLAN)
     first: Any = clip.train_clip(build_folder, *plans)
     torch.randn(3)
     second = clip.train_clip(other_build_folder, *plans)
@@ -181,11 +201,12 @@ def test_the_vision_tower_is_pretrained_alone_and_then_both_are_trained(
     world_clip: Path, tokens: CaptionTokenizer, build_folder: Path
 ) -> None:
     start = clip.load_clip(world_clip, len(tokens)).state_dict()
-    vision = clip.train_clip(build_folder, short(clip.VISION_PLAN), replace(clip.PLAN, steps=0))
+    neither = replace(clip.PLAN, steps=0), replace(clip.EVEN_PLAN, steps=0)
+    vision = clip.train_clip(build_folder, short(clip.VISION_PLAN), *neither)
     changed = {name for name, value in vision.state_dict().items() if not torch.equal(value, start[name])}
     assert "visual.proj" in changed
     assert all(name.startswith("visual.") for name in changed)
-    both: Any = clip.train_clip(build_folder, short(clip.VISION_PLAN), short(clip.PLAN))
+    both: Any = clip.train_clip(build_folder, short(clip.VISION_PLAN), short(clip.PLAN), neither[1])
     assert both.state_dict().keys() == start.keys()
     for name in ("visual.proj", "text_projection"):
         assert not torch.equal(both.state_dict()[name], vision.state_dict()[name])

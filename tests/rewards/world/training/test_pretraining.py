@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rewards.world.captions import HIGH, LOW, STYLE_WORDS
+from rewards.world.captions import HIGH, LOW
 from rewards.world.render import render
 from rewards.world.scenes import (
     BACKGROUNDS,
@@ -22,6 +22,7 @@ from rewards.world.scenes import (
     SIZES,
     Item,
     Scene,
+    Style,
 )
 from rewards.world.training import clip, data, pretraining
 from rewards.world.training.fit import TrainingPlan
@@ -29,13 +30,14 @@ from rewards.world.training.tokenizer import CaptionTokenizer
 
 DISC = Item("circle", "red", "small", 12.0, 36.0, 10.0, "left")
 STAR = Item("star", "blue", "small", 52.0, 36.0, 10.0)
+AXES = [field.name for field in fields(Style)]
 
 
 def test_the_answers_describe_the_scene() -> None:
     scenes = data.random_scenes(np.random.default_rng(1), 60, pairs=0.5)
     names: list[object] = [(shape, colour) for shape in SHAPES for colour in COLOURS]
     names += [*BACKGROUNDS, *SIZES, *POSITIONS, *RELATIONS]
-    names += [(axis, end) for end in ("low", "high") for axis in STYLE_WORDS]
+    names += [(axis, end) for end in ("low", "high") for axis in AXES]
     answers = pretraining._targets(scenes)
     assert answers.shape == (60, pretraining.QUESTIONS) == (60, len(names))
     for scene, row in zip(scenes, answers, strict=True):
@@ -43,8 +45,8 @@ def test_the_answers_describe_the_scene() -> None:
         expected: set[object] = {(item.shape, item.colour) for item in scene.items}
         expected |= {scene.background, *(item.size for item in scene.items)}
         expected.add(scene.relation or scene.items[0].position)
-        expected |= {(axis, "low") for axis in STYLE_WORDS if getattr(scene.style, axis) < LOW}
-        expected |= {(axis, "high") for axis in STYLE_WORDS if getattr(scene.style, axis) > HIGH}
+        expected |= {(axis, "low") for axis in AXES if getattr(scene.style, axis) < LOW}
+        expected |= {(axis, "high") for axis in AXES if getattr(scene.style, axis) > HIGH}
         assert marked == expected
 
 

@@ -31,7 +31,7 @@ def test_all_claims_are_true_of_the_scene() -> None:
 def test_the_oracle_accepts_the_image() -> None:
     true = []
     for number, prompt in enumerate(world_prompts("train")[:100]):
-        image = render(parse_prompt(prompt.text).random_scene(np.random.default_rng(number)), number)
+        image = render(parse_prompt(prompt.text).random_scene(np.random.default_rng(number)))
         true += [claim.true for claim in check_claims(detect_objects(image), prompt.text)]
     assert np.mean(true) > 0.9
 

@@ -31,18 +31,20 @@ def test_stages_need_only_earlier_stages() -> None:
 
 def test_the_logs_of_a_stage_are_those_of_its_plans() -> None:
     """The state that is shown of a stage is written by that stage."""
-    from rewards.world.training import aesthetic, blip, clip, preferences, siglip
-    from textcraftor.micro.training import unet, vae
+    from rewards.world.training import aesthetic, blip, clip, preferences, siglip, vqa
+    from textcraftor.micro.training import text, unet, vae
 
     plans_of = {
         "world-clip-read": (clip.TEXT_PLAN,),
-        "unet": (unet.PLAN,),
-        "world-clip": (clip.VISION_PLAN, clip.PLAN),
-        "vae": (vae.DECODER, vae.ENCODER),
+        "unet": (unet.PLAN, unet.LOOKS_PLAN),
+        "text-encoder": (text.PLAN,),
+        "world-clip": (clip.VISION_PLAN, clip.PLAN, clip.EVEN_PLAN),
+        "vae": (vae.DECODER, vae.SHARP, vae.ENCODER),
         "world-pick": (preferences.PICK_PLAN,),
         "world-hps": (preferences.HPS_PLAN,),
-        "world-siglip": (siglip.VISION_PLAN, siglip.PLAN),
-        "world-blip": (blip.VISION_PLAN, blip.ALIGN_PLAN, blip.PLAN),
+        "world-siglip": (siglip.VISION_PLAN, siglip.PLAN, siglip.EVEN_PLAN),
+        "world-blip": (blip.VISION_PLAN, blip.ALIGN_PLAN, blip.PLAN, blip.TASTE_PLAN),
+        "world-vqa": (vqa.VISION_PLAN, vqa.ALIGN_PLAN, vqa.PLAN, vqa.AGAIN_PLAN),
         "world-aesthetic": (aesthetic.PLAN,),
         "rewriter": (rewriter.PLAN,),
     }
@@ -86,6 +88,8 @@ def test_the_state_is_read_from_the_stages_newest_log(tmp_path: Path) -> None:
     row = {"step": 20, "loss": 0.5, "seconds_per_step": 1.25}
     (tmp_path / "vae-decoder.jsonl").write_text(json.dumps(row) + "\n")
     assert training_state(tmp_path, "vae") == "step 20, loss 0.5000, 1.25 s per step"
+    (tmp_path / "vae-decoder-sharp.jsonl").write_text(json.dumps(row | {"step": 30}) + "\n")
+    assert training_state(tmp_path, "vae").startswith("step 30")
     (tmp_path / "vae-encoder.jsonl").write_text(json.dumps(row | {"step": 40}) + "\n")
     assert training_state(tmp_path, "vae").startswith("step 40")
     with (tmp_path / "vae-encoder.jsonl").open("a") as log:

@@ -14,6 +14,8 @@ from rewards.world.training import clip
 from rewards.world.training.tokenizer import CaptionTokenizer, _caption_corpus, _write_tokenizer
 from textcraftor.micro.training import unet, vae
 
+PLANS = [replace(plan, steps=4, batch=4, warmup=1, save_every_s=0.0) for plan in (unet.PLAN, unet.LOOKS_PLAN)]
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -60,17 +62,26 @@ def test_weights_load_with_and_without_the_prefix_of_some_versions(world: Path, 
 
 
 def test_the_text_encoder_starts_as_world_clips_text_tower(world: Path) -> None:
-    model = unet.train_unet(world, replace(unet.PLAN, name="none", steps=0))
+    model = unet.train_unet(world, *(replace(plan, name="none", steps=0) for plan in PLANS))
     tower = load_file(world / "world-clip-read" / clip.WEIGHTS)
     embeddings = model.text_encoder.get_input_embeddings().weight
     torch.testing.assert_close(embeddings, tower["token_embedding.weight"].float())
 
 
+def test_the_plan_for_independent_looks_trains_the_unet_alone(world: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(world, tmp_path / "world")
+    first = unet.train_unet(folder, PLANS[0], replace(PLANS[1], steps=0)).state_dict()
+    both = unet.train_unet(folder, *PLANS).state_dict()
+    changed = {name.split(".")[0] for name, value in both.items() if not torch.equal(value, first[name])}
+    assert changed == {"unet"}
+    loaded = unet.load_trained_unet(folder).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in both.items())
+
+
 def test_resuming_gives_identical_weights(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = replace(unet.PLAN, steps=4, batch=4, warmup=1, save_every_s=0.0)
-    whole = unet.train_unet(shutil.copytree(world, tmp_path / "whole"), plan)
+    whole = unet.train_unet(shutil.copytree(world, tmp_path / "whole"), *PLANS)
     interrupted = shutil.copytree(world, tmp_path / "interrupted")
     random_timesteps, calls = unet._random_timesteps, iter(range(10))
 
@@ -81,8 +92,8 @@ def test_resuming_gives_identical_weights(
 
     monkeypatch.setattr(unet, "_random_timesteps", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        unet.train_unet(interrupted, plan)
+        unet.train_unet(interrupted, *PLANS)
     monkeypatch.setattr(unet, "_random_timesteps", random_timesteps)
-    resumed = unet.train_unet(interrupted, plan)
+    resumed = unet.train_unet(interrupted, *PLANS)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key

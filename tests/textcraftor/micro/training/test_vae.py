@@ -16,16 +16,15 @@ from textcraftor.micro.training import vae
 
 @pytest.fixture(scope="module")
 def latent() -> vae._PatchLatents:
-    return vae._PatchLatents.fit(count=200)
+    return vae._PatchLatents.fit(count=800)
 
 
 def renders(count: int) -> torch.Tensor:
-    rng = np.random.default_rng(1)
-    return data.render_batch(rng, data.random_scenes(rng, count))
+    return data.render_batch(vae._scenes(np.random.default_rng(1), count))
 
 
 def test_latents_are_uncorrelated_and_have_the_documented_deviation(latent: vae._PatchLatents) -> None:
-    rows = (latent.encode(renders(300)) * latent.factor).permute(1, 0, 2, 3).flatten(1)
+    rows = (latent.encode(renders(800)) * latent.factor).permute(1, 0, 2, 3).flatten(1)
     correlation = torch.corrcoef(rows) - torch.eye(vae.CHANNELS)
     assert correlation.abs().max() < 0.15
     assert rows.square().mean().sqrt().item() == pytest.approx(vae.LATENT_STD, rel=0.05)
@@ -58,7 +57,9 @@ def test_a_few_steps_improve_decoder_and_encoder(tmp_path: Path, monkeypatch: py
     images = renders(8)
 
     def losses(steps: int) -> tuple[float, float]:
-        plans = (replace(plan, steps=steps, batch=4, warmup=2) for plan in (vae.DECODER, vae.ENCODER))
+        plans = (
+            replace(plan, steps=steps, batch=4, warmup=2) for plan in (vae.DECODER, vae.SHARP, vae.ENCODER)
+        )
         trained = vae.train_vae(tmp_path / str(steps), *plans)
         with torch.inference_mode():
             exact = small.encode(images)
