@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class ArchivedCell:
+class _ArchivedCell:
     """Entry of the manifest."""
 
     key: str
@@ -52,7 +52,7 @@ class CellArchives:
             if record is None or (archive.is_file() and name in manifest and manifest[name].key == key):
                 continue
             write_atomically(archive, _packed(folder, name, record))
-            manifest[name] = ArchivedCell(key, sha256(archive))
+            manifest[name] = _ArchivedCell(key, sha256(archive))
         content = json.dumps({name: asdict(manifest[name]) for name in sorted(manifest)}, indent=1) + "\n"
         write_atomically(self.folder / MANIFEST, content.encode())
 
@@ -96,7 +96,7 @@ class CellArchives:
             replace(record, key=key, restored=True).write(folder, name)
 
 
-def _read_manifest(archives: Path) -> dict[str, ArchivedCell]:
+def _read_manifest(archives: Path) -> dict[str, _ArchivedCell]:
     """Return the manifest of a folder of archives by cell name; empty without one.
 
     Raises:
@@ -106,7 +106,7 @@ def _read_manifest(archives: Path) -> dict[str, ArchivedCell]:
     if not path.is_file():
         return {}
     try:
-        return {name: ArchivedCell(**entry) for name, entry in json.loads(path.read_bytes()).items()}
+        return {name: _ArchivedCell(**entry) for name, entry in json.loads(path.read_bytes()).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path} is not a manifest of archived cells ({error}): restore it") from error
 

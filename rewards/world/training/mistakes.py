@@ -62,7 +62,7 @@ class CaptionMistakes(nn.Module):
             described: Scenes of the captions.
             shown: Scenes of the images.
         """
-        rows = [caption_mistakes(*pair) for pair in zip(described, shown, strict=True)]
+        rows = [_caption_mistakes(*pair) for pair in zip(described, shown, strict=True)]
         wrong = torch.tensor(rows, dtype=torch.float32, device=states.device)
         missed = F.binary_cross_entropy_with_logits(self.text(whole), wrong, reduction="sum") / len(wrong)
         kind = self.kinds[ids]  # type: ignore[index]
@@ -71,7 +71,7 @@ class CaptionMistakes(nn.Module):
         return missed + WEIGHT * by_word[kind >= 0].mean()
 
 
-def caption_mistakes(described: Scene, shown: Scene) -> list[bool]:
+def _caption_mistakes(described: Scene, shown: Scene) -> list[bool]:
     """Return for shape, colour, size, background, position and count whether two scenes differ in it."""
     count = len(described.items) != len(shown.items)
     pairs = list(zip(described.items, shown.items, strict=not count))

@@ -9,6 +9,7 @@ vision tower is a CLIP's in another size.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,6 @@ _T5 = {
     "pad_token_id": 0,
     "eos_token_id": 1,
 }
-_NO = "No"
 _ANSWER = 4.0
 """Weight of the answer's loss beside those of mistakes and questions."""
 
@@ -77,6 +77,7 @@ class _Student(nn.Module):
 
     def __init__(self, questions: QuestionTokenizer) -> None:
         super().__init__()
+        self.questions = questions
         self.model = ClipFlanT5(_T5 | {"vocab_size": questions.size}, _TOWER)
         _initialise(self.model.t5)
         self.looker = SceneQuestions(_WIDTH, _WIDTH)
@@ -89,6 +90,51 @@ class _Student(nn.Module):
         """Return mean embeddings (B, D) and projected patches (B, T, D) of images in [0, 1]."""
         patches = self.model.patches(clip.normalise_for_clip(images))
         return patches.mean(dim=1), patches
+
+    def read(self, texts: list[str]) -> Tensor:
+        """Return the encoder's last states (B, D) of questions without an image."""
+        after = self._ask(texts)
+        encoder = self.model.t5.encoder
+        states: Tensor = encoder(input_ids=after.ids, attention_mask=after.mask).last_hidden_state
+        return _last(states, after)
+
+    def loss(self, rng: np.random.Generator, count: int) -> Losses:
+        """Return the losses of questions about ``count`` new images."""
+        batch = data.AlignmentBatch.random(rng, count, levels=0.5)
+        embedded, patches = self.encode(batch.images)
+        # Each picture is asked about its own caption, and about one of the other scene of its family.
+        own = torch.arange(count)
+        other = own - own % 4 + (own + 2) % 4
+        image, text = own.repeat(2), torch.cat([own, other])
+        true = batch.matches[image, text]
+        after = self._ask([batch.texts[i] for i in text])
+        before, yes, no = (
+            torch.tensor(ids, device=true.device)
+            for ids in (self.questions.before, self.questions.encode("Yes"), self.questions.encode("No"))
+        )
+        answers = torch.where(true[:, None] > 0, yes, no)
+        states, logits = self.model.answer(patches[image], before, after, answers)
+        answered = F.cross_entropy(logits.flatten(0, 1), answers.flatten())
+        described, shown = ([batch.scenes[i] for i in rows] for rows in (text, image))
+        missed = self.mistakes.loss(_last(states, after), states, after.ids, described, shown)
+        asked = self.looker.loss(embedded, patches, batch.scenes)
+        right = (logits[:, 0, yes[0]] > logits[:, 0, no[0]]) == (true > 0)
+        return {
+            "loss": _ANSWER * answered + missed + asked,
+            "answer": answered,
+            "accuracy": right.float().mean(),
+            "mistakes": missed,
+            "questions": asked,
+        }
+
+    def _ask(self, texts: list[str]) -> Tokens:
+        """Return the tokens of the questions about texts on torch's default device."""
+        return Tokens(*(part.to(torch.get_default_device()) for part in self.questions(texts)))
+
+
+def _last(states: Tensor, tokens: Tokens) -> Tensor:
+    """Return the states (B, D) of the last tokens, of states (B, T, D)."""
+    return states[torch.arange(len(states), device=states.device), tokens.mask.sum(dim=1) - 1]
 
 
 def _initialise(t5: Any) -> None:
@@ -128,50 +174,10 @@ def train_vqa(
     questions = QuestionTokenizer(_write_tokenizer(folder / PLAN.name))
     torch.manual_seed(vision.seed)
     student = _Student(questions)
-    device = torch.get_default_device()
-    before = torch.tensor(questions.before, device=device)
-    yes, no = (torch.tensor(questions.encode(word), device=device) for word in ("Yes", _NO))
-
-    def read(texts: list[str]) -> Tensor:
-        after = Tokens(*(part.to(device) for part in questions(texts)))
-        encoder = student.model.t5.encoder
-        states: Tensor = encoder(input_ids=after.ids, attention_mask=after.mask).last_hidden_state
-        return states[torch.arange(len(texts)), after.mask.sum(dim=1) - 1]
-
-    def loss(rng: np.random.Generator, count: int) -> Losses:
-        batch = data.AlignmentBatch.random(rng, count, levels=0.5)
-        embedded, patches = student.encode(batch.images)
-        # Each picture is asked about its own caption, and about one of the other scene of its family.
-        own = torch.arange(count)
-        other = own - own % 4 + (own + 2) % 4
-        image, text = own.repeat(2), torch.cat([own, other])
-        true = batch.matches[image, text]
-        after = Tokens(*(part.to(device) for part in questions([batch.texts[i] for i in text])))
-        answers = torch.where(true[:, None] > 0, yes, no)
-        states, logits = student.model.answer(patches[image], before, after, answers)
-        answered = F.cross_entropy(logits.flatten(0, 1), answers.flatten())
-        last = states[own.new_tensor(range(len(image))), after.mask.sum(dim=1) - 1]
-        missed = student.mistakes.loss(
-            last,
-            states,
-            after.ids,
-            [batch.scenes[i] for i in text],
-            [batch.scenes[i] for i in image],
-        )
-        asked = student.looker.loss(embedded, patches, batch.scenes)
-        right = (logits[:, 0, yes[0]] > logits[:, 0, no[0]]) == (true > 0)
-        return {
-            "loss": _ANSWER * answered + missed + asked,
-            "answer": answered,
-            "accuracy": right.float().mean(),
-            "mistakes": missed,
-            "questions": asked,
-        }
-
     student.looker.pretrain(vision, student, student.encode, folder)
-    align_text(align, student, student.looker, student.encode, read, (_WIDTH, _WIDTH), folder)
-    fit_model(plan, student, lambda rng: loss(rng, plan.batch), folder)
-    fit_model(again, student, lambda rng: loss(rng, again.batch), folder)
+    align_text(align, student, student.looker, student.encode, student.read, (_WIDTH, _WIDTH), folder)
+    for part in (plan, again):
+        fit_model(part, student, partial(student.loss, count=part.batch), folder)
     _save(student.model, folder / PLAN.name)
     return student.model
 

@@ -10,7 +10,7 @@ import torch
 
 from rewards.world.scenes import CLEAN, Item, Scene
 from rewards.world.training import data
-from rewards.world.training.mistakes import CaptionMistakes, caption_mistakes
+from rewards.world.training.mistakes import CaptionMistakes, _caption_mistakes
 
 KINDS = ["shape", "colour", "size", "background", "position", "count"]
 """The documented order."""
@@ -20,7 +20,7 @@ BLUE_RING = replace(RED_RING, items=(replace(RED_RING.items[0], colour="blue"),)
 
 
 def named(described: Scene, shown: Scene) -> set[str]:
-    wrong = caption_mistakes(described, shown)
+    wrong = _caption_mistakes(described, shown)
     return {kind for kind, is_wrong in zip(KINDS, wrong, strict=True) if is_wrong}
 
 
