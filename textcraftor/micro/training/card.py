@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from leaderboards.markdown import markdown_table
 from rewards.base import Reward
 from rewards.registry import load as load_reward
 from rewards.world.training.evaluate import score_batches
@@ -51,13 +52,18 @@ class _Section:
         yield f"**In real models.** {self.counterpart}"
         yield f"**Measured here.** {self.measured}"
         yield f"**Favours.** {self.favours}"
-        rows = [
-            f"| {bar.what} | {bar.bar} | {bar.value} | "
-            + {True: "yes", False: "**no**", None: "-"}[bar.reached]
-            + " |"
-            for bar in self.bars
-        ]
-        yield "\n".join(["| property | bar | measured | reached |", "| --- | --- | --- | --- |", *rows])
+        reached = {True: "yes", False: "**no**", None: "-"}
+        yield markdown_table(
+            [
+                {
+                    "property": bar.what,
+                    "bar": bar.bar,
+                    "measured": bar.value,
+                    "reached": reached[bar.reached],
+                }
+                for bar in self.bars
+            ]
+        )
 
 
 class WorldCard:

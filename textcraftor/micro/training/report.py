@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from leaderboards.markdown import markdown_table
 from rewards.base import Reward
 from rewards.preprocess import to_bytes
 from rewards.registry import load as load_reward
@@ -297,5 +298,4 @@ def _number(value: float | None) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return markdown_table([dict(zip(head, map(str, row), strict=True)) for row in rows])
