@@ -350,21 +350,28 @@ def _load_sampler(plan: Plan) -> Sampler:
         clip_skip=system.clip_skip,
         guidance_rescale=system.guidance_rescale,
     )
-    if not system.best_of_reward:
+    if not system.test_time_reward:
         return Sampler(runner)
     import torch
 
     from rewards.combine.mix import load_mix
 
-    mix = load_mix(system.best_of_reward, calibration=system.calibration, device=plan.device)
+    mix = load_mix(system.test_time_reward, calibration=system.calibration, device=plan.device)
+    if system.optimise:
+        from textcraftor.ascent import RewardAscent
 
-    def best_of_reward(images: NDArray[np.float32], prompts: Sequence[str]) -> NDArray[np.float32]:
+        ascent = RewardAscent.of_runner(
+            runner, mix, system.optimise, system.optimise_iterations, system.optimise_rate
+        )
+        return Sampler(runner, ascent=ascent)
+
+    def test_time_reward(images: NDArray[np.float32], prompts: Sequence[str]) -> NDArray[np.float32]:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(plan.device)
         with torch.inference_mode():
             total: NDArray[np.float32] = mix.score(pixels, prompts).total.float().cpu().numpy()
         return total
 
-    return Sampler(runner, system.best_of, best_of_reward)
+    return Sampler(runner, system.best_of, test_time_reward)
 
 
 def _reason(sample: Sample | None) -> str:

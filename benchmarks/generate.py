@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from leaderboards.records import Key, Sample
 from leaderboards.run_state import RunState
@@ -17,25 +17,42 @@ from textcraftor.diffusion.prompts import initial_latents, noise_seed
 if TYPE_CHECKING:
     import numpy as np
 
+    from textcraftor.ascent import RewardAscent
     from textcraftor.diffusion.runner import PipelineRunner
+
+
+class ImageSource(Protocol):
+    """What the images of a run come from."""
+
+    def sample(self, batch: Sequence[Sample]) -> np.ndarray:
+        """Return images (B, H, W, 3), float32, in [0, 1]."""
+
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        """Return which texts are longer than the limit of a text encoder, and are cut."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Generates the images of samples; with ``best_of_reward``, the best of several images for each."""
+    """Generates the images of samples, with best-of-N or an optimisation at test time."""
 
     runner: PipelineRunner
     best_of: int = 1
     """Number of images generated for each sample."""
-    best_of_reward: Callable[[np.ndarray, Sequence[str]], np.ndarray] | None = None
-    """Maps images (B, H, W, 3) in [0, 1], rounded to 8 bits like stored ones, and prompts to scores (B,)."""
+    test_time_reward: Callable[[np.ndarray, Sequence[str]], np.ndarray] | None = None
+    """Picks the best image: maps images (B, H, W, 3) in [0, 1], rounded to 8 bits like stored ones, and
+    prompts to scores (B,).
+    """
+    ascent: RewardAscent | None = None
+    """Optimises noise or embeddings at test time."""
 
     def sample(self, batch: Sequence[Sample]) -> np.ndarray:
         """Return images (B, H, W, 3), float32, in [0, 1]."""
         import numpy as np
 
+        if self.ascent is not None:
+            return self._optimised(self.ascent, batch)
         best = self._attempt(batch, 0)
-        if self.best_of_reward is None:
+        if self.test_time_reward is None:
             return best
         best_scores = self._scores(best, batch)
         for attempt in range(1, self.best_of):
@@ -46,14 +63,24 @@ class Sampler:
             best = np.where(better[:, None, None, None], images, best)
         return best
 
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        """Return which texts are longer than the tokenizer's limit."""
+        return self.runner.truncated(texts)
+
+    def _optimised(self, ascent: RewardAscent, batch: Sequence[Sample]) -> np.ndarray:
+        texts, seeds = [sample.text for sample in batch], [sample.noise_seed for sample in batch]
+        noise = initial_latents(seeds, self.runner.latent_shape)
+        best, conditionings = ascent.optimise(texts, [sample.prompt for sample in batch], noise)
+        return self.runner.generate(texts, best, seeds, conditionings)
+
     def _scores(self, images: np.ndarray, batch: Sequence[Sample]) -> np.ndarray:
         """Scores (B,); -inf for images with pixels that are not finite and for those without a score."""
         import numpy as np
 
-        assert self.best_of_reward is not None
+        assert self.test_time_reward is not None
         # the reward must see valid pixels even where an image is broken: one image must not fail the batch
         valid = _round_to_8_bits(np.nan_to_num(images, nan=0.5))
-        scores = self.best_of_reward(valid, [sample.prompt for sample in batch])
+        scores = self.test_time_reward(valid, [sample.prompt for sample in batch])
         usable = np.isfinite(scores) & np.isfinite(images).all(axis=(1, 2, 3))
         return np.where(usable, scores, -np.inf)
 
@@ -67,7 +94,7 @@ class Sampler:
 def generate_images(
     run: RunState,
     describe: Callable[[Key], Sample],
-    load_sampler: Callable[[], Sampler],
+    load_sampler: Callable[[], ImageSource],
     batch_size: int,
     progress: Progress,
 ) -> int:
@@ -110,7 +137,7 @@ def generate_images(
         stored = [
             _store(run, sample, image) for sample, image in _pairs(batch, images) if sample.key in missing
         ]
-        truncated = sampler.runner.truncated([sample.text for sample in stored])
+        truncated = sampler.truncated([sample.text for sample in stored])
         stored = [replace(sample, truncated=flag) for sample, flag in zip(stored, truncated, strict=True)]
         # one record per batch, after its files: a crash in between costs this batch only
         run.append_samples(stored)
@@ -132,7 +159,7 @@ def _update_labels(run: RunState, describe: Callable[[Key], Sample]) -> None:
         run.append_samples(changed)
 
 
-def _sample_or_none(sampler: Sampler, batch: Sequence[Sample]) -> np.ndarray | None:
+def _sample_or_none(sampler: ImageSource, batch: Sequence[Sample]) -> np.ndarray | None:
     """Images of the batch, or None if they do not fit in the device's memory."""
     import torch
 

@@ -22,6 +22,7 @@ from textcraftor.diffusion.devices import batch_size_for, find_device, find_dtyp
 from textcraftor.diffusion.prompts import stratified_order
 from textcraftor.diffusion.weight_files import WeightFiles
 from textcraftor.io import provenance
+from textcraftor.ledger import Ledger
 from textcraftor.rewriters import Rewriter
 
 NOISE = "cpu-sha256-1"
@@ -104,7 +105,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
         lambda problems, download: _find_files(request, system, with_rewards, problems, fetch=download),
         fetch=fetch,
     )
-    prompts, rewards, pipeline, rewriter, selecting, device, dtype = files
+    prompts, rewards, pipeline, rewriter, optimised, device, dtype = files
     assert prompts is not None
     assert rewards is not None
     assert pipeline is not None
@@ -113,11 +114,10 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
     settings = _generation_settings(system, pipeline, prompts, dtype, request.base_seed)
     if rewriter:
         settings["rewriter"] = rewriter[0].generation_settings(rewriter[1])
-    if selecting:
-        settings["best_of"] = [system.best_of, system.best_of_reward]
-        settings["calibration_sha256"] = _calibration_sha256(system, selecting)
-        settings["choosers"] = [reward.score_set.score_id for reward in selecting]
+    if optimised:
+        settings |= _test_time_settings(system, optimised)
     details = system.describe()
+    compute = _compute_per_image(system, pipeline, len(optimised or ()))
     header = Header(
         suite=prompts.name,
         suite_sha256=prompts.sha256,
@@ -126,7 +126,9 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
         generation=settings,
         planned=_planned(request, prompts),
         watermarks=_watermarks(request, system, prompts),
-        details=details | System.reward_families(details["trained_on"] or ()),
+        details=details
+        | System.reward_families(details["trained_on"] or ())
+        | {"compute_per_image": compute},
         provenance=(provenance.environment(device),),
     )
     return Plan(
@@ -136,7 +138,7 @@ def plan_run(request: Request, *, with_rewards: bool = True, fetch: bool = True)
         rewards=rewards,
         header=header,
         path=request.out / folder_name(prompts.name, system.name, header.generation_id),
-        batch_size=request.batch_size or batch_size_for(pipeline, system.schedule.size, device),
+        batch_size=request.batch_size or _batch_size(system, pipeline, device),
         device=device,
         dtype=dtype,
         base_seed=request.base_seed,
@@ -185,7 +187,7 @@ class _Files(NamedTuple):
     rewards: tuple[ResolvedReward, ...] | None
     pipeline: Path | None
     rewriter: tuple[Rewriter, Path] | None
-    selecting: tuple[ResolvedReward, ...] | None
+    optimised: tuple[ResolvedReward, ...] | None
     device: str | None
     dtype: str | None
 
@@ -198,8 +200,8 @@ def _find_files(
     pipeline = problems.run(lambda: system.source.find(fetch=fetch))
     device = problems.run(lambda: find_device(request.device))
     _check_changes(system, pipeline, problems)
-    selecting = problems.run(lambda: resolve_rewards(_best_of_rewards(system), fetch=fetch))
-    problems.run(lambda: _calibration_sha256(system, selecting or ()))
+    optimised = problems.run(lambda: resolve_rewards(_test_time_rewards(system), fetch=fetch))
+    problems.run(lambda: _calibration_sha256(system, optimised or ()))
     return _Files(
         pipeline=pipeline,
         device=device,
@@ -207,7 +209,7 @@ def _find_files(
         prompts=problems.run(lambda: _prompts(request, system, fetch)),
         rewards=problems.run(lambda: resolve_rewards(system.rewards if with_rewards else (), fetch=fetch)),
         rewriter=problems.run(lambda: _rewriter(system, fetch)),
-        selecting=selecting,
+        optimised=optimised,
     )
 
 
@@ -303,9 +305,59 @@ def _rewriter(system: System, fetch: bool) -> tuple[Rewriter, Path] | None:
     return rewriter, rewriter.find_model(fetch=fetch)
 
 
+def _batch_size(system: System, pipeline: Path, device: str) -> int:
+    images = batch_size_for(pipeline, system.schedule.size, device)
+    return max(1, images // 4) if system.optimise else images  # graphs for gradients need memory
+
+
+def _compute_per_image(system: System, pipeline: Path, rewards: int) -> int:
+    """Return the cost of an image in the unit of `Ledger.compute`; prompt rewriters are not counted.
+
+    Args:
+        system: The system.
+        pipeline: Folder of its pipeline.
+        rewards: Number of rewards of its ``test_time_reward``.
+    """
+    unet = _config(system.replaced.get("unet", pipeline / "unet") / "config.json")
+    scheduler = _config(pipeline / "scheduler" / "scheduler_config.json")
+    # as PipelineRunner.guided
+    guided = system.schedule.guidance > 1 and unet.get("time_cond_proj_dim") is None
+    evaluations = system.schedule.evaluations(skip_prk_steps=scheduler.get("skip_prk_steps", False))
+    return Ledger.of_image(
+        evaluations * (2 if guided else 1),
+        rewards=rewards,
+        candidates=system.best_of,
+        updates=system.optimise_iterations if system.optimise else 0,
+        checkpointed=system.schedule.steps > 1,
+    ).compute
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """Return a component's configuration; a damaged one is empty, and is reported when it is loaded."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    return config if isinstance(config, dict) else {}
+
+
+def _test_time_settings(system: System, rewards: Sequence[ResolvedReward]) -> dict[str, Any]:
+    """Return the generation settings of best-of-N and of the optimisation."""
+    if system.optimise:
+        rate = system.optimise_rate
+        method = [system.optimise, system.optimise_iterations, rate, system.test_time_reward]
+        settings: dict[str, Any] = {"optimise": method}
+    else:
+        settings = {"best_of": [system.best_of, system.test_time_reward]}
+    return settings | {
+        "calibration_sha256": _calibration_sha256(system, rewards),
+        "choosers": [reward.score_set.score_id for reward in rewards],
+    }
+
+
 def _calibration_sha256(system: System, rewards: Sequence[ResolvedReward]) -> str | None:
-    """Hash of the calibration that scales the best-of rewards; one that lacks a reward raises an error."""
-    if not (system.best_of_reward and system.calibration):
+    """Hash of the calibration of ``test_time_reward``; one that lacks a reward raises an error."""
+    if not (system.test_time_reward and system.calibration):
         return None
     from rewards.combine.calibration import Calibration
 
@@ -315,13 +367,24 @@ def _calibration_sha256(system: System, rewards: Sequence[ResolvedReward]) -> st
     return sha256(Calibration.path(system.calibration))
 
 
-def _best_of_rewards(system: System) -> Sequence[str]:
-    """The rewards that pick the best of N images; a judge must not be optimised and raises an error."""
-    if not system.best_of_reward:
+def _test_time_rewards(system: System) -> Sequence[str]:
+    """The rewards that pick or optimise images.
+
+    Raises:
+        WrongRole: For a judge, which must not be optimised.
+        ConfigError: If gradients are needed and a reward has none.
+    """
+    if not system.test_time_reward:
         return ()
     from rewards.combine.terms import parse_mix
 
-    names = list(parse_mix(system.best_of_reward))
+    names = list(parse_mix(system.test_time_reward))
     for name in names:
         info(name).check_role("training")
+    without = [name for name in names if not info(name).differentiable]
+    if system.optimise and without:
+        raise ConfigError(
+            f"optimise = {system.optimise!r} with test_time_reward = {system.test_time_reward!r}: "
+            f"{', '.join(without)} has no gradient; remove it, or set best_of instead of optimise"
+        )
     return names

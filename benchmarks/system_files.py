@@ -24,7 +24,8 @@ RENAMED = {
     "guidance": "schedule.guidance",
     "eta": "schedule.eta",
     "size": "schedule.size",
-    "chooser": "best_of_reward",
+    "chooser": "test_time_reward",
+    "best_of_reward": "test_time_reward",
     "windows.share": "windows.tuned_steps",
 }
 """Keys of earlier versions: an error that names the new key, except in files that training wrote."""

@@ -37,10 +37,13 @@ WORLD_REWARDS = (
 OPEN_REWARDS = ("clip", "pickscore", "hpsv2.1", "aesthetic-v2")
 
 CHANGES = (
-    *COMPONENTS, "lora", "windows", "append", "rewriter", "best_of_reward",
-    "negative_prompt", "clip_skip", "guidance_rescale",
+    *COMPONENTS, "lora", "windows", "append", "rewriter", "test_time_reward",
+    "negative_prompt", "clip_skip", "guidance_rescale", "best_of_reward",
 )  # fmt: skip
-"""Settings that make a system differ from its base model."""
+"""Settings that make a system differ from its base model; the last one is in records of earlier versions."""
+
+LEARNING_RATES: Mapping[str, float] = MappingProxyType({"noise": 5.0, "embedding": 0.01})
+"""What can be optimised at test time, with the default learning rate."""
 
 
 @validated
@@ -74,9 +77,21 @@ class System:
     (`textcraftor.rewriters`). "": none.
     """
     best_of: Annotated[int, Field(ge=1)] = 1
-    """Images generated for each sample, of which the one with the highest ``best_of_reward`` is kept."""
-    best_of_reward: str = ""
-    """Reward mix ``name=weight,name=weight`` that picks the best image; needed if ``best_of`` is above 1."""
+    """Images generated for each sample, of which the one with the highest ``test_time_reward`` is kept."""
+    optimise: Annotated[str, one_of("target of optimise", ("", *LEARNING_RATES))] = ""
+    """What is optimised for the ``test_time_reward`` of each image: "noise", the initial noise (ReNO, Eyring
+    et al. 2024), or "embedding", the text embedding of the prompt. "": nothing.
+    """
+    optimise_iterations: Annotated[int, Field(ge=0)] = 50
+    """Gradient steps of this optimisation. The image before each step and after the last one is scored, and
+    the best one is kept.
+    """
+    optimise_lr: Annotated[float, Field(ge=0)] = 0.0
+    """Learning rate of this optimisation; 0: 5 for noise, as in the paper, and 0.01 for the embedding."""
+    test_time_reward: str = ""
+    """Reward mix ``name=weight,name=weight`` that picks the best image or is optimised; needed if ``best_of``
+    is above 1 or ``optimise`` is set.
+    """
     calibration: str = ""
     """Scale of that mix's weights. "": official scores; "world" or a calibration file: standardised ones."""
     negative_prompt: str = ""
@@ -107,11 +122,7 @@ class System:
     """Size of that download, if known."""
 
     def __post_init__(self) -> None:
-        if (self.best_of > 1) != bool(self.best_of_reward):
-            raise ConfigError(
-                f"best_of = {self.best_of} with best_of_reward = {self.best_of_reward!r}; set both, such as "
-                'best_of = 4 and best_of_reward = "pickscore=1", or neither'
-            )
+        self._check_test_time()
         guided = ("negative_prompt", "guidance_rescale")
         unused = [name for name in guided if getattr(self, name)]
         if unused and self.schedule.guidance <= 1:
@@ -119,6 +130,42 @@ class System:
                 f"{unused[0]} = {getattr(self, unused[0])!r} with guidance = {self.schedule.guidance:g} has "
                 f"no effect; set a guidance above 1, or remove {unused[0]}"
             )
+
+    def _check_test_time(self) -> None:
+        """Raise ConfigError if the settings of best-of-N and of the optimisation do not fit together."""
+        if self.best_of > 1 and self.optimise:
+            raise ConfigError(
+                f"best_of = {self.best_of} with optimise = {self.optimise!r}; set only one of them"
+            )
+        setting = f"optimise = {self.optimise!r}" if self.optimise else f"best_of = {self.best_of}"
+        if (self.best_of > 1 or bool(self.optimise)) != bool(self.test_time_reward):
+            raise ConfigError(
+                f"{setting} with test_time_reward = {self.test_time_reward!r}; set a reward together with "
+                'best_of or optimise, such as best_of = 4 and test_time_reward = "pickscore=1", or neither'
+            )
+        if not self.optimise:
+            return
+        if self.schedule.noisy:
+            name, value = ("eta", 0.0) if self.schedule.eta else ("sampler", "euler")
+            raise ConfigError(
+                f"{setting} with schedule.{name} = {getattr(self.schedule, name)!r}, which adds noise in "
+                f"each step; set schedule.{name} = {value!r}"
+            )
+        if self.guidance_rescale:
+            raise ConfigError(
+                f"{setting} with guidance_rescale = {self.guidance_rescale:g}; remove one of them"
+            )
+        partial = [one for one in self.windows if one.steps(self.schedule) < self.schedule.steps]
+        if self.optimise == "embedding" and partial:
+            raise ConfigError(
+                f"{setting} with a text encoder for the last {partial[0].steps(self.schedule)} of "
+                f'{self.schedule.steps} steps; use one for all steps, or set optimise = "noise"'
+            )
+
+    @property
+    def optimise_rate(self) -> float:
+        """Learning rate of the optimisation, with its default resolved; 0 without one."""
+        return self.optimise_lr or LEARNING_RATES.get(self.optimise, 0.0)
 
     @property
     def source(self) -> Source:
@@ -171,15 +218,15 @@ class System:
     def describe(self) -> dict[str, Any]:
         """Return all fields, ready for JSON.
 
-        The rewards that pick the best of several images count as trained on: the system optimises them too.
+        The rewards of ``test_time_reward`` count as trained on: the system optimises them too.
         """
         record = asdict(self)
-        if self.trained_on is not None and self.best_of_reward:
+        if self.trained_on is not None and self.test_time_reward:
             from rewards.combine.terms import parse_mix
             from rewards.registry import info
 
-            picking = [info(name).declared_as for name in parse_mix(self.best_of_reward)]
-            record["trained_on"] = list(dict.fromkeys([*self.trained_on, *picking]))
+            optimised = [info(name).declared_as for name in parse_mix(self.test_time_reward)]
+            record["trained_on"] = list(dict.fromkeys([*self.trained_on, *optimised]))
         return record
 
     @staticmethod
@@ -293,7 +340,10 @@ class System:
             guidance_rescale=self.guidance_rescale or None,
             rewriter="" if rewriter_folder else self.rewriter,
             best_of=self.best_of if self.best_of > 1 else None,
-            best_of_reward=self.best_of_reward,
+            optimise=self.optimise,
+            optimise_iterations=self.optimise_iterations if self.optimise else None,
+            optimise_lr=self.optimise_lr or None,
+            test_time_reward=self.test_time_reward,
             calibration=self.calibration,
             dtype=self.dtype,
             method=self.method,

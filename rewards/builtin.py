@@ -1,4 +1,4 @@
-"""Built-in rewards: published ones, those of the embedded world, and CLIPScore by any model.
+"""Built-in rewards: published ones, looks, those of the embedded world, and CLIPScore by any model.
 
 A run may train on rewards with the role "trainable", select checkpoints by "selection" rewards, and only
 report "judge" rewards. Free of torch.
@@ -82,6 +82,31 @@ _ORACLE_CODE = {
     "world/captions.py": "9bb1d3f56bbe34d2a5cf5e45835335f75afd067bb9a023484e3afcb5164c7250",
     **_VISION_CODE,
 }
+
+_LOOKS = (
+    RewardInfo(
+        name="colourfulness",
+        entry="rewards.models.pixels:Colourfulness",
+        uses_prompt=False,
+        family="colourfulness",
+        scale="spread and mean of colour; 15 is slightly colourful, 45 averagely, 109 extremely",
+        typical_range=(0, 110),
+        paper="https://doi.org/10.1117/12.477378",
+        citation="Hasler and Suesstrunk 2003, Measuring Colourfulness in Natural Images",
+        licence="Apache-2.0",
+    ),
+    RewardInfo(
+        name="darkness",
+        entry="rewards.models.pixels:Darkness",
+        uses_prompt=False,
+        family="darkness",
+        scale="100 minus the mean luma in percent: 0 is white, 100 is black",
+        typical_range=(0, 100),
+        paper="docs/rewards.md",
+        citation="own definition of this package",
+        licence="Apache-2.0",
+    ),
+)
 
 _WORLD_CLIP = _world("world-clip", "backbone", OPEN_CLIP_FILES)
 
@@ -195,7 +220,7 @@ _WORLD_REWARDS = (
     ),
 )
 
-BUILTIN = {record.name: record for record in (*PUBLISHED_REWARDS, *_WORLD_REWARDS)}
+BUILTIN = {record.name: record for record in (*PUBLISHED_REWARDS, *_LOOKS, *_WORLD_REWARDS)}
 
 
 def clipscore_by_model(record: RewardInfo, model: str) -> RewardInfo:

@@ -16,6 +16,8 @@ from rewards.base import score_id
 SCORE_IDS = {
     "jpeg-compressibility": "9563f1992503",
     "jpeg-incompressibility": "9880d7c498b9",
+    "colourfulness": "245523310202",
+    "darkness": "d321637a2779",
     "world-clip": "fbe779ff2c08",
     "world-aesthetic": "d1c1f3d9bff8",
     "world-pick": "d266e61f3ca6",
@@ -37,9 +39,16 @@ GENERATION_IDS = {
 
 SYSTEM_IDS = {
     'rewriter = "world-extend"\nschedule = {sampler = "euler", spacing = "trailing"}': "b5d8948fc8d0",
+    # the name of earlier versions
     'best_of = 4\nbest_of_reward = "world-pick=1,world-clip=2"\ncalibration = "world"\nschedule.eta = 1.0': (
         "8df833c140c2"
     ),
+    (
+        'best_of = 4\ntest_time_reward = "world-pick=1,world-clip=2"\n'
+        'calibration = "world"\nschedule.eta = 1.0'
+    ): "8df833c140c2",
+    'optimise = "noise"\ntest_time_reward = "world-clip=2"\ncalibration = "world"': "17550767c24e",
+    'optimise = "embedding"\ntest_time_reward = "world-clip=2"': "485cd8a02b57",
 }
 
 

@@ -20,7 +20,7 @@ from textcraftor.profiles import PROFILES
 ON_PAIRS = ("direct", "denoising")
 """Algorithms that need real images."""
 
-_ONE_STEP_PREDICTION = ("one-step", "low-variance", *ON_PAIRS)
+_ONE_STEP_PREDICTION = ("one-step", "low-variance", "nft", *ON_PAIRS)
 """Algorithms that predict clean latents in one step, for which the sampler must be ddim."""
 
 _SAMPLERS = ("ddim", "euler", "dpm++2m", "pndm")
@@ -28,10 +28,19 @@ _SAMPLERS = ("ddim", "euler", "dpm++2m", "pndm")
 
 ALGORITHMS = (
     "chain", "conditioning", "detached-chain", "truncation", "one-step", "low-variance", *ON_PAIRS, "ddpo",
-    "rewriting",
+    "grpo", "nft", "rewriting",
 )  # fmt: skip
-WITHOUT_GRADIENT = ("ddpo", "rewriting", "denoising")
+ON_DECISIONS = ("ddpo", "grpo")
+"""Algorithms that make the decisions of noisy sampling more or less likely."""
+REINFORCEMENT = (*ON_DECISIONS, "nft", "rewriting")
+"""Algorithms that compare the rewards of several samples."""
+WITHOUT_GRADIENT = (*REINFORCEMENT, "denoising")
 """Algorithms that do not need a reward's gradient."""
+
+_BOUNDED = ("chain", "truncation")
+"""Algorithms whose gradients pass through the UNet's latent input, and can be bounded."""
+_IN_GROUPS = ("grpo", "nft", "rewriting")
+"""Algorithms that compare the samples of a group."""
 
 _TUNED_STEPS = 5
 """The paper's K."""
@@ -57,6 +66,14 @@ class RewardSettings:
     """
     pool: _Count = 0
     """Average-pool images to this many pixels a side before rewards see them; 0: off."""
+    balance: bool = False
+    """Whether each reward's gradient at an image is scaled to the length of its weight. Otherwise the reward
+    with the steepest gradient decides.
+    """
+    constraints: tuple[str, ...] = ()
+    """Rewards of the mix whose mean must not fall below the untuned model's: their weights are multiplied by
+    a factor that rises while they are below and falls while they are above. Needs ``calibration``.
+    """
 
 
 @validated
@@ -121,16 +138,30 @@ class AlgorithmSettings:
 
     name: Annotated[str, one_of("algorithm", ALGORITHMS)] = "chain"
     """Estimator of the reward's gradient (`textcraftor.diffusion.estimators`), or "denoising" (supervised on
-    pairs), "ddpo" (reinforcement learning) or "rewriting" (train a prompt rewriter).
+    pairs), "ddpo", "grpo" or "nft" (reinforcement learning) or "rewriting" (train a prompt rewriter).
+    """
+    bound_gradients: bool = False
+    """Whether a sample's gradient at every step is bounded by its length at the final latents; "chain" and
+    "truncation" only.
     """
     drift_penalty: _Amount = 0.0
     """Weight of the embedding's squared distance from the original's, in its variance; for "rewriting", of
     the language model's divergence per token from its start. 0: off.
     """
     policy_updates: _Positive = 2
-    """Optimiser steps of an update, each on its share of the samples; "ddpo" and "rewriting" only."""
+    """Optimiser steps of an update, each on its share of the samples; reinforcement learning only."""
+    policy_steps: _Count = 0
+    """Sampling steps that an update trains on, chosen at random; 0: all. "ddpo", "grpo" and "nft" only."""
+    min_noise: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Steps whose noise is below this share of the largest one's are not trained on; "ddpo" and "grpo"
+    only.
+    """
     ratio_clip: _Amount = 1e-4
-    """Clip range of the importance ratio around 1; "ddpo" and "rewriting" only."""
+    """Clip range of the importance ratio around 1: of a token ("rewriting"), or of a step of latents of
+    16,384 elements, and wider for smaller ones ("ddpo" and "grpo").
+    """
+    kl_penalty: _Amount = 0.0
+    """Weight of the divergence of a step from the untuned model's, per element; "ddpo" and "grpo" only."""
 
 
 @validated
@@ -335,16 +366,19 @@ def _check(config: TrainConfig) -> None:
             "memory.prefix_cache requires a frozen prefix, which a trained UNet and data.pairs do not have; "
             'set memory.prefix_cache = ""'
         )
+    if name in _IN_GROUPS and group < 2:
+        raise ConfigError(f'"{name}" compares samples of one prompt; set data.group to 2 or more')
     _check_sampler(config)
+    _check_rewards(config)
     _check_rewriting(config)
 
 
 def _check_sampler(config: TrainConfig) -> None:
     name, sampler = config.algorithm.name, config.schedule.sampler
-    if (name == "ddpo") != (config.schedule.eta > 0):
+    if (name in ON_DECISIONS) != (config.schedule.eta > 0):
         raise ConfigError(
-            f'algorithm.name = "{name}" with schedule.eta = {config.schedule.eta:g}; "ddpo" requires '
-            "eta > 0, other algorithms require eta = 0"
+            f'algorithm.name = "{name}" with schedule.eta = {config.schedule.eta:g}; '
+            f"{' and '.join(ON_DECISIONS)} require eta > 0, other algorithms require eta = 0"
         )
     if sampler not in _SAMPLERS:
         raise ConfigError(
@@ -359,6 +393,35 @@ def _check_sampler(config: TrainConfig) -> None:
         raise ConfigError(
             f"memory.prefix_cache keeps latents only, but sampler {sampler} remembers earlier steps; set "
             f'schedule.sampler to {" or ".join(MEMORYLESS)}, or memory.prefix_cache to ""'
+        )
+
+
+def _check_rewards(config: TrainConfig) -> None:
+    name, rewards, algorithm = config.algorithm.name, config.rewards, config.algorithm
+    needs_gradient = {
+        "rewards.balance = true": rewards.balance,
+        "rewards.constraints": bool(rewards.constraints),
+    }
+    for setting, used in needs_gradient.items():
+        if used and name in WITHOUT_GRADIENT:
+            raise ConfigError(
+                f'{setting} applies to gradients of rewards, which algorithm.name = "{name}" does not use; '
+                "remove it"
+            )
+    if rewards.constraints and not rewards.calibration:
+        raise ConfigError(
+            "rewards.constraints compares with the untuned model's mean, which a calibration holds; set "
+            "rewards.calibration"
+        )
+    if algorithm.bound_gradients and name not in _BOUNDED:
+        raise ConfigError(
+            f'algorithm.bound_gradients with algorithm.name = "{name}"; only {" and ".join(_BOUNDED)} have '
+            "gradients between steps that can grow: remove it"
+        )
+    if algorithm.kl_penalty and (name not in ON_DECISIONS or "unet" in config.trainable.parts):
+        raise ConfigError(
+            f"algorithm.kl_penalty requires algorithm.name = {' or '.join(ON_DECISIONS)} and a frozen UNet, "
+            "whose untuned text encoder is the reference; set it to 0"
         )
 
 
@@ -377,8 +440,6 @@ def _check_rewriting(config: TrainConfig) -> None:
         )
     if rewriting and trainable.lora_rank:
         raise ConfigError('"rewriting" trains all weights of its model; set trainable.lora_rank = 0')
-    if rewriting and config.data.group < 2:
-        raise ConfigError('"rewriting" compares rewrites of one prompt; set data.group to 2 or more')
     if rewriting and not steps == config.schedule.tuned_step_count == config.eval_tuned_steps:
         raise ConfigError(
             '"rewriting" uses the rewrite in all steps; set schedule.tuned_steps and '

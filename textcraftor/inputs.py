@@ -13,11 +13,11 @@ from rewards.combine.terms import parse_mix
 from rewards.info import RewardInfo
 from rewards.registry import info
 from rewards.weights.locate import locate_weights
-from tcbench.errors import ConfigError, ProblemCollector
+from tcbench.errors import ConfigError, ProblemCollector, UnknownName
 from tcbench.files import check_writable
 from tcbench.progress import Progress
 from tcbench.settings import read_toml
-from textcraftor.config import WITHOUT_GRADIENT, TrainConfig, ValidationSettings
+from textcraftor.config import REINFORCEMENT, WITHOUT_GRADIENT, TrainConfig, ValidationSettings
 from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.pipeline import encoders_sha256, pipeline_sha256
 from textcraftor.io.checkpoint import TrainFolder
@@ -162,7 +162,16 @@ def _check_shares(config: TrainConfig, processes: int) -> None:
             f"optimiser.batch = {config.optimiser.batch} is not a multiple of the {processes} processes"
         )
     updates = config.algorithm.policy_updates
-    if config.algorithm.name in ("ddpo", "rewriting") and updates > share:
+    if config.algorithm.name == "nft":
+        # each optimiser step takes all samples at some of the timesteps
+        steps = config.schedule.tuned_step_count
+        timesteps = min(config.algorithm.policy_steps or steps, steps)
+        if updates > timesteps:
+            raise ConfigError(
+                f"algorithm.policy_updates is {updates}, but an update trains on {timesteps} timesteps; "
+                "lower it, or raise algorithm.policy_steps"
+            )
+    elif config.algorithm.name in REINFORCEMENT and updates > share:
         raise ConfigError(
             f"algorithm.policy_updates is {updates}, but a process has {share} samples per update; "
             "lower it, or raise optimiser.batch"
@@ -184,6 +193,10 @@ def _trained_rewards(config: TrainConfig, fetch: bool) -> dict[str, RewardInfo]:
         )
     infos = {name: info(name) for name in parse_mix(config.rewards.mix)}
     problems = ProblemCollector()
+    for name in config.rewards.constraints:
+        with problems.catch():
+            if name not in infos:
+                raise UnknownName("reward in rewards.constraints", name, infos)
     for record in infos.values():
         with problems.catch():
             record.check_role("training")

@@ -1,4 +1,4 @@
-"""Cost of training: counted work."""
+"""Cost of training and of sampling: counted work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Ledger:
-    """Cost of a training run so far, over all processes and starts."""
+    """Cost of a training run so far, over all processes and starts, or of one image of a run."""
 
     samples: int = 0
     """Samples that were generated and scored."""
@@ -31,6 +31,30 @@ class Ledger:
     """Name of the device."""
     skipped: int = 0
     """Samples whose rewards or gradients were not finite."""
+
+    @staticmethod
+    def of_image(
+        rows: int, *, rewards: int = 0, candidates: int = 1, updates: int = 0, checkpointed: bool = True
+    ) -> Ledger:
+        """Return the cost of one image of a run.
+
+        Args:
+            rows: Rows through the UNet to generate one image.
+            rewards: Number of rewards that pick the image or optimise it.
+            candidates: Generated images, of which the best is kept.
+            updates: Gradient steps of an optimisation at test time. The images before each step and after the
+                last one are scored, and the best is generated once more by the pipeline.
+            checkpointed: Whether backward passes of the optimisation repeat the forward pass.
+        """
+        scored = updates + 1 if updates else candidates if candidates > 1 else 0
+        generated = candidates + scored if updates else candidates
+        return Ledger(
+            samples=1,
+            unet_forwards=rows * (generated + updates * checkpointed),
+            unet_backwards=rows * updates,
+            reward_calls=scored * rewards,
+            decodes=generated,
+        )
 
     @property
     def unet(self) -> int:

@@ -28,13 +28,15 @@ from tcbench.errors import ConfigError, first_line
 from tcbench.files import locked
 from tcbench.progress import Progress, Silent
 from textcraftor.algorithms.base import Algorithm, ClippedOptimiser
-from textcraftor.algorithms.ddpo import DDPOAlgorithm
+from textcraftor.algorithms.constraints import Constraints
 from textcraftor.algorithms.gradient import GradientAlgorithm
 from textcraftor.algorithms.latent_scores import LatentScorer
+from textcraftor.algorithms.nft import NFTAlgorithm
+from textcraftor.algorithms.policy_gradient import PolicyGradientAlgorithm
 from textcraftor.algorithms.rewriter import RewriterAlgorithm, RewriterPolicy
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.calibration import MissingCalibration
-from textcraftor.config import TrainConfig
+from textcraftor.config import ON_DECISIONS, TrainConfig
 from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prefix_cache import PrefixCache
 from textcraftor.diffusion.runner import PipelineRunner
@@ -161,12 +163,27 @@ def train(  # noqa: C901 - one flat loop, to be read top to bottom
             )
         if config.memory.compile:
             denoiser.unet = torch.compile(pipe.unet)
-        scorer = LatentScorer(pipe.vae, mix, config.memory.decode_slice, config.rewards.pool)
+        constraints = Constraints(config.rewards.constraints)
+        scorer = LatentScorer(
+            pipe.vae,
+            mix,
+            config.memory.decode_slice,
+            config.rewards.pool,
+            config.rewards.balance,
+            constraints.multipliers,
+        )
         cache = None if dry_run else PrefixCache.open(config.memory, schedule, inputs.pipeline_sha256)
         start = RolloutStart(
-            denoiser, pipe, runner.latent_shape, schedule, config.memory.checkpointing, cache, inputs.pairs
+            denoiser,
+            pipe,
+            runner.latent_shape,
+            schedule,
+            config.memory.checkpointing,
+            config.algorithm.bound_gradients,
+            cache,
+            inputs.pairs,
         )
-        algorithm = _make_algorithm(config, trainable, start, scorer, optimiser)
+        algorithm = _make_algorithm(config, trainable, start, scorer, optimiser, constraints)
         state = _TrainState(trainable, average, algorithm, optimiser)
 
         # Start the folder, or resume from its newest checkpoint
@@ -308,6 +325,7 @@ def _make_algorithm(
     start: RolloutStart,
     scorer: LatentScorer,
     optimiser: ClippedOptimiser,
+    constraints: Constraints,
 ) -> Algorithm:
     parts = (start, scorer, optimiser, config.algorithm)
     common: dict[str, Any] = {
@@ -318,9 +336,11 @@ def _make_algorithm(
     }
     if isinstance(trainable, RewriterPolicy):
         return RewriterAlgorithm(trainable, *parts, **common)
-    if config.algorithm.name == "ddpo":
-        return DDPOAlgorithm(trainable, *parts, **common, eta=config.schedule.eta)
-    return GradientAlgorithm(trainable, *parts, **common)
+    if config.algorithm.name in ON_DECISIONS:
+        return PolicyGradientAlgorithm(trainable, *parts, **common, eta=config.schedule.eta)
+    if config.algorithm.name == "nft":
+        return NFTAlgorithm(trainable, *parts, **common)
+    return GradientAlgorithm(trainable, *parts, **common, constraints=constraints)
 
 
 # Record and checkpoints

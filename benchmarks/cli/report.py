@@ -133,6 +133,7 @@ def _plan_record(plan: Plan) -> dict[str, Any]:
         "of": planned.of,
         "seeds": planned.seeds,
         "images": planned.count,
+        "compute_per_image": plan.header.details["compute_per_image"],
         "rewards": [reward.info.name for reward in plan.rewards],
         "pipeline": str(plan.pipeline),
         "settings": dict(plan.header.generation),

@@ -6,20 +6,25 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.diversity import measure_diversity
-from benchmarks.execution import execute_plan
+from benchmarks.execution import execute_plan, score_run
+from benchmarks.generate import generate_images
 from benchmarks.mixes import mix_encoders
 from benchmarks.pairs import write_pairs
 from benchmarks.planning import Request, plan_run
+from benchmarks.reproduce.ceiling import NAME as CEILING
+from benchmarks.reproduce.ceiling import CeilingSampler, ceiling_run
 from benchmarks.resolve import resolve_rewards
 from benchmarks.systems import System
 from leaderboards.pictures import shown_keys
+from leaderboards.records import Key, Sample
 from leaderboards.run_state import HEADER, RunState
 from tcbench.errors import TcbenchError
-from tcbench.files import write_atomically
+from tcbench.files import locked, write_atomically
 from tcbench.progress import Progress
 from textcraftor.algorithms.base import TRAINED
 from textcraftor.config import TrainConfig, make_config
@@ -29,6 +34,7 @@ from textcraftor.validation import Validation
 
 MODEL, SUITE, TRAINING_SUITE = "micro", "world", "world-train"
 SELECTION = "world-siglip"
+_BATCH_SIZE = 16
 
 TABULATED = "tabulated"
 """Subfolder with one file per system that names its run folder, as "runs" may hold runs of older plans."""
@@ -115,7 +121,7 @@ def _render(folder: Path, progress: Progress, count: int) -> list[Path]:
 
 def _best_of_four(folder: Path, progress: Progress, prompts: int, reward: str) -> list[Path]:
     """Sample four images of each training prompt and write the best, for supervised fine-tuning (RAFT)."""
-    system = replace(System.find(MODEL), best_of=4, best_of_reward=reward, calibration="world")
+    system = replace(System.find(MODEL), best_of=4, test_time_reward=reward, calibration="world")
     path = folder / _SYSTEMS / "best-of-4-training"
     system.save(path)
     request = Request(
@@ -170,12 +176,13 @@ def _config(folder: Path, settings: Mapping[str, Any], rate: float, seed: int) -
         # Steps before the first tuned one do not change in training, so all runs share their latents.
         config["memory.prefix_cache"] = str(folder / "prefixes")
     if config.get("trainable.start"):
-        config["trainable.start"] = str(_first_seed_weights(folder, config["trainable.start"]))
+        config["trainable.start"] = str(_weights(folder, config["trainable.start"], seed))
     return make_config(MODEL, overrides=config | {"optimiser.lr": rate, "seed": seed})
 
 
-def _first_seed_weights(folder: Path, name: str) -> Path:
-    system = System.find(str(folder / _SYSTEMS / f"{name}-0"))
+def _weights(folder: Path, name: str, seed: int) -> Path:
+    """Return the folder of a method's weights of one training seed."""
+    system = System.find(str(folder / _SYSTEMS / f"{name}-{seed}"))
     return Path(next(iter(system.windows[-1].weights)))
 
 
@@ -219,6 +226,27 @@ def _run_system(folder: Path, progress: Progress, name: str, prompts: int, seeds
     return [folder / TABULATED / name, *_archived_files(result.run)]
 
 
+def _run_ceiling(folder: Path, progress: Progress) -> list[Path]:
+    """Render true scenes for the samples of the base model's run, and score them."""
+    base = RunState(folder / "runs" / (folder / TABULATED / MODEL).read_text(encoding="utf-8").strip())
+    run = ceiling_run(base)
+    source = CeilingSampler(Path(System.find(MODEL).pipeline))
+    with locked(run.path):
+        generate_images(run, partial(_undrawn, base), lambda: source, _BATCH_SIZE, progress)
+        run.finish(run.header)
+    rewards = resolve_rewards(System.find(MODEL).rewards)
+    if not score_run(run.path, rewards, "cpu", progress).complete:
+        raise TcbenchError(f"{run.path}: some images or scores are missing")
+    write_atomically(folder / TABULATED / CEILING, f"{run.path.name}\n".encode())
+    return [folder / TABULATED / CEILING, *_archived_files(run)]
+
+
+def _undrawn(run: RunState, key: Key) -> Sample:
+    """Return the record of a sample of another run as it was before its image existed."""
+    sample = run.samples[key]
+    return replace(sample, text=sample.prompt, image=None, sha256=None, reason=None, truncated=False)
+
+
 def _archived_files(run: RunState) -> list[Path]:
     """Return the files of a run folder, except images that no board shows."""
     samples = run.samples
@@ -237,6 +265,7 @@ TASKS: Mapping[str, Callable[..., list[Path]]] = {
     "train": _train_method,
     "system": _make_system,
     "run": _run_system,
+    "ceiling": _run_ceiling,
 }
 """Stable task name, a part of `tcbench.cells.WorkCell.task` -> function. A name is never reused for other
 work.

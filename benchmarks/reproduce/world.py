@@ -14,21 +14,29 @@ from typing import Any
 from benchmarks.reproduce.tasks import TASKS
 from benchmarks.systems import STYLE_WORDS
 from tcbench.cells import WorkCell
+from textcraftor.diffusion.models import MODELS
 
-BUDGET = 78_000
-"""Compute of each method (`textcraftor.ledger.Ledger.compute`): TextCraftor's, 150 updates of 8 samples."""
+BUDGET = 53_760
+"""Compute of each method (`textcraftor.ledger.Ledger.compute`): TextCraftor's default."""
 
-HEADLINE = ("textcraftor", "rl", "rewriter", "direct")
+HEADLINE = ("textcraftor", "text-unet", "rl", "grpo", "rewriter", "direct")
 """Methods with several training seeds. Holm's correction covers two families, each by every column: all
 headline systems against the base model, and the first method's seeds against the others' of the same number.
 """
+
+HEADLINE_VARIANTS = ("style-words",)
+"""Systems without training that stand in the headline too."""
+
+CEILING = "ceiling"
+"""System of true renders, an upper bound."""
 
 BASELINE = "micro"
 _EDITION = 2
 """Edition of the embedded world. It is part of each cell's key, so records of another edition are not mixed
 with new ones.
 """
-REWARDS = "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.6"
+REWARDS: str = MODELS[BASELINE].training["rewards.mix"]
+"""The reward mix of all methods unless they say otherwise: that of the model's default settings."""
 
 
 @dataclass(frozen=True)
@@ -46,73 +54,101 @@ class Method:
     rate_of: str = ""
     """Another method whose chosen learning rate is used."""
     needs: tuple[str, ...] = ()
-    """Cells, or methods, whose results training starts from."""
+    """Cells, or methods, whose results training starts from; of a method, those of the same seed, or of its
+    first one.
+    """
 
 
-def _ddpo(changes: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    return {"algorithm.name": "ddpo", "schedule.eta": 1.0, "schedule.tuned_steps": 25,
-            "validation.eval_tuned_steps": 25, "optimiser.batch": 16, "data.group": 8,
-            "optimiser.updates": 31, "optimiser.lr_schedule": "constant", "optimiser.ema": 0.0,
-            **changes}  # fmt: skip
+_STEPS = 25
+_ALL_STEPS: Mapping[str, Any] = MappingProxyType(
+    {"schedule.tuned_steps": _STEPS, "validation.eval_tuned_steps": _STEPS}
+)
+_CONSTANT: Mapping[str, Any] = MappingProxyType({"optimiser.lr_schedule": "constant", "optimiser.ema": 0.0})
+_PLAIN: Mapping[str, Any] = MappingProxyType({"rewards.balance": False, "rewards.constraints": ()})
+"""Weighted rewards, for methods that do not use their gradients."""
 
+
+def _rl(name: str, updates: int, **changes: Any) -> dict[str, Any]:
+    """Settings of reinforcement learning: ``policy_steps`` of 25 steps are trained on."""
+    return {"algorithm.name": name, **_ALL_STEPS, **_CONSTANT, **_PLAIN, "optimiser.batch": 16,
+            "data.group": 8, "optimiser.updates": updates, "algorithm.policy_steps": 8,
+            **({} if name == "nft" else {"schedule.eta": 1.0}), **changes}  # fmt: skip
+
+
+_ONE_STEP: Mapping[str, Any] = MappingProxyType(
+    {"algorithm.bound_gradients": False, "rewards.constraints": ()}
+)
+"""For methods that score predictions in one step: these are blurred, and not comparable with the untuned
+model's images.
+"""
+
+_WIDE = (1e-4, 3e-4, 1e-3)
 
 _METHODS: tuple[Method, ...] = (
-    Method("textcraftor", "TextCraftor (text)", {"optimiser.updates": 150}, (2e-5, 5e-5, 1e-4), 5),
-    Method("rl", "RL, text encoder (DDPO)", _ddpo(), (3e-5, 1e-4, 3e-4), 6),
+    Method("textcraftor", "TextCraftor (text)", {}, (3e-5, 1e-4, 3e-4), 6),
+    Method("rl", "RL, text encoder (DDPO)", _rl("ddpo", 38), _WIDE, 6),
+    Method("grpo", "RL, text encoder (GRPO)", _rl("grpo", 38), _WIDE, 6),
     Method(
         "rewriter", "prompt rewriter (Promptist)",
         {"algorithm.name": "rewriting", "trainable.parts": ("rewriter",),
-         "trainable.rewriter": "world-extend", "schedule.tuned_steps": 25,
-         "validation.eval_tuned_steps": 25, "optimiser.batch": 32, "data.group": 4, "optimiser.updates": 44,
-         "algorithm.policy_updates": 2, "algorithm.ratio_clip": 0.2, "algorithm.drift_penalty": 0.05,
-         "optimiser.weight_decay": 0.0, "optimiser.lr_schedule": "constant", "optimiser.ema": 0.0},
-        (1e-4, 3e-4, 1e-3), 5,
+         "trainable.rewriter": "world-extend", **_ALL_STEPS, **_CONSTANT, **_PLAIN, "optimiser.batch": 32,
+         "data.group": 4, "optimiser.updates": 30, "algorithm.policy_updates": 2,
+         "algorithm.ratio_clip": 0.2, "algorithm.drift_penalty": 0.05, "optimiser.weight_decay": 0.0},
+        _WIDE, 5,
     ),
     Method(
         "direct", "direct fine-tuning",
-        {"algorithm.name": "direct", "data.pairs": "renders", "data.prompts": "", "optimiser.updates": 1083,
-         "validation.eval_tuned_steps": 25}, (1e-5, 2e-5, 5e-5), 9,
-        needs=("renders",),
+        {"algorithm.name": "direct", "data.pairs": "renders", "data.prompts": "", "optimiser.updates": 746,
+         "validation.eval_tuned_steps": _STEPS, **_ONE_STEP},
+        (3e-5, 1e-4, 3e-4), 9, needs=("renders",),
     ),
+    Method("text-unet", "TextCraftor (text + UNet), twice the compute",
+           {"trainable.parts": ("unet",), "optimiser.updates": 43, "trainable.start": "textcraftor"},
+           (1e-5, 3e-5, 1e-4), 6, needs=("textcraftor",)),
+    Method("nft", "RL, text encoder (DiffusionNFT)", _rl("nft", 42), _WIDE, 6),
+    Method("plain", "TextCraftor, weighted sum and unbounded gradients, as in the paper",
+           {**_PLAIN, "algorithm.bound_gradients": False}, (), 6, "textcraftor"),
+    Method("unbounded", "TextCraftor, unbounded gradients",
+           {"algorithm.bound_gradients": False}, (), 6, "textcraftor"),
+    Method("unbalanced", "TextCraftor, weighted sum", _PLAIN, (), 6, "textcraftor"),
+    Method("fixed-weights", "TextCraftor, balanced, without the constraint",
+           {"rewards.constraints": ()}, (), 6, "textcraftor"),
     Method("no-clip", "TextCraftor without CLIP",
-           {"rewards.mix": "world-aesthetic=1,world-pick=1,world-hps=1", "optimiser.updates": 150}, (), 2.5,
+           {"rewards.mix": "world-aesthetic=1,world-pick=1,world-hps=1", "rewards.constraints": ()}, (), 5,
            "textcraftor"),
     Method("only-aesthetic", "TextCraftor, aesthetic only",
-           {"rewards.mix": "world-aesthetic=1", "optimiser.updates": 150}, (), 2.2, "textcraftor"),
-    Method("only-pick", "TextCraftor, PickScore only",
-           {"rewards.mix": "world-pick=1", "optimiser.updates": 150}, (), 2.2, "textcraftor"),
-    Method("only-hps", "TextCraftor, HPSv2 only",
-           {"rewards.mix": "world-hps=1", "optimiser.updates": 150}, (), 2.2, "textcraftor"),
-    Method("k-10", "TextCraftor, K = 10", {"schedule.tuned_steps": 10, "optimiser.updates": 130}, (), 4.5,
+           {"rewards.mix": "world-aesthetic=1", "rewards.constraints": (), "optimiser.updates": 66}, (), 5,
            "textcraftor"),
-    Method("k-15", "TextCraftor, K = 15", {"schedule.tuned_steps": 15, "optimiser.updates": 115}, (), 4,
+    Method("only-pick", "TextCraftor, PickScore only",
+           {"rewards.mix": "world-pick=1", "rewards.constraints": (), "optimiser.updates": 66}, (), 5,
+           "textcraftor"),
+    Method("only-hps", "TextCraftor, HPSv2 only",
+           {"rewards.mix": "world-hps=1", "rewards.constraints": (), "optimiser.updates": 66}, (), 5,
+           "textcraftor"),
+    Method("saturated", "TextCraftor, colourfulness",
+           {"rewards.mix": "colourfulness=1,world-clip=1", "optimiser.updates": 60}, (), 2, "textcraftor"),
+    Method("dark", "TextCraftor, darkness",
+           {"rewards.mix": "darkness=1,world-clip=1", "optimiser.updates": 60}, (), 2, "textcraftor"),
+    Method("k-5", "TextCraftor, K = 5, sampled with the last 15 steps",
+           {"schedule.tuned_steps": 5, "validation.eval_tuned_steps": 15, "optimiser.updates": 103}, (), 6,
+           "textcraftor"),
+    Method("k-15", "TextCraftor, K = 15",
+           {"schedule.tuned_steps": 15, "validation.eval_tuned_steps": 15, "optimiser.updates": 79}, (), 6,
            "textcraftor"),
     Method("unet", "TextCraftor (UNet)",
-           {"trainable.parts": ("unet",), "optimiser.updates": 130, "optimiser.ema": 0.97}, (2e-5,), 4.5),
-    Method("text-unet", "TextCraftor (text + UNet), twice the compute",
-           {"trainable.parts": ("unet",), "optimiser.updates": 130, "trainable.start": "textcraftor"},
-           (2e-5,), 4.5, needs=("textcraftor",)),
-    Method("rl-last-5", "RL, text encoder, last 5 steps",
-           _ddpo({"schedule.tuned_steps": 5, "validation.eval_tuned_steps": 15, "optimiser.updates": 65}),
-           (), 4.2, "rl"),
-    Method("rl-lora", "RL, text encoder, LoRA r16 (TexForce)",
-           _ddpo({"trainable.lora_rank": 16}), (3e-4,), 5),
-    Method("rl-unet", "RL, UNet, LoRA r4",
-           _ddpo({"trainable.parts": ("unet",), "trainable.lora_rank": 4, "optimiser.updates": 24}),
-           (3e-4,), 4.2),
-    Method("rl-long", "RL, text encoder, twice the compute", _ddpo({"optimiser.updates": 62}), (), 10, "rl"),
-    Method("refl", "ReFL", {"algorithm.name": "one-step", "optimiser.updates": 184}, (), 2.4, "textcraftor"),
-    Method("draft-lv", "DRaFT-LV", {"algorithm.name": "low-variance", "optimiser.updates": 143}, (), 2.5,
-           "textcraftor"),
+           {"trainable.parts": ("unet",), "optimiser.updates": 43}, (), 6, "text-unet"),
+    Method("refl", "ReFL", {"algorithm.name": "one-step", **_ONE_STEP,
+                            "optimiser.updates": 197}, (), 5, "textcraftor"),
+    Method("draft-lv", "DRaFT-LV", {"algorithm.name": "low-variance", "algorithm.bound_gradients": False,
+                                    "optimiser.updates": 99}, (), 5, "textcraftor"),
     Method("alignprop", "AlignProp",
-           {"algorithm.name": "truncation", "schedule.tuned_steps": 25, "validation.eval_tuned_steps": 25,
-            "optimiser.updates": 120}, (), 4.5, "textcraftor"),
-    Method("conditioning", "conditioning only, K = 15",
-           {"algorithm.name": "conditioning", "schedule.tuned_steps": 15, "optimiser.updates": 85}, (), 4.2,
-           "textcraftor"),
+           {"algorithm.name": "truncation", "optimiser.updates": 84}, (), 6, "textcraftor"),
+    Method("detached", "DRTune (detached chain)",
+           {"algorithm.name": "detached-chain", "algorithm.bound_gradients": False}, (), 6, "textcraftor"),
     Method("raft", "supervised on best-of-4 (RAFT)",
-           {"algorithm.name": "denoising", "data.pairs": "best", "data.prompts": "", "optimiser.updates": 214,
-            "validation.eval_tuned_steps": 25}, (2e-5,), 1.5, needs=("best",)),
+           {"algorithm.name": "denoising", "data.pairs": "best", "data.prompts": "", **_PLAIN,
+            "algorithm.bound_gradients": False, "optimiser.updates": 174,
+            "validation.eval_tuned_steps": _STEPS}, (1e-4,), 2, needs=("best",)),
 )  # fmt: skip
 METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
 """Methods by name, in the order of the report."""
@@ -130,29 +166,47 @@ class _Variant:
     """Fields of `benchmarks.systems.System`, and "tuned_steps" for the steps with the tuned encoder."""
     mix: Mapping[str, float] = field(default_factory=dict)
     """Weights of methods' encoders (and of "original") in a mix; then ``of`` and ``changes`` are unused."""
+    prompts: int = 0
+    """Held-out prompts, if fewer than the others'; 0: as many."""
+    seeds: int = 0
+    """Noises per prompt, if fewer than the others'; 0: as many."""
+
+    @property
+    def images(self) -> float:
+        """Cost of one image, in images that are sampled as usual."""
+        # an iteration runs all steps, again for their gradient, and their gradient
+        iterations = self.changes.get("optimise_iterations", 0)
+        return float(3 * iterations + 2 if iterations else self.changes.get("best_of", 1))
 
 
 SAMPLERS = ("euler", "dpm++2m")
 
+_TEST_TIME: Mapping[str, Any] = MappingProxyType({"test_time_reward": REWARDS, "calibration": "world"})
+
 VARIANTS: tuple[_Variant, ...] = (
     _Variant("style-words", "style words by rule", changes={"append": STYLE_WORDS}),
     _Variant("extend", "prompt rewriter, supervised only", changes={"rewriter": "world-extend"}),
-    _Variant("best-of-4", "best of 4 images",
-            changes={"best_of": 4, "best_of_reward": REWARDS, "calibration": "world"}),
+    _Variant("best-of-4", "best of 4 images", changes={"best_of": 4, **_TEST_TIME}),
+    _Variant("noise-10", "noise optimisation (ReNO), 10 iterations", prompts=100, seeds=1,
+             changes={"optimise": "noise", "optimise_iterations": 10, **_TEST_TIME}),
+    _Variant("embedding-10", "prompt-embedding optimisation, 10 iterations", prompts=100, seeds=1,
+             changes={"optimise": "embedding", "optimise_iterations": 10, **_TEST_TIME}),
+    _Variant("best-of-30", "best of 30 images, the compute of 10 iterations", prompts=100, seeds=1,
+             changes={"best_of": 30, **_TEST_TIME}),
     _Variant("micro-eta-1", "base, eta 1", changes={"eta": 1.0}),
-    _Variant("rl-eta-1", "RL, text encoder, eta 1", "rl", {"eta": 1.0}),
-    *(_Variant(f"last-{steps}", f"K = 5, sampled with the last {steps} steps", "textcraftor",
-              {"tuned_steps": steps}) for steps in (5, 10, 25)),
-    _Variant("k-10-last-10", "K = 10, sampled with the last 10 steps", "k-10", {"tuned_steps": 10}),
+    _Variant("grpo-eta-1", "RL, text encoder (GRPO), eta 1", "grpo", {"eta": 1.0}),
+    *(_Variant(f"last-{steps}", f"sampled with the last {steps} steps", "textcraftor",
+              {"tuned_steps": steps}) for steps in (5, 15)),
     *(_Variant(f"{name}-{sampler}", f"{title}, {sampler}", of, {"sampler": sampler})
       for sampler in SAMPLERS
       for name, title, of in (("micro", "base", ""), ("textcraftor", "TextCraftor", "textcraftor"))),
     *(_Variant(f"strength-{share:g}", f"strength {share:g}",
               mix={"textcraftor": share, "original": round(1 - share, 2)}) for share in (0.25, 0.5, 0.75)),
-    _Variant("aesthetic-pick-0.5", "half aesthetic, half PickScore",
-            mix={"only-aesthetic": 0.5, "only-pick": 0.5}),
-    _Variant("three-styles", "a third each: aesthetic, PickScore, HPSv2",
-            mix=dict.fromkeys(("only-aesthetic", "only-pick", "only-hps"), 1 / 3)),
+    _Variant("saturated-dark", "half saturated, half dark", mix={"saturated": 0.5, "dark": 0.5}),
+    _Variant("saturated-shaded", "half saturated, half shaded",
+             mix={"saturated": 0.5, "only-aesthetic": 0.5}),
+    _Variant("three-styles", "a third each: saturated, shaded, dark",
+             mix=dict.fromkeys(("saturated", "only-aesthetic", "dark"), 1 / 3)),
 )  # fmt: skip
 
 
@@ -172,14 +226,14 @@ class Scale:
     """Fraction of each method's updates to run."""
     renders: int = 2000
     """Rendered images for direct fine-tuning."""
-    best_prompts: int = 300
+    best_prompts: int = 200
     """Prompts whose best of four images are training data (RAFT)."""
-    validation_prompts: int = 32
+    validation_prompts: int = 48
     batch: int = 0
     """Samples of an update; 0 leaves each method its own number."""
     validations: int = 3
     """Validations of a training run after the first."""
-    run_minutes: float = 2.0
+    run_minutes: float = 3.2
     """Core-minutes of sampling and scoring one system."""
     minutes: float = 1.0
     """Factor for the core-minutes of training."""
@@ -200,9 +254,12 @@ QUICK = Scale(
 def plan_cells(scale: Scale, *, headline_only: bool = False) -> list[WorkCell]:
     """Return all cells, those of the headline first, or those of the headline alone."""
     headline = [METHODS[name] for name in METHODS if name in HEADLINE]
+    shown = [variant for variant in VARIANTS if variant.name in HEADLINE_VARIANTS]
     cells = [
         _cell("renders", "renders", 1, {"count": scale.renders}),
         _run(BASELINE, scale),
+        _cell(f"run-{CEILING}", "ceiling", scale.run_minutes / 2, {}, (f"run-{BASELINE}",)),
+        *(cell for variant in shown for cell in _variant(variant, scale)),
         *(cell for method in headline for cell in _training(method, scale)),
     ]
     if headline_only:
@@ -212,7 +269,7 @@ def plan_cells(scale: Scale, *, headline_only: bool = False) -> list[WorkCell]:
         *cells,
         _cell("best", "best", 3.5 * scale.minutes, {"prompts": scale.best_prompts, "reward": REWARDS}),
         *(cell for method in others for cell in _training(method, scale)),
-        *(cell for variant in VARIANTS for cell in _variant(variant, scale)),
+        *(cell for variant in VARIANTS if variant not in shown for cell in _variant(variant, scale)),
     ]
 
 
@@ -224,8 +281,9 @@ def _cell(
 
 def _settings(method: Method, scale: Scale) -> dict[str, Any]:
     """Settings of TrainConfig, except learning rate, seed and paths."""
-    settings = {"rewards.mix": REWARDS, **method.settings, "logging.method": method.title}
-    updates = max(1, round(settings["optimiser.updates"] * scale.updates))
+    settings = {**method.settings, "logging.method": method.title}
+    updates = settings.get("optimiser.updates", MODELS[BASELINE].training["optimiser.updates"])
+    updates = max(1, round(updates * scale.updates))
     if scale.batch:
         group = min(2, settings.get("data.group", 1))
         settings |= {"optimiser.batch": scale.batch, "data.group": group, "algorithm.policy_updates": 1}
@@ -243,11 +301,15 @@ def _training(method: Method, scale: Scale) -> Iterator[WorkCell]:
     settings, minutes = _settings(method, scale), method.minutes * scale.minutes
     rates = method.rates[: scale.trials]
     trials = _trials(method.name, scale)
-    needs = [f"train-{name}-0" if name in METHODS else name for name in method.needs]
-    needs += _trials(method.rate_of, scale) if method.rate_of else []
+    borrowed = _trials(method.rate_of, scale) if method.rate_of else []
+
+    def needs(seed: int) -> list[str]:
+        started = [_seed_cell(name, seed, scale) if name in METHODS else name for name in method.needs]
+        return [*started, *borrowed]
+
     for name, rate in zip(trials, rates, strict=False):
         options: dict[str, Any] = {"name": method.name, "settings": settings, "rate": rate}
-        yield _cell(name, "trial", minutes, options, tuple(needs), light=True)
+        yield _cell(name, "trial", minutes, options, tuple(needs(0)), light=True)
     for seed in scale.seeds_of(method):
         name = f"train-{method.name}-{seed}"
         options = {
@@ -256,8 +318,13 @@ def _training(method: Method, scale: Scale) -> Iterator[WorkCell]:
             "rates_of": method.rate_of or method.name,
         }  # fmt: skip
         is_trial = bool(trials) and seed == 0  # the first seed with the chosen rate has been trained already
-        yield _cell(name, "train", 0.0 if is_trial else minutes, options, (*needs, *trials))
+        yield _cell(name, "train", 0.0 if is_trial else minutes, options, (*needs(seed), *trials))
         yield _run(f"{method.name}-{seed}", scale, name)
+
+
+def _seed_cell(name: str, seed: int, scale: Scale) -> str:
+    """Name of the cell that trains a method with a seed, or with its first one."""
+    return f"train-{name}-{seed if seed in scale.seeds_of(METHODS[name]) else 0}"
 
 
 def _trials(name: str, scale: Scale) -> list[str]:
@@ -271,8 +338,11 @@ def _variant(variant: _Variant, scale: Scale) -> Iterator[WorkCell]:
     name = f"system-{variant.name}"
     options = {"name": variant.name, "of": variant.of, "changes": variant.changes, "mix": variant.mix}
     yield _cell(name, "system", 0.0, options, tuple(f"train-{source}-0" for source in sources))
-    cell = _run(variant.name, scale, name)
-    yield replace(cell, minutes=cell.minutes * variant.changes.get("best_of", 1))
+    prompts = min(variant.prompts or scale.prompts, scale.prompts)
+    seeds = min(variant.seeds or scale.seeds, scale.seeds)
+    cell = _run(variant.name, replace(scale, prompts=prompts, seeds=seeds), name)
+    share = prompts * seeds / scale.prompts / scale.seeds
+    yield replace(cell, minutes=cell.minutes * variant.images * share)
 
 
 def _run(name: str, scale: Scale, *needs: str) -> WorkCell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,7 +84,14 @@ class RewardMix:
         values = {name: self.terms[name].value(scores[name]) for name in scores}
         return _MixScores(torch.stack(list(values.values())).sum(dim=0), scores, values)
 
-    def gradient(self, images: Tensor, prompts: Sequence[str] | None = None) -> _MixGradient:
+    def gradient(
+        self,
+        images: Tensor,
+        prompts: Sequence[str] | None = None,
+        *,
+        balance: bool = False,
+        factors: Mapping[str, float] = MappingProxyType({}),
+    ) -> _MixGradient:
         """Score images and compute the gradient of the total, one reward after another.
 
         The gradient of a sum is the sum of the gradients, so only one reward's graph needs to be in memory,
@@ -92,6 +100,10 @@ class RewardMix:
         Args:
             images: Float tensor (B, 3, H, W), RGB in [0, 1].
             prompts: One text per image; may be None if no reward of the mix reads prompts.
+            balance: Whether to scale each term's gradient at each image to the length of its weight. A
+                gradient of 0, as above a cap, stays 0.
+            factors: Factors of the terms' gradients by reward, 1 if absent. The scores and the total are not
+                changed.
 
         Raises:
             ValueError: If a reward of the mix has no gradient.
@@ -105,8 +117,11 @@ class RewardMix:
             for name, score in self.panel.each(leaf, prompts):
                 value = self.terms[name].value(score)
                 own = self._gradient_of(name, value, leaf, prompts)
-                total += own
                 norms[name] = own.flatten(1).norm(dim=1)
+                if balance:
+                    length = norms[name].clamp_min(torch.finfo(own.dtype).tiny)
+                    own = own * (abs(self.terms[name].weight) / length)[:, None, None, None]
+                total += factors.get(name, 1.0) * own
                 scores[name], values[name] = score.detach(), value.detach()
                 # The loop's variables would keep this graph alive while the next reward builds its own.
                 del score, value

@@ -2,8 +2,8 @@
 
 Written from the papers, the authors' repositories and their model files alone. The records are tested against
 this table, so it must not be written from them or from the code: a changed flag would change both sides of a
-comparison alike. The embedded world's rewards have no publication; their entries only guard against
-accidental changes.
+comparison alike. The embedded world's rewards and darkness have no publication; their entries only guard
+against accidental changes.
 """
 
 from __future__ import annotations
@@ -194,6 +194,14 @@ _JPEG = Facts(
     family="jpeg",
     constants={"rewards.models.jpeg:_QUALITY": 95},
 )
+_COLOURFULNESS = Facts(
+    "Hasler and Suesstrunk 2003, metric M(3)",
+    {},
+    _profile("none", emulate_pil=False, mean=None, std=None),
+    uses_prompt=False,
+    family="colourfulness",
+    constants={"rewards.models.pixels:_LEVELS": 255, "rewards.models.pixels:_MEAN_WEIGHT": 0.3},
+)
 
 
 def _world(base: Facts, **changes: Any) -> Facts:
@@ -318,6 +326,13 @@ FACTS: Mapping[str, Facts] = MappingProxyType(
         ),
         "jpeg-compressibility": replace(_JPEG, options={"sign": -1}),
         "jpeg-incompressibility": _JPEG,
+        "colourfulness": _COLOURFULNESS,
+        "darkness": replace(
+            _COLOURFULNESS,
+            source="docs/rewards.md; ITU-R BT.709, luma",
+            family="darkness",
+            constants={"rewards.models.pixels:_LUMA": (0.2126, 0.7152, 0.0722)},
+        ),
         "world-clip": _world(_CLIP, weights=_WORLD_CLIP, options=_CLIP.options, token_limit=48),
         "world-aesthetic": _world(
             _AESTHETIC_V2,

@@ -160,6 +160,12 @@ REFERENCES: Mapping[str, _Reference] = {
         lambda facts: {"pad": facts.profile.resize == "pad"},
     ),
     "rewards.models.jpeg:JpegSize": _Reference("the size of PIL's file", "jpeg"),
+    "rewards.models.pixels:Colourfulness": _Reference(
+        "the formula in NumPy", "pixels", lambda facts: {"measure": "colourfulness"}
+    ),
+    "rewards.models.pixels:Darkness": _Reference(
+        "the formula in NumPy", "pixels", lambda facts: {"measure": "darkness"}
+    ),
 }
 """The second computation of each reward class."""
 

@@ -584,7 +584,9 @@ def test_best_of_n_keeps_the_best_image(
     results = []
     for best_of in (1, 3):
         system = tmp_path / f"best-{best_of}.toml"
-        more = f'best_of = {best_of}\nbest_of_reward = "{toy_rewards}:Brightness=1"\n' if best_of > 1 else ""
+        more = (
+            f'best_of = {best_of}\ntest_time_reward = "{toy_rewards}:Brightness=1"\n' if best_of > 1 else ""
+        )
         system.write_text(text + more)
         results.append(run(request_for(model=str(system), rewards=[f"{toy_rewards}:Brightness"])))
     one, three = map(scores, results)
@@ -594,7 +596,7 @@ def test_best_of_n_keeps_the_best_image(
     assert max(gains) > 0
     best = RunState(results[1].path)
     assert best.header.details["trained_on"] == [best.score_sets[0].details["declared_as"]]
-    with pytest.raises(ValueError, match="best_of = 4 with best_of_reward = ''; set both"):
+    with pytest.raises(ValueError, match="best_of = 4 with test_time_reward = ''; set a reward"):
         replace(System.find("micro"), best_of=4)
 
 
@@ -607,17 +609,17 @@ def test_judges_cannot_select_and_broken_images_never_win(
 ) -> None:
     system = tmp_path / "best.toml"
     text = f'pipeline = "{tiny_pipeline}"\nschedule.steps = 2\nbest_of = 2\n'
-    system.write_text(text + 'best_of_reward = "world-oracle=1"\n')
+    system.write_text(text + 'test_time_reward = "world-oracle=1"\n')
     with pytest.raises(WrongRole, match="world-oracle"):
         plan_run(request_for(model=str(system)))
     system.write_text(
-        text + f'best_of_reward = "world-clip=1,{toy_rewards}:Brightness=1"\ncalibration = "world"\n'
+        text + f'test_time_reward = "world-clip=1,{toy_rewards}:Brightness=1"\ncalibration = "world"\n'
     )
     with pytest.raises(
         MismatchError, match="calibration on world-train has no toy-brightness"
     ):  # before any work
         plan_run(request_for(model=str(system)))
-    system.write_text(text + f'best_of_reward = "{toy_rewards}:Brightness=1"\n')
+    system.write_text(text + f'test_time_reward = "{toy_rewards}:Brightness=1"\n')
     draw, calls = PipelineRunner.generate, []
 
     def broken(runner: PipelineRunner, texts: list[str], latents: object, seeds: object) -> object:

@@ -197,7 +197,7 @@ def test_what_a_pipeline_lacks_is_reported_with_other_mistakes(asked: Callable[.
         ('lora = "missing.safetensors"', "adapter file not found", False),
     ):
         with pytest.raises(Problems) as problems:
-            asked(f'{line}\nbest_of = 2\nbest_of_reward = "clop=1"', dry=True, fetch=fetch)
+            asked(f'{line}\nbest_of = 2\ntest_time_reward = "clop=1"', dry=True, fetch=fetch)
         assert len(problems.value.errors) == 2
         assert "unknown reward 'clop'" in str(problems.value)
         assert re.search(message, str(problems.value))
@@ -221,7 +221,7 @@ def test_mistakes_in_a_system_are_reported_before_downloads(
     (tmp_path / "file").touch()
     lines = [
         f'pipeline = "{tiny_pipeline}"', 'text_encoder = "no-encoder"', 'unet = "no-unet"', "clip_skip = 99",
-        'lora = "no-lora.safetensors"', "best_of = 2", 'best_of_reward = "hpsv2=1"',
+        'lora = "no-lora.safetensors"', "best_of = 2", 'test_time_reward = "hpsv2=1"',
         'calibration = "no-calibration.json"', "[[windows]]", "weights = { no-window = 1.0 }",
     ]  # fmt: skip
     (tmp_path / "mine.toml").write_text("\n".join(lines))

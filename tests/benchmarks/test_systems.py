@@ -93,7 +93,7 @@ def test_paths_in_a_toml_file_are_relative_to_it(tmp_path: Path) -> None:
         ('base = "micro"\nschedule.size = [4, 4]', ConfigError, r"size = \[4, 4\]; expected each at least 8"),
         ('base = "micro"\nrewards = [1]', ConfigError, r"rewards = \[1\]; expected a list of names"),
         ('base = "micro"\ndtype = "fp16"', UnknownName, "unknown dtype 'fp16'"),
-        ('base = "micro"\nbest_of = 2', ConfigError, "best_of = 2 with best_of_reward = ''; set both"),
+        ('base = "micro"\nbest_of = 2', ConfigError, "best_of = 2 with test_time_reward = ''; set a reward"),
         ('base = "micro"\n[[windows]]\ntuned_steps = 2', ConfigError, r"windows\[0\].weights is missing"),
         (
             'base = "micro"\nschedule.eta = 1.0\nschedule.sampler = "euler"',
@@ -113,7 +113,8 @@ def test_each_mistake_in_a_toml_file_is_one_line(
 def test_an_old_key_names_the_new_one(tmp_path: Path) -> None:
     old = {
         "steps = 3": "'steps' is now 'schedule.steps'",
-        'chooser = "clip=1"': "'chooser' is now 'best_of_reward'",
+        'chooser = "clip=1"': "'chooser' is now 'test_time_reward'",
+        'best_of_reward = "clip=1"': "'best_of_reward' is now 'test_time_reward'",
         '[[windows]]\nshare = 0.6\nweights = { "ckpt" = 1 }': "'windows.share' is now 'windows.tuned_steps'",
     }
     for text, message in old.items():

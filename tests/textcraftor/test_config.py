@@ -181,7 +181,7 @@ def test_old_names_give_an_error_with_the_new_name(old: str) -> None:
         make_config("micro", settings=[f"{old}=1"])
 
 
-def test_every_setting_has_an_old_name_or_is_new() -> None:
+def test_old_names_lead_to_settings() -> None:
     groups = get_type_hints(TrainConfig)
     names = {
         f"{group.name}.{field.name}"
@@ -189,7 +189,7 @@ def test_every_setting_has_an_old_name_or_is_new() -> None:
         if is_dataclass(groups[group.name])
         for field in fields(groups[group.name])
     }
-    assert names == set(OLD_NAMES.values())
+    assert set(OLD_NAMES.values()) <= names
 
 
 def old_record(**changes: Any) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from textcraftor.algorithms.base import Algorithm, StepResult
+from textcraftor.algorithms.constraints import Constraints
 from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.diffusion.estimators import ESTIMATORS, UpdateRandom
 from textcraftor.diffusion.sampling import autocast
@@ -20,6 +21,9 @@ class GradientAlgorithm(Algorithm):
 
     Source: Li et al. 2024 (TextCraftor), algorithm 1. Estimators: `textcraftor.diffusion.estimators`.
     """
+
+    constraints: Constraints = field(kw_only=True)
+    """Multipliers of rewards that must not fall; the scorer uses them."""
 
     def step(self, batch: Batch) -> StepResult:
         """Accumulate the gradients of all samples and make one optimiser step."""
@@ -36,7 +40,26 @@ class GradientAlgorithm(Algorithm):
             drift += part_drift * len(samples)
         grad_norm = self.optimiser.step()
         drift /= len(batch.samples)
-        return StepResult(batch.samples, LatentScores.join(scores), drift, grad_norm, evaluations)
+        joined, extra = LatentScores.join(scores), self.constraints.row
+        self.constraints.update(self._mean_values(joined))
+        return StepResult(batch.samples, joined, drift, grad_norm, evaluations, extra)
+
+    def _mean_values(self, scores: LatentScores) -> dict[str, float]:
+        """Return the means of the constrained rewards, standardised, over the samples of all processes."""
+        means = {}
+        for name in self.constraints.names:
+            term = replace(self.scorer.mix.terms[name], weight=1.0)
+            values = self.optimiser.accelerator.gather(term.value(scores.scores[name]))
+            means[name] = float(values.double().nanmean())
+        return means
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the multipliers of constrained rewards."""
+        return self.constraints.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Resume from what `state` returned."""
+        self.constraints.load_state(state)
 
     def loss(self, samples: Sequence[Sample], update: int) -> tuple[Tensor, list[LatentScores], float]:
         """Compute the mean loss of ``samples``.

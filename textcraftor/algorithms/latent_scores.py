@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,10 @@ class LatentScorer:
     """Average-pool images to this many pixels a side before rewards see them, as the official code does for
     every reward; 0: rewards see full images.
     """
+    balance: bool = False
+    """Whether each reward's gradient at an image is scaled to the length of its weight."""
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """Factors of the rewards' gradients, 1 if absent; they may change between calls."""
 
     @staticmethod
     def pooled(images: Tensor, size: int) -> Tensor:
@@ -143,7 +147,9 @@ class LatentScorer:
         # In two stages: first the gradient of the rewards at the images, which frees the rewards' graphs one
         # after another, then through the VAE. So memory holds one reward's graph at a time.
         with torch.autocast(images.device.type, enabled=False):
-            mixed = self.mix.gradient(shown.detach().nan_to_num(0.5), prompts)
+            mixed = self.mix.gradient(
+                shown.detach().nan_to_num(0.5), prompts, balance=self.balance, factors=self.factors
+            )
         at_images = mixed.gradient
         broken |= ~mixed.total.isfinite() | ~at_images.flatten(1).isfinite().all(dim=1)
         # A row that is not finite is skipped: its gradient is 0, and other rows keep theirs

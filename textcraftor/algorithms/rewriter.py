@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tcbench.quiet import quiet
+from textcraftor.algorithms.advantages import advantages_of_process, group_advantages
 from textcraftor.algorithms.base import Algorithm, StepResult
-from textcraftor.algorithms.ddpo import clipped_policy_loss
 from textcraftor.algorithms.latent_scores import LatentScores
+from textcraftor.algorithms.policy_gradient import clipped_policy_loss
 from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.prompts import noise_seed
 from textcraftor.diffusion.sampling import EXTRA_NOISE, autocast
@@ -143,7 +144,10 @@ class RewriterAlgorithm(Algorithm):
             scores.append(part_scores)
             drift += part_drift * len(part)
         rewrites, joined = Rewrites.join(parts), LatentScores.join(scores)
-        advantages = self._advantages(samples, joined.rewards())
+        groups = [sample.number // self.group for sample in samples]
+        advantages = advantages_of_process(
+            self.optimiser.accelerator, samples, joined.rewards(), groups, group_advantages
+        )
         old = self._old_log_probs(rewrites)
 
         # Each optimiser step uses its own random share of the rewrites
@@ -217,23 +221,6 @@ class RewriterAlgorithm(Algorithm):
             (loss / tokens).backward()  # type: ignore[no-untyped-call]
             divergence.append(float(part_divergence / tokens))
         return divergence
-
-    def _advantages(self, samples: Sequence[Sample], rewards: Tensor) -> Tensor:
-        """Return the advantages (B,) of this process's rewrites, from the rewards of all processes.
-
-        A reward minus the mean of its prompt's rewards, in units of the deviation of all such differences; 0
-        for a rewrite without a finite reward.
-        """
-        accelerator = self.optimiser.accelerator
-        groups = torch.tensor([sample.number // self.group for sample in samples], device=rewards.device)
-        all_rewards, all_groups = accelerator.gather(rewards), accelerator.gather(groups)
-        means = torch.stack([all_rewards[all_groups == group].nanmean() for group in groups.tolist()])
-        all_means = torch.stack([all_rewards[all_groups == group].nanmean() for group in all_groups.tolist()])
-        difference = all_rewards - all_means
-        # one deviation for all prompts: a prompt whose rewrites are all alike must not be amplified
-        deviation = difference[difference.isfinite()].std(correction=0)
-        advantages: Tensor = ((rewards - means) / (deviation + 1e-6)).nan_to_num(0.0)
-        return advantages
 
 
 def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class RolloutStart:
         latent_shape: (channels, height, width) of one latent.
         schedule: Sampling steps T and tuned steps K.
         checkpointed: Whether the tuned steps use gradient checkpointing.
+        bounded: Whether a sample's gradient at every step is bounded by its length at the final latents.
         cache: Cache of the latents before the tuned steps, for memoryless samplers only; None: no cache.
         pairs: Image-text pairs; None: start from noise.
 
@@ -43,13 +45,14 @@ class RolloutStart:
         latent_shape: tuple[int, int, int],
         schedule: Schedule,
         checkpointed: bool = False,
+        bounded: bool = False,
         cache: PrefixCache | None = None,
         pairs: Pairs | None = None,
     ) -> None:
         self.denoiser, self.pipe, self.latent_shape = denoiser, pipe, latent_shape
         self.steps, self.tuned_steps = schedule.steps, schedule.tuned_step_count
         with_timesteps(pipe.scheduler, schedule.steps)  # refuses a number of steps that it cannot make
-        self.checkpointed, self.cache, self.pairs = checkpointed, cache, pairs
+        self.checkpointed, self.bounded, self.cache, self.pairs = checkpointed, bounded, cache, pairs
 
     def __call__(self, samples: Sequence[Sample], original: Conditioning) -> tuple[Rollout, Tensor]:
         """Return the tuned steps and the latents (B, C, h, w) before them.
@@ -67,7 +70,9 @@ class RolloutStart:
         if self.denoiser.calls == calls:  # all latents were in the cache
             self.denoiser.saved += first * len(original.embeds)
         scheduler = with_timesteps(self.pipe.scheduler, self.steps, first, self.pipe.device)
-        rollout = Rollout(self.denoiser, scheduler, scheduler.timesteps[first:], self.checkpointed)
+        rollout = Rollout(
+            self.denoiser, scheduler, scheduler.timesteps[first:], self.checkpointed, self.bounded
+        )
         return rollout, latents.to(self.pipe.device)
 
     def _sample_prefix(self, samples: Sequence[Sample], original: Conditioning) -> tuple[Rollout, Tensor]:
@@ -76,7 +81,7 @@ class RolloutStart:
             self.denoiser, self.pipe, self.steps, seeds, self.latent_shape, self.checkpointed
         )
         # One scheduler runs both parts: multistep samplers carry outputs of the prefix into the tuned steps
-        prefix, tuned = whole.split(-self.tuned_steps)
+        prefix, tuned = replace(whole, bounded=self.bounded).split(-self.tuned_steps)
         with torch.no_grad():
             return tuned, prefix.run(z, original)
 

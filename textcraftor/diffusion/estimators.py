@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from textcraftor.diffusion.conditioning import Conditioning
+from textcraftor.diffusion.forward_process import add_noise, denoising_target, predict_x0
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.sampling import EXTRA_NOISE, Rollout
 
@@ -91,7 +91,7 @@ def _one_step(
     with torch.no_grad():
         z = before.run(z, c)
     t = after.timesteps[0]
-    return _surrogate(_predict_x0(rollout.scheduler, rollout.output(z, t, c), t, z), reward_gradient)
+    return _surrogate(predict_x0(rollout.scheduler, rollout.output(z, t, c), t, z), reward_gradient)
 
 
 LOW_VARIANCE_NOISES = 2
@@ -111,9 +111,9 @@ def _low_variance(
         x0 = rollout.run(z, c)
     surrogates = []
     for _ in range(LOW_VARIANCE_NOISES):
-        noised = _add_noise(rollout.scheduler, x0, t, random.noise(x0))
+        noised = add_noise(rollout.scheduler, x0, t, random.noise(x0))
         e = rollout.output(noised, t, c)
-        surrogates.append(_surrogate(_predict_x0(rollout.scheduler, e, t, noised), reward_gradient))
+        surrogates.append(_surrogate(predict_x0(rollout.scheduler, e, t, noised), reward_gradient))
     # one surrogate is a sum over samples, so their mean estimates the same gradient with less variance
     return torch.stack(surrogates).mean()
 
@@ -175,8 +175,8 @@ def _direct(
     """
     # any timestep of the training schedule, not only those of the sampling steps
     t = torch.tensor(random.integer(rollout.scheduler.config.num_train_timesteps), device=x0.device)
-    z = _add_noise(rollout.scheduler, x0, t, random.noise(x0))
-    return _surrogate(_predict_x0(rollout.scheduler, rollout.output(z, t, c), t, z), reward_gradient)
+    z = add_noise(rollout.scheduler, x0, t, random.noise(x0))
+    return _surrogate(predict_x0(rollout.scheduler, rollout.output(z, t, c), t, z), reward_gradient)
 
 
 def _denoising(
@@ -190,51 +190,17 @@ def _denoising(
     """
     t = torch.tensor(random.integer(rollout.scheduler.config.num_train_timesteps), device=x0.device)
     noise = random.noise(x0)
-    z = _add_noise(rollout.scheduler, x0, t, noise)
+    z = add_noise(rollout.scheduler, x0, t, noise)
     e = rollout.output(z, t, c.of_prompts(len(x0)))
-    error = (e - _denoising_target(rollout.scheduler, x0, t, noise)).square().flatten(1).mean(dim=1)
+    error = (e - denoising_target(rollout.scheduler, x0, t, noise)).square().flatten(1).mean(dim=1)
     # only so that rewards are logged: their gradient is not used
-    reward_gradient(_predict_x0(rollout.scheduler, e.detach(), t, z))
+    reward_gradient(predict_x0(rollout.scheduler, e.detach(), t, z))
     return -error.sum()
-
-
-def _denoising_target(scheduler: Any, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Return what the UNet is trained to predict: noise, the velocity a noise - s x0, or x0."""
-    kind = scheduler.config.prediction_type
-    a, s = (scale.to(x0.device, x0.dtype) for scale in _signal_and_noise(scheduler, t))
-    return noise if kind == "epsilon" else a * noise - s * x0 if kind == "v_prediction" else x0
 
 
 def _surrogate(x0: Tensor, reward_gradient: RewardGradient) -> Tensor:
     """Return <x0, dR/dx0> with a constant second factor: by the chain rule its gradient is that of R."""
     return (x0 * reward_gradient(x0.detach())).sum()
-
-
-def _predict_x0(scheduler: Any, e: Tensor, t: Tensor, z: Tensor) -> Tensor:
-    """Return the clean latents that the output e predicts.
-
-    With z = a x0 + s noise, that is (z - s e) / a if e predicts noise, and a z - s e if e predicts the
-    velocity a noise - s x0 (Salimans and Ho 2022).
-    """
-    # its latents satisfy a^2 + s^2 = 1; configurations with other samplers are refused
-    assert type(scheduler).__name__ == "DDIMScheduler"
-    a, s = (scale.to(z.device, z.dtype) for scale in _signal_and_noise(scheduler, t))
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        return (z - s * e) / a
-    return a * z - s * e if kind == "v_prediction" else e
-
-
-def _add_noise(scheduler: Any, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Return the latents of x0 at timestep t: a x0 + s noise."""
-    a, s = (scale.to(x0.device, x0.dtype) for scale in _signal_and_noise(scheduler, t))
-    return a * x0 + s * noise
-
-
-def _signal_and_noise(scheduler: Any, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (a, s) at timestep t: the scales of clean latents and of noise in z."""
-    alpha = scheduler.alphas_cumprod.to(t.device)[t]
-    return alpha.sqrt(), (1 - alpha).sqrt()
 
 
 ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(

@@ -121,7 +121,11 @@ class PipelineRunner:
         return self.schedule.guidance > 1 and self.pipe.unet.config.time_cond_proj_dim is None
 
     def generate(
-        self, texts: Sequence[str], latents: torch.Tensor, seeds: Sequence[int] | None = None
+        self,
+        texts: Sequence[str],
+        latents: torch.Tensor,
+        seeds: Sequence[int] | None = None,
+        conditionings: Mapping[int, Conditioning] | None = None,
     ) -> np.ndarray:
         """Generate one image per text.
 
@@ -129,6 +133,7 @@ class PipelineRunner:
             texts: B prompts.
             latents: Standard normal noise (B, C, h, w); the pipeline scales it to its sampler's first step.
             seeds: One seed per image for the noise of its steps, needed if ``schedule.noisy``.
+            conditionings: Text conditionings in place of those of the texts, as `conditionings` returns them.
 
         Returns:
             RGB images (B, H, W, 3), float32 in [0, 1]; not finite where the pipeline failed.
@@ -154,7 +159,7 @@ class PipelineRunner:
                 width=width,
                 output_type="np",
                 **options,
-                **_pipeline_kwargs(self.pipe, self.conditionings(texts), guided=self.guided),
+                **_pipeline_kwargs(self.pipe, conditionings or self.conditionings(texts), guided=self.guided),
             )
         images: np.ndarray = output.images.astype("float32")
         return images

@@ -7,7 +7,7 @@ e the guided output of the UNet.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
@@ -130,6 +130,10 @@ class Rollout:
     """Gradient checkpointing: recompute a step's graph in the backward pass, so that memory grows only by
     the latents of each step.
     """
+    bounded: bool = False
+    """Whether a sample's gradient at the latents of every step is bounded by its length at the final ones.
+    The product of the UNet's Jacobians over many steps makes single samples dominate a batch otherwise.
+    """
 
     @classmethod
     def from_noise(
@@ -175,8 +179,11 @@ class Rollout:
 
     def run(self, z: Tensor, c: Conditioning) -> Tensor:
         """Return the latents after all steps."""
+        bound = _bound_by_first()
         for t in self.timesteps:
             z = self.step(self.output(z, t, c), t, z)
+            if self.bounded and z.requires_grad:
+                z.register_hook(bound)  # type: ignore[no-untyped-call]
         return z
 
     def split(self, count: int) -> tuple[Rollout, Rollout]:
@@ -186,6 +193,24 @@ class Rollout:
         """
         before, after = self.timesteps[:count], self.timesteps[count:]
         return replace(self, timesteps=before), replace(self, timesteps=after)
+
+
+def _bound_by_first() -> Callable[[Tensor], Tensor]:
+    """Return a function that bounds gradients (B, C, h, w), row by row, by the lengths in its first call.
+
+    As a hook on the latents of all steps it is first called at the final ones: backpropagation begins there.
+    """
+    limits: list[Tensor] = []
+
+    def bound(gradient: Tensor) -> Tensor:
+        lengths = gradient.flatten(1).norm(dim=1)
+        if not limits:
+            limits.append(lengths)
+        factors = limits[0] / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
+        bounded: Tensor = gradient * factors.clamp(max=1)[:, None, None, None]
+        return bounded
+
+    return bound
 
 
 def with_timesteps(scheduler: Any, steps: int, first: int = 0, device: str | torch.device = "cpu") -> Any:

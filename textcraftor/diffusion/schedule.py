@@ -90,6 +90,18 @@ class Schedule:
         """Whether each step adds noise, for which every image needs a seed."""
         return self.eta > 0 or self.sampler in _ANCESTRAL
 
+    def evaluations(self, *, skip_prk_steps: bool) -> int:
+        """Return the number of UNet evaluations for an image.
+
+        heun needs two in each step but the last. pndm repeats one step, or starts with three Runge-Kutta
+        steps of four evaluations each.
+
+        Args:
+            skip_prk_steps: Whether pndm skips the Runge-Kutta steps, as the pipeline's scheduler says.
+        """
+        further = {"heun": self.steps - 1, "pndm": min(self.steps - 1, 1) if skip_prk_steps else 9}
+        return self.steps + further.get(self.sampler, 0)
+
     @property
     def tuned_step_count(self) -> int:
         """Number of last steps that use the tuned encoder, from 1 to ``steps``: 0 is resolved to all."""

@@ -120,6 +120,37 @@ def test_gradient_equals_backward(offload: bool, batch: tuple[Tensor, list[str]]
     )
 
 
+def test_balanced_gradients_have_the_lengths_of_the_weights(
+    panel: Panel, batch: tuple[Tensor, list[str]]
+) -> None:
+    scores = panel.score(*batch)["world-aesthetic"].sort()
+    cap = scores.values[1].item() - 1e-3  # below two of the three scores
+    for name in NAMES:
+        alone = {other: MixTerm(1e-9) for other in NAMES} | {name: MixTerm(-3.0, std=7.0)}
+        plain = RewardMix(panel, alone).gradient(*batch)
+        result = RewardMix(panel, alone).gradient(*batch, balance=True)
+        lengths = result.gradient.flatten(1).norm(dim=1)
+        torch.testing.assert_close(lengths, torch.full_like(lengths, 3.0), rtol=1e-4, atol=0)
+        cosine = torch.nn.functional.cosine_similarity(plain.gradient.flatten(1), result.gradient.flatten(1))
+        torch.testing.assert_close(cosine, torch.ones_like(cosine), rtol=1e-4, atol=0)
+        assert torch.equal(result.norms[name], plain.norms[name])
+        assert torch.equal(result.total, plain.total)
+    capped = {name: MixTerm(0.0) for name in NAMES} | {"world-aesthetic": MixTerm(1.0, cap=cap)}
+    gradient = RewardMix(panel, capped).gradient(*batch, balance=True).gradient
+    lengths = gradient[scores.indices].flatten(1).norm(dim=1)
+    assert lengths.tolist() == pytest.approx([1, 0, 0], rel=1e-4)
+
+
+def test_factors_scale_gradients_and_not_scores(panel: Panel, batch: tuple[Tensor, list[str]]) -> None:
+    terms = {"world-clip": MixTerm(0.1), "world-aesthetic": MixTerm(1.0), "world-hps": MixTerm(5.0)}
+    mix = RewardMix(panel, terms)
+    changed = mix.gradient(*batch, factors={"world-clip": 3.0, "world-hps": 0.0})
+    other = {"world-clip": MixTerm(0.3), "world-aesthetic": MixTerm(1.0), "world-hps": MixTerm(0.0)}
+    expected = RewardMix(panel, other).gradient(*batch)
+    torch.testing.assert_close(changed.gradient, expected.gradient, rtol=1e-4, atol=1e-7)
+    assert torch.equal(changed.total, mix.gradient(*batch).total)
+
+
 def test_reward_without_gradient_is_named(batch: tuple[Tensor, list[str]]) -> None:
     mix = RewardMix(
         Panel(["world-clip", "world-rule"]), {"world-clip": MixTerm(1.0), "world-rule": MixTerm(1.0)}

@@ -35,6 +35,8 @@ EXPECTED_MUTANTS = {
     "world-vqa": {"mean and deviation", "antialias", "crop or pad", "activation"},
     "clip-iqa": {"mean and deviation", "no L2 norm"},
     "jpeg-compressibility": set(),
+    "colourfulness": set(),
+    "darkness": set(),
 }
 """Mutants whose bug must take part in scoring: a mutant that silently does nothing would prove nothing."""
 

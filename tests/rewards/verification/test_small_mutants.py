@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import rewards
 from rewards.backbones import blip, tokens
 from rewards.info import RewardInfo
-from rewards.models import imagereward, mps, vqascore
+from rewards.models import imagereward, mps, pixels, vqascore
 from rewards.models.clipiqa import ClipIqa
 from rewards.verification import parity
 from rewards.verification.pictures import PROMPTS
@@ -94,6 +94,14 @@ MUTANTS: dict[str, tuple[str, Patch]] = {
     "BLIP: GELU with tanh in the image tower": ("imagereward", gelu_with_tanh(blip._VisionBlock)),
     "BLIP: GELU with tanh in the text tower": ("imagereward", gelu_with_tanh(blip._BertLayer)),
     "CLIP-IQA: no residual branches": ("clip-iqa", without_residual_branches),
+    "colourfulness: all images are grey on average": (
+        "colourfulness",
+        lambda patch: patch.setattr(pixels, "_MEAN_WEIGHT", 0.0),
+    ),
+    "darkness: luma of Rec. 601": (
+        "darkness",
+        lambda patch: patch.setattr(pixels, "_LUMA", (0.299, 0.587, 0.114)),
+    ),
 }
 
 

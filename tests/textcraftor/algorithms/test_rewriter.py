@@ -154,11 +154,6 @@ def test_rewrites_of_a_prompt_share_a_noise_and_are_compared(
     algorithm, samples = algorithm_for(tiny_pipeline, config_for(), toys), batch(SHORT, 0, 8).samples
     rewrites, scores, _ = algorithm.sample(samples)
     assert scores.total[:4].std() > 1e-4  # differences beyond rounding
-    advantages = algorithm._advantages(samples, scores.rewards())
-    totals = scores.total.double().view(2, 4)
-    difference = totals - totals.mean(dim=1, keepdim=True)
-    expected = difference / (difference.std(correction=0) + 1e-6)
-    assert advantages.tolist() == pytest.approx(expected.flatten().tolist(), abs=1e-3)
     assert len(set(rewrites.texts)) > 2
     same = [replace(sample, text="f") for sample in samples[:4]]
     algorithm.trainable.sample = lambda texts, seeds: Rewrites(texts, [[1]] * 4, [[0]] * 4)  # type: ignore[method-assign]
@@ -225,7 +220,7 @@ def test_trained_rewriter_resumes_exactly_and_is_a_system(
         ({"parts": ("text_encoder",)}, "require each other"),
         ({"algorithm": "chain"}, "require each other"),
         ({"lora_rank": 4}, "trains all weights of its model"),
-        ({"group": 1}, "compares rewrites of one prompt"),
+        ({"group": 1}, "compares samples of one prompt"),
         ({"tuned_steps": 1}, "uses the rewrite in all steps"),
         ({"start": "folder"}, "does not apply to a rewriter"),
     ],

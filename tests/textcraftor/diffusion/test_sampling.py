@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from torch import Tensor
 from textcraftor.algorithms.latent_scores import decode_latents
 from textcraftor.config import _SAMPLERS
 from textcraftor.diffusion.conditioning import Conditioning
-from textcraftor.diffusion.estimators import ESTIMATORS, UpdateRandom, _add_noise, _predict_x0
+from textcraftor.diffusion.estimators import ESTIMATORS, UpdateRandom
+from textcraftor.diffusion.forward_process import add_noise, predict_x0
 from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
@@ -122,6 +125,35 @@ def test_detached_latents_give_the_gradient_at_the_conditioning(pipe: Any, start
     assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(expected, other, strict=True))
 
 
+def test_bounded_gradients_equal_bounded_products_of_jacobians(pipe: Any, start: Tensor) -> None:
+    """Backpropagated step by step, with each row cut to its length at the final latents."""
+    c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
+    steps = replace(rollout(pipe), bounded=True)
+    # growing latents: without a bound, rows would have longer gradients at earlier steps
+    steps.scheduler.step, original = (
+        lambda e, t, z: SimpleNamespace(prev_sample=1.5 * original(e, t, z).prev_sample),
+        steps.scheduler.step,
+    )
+    surrogate = ESTIMATORS["chain"](steps, start, c, reward_gradient, Fixed())
+    (bounded,) = torch.autograd.grad(surrogate, c.tensors)
+    latents = [start]
+    with torch.no_grad():
+        for t in steps.timesteps:
+            latents.append(steps.step(steps.output(latents[-1], t, c), t, latents[-1]))
+    gradient, total = reward_gradient(latents[-1]), torch.zeros_like(c.embeds)
+    limit, cut = gradient.flatten(1).norm(dim=1), 0
+    for t, before in reversed(list(zip(steps.timesteps, latents, strict=False))):
+        z, leaf = before.requires_grad_(), c.leaf()
+        after = steps.step(steps.output(z, t, leaf), t, z)
+        gradient, own = torch.autograd.grad(after, (z, leaf.embeds), gradient)
+        total += own
+        length = gradient.flatten(1).norm(dim=1)
+        cut += int((length > limit).sum())
+        gradient = gradient * (limit / length).clamp(max=1)[:, None, None, None]
+    assert cut > 0
+    torch.testing.assert_close(bounded, total, rtol=1e-9, atol=1e-9)
+
+
 def test_chain_agrees_with_finite_differences(pipe: Any, start: Tensor) -> None:
     c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
     surrogate = ESTIMATORS["chain"](rollout(pipe), start, c, reward_gradient, Fixed())
@@ -183,7 +215,7 @@ def test_one_step_equals_the_schedulers_prediction(pipe: Any, start: Tensor, pre
     t = steps.timesteps[0]
     e = steps.output(start, t, c)
     theirs = scheduler.step(e, t, start).pred_original_sample
-    torch.testing.assert_close(_predict_x0(scheduler, e, t, start), theirs)
+    torch.testing.assert_close(predict_x0(scheduler, e, t, start), theirs)
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     (expected,) = torch.autograd.grad(value(theirs).sum(), c.tensors)
     alike([gradient], [expected], 1e-6)
@@ -198,8 +230,8 @@ def test_low_variance_averages_fresh_noises(pipe: Any, start: Tensor) -> None:
     random, steps, total = Fixed(), rollout(pipe), torch.zeros((), dtype=torch.float64)
     t = steps.timesteps[-1]
     for _ in range(2):
-        z = _add_noise(steps.scheduler, x0, t, random.noise(x0))
-        total = total + value(_predict_x0(steps.scheduler, steps.output(z, t, c), t, z)).sum() / 2
+        z = add_noise(steps.scheduler, x0, t, random.noise(x0))
+        total = total + value(predict_x0(steps.scheduler, steps.output(z, t, c), t, z)).sum() / 2
     (expected,) = torch.autograd.grad(total, c.tensors)
     alike([gradient], [expected])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import diffusers
 import pytest
 
 from tcbench.errors import ConfigError, UnknownName
-from textcraftor.diffusion.schedule import Schedule
+from textcraftor.diffusion.schedule import SAMPLERS, Schedule
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,20 @@ def test_whole_numbers_are_accepted_as_floats() -> None:
 def test_tuned_step_count_resolves_0_to_all_steps() -> None:
     assert Schedule(steps=5).tuned_step_count == 5
     assert Schedule(steps=5, tuned_steps=2).tuned_step_count == 2
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+@pytest.mark.parametrize("skip_prk_steps", [False, True])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [4, 25])
+def test_evaluations_are_those_of_diffusers(sampler: str, steps: int, skip_prk_steps: bool) -> None:
+    options = {"skip_prk_steps": skip_prk_steps} if sampler == "pndm" else {}
+    scheduler = getattr(diffusers, SAMPLERS[sampler])(**options)
+    scheduler.set_timesteps(steps)
+    own = Schedule(sampler, steps).evaluations(skip_prk_steps=skip_prk_steps)
+    assert own == len(scheduler.timesteps)
+
+
+def test_one_step_is_one_evaluation() -> None:
+    for sampler in SAMPLERS:
+        assert Schedule(sampler, 1).evaluations(skip_prk_steps=True) == 1

@@ -1,4 +1,4 @@
-"""DDPO: decisions, loss and advantages against computations by hand, and that it learns."""
+"""DDPO and GRPO: decisions, loss and advantages against computations by hand, and that they learn."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm
 from tcbench.errors import ConfigError
-from textcraftor.algorithms.base import ClippedOptimiser
-from textcraftor.algorithms.ddpo import (
+from textcraftor.algorithms.advantages import (
     ENOUGH_REWARDS,
     REMEMBERED_REWARDS,
-    DDPOAlgorithm,
-    _log_prob,
-    _PromptAdvantages,
-    _step_mean,
-    _step_std,
-    clipped_policy_loss,
+    PromptAdvantages,
+    group_advantages,
 )
+from textcraftor.algorithms.base import ClippedOptimiser
 from textcraftor.algorithms.latent_scores import LatentScorer
+from textcraftor.algorithms.policy_gradient import PolicyGradientAlgorithm, clipped_policy_loss
 from textcraftor.algorithms.rollouts import RolloutStart
+from textcraftor.algorithms.trajectories import log_density, step_mean, step_std, trained_decisions
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.sampling import Denoiser
@@ -66,13 +64,13 @@ CONFIG = {
 }  # fmt: skip
 
 
-def ddpo(pipeline: Path, config: TrainConfig, toys: Path) -> DDPOAlgorithm:
+def policy(pipeline: Path, config: TrainConfig, toys: Path) -> PolicyGradientAlgorithm:
     pipe = load_pipeline(pipeline, device="cpu", dtype="float32", sampler="ddim")
     mix = RewardMix(Panel([f"{toys}:Red"]), {f"{toys}:Red": MixTerm(1.0)})
     trainable = TunedPipeline(pipe, config.trainable, guided=True)
     parameters = list(trainable.trained_parameters().values())
     optimiser = torch.optim.SGD(parameters, lr=1.0)
-    return DDPOAlgorithm(
+    return PolicyGradientAlgorithm(
         trainable,
         RolloutStart(Denoiser(pipe.unet, 3.0), pipe, (4, 8, 8), config.schedule),
         LatentScorer(pipe.vae, mix, config.memory.decode_slice),
@@ -98,9 +96,9 @@ def test_a_decision_equals_the_schedulers_step_with_noise(spacing: str) -> None:
     e, z, noise = (torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64) for _ in range(3))
     for t in scheduler.timesteps:
         theirs = scheduler.step(e, t, z, eta=0.7, variance_noise=noise).prev_sample
-        std = _step_std(scheduler, t, 0.7)
+        std = step_std(scheduler, t, 0.7)
         assert (std > 0) == (t > 0)
-        ours = _step_mean(scheduler, e, t, z, 0.7) + std * noise
+        ours = step_mean(scheduler, e, t, z, 0.7) + std * noise
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
@@ -122,7 +120,7 @@ def test_loss_equals_ppo_computed_by_hand() -> None:
         bounded = min(max(ratio, 1 - clip), 1 + clip)
         total += max(-advantages[row] * ratio, -advantages[row] * bounded)
     x, now, then = (torch.from_numpy(values) for values in (following, mean, old_mean))
-    log_probs, old = _log_prob(x, now, std), _log_prob(x, then, std)
+    log_probs, old = log_density(x, now, std), log_density(x, then, std)
     loss = clipped_policy_loss(log_probs, old, torch.from_numpy(advantages), clip)
     assert float(loss) == pytest.approx(total / 5, rel=1e-12)
 
@@ -130,9 +128,9 @@ def test_loss_equals_ppo_computed_by_hand() -> None:
 def test_first_gradient_equals_the_policy_gradient(
     tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
 ) -> None:
-    algorithm = ddpo(tiny_pipeline, config_for(tuned_steps=2), toys)
+    algorithm = policy(tiny_pipeline, config_for(tuned_steps=2), toys)
     samples = batch(4, group=2).samples
-    trajectory, scores, _ = algorithm.sample(samples)
+    trajectory, scores, _ = algorithm.sample(samples, 0)
     assert len(trajectory.latents) == 3
     assert scores.total.shape == (4,)
     advantages = torch.tensor([1.0, -2.0, 0.5, 0.0])
@@ -144,8 +142,8 @@ def test_first_gradient_equals_the_policy_gradient(
     t = trajectory.rollout.timesteps[1]
     c = algorithm.trainable.encode([sample.text for sample in samples])
     e = trajectory.rollout.output(trajectory.latents[1], t, c)
-    mean = _step_mean(trajectory.rollout.scheduler, e, t, trajectory.latents[1], 1.0)
-    std = _step_std(trajectory.rollout.scheduler, t, 1.0)
+    mean = step_mean(trajectory.rollout.scheduler, e, t, trajectory.latents[1], 1.0)
+    std = step_std(trajectory.rollout.scheduler, t, 1.0)
     density = torch.distributions.Normal(mean, std).log_prob(trajectory.latents[2]).flatten(1).mean(1)
     expected = torch.autograd.grad(-(advantages * density).mean(), trained, allow_unused=True)
     for ours, theirs in zip(gradients, expected, strict=True):
@@ -159,8 +157,8 @@ def test_drift_penalty_and_decode_slices_apply(
 ) -> None:
     losses, totals = [], []
     for changes in ({}, {"drift_penalty": 5.0, "decode_slice": 1}):
-        algorithm = ddpo(tiny_pipeline, config_for(**changes), toys)
-        trajectory, scores, _ = algorithm.sample(batch(3).samples)
+        algorithm = policy(tiny_pipeline, config_for(**changes), toys)
+        trajectory, scores, _ = algorithm.sample(batch(3).samples, 0)
         with torch.no_grad():
             for parameter in algorithm.trainable.trained_parameters().values():
                 parameter.mul_(1.1)
@@ -174,17 +172,17 @@ def test_drift_penalty_and_decode_slices_apply(
 def test_decisions_do_not_depend_on_the_batch(
     tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
 ) -> None:
-    algorithm, samples = ddpo(tiny_pipeline, config_for(), toys), batch(3).samples
-    together = algorithm.sample(samples)[0]
-    alone = algorithm.sample(samples[2:])[0]
+    algorithm, samples = policy(tiny_pipeline, config_for(), toys), batch(3).samples
+    together = algorithm.sample(samples, 0)[0]
+    alone = algorithm.sample(samples[2:], 0)[0]
     torch.testing.assert_close(together.latents[-1][2:], alone.latents[-1], rtol=1e-4, atol=1e-5)
     part = together.rows([2])
     assert part.samples == samples[2:]
-    assert torch.equal(part.log_probs, together.log_probs[:, 2:])
+    assert all(torch.equal(part.log_probs[step], together.log_probs[step][2:]) for step in part.log_probs)
 
 
 def test_advantages_use_the_batch_until_a_prompt_has_enough_rewards() -> None:
-    advantages = _PromptAdvantages()
+    advantages = PromptAdvantages()
     rewards = np.array([1.0, 3.0, np.nan])
     assert advantages([0, 1, 1], rewards) == pytest.approx([-1, 1, 0], abs=1e-5)
     many = np.arange(ENOUGH_REWARDS, dtype=np.float64)
@@ -192,9 +190,9 @@ def test_advantages_use_the_batch_until_a_prompt_has_enough_rewards() -> None:
     expected = (many - own.mean()) / own.std()
     assert advantages([0] * ENOUGH_REWARDS, many) == pytest.approx(expected, abs=1e-5)
     assert advantages([0, 1], np.array([1e6, 0.0])).max() <= 5
-    grouped = _PromptAdvantages(group=2)([0, 0, 1, 1], np.array([1.0, 3.0, 100.0, 104.0]))
+    grouped = PromptAdvantages(group=2)([0, 0, 1, 1], np.array([1.0, 3.0, 100.0, 104.0]))
     assert grouped == pytest.approx([-1, 1, -1, 1], abs=1e-5)
-    again = _PromptAdvantages()
+    again = PromptAdvantages()
     again.load_state(advantages.state())
     more = np.arange(2.0 * REMEMBERED_REWARDS)
     assert np.array_equal(again([0] * len(more), more), advantages([0] * len(more), more))
@@ -212,18 +210,74 @@ def test_groups_share_a_prompt_with_different_noises() -> None:
     assert [plain[n].noise_seed for n in range(8)] == [single[n].noise_seed for n in range(8)]
 
 
+def test_decisions_with_little_noise_are_left_out(
+    tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
+) -> None:
+    assert trained_decisions([0.6, 0.3, 0.1, 0.03, 0.0], 0.1) == [0, 1, 2]
+    assert trained_decisions([0.6, 0.3, 0.1, 0.03, 0.0], 0.0) == [0, 1, 2, 3]
+    assert trained_decisions([0.0], 0.1) == []
+    algorithm = policy(tiny_pipeline, config_for(min_noise=0.0, policy_steps=2), toys)
+    chosen = [frozenset(algorithm.sample(batch(2).samples, update)[0].log_probs) for update in range(8)]
+    assert {len(steps) for steps in chosen} == {2}
+    assert len(set(chosen)) > 2
+    assert chosen[0] == frozenset(algorithm.sample(batch(2).samples, 0)[0].log_probs)
+
+
+def test_clip_range_allows_the_same_change_of_a_decision_for_all_sizes(
+    tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
+) -> None:
+    algorithm = policy(tiny_pipeline, config_for(ratio_clip=1e-4), toys)
+    for shape in ((1, 4, 64, 64), (1, 4, 8, 8), (1, 16, 128, 128)):
+        z = torch.zeros(shape)
+        assert algorithm._ratio_clip(z) * z[0].numel() == pytest.approx(1e-4 * 4 * 64 * 64)
+
+
+def test_kl_penalty_is_the_divergence_of_two_gaussians(
+    tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
+) -> None:
+    algorithm = policy(tiny_pipeline, config_for(kl_penalty=3.0), toys)
+    samples = batch(2).samples
+    trajectory = algorithm.sample(samples, 0)[0]
+    with torch.no_grad():
+        assert float(algorithm.loss(trajectory, 1, torch.zeros(2))[0]) == pytest.approx(0, abs=1e-9)
+        for parameter in algorithm.trainable.trained_parameters().values():
+            parameter.mul_(1.1)
+        loss = algorithm.loss(trajectory, 1, torch.zeros(2))[0]
+        t, z, texts = trajectory.rollout.timesteps[1], trajectory.latents[1], [s.text for s in samples]
+        scheduler = trajectory.rollout.scheduler
+        std = step_std(scheduler, t, 1.0)
+        now, original = (
+            torch.distributions.Normal(
+                step_mean(scheduler, trajectory.rollout.output(z, t, c), t, z, 1.0), std
+            )
+            for c in (algorithm.trainable.encode(texts), algorithm.trainable.encode_original(texts))
+        )
+    expected = 3.0 * torch.distributions.kl_divergence(now, original).mean()
+    assert float(expected) > 1e-6
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-9)
+
+
+def test_group_advantages_compare_within_groups() -> None:
+    rewards = np.array([1.0, 3.0, 100.0, 100.5, np.nan, 7.0])
+    advantages = group_advantages([4, 4, 9, 9, 9, 2], rewards)
+    differences = np.array([-1, 1, -0.25, 0.25, 0])
+    deviation = differences.std()
+    assert advantages == pytest.approx([*differences[:4] / deviation, 0, 0], abs=1e-5)
+    assert np.array_equal(group_advantages([0, 0], np.array([np.nan, np.nan])), np.zeros(2))
+
+
 def test_decisions_with_higher_rewards_become_more_likely(
     tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
 ) -> None:
-    algorithm = ddpo(tiny_pipeline, config_for(policy_updates=1), toys)
+    algorithm = policy(tiny_pipeline, config_for(policy_updates=1), toys)
     samples = batch(8, group=4)
-    trajectory, scores, _ = algorithm.sample(samples.samples)
+    trajectory, scores, _ = algorithm.sample(samples.samples, 0)
     result = algorithm.step(samples)
     assert result.extra["clipped"] == 0
     total = scores.total.double().numpy()
     advantages = torch.tensor((total - total.mean()) / total.std(), dtype=torch.float32)
     with torch.no_grad():
-        changes = [algorithm.loss(trajectory, index, advantages)[1] for index in range(4)]
+        changes = [algorithm.loss(trajectory, index, advantages)[1] for index in trajectory.log_probs]
     assert float(torch.stack(changes).mean(0) @ advantages) > 0
 
 
@@ -232,7 +286,8 @@ def test_run_trains_on_a_reward_without_gradient(
 ) -> None:
     train(config_for(updates=2), tmp_path / "out", device="cpu")
     first, last = TrainFolder(tmp_path / "out").rows(LOG)
-    assert (last["samples"], last["unet"] > 2 * 16 * 2 * 4) == (16, True)
+    # forward passes of 4 steps, then forward and backward of the 2 with enough noise, both guided
+    assert (last["samples"], last["unet"]) == (16, 16 * 2 * (4 + 2 * 2))
     assert {"clipped", "kl", "drift"} <= set(first)
     assert not any(name.startswith("pull/") for name in first)
 
@@ -263,10 +318,14 @@ def test_rewards_that_are_not_finite_are_skipped(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eta": 0.0}, "requires eta > 0"),
+        ({"eta": 0.0}, "ddpo and grpo require eta > 0"),
         ({"algorithm": "chain"}, "other algorithms require eta = 0"),
         ({"sampler": "euler"}, 'only "ddim" supports eta'),
         ({"batch": 6}, "is not a multiple of data.group"),
+        ({"algorithm": "grpo", "group": 1}, "compares samples of one prompt"),
+        ({"kl_penalty": 0.1, "parts": ("unet",)}, "requires algorithm.name = ddpo or grpo and a frozen UNet"),
+        ({"algorithm": "chain", "eta": 0.0, "kl_penalty": 0.1}, "requires algorithm.name = ddpo or grpo"),
+        ({"balance": True}, "applies to gradients of rewards"),
     ],
 )
 def test_conflicting_settings_are_refused(

@@ -1,0 +1,61 @@
+"""Rewards that must not fall below the untuned model: a multiplier for each, in place of a fixed weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+_RATE = 0.2
+"""Change of a multiplier per update and standard deviation of the reward."""
+
+_STATE = "multipliers"
+
+
+@dataclass
+class Constraints:
+    """Multipliers of rewards whose mean must stay at least the untuned model's.
+
+    max min over multipliers m >= 0 of quality + m (reward - base), by gradient steps on both: m rises while
+    the reward's mean over a batch is below the untuned model's, and falls to 0 while it is above. The
+    calibration standardises a reward by the untuned model's mean, so its value is the difference.
+
+    Source: Bertsekas 1982, "Constrained Optimization and Lagrange Multiplier Methods", section 2.1.
+    """
+
+    names: Sequence[str]
+    """The rewards, by their name in the mix; they are standardised."""
+    multipliers: dict[str, float] = field(init=False)
+    """Factor of each reward's weight; 1 at the start. The scorer reads this mapping."""
+
+    def __post_init__(self) -> None:
+        self.multipliers = dict.fromkeys(self.names, 1.0)
+
+    def update(self, means: Mapping[str, float]) -> None:
+        """Move the multipliers after an update.
+
+        Args:
+            means: Mean of the standardised reward over the update's samples, by name; one that is not finite
+                changes nothing.
+        """
+        for name in self.names:
+            if math.isfinite(means[name]):
+                self.multipliers[name] = max(0.0, self.multipliers[name] - _RATE * means[name])
+
+    @property
+    def row(self) -> dict[str, float]:
+        """The multipliers, for the log."""
+        return {f"multiplier/{name}": value for name, value in self.multipliers.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the multipliers in the order of the names."""
+        if not self.names:
+            return {}
+        return {_STATE: torch.tensor([self.multipliers[name] for name in self.names], dtype=torch.float64)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Resume from what `state` returned."""
+        self.multipliers.update(zip(self.names, state[_STATE].tolist(), strict=True))

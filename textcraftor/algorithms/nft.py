@@ -1,0 +1,162 @@
+"""DiffusionNFT: reinforcement learning on the forward process, with any sampler.
+
+Zheng et al. 2025, "DiffusionNFT: Online Diffusion Reinforcement with Forward Process". Images are sampled as
+usual, noised again, and denoised: prediction errors of good images are lowered, those of bad ones raised, by
+a negative policy that mirrors the trained one at the policy that sampled. No densities are needed, so the
+sampler may be deterministic and training sees single timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textcraftor.algorithms.advantages import advantages_of_process, group_advantages
+from textcraftor.algorithms.base import Algorithm, StepResult
+from textcraftor.algorithms.latent_scores import LatentScores
+from textcraftor.diffusion.forward_process import add_noise, predict_x0
+from textcraftor.diffusion.prompts import initial_latents, noise_seed
+from textcraftor.diffusion.sampling import EXTRA_NOISE, Rollout, autocast
+from textcraftor.sources import Batch, Sample
+
+_MIRRORED = 1.0
+"""The paper's beta: share of the trained prediction in the positive one, and of its mirror image in the
+negative one.
+"""
+
+
+@dataclass(frozen=True)
+class _Noised:
+    """Images of B samples, noised to one timestep."""
+
+    samples: Sequence[Sample]
+    rollout: Rollout
+    t: Tensor
+    z: Tensor
+    """Noised latents (B, C, h, w)."""
+    x0: Tensor
+    """Latents (B, C, h, w) of the images."""
+    old: Tensor
+    """Clean latents (B, C, h, w) that the policy which sampled predicts from ``z``."""
+
+
+def nft_loss(x0: Tensor, now: Tensor, old: Tensor, optimality: Tensor) -> Tensor:
+    """Return DiffusionNFT's loss of B samples, their mean.
+
+    With r the optimality and b the mirrored share: r |(1 - b) old + b now - x0|^2
+    + (1 - r) |(1 + b) old - b now - x0|^2, each divided by its own mean absolute error.
+
+    Args:
+        x0: Latents (B, C, h, w) of the images.
+        now: Clean latents that the trained policy predicts from their noised copies.
+        old: Those that the policy predicts which sampled the images.
+        optimality: r (B,) in [0, 1]: 1/2 for an average image of its group.
+
+    Source: Zheng et al. 2025, equation 5, with the self-normalised weights of their section 3.3.
+    """
+    positive = (1 - _MIRRORED) * old + _MIRRORED * now
+    negative = (1 + _MIRRORED) * old - _MIRRORED * now
+    losses = [_normalised_error(predicted, x0) for predicted in (positive, negative)]
+    return (optimality * losses[0] + (1 - optimality) * losses[1]).mean()
+
+
+def _normalised_error(predicted: Tensor, x0: Tensor) -> Tensor:
+    """Return the squared error (B,) per element over the mean absolute error, which carries no gradient."""
+    difference = (predicted - x0).flatten(1)
+    scale = difference.detach().abs().mean(dim=1).clamp_min(1e-6)
+    return difference.square().mean(dim=1) / scale
+
+
+@dataclass
+class NFTAlgorithm(Algorithm):
+    """Optimiser steps on the noised images of an update, ``policy_updates`` of them."""
+
+    def step(self, batch: Batch) -> StepResult:
+        """Sample and score images, noise them, then make optimiser steps on the noised images."""
+        samples, updates = batch.samples, self.settings.policy_updates
+        parts, scores, drift = [], [], 0.0
+        for part in self.micro_batches(samples):
+            noised, part_scores, part_drift = self.sample(part, batch.update)
+            parts += noised
+            scores.append(part_scores)
+            drift += part_drift * len(part)
+        joined = LatentScores.join(scores)
+        groups = [sample.number // self.group for sample in samples]
+        advantages = advantages_of_process(
+            self.optimiser.accelerator, samples, joined.rewards(), groups, group_advantages
+        )
+        optimality = {
+            sample.number: 0.5 + 0.5 * float(advantage.clamp(-1, 1))
+            for sample, advantage in zip(samples, advantages, strict=True)
+        }
+
+        # Each optimiser step uses its own random share of the noised images
+        order = np.random.default_rng([self.seed, batch.update]).permutation(len(parts))
+        norms, losses = [], []
+        for share in np.array_split(order, updates):
+            rows = sum(len(parts[index].samples) for index in share)
+            for index in share:
+                loss = self.loss(parts[index], optimality) * len(parts[index].samples) / rows
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(float(loss.detach()) / updates)
+            norms.append(self.optimiser.step())
+        return StepResult(
+            samples, joined, drift / len(samples), float(np.mean(norms)), extra={"loss": sum(losses)}
+        )
+
+    @torch.no_grad()
+    def sample(self, samples: Sequence[Sample], update: int) -> tuple[list[_Noised], LatentScores, float]:
+        """Sample and score images, and noise them to the timesteps that the update trains on.
+
+        Returns:
+            The noised images by timestep, the scores of the images, and the drift of the embeddings.
+        """
+        texts = [sample.text for sample in samples]
+        noised = []
+        with autocast(self.trainable.original.device, self.precision):
+            original, c = self.trainable.encode_original(texts), self.trainable.encode(texts)
+            rollout, z = self.start(samples, original)
+            x0 = rollout.run(z, c).float()
+            scores = self.scorer.score_latents(x0, texts)
+            for index in self._chosen_steps(len(rollout.timesteps), update):
+                seeds = [noise_seed(self.seed, s.number, EXTRA_NOISE + index) for s in samples]
+                noise = initial_latents(seeds, (x0.shape[1], x0.shape[2], x0.shape[3])).to(x0)
+                t = rollout.timesteps[index]
+                z = add_noise(rollout.scheduler, x0, t, noise)
+                # the policy of the first optimiser step is the one that sampled
+                e = rollout.output(z, t, c.of_prompts(len(samples))).float()
+                old = predict_x0(rollout.scheduler, e, t, z)
+                noised.append(_Noised(samples, rollout, t, z, x0, old))
+        return noised, scores, float(c.drift(original))
+
+    def loss(self, noised: _Noised, optimality: dict[int, float]) -> Tensor:
+        """Return the mean loss of noised images.
+
+        Predictions are those of the prompt alone, without guidance, as in the paper.
+
+        Args:
+            noised: The images.
+            optimality: r by the sample's number.
+        """
+        texts = [sample.text for sample in noised.samples]
+        with autocast(self.trainable.original.device, self.precision):
+            c = self.trainable.encode(texts)
+            e = noised.rollout.output(noised.z, noised.t, c.of_prompts(len(texts))).float()
+        now = predict_x0(noised.rollout.scheduler, e, noised.t, noised.z)
+        r = torch.tensor([optimality[sample.number] for sample in noised.samples], device=now.device)
+        loss = nft_loss(noised.x0, now, noised.old, r)
+        if self.settings.drift_penalty:
+            loss = loss + self.settings.drift_penalty * c.drift(self.trainable.encode_original(texts))
+        return loss
+
+    def _chosen_steps(self, steps: int, update: int) -> list[int]:
+        """Return the steps whose timesteps this update trains on."""
+        count = self.settings.policy_steps
+        if not count or count >= steps:
+            return list(range(steps))
+        chosen = np.random.default_rng([self.seed, update, 1]).choice(steps, count, replace=False)
+        return sorted(chosen.tolist())
