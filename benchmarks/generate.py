@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from textcraftor.diffusion.runner import PipelineRunner
 
 
-class ImageSource(Protocol):
+class _ImageSource(Protocol):
     """What the images of a run come from."""
 
     def sample(self, batch: Sequence[Sample]) -> np.ndarray:
@@ -94,7 +94,7 @@ class Sampler:
 def generate_images(
     run: RunState,
     describe: Callable[[Key], Sample],
-    load_sampler: Callable[[], ImageSource],
+    load_sampler: Callable[[], _ImageSource],
     batch_size: int,
     progress: Progress,
 ) -> int:
@@ -159,7 +159,7 @@ def _update_labels(run: RunState, describe: Callable[[Key], Sample]) -> None:
         run.append_samples(changed)
 
 
-def _sample_or_none(sampler: ImageSource, batch: Sequence[Sample]) -> np.ndarray | None:
+def _sample_or_none(sampler: _ImageSource, batch: Sequence[Sample]) -> np.ndarray | None:
     """Images of the batch, or None if they do not fit in the device's memory."""
     import torch
 

@@ -21,11 +21,25 @@ NAME = "ceiling"
 
 
 @dataclass(frozen=True)
-class CeilingSampler:
-    """Renders, in place of sampling: no method generates images that are better and truer than these."""
+class Ceiling:
+    """Renders in place of sampling: no method generates images that are better and truer."""
 
     pipeline: Path
     """Folder of the pipeline whose VAE encodes and decodes the renders."""
+
+    @staticmethod
+    def run(base: RunState) -> RunState:
+        """Create the run of the ceiling, which pairs with a run of the base model: same prompts and seeds."""
+        settings: dict[str, Any] = {"system": NAME, "of": base.header.generation_id}
+        header = replace(
+            base.header,
+            system=NAME,
+            generation_id=short_id(settings),
+            generation=settings,
+            details={"name": NAME, "domain": base.header.details["domain"], "trained_on": []},
+        )
+        path = base.path.parent / folder_name(header.suite, NAME, header.generation_id)
+        return RunState.create(path, header)
 
     @cached_property
     def _decoded(self) -> Decoded:
@@ -50,17 +64,3 @@ class CeilingSampler:
     def truncated(self, texts: Sequence[str]) -> list[bool]:
         """Return which texts a text encoder would cut: none, for there is no text encoder."""
         return [False] * len(texts)
-
-
-def ceiling_run(base: RunState) -> RunState:
-    """Create the run of the ceiling, which pairs with a run of the base model: same prompts and seeds."""
-    settings: dict[str, Any] = {"system": NAME, "of": base.header.generation_id}
-    header = replace(
-        base.header,
-        system=NAME,
-        generation_id=short_id(settings),
-        generation=settings,
-        details={"name": NAME, "domain": base.header.details["domain"], "trained_on": []},
-    )
-    path = base.path.parent / folder_name(header.suite, NAME, header.generation_id)
-    return RunState.create(path, header)

@@ -17,7 +17,7 @@ from benchmarks.mixes import mix_encoders
 from benchmarks.pairs import write_pairs
 from benchmarks.planning import Request, plan_run
 from benchmarks.reproduce.ceiling import NAME as CEILING
-from benchmarks.reproduce.ceiling import CeilingSampler, ceiling_run
+from benchmarks.reproduce.ceiling import Ceiling
 from benchmarks.resolve import resolve_rewards
 from benchmarks.systems import System
 from leaderboards.pictures import shown_keys
@@ -229,8 +229,8 @@ def _run_system(folder: Path, progress: Progress, name: str, prompts: int, seeds
 def _run_ceiling(folder: Path, progress: Progress) -> list[Path]:
     """Render true scenes for the samples of the base model's run, and score them."""
     base = RunState(folder / "runs" / (folder / TABULATED / MODEL).read_text(encoding="utf-8").strip())
-    run = ceiling_run(base)
-    source = CeilingSampler(Path(System.find(MODEL).pipeline))
+    run = Ceiling.run(base)
+    source = Ceiling(Path(System.find(MODEL).pipeline))
     with locked(run.path):
         generate_images(run, partial(_undrawn, base), lambda: source, _BATCH_SIZE, progress)
         run.finish(run.header)

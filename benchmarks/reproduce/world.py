@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from benchmarks.reproduce.ceiling import NAME as CEILING
 from benchmarks.reproduce.tasks import TASKS
 from benchmarks.systems import STYLE_WORDS
 from tcbench.cells import WorkCell
@@ -26,9 +27,6 @@ headline systems against the base model, and the first method's seeds against th
 
 HEADLINE_VARIANTS = ("style-words",)
 """Systems without training that stand in the headline too."""
-
-CEILING = "ceiling"
-"""System of true renders, an upper bound."""
 
 BASELINE = "micro"
 _EDITION = 2

@@ -18,7 +18,7 @@ from torch import Tensor
 from textcraftor.algorithms.advantages import advantages_of_process, group_advantages
 from textcraftor.algorithms.base import Algorithm, StepResult
 from textcraftor.algorithms.latent_scores import LatentScores
-from textcraftor.diffusion.forward_process import add_noise, predict_x0
+from textcraftor.diffusion.forward_process import ForwardProcess
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.sampling import EXTRA_NOISE, Rollout, autocast
 from textcraftor.sources import Batch, Sample
@@ -44,7 +44,7 @@ class _Noised:
     """Clean latents (B, C, h, w) that the policy which sampled predicts from ``z``."""
 
 
-def nft_loss(x0: Tensor, now: Tensor, old: Tensor, optimality: Tensor) -> Tensor:
+def _nft_loss(x0: Tensor, now: Tensor, old: Tensor, optimality: Tensor) -> Tensor:
     """Return DiffusionNFT's loss of B samples, their mean.
 
     With r the optimality and b the mirrored share: r |(1 - b) old + b now - x0|^2
@@ -125,11 +125,11 @@ class NFTAlgorithm(Algorithm):
             for index in self._chosen_steps(len(rollout.timesteps), update):
                 seeds = [noise_seed(self.seed, s.number, EXTRA_NOISE + index) for s in samples]
                 noise = initial_latents(seeds, (x0.shape[1], x0.shape[2], x0.shape[3])).to(x0)
-                t = rollout.timesteps[index]
-                z = add_noise(rollout.scheduler, x0, t, noise)
+                t, process = rollout.timesteps[index], ForwardProcess(rollout.scheduler)
+                z = process.add_noise(x0, t, noise)
                 # the policy of the first optimiser step is the one that sampled
                 e = rollout.output(z, t, c.of_prompts(len(samples))).float()
-                old = predict_x0(rollout.scheduler, e, t, z)
+                old = process.predict_x0(e, t, z)
                 noised.append(_Noised(samples, rollout, t, z, x0, old))
         return noised, scores, float(c.drift(original))
 
@@ -146,9 +146,9 @@ class NFTAlgorithm(Algorithm):
         with autocast(self.trainable.original.device, self.precision):
             c = self.trainable.encode(texts)
             e = noised.rollout.output(noised.z, noised.t, c.of_prompts(len(texts))).float()
-        now = predict_x0(noised.rollout.scheduler, e, noised.t, noised.z)
+        now = ForwardProcess(noised.rollout.scheduler).predict_x0(e, noised.t, noised.z)
         r = torch.tensor([optimality[sample.number] for sample in noised.samples], device=now.device)
-        loss = nft_loss(noised.x0, now, noised.old, r)
+        loss = _nft_loss(noised.x0, now, noised.old, r)
         if self.settings.drift_penalty:
             loss = loss + self.settings.drift_penalty * c.drift(self.trainable.encode_original(texts))
         return loss

@@ -25,13 +25,7 @@ from tcbench.errors import ConfigError
 from textcraftor.algorithms.advantages import PromptAdvantages, advantages_of_process, group_advantages
 from textcraftor.algorithms.base import Algorithm, StepResult
 from textcraftor.algorithms.latent_scores import LatentScores
-from textcraftor.algorithms.trajectories import (
-    Trajectory,
-    log_density,
-    step_mean,
-    step_std,
-    trained_decisions,
-)
+from textcraftor.algorithms.trajectories import StochasticSteps, Trajectory
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.sampling import EXTRA_NOISE, autocast
 from textcraftor.sources import Batch, Sample
@@ -111,17 +105,18 @@ class PolicyGradientAlgorithm(Algorithm):
         with autocast(self.trainable.original.device, self.precision):
             original, c = self.trainable.encode_original(texts), self.trainable.encode(texts)
             rollout, z = self.start(samples, original)
-            stds = [step_std(rollout.scheduler, t, self.eta) for t in rollout.timesteps]
+            steps = StochasticSteps(rollout.scheduler, self.eta)
+            stds = [steps.std(t) for t in rollout.timesteps]
             chosen = self._chosen_steps(stds, update)
             latents, log_probs = [z], {}
             for index, (t, std) in enumerate(zip(rollout.timesteps, stds, strict=True)):
-                z = step_mean(rollout.scheduler, rollout.output(z, t, c).float(), t, z, self.eta)
+                z = steps.mean(rollout.output(z, t, c).float(), t, z)
                 if std > 0:
                     seeds = [noise_seed(self.seed, s.number, EXTRA_NOISE + index) for s in samples]
                     noise = initial_latents(seeds, (z.shape[1], z.shape[2], z.shape[3])).to(z)
                     mean, z = z, z + std * noise
                     if index in chosen:
-                        log_probs[index] = log_density(z, mean, std)
+                        log_probs[index] = steps.log_density(z, mean, std)
                 latents.append(z)
             scores = self.scorer.score_latents(z, texts)
         return Trajectory(samples, rollout, tuple(latents), log_probs), scores, float(c.drift(original))
@@ -135,26 +130,23 @@ class PolicyGradientAlgorithm(Algorithm):
         with autocast(self.trainable.original.device, self.precision):
             c = self.trainable.encode(texts)
             e = rollout.output(z, t, c)
-        mean, std = (
-            step_mean(rollout.scheduler, e.float(), t, z, self.eta),
-            step_std(rollout.scheduler, t, self.eta),
-        )
-        now, old = log_density(following, mean, std), trajectory.log_probs[index]
+        steps = StochasticSteps(rollout.scheduler, self.eta)
+        mean, std = steps.mean(e.float(), t, z), steps.std(t)
+        now, old = steps.log_density(following, mean, std), trajectory.log_probs[index]
         loss = clipped_policy_loss(now, old, advantages, self._ratio_clip(z))
         if settings.drift_penalty or settings.kl_penalty:
             original = self.trainable.encode_original(texts)
             loss = loss + settings.drift_penalty * c.drift(original)
         if settings.kl_penalty:
             with torch.no_grad(), autocast(self.trainable.original.device, self.precision):
-                reference = rollout.output(z, t, original).float()
-            reference = step_mean(rollout.scheduler, reference, t, z, self.eta)
+                reference = steps.mean(rollout.output(z, t, original).float(), t, z)
             # the divergence of two Gaussians with the same deviation, per element as the densities are
             loss = loss + settings.kl_penalty * (mean - reference).square().mean() / (2 * std**2)
         return loss, (now - old).detach()
 
     def _chosen_steps(self, stds: Sequence[float], update: int) -> set[int]:
         """Return the steps whose decisions this update trains on."""
-        decisions = trained_decisions(stds, self.settings.min_noise)
+        decisions = StochasticSteps.trained(stds, self.settings.min_noise)
         if not decisions:
             raise ConfigError(
                 f"the last {len(stds)} steps are deterministic, so there are no decisions to train on; raise "

@@ -17,10 +17,10 @@ from rewards.combine.terms import MixTerm
 from tcbench.errors import ConfigError
 from textcraftor.algorithms.base import ClippedOptimiser
 from textcraftor.algorithms.latent_scores import LatentScorer
-from textcraftor.algorithms.nft import NFTAlgorithm, nft_loss
+from textcraftor.algorithms.nft import NFTAlgorithm, _nft_loss
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import TrainConfig
-from textcraftor.diffusion.forward_process import predict_x0
+from textcraftor.diffusion.forward_process import ForwardProcess
 from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.io.checkpoint import LOG, TrainFolder
@@ -77,7 +77,7 @@ def test_loss_equals_the_formula() -> None:
         for share, prediction in ((r[row], now[row]), (1 - r[row], 2 * old[row] - now[row])):
             error = prediction - x0[row]
             total += share * (error**2).mean() / np.abs(error).mean()
-    ours = nft_loss(*(torch.from_numpy(part) for part in (x0, now, old, r)))
+    ours = _nft_loss(*(torch.from_numpy(part) for part in (x0, now, old, r)))
     assert float(ours) == pytest.approx(total / 3, rel=1e-12)
 
 
@@ -85,7 +85,7 @@ def test_first_gradient_moves_predictions_towards_good_images_and_away_from_bad_
     generator = torch.Generator().manual_seed(0)
     x0, old = (torch.randn(3, 4, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
     now, r = old.clone().requires_grad_(), torch.tensor([1.0, 0.5, 0.2], dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(nft_loss(x0, now, old, r), now)
+    (gradient,) = torch.autograd.grad(_nft_loss(x0, now, old, r), now)
     scale = (old - x0).abs().flatten(1).mean(1) * old[0].numel() * len(x0)
     expected = 2 * (2 * r - 1)[:, None, None, None] * (old - x0) / scale[:, None, None, None]
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
@@ -104,7 +104,9 @@ def test_images_are_noised_by_the_forward_process_and_predicted_without_guidance
         scheduler, c = part.rollout.scheduler, algorithm.trainable.encode(texts)
         hidden = c.embeds[len(texts) :]
         e = part.rollout.denoiser.unet(part.z, part.t, encoder_hidden_states=hidden).sample
-        torch.testing.assert_close(part.old, predict_x0(scheduler, e, part.t, part.z), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            part.old, ForwardProcess(scheduler).predict_x0(e, part.t, part.z), rtol=1e-4, atol=1e-5
+        )
         signal = float(scheduler.alphas_cumprod[part.t])
         noise = (part.z - signal**0.5 * part.x0) / (1 - signal) ** 0.5
     assert float(noise.std()) == pytest.approx(1, abs=0.1)
@@ -149,7 +151,7 @@ def test_predictions_move_towards_images_with_higher_rewards(
         for part in noised:
             c = algorithm.trainable.encode([sample.text for sample in part.samples])
             e = part.rollout.output(part.z, part.t, c.of_prompts(8))
-            now = predict_x0(part.rollout.scheduler, e, part.t, part.z)
+            now = ForwardProcess(part.rollout.scheduler).predict_x0(e, part.t, part.z)
             gains += ((part.old - part.x0).square() - (now - part.x0).square()).flatten(1).mean(1)
     groups = scores.total.view(2, 4)
     advantage = (groups - groups.mean(dim=1, keepdim=True)).flatten()

@@ -27,7 +27,7 @@ from textcraftor.algorithms.base import ClippedOptimiser
 from textcraftor.algorithms.latent_scores import LatentScorer
 from textcraftor.algorithms.policy_gradient import PolicyGradientAlgorithm, clipped_policy_loss
 from textcraftor.algorithms.rollouts import RolloutStart
-from textcraftor.algorithms.trajectories import log_density, step_mean, step_std, trained_decisions
+from textcraftor.algorithms.trajectories import StochasticSteps
 from textcraftor.config import TrainConfig
 from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.sampling import Denoiser
@@ -96,9 +96,10 @@ def test_a_decision_equals_the_schedulers_step_with_noise(spacing: str) -> None:
     e, z, noise = (torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64) for _ in range(3))
     for t in scheduler.timesteps:
         theirs = scheduler.step(e, t, z, eta=0.7, variance_noise=noise).prev_sample
-        std = step_std(scheduler, t, 0.7)
+        steps = StochasticSteps(scheduler, 0.7)
+        std = steps.std(t)
         assert (std > 0) == (t > 0)
-        ours = step_mean(scheduler, e, t, z, 0.7) + std * noise
+        ours = steps.mean(e, t, z) + std * noise
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
@@ -120,7 +121,7 @@ def test_loss_equals_ppo_computed_by_hand() -> None:
         bounded = min(max(ratio, 1 - clip), 1 + clip)
         total += max(-advantages[row] * ratio, -advantages[row] * bounded)
     x, now, then = (torch.from_numpy(values) for values in (following, mean, old_mean))
-    log_probs, old = log_density(x, now, std), log_density(x, then, std)
+    log_probs, old = StochasticSteps.log_density(x, now, std), StochasticSteps.log_density(x, then, std)
     loss = clipped_policy_loss(log_probs, old, torch.from_numpy(advantages), clip)
     assert float(loss) == pytest.approx(total / 5, rel=1e-12)
 
@@ -142,8 +143,8 @@ def test_first_gradient_equals_the_policy_gradient(
     t = trajectory.rollout.timesteps[1]
     c = algorithm.trainable.encode([sample.text for sample in samples])
     e = trajectory.rollout.output(trajectory.latents[1], t, c)
-    mean = step_mean(trajectory.rollout.scheduler, e, t, trajectory.latents[1], 1.0)
-    std = step_std(trajectory.rollout.scheduler, t, 1.0)
+    steps = StochasticSteps(trajectory.rollout.scheduler, 1.0)
+    mean, std = steps.mean(e, t, trajectory.latents[1]), steps.std(t)
     density = torch.distributions.Normal(mean, std).log_prob(trajectory.latents[2]).flatten(1).mean(1)
     expected = torch.autograd.grad(-(advantages * density).mean(), trained, allow_unused=True)
     for ours, theirs in zip(gradients, expected, strict=True):
@@ -213,9 +214,9 @@ def test_groups_share_a_prompt_with_different_noises() -> None:
 def test_decisions_with_little_noise_are_left_out(
     tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
 ) -> None:
-    assert trained_decisions([0.6, 0.3, 0.1, 0.03, 0.0], 0.1) == [0, 1, 2]
-    assert trained_decisions([0.6, 0.3, 0.1, 0.03, 0.0], 0.0) == [0, 1, 2, 3]
-    assert trained_decisions([0.0], 0.1) == []
+    assert StochasticSteps.trained([0.6, 0.3, 0.1, 0.03, 0.0], 0.1) == [0, 1, 2]
+    assert StochasticSteps.trained([0.6, 0.3, 0.1, 0.03, 0.0], 0.0) == [0, 1, 2, 3]
+    assert StochasticSteps.trained([0.0], 0.1) == []
     algorithm = policy(tiny_pipeline, config_for(min_noise=0.0, policy_steps=2), toys)
     chosen = [frozenset(algorithm.sample(batch(2).samples, update)[0].log_probs) for update in range(8)]
     assert {len(steps) for steps in chosen} == {2}
@@ -244,12 +245,9 @@ def test_kl_penalty_is_the_divergence_of_two_gaussians(
             parameter.mul_(1.1)
         loss = algorithm.loss(trajectory, 1, torch.zeros(2))[0]
         t, z, texts = trajectory.rollout.timesteps[1], trajectory.latents[1], [s.text for s in samples]
-        scheduler = trajectory.rollout.scheduler
-        std = step_std(scheduler, t, 1.0)
+        steps = StochasticSteps(trajectory.rollout.scheduler, 1.0)
         now, original = (
-            torch.distributions.Normal(
-                step_mean(scheduler, trajectory.rollout.output(z, t, c), t, z, 1.0), std
-            )
+            torch.distributions.Normal(steps.mean(trajectory.rollout.output(z, t, c), t, z), steps.std(t))
             for c in (algorithm.trainable.encode(texts), algorithm.trainable.encode_original(texts))
         )
     expected = 3.0 * torch.distributions.kl_divergence(now, original).mean()

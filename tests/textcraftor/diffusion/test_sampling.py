@@ -17,7 +17,7 @@ from textcraftor.algorithms.latent_scores import decode_latents
 from textcraftor.config import _SAMPLERS
 from textcraftor.diffusion.conditioning import Conditioning
 from textcraftor.diffusion.estimators import ESTIMATORS, UpdateRandom
-from textcraftor.diffusion.forward_process import add_noise, predict_x0
+from textcraftor.diffusion.forward_process import ForwardProcess
 from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
@@ -215,7 +215,7 @@ def test_one_step_equals_the_schedulers_prediction(pipe: Any, start: Tensor, pre
     t = steps.timesteps[0]
     e = steps.output(start, t, c)
     theirs = scheduler.step(e, t, start).pred_original_sample
-    torch.testing.assert_close(predict_x0(scheduler, e, t, start), theirs)
+    torch.testing.assert_close(ForwardProcess(scheduler).predict_x0(e, t, start), theirs)
     (gradient,) = torch.autograd.grad(surrogate, c.tensors)
     (expected,) = torch.autograd.grad(value(theirs).sum(), c.tensors)
     alike([gradient], [expected], 1e-6)
@@ -230,8 +230,10 @@ def test_low_variance_averages_fresh_noises(pipe: Any, start: Tensor) -> None:
     random, steps, total = Fixed(), rollout(pipe), torch.zeros((), dtype=torch.float64)
     t = steps.timesteps[-1]
     for _ in range(2):
-        z = add_noise(steps.scheduler, x0, t, random.noise(x0))
-        total = total + value(predict_x0(steps.scheduler, steps.output(z, t, c), t, z)).sum() / 2
+        z = ForwardProcess(steps.scheduler).add_noise(x0, t, random.noise(x0))
+        total = (
+            total + value(ForwardProcess(steps.scheduler).predict_x0(steps.output(z, t, c), t, z)).sum() / 2
+        )
     (expected,) = torch.autograd.grad(total, c.tensors)
     alike([gradient], [expected])
 
