@@ -19,6 +19,7 @@ from tcbench.progress import Progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from rewards.base import Reward
     from rewards.combine.panel import Panel
@@ -224,7 +225,7 @@ def _score_batch(
         with suppress(ValueError, OSError), panel.shared_pass([image for _, image in opened]) as score:
             for name in names:
                 try:
-                    values[name] = score(name, prompts).tolist()
+                    values[name] = _shortest(score(name, prompts))
                 except torch.OutOfMemoryError:
                     if len(panel.names) > 1:
                         raise  # alone, the reward may have enough memory for the whole batch
@@ -247,7 +248,12 @@ def _halve(reward: Reward, opened: Sequence[tuple[Sample, Image]]) -> list[Score
             return [_failed(opened[0][0], error)]
         middle = (len(opened) + 1) // 2
         return [*_halve(reward, opened[:middle]), *_halve(reward, opened[middle:])]
-    return _records(reward, opened, values.tolist())
+    return _records(reward, opened, _shortest(values))
+
+
+def _shortest(values: Tensor) -> list[float]:
+    """Return scores (B,) with as many digits as identify them: 9 for float32, which tolist() gives as 17."""
+    return [float(str(value)) for value in values.detach().cpu().numpy()]
 
 
 def _records(reward: Reward, opened: Sequence[tuple[Sample, Image]], values: Sequence[float]) -> list[Score]:

@@ -212,7 +212,9 @@ def _mix_encoders(folder: Path, path: Path, weights: Mapping[str, float]) -> Non
     mix_encoders(parts, path)
 
 
-def _run_system(folder: Path, progress: Progress, name: str, prompts: int, seeds: int) -> list[Path]:
+def _run_system(
+    folder: Path, progress: Progress, name: str, prompts: int, seeds: int, pictures: int
+) -> list[Path]:
     """Sample a system on held-out prompts, score the images and measure their diversity."""
     model = name if name == MODEL else str(folder / _SYSTEMS / name)
     request = Request(model, suite=SUITE, limit=prompts, seeds=seeds, device="cpu", out=folder / "runs")
@@ -223,7 +225,7 @@ def _run_system(folder: Path, progress: Progress, name: str, prompts: int, seeds
     (reward,) = resolve_rewards([SELECTION])
     measure_diversity(result.run, reward, "cpu", progress)
     write_atomically(folder / TABULATED / name, f"{result.path.name}\n".encode())
-    return [folder / TABULATED / name, *_archived_files(result.run)]
+    return [folder / TABULATED / name, *_archived_files(result.run, pictures)]
 
 
 def _run_ceiling(folder: Path, progress: Progress) -> list[Path]:
@@ -238,7 +240,7 @@ def _run_ceiling(folder: Path, progress: Progress) -> list[Path]:
     if not score_run(run.path, rewards, "cpu", progress).complete:
         raise TcbenchError(f"{run.path}: some images or scores are missing")
     write_atomically(folder / TABULATED / CEILING, f"{run.path.name}\n".encode())
-    return [folder / TABULATED / CEILING, *_archived_files(run)]
+    return [folder / TABULATED / CEILING, *_archived_files(run, 0)]
 
 
 def _undrawn(run: RunState, key: Key) -> Sample:
@@ -247,10 +249,10 @@ def _undrawn(run: RunState, key: Key) -> Sample:
     return replace(sample, text=sample.prompt, image=None, sha256=None, reason=None, truncated=False)
 
 
-def _archived_files(run: RunState) -> list[Path]:
-    """Return the files of a run folder, except images that no board shows."""
+def _archived_files(run: RunState, pictures: int) -> list[Path]:
+    """Return the files of a run folder, with as many images as pages show."""
     samples = run.samples
-    images = [run.image_path(samples[key]) for key in shown_keys([run])]
+    images = [run.image_path(samples[key]) for key in shown_keys([run], pictures)]
     return [run.path / HEADER, *run.path.glob("samples/*"), *run.path.glob("scores/*/*"), *images]
 
 

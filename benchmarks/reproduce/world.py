@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.reproduce.ceiling import NAME as CEILING
 from benchmarks.reproduce.tasks import TASKS
 from benchmarks.systems import STYLE_WORDS
+from leaderboards.pictures import PROMPTS
 from tcbench.cells import WorkCell
 from textcraftor.diffusion.models import MODELS
 
@@ -177,6 +178,15 @@ class _Variant:
         return float(3 * iterations + 2 if iterations else self.changes.get("best_of", 1))
 
 
+COMPARED = 10
+"""Images of each system in the picture of the methods: the first two prompts of each category."""
+
+LOOKS = (
+    "saturated-0", "only-aesthetic-0", "dark-0", "saturated-dark", "saturated-shaded", "three-styles",
+    "strength-0.25", "strength-0.5", "strength-0.75",
+)  # fmt: skip
+"""Systems in the pictures of styles and strengths."""
+
 SAMPLERS = ("euler", "dpm++2m")
 
 _TEST_TIME: Mapping[str, Any] = MappingProxyType({"test_time_reward": REWARDS, "calibration": "world"})
@@ -213,7 +223,9 @@ class Scale:
     """Amount of work."""
 
     prompts: int = 400
-    """Held-out prompts."""
+    """Held-out prompts of systems in the headline."""
+    exploratory_prompts: int = 200
+    """Held-out prompts of other systems, the first of them."""
     seeds: int = 2
     """Noises per prompt."""
     training_seeds: int = 3
@@ -243,8 +255,8 @@ class Scale:
 
 FULL = Scale()
 QUICK = Scale(
-    prompts=4, training_seeds=2, trials=2, updates=0.0, renders=8, best_prompts=4, validation_prompts=2,
-    batch=4, validations=1, run_minutes=0.1, minutes=0.02,
+    prompts=4, exploratory_prompts=4, training_seeds=2, trials=2, updates=0.0, renders=8, best_prompts=4,
+    validation_prompts=2, batch=4, validations=1, run_minutes=0.1, minutes=0.02,
 )  # fmt: skip
 """Checks that everything works; nothing is learned in so few updates."""
 
@@ -317,7 +329,8 @@ def _training(method: Method, scale: Scale) -> Iterator[WorkCell]:
         }  # fmt: skip
         is_trial = bool(trials) and seed == 0  # the first seed with the chosen rate has been trained already
         yield _cell(name, "train", 0.0 if is_trial else minutes, options, (*needs(seed), *trials))
-        yield _run(f"{method.name}-{seed}", scale, name)
+        prompts = scale.prompts if method.name in HEADLINE else scale.exploratory_prompts
+        yield _run(f"{method.name}-{seed}", scale, name, prompts=prompts)
 
 
 def _seed_cell(name: str, seed: int, scale: Scale) -> str:
@@ -336,13 +349,23 @@ def _variant(variant: _Variant, scale: Scale) -> Iterator[WorkCell]:
     name = f"system-{variant.name}"
     options = {"name": variant.name, "of": variant.of, "changes": variant.changes, "mix": variant.mix}
     yield _cell(name, "system", 0.0, options, tuple(f"train-{source}-0" for source in sources))
-    prompts = min(variant.prompts or scale.prompts, scale.prompts)
+    usual = scale.prompts if variant.name in HEADLINE_VARIANTS else scale.exploratory_prompts
+    prompts = min(variant.prompts or usual, usual)
     seeds = min(variant.seeds or scale.seeds, scale.seeds)
-    cell = _run(variant.name, replace(scale, prompts=prompts, seeds=seeds), name)
-    share = prompts * seeds / scale.prompts / scale.seeds
-    yield replace(cell, minutes=cell.minutes * variant.images * share)
+    cell = _run(variant.name, scale, name, prompts=prompts, seeds=seeds)
+    yield replace(cell, minutes=cell.minutes * variant.images)
 
 
-def _run(name: str, scale: Scale, *needs: str) -> WorkCell:
-    options = {"name": name, "prompts": scale.prompts, "seeds": scale.seeds}
-    return _cell(f"run-{name}", "run", scale.run_minutes, options, needs)
+def _kept_pictures(name: str) -> int:
+    """Number of images of a system that its archive keeps: those that a page shows."""
+    method = name.rpartition("-")[0]
+    if name in (BASELINE, *HEADLINE_VARIANTS) or (method in HEADLINE and name.endswith("-0")):
+        return COMPARED
+    return PROMPTS if method in HEADLINE or name in LOOKS else 0
+
+
+def _run(name: str, scale: Scale, *needs: str, prompts: int = 0, seeds: int = 0) -> WorkCell:
+    prompts, seeds = prompts or scale.prompts, seeds or scale.seeds
+    options = {"name": name, "prompts": prompts, "seeds": seeds, "pictures": _kept_pictures(name)}
+    minutes = scale.run_minutes * prompts * seeds / (scale.prompts * scale.seeds)
+    return _cell(f"run-{name}", "run", minutes, options, needs)
