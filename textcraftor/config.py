@@ -37,8 +37,6 @@ REINFORCEMENT = (*ON_DECISIONS, "nft", "rewriting")
 WITHOUT_GRADIENT = (*REINFORCEMENT, "denoising")
 """Algorithms that do not need a reward's gradient."""
 
-_BOUNDED = ("chain", "truncation")
-"""Algorithms whose gradients pass through the UNet's latent input, and can be bounded."""
 _IN_GROUPS = ("grpo", "nft", "rewriting")
 """Algorithms that compare the samples of a group."""
 
@@ -68,7 +66,7 @@ class RewardSettings:
     """Average-pool images to this many pixels a side before rewards see them; 0: off."""
     balance: bool = False
     """Whether each reward's gradient at an image is scaled to the length of its weight. Otherwise the reward
-    with the steepest gradient decides.
+    with the steepest gradient decides. Without effect on methods that use no gradient of rewards.
     """
     constraints: tuple[str, ...] = ()
     """Rewards of the mix whose mean must not fall below the untuned model's: their weights are multiplied by
@@ -141,8 +139,8 @@ class AlgorithmSettings:
     pairs), "ddpo", "grpo" or "nft" (reinforcement learning) or "rewriting" (train a prompt rewriter).
     """
     bound_gradients: bool = False
-    """Whether a sample's gradient at every step is bounded by its length at the final latents; "chain" and
-    "truncation" only.
+    """Whether a sample's gradient at every step is bounded by its length at the final latents. Without
+    effect where no gradient passes from step to step: "chain" and "truncation" only.
     """
     drift_penalty: _Amount = 0.0
     """Weight of the embedding's squared distance from the original's, in its variance; for "rewriting", of
@@ -397,28 +395,18 @@ def _check_sampler(config: TrainConfig) -> None:
 
 
 def _check_rewards(config: TrainConfig) -> None:
-    name, rewards, algorithm = config.algorithm.name, config.rewards, config.algorithm
-    needs_gradient = {
-        "rewards.balance = true": rewards.balance,
-        "rewards.constraints": bool(rewards.constraints),
-    }
-    for setting, used in needs_gradient.items():
-        if used and name in WITHOUT_GRADIENT:
-            raise ConfigError(
-                f'{setting} applies to gradients of rewards, which algorithm.name = "{name}" does not use; '
-                "remove it"
-            )
+    name, rewards = config.algorithm.name, config.rewards
+    if rewards.constraints and name in WITHOUT_GRADIENT:
+        raise ConfigError(
+            f'rewards.constraints = {list(rewards.constraints)} with algorithm.name = "{name}", which does '
+            "not use the gradients of rewards; set rewards.constraints = []"
+        )
     if rewards.constraints and not rewards.calibration:
         raise ConfigError(
             "rewards.constraints compares with the untuned model's mean, which a calibration holds; set "
             "rewards.calibration"
         )
-    if algorithm.bound_gradients and name not in _BOUNDED:
-        raise ConfigError(
-            f'algorithm.bound_gradients with algorithm.name = "{name}"; only {" and ".join(_BOUNDED)} have '
-            "gradients between steps that can grow: remove it"
-        )
-    if algorithm.kl_penalty and (name not in ON_DECISIONS or "unet" in config.trainable.parts):
+    if config.algorithm.kl_penalty and (name not in ON_DECISIONS or "unet" in config.trainable.parts):
         raise ConfigError(
             f"algorithm.kl_penalty requires algorithm.name = {' or '.join(ON_DECISIONS)} and a frozen UNet, "
             "whose untuned text encoder is the reference; set it to 0"

@@ -6,31 +6,43 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+_WEIGHTED_SUM: Mapping[str, Any] = MappingProxyType(
+    {"rewards.balance": False, "rewards.constraints": (), "algorithm.bound_gradients": False}
+)
+"""The rewards' weighted sum and its plain gradient, as in the papers."""
+
+_PAPER: Mapping[str, Any] = MappingProxyType(
+    {
+        **_WEIGHTED_SUM,
+        "rewards.calibration": "",
+        "schedule.guidance": 7.5,
+        "schedule.tuned_steps": 5,
+        "validation.eval_tuned_steps": 15,
+        "optimiser.lr": 1e-6,
+        "optimiser.updates": 10_000,
+        "optimiser.clip": 0.0,
+    }
+)
+"""What the paper and the official code share."""
+
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "default": {},
         "paper": {
+            **_PAPER,
             "rewards.mix": "clip-cosine=100,aesthetic-v2=1,pickscore=1,hpsv2=100",
-            "rewards.calibration": "",
-            "schedule.guidance": 7.5,
-            "optimiser.lr": 1e-6,
-            "optimiser.updates": 10_000,
             "optimiser.batch": 256,
-            "optimiser.clip": 0.0,
         },
         "official-code": {
+            **_PAPER,
             "rewards.mix": "clip-cosine=50,aesthetic-v2=3,pickscore=1,hpsv2=100",
-            "rewards.calibration": "",
             "rewards.pool": 224,
-            "schedule.guidance": 7.5,
             "schedule.spacing": "trailing",
-            "optimiser.lr": 1e-6,
-            "optimiser.updates": 10_000,
             "optimiser.batch": 32,
-            "optimiser.clip": 0.0,
             "memory.checkpointing": True,
         },
         "ddpo": {
+            **_WEIGHTED_SUM,
             "algorithm.name": "ddpo",
             "algorithm.policy_updates": 2,
             "schedule.steps": 50,
@@ -43,7 +55,34 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "optimiser.weight_decay": 1e-4,
             "optimiser.batch": 256,
         },
+        "grpo": {
+            **_WEIGHTED_SUM,
+            "algorithm.name": "grpo",
+            "algorithm.policy_updates": 4,
+            "algorithm.policy_steps": 30,
+            "data.group": 12,
+            "schedule.steps": 50,
+            "schedule.tuned_steps": 50,
+            "schedule.eta": 1.0,
+            "validation.eval_tuned_steps": 50,
+            "optimiser.lr": 1e-5,
+            "optimiser.batch": 96,
+        },
+        "nft": {
+            **_WEIGHTED_SUM,
+            "algorithm.name": "nft",
+            "algorithm.policy_updates": 1,
+            "algorithm.policy_steps": 10,
+            "data.group": 24,
+            "schedule.steps": 25,
+            "schedule.tuned_steps": 25,
+            "validation.eval_tuned_steps": 25,
+            "trainable.lora_rank": 32,
+            "optimiser.lr": 3e-4,
+            "optimiser.batch": 96,
+        },
         "rewriter": {
+            **_WEIGHTED_SUM,
             "algorithm.name": "rewriting",
             "algorithm.policy_updates": 4,
             "algorithm.ratio_clip": 0.2,

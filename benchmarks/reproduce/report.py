@@ -1,120 +1,68 @@
-"""The report of the comparison on the embedded world: tables from run folders and training results alone."""
+"""The page of the comparison: tables, findings and pictures, from run folders and training results alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from benchmarks.reproduce.archives import CellArchives
-from benchmarks.reproduce.tasks import (
-    SELECTION,
-    TABULATED,
-    TrainingResult,
-    chosen_rate,
-    training_name,
-    trial_name,
-)
+from benchmarks.reproduce.ceiling import NAME as CEILING
+from benchmarks.reproduce.findings import COLUMN_GROUPS, RULES, findings
+from benchmarks.reproduce.results import FIRST, Results
+from benchmarks.reproduce.tasks import SELECTION, TrainingResult, chosen_rate, trial_name
 from benchmarks.reproduce.world import (
     BASELINE,
     BUDGET,
+    COMPARED,
     HEADLINE,
     METHODS,
     SAMPLERS,
-    VARIANTS,
+    STRENGTHS,
+    STYLES,
     Method,
     Scale,
     plan_cells,
 )  # fmt: skip
-from leaderboards.board import Board, Cell, Section, SeedAgreement
-from leaderboards.builder import build
-from leaderboards.cells import with_claims
+from leaderboards.board import Column, Section
 from leaderboards.files import write_board
 from leaderboards.markdown import markdown_table
-from leaderboards.render import EXPOSURES, MARKS, MARKS_LEGEND, decimals, number, seeds_text
-from leaderboards.run_state import RunState
+from leaderboards.pictures import image_table, png, shown_keys
+from leaderboards.render import MARKS_LEGEND, decimals, number
 from tcbench.cells import CellRecord, cell_keys
 from tcbench.files import write_atomically
 from textcraftor.algorithms.base import TRAINED
 from textcraftor.config import TrainConfig
-
-TITLES: Mapping[str, str] = {
-    BASELINE: "base",
-    **{name: method.title for name, method in METHODS.items()},
-    **{variant.name: variant.title for variant in VARIANTS},
-}
 
 RECORDS = "records"
 """Folder beside the report with the archives that all its numbers come from."""
 
 Row = dict[str, str]
 
-
 INTRODUCTION = """\
-Base: micro. Every system samples the same {prompts} held-out prompts with the same {noises} noises each,
-with ddim, 25 steps and guidance 3 unless a row says otherwise. Numbers are paired differences to the base
-with 95 % intervals. {legend}; † the system was optimised for this reward, ‡ for one of its family.
-world-siglip selected checkpoints; world-blip, world-vqa, world-oracle and world-rule are judges, which took
-no part in training or selection."""
+Base: micro. Every system of the headline samples the same {prompts} held-out prompts with the same {noises}
+noises each, other systems the first {exploratory} of these prompts, with ddim, 25 steps and guidance 3 unless
+a row says otherwise. Numbers are paired differences to the base with 95 % intervals. {legend}; † the system
+was optimised for this reward, ‡ for one of its family. world-siglip selected checkpoints. Judges took no part
+in training or selection: world-rule and world-blip judge quality, world-oracle and world-vqa alignment."""
 
 BUDGETS = """\
 Each method was trained with a compute of about {budget:,}: UNet-forward equivalents, reward calls and
 decodes, each counted as one. Gradients through rewards and decoder and the work of a language model are not
-counted; the table of costs has the seconds. The second stage of text + UNet had the same budget again, and
-one run of RL twice the budget; RAFT's budget includes sampling its images. All methods are trained on the
-same prompts, and with the same reward mix unless a row says otherwise. TextCraftor and its variants use a
-cosine schedule and averaged weights; RL and the rewriter use a constant rate, as their authors do."""
-
-PAIRS = """\
-TextCraftor against each of the others, seed by seed (Holm's correction over all of this table):"""
+counted; the table of costs has the seconds. The second stage of text + UNet had the same budget again. RAFT's
+budget includes sampling its images. All methods are trained on the same prompts, and with the same reward mix
+unless a row says otherwise. TextCraftor and its variants use a cosine schedule and averaged weights;
+reinforcement learning and the rewriter use a constant rate, as their authors do."""
 
 TRIALS = """\
 Each headline method had the same number of trials, on validation prompts. The chosen rate has the greatest
 gain in the trained mix at the checkpoint that world-siglip selected; rates at which world-siglip fell
 significantly are left out, unless it fell at all of them. Changes are against the start of training: the
-base model, or for the rewriter the rewriter before reinforcement learning. Methods outside the headline had
-no trials: they use the rate of a related headline method, or their authors'."""
+base model, the first stage, or for the rewriter the rewriter before reinforcement learning. Methods outside
+the headline use the rate of a related method, or had trials of their own."""
 
-
-@dataclass(frozen=True)
-class _Results:
-    """Results in the folder of the work."""
-
-    folder: Path
-    scale: Scale
-    headline_only: bool = False
-
-    @cached_property
-    def runs(self) -> Mapping[str, RunState]:
-        """Run folders by system."""
-        files = sorted((self.folder / TABULATED).iterdir())
-        names = {file.name: file.read_text(encoding="utf-8").strip() for file in files}
-        return {system: RunState(self.folder / "runs" / name) for system, name in names.items()}
-
-    def seeds(self, name: str) -> list[str]:
-        """Return a method's systems, one per training seed."""
-        return [f"{name}-{seed}" for seed in self.scale.seeds_of(METHODS[name])]
-
-    def training(self, method: Method, seed: int) -> TrainingResult:
-        """Return the result of a method's training run."""
-        rates = method.rates[: self.scale.trials]
-        return TrainingResult.read(self.folder, training_name(self.folder, method.name, seed, rates))
-
-    @property
-    def headline(self) -> list[str]:
-        """Systems of the methods with several training seeds."""
-        return [system for name in HEADLINE for system in self.seeds(name)]
-
-    def board(self, names: Sequence[str], baseline: str = BASELINE) -> Board:
-        """Return the board of some systems against a baseline."""
-        return build([self.runs[name] for name in dict.fromkeys([baseline, *names])], baseline)
-
-    def section(self, names: Sequence[str], baseline: str = BASELINE) -> Section:
-        """Return the only section of `board`."""
-        (section,) = self.board(names, baseline).sections
-        return section
+_PICTURE = (BASELINE, "style-words", "grpo-0", "textcraftor-0", "text-unet-0")
+"""Systems in the picture of the methods."""
 
 
 def write_comparison_report(
@@ -125,41 +73,72 @@ def write_comparison_report(
     Returns:
         Paths of the files; for the archives the path of their folder.
     """
-    results = _Results(folder, scale, headline_only)
-    files = write_board(results.board(results.headline), docs / "headline")
+    results = Results(folder, scale, headline_only)
+    headline = [system for name in results.headline for system in results.seeds(name)]
+    files = write_board(results.board(headline), docs / "headline")
+    pictures: dict[str, Sequence[str]] = {"methods.png": _PICTURE}
     if not headline_only:
         files += write_board(results.board(_exploratory(scale)), docs / "exploratory")
-    report = "\n\n".join(_report(results)) + "\n"
-    docs.mkdir(parents=True, exist_ok=True)
-    write_atomically(docs / "report.md", report.encode())
+        pictures |= {"styles.png": STYLES, "strengths.png": (BASELINE, *STRENGTHS, f"{FIRST}-0")}
+    for name, systems in pictures.items():
+        write_atomically(docs / name, _picture(results, systems))
+        files.append(docs / name)
+    write_atomically(docs / "report.md", ("\n\n".join(_report(results)) + "\n").encode())
     CellArchives(docs / RECORDS).add(plan_cells(scale), folder)
     return [docs / "report.md", *files, docs / RECORDS]
+
+
+def _picture(results: Results, systems: Sequence[str]) -> bytes:
+    """Return a grid of images as PNG: a row for each system, a column for each of the first prompts."""
+    runs = [results.runs[name] for name in systems]
+    keys = shown_keys(runs, COMPARED)
+    rows = [
+        (Results.title(name), [run.image_path(run.samples[key]) for key in keys])
+        for name, run in zip(systems, runs, strict=True)
+    ]
+    return png(image_table(rows, [runs[0].samples[key].prompt for key in keys]))
 
 
 def _exploratory(scale: Scale) -> list[str]:
     """Systems with at most one training seed that stand in the second table of the main comparison."""
     trained = [f"{name}-0" for name in METHODS if name not in HEADLINE]
-    return [*trained, "style-words", "extend", "best-of-4"]
+    return [*trained, "extend", "best-of-4"]
 
 
-def _report(results: _Results) -> Iterator[str]:
+def _report(results: Results) -> Iterator[str]:
     scale = results.scale
     yield "# The comparison on the embedded world"
     yield (
         "Written by `tcbench reproduce world-table`. The plan and the interpretation are in "
         "[README.md](README.md)."
     )
-    yield INTRODUCTION.format(prompts=scale.prompts, noises=scale.seeds, legend=MARKS_LEGEND)
+    yield INTRODUCTION.format(
+        prompts=scale.prompts,
+        noises=scale.seeds,
+        exploratory=scale.exploratory_prompts,
+        legend=MARKS_LEGEND,
+    )
     yield BUDGETS.format(budget=BUDGET)
     yield "## Main comparison"
+    yield "![The first prompts of each category, the same noises](methods.png)"
     yield (
-        f"{scale.training_seeds} training seeds each: the mean of their differences, with the smallest and "
-        "the largest in brackets. A method is marked better or worse only if all its seeds are (Holm's "
-        "correction over all comparisons of [headline/leaderboard.md](headline/leaderboard.md))."
+        f"{scale.training_seeds} training seeds of each trained method: the mean of their differences, with "
+        "the smallest and the largest in brackets. A method is marked better or worse only if all its seeds "
+        "are (Holm's correction over all comparisons of [headline/leaderboard.md](headline/leaderboard.md)). "
+        "Systems without training have an interval over prompts in brackets. The ceiling is not part of the "
+        "correction."
     )
-    yield markdown_table(_methods(results))
-    yield PAIRS
-    yield markdown_table(_pairwise(results))
+    for groups in (("quality, trained", "quality, judges"), ("alignment, trained", "alignment, judges", "")):
+        yield markdown_table(_methods(results, groups))
+    yield (
+        "TextCraftor against each of the others, seed by seed (Holm's correction over all of both tables); "
+        "positive numbers are in favour of TextCraftor:"
+    )
+    for groups in (("quality, trained", "quality, judges"), ("alignment, trained", "alignment, judges", "")):
+        yield markdown_table(_pairwise(results, groups))
+    yield "## Findings"
+    yield RULES
+    yield markdown_table([finding.row for finding in findings(results)])
     if not results.headline_only:
         yield from _rest(results)
     yield "## Learning rates"
@@ -170,21 +149,27 @@ def _report(results: _Results) -> Iterator[str]:
     yield from _ending(results)
 
 
-def _rest(results: _Results) -> Iterator[str]:
+def _rest(results: Results) -> Iterator[str]:
     """Systems with at most one training seed, and the paper's further tables."""
+    yield "## Other methods"
     yield (
         "Exploratory, with one training seed or none (Holm's correction over "
         "[exploratory/leaderboard.md](exploratory/leaderboard.md)):"
     )
-    yield markdown_table(_rows(results.section(_exploratory(results.scale))))
-    yield "![The same prompts and noises](exploratory/samples.png)"
+    yield markdown_table(_rows(results, results.section(_exploratory(results.scale))))
     yield from _drill_downs(results)
 
 
-def _drill_downs(results: _Results) -> Iterator[str]:
+def _drill_downs(results: Results) -> Iterator[str]:
     """The paper's further tables, all exploratory. Each is a board with its own correction."""
-    tuned = "textcraftor-0"
+    tuned = f"{FIRST}-0"
     for heading, text, names in (
+        (
+            "Gradients, balance and constraint",
+            "The default bounds the gradient of each step, balances the rewards' gradients at the image, and "
+            "holds world-clip at the untuned model's level by a multiplier. Other rows leave out some of it.",
+            [tuned, "unbounded-0", "unbalanced-0", "fixed-weights-0", "plain-0", "detached-0"],
+        ),
         (
             "Single rewards and all rewards",
             "",
@@ -193,36 +178,55 @@ def _drill_downs(results: _Results) -> Iterator[str]:
         ("With and without the CLIP constraint", "", [tuned, "no-clip-0"]),
         (
             "Tuned steps in training and in sampling",
-            "K is the number of last sampling steps that carry gradients in training. The tuned encoder "
-            "conditions the last 15 of 25 steps in sampling, or as many as a row says.",
-            ["last-5", "last-10", tuned, "last-25", "k-10-last-10", "k-15-0"],
-        ),
-        (
-            "Interpolation",
-            "Between the embeddings of the original encoder (strength 0) and the tuned encoder (strength 1).",
-            ["strength-0.25", "strength-0.5", "strength-0.75", tuned],
-        ),
-        (
-            "Style mixing",
-            "",
-            ["only-aesthetic-0", "aesthetic-pick-0.5", "only-pick-0", "only-hps-0", "three-styles"],
+            "K is the number of last sampling steps that carry gradients in training. The default is all 25. "
+            "The tuned encoder conditions as many last steps in sampling, or as many as a row says.",
+            [tuned, "last-5", "last-15", "k-5-0", "k-15-0"],
         ),
     ):  # fmt: skip
         yield f"## {heading}"
         if text:
             yield text
-        yield markdown_table(_rows(results.section(names), names))
+        yield markdown_table(_rows(results, results.section(names), names))
+    yield "## Optimisation at test time"
+    yield (
+        "Each image is optimised or chosen for the reward mix that the methods are trained on, with one "
+        "noise of the first 100 prompts. The compute of an image is counted as in training, which is paid "
+        "once."
+    )
+    names = ["best-of-4", "best-of-30", "noise-10", "embedding-10", tuned]
+    yield markdown_table(
+        [
+            {"system": row["system"], "compute of an image": _compute(results, name), **row}
+            for name, row in zip(names, _rows(results, results.section(names), names, 100), strict=True)
+        ]
+    )
+    yield "## Interpolation"
+    yield (
+        "Between the embeddings of the original encoder (strength 0) and the tuned encoder (strength 1). See "
+        "also the [pictures](strengths.png)."
+    )
+    names = [*STRENGTHS, tuned]
+    yield markdown_table(_rows(results, results.section(names), names))
+    yield "![Strength 0, 0.25, 0.5, 0.75 and 1](strengths.png)"
+    yield "## Style mixing"
+    yield (
+        "Encoders tuned for colourfulness, for world-aesthetic (shading and shadows) and for darkness, and "
+        "mixes of their embeddings: the statistics of their pictures, in the units of the two rewards."
+    )
+    yield markdown_table([_look(results, name) for name in STYLES])
+    yield "![Three styles and mixes of them](styles.png)"
     yield "## Samplers"
     yield "The encoder was tuned with ddim; each row is compared with the base model and the same sampler."
     yield markdown_table(
         [
-            *_rows(results.section([tuned]), [tuned]),
+            *_rows(results, results.section([tuned]), [tuned]),
             *(
                 row
                 for sampler in SAMPLERS
                 for row in _rows(
-                    results.section([f"textcraftor-{sampler}"], f"micro-{sampler}"),
-                    [f"textcraftor-{sampler}"],
+                    results,
+                    results.section([f"{FIRST}-{sampler}"], f"{BASELINE}-{sampler}"),
+                    [f"{FIRST}-{sampler}"],
                 )
             ),
         ]
@@ -231,86 +235,88 @@ def _drill_downs(results: _Results) -> Iterator[str]:
     yield "Training uses eta 1. Each row is compared with the base model at the same eta."
     yield markdown_table(
         [
-            *_rows(results.section(["rl-0"]), ["rl-0"]),
-            *_rows(results.section(["rl-eta-1"], "micro-eta-1"), ["rl-eta-1"]),
+            *_rows(results, results.section(["grpo-0"]), ["grpo-0"]),
+            *_rows(results, results.section(["grpo-eta-1"], "micro-eta-1"), ["grpo-eta-1"]),
         ]
     )
 
 
-def _rows(section: Section, names: Sequence[str] | None = None) -> list[Row]:
+def _compute(results: Results, name: str) -> str:
+    return f"{results.runs[name].header.details['compute_per_image']:,}"
+
+
+def _look(results: Results, name: str) -> Row:
+    looks = results.looks(name)
+    return {
+        "system": Results.title(name),
+        "colourfulness": f"{looks.colourfulness:.1f}",
+        "darkness": f"{looks.darkness:.1f}",
+    }
+
+
+def _rows(
+    results: Results, section: Section, names: Sequence[str] | None = None, prompts: int = 0
+) -> list[Row]:
     """One row per system: its differences to the section's baseline."""
     labels = names or [entry.label for entry in section.entries if entry.label != section.baseline]
+    expected = prompts or results.scale.exploratory_prompts
     return [
-        {"system": _title(label)}
+        {"system": Results.title(label)}
         | {
-            column.title: _difference(section.cells.get((label, column.label, None)))
+            column.title: Results.text([section.cells.get((label, column.label, None))], expected)
             for column in section.columns
         }
         for label in labels
     ]
 
 
-def _title(label: str) -> str:
-    return TITLES.get(label) or TITLES[label.rpartition("-")[0]]
-
-
-def _difference(cell: Cell | None) -> str:
-    if cell is None or cell.comparison is None:
-        return "–"
-    difference = cell.comparison.difference
-    places = decimals([difference])
-    ends = " to ".join(number(end, places, sign=True) for end in (difference.low, difference.high))
-    mark = MARKS[cell.claim] + EXPOSURES[cell.exposure]
-    missing = f" [n = {difference.n} of {cell.prompts}]" if difference.n < cell.prompts else ""
-    return f"{number(difference.value, places, sign=True)} ({ends}) {mark}{missing}"
-
-
-def _methods(results: _Results) -> list[Row]:
-    section = results.section(results.headline)
+def _columns(section: Section, groups: Sequence[str]) -> list[tuple[str, Column]]:
+    """Return the headings and columns of some groups; "" is those of no group."""
+    by_label = {column.label: column for column in section.columns}
+    known = {label for labels in COLUMN_GROUPS.values() for label in labels}
+    rest = tuple(label for label in by_label if label not in known)
     return [
-        {"method": TITLES[name]}
-        | {
-            column.title: _agreed(
-                [section.cells[system, column.label, None] for system in results.seeds(name)]
-            )
-            for column in section.columns
-        }
-        for name in HEADLINE
+        (f"{group}: {by_label[label].title}" if group else by_label[label].title, by_label[label])
+        for group in groups
+        for label in (COLUMN_GROUPS[group] if group else rest)
     ]
 
 
-def _pairwise(results: _Results) -> list[Row]:
-    """The first method against each other one, seeds of the same number paired."""
-    first, *others = HEADLINE
-    pairs = [
-        (other, system, results.section([system], other_system))
-        for other in others
-        for system, other_system in zip(results.seeds(first), results.seeds(other), strict=True)
+def _methods(results: Results, groups: Sequence[str]) -> list[Row]:
+    """The base's means, then differences to it: methods, systems without training, and the ceiling."""
+    section = results.against_base
+    columns = _columns(section, groups)
+    base = {heading: section.cells[BASELINE, column.label, None] for heading, column in columns}
+    rows = [
+        {"method": "base (mean)"}
+        | {heading: number(cell.mean.value, decimals([cell.mean])) for heading, cell in base.items()}
     ]
-    columns = pairs[0][2].columns
-    # All comparisons of the table are one family for Holm's correction, so `with_claims` gets them together.
-    family = [section.cells[system, column.label, None] for _, system, section in pairs for column in columns]
-    names = (other for other, _, _ in pairs for _ in columns)
-    cells: dict[tuple[str, str], list[Cell]] = {}
-    for other, cell in zip(names, with_claims(family), strict=True):
-        cells.setdefault((other, cell.column), []).append(cell)
+    for name in results.headline:
+        systems = results.seeds(name)
+        rows.append(
+            {"method": Results.title(name)}
+            | {h: Results.text([section.cells[s, c.label, None] for s in systems]) for h, c in columns}
+        )
+    ceiling = results.section([CEILING])
     return [
-        {"against": TITLES[other]} | {c.title: _agreed(cells[other, c.label]) for c in columns}
-        for other in others
+        *rows,
+        {"method": Results.title(CEILING)}
+        | {h: Results.text([ceiling.cells.get((CEILING, c.label, None))]) for h, c in columns},
     ]
 
 
-def _agreed(cells: Sequence[Cell]) -> str:
-    """Agreement of a method's seeds by one column."""
-    agreed = SeedAgreement.of_cells(cells)
-    if agreed is None:
-        return "–"
-    pairs = min(cell.comparison.difference.n for cell in cells if cell.comparison)
-    missing = f" [n = {pairs} of {cells[0].prompts}]" if pairs < cells[0].prompts else ""
-    return seeds_text(agreed) + EXPOSURES[cells[0].exposure] + missing
+def _pairwise(results: Results, groups: Sequence[str]) -> list[Row]:
+    """The first method against each other one."""
+    columns = _columns(results.against_base, groups)
+    return [
+        {"against": Results.title(other)}
+        | {heading: Results.text(results.against_first[other, column.label]) for heading, column in columns}
+        for other in results.headline
+        if other != FIRST
+    ]
 
 
-def _trials(results: _Results) -> list[Row]:
+def _trials(results: Results) -> list[Row]:
     rows = []
     for method in METHODS.values():
         rates = method.rates[: results.scale.trials]
@@ -337,7 +343,7 @@ def _change(change: Sequence[float | None]) -> str:
     return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def _costs(results: _Results) -> list[Row]:
+def _costs(results: Results) -> list[Row]:
     rows = []
     for method in (m for m in METHODS.values() if m.name in HEADLINE or not results.headline_only):
         for seed in results.scale.seeds_of(method):
@@ -345,7 +351,7 @@ def _costs(results: _Results) -> list[Row]:
     return rows
 
 
-def _cost(results: _Results, method: Method, seed: int) -> Row:
+def _cost(results: Results, method: Method, seed: int) -> Row:
     """Compute and time of a training run."""
     result = results.training(method, seed)
     ledger = result.ledger
@@ -367,7 +373,7 @@ def _cost(results: _Results, method: Method, seed: int) -> Row:
     }
 
 
-def _ending(results: _Results) -> Iterator[str]:
+def _ending(results: Results) -> Iterator[str]:
     """Time, versions, devices and commits."""
     keys = cell_keys(plan_cells(results.scale, headline_only=results.headline_only))
     records = [record for name, key in keys.items() if (record := CellRecord.read(results.folder, name, key))]

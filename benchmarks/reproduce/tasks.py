@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from leaderboards.records import Key, Sample
 from leaderboards.run_state import HEADER, RunState
 from tcbench.errors import TcbenchError
 from tcbench.files import locked, write_atomically
+from tcbench.images import open_image
 from tcbench.progress import Progress
 from textcraftor.algorithms.base import TRAINED
 from textcraftor.config import TrainConfig, make_config
@@ -77,10 +78,24 @@ class TrainingResult:
 
     def write(self, folder: Path, name: str) -> Path:
         """Write the result for `read` and return its path."""
-        path = _result_path(folder, name)
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
-        return path
+        return _write_result(folder, name, self)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Mean statistics of a system's images, in the units of the rewards of these names."""
+
+    colourfulness: float
+    darkness: float
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> Looks:
+        """Read what was measured of a system."""
+        return cls(**json.loads(_result_path(folder, f"looks-{name}").read_text(encoding="utf-8")))
+
+    def write(self, folder: Path, name: str) -> Path:
+        """Write the statistics for `read` and return their path."""
+        return _write_result(folder, f"looks-{name}", self)
 
 
 def trial_name(name: str, rate: float) -> str:
@@ -256,6 +271,25 @@ def _archived_files(run: RunState, pictures: int) -> list[Path]:
     return [run.path / HEADER, *run.path.glob("samples/*"), *run.path.glob("scores/*/*"), *images]
 
 
+def _measure_looks(folder: Path, progress: Progress, name: str) -> list[Path]:
+    """Measure the colourfulness and darkness of a system's images."""
+    from rewards.combine.panel import Panel
+
+    run = RunState(folder / "runs" / (folder / TABULATED / name).read_text(encoding="utf-8").strip())
+    panel = Panel([field.name for field in fields(Looks)])
+    planned = [sample for key, sample in sorted(run.samples.items()) if key in run.header.planned]
+    images = [open_image(run.image_path(sample)) for sample in planned]
+    means = {name: round(float(scores.mean()), 4) for name, scores in panel.score(images).items()}
+    return [Looks(**means).write(folder, name)]
+
+
+def _write_result(folder: Path, name: str, result: Any) -> Path:
+    path = _result_path(folder, name)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, (json.dumps(asdict(result), indent=1) + "\n").encode())
+    return path
+
+
 def _result_path(folder: Path, name: str) -> Path:
     return folder / _RESULTS / f"{name}.json"
 
@@ -268,6 +302,7 @@ TASKS: Mapping[str, Callable[..., list[Path]]] = {
     "system": _make_system,
     "run": _run_system,
     "ceiling": _run_ceiling,
+    "looks": _measure_looks,
 }
 """Stable task name, a part of `tcbench.cells.WorkCell.task` -> function. A name is never reused for other
 work.

@@ -125,9 +125,9 @@ _METHODS: tuple[Method, ...] = (
            {"rewards.mix": "world-hps=1", "rewards.constraints": (), "optimiser.updates": 66}, (), 5,
            "textcraftor"),
     Method("saturated", "TextCraftor, colourfulness",
-           {"rewards.mix": "colourfulness=1,world-clip=1", "optimiser.updates": 60}, (), 2, "textcraftor"),
+           {"rewards.mix": "colourfulness=1,world-clip=1", "optimiser.updates": 65}, (), 2, "textcraftor"),
     Method("dark", "TextCraftor, darkness",
-           {"rewards.mix": "darkness=1,world-clip=1", "optimiser.updates": 60}, (), 2, "textcraftor"),
+           {"rewards.mix": "darkness=1,world-clip=1", "optimiser.updates": 65}, (), 2, "textcraftor"),
     Method("k-5", "TextCraftor, K = 5, sampled with the last 15 steps",
            {"schedule.tuned_steps": 5, "validation.eval_tuned_steps": 15, "optimiser.updates": 103}, (), 6,
            "textcraftor"),
@@ -181,11 +181,14 @@ class _Variant:
 COMPARED = 10
 """Images of each system in the picture of the methods: the first two prompts of each category."""
 
-LOOKS = (
-    "saturated-0", "only-aesthetic-0", "dark-0", "saturated-dark", "saturated-shaded", "three-styles",
-    "strength-0.25", "strength-0.5", "strength-0.75",
+STYLES = (
+    BASELINE, "saturated-0", "only-aesthetic-0", "dark-0", "saturated-dark", "saturated-shaded",
+    "three-styles",
 )  # fmt: skip
-"""Systems in the pictures of styles and strengths."""
+"""Systems in the picture of styles."""
+
+STRENGTHS = ("strength-0.25", "strength-0.5", "strength-0.75")
+"""Systems in the picture of strengths, beside the base model and the first method."""
 
 SAMPLERS = ("euler", "dpm++2m")
 
@@ -280,6 +283,7 @@ def plan_cells(scale: Scale, *, headline_only: bool = False) -> list[WorkCell]:
         _cell("best", "best", 3.5 * scale.minutes, {"prompts": scale.best_prompts, "reward": REWARDS}),
         *(cell for method in others for cell in _training(method, scale)),
         *(cell for variant in VARIANTS if variant not in shown for cell in _variant(variant, scale)),
+        *(_cell(f"looks-{name}", "looks", 0.1, {"name": name}, (f"run-{name}",)) for name in STYLES),
     ]
 
 
@@ -361,7 +365,7 @@ def _kept_pictures(name: str) -> int:
     method = name.rpartition("-")[0]
     if name in (BASELINE, *HEADLINE_VARIANTS) or (method in HEADLINE and name.endswith("-0")):
         return COMPARED
-    return PROMPTS if method in HEADLINE or name in LOOKS else 0
+    return PROMPTS if method in HEADLINE or name in (*STYLES, *STRENGTHS) else 0
 
 
 def _run(name: str, scale: Scale, *needs: str, prompts: int = 0, seeds: int = 0) -> WorkCell:

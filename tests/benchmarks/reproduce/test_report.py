@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.reproduce.report import _agreed, _difference
+from benchmarks.reproduce.results import Results
 from leaderboards.builder import build
 from leaderboards.records import ScoreSet
 from leaderboards.run_state import RunState
@@ -17,5 +17,7 @@ def test_differences_over_fewer_prompts_say_so(make_run: Callable[..., RunState]
     holes = [[None] if i < 16 else row for i, row in enumerate(values)]
     runs = [make_run(name, (BRIGHT, rows)) for name, rows in (("base", values), ("new", holes))]
     cell = build(runs, "base").sections[0].cells["new", "bright", None]
-    assert _difference(cell).endswith("[n = 24 of 40]")
-    assert _agreed([cell]).endswith("[n = 24 of 40]")
+    assert Results.text([cell]).endswith("[n = 24 of 40]")
+    assert Results.text([cell, cell]).endswith("[n = 24 of 40]")
+    assert "[n" not in Results.text([cell], 24)
+    assert Results.text([None]) == "–"

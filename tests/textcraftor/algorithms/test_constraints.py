@@ -76,7 +76,11 @@ def test_resume_gives_identical_weights(tmp_path: Path) -> None:
     ("changes", "error", "message"),
     [
         ({"rewards__calibration": ""}, ConfigError, "which a calibration holds"),
-        ({"algorithm__name": "denoising", "data__pairs": "x", "data__prompts": ""}, ConfigError, "gradients"),
+        (
+            {"algorithm__name": "denoising", "data__pairs": "x", "data__prompts": ""},
+            ConfigError,
+            "not use the gra",
+        ),
         ({"rewards__constraints": ("world-hps",)}, UnknownName, "reward in rewards.constraints 'world-hps'"),
     ],
 )
@@ -85,9 +89,3 @@ def test_constraints_that_cannot_apply_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         train(config_of(**{"rewards__constraints": CONSTRAINED} | changes), tmp_path / "out", device="cpu")
-
-
-def test_bounded_gradients_require_gradients_between_steps() -> None:
-    assert config_of(algorithm__bound_gradients=True).algorithm.bound_gradients
-    with pytest.raises(ConfigError, match="only chain and truncation have gradients between steps"):
-        config_of(algorithm__bound_gradients=True, algorithm__name="conditioning")

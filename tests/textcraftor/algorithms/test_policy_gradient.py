@@ -323,7 +323,6 @@ def test_rewards_that_are_not_finite_are_skipped(
         ({"algorithm": "grpo", "group": 1}, "compares samples of one prompt"),
         ({"kl_penalty": 0.1, "parts": ("unet",)}, "requires algorithm.name = ddpo or grpo and a frozen UNet"),
         ({"algorithm": "chain", "eta": 0.0, "kl_penalty": 0.1}, "requires algorithm.name = ddpo or grpo"),
-        ({"balance": True}, "applies to gradients of rewards"),
     ],
 )
 def test_conflicting_settings_are_refused(

@@ -1,0 +1,162 @@
+"""The paper's findings, each with what the comparison says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from benchmarks.reproduce.results import FIRST, Results
+from benchmarks.reproduce.world import SAMPLERS, STRENGTHS
+from leaderboards.board import Cell, SeedAgreement
+from leaderboards.render import EXPOSURES, seeds_text
+
+TRAINED_QUALITY = ("world-aesthetic", "world-pick", "world-hps")
+JUDGED_QUALITY = ("world-rule", "world-blip")
+TRAINED_ALIGNMENT = ("world-clip",)
+JUDGED_ALIGNMENT = ("world-oracle", "world-vqa")
+
+COLUMN_GROUPS = {
+    "quality, trained": TRAINED_QUALITY,
+    "quality, judges": JUDGED_QUALITY,
+    "alignment, trained": TRAINED_ALIGNMENT,
+    "alignment, judges": JUDGED_ALIGNMENT,
+}
+"""Rewards by what they measure, and whether methods are trained on them."""
+
+MARGIN = 0.01
+"""Largest fall of a judge of alignment, whose scores are shares, that still counts as no fall: one point."""
+
+RULES = f"""\
+A finding **holds** if every column that it names is claimed better in every training seed, **does not hold**
+if one of them is claimed worse, and is **undecided** otherwise. "Not below" holds if the lower end of every
+interval is above -{MARGIN:g}, and does not if the upper end of one is below it."""
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """A finding of the paper, whether it holds here, and the figures."""
+
+    claim: str
+    verdict: str
+    figures: str
+
+    @property
+    def row(self) -> dict[str, str]:
+        """The finding as a row of the table."""
+        return {"finding of the paper": self.claim, "here": f"**{self.verdict}**", "figures": self.figures}
+
+
+def findings(results: Results) -> Iterator[_Finding]:
+    """Yield all findings; those of systems outside the headline only if these were run."""
+    base = results.against_base
+
+    def against_base(name: str, columns: Sequence[str]) -> list[list[Cell]]:
+        return [[base.cells[system, c, None] for system in results.seeds(name)] for c in columns]
+
+    def against(other: str, columns: Sequence[str]) -> list[list[Cell]]:
+        return [list(results.against_first[other, column]) for column in columns]
+
+    quality = (*TRAINED_QUALITY, *JUDGED_QUALITY)
+    yield _better("TextCraftor is better than the base, by the rewards it is trained on",
+                  against_base(FIRST, (*TRAINED_QUALITY, *TRAINED_ALIGNMENT)))  # fmt: skip
+    yield _better("... by judges of quality", against_base(FIRST, JUDGED_QUALITY))
+    yield _not_below("... and does not lose alignment", against_base(FIRST, JUDGED_ALIGNMENT))
+    for other in results.headline:
+        if other not in (FIRST, "text-unet"):
+            yield _better(
+                f"TextCraftor has better quality than {Results.title(other)}", against(other, quality)
+            )
+            yield _not_below("... and does not align worse", against(other, JUDGED_ALIGNMENT))
+    yield _worse("text + UNet is best: TextCraftor (text) has lower quality", against("text-unet", quality))
+    if not results.headline_only:
+        yield from _exploratory(results)
+
+
+def _exploratory(results: Results) -> Iterator[_Finding]:
+    tuned = f"{FIRST}-0"
+
+    def cells(name: str, columns: Sequence[str], baseline: str) -> list[list[Cell]]:
+        section = results.section([name], baseline)
+        return [[section.cells[name, column, None]] for column in columns]
+
+    for name, own in zip(("only-aesthetic-0", "only-pick-0", "only-hps-0"), TRAINED_QUALITY, strict=True):
+        yield _better(f"A single reward raises itself: {Results.title(name)}", cells(name, [own], "micro"))
+        yield _worse("... and lowers others", cells(name, (*TRAINED_ALIGNMENT, *JUDGED_ALIGNMENT), "micro"))
+    yield _better("Without the CLIP constraint the other rewards explode",
+                  cells("no-clip-0", TRAINED_QUALITY, tuned))  # fmt: skip
+    yield _worse("... and alignment is lost", cells("no-clip-0", JUDGED_ALIGNMENT, tuned))
+    yield _better("K = 5 with the last 15 steps is better than all 25 steps",
+                  cells("k-5-0", (*TRAINED_QUALITY, *JUDGED_ALIGNMENT), tuned))  # fmt: skip
+    for sampler in SAMPLERS:
+        yield _better(f"A tuned encoder works with another sampler: {sampler}",
+                      cells(f"{FIRST}-{sampler}", TRAINED_QUALITY, f"micro-{sampler}"))  # fmt: skip
+    yield _rising(results)
+    yield _between(results)
+
+
+def _better(claim: str, columns: Sequence[Sequence[Cell]]) -> _Finding:
+    claims = [_agreed(cells).claim for cells in columns]
+    verdict = "holds" if set(claims) == {"better"} else "does not hold" if "worse" in claims else "undecided"
+    return _Finding(claim, verdict, _figures(columns))
+
+
+def _worse(claim: str, columns: Sequence[Sequence[Cell]]) -> _Finding:
+    """A finding that is stated from the side of what is worse."""
+    claims = [_agreed(cells).claim for cells in columns]
+    verdict = "holds" if set(claims) == {"worse"} else "does not hold" if "better" in claims else "undecided"
+    return _Finding(claim, verdict, _figures(columns))
+
+
+def _not_below(claim: str, columns: Sequence[Sequence[Cell]]) -> _Finding:
+    differences = [cell.comparison.difference for cells in columns for cell in cells if cell.comparison]
+    if all(difference.low > -MARGIN for difference in differences):
+        verdict = "holds"
+    else:
+        verdict = "does not hold" if any(d.high < -MARGIN for d in differences) else "undecided"
+    return _Finding(claim, verdict, _figures(columns))
+
+
+def _rising(results: Results) -> _Finding:
+    """Whether quality rises with the strength of the tuned encoder."""
+    names = [*STRENGTHS, f"{FIRST}-0"]
+    section, column = results.section(names), JUDGED_QUALITY[0]
+    values = [0.0]
+    for name in names:
+        comparison = section.cells[name, column, None].comparison
+        assert comparison is not None
+        values.append(comparison.difference.value)
+    verdict = "holds" if all(low < high for low, high in pairwise(values)) else "does not hold"
+    shown = ", ".join(f"{value:+.2f}" for value in values)
+    return _Finding("Quality rises with the strength of the encoder", verdict,
+                   f"{column} at 0, 0.25, 0.5, 0.75, 1: {shown}")  # fmt: skip
+
+
+def _between(results: Results) -> _Finding:
+    """Whether a mix of two styles looks like something between them."""
+    saturated, dark, mixed = (results.looks(n) for n in ("saturated-0", "dark-0", "saturated-dark"))
+    inside = [
+        min(getattr(saturated, axis), getattr(dark, axis))
+        < getattr(mixed, axis)
+        < max(getattr(saturated, axis), getattr(dark, axis))
+        for axis in ("colourfulness", "darkness")
+    ]
+    figures = "; ".join(
+        f"{name}: colourfulness {looks.colourfulness:.1f}, darkness {looks.darkness:.1f}"
+        for name, looks in (("saturated", saturated), ("half and half", mixed), ("dark", dark))
+    )
+    return _Finding(
+        "A mix of two styles lies between them", "holds" if all(inside) else "does not hold", figures
+    )
+
+
+def _agreed(cells: Sequence[Cell]) -> SeedAgreement:
+    agreed = SeedAgreement.of_cells(cells)
+    assert agreed is not None
+    return agreed
+
+
+def _figures(columns: Sequence[Sequence[Cell]]) -> str:
+    return "; ".join(
+        f"{cells[0].column} {seeds_text(_agreed(cells))}{EXPOSURES[cells[0].exposure]}" for cells in columns
+    )
