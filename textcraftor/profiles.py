@@ -98,10 +98,11 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "optimiser.batch": 256,
         },
         "quick": {
-            "optimiser.updates": 12,
-            "optimiser.batch": 4,
-            "optimiser.lr": 1e-4,
-            "validation.every": 6,
+            "optimiser.updates": 24,
+            "optimiser.batch": 8,
+            "optimiser.lr": 2e-4,
+            "optimiser.ema": 0.0,
+            "validation.every": 12,
             "validation.prompt_count": 8,
         },
     }
