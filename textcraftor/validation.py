@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import pstdev
 from typing import Any
 
 import torch
@@ -35,6 +36,9 @@ NOISES = 2
 
 BATCH = 8
 """Images that are sampled and scored at a time."""
+
+MARGIN = 0.2
+"""Fall of the selection reward that is accepted, in its standard deviation over prompts: a small effect."""
 
 VALIDATION_SEED = 7
 """Base seed of the validation noise, which no training run uses."""
@@ -95,26 +99,26 @@ class Validation:
 
     @staticmethod
     def select(validations: Sequence[Validation], selection_reward: str) -> Validation:
-        """Select the latest checkpoint that is not significantly below the best by the selection reward.
+        """Select the latest checkpoint that is not clearly below the best by the selection reward.
 
-        Differences within chance do not decide: among checkpoints that are equally good by this measure, the
-        latest has learnt most.
+        Small differences and those within chance do not decide: among checkpoints that are equally good by
+        this measure, the latest has learnt most.
         """
         best = max(validations, key=lambda validation: validation.rank(selection_reward))
-        return [v for v in validations if not _paired_change(v, best, selection_reward).high < 0][-1]
+        return [v for v in validations if not v._clearly_below(best, selection_reward)][-1]
 
     def over_optimisation_alarm(self, earlier: Sequence[Validation], selection_reward: str) -> str:
         """Check whether training raises its own rewards at the cost of the selection reward.
 
         Returns:
-            A one-line warning if the selection reward is significantly below its best while the trained
-            rewards are above their value there; otherwise "".
+            A one-line warning if the selection reward is clearly below its best while the trained rewards
+            are above their value there; otherwise "".
         """
         if not earlier:
             return ""
         best = max(earlier, key=lambda validation: validation.rank(selection_reward))
         fall, rise = _paired_change(self, best, selection_reward), _paired_change(self, best, TRAINED)
-        if not fall.high < 0 or not rise.value > 0:  # also if one of them is NaN
+        if not self._clearly_below(best, selection_reward) or not rise.value > 0:  # also if that is NaN
             return ""
         return (
             f"over-optimisation: since update {best.update} the selection reward {selection_reward} fell by "
@@ -122,6 +126,13 @@ class Validation:
             f"by {rise.value:.3g}; lower optimiser.lr or optimiser.updates, or raise the weight of the CLIP "
             "reward"
         )
+
+
+    def _clearly_below(self, best: Validation, name: str) -> bool:
+        """Whether a score fell since another validation by more than the margin, beyond chance."""
+        scores = [score for score in best.scores[name] if score is not None]
+        margin = MARGIN * pstdev(scores) if scores else 0.0
+        return _paired_change(self, best, name).high < -margin
 
 
 def _paired_change(now: Validation, before: Validation, name: str) -> Estimate:

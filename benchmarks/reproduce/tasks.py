@@ -33,7 +33,7 @@ from textcraftor.io.checkpoint import RECORD, VALIDATION, Checkpoint, TrainFolde
 from textcraftor.ledger import Ledger
 from textcraftor.validation import Validation
 
-MODEL, SUITE, TRAINING_SUITE = "micro", "world", "world-train"
+MODEL, TRAINING_SUITE = "micro", "world-train"
 SELECTION = "world-siglip"
 _BATCH_SIZE = 16
 
@@ -228,11 +228,11 @@ def _mix_encoders(folder: Path, path: Path, weights: Mapping[str, float]) -> Non
 
 
 def _run_system(
-    folder: Path, progress: Progress, name: str, prompts: int, seeds: int, pictures: int
+    folder: Path, progress: Progress, name: str, suite: str, prompts: int, seeds: int, pictures: int
 ) -> list[Path]:
     """Sample a system on held-out prompts, score the images and measure their diversity."""
     model = name if name == MODEL else str(folder / _SYSTEMS / name)
-    request = Request(model, suite=SUITE, limit=prompts, seeds=seeds, device="cpu", out=folder / "runs")
+    request = Request(model, suite=suite, limit=prompts, seeds=seeds, device="cpu", out=folder / "runs")
     (folder / TABULATED).mkdir(exist_ok=True)
     result = execute_plan(plan_run(request), progress)
     if not result.complete:

@@ -30,6 +30,9 @@ HEADLINE_VARIANTS = ("style-words",)
 """Systems without training that stand in the headline too."""
 
 BASELINE = "micro"
+SUITE = "world-sealed"
+"""Held-out prompts: the second set, as the first one was seen when a start of the comparison was stopped."""
+
 _EDITION = 2
 """Edition of the embedded world. It is part of each cell's key, so records of another edition are not mixed
 with new ones.
@@ -370,6 +373,7 @@ def _kept_pictures(name: str) -> int:
 
 def _run(name: str, scale: Scale, *needs: str, prompts: int = 0, seeds: int = 0) -> WorkCell:
     prompts, seeds = prompts or scale.prompts, seeds or scale.seeds
-    options = {"name": name, "prompts": prompts, "seeds": seeds, "pictures": _kept_pictures(name)}
+    pictures = _kept_pictures(name)
+    options = {"name": name, "suite": SUITE, "prompts": prompts, "seeds": seeds, "pictures": pictures}
     minutes = scale.run_minutes * prompts * seeds / (scale.prompts * scale.seeds)
     return _cell(f"run-{name}", "run", minutes, options, needs)
