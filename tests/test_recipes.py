@@ -42,6 +42,7 @@ def test_page_names_every_recipe() -> None:
     ("name", "compute_per_sample"),
     [
         ("textcraftor", 65),
+        ("textcraftor-balanced", 105),
         ("textcraftor-unet", 75),
         ("refl", 54),
         ("draft-lv", 68),
