@@ -127,7 +127,6 @@ class Validation:
             "reward"
         )
 
-
     def _clearly_below(self, best: Validation, name: str) -> bool:
         """Whether a score fell since another validation by more than the margin, beyond chance."""
         scores = [score for score in best.scores[name] if score is not None]
