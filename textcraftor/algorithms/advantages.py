@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from textcraftor.sources import Sample
 
 REMEMBERED_REWARDS = 32
 """Number of latest rewards of a prompt from which its statistics are computed."""
@@ -103,22 +100,3 @@ def group_advantages(groups: Sequence[int], rewards: NDArray[np.float64]) -> NDA
         difference[rows] = rewards[rows] - rewards[rows].mean()
     deviation = difference[finite].std() if finite.any() else 0.0
     return (difference / (deviation + 1e-6)).clip(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
-
-
-def advantages_of_process(
-    accelerator: Any, samples: Sequence[Sample], rewards: Tensor, groups: Sequence[int], compute: Advantages
-) -> Tensor:
-    """Return the advantages (B,) of one process's samples, computed from those of all processes.
-
-    Args:
-        accelerator: accelerate's handle of the processes.
-        samples: B samples of this process.
-        rewards: Their rewards (B,).
-        groups: Number (B,) of each sample's prompt or group.
-        compute: Computes advantages.
-    """
-    all_groups = accelerator.gather(torch.tensor(groups, device=rewards.device)).tolist()
-    all_rewards = accelerator.gather(rewards).cpu().double().numpy()
-    first = accelerator.process_index * len(samples)
-    own = compute(all_groups, all_rewards)[first : first + len(samples)]
-    return torch.tensor(own, dtype=torch.float32, device=rewards.device)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from textcraftor.algorithms.advantages import Advantages
 from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import AlgorithmSettings, OptimiserSettings
@@ -52,6 +53,21 @@ class Algorithm(ABC):
         """Split samples into consecutive parts of ``micro_batch``; 0: one part."""
         size = self.micro_batch or len(samples)
         return (samples[start : start + size] for start in range(0, len(samples), size))
+
+    def gather_advantages(self, rewards: Tensor, groups: Sequence[int], compute: Advantages) -> Tensor:
+        """Return the advantages (B,) of this process's samples, computed from those of all processes.
+
+        Args:
+            rewards: Rewards (B,) of this process's samples.
+            groups: Number (B,) of each sample's prompt or group.
+            compute: Computes advantages.
+        """
+        accelerator = self.optimiser.accelerator
+        all_groups = accelerator.gather(torch.tensor(groups, device=rewards.device)).tolist()
+        all_rewards = accelerator.gather(rewards).cpu().double().numpy()
+        first = accelerator.process_index * len(rewards)
+        own = compute(all_groups, all_rewards)[first : first + len(rewards)]
+        return torch.tensor(own, dtype=torch.float32, device=rewards.device)
 
     def state(self) -> dict[str, Tensor]:
         """Return what the algorithm needs to resume, beside parameters and optimiser."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textcraftor.algorithms.advantages import advantages_of_process, group_advantages
+from textcraftor.algorithms.advantages import group_advantages
 from textcraftor.algorithms.base import Algorithm, StepResult
 from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.diffusion.forward_process import ForwardProcess
@@ -86,9 +86,7 @@ class NFTAlgorithm(Algorithm):
             drift += part_drift * len(part)
         joined = LatentScores.join(scores)
         groups = [sample.number // self.group for sample in samples]
-        advantages = advantages_of_process(
-            self.optimiser.accelerator, samples, joined.rewards(), groups, group_advantages
-        )
+        advantages = self.gather_advantages(joined.rewards(), groups, group_advantages)
         optimality = {
             sample.number: 0.5 + 0.5 * float(advantage.clamp(-1, 1))
             for sample, advantage in zip(samples, advantages, strict=True)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tcbench.errors import ConfigError
-from textcraftor.algorithms.advantages import PromptAdvantages, advantages_of_process, group_advantages
+from textcraftor.algorithms.advantages import PromptAdvantages, group_advantages
 from textcraftor.algorithms.base import Algorithm, StepResult
 from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.algorithms.trajectories import StochasticSteps, Trajectory
@@ -200,8 +200,7 @@ class PolicyGradientAlgorithm(Algorithm):
         """Return the advantages (B,) of this process's samples, from the rewards of all processes."""
         by_prompt = self.history is not None
         groups = [sample.prompt if by_prompt else sample.number // self.group for sample in samples]
-        compute = self.history or group_advantages
-        return advantages_of_process(self.optimiser.accelerator, samples, rewards, groups, compute)
+        return self.gather_advantages(rewards, groups, self.history or group_advantages)
 
     def state(self) -> dict[str, Tensor]:
         """Return the remembered rewards of each prompt (DDPO)."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tcbench.quiet import quiet
-from textcraftor.algorithms.advantages import advantages_of_process, group_advantages
+from textcraftor.algorithms.advantages import group_advantages
 from textcraftor.algorithms.base import Algorithm, StepResult
 from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.algorithms.policy_gradient import clipped_policy_loss
@@ -145,9 +145,7 @@ class RewriterAlgorithm(Algorithm):
             drift += part_drift * len(part)
         rewrites, joined = Rewrites.join(parts), LatentScores.join(scores)
         groups = [sample.number // self.group for sample in samples]
-        advantages = advantages_of_process(
-            self.optimiser.accelerator, samples, joined.rewards(), groups, group_advantages
-        )
+        advantages = self.gather_advantages(joined.rewards(), groups, group_advantages)
         old = self._old_log_probs(rewrites)
 
         # Each optimiser step uses its own random share of the rewrites
