@@ -277,7 +277,7 @@ def make_config(
     """Make a configuration; later sources win over earlier ones.
 
     The sources are the defaults, the model's own settings, a profile, a TOML file, ``settings`` and
-    ``overrides``.
+    ``overrides``. The model's own constraints apply to those of its rewards that another mix keeps.
 
         make_config("micro", profile="quick", overrides={"optimiser.lr": 1e-4, "seed": 1})
 
@@ -297,12 +297,21 @@ def make_config(
     if profile not in PROFILES:
         raise UnknownName("profile", profile, PROFILES)
     base = Model.find(model)
-    own = {"schedule.guidance": base.guidance, "schedule.tuned_steps": _TUNED_STEPS, **base.training}
-    values = nest_settings({"model": model, **own, **PROFILES[profile]})
+    own: dict[str, Any] = {
+        "schedule.guidance": base.guidance,
+        "schedule.tuned_steps": _TUNED_STEPS,
+        **base.training,
+    }
+    given = nest_settings(PROFILES[profile])
     if file is not None:
-        values = merge(values, read_toml(file))
-    values = merge(values, _assigned(settings))
-    values = merge(values, nest_settings({name: v for name, v in overrides.items() if v is not None}))
+        given = merge(given, read_toml(file))
+    given = merge(given, _assigned(settings))
+    given = merge(given, nest_settings({name: v for name, v in overrides.items() if v is not None}))
+    mix = given.get("rewards", {}).get("mix") if isinstance(given.get("rewards"), Mapping) else None
+    if mix and "rewards.constraints" in own:
+        kept = {term.strip().rpartition("=")[0] for term in str(mix).split(",")}
+        own["rewards.constraints"] = tuple(name for name in own["rewards.constraints"] if name in kept)
+    values = merge(nest_settings({"model": model, **own}), given)
     sources = [str(file)] * (file is not None) + ["--set"] * bool(settings)
     if values["model"] != model:
         # the defaults above are those of the model argument

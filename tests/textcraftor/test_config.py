@@ -175,6 +175,18 @@ def test_unknown_profiles_and_damaged_files_are_refused(tmp_path: Path) -> None:
 # Earlier versions
 
 
+def test_own_constraints_apply_to_the_rewards_that_a_mix_keeps() -> None:
+    def constraints(**given: Any) -> tuple[str, ...]:
+        return make_config("micro", **given).rewards.constraints
+
+    assert constraints() == ("world-clip",)
+    assert constraints(overrides={"rewards.mix": "world-aesthetic=1"}) == ()
+    assert constraints(settings=["rewards.mix=world-hps=1,world-clip=2@70"]) == ("world-clip",)
+    named = ["rewards.constraints=world-hps"]
+    assert constraints(settings=named, overrides={"rewards.mix": "world-hps=1"}) == ("world-hps",)
+    assert constraints(profile="grpo") == ()
+
+
 @pytest.mark.parametrize("old", OLD_NAMES)
 def test_old_names_give_an_error_with_the_new_name(old: str) -> None:
     with pytest.raises(ConfigError, match=f"{old!r} is now {OLD_NAMES[old]!r}"):

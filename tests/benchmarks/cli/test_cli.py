@@ -615,7 +615,7 @@ def test_every_command_has_help(tcbench: Command, command: str) -> None:
 
 def test_help_of_train_names_every_profile(tcbench: Command) -> None:
     _, out, _ = tcbench("train", "--help")
-    for profile in ("default", "paper", "official-code", "ddpo", "rewriter", "quick"):
+    for profile in ("default", "paper", "official-code", "ddpo", "grpo", "nft", "rewriter", "quick"):
         assert profile in out
 
 

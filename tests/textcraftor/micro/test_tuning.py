@@ -54,7 +54,9 @@ def test_reinforcement_learning_learns_an_easy_reward(method: str, tmp_path: Pat
 
 
 def test_a_minute_of_training_raises_the_trained_rewards(tmp_path: Path) -> None:
-    config = make_config("micro", profile="quick", overrides={"rewards.mix": "world-aesthetic=1,world-hps=1"})
+    half = {"optimiser.updates": 12, "optimiser.batch": 4}
+    mix = {"rewards.mix": "world-aesthetic=1,world-hps=1"}
+    config = make_config("micro", profile="quick", overrides=half | mix)
     done = train(config, tmp_path / "tuned", device="cpu")
     assert done.updates == 12
     last = TrainFolder(tmp_path / "tuned").rows(VALIDATION)[-1]
