@@ -218,13 +218,21 @@ def _add_legend(part: SubFigure, rows: Sequence[Standing]) -> None:
     part.legend(handles=handles, loc="center", ncols=len(handles), frameon=False, fontsize=8)
 
 
-def shown_keys(runs: Sequence[RunState], limit: int = PROMPTS) -> list[Key]:
-    """Up to `limit` samples that every run has an image of, one for each prompt, categories in turn."""
+def shown_keys(
+    runs: Sequence[RunState], limit: int = PROMPTS, within: Sequence[int] | None = None
+) -> list[Key]:
+    """Up to `limit` samples that every run has an image of, one for each prompt, categories in turn.
+
+    Args:
+        runs: The runs.
+        limit: Largest number of samples.
+        within: Numbers of the prompts to choose from; None: all.
+    """
     with_image = [
         {
             key: sample
             for key, sample in run.samples.items()
-            if sample.image is not None and key in run.header.planned
+            if sample.image is not None and key in run.header.planned and (within is None or key[0] in within)
         }
         for run in runs
     ]

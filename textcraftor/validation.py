@@ -127,11 +127,19 @@ class Validation:
             "reward"
         )
 
+    def clearly_fell(self, name: str) -> bool:
+        """Whether a score is below that of the first validation by more than the margin, beyond chance."""
+        high = self.changes[name][2]
+        return high is not None and high < -self._margin(name)
+
+    def _margin(self, name: str) -> float:
+        """Return the fall of a score that is accepted."""
+        scores = [score for score in self.scores[name] if score is not None]
+        return MARGIN * pstdev(scores) if scores else 0.0
+
     def _clearly_below(self, best: Validation, name: str) -> bool:
         """Whether a score fell since another validation by more than the margin, beyond chance."""
-        scores = [score for score in best.scores[name] if score is not None]
-        margin = MARGIN * pstdev(scores) if scores else 0.0
-        return _paired_change(self, best, name).high < -margin
+        return _paired_change(self, best, name).high < -best._margin(name)
 
 
 def _paired_change(now: Validation, before: Validation, name: str) -> Estimate:

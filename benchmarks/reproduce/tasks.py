@@ -37,6 +37,9 @@ MODEL, TRAINING_SUITE = "micro", "world-train"
 SELECTION = "world-siglip"
 _BATCH_SIZE = 16
 
+_FEWER_PROMPTS = 200
+"""Number of prompts of systems outside the headline."""
+
 TABULATED = "tabulated"
 """Subfolder with one file per system that names its run folder, as "runs" may hold runs of older plans."""
 
@@ -114,15 +117,14 @@ def chosen_rate(folder: Path, name: str, rates: Sequence[float]) -> float:
     """Choose a method's learning rate by its trials.
 
     The rate with the greatest gain in the trained mix on validation prompts, at the trial's selected
-    checkpoint, wins. Rates at which the selection reward fell significantly are left out, unless it fell at
-    all of them.
+    checkpoint, wins. Rates at which the selection reward clearly fell are left out, unless it fell at all of
+    them.
     """
     if len(rates) == 1:
         return rates[0]
-    changes = {rate: TrainingResult.read(folder, trial_name(name, rate)).validation.changes for rate in rates}
-    # A change is (value, lower end, upper end): an upper end below zero is a significant fall.
-    harmless = [rate for rate in rates if not changes[rate][SELECTION][2] < 0]  # type: ignore[operator]
-    return max(harmless or rates, key=lambda rate: changes[rate][TRAINED][0] or 0.0)
+    trials = {rate: TrainingResult.read(folder, trial_name(name, rate)).validation for rate in rates}
+    harmless = [rate for rate in rates if not trials[rate].clearly_fell(SELECTION)]
+    return max(harmless or rates, key=lambda rate: trials[rate].changes[TRAINED][0] or 0.0)
 
 
 def _render(folder: Path, progress: Progress, count: int) -> list[Path]:
@@ -237,8 +239,9 @@ def _run_system(
     result = execute_plan(plan_run(request), progress)
     if not result.complete:
         raise TcbenchError(f"{result.path}: {len(result.missing)} images are missing: see its samples/")
-    (reward,) = resolve_rewards([SELECTION])
-    measure_diversity(result.run, reward, "cpu", progress)
+    if seeds > 1:
+        (reward,) = resolve_rewards([SELECTION])
+        measure_diversity(result.run, reward, "cpu", progress)
     write_atomically(folder / TABULATED / name, f"{result.path.name}\n".encode())
     return [folder / TABULATED / name, *_archived_files(result.run, pictures)]
 
@@ -249,7 +252,7 @@ def _run_ceiling(folder: Path, progress: Progress) -> list[Path]:
     run = Ceiling.run(base)
     source = Ceiling(Path(System.find(MODEL).pipeline))
     with locked(run.path):
-        generate_images(run, partial(_undrawn, base), lambda: source, _BATCH_SIZE, progress)
+        generate_images(run, partial(_without_image, base), lambda: source, _BATCH_SIZE, progress)
         run.finish(run.header)
     rewards = resolve_rewards(System.find(MODEL).rewards)
     if not score_run(run.path, rewards, "cpu", progress).complete:
@@ -258,26 +261,35 @@ def _run_ceiling(folder: Path, progress: Progress) -> list[Path]:
     return [folder / TABULATED / CEILING, *_archived_files(run, 0)]
 
 
-def _undrawn(run: RunState, key: Key) -> Sample:
+def _without_image(run: RunState, key: Key) -> Sample:
     """Return the record of a sample of another run as it was before its image existed."""
     sample = run.samples[key]
     return replace(sample, text=sample.prompt, image=None, sha256=None, reason=None, truncated=False)
 
 
 def _archived_files(run: RunState, pictures: int) -> list[Path]:
-    """Return the files of a run folder, with as many images as pages show."""
-    samples = run.samples
-    images = [run.image_path(samples[key]) for key in shown_keys([run], pictures)]
+    """Return the files of a run folder, with as many images as pages show.
+
+    Pages show the first images that all their systems have, and some systems have fewer prompts.
+    """
+    samples, prompts = run.samples, run.header.planned.prompt_ids
+    keys = {
+        key
+        for count in (len(prompts), _FEWER_PROMPTS)
+        for key in shown_keys([run], pictures, within=prompts[:count])
+    }
+    images = [run.image_path(samples[key]) for key in sorted(keys)]
     return [run.path / HEADER, *run.path.glob("samples/*"), *run.path.glob("scores/*/*"), *images]
 
 
-def _measure_looks(folder: Path, progress: Progress, name: str) -> list[Path]:
-    """Measure the colourfulness and darkness of a system's images."""
+def _measure_looks(folder: Path, progress: Progress, name: str, prompts: int) -> list[Path]:
+    """Measure the colourfulness and darkness of a system's images of the first prompts."""
     from rewards.combine.panel import Panel
 
     run = RunState(folder / "runs" / (folder / TABULATED / name).read_text(encoding="utf-8").strip())
     panel = Panel([field.name for field in fields(Looks)])
-    planned = [sample for key, sample in sorted(run.samples.items()) if key in run.header.planned]
+    first = set(run.header.planned.prompt_ids[:prompts])
+    planned = [sample for key, sample in sorted(run.samples.items()) if key[0] in first]
     images = [open_image(run.image_path(sample)) for sample in planned]
     means = {name: round(float(scores.mean()), 4) for name, scores in panel.score(images).items()}
     return [Looks(**means).write(folder, name)]

@@ -286,7 +286,16 @@ def plan_cells(scale: Scale, *, headline_only: bool = False) -> list[WorkCell]:
         _cell("best", "best", 3.5 * scale.minutes, {"prompts": scale.best_prompts, "reward": REWARDS}),
         *(cell for method in others for cell in _training(method, scale)),
         *(cell for variant in VARIANTS if variant not in shown for cell in _variant(variant, scale)),
-        *(_cell(f"looks-{name}", "looks", 0.1, {"name": name}, (f"run-{name}",)) for name in STYLES),
+        *(
+            _cell(
+                f"looks-{name}",
+                "looks",
+                0.1,
+                {"name": name, "prompts": scale.exploratory_prompts},
+                (f"run-{name}",),
+            )
+            for name in STYLES
+        ),
     ]
 
 

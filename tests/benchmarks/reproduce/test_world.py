@@ -40,23 +40,26 @@ def test_cells_need_only_earlier_cells() -> None:
     assert hours < 12
 
 
-def validation(gain: float, low: float | None) -> Validation:
-    return Validation(0, {}, None, 0.0, {TRAINED: [gain, 0, 0], tasks.SELECTION: [0, low, low]})
+def validation(gain: float, high: float | None) -> Validation:
+    """A validation whose selection reward has a deviation of 1, so that a fall below 0.2 is clear."""
+    changes: dict[str, list[float | None]] = {TRAINED: [gain, 0, 0], tasks.SELECTION: [0, high, high]}
+    return Validation(0, {tasks.SELECTION: [-1.0, 1.0]}, None, 0.0, changes)
 
 
 @pytest.mark.parametrize(
     ("trials", "chosen"),
     [
         ({1e-5: (0.1, 0.0), 1e-4: (0.5, 0.1)}, 1e-4),
-        ({1e-5: (0.1, 0.0), 1e-4: (0.5, -0.1)}, 1e-5),  # its selection reward fell
-        ({1e-5: (0.1, -0.2), 1e-4: (0.5, -0.1)}, 1e-4),  # all fell
+        ({1e-5: (0.1, 0.0), 1e-4: (0.5, -0.1)}, 1e-4),  # its selection reward fell by little
+        ({1e-5: (0.1, 0.0), 1e-4: (0.5, -0.3)}, 1e-5),  # its selection reward fell
+        ({1e-5: (0.1, -0.4), 1e-4: (0.5, -0.3)}, 1e-4),  # all fell
     ],
 )
 def test_the_chosen_rate_gains_most_without_hurting_the_selection_reward(
     trials: dict[float, tuple[float, float]], chosen: float, tmp_path: Path
 ) -> None:
-    for rate, (gain, low) in trials.items():
-        result = tasks.TrainingResult({}, [], 1, Ledger(), validation(gain, low))
+    for rate, (gain, high) in trials.items():
+        result = tasks.TrainingResult({}, [], 1, Ledger(), validation(gain, high))
         result.write(tmp_path, tasks.trial_name("x", rate))
     assert tasks.chosen_rate(tmp_path, "x", list(trials)) == chosen
 
