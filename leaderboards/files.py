@@ -14,7 +14,9 @@ COMPUTING = ("tcbench", "numpy", "scipy")
 """Libraries whose versions a board is stamped with."""
 
 
-def write_board(board: Board, out: Path | str, date: str | None = None) -> list[Path]:
+def write_board(
+    board: Board, out: Path | str, date: str | None = None, *, samples: bool = True
+) -> list[Path]:
     """Write a board as tables and pictures.
 
     Args:
@@ -24,6 +26,7 @@ def write_board(board: Board, out: Path | str, date: str | None = None) -> list[
             nothing to show is not written, and removed if an earlier board left it.
         date: Date to stamp the files with; by default they have none, so that the same runs give the same
             bytes.
+        samples: Whether to write samples.png.
 
     Returns:
         Paths of the files.
@@ -37,7 +40,10 @@ def write_board(board: Board, out: Path | str, date: str | None = None) -> list[
     check_writable(folder)
     versions = {name: version for name in COMPUTING if (version := installed_version(name))}
     stamp = Stamp(versions, commit(), date)
-    figures = {"differences.png": draw_differences(board), "samples.png": draw_samples(board)}
+    figures = {
+        "differences.png": draw_differences(board),
+        "samples.png": draw_samples(board) if samples else None,
+    }
     pictures = {name: png(figure) for name, figure in figures.items() if figure is not None}
     files = {
         "leaderboard.md": markdown(board, stamp, list(pictures)).encode(),

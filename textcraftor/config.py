@@ -277,7 +277,8 @@ def make_config(
     """Make a configuration; later sources win over earlier ones.
 
     The sources are the defaults, the model's own settings, a profile, a TOML file, ``settings`` and
-    ``overrides``. The model's own constraints apply to those of its rewards that another mix keeps.
+    ``overrides``. The model's own constraints are left out where they cannot apply: without a calibration, with
+    algorithms that use no gradient of rewards, and for rewards that another mix does not have.
 
         make_config("micro", profile="quick", overrides={"optimiser.lr": 1e-4, "seed": 1})
 
@@ -307,11 +308,9 @@ def make_config(
         given = merge(given, read_toml(file))
     given = merge(given, _assigned(settings))
     given = merge(given, nest_settings({name: v for name, v in overrides.items() if v is not None}))
-    mix = given.get("rewards", {}).get("mix") if isinstance(given.get("rewards"), Mapping) else None
-    if mix and "rewards.constraints" in own:
-        kept = {term.strip().rpartition("=")[0] for term in str(mix).split(",")}
-        own["rewards.constraints"] = tuple(name for name in own["rewards.constraints"] if name in kept)
     values = merge(nest_settings({"model": model, **own}), given)
+    if "rewards.constraints" in own and "rewards.constraints" not in flatten_settings(given):
+        values = merge(values, nest_settings({"rewards.constraints": _applicable_constraints(values)}))
     sources = [str(file)] * (file is not None) + ["--set"] * bool(settings)
     if values["model"] != model:
         # the defaults above are those of the model argument
@@ -320,6 +319,15 @@ def make_config(
             "model from the settings, or give the same model"
         )
     return build_settings(TrainConfig, values, source=" and ".join(sources), renamed=OLD_NAMES)
+
+
+def _applicable_constraints(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return those of the model's own constraints that can apply with these settings."""
+    flat = flatten_settings(values)
+    names = {term.strip().rpartition("=")[0] for term in str(flat.get("rewards.mix", "")).split(",")}
+    by_gradient = flat.get("algorithm.name", "") not in WITHOUT_GRADIENT
+    usable = by_gradient and bool(flat.get("rewards.calibration"))
+    return tuple(name for name in flat["rewards.constraints"] if usable and name in names)
 
 
 def _assigned(settings: Sequence[str]) -> dict[str, Any]:

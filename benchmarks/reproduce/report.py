@@ -78,7 +78,7 @@ def write_comparison_report(
     files = write_board(results.board(headline), docs / "headline")
     pictures: dict[str, Sequence[str]] = {"methods.png": _PICTURE}
     if not headline_only:
-        files += write_board(results.board(_exploratory(scale)), docs / "exploratory")
+        files += write_board(results.board(_exploratory(scale)), docs / "exploratory", samples=False)
         pictures |= {"styles.png": STYLES, "strengths.png": (BASELINE, *STRENGTHS, f"{FIRST}-0")}
     for name, systems in pictures.items():
         write_atomically(docs / name, _picture(results, systems))

@@ -175,7 +175,7 @@ def test_unknown_profiles_and_damaged_files_are_refused(tmp_path: Path) -> None:
 # Earlier versions
 
 
-def test_own_constraints_apply_to_the_rewards_that_a_mix_keeps() -> None:
+def test_own_constraints_are_left_out_where_they_cannot_apply() -> None:
     def constraints(**given: Any) -> tuple[str, ...]:
         return make_config("micro", **given).rewards.constraints
 
@@ -185,6 +185,12 @@ def test_own_constraints_apply_to_the_rewards_that_a_mix_keeps() -> None:
     named = ["rewards.constraints=world-hps"]
     assert constraints(settings=named, overrides={"rewards.mix": "world-hps=1"}) == ("world-hps",)
     assert constraints(profile="grpo") == ()
+    assert constraints(settings=["rewards.calibration="]) == ()
+    raft = {"algorithm.name": "denoising", "data.pairs": "x", "data.prompts": ""}
+    assert constraints(overrides=raft) == ()
+    with pytest.raises(ConfigError, match="does not use the gradients of rewards"):
+        constraints(overrides=raft | {"rewards.constraints": ("world-clip",)})
+    assert make_config("micro", settings=["schedule.steps=50"]).schedule.tuned_step_count == 50
 
 
 @pytest.mark.parametrize("old", OLD_NAMES)

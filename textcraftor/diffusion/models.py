@@ -98,7 +98,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
                     "rewards.balance": True,
                     "rewards.constraints": ("world-clip",),
                     "data.prompts": "suite:world-train",
-                    "schedule.tuned_steps": 25,
+                    "schedule.tuned_steps": 0,
                     "algorithm.bound_gradients": True,
                     "optimiser.lr": 1e-4,
                     "optimiser.lr_schedule": "cosine",
@@ -106,7 +106,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
                     "optimiser.updates": 64,
                     "validation.prompts": "suite:world-validation",
                     "validation.every": 16,
-                    "validation.eval_tuned_steps": 25,
+                    "validation.eval_tuned_steps": 0,
                     "validation.selection_reward": "world-siglip",
                 }
             ),
