@@ -277,8 +277,8 @@ def make_config(
     """Make a configuration; later sources win over earlier ones.
 
     The sources are the defaults, the model's own settings, a profile, a TOML file, ``settings`` and
-    ``overrides``. The model's own constraints are left out where they cannot apply: without a calibration, with
-    algorithms that use no gradient of rewards, and for rewards that another mix does not have.
+    ``overrides``. The model's own constraints are left out where they cannot apply: without a calibration,
+    with algorithms that use no gradient of rewards, and for rewards that another mix does not have.
 
         make_config("micro", profile="quick", overrides={"optimiser.lr": 1e-4, "seed": 1})
 
@@ -309,8 +309,10 @@ def make_config(
     given = merge(given, _assigned(settings))
     given = merge(given, nest_settings({name: v for name, v in overrides.items() if v is not None}))
     values = merge(nest_settings({"model": model, **own}), given)
-    if "rewards.constraints" in own and "rewards.constraints" not in flatten_settings(given):
-        values = merge(values, nest_settings({"rewards.constraints": _applicable_constraints(values)}))
+    constraints = own.get("rewards.constraints", ())
+    if constraints and not {"rewards", "rewards.constraints"} & flatten_settings(given).keys():
+        applicable = _applicable_constraints(constraints, values)
+        values = merge(values, nest_settings({"rewards.constraints": applicable}))
     sources = [str(file)] * (file is not None) + ["--set"] * bool(settings)
     if values["model"] != model:
         # the defaults above are those of the model argument
@@ -321,13 +323,13 @@ def make_config(
     return build_settings(TrainConfig, values, source=" and ".join(sources), renamed=OLD_NAMES)
 
 
-def _applicable_constraints(values: Mapping[str, Any]) -> tuple[str, ...]:
+def _applicable_constraints(own: Sequence[str], values: Mapping[str, Any]) -> tuple[str, ...]:
     """Return those of the model's own constraints that can apply with these settings."""
     flat = flatten_settings(values)
     names = {term.strip().rpartition("=")[0] for term in str(flat.get("rewards.mix", "")).split(",")}
     by_gradient = flat.get("algorithm.name", "") not in WITHOUT_GRADIENT
     usable = by_gradient and bool(flat.get("rewards.calibration"))
-    return tuple(name for name in flat["rewards.constraints"] if usable and name in names)
+    return tuple(name for name in own if usable and name in names)
 
 
 def _assigned(settings: Sequence[str]) -> dict[str, Any]:
