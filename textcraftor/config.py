@@ -70,7 +70,8 @@ class RewardSettings:
     """
     constraints: tuple[str, ...] = ()
     """Rewards of the mix whose mean must not fall below the untuned model's: their weights are multiplied by
-    a factor that rises while they are below and falls while they are above. Needs ``calibration``.
+    a factor that rises while they are below and falls while they are above. Needs a ``calibration`` on
+    images of the untuned model.
     """
 
 
@@ -154,7 +155,7 @@ class AlgorithmSettings:
     """Steps whose noise is below this share of the largest one's are not trained on; "ddpo" and "grpo"
     only.
     """
-    ratio_clip: _Amount = 1e-4
+    ratio_clip: Annotated[float, Field(gt=0)] = 1e-4
     """Clip range of the importance ratio around 1: of a token ("rewriting"), or of a step of latents of
     16,384 elements, and wider for smaller ones ("ddpo" and "grpo").
     """

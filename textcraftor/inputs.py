@@ -197,6 +197,10 @@ def _trained_rewards(config: TrainConfig, fetch: bool) -> dict[str, RewardInfo]:
         with problems.catch():
             if name not in infos:
                 raise UnknownName("reward in rewards.constraints", name, infos)
+            if parse_mix(config.rewards.mix)[name].weight < 0:
+                raise ConfigError(
+                    f"rewards.constraints names {name}, whose weight is negative; it must be above 0"
+                )
     for record in infos.values():
         with problems.catch():
             record.check_role("training")

@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-_WEIGHTED_SUM: Mapping[str, Any] = MappingProxyType(
-    {"rewards.balance": False, "rewards.constraints": (), "algorithm.bound_gradients": False}
+_PLAIN: Mapping[str, Any] = MappingProxyType(
+    {
+        "rewards.balance": False,
+        "rewards.constraints": (),
+        "algorithm.bound_gradients": False,
+        "optimiser.lr_schedule": "constant",
+        "optimiser.ema": 0.0,
+    }
 )
-"""The rewards' weighted sum and its plain gradient, as in the papers."""
+"""The rewards' weighted sum, its plain gradient, a constant rate and no averaging, as in the papers."""
 
 _PAPER: Mapping[str, Any] = MappingProxyType(
     {
-        **_WEIGHTED_SUM,
+        **_PLAIN,
         "rewards.calibration": "",
         "schedule.guidance": 7.5,
         "schedule.tuned_steps": 5,
@@ -42,7 +48,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "memory.checkpointing": True,
         },
         "ddpo": {
-            **_WEIGHTED_SUM,
+            **_PLAIN,
             "algorithm.name": "ddpo",
             "algorithm.policy_updates": 2,
             "schedule.steps": 50,
@@ -56,7 +62,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "optimiser.batch": 256,
         },
         "grpo": {
-            **_WEIGHTED_SUM,
+            **_PLAIN,
             "algorithm.name": "grpo",
             "algorithm.policy_updates": 4,
             "algorithm.policy_steps": 30,
@@ -69,7 +75,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "optimiser.batch": 96,
         },
         "nft": {
-            **_WEIGHTED_SUM,
+            **_PLAIN,
             "algorithm.name": "nft",
             "algorithm.policy_updates": 1,
             "algorithm.policy_steps": 10,
@@ -82,7 +88,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "optimiser.batch": 96,
         },
         "rewriter": {
-            **_WEIGHTED_SUM,
+            **_PLAIN,
             "algorithm.name": "rewriting",
             "algorithm.policy_updates": 4,
             "algorithm.ratio_clip": 0.2,

@@ -186,7 +186,10 @@ def _log_row(
         for kind in ("reward", "pull"):
             if f"{kind}/{name}" in totals:
                 row[f"{kind}/{registered}"] = mean(f"{kind}/{name}")
-    return row | {name: totals[name] / totals["samples"] for name in result.extra}
+    for name in result.extra:
+        value = totals[name] / totals["samples"]
+        row[name] = value if math.isfinite(value) else None
+    return row
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Ceiling:
         return Decoded.of_pipeline(self.pipeline)
 
     def sample(self, batch: Sequence[Sample]) -> np.ndarray:
-        """Return images (B, 64, 64, 3), float32, in [0, 1]. Each depends on its noise seed alone."""
+        """Return images (B, 64, 64, 3), float32, in [0, 1]; each depends on its prompt and noise seed."""
         import numpy as np
 
         from rewards.world.captions import parse_prompt

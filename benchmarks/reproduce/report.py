@@ -50,16 +50,18 @@ BUDGETS = """\
 Each method was trained with a compute of about {budget:,}: UNet-forward equivalents, reward calls and
 decodes, each counted as one. Gradients through rewards and decoder and the work of a language model are not
 counted; the table of costs has the seconds. The second stage of text + UNet had the same budget again. RAFT's
-budget includes sampling its images. All methods are trained on the same prompts, and with the same reward mix
-unless a row says otherwise. TextCraftor and its variants use a cosine schedule and averaged weights;
-reinforcement learning and the rewriter use a constant rate, as their authors do."""
+budget includes sampling its images, which the table of costs does not. All methods are trained on the same
+prompts, and with the same reward mix unless a row says otherwise. TextCraftor and its variants use a cosine
+schedule and averaged weights; reinforcement learning and the rewriter use a constant rate, as their authors
+do."""
 
 TRIALS = """\
 Each headline method had the same number of trials, on validation prompts. The chosen rate has the greatest
-gain in the trained mix at the checkpoint that world-siglip selected; rates at which world-siglip fell
-significantly are left out, unless it fell at all of them. Changes are against the start of training: the
-base model, the first stage, or for the rewriter the rewriter before reinforcement learning. Methods outside
-the headline use the rate of a related method, or had trials of their own."""
+gain in the trained mix at the checkpoint that world-siglip selected; rates at which world-siglip clearly fell
+(by more than a fifth of its deviation, beyond chance) are left out, unless it fell at all of them. Changes
+are against the start of training: the base model, the first stage, or for the rewriter the rewriter before
+reinforcement learning. Methods outside the headline use the rate of a related method, a fixed one (RAFT), or
+had trials of their own."""
 
 _PICTURE = (BASELINE, "style-words", "grpo-0", "textcraftor-0", "text-unet-0")
 """Systems in the picture of the methods."""
@@ -189,15 +191,14 @@ def _drill_downs(results: Results) -> Iterator[str]:
         yield markdown_table(_rows(results, results.section(names), names))
     yield "## Optimisation at test time"
     yield (
-        "Each image is optimised or chosen for the reward mix that the methods are trained on, with one "
-        "noise of the first 100 prompts. The compute of an image is counted as in training, which is paid "
-        "once."
+        "Each image is optimised or chosen for the reward mix that the methods are trained on. The compute "
+        "of an image is counted as in training, which is paid once."
     )
     names = ["best-of-4", "best-of-30", "noise-10", "embedding-10", tuned]
     yield markdown_table(
         [
             {"system": row["system"], "compute of an image": _compute(results, name), **row}
-            for name, row in zip(names, _rows(results, results.section(names), names, 100), strict=True)
+            for name, row in zip(names, _rows(results, results.section(names), names), strict=True)
         ]
     )
     yield "## Interpolation"
@@ -254,16 +255,19 @@ def _look(results: Results, name: str) -> Row:
     }
 
 
-def _rows(
-    results: Results, section: Section, names: Sequence[str] | None = None, prompts: int = 0
-) -> list[Row]:
-    """One row per system: its differences to the section's baseline."""
+def _rows(results: Results, section: Section, names: Sequence[str] | None = None) -> list[Row]:
+    """One row per system: its prompts and noises, and its differences to the section's baseline."""
     labels = names or [entry.label for entry in section.entries if entry.label != section.baseline]
-    expected = prompts or results.scale.exploratory_prompts
+    plans = {label: results.runs[label].header.planned for label in labels}
     return [
-        {"system": Results.title(label)}
+        {
+            "system": Results.title(label),
+            "prompts x noises": f"{len(plans[label].prompt_ids)} x {plans[label].seeds}",
+        }
         | {
-            column.title: Results.text([section.cells.get((label, column.label, None))], expected)
+            column.title: Results.text(
+                [section.cells.get((label, column.label, None))], len(plans[label].prompt_ids)
+            )
             for column in section.columns
         }
         for label in labels

@@ -74,7 +74,7 @@ def test_validation_images_equal_those_of_a_run(tiny_pipeline: Path, sampler: st
     assert Validation.from_row(first.to_row()) == first
 
 
-def test_alarm_requires_a_significant_fall_while_trained_rewards_rise() -> None:
+def test_alarm_requires_a_clear_fall_while_trained_rewards_rise() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(0, 1, 40)
     noise = rng.normal(0, 0.05, 40)
@@ -83,6 +83,9 @@ def test_alarm_requires_a_significant_fall_while_trained_rewards_rise() -> None:
     assert "since update 0 the selection reward chosen fell by 0.2" in fell.over_optimisation_alarm(
         [start], "chosen"
     )
+    little = validation(50, (base - 0.1 + 0.1 * noise).tolist(), (base + 1).tolist())
+    assert _paired_change(little, start, "chosen").high < 0
+    assert not little.over_optimisation_alarm([start], "chosen")
     both = validation(50, (base - 0.3 + noise).tolist(), (base - 1).tolist())
     assert not both.over_optimisation_alarm([start], "chosen")
     chance = validation(50, (base + noise - noise.mean()).tolist(), (base + 1).tolist())

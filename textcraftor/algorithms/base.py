@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,9 @@ from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import AlgorithmSettings, OptimiserSettings
 from textcraftor.sources import Batch, Sample
 from textcraftor.tuned import Trainable
+
+_STEP_CHOICE = 1
+"""Stream of random numbers that chooses the steps of an update."""
 
 TRAINED = "trained"
 """Name of the reward mix among the scores of a log line or a validation."""
@@ -68,6 +72,20 @@ class Algorithm(ABC):
         first = accelerator.process_index * len(rewards)
         own = compute(all_groups, all_rewards)[first : first + len(rewards)]
         return torch.tensor(own, dtype=torch.float32, device=rewards.device)
+
+    def choose_steps(self, steps: Sequence[int], update: int) -> list[int]:
+        """Return ``policy_steps`` of some sampling steps in order, the same random ones in every process."""
+        count = self.settings.policy_steps
+        if not count or count >= len(steps):
+            return list(steps)
+        random = np.random.default_rng([self.seed, update, _STEP_CHOICE])
+        return sorted(random.choice(steps, count, replace=False).tolist())
+
+    def accumulate_nothing(self) -> None:
+        """Give every parameter a gradient of 0, so that all processes have gradients to average."""
+        for parameter in self.optimiser.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def state(self) -> dict[str, Tensor]:
         """Return what the algorithm needs to resume, beside parameters and optimiser."""

@@ -23,7 +23,8 @@ class Constraints:
     the reward's mean over a batch is below the untuned model's, and falls to 0 while it is above. The
     calibration standardises a reward by the untuned model's mean, so its value is the difference.
 
-    Source: Bertsekas 1982, "Constrained Optimization and Lagrange Multiplier Methods", section 2.1.
+    Source: Arrow, Hurwicz and Uzawa 1958, "Studies in Linear and Non-linear Programming" (gradient steps on
+    both sides of a saddle point).
     """
 
     names: Sequence[str]
@@ -43,7 +44,8 @@ class Constraints:
         """
         for name in self.names:
             if math.isfinite(means[name]):
-                self.multipliers[name] = max(0.0, self.multipliers[name] - _RATE * means[name])
+                moved = max(0.0, self.multipliers[name] - _RATE * means[name])
+                self.multipliers[name] = torch.tensor(moved, dtype=torch.float32).item()  # as it is saved
 
     @property
     def row(self) -> dict[str, float]:
@@ -54,7 +56,7 @@ class Constraints:
         """Return the multipliers in the order of the names."""
         if not self.names:
             return {}
-        return {_STATE: torch.tensor([self.multipliers[name] for name in self.names], dtype=torch.float64)}
+        return {_STATE: torch.tensor([self.multipliers[name] for name in self.names], dtype=torch.float32)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Resume from what `state` returned."""

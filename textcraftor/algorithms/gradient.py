@@ -22,7 +22,7 @@ class GradientAlgorithm(Algorithm):
     Source: Li et al. 2024 (TextCraftor), algorithm 1. Estimators: `textcraftor.diffusion.estimators`.
     """
 
-    constraints: Constraints = field(kw_only=True)
+    constraints: Constraints = field(default_factory=lambda: Constraints(()), kw_only=True)
     """Multipliers of rewards that must not fall; the scorer uses them."""
 
     def step(self, batch: Batch) -> StepResult:
@@ -50,7 +50,7 @@ class GradientAlgorithm(Algorithm):
         for name in self.constraints.names:
             term = replace(self.scorer.mix.terms[name], weight=1.0)
             values = self.optimiser.accelerator.gather(term.value(scores.scores[name]))
-            means[name] = float(values.double().nanmean())
+            means[name] = float(values.cpu().double().nanmean())
         return means
 
     def state(self) -> dict[str, Tensor]:

@@ -8,8 +8,8 @@ sampler may be deterministic and training sees single timesteps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,13 +35,27 @@ class _Noised:
 
     samples: Sequence[Sample]
     rollout: Rollout
-    t: Tensor
+    step: int
+    """Number of the sampling step whose timestep it is."""
     z: Tensor
     """Noised latents (B, C, h, w)."""
     x0: Tensor
     """Latents (B, C, h, w) of the images."""
     old: Tensor
-    """Clean latents (B, C, h, w) that the policy which sampled predicts from ``z``."""
+    """Clean latents (B, C, h, w) that the policy which sampled predicts from ``z``, without guidance."""
+
+    @property
+    def t(self) -> Tensor:
+        """The timestep."""
+        return self.rollout.timesteps[self.step]
+
+    def kept(self, numbers: Container[int]) -> _Noised | None:
+        """Return the part of samples with these numbers; None if there is none."""
+        rows = [row for row, sample in enumerate(self.samples) if sample.number in numbers]
+        if len(rows) == len(self.samples):
+            return self
+        parts = {name: getattr(self, name)[rows] for name in ("z", "x0", "old")}
+        return replace(self, samples=[self.samples[row] for row in rows], **parts) if rows else None
 
 
 def _nft_loss(x0: Tensor, now: Tensor, old: Tensor, optimality: Tensor) -> Tensor:
@@ -89,22 +103,27 @@ class NFTAlgorithm(Algorithm):
         advantages = self.gather_advantages(joined.rewards(), groups, group_advantages)
         optimality = {
             sample.number: 0.5 + 0.5 * float(advantage.clamp(-1, 1))
-            for sample, advantage in zip(samples, advantages, strict=True)
+            for sample, advantage, whole in zip(samples, advantages, joined.finite, strict=True)
+            if whole  # a broken image has a gradient that is not finite whatever its optimality is
         }
 
-        # Each optimiser step uses its own random share of the noised images
-        order = np.random.default_rng([self.seed, batch.update]).permutation(len(parts))
+        # Each optimiser step takes its own random share of the timesteps, with all images
+        steps = sorted({part.step for part in parts})
+        order = np.random.default_rng([self.seed, batch.update]).permutation(steps)
         norms, losses = [], []
         for share in np.array_split(order, updates):
-            rows = sum(len(parts[index].samples) for index in share)
-            for index in share:
-                loss = self.loss(parts[index], optimality) * len(parts[index].samples) / rows
+            kept = [part.kept(optimality) for part in parts if part.step in share]
+            used = [images for images in kept if images is not None]
+            if not used:
+                self.accumulate_nothing()
+            count = sum(len(images.samples) for images in used)
+            for images in used:
+                loss = self.loss(images, optimality) * len(images.samples) / count
                 loss.backward()  # type: ignore[no-untyped-call]
                 losses.append(float(loss.detach()) / updates)
             norms.append(self.optimiser.step())
-        return StepResult(
-            samples, joined, drift / len(samples), float(np.mean(norms)), extra={"loss": sum(losses)}
-        )
+        extra = {"loss": sum(losses)}
+        return StepResult(samples, joined, drift / len(samples), float(np.mean(norms)), extra=extra)
 
     @torch.no_grad()
     def sample(self, samples: Sequence[Sample], update: int) -> tuple[list[_Noised], LatentScores, float]:
@@ -120,7 +139,7 @@ class NFTAlgorithm(Algorithm):
             rollout, z = self.start(samples, original)
             x0 = rollout.run(z, c).float()
             scores = self.scorer.score_latents(x0, texts)
-            for index in self._chosen_steps(len(rollout.timesteps), update):
+            for index in self.choose_steps(range(len(rollout.timesteps)), update):
                 seeds = [noise_seed(self.seed, s.number, EXTRA_NOISE + index) for s in samples]
                 noise = initial_latents(seeds, (x0.shape[1], x0.shape[2], x0.shape[3])).to(x0)
                 t, process = rollout.timesteps[index], ForwardProcess(rollout.scheduler)
@@ -128,13 +147,14 @@ class NFTAlgorithm(Algorithm):
                 # the policy of the first optimiser step is the one that sampled
                 e = rollout.output(z, t, c.of_prompts(len(samples))).float()
                 old = process.predict_x0(e, t, z)
-                noised.append(_Noised(samples, rollout, t, z, x0, old))
+                noised.append(_Noised(samples, rollout, index, z, x0, old))
         return noised, scores, float(c.drift(original))
 
-    def loss(self, noised: _Noised, optimality: dict[int, float]) -> Tensor:
+    def loss(self, noised: _Noised, optimality: Mapping[int, float]) -> Tensor:
         """Return the mean loss of noised images.
 
-        Predictions are those of the prompt alone, without guidance, as in the paper.
+        Predictions are those of the prompt alone, without guidance, as in the paper. There images are sampled
+        without guidance too; here with the guidance of the schedule, which good images then teach as well.
 
         Args:
             noised: The images.
@@ -143,18 +163,11 @@ class NFTAlgorithm(Algorithm):
         texts = [sample.text for sample in noised.samples]
         with autocast(self.trainable.original.device, self.precision):
             c = self.trainable.encode(texts)
+            original = self.trainable.encode_original(texts) if self.settings.drift_penalty else c
             e = noised.rollout.output(noised.z, noised.t, c.of_prompts(len(texts))).float()
         now = ForwardProcess(noised.rollout.scheduler).predict_x0(e, noised.t, noised.z)
         r = torch.tensor([optimality[sample.number] for sample in noised.samples], device=now.device)
         loss = _nft_loss(noised.x0, now, noised.old, r)
         if self.settings.drift_penalty:
-            loss = loss + self.settings.drift_penalty * c.drift(self.trainable.encode_original(texts))
+            loss = loss + self.settings.drift_penalty * c.drift(original)
         return loss
-
-    def _chosen_steps(self, steps: int, update: int) -> list[int]:
-        """Return the steps whose timesteps this update trains on."""
-        count = self.settings.policy_steps
-        if not count or count >= steps:
-            return list(range(steps))
-        chosen = np.random.default_rng([self.seed, update, 1]).choice(steps, count, replace=False)
-        return sorted(chosen.tolist())

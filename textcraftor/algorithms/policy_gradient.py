@@ -33,9 +33,6 @@ from textcraftor.sources import Batch, Sample
 _CLIP_ELEMENTS = 16_384
 """Elements of the latents that ``ratio_clip`` is stated for: those of SD 1.5 at 512 pixels."""
 
-_STEP_CHOICE = 1
-"""Stream of random numbers that chooses the decisions of an update."""
-
 
 def clipped_policy_loss(log_probs: Tensor, old: Tensor, advantages: Tensor, clip: float) -> Tensor:
     """Return PPO's clipped surrogate loss (a scalar), the mean over B decisions.
@@ -82,7 +79,9 @@ class PolicyGradientAlgorithm(Algorithm):
         order = np.random.default_rng([self.seed, batch.update]).permutation(len(samples))
         norms, changes = [], []
         for share in np.array_split(order, updates):
-            changes += self._accumulate(trajectories, advantages, share)
+            # a broken image has broken latents, whose gradient is not finite whatever its advantage is
+            whole = share[joined.finite.cpu().numpy()[share]]
+            changes += self._accumulate(trajectories, advantages, whole)
             norms.append(self.optimiser.step())
         return StepResult(
             samples,
@@ -107,7 +106,7 @@ class PolicyGradientAlgorithm(Algorithm):
             rollout, z = self.start(samples, original)
             steps = StochasticSteps(rollout.scheduler, self.eta)
             stds = [steps.std(t) for t in rollout.timesteps]
-            chosen = self._chosen_steps(stds, update)
+            chosen = self._trained_steps(stds, update)
             latents, log_probs = [z], {}
             for index, (t, std) in enumerate(zip(rollout.timesteps, stds, strict=True)):
                 z = steps.mean(rollout.output(z, t, c).float(), t, z)
@@ -129,13 +128,14 @@ class PolicyGradientAlgorithm(Algorithm):
         # Encode again for every step and backpropagate at once: memory holds one step of the UNet
         with autocast(self.trainable.original.device, self.precision):
             c = self.trainable.encode(texts)
+            penalised = settings.drift_penalty or settings.kl_penalty
+            original = self.trainable.encode_original(texts) if penalised else c
             e = rollout.output(z, t, c)
         steps = StochasticSteps(rollout.scheduler, self.eta)
         mean, std = steps.mean(e.float(), t, z), steps.std(t)
         now, old = steps.log_density(following, mean, std), trajectory.log_probs[index]
         loss = clipped_policy_loss(now, old, advantages, self._ratio_clip(z))
-        if settings.drift_penalty or settings.kl_penalty:
-            original = self.trainable.encode_original(texts)
+        if settings.drift_penalty:
             loss = loss + settings.drift_penalty * c.drift(original)
         if settings.kl_penalty:
             with torch.no_grad(), autocast(self.trainable.original.device, self.precision):
@@ -144,19 +144,15 @@ class PolicyGradientAlgorithm(Algorithm):
             loss = loss + settings.kl_penalty * (mean - reference).square().mean() / (2 * std**2)
         return loss, (now - old).detach()
 
-    def _chosen_steps(self, stds: Sequence[float], update: int) -> set[int]:
+    def _trained_steps(self, stds: Sequence[float], update: int) -> set[int]:
         """Return the steps whose decisions this update trains on."""
-        decisions = StochasticSteps.trained(stds, self.settings.min_noise)
+        decisions = StochasticSteps.trainable_steps(stds, self.settings.min_noise)
         if not decisions:
             raise ConfigError(
                 f"the last {len(stds)} steps are deterministic, so there are no decisions to train on; raise "
                 "schedule.tuned_steps"
             )
-        count = self.settings.policy_steps
-        if count and count < len(decisions):
-            random = np.random.default_rng([self.seed, update, _STEP_CHOICE])
-            decisions = random.choice(decisions, count, replace=False).tolist()
-        return set(decisions)
+        return set(self.choose_steps(decisions, update))
 
     def _ratio_clip(self, z: Tensor) -> float:
         """Return the clip range for densities that are means over the elements of these latents.
@@ -169,13 +165,15 @@ class PolicyGradientAlgorithm(Algorithm):
     def _accumulate(
         self, trajectories: Sequence[Trajectory], advantages: Tensor, share: NDArray[np.int64]
     ) -> list[Tensor]:
-        """Accumulate the gradients of some samples' decisions.
+        """Accumulate the gradients of some samples' decisions, 0 without any.
 
         Returns:
             Parts of the decisions' changes of log density, in units of the clip range.
         """
         starts = accumulate((len(trajectory.samples) for trajectory in trajectories), initial=0)
-        changes = []
+        changes = [torch.zeros(0, device=advantages.device)]
+        if not len(share):
+            self.accumulate_nothing()
         for trajectory, start in zip(trajectories, starts, strict=False):
             rows = [row - start for row in sorted(share.tolist())]
             rows = [row for row in rows if 0 <= row < len(trajectory.samples)]
@@ -191,7 +189,15 @@ class PolicyGradientAlgorithm(Algorithm):
         return changes
 
     def _policy_change(self, changes: Tensor) -> dict[str, float]:
-        """Summarise how far the policy moved: the clipped share of decisions, and an estimate of the KL."""
+        """Summarise how far the policy moved: the clipped share of decisions, and an estimate of the KL.
+
+        Both are in the scale of ``ratio_clip``, of latents of 16,384 elements.
+
+        Args:
+            changes: Changes of log density (N,), in units of the clip range; N may be 0.
+        """
+        if not len(changes):
+            return {"clipped": 0.0, "kl": 0.0}
         change = changes * self.settings.ratio_clip
         clipped = (change.exp() - 1).abs() > self.settings.ratio_clip
         return {"clipped": float(clipped.float().mean()), "kl": float(change.square().mean() / 2)}

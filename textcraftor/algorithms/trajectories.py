@@ -80,7 +80,7 @@ class StochasticSteps:
         return parts.flatten(1).mean(dim=1)
 
     @staticmethod
-    def trained(stds: Sequence[float], min_noise: float) -> list[int]:
+    def trainable_steps(stds: Sequence[float], min_noise: float) -> list[int]:
         """Return the steps whose decisions are trained on: their noise is not far below the largest one.
 
         The gradient of a log density grows with 1 / std. With 25 steps the last standard deviation is a

@@ -214,9 +214,9 @@ def test_groups_share_a_prompt_with_different_noises() -> None:
 def test_decisions_with_little_noise_are_left_out(
     tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
 ) -> None:
-    assert StochasticSteps.trained([0.6, 0.3, 0.1, 0.03, 0.0], 0.1) == [0, 1, 2]
-    assert StochasticSteps.trained([0.6, 0.3, 0.1, 0.03, 0.0], 0.0) == [0, 1, 2, 3]
-    assert StochasticSteps.trained([0.0], 0.1) == []
+    assert StochasticSteps.trainable_steps([0.6, 0.3, 0.1, 0.03, 0.0], 0.1) == [0, 1, 2]
+    assert StochasticSteps.trainable_steps([0.6, 0.3, 0.1, 0.03, 0.0], 0.0) == [0, 1, 2, 3]
+    assert StochasticSteps.trainable_steps([0.0], 0.1) == []
     algorithm = policy(tiny_pipeline, config_for(min_noise=0.0, policy_steps=2), toys)
     chosen = [frozenset(algorithm.sample(batch(2).samples, update)[0].log_probs) for update in range(8)]
     assert {len(steps) for steps in chosen} == {2}
@@ -337,3 +337,40 @@ def test_more_policy_updates_than_samples_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="policy_updates is 9, but a process has 8 samples"):
         train(config_for(policy_updates=9), tmp_path / "out", device="cpu")
+
+
+def test_a_broken_image_does_not_spoil_the_update(
+    tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
+) -> None:
+    """Its latents are not finite from the start of the tuned steps on."""
+    algorithm, samples = policy(tiny_pipeline, config_for(policy_updates=2), toys), batch(8, group=4)
+    start = algorithm.start
+
+    def breaking(samples: Any, original: Any) -> tuple[Any, torch.Tensor]:
+        rollout, z = start(samples, original)
+        return rollout, torch.where(torch.arange(len(z))[:, None, None, None] == 2, torch.nan, z)
+
+    algorithm.start = breaking  # type: ignore[assignment]
+    before = [p.detach().clone() for p in algorithm.trainable.trained_parameters().values()]
+    result = algorithm.step(samples)
+    assert np.isfinite([result.grad_norm, *result.extra.values()]).all()
+    assert result.skipped == [samples.samples[2]]
+    after = list(algorithm.trainable.trained_parameters().values())
+    assert all(p.isfinite().all() for p in after)
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_an_update_of_broken_images_alone_changes_nothing(
+    tiny_pipeline: Path, config_for: Callable[..., TrainConfig], toys: Path
+) -> None:
+    algorithm = policy(tiny_pipeline, config_for(policy_updates=2), toys)
+    start = algorithm.start
+
+    def breaking(samples: Any, original: Any) -> tuple[Any, torch.Tensor]:
+        rollout, z = start(samples, original)
+        return rollout, torch.full_like(z, torch.nan)
+
+    algorithm.start = breaking  # type: ignore[assignment]
+    result = algorithm.step(batch(8, group=4))
+    assert result.grad_norm == 0
+    assert len(result.skipped) == 8

@@ -125,10 +125,13 @@ def test_detached_latents_give_the_gradient_at_the_conditioning(pipe: Any, start
     assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(expected, other, strict=True))
 
 
-def test_bounded_gradients_equal_bounded_products_of_jacobians(pipe: Any, start: Tensor) -> None:
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_bounded_gradients_equal_bounded_products_of_jacobians(
+    pipe: Any, start: Tensor, checkpointed: bool
+) -> None:
     """Backpropagated step by step, with each row cut to its length at the final latents."""
     c = Conditioning.encode(pipe, TEXTS, guided=True).leaf()
-    steps = replace(rollout(pipe), bounded=True)
+    steps = replace(rollout(pipe, checkpointed=checkpointed), bounded=True)
     # growing latents: without a bound, rows would have longer gradients at earlier steps
     steps.scheduler.step, original = (
         lambda e, t, z: SimpleNamespace(prev_sample=1.5 * original(e, t, z).prev_sample),
@@ -152,6 +155,11 @@ def test_bounded_gradients_equal_bounded_products_of_jacobians(pipe: Any, start:
         gradient = gradient * (limit / length).clamp(max=1)[:, None, None, None]
     assert cut > 0
     torch.testing.assert_close(bounded, total, rtol=1e-9, atol=1e-9)
+    (one,) = torch.autograd.grad(
+        ESTIMATORS["chain"](steps, start[:1], Conditioning(c.embeds[::2]), reward_gradient, Fixed()),
+        c.tensors,
+    )
+    torch.testing.assert_close(one[::2], bounded[::2], rtol=1e-6, atol=1e-8)  # rows are bounded alone
 
 
 def test_chain_agrees_with_finite_differences(pipe: Any, start: Tensor) -> None:
