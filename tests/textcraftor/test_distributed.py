@@ -93,7 +93,13 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"algorithm": "ddpo", "eta": 1.0, "policy_updates": 1}], ids=["gradient", "ddpo"]
+    "changes",
+    [
+        {},
+        {"algorithm": "ddpo", "eta": 1.0, "policy_updates": 1},
+        {"algorithm": "nft", "policy_updates": 1, "group": 2},  # groups are shared by both processes
+    ],
+    ids=["gradient", "ddpo", "nft"],
 )
 def test_two_processes_make_the_updates_of_one(
     config_for: Callable[..., TrainConfig], changes: dict[str, Any], tmp_path: Path, tiny_pipeline: Path
