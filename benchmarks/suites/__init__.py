@@ -20,6 +20,7 @@ SUITES: Mapping[str, str] = MappingProxyType(
     {
         "world": "benchmarks.suites.world:SUITE",
         "world-sealed": "benchmarks.suites.world:SEALED",
+        "world-third": "benchmarks.suites.world:THIRD",
         "world-validation": "benchmarks.suites.world:VALIDATION",
         "world-train": "benchmarks.suites.world:TRAIN",
         "parti": "benchmarks.suites.parti:SUITE",

@@ -1,10 +1,10 @@
 """The world's prompt sets, generated from seeds.
 
 Every prompt of "test", the suite `world`, names a reserved combination of shape, colour and background, which
-no training caption does. So does every prompt of "sealed", the suite `world-sealed`: a second held-out set,
-for a repetition after the results of the first were seen. "train" is for tuning encoders and calibrating
-rewards, "validation" for choosing settings and checkpoints. No prompt is in two splits. None names a style,
-which is left to prompt engineering and tuning.
+no training caption does. So does every prompt of "sealed" and "third", the suites `world-sealed` and
+`world-third`: further held-out sets, for repetitions after results of the first were seen. "train" is for
+tuning encoders and calibrating rewards, "validation" for choosing settings and checkpoints. No prompt is in
+two splits. None names a style, which is left to prompt engineering and tuning.
 """
 
 from __future__ import annotations
@@ -19,17 +19,25 @@ import numpy as np
 from rewards.world.captions import caption, parse_prompt
 from rewards.world.scenes import CLEAN, Scene
 
-PromptSplit = Literal["test", "sealed", "validation", "train"]
+PromptSplit = Literal["test", "sealed", "third", "validation", "train"]
 
-_HELD_OUT = ("test", "sealed")
+_HELD_OUT = ("test", "sealed", "third")
 
 _SEEDS: Mapping[PromptSplit, tuple[int, int]] = MappingProxyType(
-    {"test": (51, 1000), "sealed": (54, 1000), "validation": (52, 200), "train": (53, 2000)}
+    {
+        "test": (51, 1000),
+        "sealed": (54, 1000),
+        "third": (55, 1000),
+        "validation": (52, 200),
+        "train": (53, 2000),
+    }
 )
 """Seed and number of prompts of each split."""
 
-_EARLIER: Mapping[PromptSplit, PromptSplit] = MappingProxyType({"sealed": "test", "train": "validation"})
-"""Split -> the split whose prompts it must not repeat."""
+_EARLIER: Mapping[PromptSplit, tuple[PromptSplit, ...]] = MappingProxyType(
+    {"sealed": ("test",), "third": ("test", "sealed"), "train": ("validation",)}
+)
+"""Split -> the splits whose prompts it must not repeat."""
 
 CATEGORIES = {"object": 0.2, "place": 0.2, "full": 0.2, "relation": 0.2, "sizes": 0.2}
 """Category -> share. All name shape, colour and background of one object, its position too ("place"), and its
@@ -52,7 +60,7 @@ class WorldPrompt:
 
 def world_prompts(split: PromptSplit) -> list[WorldPrompt]:
     """Return the prompts of a split, in order and without duplicates."""
-    taken = {prompt.text for prompt in world_prompts(_EARLIER[split])} if split in _EARLIER else set[str]()
+    taken = {prompt.text for earlier in _EARLIER.get(split, ()) for prompt in world_prompts(earlier)}
     held_out = split in _HELD_OUT
     seed, count = _SEEDS[split]
     rng = np.random.default_rng(seed)

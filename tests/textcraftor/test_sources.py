@@ -18,7 +18,9 @@ from textcraftor.sources import PromptSource, SampleOrder
 def test_world_training_prompts_exclude_held_out_ones() -> None:
     source = PromptSource.find("suite:world-train")
     assert len(source) == 2000
-    held_out = {prompt.text for split in ("test", "sealed", "validation") for prompt in world_prompts(split)}  # type: ignore[arg-type]
+    held_out = {
+        prompt.text for split in ("test", "sealed", "third", "validation") for prompt in world_prompts(split)
+    }  # type: ignore[arg-type]
     assert not held_out & set(source.texts)
     assert len(PromptSource.find("suite:world-validation")) == 200
 

@@ -40,9 +40,9 @@ def test_the_environment_variable_gives_the_folder(
 
 
 def test_shipped_suites_need_no_files_and_share_no_prompts() -> None:
-    names = ("world", "world-sealed", "world-validation", "world-train")
+    names = ("world", "world-sealed", "world-third", "world-validation", "world-train")
     suites = {name: prompt_set(name) for name in names}
-    assert [len(suite.prompts) for suite in suites.values()] == [1000, 1000, 200, 2000]
+    assert [len(suite.prompts) for suite in suites.values()] == [1000, 1000, 1000, 200, 2000]
     for suite in suites.values():
         assert suite.domain == "world"
         assert len({prompt.category for prompt in suite.prompts}) == 5

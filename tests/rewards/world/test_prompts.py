@@ -36,12 +36,18 @@ def test_the_shipped_file_has_the_generated_prompts(prompts: dict[PromptSplit, l
 
 def test_prompts_are_unique_across_splits(prompts: dict[PromptSplit, list[WorldPrompt]]) -> None:
     texts = [prompt.text for split in SPLITS for prompt in prompts[split]]
-    assert len(texts) == len(set(texts)) == 4200
+    assert len(texts) == len(set(texts)) == 5200
 
 
 @pytest.mark.parametrize(
     ("split", "count", "reserved"),
-    [("test", 1000, True), ("sealed", 1000, True), ("validation", 200, False), ("train", 2000, False)],
+    [
+        ("test", 1000, True),
+        ("sealed", 1000, True),
+        ("third", 1000, True),
+        ("validation", 200, False),
+        ("train", 2000, False),
+    ],
 )
 def test_only_prompts_of_held_out_splits_name_reserved_combinations(
     split: PromptSplit, count: int, reserved: bool, prompts: dict[PromptSplit, list[WorldPrompt]]
