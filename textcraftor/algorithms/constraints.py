@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-_RATE = 0.2
+_START = 2.0
+"""Multiplier before the first update. From 1, alignment was lost before the multiplier had risen."""
+
+_RATE = 0.5
 """Change of a multiplier per update and standard deviation of the reward."""
 
 _STATE = "multipliers"
@@ -30,10 +33,10 @@ class Constraints:
     names: Sequence[str]
     """The rewards, by their name in the mix; they are standardised."""
     multipliers: dict[str, float] = field(init=False)
-    """Factor of each reward's weight; 1 at the start. The scorer reads this mapping."""
+    """Factor of each reward's weight. The scorer reads this mapping."""
 
     def __post_init__(self) -> None:
-        self.multipliers = dict.fromkeys(self.names, 1.0)
+        self.multipliers = dict.fromkeys(self.names, _START)
 
     def update(self, means: Mapping[str, float]) -> None:
         """Move the multipliers after an update.

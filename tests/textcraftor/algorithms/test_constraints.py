@@ -35,8 +35,8 @@ def test_multipliers_rise_below_the_base_and_fall_to_zero_above() -> None:
     constraints = Constraints(("a", "b"))
     constraints.update({"a": -1.5, "b": 0.5})
     first = dict(constraints.multipliers)
-    assert first["a"] == pytest.approx(1.3)
-    assert first["b"] == pytest.approx(0.9)
+    assert first["a"] == pytest.approx(2 + 0.5 * 1.5)
+    assert first["b"] == pytest.approx(2 - 0.5 * 0.5)
     constraints.update({"a": math.nan, "b": 100.0})
     assert constraints.multipliers == {"a": first["a"], "b": 0.0}
     other = Constraints(("a", "b"))
@@ -50,10 +50,10 @@ def test_the_multiplier_follows_the_logged_reward(tmp_path: Path) -> None:
     train(config_of(rewards__constraints=CONSTRAINED, optimiser__updates=3), tmp_path / "out", device="cpu")
     folder = TrainFolder(tmp_path / "out")
     scale = folder.record()["calibration"]["world-clip"]
-    expected, multipliers = 1.0, []
+    expected, multipliers = 2.0, []
     for row in folder.rows(LOG):
         multipliers.append((row["multiplier/world-clip"], expected))
-        expected = max(0.0, expected - 0.2 * (row["reward/world-clip"] - scale["mean"]) / scale["std"])
+        expected = max(0.0, expected - 0.5 * (row["reward/world-clip"] - scale["mean"]) / scale["std"])
     assert len({value for value, _ in multipliers}) == 3
     for value, by_hand in multipliers:
         assert value == pytest.approx(by_hand, rel=1e-4)
