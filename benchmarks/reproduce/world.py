@@ -84,12 +84,12 @@ _ONE_STEP: Mapping[str, Any] = MappingProxyType(
 model's images.
 """
 
-_WIDE = (1e-4, 3e-4, 1e-3)
+_LOW, _WIDE = (1e-5, 3e-5, 1e-4), (1e-4, 3e-4, 1e-3)
 
 _METHODS: tuple[Method, ...] = (
     Method("textcraftor", "TextCraftor (text)", {}, (3e-5, 1e-4, 3e-4), 6),
-    Method("rl", "RL, text encoder (DDPO)", _rl("ddpo", 38), _WIDE, 6),
-    Method("grpo", "RL, text encoder (GRPO)", _rl("grpo", 38), _WIDE, 6),
+    Method("rl", "RL, text encoder (DDPO)", _rl("ddpo", 38), _LOW, 6),
+    Method("grpo", "RL, text encoder (GRPO)", _rl("grpo", 38), _LOW, 6),
     Method(
         "rewriter", "prompt rewriter (Promptist)",
         {"algorithm.name": "rewriting", "trainable.parts": ("rewriter",),
@@ -107,7 +107,7 @@ _METHODS: tuple[Method, ...] = (
     Method("text-unet", "TextCraftor (text + UNet), twice the compute",
            {"trainable.parts": ("unet",), "optimiser.updates": 43, "trainable.start": "textcraftor"},
            (1e-5, 3e-5, 1e-4), 6, needs=("textcraftor",)),
-    Method("nft", "RL, text encoder (DiffusionNFT)", _rl("nft", 42), _WIDE, 6),
+    Method("nft", "RL, text encoder (DiffusionNFT)", _rl("nft", 42), _LOW, 6),
     Method("plain", "TextCraftor, weighted sum and unbounded gradients, as in the paper",
            {**_PLAIN, "algorithm.bound_gradients": False}, (), 6, "textcraftor"),
     Method("unbounded", "TextCraftor, unbounded gradients",
