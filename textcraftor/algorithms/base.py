@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,16 @@ from textcraftor.algorithms.advantages import Advantages
 from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import AlgorithmSettings, OptimiserSettings
+from textcraftor.diffusion.prompts import initial_latents, noise_seed
+from textcraftor.diffusion.sampling import EXTRA_NOISE
 from textcraftor.sources import Batch, Sample
 from textcraftor.tuned import Trainable
 
 _STEP_CHOICE = 1
 """Stream of random numbers that chooses the steps of an update."""
+
+Part = TypeVar("Part")
+"""What a method remembers of a micro-batch that it sampled."""
 
 TRAINED = "trained"
 """Name of the reward mix among the scores of a log line or a validation."""
@@ -57,6 +62,39 @@ class Algorithm(ABC):
         """Split samples into consecutive parts of ``micro_batch``; 0: one part."""
         size = self.micro_batch or len(samples)
         return (samples[start : start + size] for start in range(0, len(samples), size))
+
+    def sample_parts(
+        self,
+        samples: Sequence[Sample],
+        sample: Callable[[Sequence[Sample]], tuple[Part, LatentScores, float]],
+    ) -> tuple[list[Part], LatentScores, float]:
+        """Sample micro-batch by micro-batch.
+
+        Args:
+            samples: All samples of this process.
+            sample: Samples and scores some of them; returns what to remember, the scores, and the drift.
+
+        Returns:
+            What to remember of each micro-batch, the scores of all samples, and their mean drift.
+        """
+        parts, scores, drift = [], [], 0.0
+        for some in self.micro_batches(samples):
+            part, part_scores, part_drift = sample(some)
+            parts.append(part)
+            scores.append(part_scores)
+            drift += part_drift * len(some) / len(samples)
+        return parts, LatentScores.join(scores), drift
+
+    def step_noise(self, samples: Sequence[Sample], step: int, like: Tensor) -> Tensor:
+        """Return standard normal noise (B, C, h, w) for a sampling step, which depends on each sample alone.
+
+        Args:
+            samples: B samples.
+            step: Number of the step.
+            like: Latents (B, C, h, w), for shape and device.
+        """
+        seeds = [noise_seed(self.seed, sample.number, EXTRA_NOISE + step) for sample in samples]
+        return initial_latents(seeds, (like.shape[1], like.shape[2], like.shape[3])).to(like)
 
     def gather_advantages(self, rewards: Tensor, groups: Sequence[int], compute: Advantages) -> Tensor:
         """Return the advantages (B,) of this process's samples, computed from those of all processes.

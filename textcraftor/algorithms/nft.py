@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -18,9 +20,7 @@ from torch import Tensor
 from textcraftor.algorithms.advantages import group_advantages
 from textcraftor.algorithms.base import Algorithm, StepResult
 from textcraftor.algorithms.latent_scores import LatentScores
-from textcraftor.diffusion.forward_process import ForwardProcess
-from textcraftor.diffusion.prompts import initial_latents, noise_seed
-from textcraftor.diffusion.sampling import EXTRA_NOISE, Rollout, autocast
+from textcraftor.diffusion.sampling import Rollout, autocast
 from textcraftor.sources import Batch, Sample
 
 _MIRRORED = 1.0
@@ -92,13 +92,8 @@ class NFTAlgorithm(Algorithm):
     def step(self, batch: Batch) -> StepResult:
         """Sample and score images, noise them, then make optimiser steps on the noised images."""
         samples, updates = batch.samples, self.settings.policy_updates
-        parts, scores, drift = [], [], 0.0
-        for part in self.micro_batches(samples):
-            noised, part_scores, part_drift = self.sample(part, batch.update)
-            parts += noised
-            scores.append(part_scores)
-            drift += part_drift * len(part)
-        joined = LatentScores.join(scores)
+        sampled, joined, drift = self.sample_parts(samples, partial(self.sample, update=batch.update))
+        parts = list(chain.from_iterable(sampled))
         groups = [sample.number // self.group for sample in samples]
         advantages = self.gather_advantages(joined.rewards(), groups, group_advantages)
         optimality = {
@@ -123,7 +118,7 @@ class NFTAlgorithm(Algorithm):
                 losses.append(float(loss.detach()) / updates)
             norms.append(self.optimiser.step())
         extra = {"loss": sum(losses)}
-        return StepResult(samples, joined, drift / len(samples), float(np.mean(norms)), extra=extra)
+        return StepResult(samples, joined, drift, float(np.mean(norms)), extra=extra)
 
     @torch.no_grad()
     def sample(self, samples: Sequence[Sample], update: int) -> tuple[list[_Noised], LatentScores, float]:
@@ -140,10 +135,8 @@ class NFTAlgorithm(Algorithm):
             x0 = rollout.run(z, c).float()
             scores = self.scorer.score_latents(x0, texts)
             for index in self.choose_steps(range(len(rollout.timesteps)), update):
-                seeds = [noise_seed(self.seed, s.number, EXTRA_NOISE + index) for s in samples]
-                noise = initial_latents(seeds, (x0.shape[1], x0.shape[2], x0.shape[3])).to(x0)
-                t, process = rollout.timesteps[index], ForwardProcess(rollout.scheduler)
-                z = process.add_noise(x0, t, noise)
+                t, process = rollout.timesteps[index], rollout.forward_process
+                z = process.add_noise(x0, t, self.step_noise(samples, index, x0))
                 # the policy of the first optimiser step is the one that sampled
                 e = rollout.output(z, t, c.of_prompts(len(samples))).float()
                 old = process.predict_x0(e, t, z)
@@ -165,7 +158,7 @@ class NFTAlgorithm(Algorithm):
             c = self.trainable.encode(texts)
             original = self.trainable.encode_original(texts) if self.settings.drift_penalty else c
             e = noised.rollout.output(noised.z, noised.t, c.of_prompts(len(texts))).float()
-        now = ForwardProcess(noised.rollout.scheduler).predict_x0(e, noised.t, noised.z)
+        now = noised.rollout.forward_process.predict_x0(e, noised.t, noised.z)
         r = torch.tensor([optimality[sample.number] for sample in noised.samples], device=now.device)
         loss = _nft_loss(noised.x0, now, noised.old, r)
         if self.settings.drift_penalty:

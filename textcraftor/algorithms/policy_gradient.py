@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -26,8 +27,7 @@ from textcraftor.algorithms.advantages import PromptAdvantages, group_advantages
 from textcraftor.algorithms.base import Algorithm, StepResult
 from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.algorithms.trajectories import StochasticSteps, Trajectory
-from textcraftor.diffusion.prompts import initial_latents, noise_seed
-from textcraftor.diffusion.sampling import EXTRA_NOISE, autocast
+from textcraftor.diffusion.sampling import autocast
 from textcraftor.sources import Batch, Sample
 
 _CLIP_ELEMENTS = 16_384
@@ -66,13 +66,7 @@ class PolicyGradientAlgorithm(Algorithm):
     def step(self, batch: Batch) -> StepResult:
         """Sample and score images, then make ``policy_updates`` optimiser steps on their decisions."""
         samples, updates = batch.samples, self.settings.policy_updates
-        trajectories, scores, drift = [], [], 0.0
-        for part in self.micro_batches(samples):
-            trajectory, part_scores, part_drift = self.sample(part, batch.update)
-            trajectories.append(trajectory)
-            scores.append(part_scores)
-            drift += part_drift * len(part)
-        joined = LatentScores.join(scores)
+        trajectories, joined, drift = self.sample_parts(samples, partial(self.sample, update=batch.update))
         advantages = self._advantages(samples, joined.rewards())
 
         # Each optimiser step uses its own random share of the samples, with all their decisions
@@ -83,13 +77,8 @@ class PolicyGradientAlgorithm(Algorithm):
             whole = share[joined.finite.cpu().numpy()[share]]
             changes += self._accumulate(trajectories, advantages, whole)
             norms.append(self.optimiser.step())
-        return StepResult(
-            samples,
-            joined,
-            drift / len(samples),
-            float(np.mean(norms)),
-            extra=self._policy_change(torch.cat(changes)),
-        )
+        extra = self._policy_change(torch.cat(changes))
+        return StepResult(samples, joined, drift, float(np.mean(norms)), extra=extra)
 
     @torch.no_grad()
     def sample(self, samples: Sequence[Sample], update: int) -> tuple[Trajectory, LatentScores, float]:
@@ -111,9 +100,7 @@ class PolicyGradientAlgorithm(Algorithm):
             for index, (t, std) in enumerate(zip(rollout.timesteps, stds, strict=True)):
                 z = steps.mean(rollout.output(z, t, c).float(), t, z)
                 if std > 0:
-                    seeds = [noise_seed(self.seed, s.number, EXTRA_NOISE + index) for s in samples]
-                    noise = initial_latents(seeds, (z.shape[1], z.shape[2], z.shape[3])).to(z)
-                    mean, z = z, z + std * noise
+                    mean, z = z, z + std * self.step_noise(samples, index, z)
                     if index in chosen:
                         log_probs[index] = steps.log_density(z, mean, std)
                 latents.append(z)

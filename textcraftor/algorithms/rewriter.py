@@ -137,13 +137,8 @@ class RewriterAlgorithm(Algorithm):
     def step(self, batch: Batch) -> StepResult:
         """Rewrite, generate and score, then make ``policy_updates`` optimiser steps on the rewrites."""
         samples, updates = batch.samples, self.settings.policy_updates
-        parts, scores, drift = [], [], 0.0
-        for part in self.micro_batches(samples):
-            part_rewrites, part_scores, part_drift = self.sample(part)
-            parts.append(part_rewrites)
-            scores.append(part_scores)
-            drift += part_drift * len(part)
-        rewrites, joined = Rewrites.join(parts), LatentScores.join(scores)
+        parts, joined, drift = self.sample_parts(samples, self.sample)
+        rewrites = Rewrites.join(parts)
         groups = [sample.number // self.group for sample in samples]
         advantages = self.gather_advantages(joined.rewards(), groups, group_advantages)
         old = self._old_log_probs(rewrites)
@@ -155,7 +150,7 @@ class RewriterAlgorithm(Algorithm):
             divergence += self._accumulate(rewrites, old, advantages, share)
             norms.append(self.optimiser.step())
         extra = {"kl": sum(divergence) / updates}
-        return StepResult(samples, joined, drift / len(samples), float(np.mean(norms)), extra=extra)
+        return StepResult(samples, joined, drift, float(np.mean(norms)), extra=extra)
 
     @torch.no_grad()
     def sample(self, samples: Sequence[Sample]) -> tuple[Rewrites, LatentScores, float]:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from textcraftor.diffusion.conditioning import Conditioning
-from textcraftor.diffusion.forward_process import ForwardProcess
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.sampling import EXTRA_NOISE, Rollout
 
@@ -91,9 +90,7 @@ def _one_step(
     with torch.no_grad():
         z = before.run(z, c)
     t = after.timesteps[0]
-    return _surrogate(
-        ForwardProcess(rollout.scheduler).predict_x0(rollout.output(z, t, c), t, z), reward_gradient
-    )
+    return _surrogate(rollout.forward_process.predict_x0(rollout.output(z, t, c), t, z), reward_gradient)
 
 
 LOW_VARIANCE_NOISES = 2
@@ -113,11 +110,9 @@ def _low_variance(
         x0 = rollout.run(z, c)
     surrogates = []
     for _ in range(LOW_VARIANCE_NOISES):
-        noised = ForwardProcess(rollout.scheduler).add_noise(x0, t, random.noise(x0))
+        noised = rollout.forward_process.add_noise(x0, t, random.noise(x0))
         e = rollout.output(noised, t, c)
-        surrogates.append(
-            _surrogate(ForwardProcess(rollout.scheduler).predict_x0(e, t, noised), reward_gradient)
-        )
+        surrogates.append(_surrogate(rollout.forward_process.predict_x0(e, t, noised), reward_gradient))
     # one surrogate is a sum over samples, so their mean estimates the same gradient with less variance
     return torch.stack(surrogates).mean()
 
@@ -179,10 +174,8 @@ def _direct(
     """
     # any timestep of the training schedule, not only those of the sampling steps
     t = torch.tensor(random.integer(rollout.scheduler.config.num_train_timesteps), device=x0.device)
-    z = ForwardProcess(rollout.scheduler).add_noise(x0, t, random.noise(x0))
-    return _surrogate(
-        ForwardProcess(rollout.scheduler).predict_x0(rollout.output(z, t, c), t, z), reward_gradient
-    )
+    z = rollout.forward_process.add_noise(x0, t, random.noise(x0))
+    return _surrogate(rollout.forward_process.predict_x0(rollout.output(z, t, c), t, z), reward_gradient)
 
 
 def _denoising(
@@ -196,11 +189,11 @@ def _denoising(
     """
     t = torch.tensor(random.integer(rollout.scheduler.config.num_train_timesteps), device=x0.device)
     noise = random.noise(x0)
-    z = ForwardProcess(rollout.scheduler).add_noise(x0, t, noise)
+    z = rollout.forward_process.add_noise(x0, t, noise)
     e = rollout.output(z, t, c.of_prompts(len(x0)))
-    error = (e - ForwardProcess(rollout.scheduler).target(x0, t, noise)).square().flatten(1).mean(dim=1)
+    error = (e - rollout.forward_process.target(x0, t, noise)).square().flatten(1).mean(dim=1)
     # only so that rewards are logged: their gradient is not used
-    reward_gradient(ForwardProcess(rollout.scheduler).predict_x0(e.detach(), t, z))
+    reward_gradient(rollout.forward_process.predict_x0(e.detach(), t, z))
     return -error.sum()
 
 

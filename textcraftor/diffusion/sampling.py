@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tcbench.errors import ConfigError
 from textcraftor.diffusion.conditioning import Conditioning
+from textcraftor.diffusion.forward_process import ForwardProcess
 from textcraftor.diffusion.prompts import initial_latents
 
 EXTRA_NOISE = 1_000_000
@@ -158,6 +159,11 @@ class Rollout:
         scheduler = with_timesteps(pipe.scheduler, steps, device=pipe.device)
         z = initial_latents(seeds, latent_shape).to(pipe.device) * scheduler.init_noise_sigma
         return cls(denoiser, scheduler, scheduler.timesteps, checkpointed), z
+
+    @property
+    def forward_process(self) -> ForwardProcess:
+        """The forward process with the scheduler's scales."""
+        return ForwardProcess(self.scheduler)
 
     def output(self, z: Tensor, t: Tensor, c: Conditioning) -> Tensor:
         """Return the guided output e (B, C, h, w) at timestep t, with its graph."""
