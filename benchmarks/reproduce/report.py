@@ -67,6 +67,41 @@ _PICTURE = (BASELINE, "style-words", "grpo-0", "textcraftor-0", "text-unet-0")
 """Systems in the picture of the methods."""
 
 
+_TUNED = f"{FIRST}-0"
+_TEST_TIME = ("best-of-4", "best-of-30", "noise-10", "embedding-10", _TUNED)
+
+_TABLES: Sequence[tuple[str, str, Sequence[str], Sequence[str]]] = (
+    (
+        "Gradients, balance and constraint",
+        "The default bounds the gradient of each step, balances the rewards' gradients at the image, and "
+        "holds world-clip at the untuned model's level by a multiplier. Other rows leave out some of it.",
+        (_TUNED, "unbounded-0", "unbalanced-0", "fixed-weights-0", "plain-0", "detached-0"),
+        (),
+    ),
+    (
+        "Single rewards and all rewards",
+        "",
+        ("only-aesthetic-0", "only-pick-0", "only-hps-0", _TUNED),
+        (),
+    ),
+    ("With and without the CLIP constraint", "", (_TUNED, "no-clip-0"), ()),
+    (
+        "Tuned steps in training and in sampling",
+        "K is the number of last sampling steps that carry gradients in training. The default is all 25. "
+        "The tuned encoder conditions as many last steps in sampling, or as many as a row says.",
+        (_TUNED, "last-5", "last-15", "k-5-0", "k-15-0"),
+        (),
+    ),
+    (
+        "Interpolation",
+        "Between the embeddings of the original encoder (strength 0) and the tuned encoder (strength 1).",
+        (*STRENGTHS, _TUNED),
+        ("![Strength 0, 0.25, 0.5, 0.75 and 1](strengths.png)",),
+    ),
+)
+"""Heading, introduction, systems and pictures of each table that compares systems with the base model."""
+
+
 def write_comparison_report(
     folder: Path, docs: Path, scale: Scale, *, headline_only: bool = False
 ) -> list[Path]:
@@ -81,7 +116,7 @@ def write_comparison_report(
     pictures: dict[str, Sequence[str]] = {"methods.png": _PICTURE}
     if not headline_only:
         files += write_board(results.board(_exploratory(scale)), docs / "exploratory", samples=False)
-        pictures |= {"styles.png": STYLES, "strengths.png": (BASELINE, *STRENGTHS, f"{FIRST}-0")}
+        pictures |= {"styles.png": STYLES, "strengths.png": (BASELINE, *STRENGTHS, _TUNED)}
     for name, systems in pictures.items():
         write_atomically(docs / name, _picture(results, systems))
         files.append(docs / name)
@@ -164,51 +199,24 @@ def _rest(results: Results) -> Iterator[str]:
 
 def _drill_downs(results: Results) -> Iterator[str]:
     """The paper's further tables, all exploratory. Each is a board with its own correction."""
-    tuned = f"{FIRST}-0"
-    for heading, text, names in (
-        (
-            "Gradients, balance and constraint",
-            "The default bounds the gradient of each step, balances the rewards' gradients at the image, and "
-            "holds world-clip at the untuned model's level by a multiplier. Other rows leave out some of it.",
-            [tuned, "unbounded-0", "unbalanced-0", "fixed-weights-0", "plain-0", "detached-0"],
-        ),
-        (
-            "Single rewards and all rewards",
-            "",
-            ["only-aesthetic-0", "only-pick-0", "only-hps-0", tuned],
-        ),
-        ("With and without the CLIP constraint", "", [tuned, "no-clip-0"]),
-        (
-            "Tuned steps in training and in sampling",
-            "K is the number of last sampling steps that carry gradients in training. The default is all 25. "
-            "The tuned encoder conditions as many last steps in sampling, or as many as a row says.",
-            [tuned, "last-5", "last-15", "k-5-0", "k-15-0"],
-        ),
-    ):  # fmt: skip
+    for heading, text, names, pictures in _TABLES:
         yield f"## {heading}"
         if text:
             yield text
         yield markdown_table(_rows(results, results.section(names), names))
+        yield from pictures
     yield "## Optimisation at test time"
     yield (
         "Each image is optimised or chosen for the reward mix that the methods are trained on. The compute "
         "of an image is counted as in training, which is paid once."
     )
-    names = ["best-of-4", "best-of-30", "noise-10", "embedding-10", tuned]
+    rows = _rows(results, results.section(_TEST_TIME), _TEST_TIME)
     yield markdown_table(
         [
             {"system": row["system"], "compute of an image": _compute(results, name), **row}
-            for name, row in zip(names, _rows(results, results.section(names), names), strict=True)
+            for name, row in zip(_TEST_TIME, rows, strict=True)
         ]
     )
-    yield "## Interpolation"
-    yield (
-        "Between the embeddings of the original encoder (strength 0) and the tuned encoder (strength 1). See "
-        "also the [pictures](strengths.png)."
-    )
-    names = [*STRENGTHS, tuned]
-    yield markdown_table(_rows(results, results.section(names), names))
-    yield "![Strength 0, 0.25, 0.5, 0.75 and 1](strengths.png)"
     yield "## Style mixing"
     yield (
         "Encoders tuned for colourfulness, for world-aesthetic (shading and shadows) and for darkness, and "
@@ -218,28 +226,20 @@ def _drill_downs(results: Results) -> Iterator[str]:
     yield "![Three styles and mixes of them](styles.png)"
     yield "## Samplers"
     yield "The encoder was tuned with ddim; each row is compared with the base model and the same sampler."
-    yield markdown_table(
-        [
-            *_rows(results, results.section([tuned]), [tuned]),
-            *(
-                row
-                for sampler in SAMPLERS
-                for row in _rows(
-                    results,
-                    results.section([f"{FIRST}-{sampler}"], f"{BASELINE}-{sampler}"),
-                    [f"{FIRST}-{sampler}"],
-                )
-            ),
-        ]
-    )
+    samplers = {f"{FIRST}-{sampler}": f"{BASELINE}-{sampler}" for sampler in SAMPLERS}
+    yield markdown_table(_pairs(results, {_TUNED: BASELINE} | samplers))
     yield "## Reinforcement learning, sampled as in training"
     yield "Training uses eta 1. Each row is compared with the base model at the same eta."
-    yield markdown_table(
-        [
-            *_rows(results, results.section(["grpo-0"]), ["grpo-0"]),
-            *_rows(results, results.section(["grpo-eta-1"], "micro-eta-1"), ["grpo-eta-1"]),
-        ]
-    )
+    yield markdown_table(_pairs(results, {"grpo-0": BASELINE, "grpo-eta-1": f"{BASELINE}-eta-1"}))
+
+
+def _pairs(results: Results, baselines: Mapping[str, str]) -> list[Row]:
+    """One row per system, each compared with a baseline of its own."""
+    return [
+        row
+        for name, baseline in baselines.items()
+        for row in _rows(results, results.section([name], baseline), [name])
+    ]
 
 
 def _compute(results: Results, name: str) -> str:

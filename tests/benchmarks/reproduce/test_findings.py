@@ -55,10 +55,10 @@ def test_better_is_undecided_if_one_seed_is(columns: Columns) -> None:
 
 
 def test_better_does_not_hold_if_one_column_is_worse(columns: Columns) -> None:
-    found = _better("x", columns([0.2, 0.3], [-0.1, -0.2]))
-    assert found.verdict == "does not hold"
-    assert "r0 +0.25" in found.figures
-    assert "r1 -0.15" in found.figures
+    finding = _better("x", columns([0.2, 0.3], [-0.1, -0.2]))
+    assert finding.verdict == "does not hold"
+    assert "r0 +0.25" in finding.figures
+    assert "r1 -0.15" in finding.figures
 
 
 def test_worse_is_the_other_way_round(columns: Columns) -> None:

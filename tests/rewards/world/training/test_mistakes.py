@@ -53,8 +53,8 @@ VOCABULARY = {word: index for index, word in enumerate(WORDS)}
 def test_only_words_that_can_be_wrong_have_a_kind() -> None:
     kinds = CaptionMistakes(4, VOCABULARY).kinds
     assert isinstance(kinds, torch.Tensor)
-    found = {word: KINDS[kind] for word, kind in zip(WORDS, kinds.tolist(), strict=True) if kind >= 0}
-    assert found == {
+    spotted = {word: KINDS[kind] for word, kind in zip(WORDS, kinds.tolist(), strict=True) if kind >= 0}
+    assert spotted == {
         "red": "colour", "scarlet": "colour", "ring": "shape", "tiny": "size",
         "beige": "background", "upper": "position", "below": "position",
     }  # fmt: skip
