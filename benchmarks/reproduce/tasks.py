@@ -37,9 +37,6 @@ MODEL, TRAINING_SUITE = "micro", "world-train"
 SELECTION = "world-siglip"
 _BATCH_SIZE = 16
 
-_FEWER_PROMPTS = 200
-"""Number of prompts of systems outside the headline."""
-
 TABULATED = "tabulated"
 """Subfolder with one file per system that names its run folder, as "runs" may hold runs of older plans."""
 
@@ -230,7 +227,14 @@ def _mix_encoders(folder: Path, path: Path, weights: Mapping[str, float]) -> Non
 
 
 def _run_system(
-    folder: Path, progress: Progress, name: str, suite: str, prompts: int, seeds: int, pictures: int
+    folder: Path,
+    progress: Progress,
+    name: str,
+    suite: str,
+    prompts: int,
+    seeds: int,
+    pictures: int,
+    few_prompts: int,
 ) -> list[Path]:
     """Sample a system on held-out prompts, score the images and measure their diversity."""
     model = name if name == MODEL else str(folder / _SYSTEMS / name)
@@ -243,7 +247,7 @@ def _run_system(
         (reward,) = resolve_rewards([SELECTION])
         measure_diversity(result.run, reward, "cpu", progress)
     write_atomically(folder / TABULATED / name, f"{result.path.name}\n".encode())
-    return [folder / TABULATED / name, *_archived_files(result.run, pictures)]
+    return [folder / TABULATED / name, *_archived_files(result.run, pictures, few_prompts)]
 
 
 def _run_ceiling(folder: Path, progress: Progress) -> list[Path]:
@@ -258,7 +262,7 @@ def _run_ceiling(folder: Path, progress: Progress) -> list[Path]:
     if not score_run(run.path, rewards, "cpu", progress).complete:
         raise TcbenchError(f"{run.path}: some images or scores are missing")
     write_atomically(folder / TABULATED / CEILING, f"{run.path.name}\n".encode())
-    return [folder / TABULATED / CEILING, *_archived_files(run, 0)]
+    return [folder / TABULATED / CEILING, *_archived_files(run, 0, 0)]
 
 
 def _without_image(run: RunState, key: Key) -> Sample:
@@ -267,15 +271,15 @@ def _without_image(run: RunState, key: Key) -> Sample:
     return replace(sample, text=sample.prompt, image=None, sha256=None, reason=None, truncated=False)
 
 
-def _archived_files(run: RunState, pictures: int) -> list[Path]:
+def _archived_files(run: RunState, pictures: int, few_prompts: int) -> list[Path]:
     """Return the files of a run folder, with as many images as pages show.
 
-    Pages show the first images that all their systems have, and some systems have fewer prompts.
+    Pages show the first images that all their systems have; those outside the headline have few prompts.
     """
     samples, prompts = run.samples, run.header.planned.prompt_ids
     keys = {
         key
-        for count in (len(prompts), _FEWER_PROMPTS)
+        for count in (len(prompts), few_prompts)
         for key in shown_keys([run], pictures, within=prompts[:count])
     }
     images = [run.image_path(samples[key]) for key in sorted(keys)]

@@ -382,7 +382,9 @@ def _kept_pictures(name: str) -> int:
 
 def _run(name: str, scale: Scale, *needs: str, prompts: int = 0, seeds: int = 0) -> WorkCell:
     prompts, seeds = prompts or scale.prompts, seeds or scale.seeds
-    pictures = _kept_pictures(name)
-    options = {"name": name, "suite": SUITE, "prompts": prompts, "seeds": seeds, "pictures": pictures}
+    options = {
+        "name": name, "suite": SUITE, "prompts": prompts, "seeds": seeds,
+        "pictures": _kept_pictures(name), "few_prompts": scale.exploratory_prompts,
+    }  # fmt: skip
     minutes = scale.run_minutes * prompts * seeds / (scale.prompts * scale.seeds)
     return _cell(f"run-{name}", "run", minutes, options, needs)
