@@ -105,7 +105,7 @@ def _our_loop(job: dict[str, Any]) -> dict[str, float]:
         "bench", [prompt.text for prompt in world_prompts("train")[: count if epochs else 2000]]
     )
     # as in the plain loop: a weighted sum and its gradient
-    plain = {"rewards.balance": False, "rewards.constraints": (), "algorithm.bound_gradients": False}
+    plain = {"rewards.balance": False, "algorithm.bound_gradients": False}
     settings = {"schedule.tuned_steps": _TUNED_STEPS} | plain | job["settings"]
     config = make_config(
         "micro",

@@ -310,10 +310,6 @@ def make_config(
     given = merge(given, _assigned(settings))
     given = merge(given, nest_settings({name: v for name, v in overrides.items() if v is not None}))
     values = merge(nest_settings({"model": model, **own}), given)
-    constraints = own.get("rewards.constraints", ())
-    if constraints and not {"rewards", "rewards.constraints"} & flatten_settings(given).keys():
-        applicable = _applicable_constraints(constraints, values)
-        values = merge(values, nest_settings({"rewards.constraints": applicable}))
     sources = [str(file)] * (file is not None) + ["--set"] * bool(settings)
     if values["model"] != model:
         # the defaults above are those of the model argument
@@ -322,15 +318,6 @@ def make_config(
             "model from the settings, or give the same model"
         )
     return build_settings(TrainConfig, values, source=" and ".join(sources), renamed=OLD_NAMES)
-
-
-def _applicable_constraints(own: Sequence[str], values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return those of the model's own constraints that can apply with these settings."""
-    flat = flatten_settings(values)
-    names = {term.strip().rpartition("=")[0] for term in str(flat.get("rewards.mix", "")).split(",")}
-    by_gradient = flat.get("algorithm.name", "") not in WITHOUT_GRADIENT
-    usable = by_gradient and bool(flat.get("rewards.calibration"))
-    return tuple(name for name in own if usable and name in names)
 
 
 def _assigned(settings: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 _PLAIN: Mapping[str, Any] = MappingProxyType(
     {
         "rewards.balance": False,
-        "rewards.constraints": (),
         "algorithm.bound_gradients": False,
         "optimiser.lr_schedule": "constant",
         "optimiser.ema": 0.0,

@@ -175,22 +175,14 @@ def test_unknown_profiles_and_damaged_files_are_refused(tmp_path: Path) -> None:
 # Earlier versions
 
 
-def test_own_constraints_are_left_out_where_they_cannot_apply() -> None:
-    def constraints(**given: Any) -> tuple[str, ...]:
-        return make_config("micro", **given).rewards.constraints
-
-    assert constraints() == ("world-clip",)
-    assert constraints(overrides={"rewards.mix": "world-aesthetic=1"}) == ()
-    assert constraints(settings=["rewards.mix=world-hps=1,world-clip=2@70"]) == ("world-clip",)
-    named = ["rewards.constraints=world-hps"]
-    assert constraints(settings=named, overrides={"rewards.mix": "world-hps=1"}) == ("world-hps",)
-    assert constraints(profile="grpo") == ()
-    assert constraints(settings=["rewards.calibration="]) == ()
-    raft = {"algorithm.name": "denoising", "data.pairs": "x", "data.prompts": ""}
-    assert constraints(overrides=raft) == ()
-    with pytest.raises(ConfigError, match="does not use the gradients of rewards"):
-        constraints(overrides=raft | {"rewards.constraints": ("world-clip",)})
+def test_default_for_micro_tunes_all_steps() -> None:
     assert make_config("micro", settings=["schedule.steps=50"]).schedule.tuned_step_count == 50
+
+
+def test_constraints_require_gradients_of_rewards() -> None:
+    raft = {"algorithm.name": "denoising", "data.pairs": "x", "data.prompts": ""}
+    with pytest.raises(ConfigError, match="does not use the gradients of rewards"):
+        make_config("micro", overrides=raft | {"rewards.constraints": ("world-clip",)})
 
 
 @pytest.mark.parametrize("old", OLD_NAMES)

@@ -93,10 +93,9 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             domain="world",
             training=MappingProxyType(
                 {
-                    "rewards.mix": "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.6",
+                    "rewards.mix": "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=5",
                     "rewards.calibration": "world",
                     "rewards.balance": True,
-                    "rewards.constraints": ("world-clip",),
                     "data.prompts": "suite:world-train",
                     "schedule.tuned_steps": 0,
                     "algorithm.bound_gradients": True,
