@@ -106,7 +106,7 @@ _TABLES: Sequence[tuple[str, str, Sequence[str], Sequence[str]]] = (
 def write_comparison_report(
     folder: Path, docs: Path, scale: Scale, *, headline_only: bool = False
 ) -> list[Path]:
-    """Write boards, pictures, ``report.md`` and the archives of all cells into ``docs``.
+    """Write boards, pictures, ``report.md``, ``findings.md`` and the archives of all cells into ``docs``.
 
     Returns:
         Paths of the files; for the archives the path of their folder.
@@ -121,9 +121,21 @@ def write_comparison_report(
     for name, systems in pictures.items():
         write_atomically(docs / name, _picture(results, systems))
         files.append(docs / name)
-    write_atomically(docs / "report.md", ("\n\n".join(_report(results)) + "\n").encode())
+    for name, paragraphs in {"report.md": _report(results), "findings.md": _findings(results)}.items():
+        write_atomically(docs / name, ("\n\n".join(paragraphs) + "\n").encode())
+        files.append(docs / name)
     CellArchives(docs / RECORDS).add(plan_cells(scale), folder)
-    return [docs / "report.md", *files, docs / RECORDS]
+    return [*files, docs / RECORDS]
+
+
+def _findings(results: Results) -> Iterator[str]:
+    yield "# Findings of the paper, on the embedded world"
+    yield (
+        "Li et al. 2024 (TextCraftor), on a small model and its prompts about shapes and colours. All numbers "
+        "are in [report.md](report.md), and what they mean is in [README.md](README.md)."
+    )
+    yield markdown_table([finding.row for finding in findings(results)])
+    yield RULES
 
 
 def _picture(results: Results, systems: Sequence[str]) -> bytes:
@@ -174,9 +186,7 @@ def _report(results: Results) -> Iterator[str]:
     )
     for groups in (("quality, trained", "quality, judges"), ("alignment, trained", "alignment, judges", "")):
         yield markdown_table(_pairwise(results, groups))
-    yield "## Findings"
-    yield RULES
-    yield markdown_table([finding.row for finding in findings(results)])
+    yield "What this says of each finding of the paper: [findings.md](findings.md)."
     if not results.headline_only:
         yield from _rest(results)
     yield "## Learning rates"

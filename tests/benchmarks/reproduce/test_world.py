@@ -84,12 +84,14 @@ def test_every_method_is_in_the_report(finished: Path) -> None:
         v.title for v in world.VARIANTS if not v.of
     ]:
         assert title in page or title.startswith("base")
-    for heading in ("Main comparison", "Findings", "Other methods", "Gradients", "Single rewards",
+    for heading in ("Main comparison", "Other methods", "Gradients", "Single rewards",
                     "CLIP constraint", "Tuned steps", "Optimisation at test time", "Samplers",
                     "Interpolation", "Style mixing", "cost"):  # fmt: skip
         assert re.search(rf"^## .*{heading}", page, re.MULTILINE), heading
     assert "○" in page  # four prompts allow no claim
     assert "▲" not in page.split("## Main comparison")[1]
+    findings = (finished / "page" / "findings.md").read_text()
+    assert "TextCraftor has better quality than style words by rule | **undecided**" in findings
 
 
 def test_a_second_start_runs_nothing_and_writes_the_same_bytes(finished: Path) -> None:
