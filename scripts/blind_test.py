@@ -1,0 +1,89 @@
+"""A blind test of two systems: sheets of shuffled pairs, and what judges said of them.
+
+    python scripts/blind_test.py sheets RUN RUN --out blind     # writes blind/sheet-*.png and blind/key.json
+    python scripts/blind_test.py count blind ANSWERS.json ...   # shares of the second run, one line per judge
+
+A pair has the same prompt and noise, and sides are random. A judge sees the sheets only, and answers for each
+pair, as JSON: ``{"1": {"better": "left", "fits": "tie"}, ...}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+from scipy.stats import binomtest
+
+from leaderboards.run_state import RunState
+
+_PAIRS, _PER_SHEET, _SIDE, _GAP = 40, 5, 224, 44
+_SEED = 20261130
+_QUESTIONS = {"better": "the better picture", "fits": "fits its prompt better"}
+
+
+def main() -> None:
+    """Write sheets or count answers."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    sheets = actions.add_parser("sheets", help="write sheets and their key")
+    sheets.add_argument("runs", type=Path, nargs=2, help="run folders")
+    sheets.add_argument("--out", type=Path, required=True, help="new folder")
+    count = actions.add_parser("count", help="count answers")
+    count.add_argument("folder", type=Path, help="folder of sheets")
+    count.add_argument("answers", type=Path, nargs="+", help="a file per judge")
+    options = parser.parse_args()
+    if options.action == "sheets":
+        first, second = options.runs
+        _write_sheets(RunState(first), RunState(second), options.out)
+    else:
+        key = json.loads((options.folder / "key.json").read_text())
+        for file in options.answers:
+            for question, text in _QUESTIONS.items():
+                print(f"{file.stem}, {text}: {_counted(key, json.loads(file.read_text()), question)}")
+
+
+def _write_sheets(first: RunState, second: RunState, out: Path) -> None:
+    random_ = random.Random(_SEED)
+    shared = sorted(first.samples.keys() & second.samples.keys())
+    keys = random_.sample([key for key in shared if key[1] == 0], _PAIRS)
+    out.mkdir(parents=True)
+    sides = []
+    for start in range(0, _PAIRS, _PER_SHEET):
+        sheet = Image.new("RGB", (2 * _SIDE + 40, _PER_SHEET * (_SIDE + _GAP)), "white")
+        for row, key in enumerate(keys[start : start + _PER_SHEET]):
+            pair = [(run, run.image_path(run.samples[key])) for run in (first, second)]
+            random_.shuffle(pair)
+            sides.append("left" if pair[0][0] is second else "right")
+            top = row * (_SIDE + _GAP)
+            text = f"pair {len(sides)}:  {first.samples[key].prompt}"
+            ImageDraw.Draw(sheet).text((4, top + 4), text, fill="black", font_size=15)
+            for left, (_, path) in zip((4, _SIDE + 32), pair, strict=True):
+                image = Image.open(path).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+                sheet.paste(image, (left, top + 24))
+        sheet.save(out / f"sheet-{start // _PER_SHEET + 1}.png")
+    (out / "key.json").write_text(json.dumps({str(n): side for n, side in enumerate(sides, 1)}))
+
+
+def _counted(key: dict[str, str], answers: dict[str, Any], question: str) -> str:
+    """Return wins of the second run, of the first, ties, and the share of wins with its 95 % interval."""
+    given = [answers[pair][question] for pair in key]
+    ties = given.count("tie")
+    wins = sum(answer == side for answer, side in zip(given, key.values(), strict=True))
+    decided = len(given) - ties
+    if not decided:
+        return f"{ties} ties"
+    interval = binomtest(wins, decided).proportion_ci(method="wilson")
+    return (
+        f"second {wins}, first {decided - wins}, ties {ties}; share of the second {wins / decided:.3f} "
+        f"[{interval.low:.3f}, {interval.high:.3f}]"
+    )
+
+
+if __name__ == "__main__":
+    main()
