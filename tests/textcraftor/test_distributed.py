@@ -98,8 +98,15 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
         {},
         {"algorithm": "ddpo", "eta": 1.0, "policy_updates": 1},
         {"algorithm": "nft", "policy_updates": 1, "group": 2},  # groups are shared by both processes
+        {"algorithm": "grpo", "eta": 1.0, "policy_updates": 1, "group": 2},
+        {
+            "mix": "world-aesthetic=1,world-clip=1",
+            "calibration": "world",
+            "balance": True,
+            "constraints": ("world-clip",),
+        },
     ],
-    ids=["gradient", "ddpo", "nft"],
+    ids=["gradient", "ddpo", "nft", "grpo", "constrained"],
 )
 def test_two_processes_make_the_updates_of_one(
     config_for: Callable[..., TrainConfig], changes: dict[str, Any], tmp_path: Path, tiny_pipeline: Path
