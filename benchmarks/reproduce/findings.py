@@ -23,13 +23,13 @@ COLUMN_GROUPS = {
 }
 """Rewards by what they measure, and whether methods are trained on them."""
 
-MARGIN = 0.01
+_MARGIN = 0.01
 """Largest fall of a judge of alignment, whose scores are shares, that still counts as no fall: one point."""
 
 RULES = f"""\
 A finding **holds** if every column that its figures name is claimed better in every training seed, **does
 not hold** if one of them is claimed worse, and is **undecided** otherwise; where the finding says lower or
-lost, it is the other way round. "Not below" holds if the lower end of every interval is above -{MARGIN:g},
+lost, it is the other way round. "Not below" holds if the lower end of every interval is above -{_MARGIN:g},
 and does not if the upper end of one is below it; a system that equals the other one is undecided where the
 interval of a single seed is wider than that. Quality rises with the strength if it does from each strength to
 the next. A mix of styles lies between them if its pictures do in colourfulness and darkness. Figures are
@@ -118,10 +118,10 @@ def _worse(claim: str, columns: Sequence[Sequence[Cell]]) -> _Finding:
 
 def _not_below(claim: str, columns: Sequence[Sequence[Cell]]) -> _Finding:
     differences = [cell.comparison.difference for cells in columns for cell in cells if cell.comparison]
-    if differences and all(difference.low > -MARGIN for difference in differences):
+    if differences and all(difference.low > -_MARGIN for difference in differences):
         verdict = "holds"
     else:
-        verdict = "does not hold" if any(d.high < -MARGIN for d in differences) else "undecided"
+        verdict = "does not hold" if any(d.high < -_MARGIN for d in differences) else "undecided"
     return _Finding(claim, verdict, _figures(columns))
 
 

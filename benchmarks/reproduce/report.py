@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.reproduce.archives import CellArchives
 from benchmarks.reproduce.ceiling import NAME as CEILING
+from benchmarks.reproduce.exploratory import EXPLORATORY, Row, exploratory_tables
 from benchmarks.reproduce.findings import COLUMN_GROUPS, RULES, findings
 from benchmarks.reproduce.results import FIRST, Results
 from benchmarks.reproduce.tasks import SELECTION, TrainingResult, chosen_rate, trial_name
@@ -17,7 +18,6 @@ from benchmarks.reproduce.world import (
     COMPARED,
     HEADLINE,
     METHODS,
-    SAMPLERS,
     STRENGTHS,
     STYLES,
     Method,
@@ -37,16 +37,14 @@ from textcraftor.config import TrainConfig
 RECORDS = "records"
 """Folder beside the report with the archives that all its numbers come from."""
 
-Row = dict[str, str]
-
-INTRODUCTION = """\
+_INTRODUCTION = """\
 Base: micro. Every system of the headline samples the same {prompts} held-out prompts with the same {noises}
 noises each, other systems the first {exploratory} of these prompts, with ddim, 25 steps and guidance 3 unless
 a row says otherwise. Numbers are paired differences to the base with 95 % intervals. {legend}; † the system
 was optimised for this reward, ‡ for one of its family. world-siglip selected checkpoints. Judges took no part
 in training or selection: world-rule and world-blip judge quality, world-oracle and world-vqa alignment."""
 
-BUDGETS = """\
+_BUDGETS = """\
 Each method was trained with a compute of about {budget:,}: UNet-forward equivalents, reward calls and
 decodes, each counted as one. Gradients through rewards and decoder and the work of a language model are not
 counted; the table of costs has the seconds. The second stage of text + UNet had the same budget again. RAFT's
@@ -56,7 +54,7 @@ balance them at the image, with weight 5 for world-clip and 1 for each other; th
 standardised rewards, with 2.6 for world-clip. TextCraftor and its variants use a cosine schedule and averaged
 weights; reinforcement learning and the rewriter use a constant rate, as their authors do."""
 
-TRIALS = """\
+_TRIALS = """\
 Each headline method had the same number of trials, on validation prompts. The chosen rate has the greatest
 gain in the trained mix at the checkpoint that world-siglip selected; rates at which world-siglip clearly fell
 (by more than a fifth of its deviation, beyond chance) are left out, unless it fell at all of them. Changes
@@ -64,43 +62,10 @@ are against the start of training: the base model, the first stage, or for the r
 reinforcement learning. Methods outside the headline use the rate of a related method, a fixed one (RAFT), or
 had trials of their own."""
 
+_SUMMARY = ("world-aesthetic", "world-rule", "world-blip", "world-clip", "world-oracle", "world-vqa")
+
 _PICTURE = (BASELINE, "style-words", "grpo-0", "textcraftor-0", "text-unet-0")
 """Systems in the picture of the methods."""
-
-
-_TUNED = f"{FIRST}-0"
-_TEST_TIME = ("best-of-4", "best-of-30", "noise-10", "embedding-10", _TUNED)
-
-_TABLES: Sequence[tuple[str, str, Sequence[str], Sequence[str]]] = (
-    (
-        "Gradients, balance and constraint",
-        "The default bounds the gradient of each step and balances the rewards' gradients at the image. "
-        "Other rows leave out one or both, or hold world-clip at the untuned model's level by a multiplier.",
-        (_TUNED, "unbounded-0", "unbalanced-0", "constrained-0", "plain-0", "detached-0"),
-        (),
-    ),
-    (
-        "Single rewards and all rewards",
-        "",
-        ("only-aesthetic-0", "only-pick-0", "only-hps-0", _TUNED),
-        (),
-    ),
-    ("With and without the CLIP constraint", "", (_TUNED, "no-clip-0"), ()),
-    (
-        "Tuned steps in training and in sampling",
-        "K is the number of last sampling steps that carry gradients in training. The default is all 25. "
-        "The tuned encoder conditions as many last steps in sampling, or as many as a row says.",
-        (_TUNED, "last-5", "last-15", "k-5-0", "k-15-0"),
-        (),
-    ),
-    (
-        "Interpolation",
-        "Between the embeddings of the original encoder (strength 0) and the tuned encoder (strength 1).",
-        (*STRENGTHS, _TUNED),
-        ("![Strength 0, 0.25, 0.5, 0.75 and 1](strengths.png)",),
-    ),
-)
-"""Heading, introduction, systems and pictures of each table that compares systems with the base model."""
 
 
 def write_comparison_report(
@@ -116,8 +81,8 @@ def write_comparison_report(
     files = write_board(results.board(headline), docs / "headline")
     pictures: dict[str, Sequence[str]] = {"methods.png": _PICTURE}
     if not headline_only:
-        files += write_board(results.board(_exploratory(scale)), docs / "exploratory", samples=False)
-        pictures |= {"styles.png": STYLES, "strengths.png": (BASELINE, *STRENGTHS, _TUNED)}
+        files += write_board(results.board(EXPLORATORY), docs / "exploratory", samples=False)
+        pictures |= {"styles.png": STYLES, "strengths.png": (BASELINE, *STRENGTHS, f"{FIRST}-0")}
     for name, systems in pictures.items():
         write_atomically(docs / name, _picture(results, systems))
         files.append(docs / name)
@@ -131,8 +96,8 @@ def write_comparison_report(
 def _findings(results: Results) -> Iterator[str]:
     yield "# Findings of the paper, on the embedded world"
     yield (
-        "Li et al. 2024 (TextCraftor), on a small model and its prompts about shapes and colours. All numbers "
-        "are in [report.md](report.md), and what they mean is in [README.md](README.md)."
+        "Li et al. 2024 (TextCraftor), on a small model and its prompts about shapes and colours. All "
+        "numbers are in [report.md](report.md), and what they mean is in [README.md](README.md)."
     )
     yield markdown_table([finding.row for finding in findings(results)])
     yield RULES
@@ -149,12 +114,6 @@ def _picture(results: Results, systems: Sequence[str]) -> bytes:
     return png(image_table(rows, [runs[0].samples[key].prompt for key in keys]))
 
 
-def _exploratory(scale: Scale) -> list[str]:
-    """Systems with at most one training seed that stand in the second table of the main comparison."""
-    trained = [f"{name}-0" for name in METHODS if name not in HEADLINE]
-    return [*trained, "extend", "best-of-4"]
-
-
 def _report(results: Results) -> Iterator[str]:
     scale = results.scale
     yield "# The comparison on the embedded world"
@@ -162,15 +121,17 @@ def _report(results: Results) -> Iterator[str]:
         "Written by `tcbench reproduce world-table`. The plan and the interpretation are in "
         "[README.md](README.md)."
     )
-    yield INTRODUCTION.format(
+    yield _INTRODUCTION.format(
         prompts=scale.prompts,
         noises=scale.seeds,
         exploratory=scale.exploratory_prompts,
         legend=MARKS_LEGEND,
     )
-    yield BUDGETS.format(budget=BUDGET)
+    yield _BUDGETS.format(budget=BUDGET)
     yield "## Main comparison"
     yield "![The first prompts of each category, the same noises](methods.png)"
+    yield "In short, means of all training seeds:"
+    yield markdown_table(_summary(results))
     yield (
         f"{scale.training_seeds} training seeds of each trained method: the mean of their differences, with "
         "the smallest and the largest in brackets. A method is marked better or worse only if all its seeds "
@@ -188,101 +149,13 @@ def _report(results: Results) -> Iterator[str]:
         yield markdown_table(_pairwise(results, groups))
     yield "What this says of each finding of the paper: [findings.md](findings.md)."
     if not results.headline_only:
-        yield from _rest(results)
+        yield from exploratory_tables(results)
     yield "## Learning rates"
-    yield TRIALS
+    yield _TRIALS
     yield markdown_table(_trials(results))
     yield "## Training cost"
     yield markdown_table(_costs(results))
     yield from _ending(results)
-
-
-def _rest(results: Results) -> Iterator[str]:
-    """Systems with at most one training seed, and the paper's further tables."""
-    yield "## Other methods"
-    yield (
-        "Exploratory, with one training seed or none (Holm's correction over "
-        "[exploratory/leaderboard.md](exploratory/leaderboard.md)):"
-    )
-    yield markdown_table(_rows(results, results.section(_exploratory(results.scale))))
-    yield from _drill_downs(results)
-
-
-def _drill_downs(results: Results) -> Iterator[str]:
-    """The paper's further tables, all exploratory. Each is a board with its own correction."""
-    for heading, text, names, pictures in _TABLES:
-        yield f"## {heading}"
-        if text:
-            yield text
-        yield markdown_table(_rows(results, results.section(names), names))
-        yield from pictures
-    yield "## Optimisation at test time"
-    yield (
-        "Each image is optimised or chosen for the reward mix that the methods are trained on. The compute "
-        "of an image is counted as in training, which is paid once."
-    )
-    rows = _rows(results, results.section(_TEST_TIME), _TEST_TIME)
-    yield markdown_table(
-        [
-            {"system": row["system"], "compute of an image": _compute(results, name), **row}
-            for name, row in zip(_TEST_TIME, rows, strict=True)
-        ]
-    )
-    yield "## Style mixing"
-    yield (
-        "Encoders tuned for colourfulness, for world-aesthetic (shading and shadows) and for darkness, and "
-        "mixes of their embeddings: the statistics of their pictures, in the units of the two rewards."
-    )
-    yield markdown_table([_look(results, name) for name in STYLES])
-    yield "![Three styles and mixes of them](styles.png)"
-    yield "## Samplers"
-    yield "The encoder was tuned with ddim; each row is compared with the base model and the same sampler."
-    samplers = {f"{FIRST}-{sampler}": f"{BASELINE}-{sampler}" for sampler in SAMPLERS}
-    yield markdown_table(_pairs(results, {_TUNED: BASELINE} | samplers))
-    yield "## Reinforcement learning, sampled as in training"
-    yield "Training uses eta 1. Each row is compared with the base model at the same eta."
-    yield markdown_table(_pairs(results, {"grpo-0": BASELINE, "grpo-eta-1": f"{BASELINE}-eta-1"}))
-
-
-def _pairs(results: Results, baselines: Mapping[str, str]) -> list[Row]:
-    """One row per system, each compared with a baseline of its own."""
-    return [
-        row
-        for name, baseline in baselines.items()
-        for row in _rows(results, results.section([name], baseline), [name])
-    ]
-
-
-def _compute(results: Results, name: str) -> str:
-    return f"{results.runs[name].header.details['compute_per_image']:,}"
-
-
-def _look(results: Results, name: str) -> Row:
-    looks = results.looks(name)
-    return {
-        "system": Results.title(name),
-        "colourfulness": f"{looks.colourfulness:.1f}",
-        "darkness": f"{looks.darkness:.1f}",
-    }
-
-
-def _rows(results: Results, section: Section, names: Sequence[str] | None = None) -> list[Row]:
-    """One row per system: its prompts and noises, and its differences to the section's baseline."""
-    labels = names or [entry.label for entry in section.entries if entry.label != section.baseline]
-    plans = {label: results.runs[label].header.planned for label in labels}
-    return [
-        {
-            "system": Results.title(label),
-            "prompts x noises": f"{len(plans[label].prompt_ids)} x {plans[label].seeds}",
-        }
-        | {
-            column.title: Results.text(
-                [section.cells.get((label, column.label, None))], len(plans[label].prompt_ids)
-            )
-            for column in section.columns
-        }
-        for label in labels
-    ]
 
 
 def _columns(section: Section, groups: Sequence[str]) -> list[tuple[str, Column]]:
@@ -317,6 +190,20 @@ def _methods(results: Results, groups: Sequence[str]) -> list[Row]:
         *rows,
         {"method": Results.title(CEILING)}
         | {h: Results.text([ceiling.cells.get((CEILING, c.label, None))]) for h, c in columns},
+    ]
+
+
+def _summary(results: Results) -> list[Row]:
+    """The main comparison in few columns and without ranges."""
+    section, ceiling = results.against_base, results.section([CEILING])
+    return [
+        {"difference to the base": Results.title(name)}
+        | {
+            column: Results.text([against.cells.get((s, column, None)) for s in systems], ranges=False)
+            for column in _SUMMARY
+        }
+        for name in (*results.headline, CEILING)
+        for against, systems in [(ceiling if name == CEILING else section, results.seeds(name))]
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from benchmarks.reproduce.world import BASELINE, HEADLINE, HEADLINE_VARIANTS, ME
 from leaderboards.board import Board, Cell, Section, SeedAgreement
 from leaderboards.builder import build
 from leaderboards.cells import with_claims
-from leaderboards.render import EXPOSURES, MARKS, decimals, number, seeds_text
+from leaderboards.render import EXPOSURES, MARKS, decimals, number
 from leaderboards.run_state import RunState
 
 TITLES: Mapping[str, str] = {
@@ -112,12 +112,13 @@ class Results:
         return TITLES.get(label) or TITLES[label.rpartition("-")[0]]
 
     @staticmethod
-    def text(cells: Sequence[Cell | None], prompts: int = 0) -> str:
+    def text(cells: Sequence[Cell | None], prompts: int = 0, *, ranges: bool = True) -> str:
         """Return a system's difference to the baseline in one column, or the agreement of a method's seeds.
 
         Args:
             cells: The cell of each seed; None or without a comparison gives "–".
             prompts: Number of prompts that the reader expects, by default all of the suite; fewer are stated.
+            ranges: Also the interval, or the smallest and the largest seed.
         """
         agreed = SeedAgreement.of_cells(cells)
         if agreed is None or cells[0] is None:
@@ -127,9 +128,8 @@ class Results:
         difference = min(differences, key=lambda one: one.n)
         incomplete = difference.n < (prompts or first.prompts)
         missing = f" [n = {difference.n} of {first.prompts}]" if incomplete else ""
-        if len(cells) > 1:
-            return seeds_text(agreed) + EXPOSURES[first.exposure] + missing
-        places = decimals([difference])
-        ends = " to ".join(number(end, places, sign=True) for end in (difference.low, difference.high))
-        mark = MARKS[first.claim] + EXPOSURES[first.exposure]
-        return f"{number(difference.value, places, sign=True)} ({ends}) {mark}{missing}"
+        low, high = (agreed.low, agreed.high) if len(cells) > 1 else (difference.low, difference.high)
+        places = decimals([replace(difference, low=low, high=high)])
+        mean, *ends = (number(value, places, sign=True) for value in (agreed.mean, low, high))
+        mark = MARKS[agreed.claim] + EXPOSURES[first.exposure]
+        return f"{mean} ({' to '.join(ends)}) {mark}{missing}" if ranges else f"{mean} {mark}"
