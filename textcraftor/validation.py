@@ -127,10 +127,10 @@ class Validation:
             "reward"
         )
 
-    def clearly_fell(self, name: str) -> bool:
-        """Whether a score is below that of the first validation by more than the margin, beyond chance."""
-        high = self.changes[name][2]
-        return high is not None and high < -self._margin(name)
+    def fell(self, name: str) -> bool:
+        """Whether a score's mean is below that of the first validation by more than the margin."""
+        change = self.changes[name][0]
+        return change is not None and change < -self._margin(name)
 
     def _margin(self, name: str) -> float:
         """Return the fall of a score that is accepted."""

@@ -56,9 +56,8 @@ weights; reinforcement learning and the rewriter use a constant rate, as their a
 
 _TRIALS = """\
 Each headline method had the same number of trials, on validation prompts. The chosen rate has the greatest
-gain in the trained mix at the checkpoint that world-siglip selected; rates at which world-siglip clearly fell
-(by more than a fifth of its deviation, beyond chance) are left out, unless it fell at all of them. Changes
-are against the start of training: the base model, the first stage, or for the rewriter the rewriter before
+gain in the trained mix at the checkpoint that world-siglip selected; rates at which world-siglip fell by more
+than a fifth of its deviation are left out, unless it did at all of them. Changes are against the start of training: the base model, the first stage, or for the rewriter the rewriter before
 reinforcement learning. Methods outside the headline use the rate of a related method, a fixed one (RAFT), or
 had trials of their own."""
 

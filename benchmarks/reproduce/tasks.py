@@ -114,13 +114,13 @@ def chosen_rate(folder: Path, name: str, rates: Sequence[float]) -> float:
     """Choose a method's learning rate by its trials.
 
     The rate with the greatest gain in the trained mix on validation prompts, at the trial's selected
-    checkpoint, wins. Rates at which the selection reward clearly fell are left out, unless it fell at all of
-    them.
+    checkpoint, wins. Rates at which the selection reward fell by more than the accepted margin are left out,
+    unless it fell at all of them.
     """
     if len(rates) == 1:
         return rates[0]
     trials = {rate: TrainingResult.read(folder, trial_name(name, rate)).validation for rate in rates}
-    harmless = [rate for rate in rates if not trials[rate].clearly_fell(SELECTION)]
+    harmless = [rate for rate in rates if not trials[rate].fell(SELECTION)]
     return max(harmless or rates, key=lambda rate: trials[rate].changes[TRAINED][0] or 0.0)
 
 
