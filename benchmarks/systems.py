@@ -19,7 +19,7 @@ from tcbench.errors import ConfigError, Problems, UnknownName
 from tcbench.settings import build_settings, one_of, validated
 from textcraftor.diffusion.devices import DTYPES
 from textcraftor.diffusion.models import MODELS, Model
-from textcraftor.diffusion.pipeline import Source
+from textcraftor.diffusion.pipeline import MICRO, Source
 from textcraftor.diffusion.runner import ORIGINAL, EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.diffusion.weight_files import WeightFiles
@@ -368,10 +368,28 @@ def _of_model(name: str, model: Model, **changes: Any) -> System:
     return System(**defaults | changes)
 
 
+def _compared(name: str, method: str, **changes: Any) -> System:
+    """Return the first seed of a method of the comparison, which is shipped (`scripts/ship_systems.py`)."""
+    return _of_model(name, MODELS["micro"], method=method, trained_on=_COMPARED_ON, **changes)
+
+
+_COMPARED_ON = ("world-aesthetic", "world-pick", "world-hps", "world-clip")
+_TUNED = MICRO.parent / "encoders"
+
 SYSTEMS: Mapping[str, System] = MappingProxyType(
     {
         **{name: _of_model(name, model) for name, model in MODELS.items()},
         "micro+style-words": _of_model("micro+style-words", MODELS["micro"], append=STYLE_WORDS),
+        "micro-promptist": _compared(
+            "micro-promptist", "prompt rewriter (Promptist)", rewriter="world-promptist"
+        ),
+        **{
+            name: _compared(name, method, windows=(EncoderWindow({str(_TUNED / name): 1.0}),))
+            for name, method in (
+                ("micro-textcraftor", "TextCraftor (text)"),
+                ("micro-ddpo", "RL, text encoder (DDPO)"),
+            )
+        },
     }
 )
 """Named systems."""

@@ -56,10 +56,11 @@ weights; reinforcement learning and the rewriter use a constant rate, as their a
 
 _TRIALS = """\
 Each headline method had the same number of trials, on validation prompts. The chosen rate has the greatest
-gain in the trained mix at the checkpoint that world-siglip selected; rates at which world-siglip fell by more
-than a fifth of its deviation are left out, unless it did at all of them. Changes are against the start of training: the base model, the first stage, or for the rewriter the rewriter before
-reinforcement learning. Methods outside the headline use the rate of a related method, a fixed one (RAFT), or
-had trials of their own."""
+gain in the trained mix at the checkpoint that world-siglip selected; rates at which world-siglip fell by
+more than a fifth of its deviation are left out, unless it did at all of them. Changes are against the
+start of training: the base model, the first stage, or for the rewriter the rewriter before reinforcement
+learning. Methods outside the headline use the rate of a related method, a fixed one (RAFT), or had trials
+of their own."""
 
 _SUMMARY = ("world-aesthetic", "world-rule", "world-blip", "world-clip", "world-oracle", "world-vqa")
 

@@ -6,11 +6,16 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
+from benchmarks.execution import execute_plan
+from benchmarks.planning import Request, plan_run
+from benchmarks.reproduce.world import METHODS
 from benchmarks.systems import STYLE_WORDS, SYSTEMS, System, _read_system
 from tcbench.errors import ConfigError, Problems, UnknownName
+from tcbench.progress import Silent
 from textcraftor.diffusion.runner import EncoderWindow
 from textcraftor.diffusion.schedule import Schedule
 
@@ -39,6 +44,27 @@ def test_every_named_system_is_shipped_or_pins_its_download(name: str) -> None:
         assert system.pipeline in text
         assert f"{system.gigabytes} GB" in text
         assert all(file in text and file.endswith(".safetensors") for file in system.weights)
+
+
+def test_systems_of_the_comparison_are_shipped_and_declare_their_rewards() -> None:
+    for name in ("micro-textcraftor", "micro-ddpo", "micro-promptist"):
+        system = SYSTEMS[name]
+        assert system.method in {method.title for method in METHODS.values()}
+        assert set(system.trained_on or ()) == {"world-aesthetic", "world-pick", "world-hps", "world-clip"}
+        for folder in system.encoders.values():
+            assert (folder / "text_encoder" / "model.safetensors").is_file()
+
+
+def test_the_shipped_encoder_makes_better_pictures(tmp_path: Path) -> None:
+    means = {}
+    for name in ("micro", "micro-textcraftor"):
+        request = Request(
+            name, suite="world-validation", limit=12, rewards=["world-rule"], device="cpu", out=tmp_path
+        )
+        run = execute_plan(plan_run(request), Silent()).run
+        (scores,) = (run.scores(score_set) for score_set in run.score_sets)
+        means[name] = fmean(score.score for score in scores.values() if score.score is not None)
+    assert means["micro-textcraftor"] > means["micro"] + 1
 
 
 def test_a_folder_is_named_after_itself(tmp_path: Path) -> None:
