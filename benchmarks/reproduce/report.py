@@ -55,12 +55,12 @@ standardised rewards, with 2.6 for world-clip. TextCraftor and its variants use 
 weights; reinforcement learning and the rewriter use a constant rate, as their authors do."""
 
 _TRIALS = """\
-Each headline method had the same number of trials, on validation prompts. The chosen rate has the greatest
-gain in the trained mix at the checkpoint that world-siglip selected; rates at which world-siglip fell by
-more than a fifth of its deviation are left out, unless it did at all of them. Changes are against the
-start of training: the base model, the first stage, or for the rewriter the rewriter before reinforcement
-learning. Methods outside the headline use the rate of a related method, a fixed one (RAFT), or had trials
-of their own."""
+Each headline method had three trials on validation prompts, and more where the chosen rate was at an end.
+The chosen rate has the greatest gain in the trained mix at the checkpoint that world-siglip selected;
+rates at which world-siglip fell by more than a fifth of its deviation are left out, unless it did at all
+of them. Changes are against the start of training: the base model, the first stage, or for the rewriter
+the rewriter before reinforcement learning. Methods outside the headline use the rate of a related method,
+a fixed one (RAFT), or had trials of their own."""
 
 _SUMMARY = ("world-aesthetic", "world-rule", "world-blip", "world-clip", "world-oracle", "world-vqa")
 

@@ -78,19 +78,19 @@ def _rl(name: str, updates: int, **changes: Any) -> dict[str, Any]:
             **({} if name == "nft" else {"schedule.eta": 1.0}), **changes}  # fmt: skip
 
 
-_LOW, _WIDE = (1e-5, 3e-5, 1e-4), (1e-4, 3e-4, 1e-3)
+_LOW = (1e-5, 3e-5, 1e-4)
 
 _METHODS: tuple[Method, ...] = (
     Method("textcraftor", "TextCraftor (text)", {}, (3e-5, 1e-4, 3e-4), 6),
     Method("rl", "RL, text encoder (DDPO)", _rl("ddpo", 38), _LOW, 6),
-    Method("grpo", "RL, text encoder (GRPO)", _rl("grpo", 38), _LOW, 6),
+    Method("grpo", "RL, text encoder (GRPO)", _rl("grpo", 38), (3e-6, *_LOW), 6),
     Method(
         "rewriter", "prompt rewriter (Promptist)",
         {"algorithm.name": "rewriting", "trainable.parts": ("rewriter",),
          "trainable.rewriter": "world-extend", **_ALL_STEPS, **_CONSTANT, **_PLAIN, "optimiser.batch": 32,
          "data.group": 4, "optimiser.updates": 30, "algorithm.policy_updates": 2,
          "algorithm.ratio_clip": 0.2, "algorithm.drift_penalty": 0.05, "optimiser.weight_decay": 0.0},
-        _WIDE, 5,
+        (1e-4, 3e-4, 1e-3, 3e-3), 5,
     ),
     Method(
         "direct", "direct fine-tuning",
@@ -230,7 +230,7 @@ class Scale:
     """Noises per prompt."""
     training_seeds: int = 3
     """Training seeds of a headline method."""
-    trials: int = 3
+    trials: int = 5
     """Largest number of learning rates to try for a method."""
     updates: float = 1.0
     """Fraction of each method's updates to run."""

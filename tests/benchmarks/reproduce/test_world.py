@@ -20,9 +20,9 @@ SHARES = {"raft": 0.18}
 """Share of the budget that training takes, where it is not all of it: RAFT spends the rest on sampling."""
 
 
-def test_headline_methods_have_equally_many_trials_and_seeds() -> None:
+def test_headline_methods_have_enough_trials_and_equally_many_seeds() -> None:
     methods = [world.METHODS[name] for name in world.HEADLINE]
-    assert {len(method.rates) for method in methods} == {3}
+    assert all(3 <= len(method.rates) <= world.FULL.trials for method in methods)
     assert {len(world.FULL.seeds_of(method)) for method in methods} == {3}
     assert {"textcraftor", "rl", "grpo", "rewriter", "direct"} <= set(world.HEADLINE)
     assert world.FULL.prompts >= 400
