@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from scipy.stats import binomtest
 
 from leaderboards.run_state import RunState
 
-_PAIRS, _PER_SHEET, _SIDE, _GAP = 40, 5, 224, 44
+_PAIRS, _PER_SHEET, _SIDE, _GAP, _CHARACTERS = 40, 5, 224, 66, 55
 _SEED = 20261130
 _QUESTIONS = {"better": "the better picture", "fits": "fits its prompt better"}
 
@@ -61,11 +62,11 @@ def _write_sheets(first: RunState, second: RunState, out: Path) -> None:
             random_.shuffle(pair)
             sides.append("left" if pair[0][0] is second else "right")
             top = row * (_SIDE + _GAP)
-            text = f"pair {len(sides)}:  {first.samples[key].prompt}"
+            text = textwrap.fill(f"pair {len(sides)}:  {first.samples[key].prompt}", _CHARACTERS)
             ImageDraw.Draw(sheet).text((4, top + 4), text, fill="black", font_size=15)
             for left, (_, path) in zip((4, _SIDE + 32), pair, strict=True):
                 image = Image.open(path).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-                sheet.paste(image, (left, top + 24))
+                sheet.paste(image, (left, top + _GAP - 20))
         sheet.save(out / f"sheet-{start // _PER_SHEET + 1}.png")
     (out / "key.json").write_text(json.dumps({str(n): side for n, side in enumerate(sides, 1)}))
 
