@@ -96,7 +96,7 @@ _METHODS: tuple[Method, ...] = (
         "direct", "direct fine-tuning",
         {"algorithm.name": "direct", "data.pairs": "renders", "data.prompts": "", "optimiser.updates": 746,
          "validation.eval_tuned_steps": _STEPS, "algorithm.bound_gradients": False},
-        (3e-5, 1e-4, 3e-4), 9, needs=("renders",),
+        (3e-6, *_LOW), 9, needs=("renders",),
     ),
     Method("text-unet", "TextCraftor (text + UNet), twice the compute",
            {"trainable.parts": ("unet",), "optimiser.updates": 43, "trainable.start": "textcraftor"},
