@@ -35,6 +35,9 @@ GENERATION_IDS = {
     ("micro", "world-validation"): "f2e74c38746c",
     ("micro", "world-train"): "2a7d1e258a86",
     ("micro+style-words", "world"): "900315f5136c",
+    ("micro-textcraftor", "world"): "c77540f18526",
+    ("micro-ddpo", "world"): "ebaf83674b38",
+    ("micro-promptist", "world"): "f26b8d365c6d",
 }
 
 SYSTEM_IDS = {
