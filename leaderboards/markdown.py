@@ -11,11 +11,13 @@ from leaderboards import hpsv2, stats
 from leaderboards.board import GROUPS, Board, Cell, Section, SeedAgreement, Stamp
 from leaderboards.gains import GAIN_GROUPS
 from leaderboards.render import (
+    MARKS,
     NO_CATEGORY,
     comparison_rows,
+    decimals,
     interval,
+    number,
     score_rows,
-    seeds_text,
     standing_rows,
 )
 
@@ -177,8 +179,12 @@ def _method_rows(section: Section) -> list[dict[str, str]]:
 
 
 def _method_cell(seeds: SeedAgreement, prompts: int) -> str:
+    """Mean, smallest and largest difference of a method's seeds, and the mark that all of them share."""
     n = seeds.estimate.n if seeds.estimate else prompts
-    return seeds_text(seeds) + (f" [n = {n:,} of {prompts:,}]" if n < prompts else "")
+    places = decimals([stats.Estimate(seeds.mean, seeds.low, seeds.high, 0, "none")])
+    mean, low, high = (number(value, places, sign=True) for value in (seeds.mean, seeds.low, seeds.high))
+    missing = f" [n = {n:,} of {prompts:,}]" if n < prompts else ""
+    return f"{mean} ({low} to {high}) {MARKS[seeds.claim]}{missing}"
 
 
 def _category_rows(section: Section) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from leaderboards.board import GROUPS, Cell, Entry, Group, Section, SeedAgreement, Standing
+from leaderboards.board import GROUPS, Cell, Entry, Group, Section, Standing
 from leaderboards.gains import GAIN_GROUPS
 from leaderboards.stats import CLAIM_PROMPTS, Comparison, Estimate
 
@@ -114,13 +114,6 @@ def _comparison_fields(cell: Cell, compared: Comparison | None) -> dict[str, str
         f"{MARKS[cell.claim]} {cell.claim}",
     )
     return dict(zip(keys, values, strict=True))
-
-
-def seeds_text(seeds: SeedAgreement) -> str:
-    """Mean, smallest and largest difference of a method's seeds, and the mark that all of them share."""
-    places = decimals([Estimate(seeds.mean, seeds.low, seeds.high, 0, "none")])
-    mean, low, high = (number(value, places, sign=True) for value in (seeds.mean, seeds.low, seeds.high))
-    return f"{mean} ({low} to {high}) {MARKS[seeds.claim]}"
 
 
 def decimals(estimates: Iterable[Estimate]) -> int | None:
