@@ -14,9 +14,8 @@ from leaderboards.render import (
     MARKS,
     NO_CATEGORY,
     comparison_rows,
-    decimals,
     interval,
-    number,
+    range_text,
     score_rows,
     standing_rows,
 )
@@ -181,10 +180,8 @@ def _method_rows(section: Section) -> list[dict[str, str]]:
 def _method_cell(seeds: SeedAgreement, prompts: int) -> str:
     """Mean, smallest and largest difference of a method's seeds, and the mark that all of them share."""
     n = seeds.estimate.n if seeds.estimate else prompts
-    places = decimals([stats.Estimate(seeds.mean, seeds.low, seeds.high, 0, "none")])
-    mean, low, high = (number(value, places, sign=True) for value in (seeds.mean, seeds.low, seeds.high))
     missing = f" [n = {n:,} of {prompts:,}]" if n < prompts else ""
-    return f"{mean} ({low} to {high}) {MARKS[seeds.claim]}{missing}"
+    return f"{range_text(seeds.mean, seeds.low, seeds.high)} {MARKS[seeds.claim]}{missing}"
 
 
 def _category_rows(section: Section) -> list[dict[str, str]]:

@@ -116,6 +116,20 @@ def _comparison_fields(cell: Cell, compared: Comparison | None) -> dict[str, str
     return dict(zip(keys, values, strict=True))
 
 
+def range_text(mean: float, low: float, high: float, *, ends: bool = True) -> str:
+    """A mean difference with its lowest and highest value, such as "+0.31 (+0.28 to +0.35)".
+
+    Args:
+        mean: The mean; with ``ends=False`` it stands alone, with the same decimals.
+        low: Lowest value: of a training seed, or of an interval.
+        high: Highest value.
+        ends: Write both.
+    """
+    places = decimals([Estimate(mean, low, high, 0, "none")])
+    text = number(mean, places, sign=True)
+    return f"{text} ({number(low, places, sign=True)} to {number(high, places, sign=True)})" if ends else text
+
+
 def decimals(estimates: Iterable[Estimate]) -> int | None:
     """Decimals that show two significant digits of the narrowest interval's half-width; None without one."""
     widths = [estimate.half_width for estimate in estimates if estimate.half_width > 0]

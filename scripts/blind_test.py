@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,17 @@ def main() -> None:
         first, second = options.runs
         _write_sheets(RunState(first), RunState(second), options.out)
     else:
-        key = json.loads((options.folder / "key.json").read_text())
+        key = _read(options.folder / "key.json")
         for file in options.answers:
+            answers = _read(file)
+            if missing := key.keys() - answers.keys():
+                sys.exit(f"{file} has no answer for pair {', '.join(sorted(missing, key=int))}")
             for question, text in _QUESTIONS.items():
-                print(f"{file.stem}, {text}: {_counted(key, json.loads(file.read_text()), question)}")
+                print(f"{file.stem}, {text}: {_counted(key, answers, question)}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def _write_sheets(first: RunState, second: RunState, out: Path) -> None:
@@ -68,7 +76,8 @@ def _write_sheets(first: RunState, second: RunState, out: Path) -> None:
                 image = Image.open(path).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
                 sheet.paste(image, (left, top + _GAP - 20))
         sheet.save(out / f"sheet-{start // _PER_SHEET + 1}.png")
-    (out / "key.json").write_text(json.dumps({str(n): side for n, side in enumerate(sides, 1)}))
+    key_text = json.dumps({str(n): side for n, side in enumerate(sides, 1)})
+    (out / "key.json").write_text(key_text, encoding="utf-8")
 
 
 def _counted(key: dict[str, str], answers: dict[str, Any], question: str) -> str:

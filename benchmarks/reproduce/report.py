@@ -11,7 +11,7 @@ from benchmarks.reproduce.ceiling import NAME as CEILING
 from benchmarks.reproduce.exploratory import EXPLORATORY, Row, exploratory_tables
 from benchmarks.reproduce.findings import COLUMN_GROUPS, RULES, findings
 from benchmarks.reproduce.results import FIRST, Results
-from benchmarks.reproduce.tasks import SELECTION, TrainingResult, chosen_rate, trial_name
+from benchmarks.reproduce.tasks import SELECTION, TrainingResult, chosen_rate
 from benchmarks.reproduce.world import (
     BASELINE,
     BUDGET,
@@ -226,7 +226,7 @@ def _trials(results: Results) -> list[Row]:
             continue
         chosen = chosen_rate(results.folder, method.name, rates)
         for rate in rates:
-            trial = TrainingResult.read(results.folder, trial_name(method.name, rate)).validation
+            trial = TrainingResult.of_trial(results.folder, method.name, rate).validation
             rows.append(
                 {
                     "method": method.title,

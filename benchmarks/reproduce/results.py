@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from benchmarks.reproduce.ceiling import NAME as CEILING
-from benchmarks.reproduce.tasks import TABULATED, Looks, TrainingResult, training_name
+from benchmarks.reproduce.tasks import TABULATED, Looks, TrainingResult
 from benchmarks.reproduce.world import BASELINE, HEADLINE, HEADLINE_VARIANTS, METHODS, VARIANTS, Method, Scale
 from leaderboards.board import Board, Cell, Section, SeedAgreement
 from leaderboards.builder import build
 from leaderboards.cells import with_claims
-from leaderboards.render import EXPOSURES, MARKS, decimals, number
+from leaderboards.render import EXPOSURES, MARKS, range_text
 from leaderboards.run_state import RunState
 
 TITLES: Mapping[str, str] = {
@@ -51,7 +51,7 @@ class Results:
     def training(self, method: Method, seed: int) -> TrainingResult:
         """Return the result of a method's training run."""
         rates = method.rates[: self.scale.trials]
-        return TrainingResult.read(self.folder, training_name(self.folder, method.name, seed, rates))
+        return TrainingResult.of_seed(self.folder, method.name, seed, rates)
 
     def looks(self, name: str) -> Looks:
         """Return the colourfulness and darkness of a system's images."""
@@ -129,7 +129,5 @@ class Results:
         incomplete = difference.n < (prompts or first.prompts)
         missing = f" [n = {difference.n} of {first.prompts}]" if incomplete else ""
         low, high = (agreed.low, agreed.high) if len(cells) > 1 else (difference.low, difference.high)
-        places = decimals([replace(difference, low=low, high=high)])
-        mean, *ends = (number(value, places, sign=True) for value in (agreed.mean, low, high))
-        mark = MARKS[agreed.claim] + EXPOSURES[first.exposure]
-        return f"{mean} ({' to '.join(ends)}) {mark}{missing}" if ranges else f"{mean} {mark}"
+        text = range_text(agreed.mean, low, high, ends=ranges)
+        return f"{text} {MARKS[agreed.claim]}{EXPOSURES[first.exposure]}{missing}"

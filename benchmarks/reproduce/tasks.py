@@ -76,6 +76,16 @@ class TrainingResult:
         parts = {"ledger": Ledger(**record["ledger"]), "validation": Validation(**record["validation"])}
         return cls(**record | parts)
 
+    @classmethod
+    def of_trial(cls, folder: Path, name: str, rate: float) -> TrainingResult:
+        """Read the result of a method's trial of a learning rate."""
+        return cls.read(folder, _trial_name(name, rate))
+
+    @classmethod
+    def of_seed(cls, folder: Path, name: str, seed: int, rates: Sequence[float]) -> TrainingResult:
+        """Read the result of a method's training with a seed, at the rate that was chosen among ``rates``."""
+        return cls.read(folder, _training_name(folder, name, seed, rates))
+
     def write(self, folder: Path, name: str) -> Path:
         """Write the result for `read` and return its path."""
         return _write_result(folder, name, self)
@@ -98,15 +108,15 @@ class Looks:
         return _write_result(folder, f"looks-{name}", self)
 
 
-def trial_name(name: str, rate: float) -> str:
+def _trial_name(name: str, rate: float) -> str:
     """Return the name of the training run that tries a learning rate with a method's first seed."""
     return f"{name}-0-lr-{rate:g}"
 
 
-def training_name(folder: Path, name: str, seed: int, rates: Sequence[float]) -> str:
+def _training_name(folder: Path, name: str, seed: int, rates: Sequence[float]) -> str:
     """Return the name of a method's training run. With several rates, that of the first seed is a trial."""
     if seed == 0 and len(rates) > 1:
-        return trial_name(name, chosen_rate(folder, name, rates))
+        return _trial_name(name, chosen_rate(folder, name, rates))
     return f"{name}-{seed}"
 
 
@@ -119,7 +129,7 @@ def chosen_rate(folder: Path, name: str, rates: Sequence[float]) -> float:
     """
     if len(rates) == 1:
         return rates[0]
-    trials = {rate: TrainingResult.read(folder, trial_name(name, rate)).validation for rate in rates}
+    trials = {rate: TrainingResult.of_trial(folder, name, rate).validation for rate in rates}
     harmless = [rate for rate in rates if not trials[rate].fell(SELECTION)]
     return max(harmless or rates, key=lambda rate: trials[rate].changes[TRAINED][0] or 0.0)
 
@@ -149,7 +159,7 @@ def _try_rate(
     folder: Path, progress: Progress, name: str, settings: Mapping[str, Any], rate: float
 ) -> list[Path]:
     """Train with the first seed and one of the learning rates."""
-    return [_train(folder, progress, trial_name(name, rate), settings, rate, 0)]
+    return [_train(folder, progress, _trial_name(name, rate), settings, rate, 0)]
 
 
 def _train_method(
@@ -163,7 +173,7 @@ def _train_method(
 ) -> list[Path]:
     """Train with the chosen learning rate and write the system. A trial with this seed and rate is reused."""
     rate = chosen_rate(folder, rates_of, rates)
-    training = training_name(folder, name, seed, rates if rates_of == name else ())
+    training = _training_name(folder, name, seed, rates if rates_of == name else ())
     result = _train(folder, progress, training, settings, rate, seed)
     System.find(str(folder / _TRAINING / training)).save(folder / _SYSTEMS / f"{name}-{seed}")
     return [result]

@@ -38,8 +38,8 @@ _EDITION = 2
 with new ones.
 """
 REWARDS = "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.6"
-"""The weighted sum of rewards for methods that do not use their gradients. Others balance these gradients,
-with the weights of the model's default settings, unless they say otherwise.
+"""The weighted sum of rewards, for methods that do not use their gradients and for variants that do not
+balance them. Others balance them, with the weights of the model's default settings unless they say otherwise.
 """
 
 

@@ -60,7 +60,7 @@ def test_the_chosen_rate_gains_most_without_hurting_the_selection_reward(
 ) -> None:
     for rate, (gain, selection) in trials.items():
         result = tasks.TrainingResult({}, [], 1, Ledger(), validation(gain, selection))
-        result.write(tmp_path, tasks.trial_name("x", rate))
+        result.write(tmp_path, tasks._trial_name("x", rate))
     assert tasks.chosen_rate(tmp_path, "x", list(trials)) == chosen
 
 

@@ -19,7 +19,7 @@ from textcraftor.diffusion.pipeline import MICRO
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
-from textcraftor.micro.training.measure import PromptImages, sample_prompts
+from textcraftor.micro.training.measure import PromptImages, _sample_prompts
 
 MEGABYTES = 32
 GUIDANCE = SYSTEMS["micro"].schedule.guidance
@@ -73,7 +73,7 @@ def test_any_text_can_be_sampled(pipe: Any, text: str) -> None:
 def test_images_fit_their_prompts() -> None:
     """The bound is far below the report's value: it catches broken weights, not small changes."""
     single = [prompt for prompt in world_prompts("validation") if prompt.category not in PAIR_CATEGORIES][:40]
-    sampled = sample_prompts(MICRO, single, GUIDANCE)
+    sampled = _sample_prompts(MICRO, single, GUIDANCE)
     assert sampled.true_claims()["all"] > 0.9
     shuffled = PromptImages(single[1:] + single[:1], sampled.images)
     assert shuffled.true_claims()["all"] < sampled.true_claims()["all"] - 0.2

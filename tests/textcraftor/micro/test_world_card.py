@@ -10,7 +10,7 @@ from rewards.world.prompts import world_prompts
 from rewards.world.training.evaluate import score_batches
 from textcraftor.diffusion.pipeline import MICRO
 from textcraftor.micro.training import properties
-from textcraftor.micro.training.measure import sample_prompts
+from textcraftor.micro.training.measure import _sample_prompts
 from textcraftor.micro.training.properties import BEST, MIDDLING, Decoded
 
 GUIDANCE = SYSTEMS["micro"].schedule.guidance
@@ -50,7 +50,7 @@ def test_alignment_rewards_prefer_the_right_caption_to_every_kind_of_near_miss(d
 
 
 def test_alignment_rewards_rank_images_of_a_prompt() -> None:
-    tries = [sample_prompts(MICRO, PROMPTS, GUIDANCE, sample=n).pixels for n in range(4)]
+    tries = [_sample_prompts(MICRO, PROMPTS, GUIDANCE, sample=n).pixels for n in range(4)]
     loaded = {name: rewards.load(name) for name in ("world-clip", "world-vqa")}
     within, mean = properties.measure_within_prompts(tries, PROMPTS, loaded, rewards.load("world-oracle"))
     for name, result in within.items():
@@ -62,7 +62,7 @@ def test_alignment_rewards_rank_images_of_a_prompt() -> None:
 def test_style_words_raise_quality_and_leave_headroom(decoded: Decoded) -> None:
     rule, texts = rewards.load("world-rule"), [prompt.text for prompt in PROMPTS]
     plain, styled = (
-        score_batches(rule, sample_prompts(MICRO, PROMPTS, GUIDANCE, words).pixels, texts).mean()
+        score_batches(rule, _sample_prompts(MICRO, PROMPTS, GUIDANCE, words).pixels, texts).mean()
         for words in ("", STYLE_WORDS)
     )
     best = score_batches(rule, decoded.render(properties.true_scenes(PROMPTS, BEST)), texts).mean()

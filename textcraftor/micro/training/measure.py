@@ -61,7 +61,7 @@ class PromptImages:
         return {category: float(np.mean(values)) for category, values in true.items()}
 
 
-def sample_prompts(
+def _sample_prompts(
     pipeline: Path,
     prompts: Sequence[WorldPrompt],
     guidance: float,
@@ -109,10 +109,10 @@ class ValidationSamples:
     def get(
         self, guidance: float, words: str = "", *, sample: int = 0, text_encoder: CLIPTextModel | None = None
     ) -> PromptImages:
-        """Return what `sample_prompts` does. There can be one ``text_encoder`` beside the pipeline's."""
+        """Return what `_sample_prompts` does. There can be one ``text_encoder`` beside the pipeline's."""
         key = (guidance, words, sample, text_encoder is not None)
         if key not in self._known:
-            self._known[key] = sample_prompts(
+            self._known[key] = _sample_prompts(
                 self.pipeline, self.prompts, guidance, words, sample=sample, text_encoder=text_encoder
             )
         return self._known[key]
