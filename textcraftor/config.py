@@ -278,8 +278,7 @@ def make_config(
     """Make a configuration; later sources win over earlier ones.
 
     The sources are the defaults, the model's own settings, a profile, a TOML file, ``settings`` and
-    ``overrides``. The model's own constraints are left out where they cannot apply: without a calibration,
-    with algorithms that use no gradient of rewards, and for rewards that another mix does not have.
+    ``overrides``.
 
         make_config("micro", profile="quick", overrides={"optimiser.lr": 1e-4, "seed": 1})
 

@@ -48,7 +48,7 @@ def _reproduce(
     """Train every method of a comparison, sample and score held-out prompts, and write the tables.
 
     The work is split into resumable cells, and a finished cell is not run again. world-table compares methods
-    on the embedded world in five to ten core-hours, or in ten minutes with --quick.
+    on the embedded world in about eight core-hours, or in ten minutes with --quick.
     """
     from benchmarks.cli.progress import show_progress
     from benchmarks.reproduce import world

@@ -28,7 +28,7 @@ _TABLES: Sequence[tuple[str, str, Sequence[str], Sequence[str]]] = (
         ("only-aesthetic-0", "only-pick-0", "only-hps-0", _TUNED),
         (),
     ),
-    ("With and without the CLIP constraint", "", (_TUNED, "no-clip-0"), ()),
+    ("With and without the CLIP reward", "", (_TUNED, "no-clip-0"), ()),
     (
         "Tuned steps in training and in sampling",
         "K is the number of last sampling steps that carry gradients in training. The default is all 25. "

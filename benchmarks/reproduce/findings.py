@@ -91,7 +91,7 @@ def _exploratory(results: Results) -> Iterator[_Finding]:
         yield _worse(
             "... and lowers alignment", cells(name, (*TRAINED_ALIGNMENT, *JUDGED_ALIGNMENT), BASELINE)
         )
-    yield _better("Without the CLIP constraint the other rewards explode",
+    yield _better("Without the CLIP reward the other rewards explode",
                   cells("no-clip-0", TRAINED_QUALITY, tuned))  # fmt: skip
     yield _worse("... and alignment is lost", cells("no-clip-0", JUDGED_ALIGNMENT, tuned))
     yield _better("K = 5 with the last 15 steps is better than all 25 steps",

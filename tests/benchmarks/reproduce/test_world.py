@@ -85,7 +85,7 @@ def test_every_method_is_in_the_report(finished: Path) -> None:
     ]:
         assert title in page or title.startswith("base")
     for heading in ("Main comparison", "Other methods", "Gradients", "Single rewards",
-                    "CLIP constraint", "Tuned steps", "Optimisation at test time", "Samplers",
+                    "CLIP reward", "Tuned steps", "Optimisation at test time", "Samplers",
                     "Interpolation", "Style mixing", "cost"):  # fmt: skip
         assert re.search(rf"^## .*{heading}", page, re.MULTILINE), heading
     assert "○" in page  # four prompts allow no claim
