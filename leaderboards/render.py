@@ -123,7 +123,7 @@ def range_text(mean: float, low: float, high: float, *, ends: bool = True) -> st
         mean: The mean; with ``ends=False`` it stands alone, with the same decimals.
         low: Lowest value: of a training seed, or of an interval.
         high: Highest value.
-        ends: Write both.
+        ends: Whether to write the lowest and highest value.
     """
     places = decimals([Estimate(mean, low, high, 0, "none")])
     text = number(mean, places, sign=True)

@@ -14,6 +14,7 @@ import json
 import random
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from leaderboards.run_state import RunState
 
 _PAIRS, _PER_SHEET, _SIDE, _GAP, _CHARACTERS = 40, 5, 224, 66, 55
 _SEED = 20261130
+_ANSWERS = ("left", "right", "tie")
 _QUESTIONS = {"better": "the better picture", "fits": "fits its prompt better"}
 
 
@@ -47,10 +49,18 @@ def main() -> None:
         key = _read(options.folder / "key.json")
         for file in options.answers:
             answers = _read(file)
-            if missing := key.keys() - answers.keys():
-                sys.exit(f"{file} has no answer for pair {', '.join(sorted(missing, key=int))}")
+            if problems := [*_problems(key, answers)]:
+                sys.exit("\n".join(f"{file}: {problem}" for problem in problems))
             for question, text in _QUESTIONS.items():
                 print(f"{file.stem}, {text}: {_counted(key, answers, question)}")
+
+
+def _problems(key: dict[str, str], answers: dict[str, Any]) -> Iterator[str]:
+    for pair in key:
+        for question in _QUESTIONS:
+            answer = answers.get(pair, {}).get(question)
+            if answer not in _ANSWERS:
+                yield f"{question!r} of pair {pair} is {answer!r}; expected one of {', '.join(_ANSWERS)}"
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -60,6 +70,9 @@ def _read(file: Path) -> dict[str, Any]:
 def _write_sheets(first: RunState, second: RunState, out: Path) -> None:
     random_ = random.Random(_SEED)
     shared = sorted(first.samples.keys() & second.samples.keys())
+    different = any(first.samples[key].noise_seed != second.samples[key].noise_seed for key in shared)
+    if different or first.header.suite_sha256 != second.header.suite_sha256:
+        sys.exit(f"{first.path} and {second.path} have different prompts or noise; give runs of one suite")
     keys = random_.sample([key for key in shared if key[1] == 0], _PAIRS)
     out.mkdir(parents=True)
     sides = []

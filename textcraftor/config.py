@@ -278,7 +278,7 @@ def make_config(
     """Make a configuration; later sources win over earlier ones.
 
     The sources are the defaults, the model's own settings, a profile, a TOML file, ``settings`` and
-    ``overrides``.
+    ``overrides``. The model's own reward mix depends on whether the rewards are balanced.
 
         make_config("micro", profile="quick", overrides={"optimiser.lr": 1e-4, "seed": 1})
 
@@ -309,6 +309,12 @@ def make_config(
     given = merge(given, _assigned(settings))
     given = merge(given, nest_settings({name: v for name, v in overrides.items() if v is not None}))
     values = merge(nest_settings({"model": model, **own}), given)
+    if (
+        base.summed_mix
+        and _sums_rewards(values)
+        and not {"rewards", "rewards.mix"} & {*flatten_settings(given)}
+    ):
+        values = merge(values, nest_settings({"rewards.mix": base.summed_mix}))
     sources = [str(file)] * (file is not None) + ["--set"] * bool(settings)
     if values["model"] != model:
         # the defaults above are those of the model argument
@@ -317,6 +323,12 @@ def make_config(
             "model from the settings, or give the same model"
         )
     return build_settings(TrainConfig, values, source=" and ".join(sources), renamed=OLD_NAMES)
+
+
+def _sums_rewards(values: Mapping[str, Any]) -> bool:
+    """Whether the rewards' weighted sum is maximised, without balance."""
+    flat = flatten_settings(values)
+    return flat.get("rewards.balance") is False or flat.get("algorithm.name") in WITHOUT_GRADIENT
 
 
 def _assigned(settings: Sequence[str]) -> dict[str, Any]:

@@ -128,9 +128,9 @@ class Validation:
         )
 
     def fell(self, name: str) -> bool:
-        """Whether a score's mean is below that of the first validation by more than the margin."""
+        """Whether a mean score is below the first validation's by more than the margin, or unknown."""
         change = self.changes[name][0]
-        return change is not None and change < -self._margin(name)
+        return change is None or change < -self._margin(name)
 
     def _margin(self, name: str) -> float:
         """Return the fall of a score that is accepted."""

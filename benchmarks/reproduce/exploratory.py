@@ -18,7 +18,8 @@ _TABLES: Sequence[tuple[str, str, Sequence[str], Sequence[str]]] = (
     (
         "Gradients, balance and constraint",
         "The default bounds the gradient of each step and balances the rewards' gradients at the image. "
-        "Other rows leave out one or both, or hold world-clip at the untuned model's level by a multiplier.",
+        "Other rows leave out one or both (without balance, with the weights of the sum), or hold world-clip "
+        "at the untuned model's level by a multiplier.",
         (_TUNED, "unbounded-0", "unbalanced-0", "constrained-0", "plain-0", "detached-0"),
         (),
     ),

@@ -29,9 +29,9 @@ _MARGIN = 0.01
 RULES = f"""\
 A finding **holds** if every column that its figures name is claimed better in every training seed, **does
 not hold** if one of them is claimed worse, and is **undecided** otherwise; where the finding says lower or
-lost, it is the other way round. "Not below" holds if the lower end of every interval is above -{_MARGIN:g},
-and does not if the upper end of one is below it; a system that equals the other one is undecided where the
-interval of a single seed is wider than that. Quality rises with the strength if it does from each strength to
+lost, it is the other way round. That alignment is not lost, or not worse, holds if the lower end of every
+interval is above -{_MARGIN:g}, and does not if the upper end of one is below it; it is undecided where an
+interval of a single seed has both sides. Quality rises with the strength if it does from each strength to
 the next. A mix of styles lies between them if its pictures do in colourfulness and darkness. Figures are
 differences: the mean of the seeds with the smallest and the largest, or of one system with its 95 %
 interval."""
@@ -55,25 +55,26 @@ def findings(results: Results) -> Iterator[_Finding]:
     """Yield all findings; those of systems outside the headline only if these were run."""
     base = results.against_base
 
-    def with_base(name: str, columns: Sequence[str]) -> list[list[Cell]]:
+    def cells_to_base(name: str, columns: Sequence[str]) -> list[list[Cell]]:
         return [[base.cells[system, c, None] for system in results.seeds(name)] for c in columns]
 
-    def with_other(other: str, columns: Sequence[str]) -> list[list[Cell]]:
+    def cells_to_other(other: str, columns: Sequence[str]) -> list[list[Cell]]:
         return [list(results.against_first[other, column]) for column in columns]
 
     quality = (*TRAINED_QUALITY, *JUDGED_QUALITY)
     yield _better("TextCraftor is better than the base, by the rewards it is trained on",
-                  with_base(FIRST, (*TRAINED_QUALITY, *TRAINED_ALIGNMENT)))  # fmt: skip
-    yield _better("... by judges of quality", with_base(FIRST, JUDGED_QUALITY))
-    yield _not_below("... and does not lose alignment", with_base(FIRST, JUDGED_ALIGNMENT))
+                  cells_to_base(FIRST, (*TRAINED_QUALITY, *TRAINED_ALIGNMENT)))  # fmt: skip
+    yield _better("... by judges of quality", cells_to_base(FIRST, JUDGED_QUALITY))
+    yield _not_below("... and does not lose alignment", cells_to_base(FIRST, JUDGED_ALIGNMENT))
     for other in results.headline:
         if other not in (FIRST, "text-unet"):
             yield _better(
-                f"TextCraftor has better quality than {Results.title(other)}", with_other(other, quality)
+                f"TextCraftor has better quality than {Results.title(other)}", cells_to_other(other, quality)
             )
-            yield _not_below("... and does not align worse", with_other(other, JUDGED_ALIGNMENT))
+            yield _not_below("... and does not align worse", cells_to_other(other, JUDGED_ALIGNMENT))
     yield _worse(
-        "text + UNet is better still: TextCraftor (text) has lower quality", with_other("text-unet", quality)
+        "text + UNet is better still: TextCraftor (text) has lower quality",
+        cells_to_other("text-unet", quality),
     )
     if not results.headline_only:
         yield from _exploratory(results)

@@ -18,6 +18,7 @@ from benchmarks.reproduce.world import (
     COMPARED,
     HEADLINE,
     METHODS,
+    REWARDS,
     STRENGTHS,
     STYLES,
     Method,
@@ -27,12 +28,13 @@ from benchmarks.reproduce.world import (
 from leaderboards.board import Column, Section
 from leaderboards.files import write_board
 from leaderboards.markdown import markdown_table
-from leaderboards.pictures import image_table, png, shown_keys
+from leaderboards.pictures import PROMPTS, image_table, png, shown_keys
 from leaderboards.render import MARKS_LEGEND, decimals, number
 from tcbench.cells import CellRecord, cell_keys
 from tcbench.files import write_atomically
 from textcraftor.algorithms.base import TRAINED
 from textcraftor.config import TrainConfig
+from textcraftor.diffusion.models import MODELS
 
 RECORDS = "records"
 """Folder beside the report with the archives that all its numbers come from."""
@@ -50,12 +52,14 @@ decodes, each counted as one. Gradients through rewards and decoder and the work
 counted; the table of costs has the seconds. The second stage of text + UNet had the same budget again. RAFT's
 budget includes sampling its images, which the table of costs does not. All methods are trained on the same
 prompts, and with the same rewards unless a row says otherwise. Those that use the gradients of rewards
-balance them at the image, with weight 5 for world-clip and 1 for each other; the rest maximise the sum of
-standardised rewards, with 2.6 for world-clip. TextCraftor and its variants use a cosine schedule and averaged
+balance them at the image, with the weights {balanced}; the rest, and
+the variants with a weighted sum, maximise the standardised {summed}. TextCraftor with
+a constraint balances with the latter weights and multiplies that of world-clip. Encoders tuned for a look
+have the weight 1 for it and for world-clip. TextCraftor and its variants use a cosine schedule and averaged
 weights; reinforcement learning and the rewriter use a constant rate, as their authors do."""
 
 _TRIALS = """\
-Each headline method had three trials on validation prompts, and more where the chosen rate was at an end.
+Trials are on validation prompts, with the first seed; [README.md](README.md) says how the ranges came about.
 The chosen rate has the greatest gain in the trained mix at the checkpoint that world-siglip selected;
 rates at which world-siglip fell by more than a fifth of its deviation are left out, unless it did at all
 of them. Changes are against the start of training: the base model, the first stage, or for the rewriter
@@ -79,12 +83,13 @@ def write_comparison_report(
     results = Results(folder, scale, headline_only)
     headline = [system for name in results.headline for system in results.seeds(name)]
     files = write_board(results.board(headline), docs / "headline")
-    pictures: dict[str, Sequence[str]] = {"methods.png": _PICTURE}
+    pictures: dict[str, tuple[Sequence[str], int]] = {"methods.png": (_PICTURE, COMPARED)}
     if not headline_only:
         files += write_board(results.board(EXPLORATORY), docs / "exploratory", samples=False)
-        pictures |= {"styles.png": STYLES, "strengths.png": (BASELINE, *STRENGTHS, f"{FIRST}-0")}
-    for name, systems in pictures.items():
-        write_atomically(docs / name, _picture(results, systems))
+        strengths = (BASELINE, *STRENGTHS, f"{FIRST}-0")
+        pictures |= {"styles.png": (STYLES, PROMPTS), "strengths.png": (strengths, PROMPTS)}
+    for name, (systems, columns) in pictures.items():
+        write_atomically(docs / name, _picture(results, systems, columns))
         files.append(docs / name)
     for name, paragraphs in {"report.md": _report(results), "findings.md": _findings(results)}.items():
         write_atomically(docs / name, ("\n\n".join(paragraphs) + "\n").encode())
@@ -103,10 +108,10 @@ def _findings(results: Results) -> Iterator[str]:
     yield RULES
 
 
-def _picture(results: Results, systems: Sequence[str]) -> bytes:
+def _picture(results: Results, systems: Sequence[str], columns: int) -> bytes:
     """Return a grid of images as PNG: a row for each system, a column for each of the first prompts."""
     runs = [results.runs[name] for name in systems]
-    keys = shown_keys(runs, COMPARED)
+    keys = shown_keys(runs, columns)
     rows = [
         (Results.title(name), [run.image_path(run.samples[key]) for key in keys])
         for name, run in zip(systems, runs, strict=True)
@@ -127,7 +132,8 @@ def _report(results: Results) -> Iterator[str]:
         exploratory=scale.exploratory_prompts,
         legend=MARKS_LEGEND,
     )
-    yield _BUDGETS.format(budget=BUDGET)
+    balanced = MODELS[BASELINE].training["rewards.mix"]
+    yield _BUDGETS.format(budget=BUDGET, balanced=_code(balanced), summed=_code(REWARDS))
     yield "## Main comparison"
     yield "![The first prompts of each category, the same noises](methods.png)"
     yield "In short, means of all training seeds:"
@@ -156,6 +162,10 @@ def _report(results: Results) -> Iterator[str]:
     yield "## Training cost"
     yield markdown_table(_costs(results))
     yield from _ending(results)
+
+
+def _code(mix: str) -> str:
+    return f"`{mix}`"
 
 
 def _columns(section: Section, groups: Sequence[str]) -> list[tuple[str, Column]]:
@@ -246,11 +256,14 @@ def _change(change: Sequence[float | None]) -> str:
 
 
 def _costs(results: Results) -> list[Row]:
-    rows = []
-    for method in (m for m in METHODS.values() if m.name in HEADLINE or not results.headline_only):
-        for seed in results.scale.seeds_of(method):
-            rows.append(_cost(results, method, seed))
-    return rows
+    return [_cost(results, method, seed) for method, seed in _trained(results)]
+
+
+def _trained(results: Results) -> Iterator[tuple[Method, int]]:
+    """Yield the methods with their training seeds."""
+    for method in METHODS.values():
+        if method.name in HEADLINE or not results.headline_only:
+            yield from ((method, seed) for seed in results.scale.seeds_of(method))
 
 
 def _cost(results: Results, method: Method, seed: int) -> Row:
@@ -281,6 +294,8 @@ def _ending(results: Results) -> Iterator[str]:
     records = [record for name, key in keys.items() if (record := CellRecord.read(results.folder, name, key))]
     hours = sum(record.seconds for record in records) / 3600
     environments = [environment for run in results.runs.values() for environment in run.header.provenance]
+    for method, seed in _trained(results):
+        environments += results.training(method, seed).environments
     versions, devices, commits = (
         sorted({text for environment in environments if (text := describe(environment))})
         for describe in (_versions, lambda environment: str(environment.get("device_name") or ""), _commit)

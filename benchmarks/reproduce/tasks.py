@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -131,7 +132,12 @@ def chosen_rate(folder: Path, name: str, rates: Sequence[float]) -> float:
         return rates[0]
     trials = {rate: TrainingResult.of_trial(folder, name, rate).validation for rate in rates}
     harmless = [rate for rate in rates if not trials[rate].fell(SELECTION)]
-    return max(harmless or rates, key=lambda rate: trials[rate].changes[TRAINED][0] or 0.0)
+
+    def gain(rate: float) -> float:
+        change = trials[rate].changes[TRAINED][0]
+        return -math.inf if change is None else change
+
+    return max(harmless or rates, key=gain)
 
 
 def _render(folder: Path, progress: Progress, count: int) -> list[Path]:
@@ -284,7 +290,8 @@ def _without_image(run: RunState, key: Key) -> Sample:
 def _archived_files(run: RunState, pictures: int, few_prompts: int) -> list[Path]:
     """Return the files of a run folder, with as many images as pages show.
 
-    Pages show the first images that all their systems have; those outside the headline have few prompts.
+    Pages show the first images that all their systems have; systems outside the headline have ``few_prompts``
+    prompts.
     """
     samples, prompts = run.samples, run.header.planned.prompt_ids
     keys = {

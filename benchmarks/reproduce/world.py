@@ -1,7 +1,8 @@
 """The comparison on the embedded world: its methods, their budget, and its cells.
 
-Everything that decides the table is in this file, and was here before the methods were compared: the
-methods, their compute, the learning rates that are tried, and the headline comparisons.
+Everything that decides the table is in this file, beside the model's default settings: the methods, their
+compute, the learning rates that are tried, and the headline comparisons. It was written before the methods
+were compared; docs/world-table/README.md says what was changed later, on validation prompts alone.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _EDITION = 2
 """Edition of the embedded world. It is part of each cell's key, so records of another edition are not mixed
 with new ones.
 """
-REWARDS = "world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.6"
+REWARDS = MODELS[BASELINE].summed_mix
 """The weighted sum of rewards, for methods that do not use their gradients and for variants that do not
 balance them. Others balance them, with the weights of the model's default settings unless they say otherwise.
 """
@@ -300,10 +301,12 @@ def _cell(
 
 
 def _settings(method: Method, scale: Scale) -> dict[str, Any]:
-    """Settings of TrainConfig, except learning rate, seed and paths."""
-    settings = {**method.settings, "logging.method": method.title}
-    updates = settings.get("optimiser.updates", MODELS[BASELINE].training["optimiser.updates"])
-    updates = max(1, round(updates * scale.updates))
+    """Settings of TrainConfig, except learning rate, seed and paths.
+
+    The model's own are among them, so that a cell's key changes with them.
+    """
+    settings = {**MODELS[BASELINE].training, **method.settings, "logging.method": method.title}
+    updates = max(1, round(settings["optimiser.updates"] * scale.updates))
     if scale.batch:
         group = min(2, settings.get("data.group", 1))
         settings |= {"optimiser.batch": scale.batch, "data.group": group, "algorithm.policy_updates": 1}

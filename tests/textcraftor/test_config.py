@@ -172,17 +172,34 @@ def test_unknown_profiles_and_damaged_files_are_refused(tmp_path: Path) -> None:
         make_config("micro", file=tmp_path / "bad.toml")
 
 
+def test_default_for_micro() -> None:
+    config = make_config("micro", settings=["schedule.steps=50"])
+    assert config.schedule.tuned_step_count == 50
+    assert config.rewards.mix.endswith("world-clip=5")
+    assert config.rewards.balance
+    assert config.algorithm.bound_gradients
+    assert config.rewards.constraints == ()
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "weight"),
+    [
+        ("quick", {}, "world-clip=5"),
+        ("ddpo", {}, "world-clip=2.6"),
+        ("grpo", {}, "world-clip=2.6"),
+        ("nft", {}, "world-clip=2.6"),
+        ("rewriter", {"trainable.rewriter": "world-extend"}, "world-clip=2.6"),
+        ("default", {"rewards.balance": False}, "world-clip=2.6"),
+        ("ddpo", {"rewards.mix": "world-clip=7"}, "world-clip=7"),
+    ],
+)
+def test_default_mix_depends_on_whether_rewards_are_balanced(
+    profile: str, overrides: dict[str, object], weight: str
+) -> None:
+    assert make_config("micro", profile=profile, overrides=overrides).rewards.mix.endswith(weight)
+
+
 # Earlier versions
-
-
-def test_default_for_micro_tunes_all_steps() -> None:
-    assert make_config("micro", settings=["schedule.steps=50"]).schedule.tuned_step_count == 50
-
-
-def test_constraints_require_gradients_of_rewards() -> None:
-    raft = {"algorithm.name": "denoising", "data.pairs": "x", "data.prompts": ""}
-    with pytest.raises(ConfigError, match="does not use the gradients of rewards"):
-        make_config("micro", overrides=raft | {"rewards.constraints": ("world-clip",)})
 
 
 @pytest.mark.parametrize("old", OLD_NAMES)

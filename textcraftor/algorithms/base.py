@@ -16,8 +16,7 @@ from textcraftor.algorithms.advantages import Advantages
 from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.config import AlgorithmSettings, OptimiserSettings
-from textcraftor.diffusion.prompts import initial_latents, noise_seed
-from textcraftor.diffusion.sampling import EXTRA_NOISE
+from textcraftor.diffusion.estimators import UpdateRandom
 from textcraftor.sources import Batch, Sample
 from textcraftor.tuned import Trainable
 
@@ -25,7 +24,7 @@ _STEP_CHOICE = 1
 """Stream of random numbers that chooses the steps of an update."""
 
 Part = TypeVar("Part")
-"""What a method remembers of a micro-batch that it sampled."""
+"""Data of one sampled micro-batch, kept for its updates."""
 
 TRAINED = "trained"
 """Name of the reward mix among the scores of a log line or a validation."""
@@ -72,10 +71,10 @@ class Algorithm(ABC):
 
         Args:
             samples: All samples of this process.
-            sample: Samples and scores some of them; returns what to remember, the scores, and the drift.
+            sample: Samples and scores some of them; returns their data, the scores, and the drift.
 
         Returns:
-            What to remember of each micro-batch, the scores of all samples, and their mean drift.
+            Data of each micro-batch, the scores of all samples, and their mean drift.
         """
         parts, scores, drift = [], [], 0.0
         for some in self.micro_batches(samples):
@@ -86,15 +85,15 @@ class Algorithm(ABC):
         return parts, LatentScores.join(scores), drift
 
     def step_noise(self, samples: Sequence[Sample], step: int, like: Tensor) -> Tensor:
-        """Return standard normal noise (B, C, h, w) for a sampling step, which depends on each sample alone.
+        """Return standard normal noise (B, C, h, w) of a sampling step; row i depends on sample i alone.
 
         Args:
             samples: B samples.
             step: Number of the step.
             like: Latents (B, C, h, w), for shape and device.
         """
-        seeds = [noise_seed(self.seed, sample.number, EXTRA_NOISE + step) for sample in samples]
-        return initial_latents(seeds, (like.shape[1], like.shape[2], like.shape[3])).to(like)
+        random = UpdateRandom(self.seed, 0, [sample.number for sample in samples])
+        return random.noise_of_step(step, like)
 
     def gather_advantages(self, rewards: Tensor, groups: Sequence[int], compute: Advantages) -> Tensor:
         """Return the advantages (B,) of this process's samples, computed from those of all processes.
@@ -118,12 +117,6 @@ class Algorithm(ABC):
             return list(steps)
         random = np.random.default_rng([self.seed, update, _STEP_CHOICE])
         return sorted(random.choice(steps, count, replace=False).tolist())
-
-    def accumulate_nothing(self) -> None:
-        """Give every parameter a gradient of 0, so that all processes have gradients to average."""
-        for parameter in self.optimiser.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
 
     def state(self) -> dict[str, Tensor]:
         """Return what the algorithm needs to resume, beside parameters and optimiser."""
@@ -201,12 +194,13 @@ class ClippedOptimiser:
         """Apply the accumulated gradients and zero them.
 
         Returns:
-            The norm of the gradient before clipping. If it is not finite, no parameter changes.
+            The norm of the gradient before clipping. If it is not finite or 0, no parameter changes: without
+            a gradient, weight decay and momentum would still move them.
         """
         _average_gradients(self.accelerator, self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip if self.clip else float("inf"))
         # the norm is the same in every process, so that all of them step or none does
-        if norm.isfinite():
+        if norm.isfinite() and norm > 0:
             self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return float(norm)
@@ -237,10 +231,13 @@ def _average_gradients(accelerator: Any, parameters: Iterable[nn.Parameter]) -> 
     """
     if accelerator.num_processes == 1:
         return
-    for parameter in parameters:
-        # a parameter without a gradient has none in any process: all of them run the same code
-        if parameter.grad is not None:
-            parameter.grad = accelerator.reduce(parameter.grad, "mean")
+    parameters = list(parameters)
+    # a process whose samples are all broken has no gradients, and no process has those of unused parameters
+    own = torch.tensor([float(p.grad is not None) for p in parameters], device=accelerator.device)
+    for parameter, processes in zip(parameters, accelerator.reduce(own, "sum").tolist(), strict=True):
+        if processes:
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = accelerator.reduce(gradient, "mean")
 
 
 def _learning_rate_factor(settings: OptimiserSettings) -> Callable[[int], float]:

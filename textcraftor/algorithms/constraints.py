@@ -1,4 +1,4 @@
-"""Rewards that must not fall below the untuned model: a multiplier for each, in place of a fixed weight."""
+"""Rewards that must not fall below the untuned model: a multiplier of each one's weight."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Constraints:
 
     max min over multipliers m >= 0 of quality + m (reward - base), by gradient steps on both: m rises while
     the reward's mean over a batch is below the untuned model's, and falls to 0 while it is above. The
-    calibration standardises a reward by the untuned model's mean, so its value is the difference.
+    calibration standardises a reward by the untuned model's mean, so its value is the difference. m
+    multiplies the reward's weight; where gradients are balanced, this formula is only the motivation.
 
     Source: Arrow, Hurwicz and Uzawa 1958, "Studies in Linear and Non-linear Programming" (gradient steps on
     both sides of a saddle point).

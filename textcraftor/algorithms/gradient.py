@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -45,11 +46,15 @@ class GradientAlgorithm(Algorithm):
         return StepResult(batch.samples, joined, drift, grad_norm, evaluations, extra)
 
     def _mean_values(self, scores: LatentScores) -> dict[str, float]:
-        """Return the means of the constrained rewards, standardised, over the samples of all processes."""
+        """Return the means of the constrained rewards, standardised, over the samples of all processes.
+
+        Skipped samples are left out.
+        """
         means = {}
         for name in self.constraints.names:
             term = replace(self.scorer.mix.terms[name], weight=1.0)
-            values = self.optimiser.accelerator.gather(term.value(scores.scores[name]))
+            own = term.value(scores.scores[name]).where(scores.finite, math.nan)
+            values = self.optimiser.accelerator.gather(own)
             means[name] = float(values.cpu().double().nanmean())
         return means
 

@@ -1,4 +1,4 @@
-"""DiffusionNFT: reinforcement learning on the forward process, with any sampler.
+"""DiffusionNFT: reinforcement learning on the forward process, with deterministic DDIM.
 
 Zheng et al. 2025, "DiffusionNFT: Online Diffusion Reinforcement with Forward Process". Images are sampled as
 usual, noised again, and denoised: prediction errors of good images are lowered, those of bad ones raised, by
@@ -109,8 +109,6 @@ class NFTAlgorithm(Algorithm):
         for share in np.array_split(order, updates):
             kept = [part.kept(optimality) for part in parts if part.step in share]
             used = [images for images in kept if images is not None]
-            if not used:
-                self.accumulate_nothing()
             count = sum(len(images.samples) for images in used)
             for images in used:
                 loss = self.loss(images, optimality) * len(images.samples) / count

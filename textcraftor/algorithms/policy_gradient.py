@@ -152,15 +152,13 @@ class PolicyGradientAlgorithm(Algorithm):
     def _accumulate(
         self, trajectories: Sequence[Trajectory], advantages: Tensor, share: NDArray[np.int64]
     ) -> list[Tensor]:
-        """Accumulate the gradients of some samples' decisions, 0 without any.
+        """Accumulate the gradients of some samples' decisions.
 
         Returns:
             Parts of the decisions' changes of log density, in units of the clip range.
         """
         starts = accumulate((len(trajectory.samples) for trajectory in trajectories), initial=0)
         changes = [torch.zeros(0, device=advantages.device)]
-        if not len(share):
-            self.accumulate_nothing()
         for trajectory, start in zip(trajectories, starts, strict=False):
             rows = [row - start for row in sorted(share.tolist())]
             rows = [row for row in rows if 0 <= row < len(trajectory.samples)]

@@ -32,7 +32,7 @@ class UpdateRandom:
 
     def __init__(self, seed: int, update: int, sample_numbers: Sequence[int]) -> None:
         self._seed, self._update, self._sample_numbers = seed, update, sample_numbers
-        self._index = count(EXTRA_NOISE)
+        self._step = count()
 
     def integer(self, limit: int) -> int:
         """Return a whole number from 0 to limit - 1, the same for all samples of the update."""
@@ -40,8 +40,11 @@ class UpdateRandom:
 
     def noise(self, z: Tensor) -> Tensor:
         """Return standard normal noise in z's shape; row i depends on sample i alone."""
-        index = next(self._index)
-        seeds = [noise_seed(self._seed, number, index) for number in self._sample_numbers]
+        return self.noise_of_step(next(self._step), z)
+
+    def noise_of_step(self, step: int, z: Tensor) -> Tensor:
+        """Return the noise of a numbered step, which does not depend on the update."""
+        seeds = [noise_seed(self._seed, number, EXTRA_NOISE + step) for number in self._sample_numbers]
         return initial_latents(seeds, (z.shape[1], z.shape[2], z.shape[3])).to(z)
 
 

@@ -28,6 +28,8 @@ class Model:
     """Domain of its images: "open", or the name of the world it was trained on."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `textcraftor.config.TrainConfig` that differ from the defaults, by dotted name."""
+    summed_mix: str = ""
+    """Reward mix of training that sums the rewards instead of balancing their gradients; "": the same."""
 
     @staticmethod
     def find(name: str) -> Model:
@@ -109,6 +111,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
                     "validation.selection_reward": "world-siglip",
                 }
             ),
+            summed_mix="world-aesthetic=1,world-pick=1,world-hps=1,world-clip=2.6",
         ),
         "sd15": Model(
             Source(

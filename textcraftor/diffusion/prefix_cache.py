@@ -100,18 +100,19 @@ class PrefixCache:
 
     @staticmethod
     def open(memory: MemorySettings, schedule: Schedule, pipeline_sha256: str) -> PrefixCache | None:
-        """Open the cache of a training run; None if its settings name no folder.
+        """Open the cache of a training run; None if its settings name no folder or all steps are tuned.
 
         Args:
             memory: The cache's folder and size, and the precision of forward passes.
             schedule: Sampling settings of the run.
             pipeline_sha256: Hash of the frozen pipeline.
         """
-        if not memory.prefix_cache:
+        before = schedule.steps - schedule.tuned_step_count
+        if not memory.prefix_cache or not before:
             return None
         settings = {
             "pipeline": pipeline_sha256,
-            "before": schedule.steps - schedule.tuned_step_count,
+            "before": before,
             "precision": memory.precision,
             **{name: getattr(schedule, name) for name in ("steps", "sampler", "spacing", "guidance", "size")},
         }

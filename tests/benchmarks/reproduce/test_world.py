@@ -40,7 +40,7 @@ def test_cells_need_only_earlier_cells() -> None:
     assert hours < 12
 
 
-def validation(gain: float, selection: float) -> Validation:
+def validation(gain: float | None, selection: float | None) -> Validation:
     """A validation whose selection reward has a deviation of 1, so that a fall of 0.2 is accepted."""
     changes: dict[str, list[float | None]] = {TRAINED: [gain, 0, 0], tasks.SELECTION: [selection, -9, 9]}
     return Validation(0, {tasks.SELECTION: [-1.0, 1.0]}, None, 0.0, changes)
@@ -53,10 +53,12 @@ def validation(gain: float, selection: float) -> Validation:
         ({1e-5: (0.1, 0.0), 1e-4: (0.5, -0.1)}, 1e-4),  # its selection reward fell by little
         ({1e-5: (0.1, 0.0), 1e-4: (0.5, -0.3)}, 1e-5),  # its selection reward fell
         ({1e-5: (0.1, -0.4), 1e-4: (0.5, -0.3)}, 1e-4),  # all fell
+        ({1e-5: (-0.4, 0.0), 1e-4: (None, 0.0)}, 1e-5),  # no finite score
+        ({1e-5: (-0.4, 0.0), 1e-4: (0.5, None)}, 1e-5),
     ],
 )
 def test_the_chosen_rate_gains_most_without_hurting_the_selection_reward(
-    trials: dict[float, tuple[float, float]], chosen: float, tmp_path: Path
+    trials: dict[float, tuple[float | None, float | None]], chosen: float, tmp_path: Path
 ) -> None:
     for rate, (gain, selection) in trials.items():
         result = tasks.TrainingResult({}, [], 1, Ledger(), validation(gain, selection))

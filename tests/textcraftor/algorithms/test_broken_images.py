@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from textcraftor.config import TrainConfig
+from textcraftor.algorithms.base import ClippedOptimiser
+from textcraftor.config import OptimiserSettings, TrainConfig
 
 # inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -68,7 +69,13 @@ def test_an_update_of_broken_images_alone_changes_nothing(
         rollout, z = start(samples, original)
         return rollout, torch.full_like(z, torch.nan)
 
+    optimiser = algorithm.optimiser
+    parameters = algorithm.trainable.trained_parameters().values()
+    algorithm.optimiser = ClippedOptimiser.adamw(optimiser.accelerator, parameters, OptimiserSettings())
+    algorithm.step(batch(8, group=4))  # AdamW has moments
+    before = [parameter.detach().clone() for parameter in parameters]
     algorithm.start = breaking
     result = algorithm.step(batch(8, group=4))
     assert result.grad_norm == 0
     assert len(result.skipped) == 8
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from rewards.combine.terms import MixTerm
 from tcbench.errors import ConfigError, UnknownName
 from textcraftor.algorithms.constraints import Constraints
+from textcraftor.algorithms.gradient import GradientAlgorithm
+from textcraftor.algorithms.latent_scores import LatentScores
 from textcraftor.config import TrainConfig, make_config
 from textcraftor.io.checkpoint import LOG, TrainFolder
 from textcraftor.training import train
@@ -57,6 +61,18 @@ def test_the_multiplier_follows_the_logged_reward(tmp_path: Path) -> None:
     assert len({value for value, _ in multipliers}) == 3
     for value, by_hand in multipliers:
         assert value == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_skipped_images_are_no_part_of_the_mean() -> None:
+    """Rewards see grey in place of broken pixels, so the score of a skipped image is finite."""
+    zeros = torch.zeros(3)
+    scores = LatentScores(zeros, {"world-clip": torch.tensor([1.0, -60.0, 3.0])}, {}, zeros, skipped=(1,))
+    algorithm = SimpleNamespace(
+        constraints=Constraints(CONSTRAINED),
+        scorer=SimpleNamespace(mix=SimpleNamespace(terms={"world-clip": MixTerm(5.0, mean=1.0, std=0.5)})),
+        optimiser=SimpleNamespace(accelerator=SimpleNamespace(gather=lambda values: values)),
+    )
+    assert GradientAlgorithm._mean_values(cast(GradientAlgorithm, algorithm), scores) == {"world-clip": 2.0}
 
 
 def test_resume_gives_identical_weights(tmp_path: Path) -> None:
