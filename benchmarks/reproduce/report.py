@@ -230,7 +230,7 @@ def _pairwise(results: Results, groups: Sequence[str]) -> list[Row]:
 
 def _trials(results: Results) -> list[Row]:
     rows = []
-    for method in METHODS.values():
+    for method in _shown(results):
         rates = method.rates[: results.scale.trials]
         if len(rates) < 2:
             continue
@@ -261,9 +261,13 @@ def _costs(results: Results) -> list[Row]:
 
 def _trained(results: Results) -> Iterator[tuple[Method, int]]:
     """Yield the methods with their training seeds."""
-    for method in METHODS.values():
-        if method.name in HEADLINE or not results.headline_only:
-            yield from ((method, seed) for seed in results.scale.seeds_of(method))
+    for method in _shown(results):
+        yield from ((method, seed) for seed in results.scale.seeds_of(method))
+
+
+def _shown(results: Results) -> list[Method]:
+    """Return the methods of the report."""
+    return [m for m in METHODS.values() if m.name in HEADLINE or not results.headline_only]
 
 
 def _cost(results: Results, method: Method, seed: int) -> Row:

@@ -101,7 +101,7 @@ _METHODS: tuple[Method, ...] = (
     ),
     Method("text-unet", "TextCraftor (text + UNet), twice the compute",
            {"trainable.parts": ("unet",), "optimiser.updates": 43, "trainable.start": "textcraftor"},
-           (1e-5, 3e-5, 1e-4), 6, needs=("textcraftor",)),
+           (1e-5, 3e-5, 1e-4, 3e-4), 6, needs=("textcraftor",)),
     Method("nft", "RL, text encoder (DiffusionNFT)", _rl("nft", 42), _LOW, 6),
     Method("plain", "TextCraftor, weighted sum and unbounded gradients, as in the paper",
            {**_PLAIN, "algorithm.bound_gradients": False}, (), 6, "textcraftor"),
