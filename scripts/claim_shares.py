@@ -1,0 +1,46 @@
+"""Which claims of the prompts are true: the share of each kind, for runs on the embedded world.
+
+    python scripts/claim_shares.py runs/world-micro-... runs/world-tuned-...
+
+`world-oracle` is the share of all claims, averaged over images. This is the same analysis by kind of claim:
+number of objects, shape, colour, size, position, relation, background.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from leaderboards.run_state import RunState
+from rewards.world.claims import check_claims
+from rewards.world.vision import detect_objects
+from tcbench.images import open_image
+
+
+def main() -> None:
+    """Print a row of shares for each run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders with their images")
+    for folder in parser.parse_args().runs:
+        shares = _shares(RunState(folder))
+        print(f"{folder.name}: " + ", ".join(f"{kind} {share:.3f}" for kind, share in shares.items()))
+
+
+def _shares(run: RunState) -> dict[str, float]:
+    """Return the share of true claims by their kind."""
+    true: dict[str, list[bool]] = defaultdict(list)
+    for sample in run.samples.values():
+        if sample.image is not None:
+            pixels = np.asarray(open_image(run.image_path(sample)))
+            for claim in check_claims(detect_objects(pixels), sample.prompt):
+                true[claim.kind].append(claim.true)
+    return {kind: float(np.mean(values)) for kind, values in true.items()}
+
+
+if __name__ == "__main__":
+    main()
