@@ -20,17 +20,6 @@ from rewards.world.vision import detect_objects
 from tcbench.images import open_image
 
 
-def main() -> None:
-    """Print a row of shares for each run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders with their images")
-    for folder in parser.parse_args().runs:
-        shares = _shares(RunState(folder))
-        print(f"{folder.name}: " + ", ".join(f"{kind} {share:.3f}" for kind, share in shares.items()))
-
-
 def _shares(run: RunState) -> dict[str, float]:
     """Return the share of true claims by their kind."""
     true: dict[str, list[bool]] = defaultdict(list)
@@ -43,4 +32,10 @@ def _shares(run: RunState) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders with their images")
+    for folder in parser.parse_args().runs:
+        shares = _shares(RunState(folder))
+        print(f"{folder.name}: " + ", ".join(f"{kind} {share:.3f}" for kind, share in shares.items()))

@@ -37,7 +37,7 @@ def _reproduce(
         Path | None,
         typer.Option(
             "--records",
-            help="Archives of an earlier run, such as docs/world-table/records; cells in them do not run.",
+            help="Archive of an earlier run, such as docs/world-table/records; cells in it do not run.",
         ),
     ] = None,
     jobs: Annotated[
@@ -52,7 +52,7 @@ def _reproduce(
     """
     from benchmarks.cli.progress import show_progress
     from benchmarks.reproduce import world
-    from benchmarks.reproduce.archives import CellArchives
+    from benchmarks.reproduce.archives import CellArchive
     from tcbench.cells import run_cells
     from tcbench.errors import ProblemCollector, UnknownName
     from tcbench.files import check_writable
@@ -66,14 +66,14 @@ def _reproduce(
     problems.raise_any()
     scale = world.QUICK if quick else world.FULL
     cells = world.plan_cells(scale, headline_only=headline)
-    archived = CellArchives(records).restorable(cells, out) if records else {}
+    archived = CellArchive(records).restorable(cells, out) if records else {}
     if dry_run:
         _show(cells, out, archived)
         return
     out.mkdir(parents=True, exist_ok=True)
     if records:
         print(f"restoring {len(archived)} of {len(cells)} cells from {records}")
-        CellArchives(records).restore(archived, out)
+        CellArchive(records).restore(archived, out)
     with show_progress() as shown:
         run_cells(cells, out, jobs, shown)
     from benchmarks.reproduce.report import write_comparison_report

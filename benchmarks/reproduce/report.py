@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reproduce.archives import CellArchives
+from benchmarks.reproduce.archives import CellArchive
 from benchmarks.reproduce.ceiling import NAME as CEILING
 from benchmarks.reproduce.exploratory import EXPLORATORY, Row, exploratory_tables
 from benchmarks.reproduce.findings import COLUMN_GROUPS, RULES, findings
@@ -15,12 +15,10 @@ from benchmarks.reproduce.tasks import SELECTION, TrainingResult, chosen_rate
 from benchmarks.reproduce.world import (
     BASELINE,
     BUDGET,
-    COMPARED,
     HEADLINE,
     METHODS,
+    PICTURES,
     REWARDS,
-    STRENGTHS,
-    STYLES,
     Method,
     Scale,
     plan_cells,
@@ -28,7 +26,7 @@ from benchmarks.reproduce.world import (
 from leaderboards.board import Column, Section
 from leaderboards.files import write_board
 from leaderboards.markdown import markdown_table
-from leaderboards.pictures import PROMPTS, image_table, png, shown_keys
+from leaderboards.pictures import image_table, png, shown_keys
 from leaderboards.render import MARKS_LEGEND, decimals, number
 from tcbench.cells import CellRecord, cell_keys
 from tcbench.files import write_atomically
@@ -37,7 +35,7 @@ from textcraftor.config import TrainConfig
 from textcraftor.diffusion.models import MODELS
 
 RECORDS = "records"
-"""Folder beside the report with the archives that all its numbers come from."""
+"""Folder beside the report with the archive that all its numbers come from."""
 
 _INTRODUCTION = """\
 Base: micro. Every system of the headline samples the same {prompts} held-out prompts with the same {noises}
@@ -68,33 +66,28 @@ a fixed one (RAFT), or had trials of their own."""
 
 _SUMMARY = ("world-aesthetic", "world-rule", "world-blip", "world-clip", "world-oracle", "world-vqa")
 
-_PICTURE = (BASELINE, "style-words", "grpo-0", "textcraftor-0", "text-unet-0")
-"""Systems in the picture of the methods."""
-
 
 def write_comparison_report(
     folder: Path, docs: Path, scale: Scale, *, headline_only: bool = False
 ) -> list[Path]:
-    """Write boards, pictures, ``report.md``, ``findings.md`` and the archives of all cells into ``docs``.
+    """Write boards, pictures, ``report.md``, ``findings.md`` and the archive of all cells into ``docs``.
 
     Returns:
-        Paths of the files; for the archives the path of their folder.
+        Paths of the files; for the archive the path of its folder.
     """
     results = Results(folder, scale, headline_only)
     headline = [system for name in results.headline for system in results.seeds(name)]
-    files = write_board(results.board(headline), docs / "headline")
-    pictures: dict[str, tuple[Sequence[str], int]] = {"methods.png": (_PICTURE, COMPARED)}
+    files = write_board(results.board(headline), docs / "headline", samples=False)
     if not headline_only:
         files += write_board(results.board(EXPLORATORY), docs / "exploratory", samples=False)
-        strengths = (BASELINE, *STRENGTHS, f"{FIRST}-0")
-        pictures |= {"styles.png": (STYLES, PROMPTS), "strengths.png": (strengths, PROMPTS)}
-    for name, (systems, columns) in pictures.items():
-        write_atomically(docs / name, _picture(results, systems, columns))
-        files.append(docs / name)
+    for name, (systems, columns) in PICTURES.items():
+        if not headline_only or {BASELINE, *headline} >= {*systems}:
+            write_atomically(docs / name, _picture(results, systems, columns))
+            files.append(docs / name)
     for name, paragraphs in {"report.md": _report(results), "findings.md": _findings(results)}.items():
         write_atomically(docs / name, ("\n\n".join(paragraphs) + "\n").encode())
         files.append(docs / name)
-    CellArchives(docs / RECORDS).add(plan_cells(scale), folder)
+    CellArchive(docs / RECORDS).write(plan_cells(scale), folder)
     return [*files, docs / RECORDS]
 
 

@@ -176,9 +176,6 @@ class _Variant:
         return float(3 * iterations + 2 if iterations else self.changes.get("best_of", 1))
 
 
-COMPARED = 10
-"""Images of each system in the picture of the methods: the first two prompts of each category."""
-
 STYLES = (
     BASELINE, "saturated-0", "only-aesthetic-0", "dark-0", "saturated-dark", "saturated-shaded",
     "three-styles",
@@ -187,6 +184,17 @@ STYLES = (
 
 STRENGTHS = ("strength-0.25", "strength-0.5", "strength-0.75")
 """Systems in the picture of strengths, beside the base model and the first method."""
+
+PICTURES: Mapping[str, tuple[tuple[str, ...], int]] = MappingProxyType(
+    {
+        "methods.png": ((BASELINE, "style-words", "grpo-0", "textcraftor-0", "text-unet-0"), 10),
+        "styles.png": (STYLES, PROMPTS),
+        "strengths.png": ((BASELINE, *STRENGTHS, "textcraftor-0"), PROMPTS),
+    }
+)
+"""Systems in the rows of each picture, and the number of its columns: ten are the first two prompts of each
+category. Archives keep these images.
+"""
 
 SAMPLERS = ("euler", "dpm++2m")
 
@@ -371,10 +379,7 @@ def _variant(variant: _Variant, scale: Scale) -> Iterator[WorkCell]:
 
 def _kept_pictures(name: str) -> int:
     """Number of images of a system that its archive keeps: those that a page shows."""
-    method = name.rpartition("-")[0]
-    if name in (BASELINE, *HEADLINE_VARIANTS) or (method in HEADLINE and name.endswith("-0")):
-        return COMPARED
-    return PROMPTS if method in HEADLINE or name in (*STYLES, *STRENGTHS) else 0
+    return max((columns for systems, columns in PICTURES.values() if name in systems), default=0)
 
 
 def _run(name: str, scale: Scale, *needs: str, prompts: int = 0, seeds: int = 0) -> WorkCell:
