@@ -15,7 +15,7 @@ COMPUTING = ("tcbench", "numpy", "scipy")
 
 
 def write_board(
-    board: Board, out: Path | str, date: str | None = None, *, samples: bool = True
+    board: Board, out: Path | str, date: str | None = None, *, samples: bool = True, with_commit: bool = True
 ) -> list[Path]:
     """Write a board as tables and pictures.
 
@@ -27,6 +27,8 @@ def write_board(
         date: Date to stamp the files with; by default they have none, so that the same runs give the same
             bytes.
         samples: Whether to write samples.png.
+        with_commit: Whether to stamp the files with the commit of this checkout. Without it, the same runs
+            give the same bytes in later checkouts too.
 
     Returns:
         Paths of the files.
@@ -39,7 +41,7 @@ def write_board(
     folder = Path(out)
     check_writable(folder)
     versions = {name: version for name in COMPUTING if (version := installed_version(name))}
-    stamp = Stamp(versions, commit(), date)
+    stamp = Stamp(versions, commit() if with_commit else None, date)
     figures = {
         "differences.png": draw_differences(board),
         "samples.png": draw_samples(board) if samples else None,

@@ -77,9 +77,11 @@ def write_comparison_report(
     """
     results = Results(folder, scale, headline_only)
     headline = [system for name in results.headline for system in results.seeds(name)]
-    files = write_board(results.board(headline), docs / "headline", samples=False)
+    files = write_board(results.board(headline), docs / "headline", samples=False, with_commit=False)
     if not headline_only:
-        files += write_board(results.board(EXPLORATORY), docs / "exploratory", samples=False)
+        files += write_board(
+            results.board(EXPLORATORY), docs / "exploratory", samples=False, with_commit=False
+        )
     for name, (systems, columns) in PICTURES.items():
         if not headline_only or {BASELINE, *headline} >= {*systems}:
             write_atomically(docs / name, _picture(results, systems, columns))
