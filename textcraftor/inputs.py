@@ -17,13 +17,14 @@ from tcbench.errors import ConfigError, ProblemCollector, UnknownName
 from tcbench.files import check_writable
 from tcbench.progress import Progress
 from tcbench.settings import read_toml
-from textcraftor.config import REINFORCEMENT, WITHOUT_GRADIENT, TrainConfig, ValidationSettings
+from textcraftor.config import TrainConfig
 from textcraftor.diffusion.models import Model
 from textcraftor.diffusion.pipeline import encoders_sha256, pipeline_sha256
 from textcraftor.io.checkpoint import TrainFolder
 from textcraftor.io.pairs import DECLARED, Pairs
 from textcraftor.io.system import SYSTEM_FILE
 from textcraftor.rewriters import Rewriter
+from textcraftor.settings import REINFORCEMENT, WITHOUT_GRADIENT, ValidationSettings
 from textcraftor.sources import PromptSource
 
 

@@ -36,7 +36,7 @@ from textcraftor.algorithms.policy_gradient import PolicyGradientAlgorithm
 from textcraftor.algorithms.rewriter import RewriterAlgorithm, RewriterPolicy
 from textcraftor.algorithms.rollouts import RolloutStart
 from textcraftor.calibration import MissingCalibration
-from textcraftor.config import ON_DECISIONS, TrainConfig
+from textcraftor.config import TrainConfig
 from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prefix_cache import PrefixCache
 from textcraftor.diffusion.runner import PipelineRunner
@@ -48,6 +48,7 @@ from textcraftor.io.provenance import environment
 from textcraftor.io.system import write_trained
 from textcraftor.ledger import Ledger
 from textcraftor.processes import Processes
+from textcraftor.settings import ON_DECISIONS
 from textcraftor.sources import PromptSource, SampleOrder
 from textcraftor.tuned import Trainable, TunedPipeline, WeightAverage
 from textcraftor.updates import LearningWatch, UpdateTotals

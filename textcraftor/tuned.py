@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from tcbench.errors import ConfigError, MissingFiles
-from textcraftor.config import TrainableSettings
 from textcraftor.diffusion.conditioning import Conditioning, replace_encoders
 from textcraftor.diffusion.loading import load_parts
 from textcraftor.diffusion.pipeline import ENCODERS, encoders_sha256
 from textcraftor.io.export import save_adapters, save_component, save_text_encoder
+from textcraftor.settings import TrainableSettings
 
 ATTENTION = {
     "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),

@@ -22,12 +22,13 @@ from tcbench.errors import ConfigError
 from tcbench.progress import Progress
 from textcraftor.algorithms.base import TRAINED
 from textcraftor.algorithms.latent_scores import decode_latents
-from textcraftor.config import MemorySettings, TrainConfig
+from textcraftor.config import TrainConfig
 from textcraftor.curves import save_curves
 from textcraftor.diffusion.prompts import noise_seed
 from textcraftor.diffusion.sampling import Denoiser, Rollout, autocast
 from textcraftor.io.checkpoint import VALIDATION, TrainFolder
 from textcraftor.processes import Processes
+from textcraftor.settings import MemorySettings
 from textcraftor.sources import PromptSource
 from textcraftor.tuned import Trainable
 

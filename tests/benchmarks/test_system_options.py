@@ -21,11 +21,12 @@ from benchmarks.systems import System
 from leaderboards.run_state import RunState
 from tcbench.errors import ConfigError, MissingFiles, Problems, TcbenchError
 from tcbench.progress import Silent
-from textcraftor.config import TrainableSettings, make_config
+from textcraftor.config import make_config
 from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.schedule import SAMPLERS, Schedule
 from textcraftor.io.export import ADAPTERS, export_encoder, save_text_encoder
+from textcraftor.settings import TrainableSettings
 from textcraftor.tuned import TunedPipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers

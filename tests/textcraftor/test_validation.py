@@ -13,12 +13,13 @@ from rewards.combine.mix import RewardMix
 from rewards.combine.panel import Panel
 from rewards.combine.terms import MixTerm
 from rewards.registry import load as load_reward
-from textcraftor.config import _SAMPLERS, MemorySettings, TrainableSettings
+from textcraftor.config import _SAMPLERS
 from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.prompts import initial_latents, noise_seed
 from textcraftor.diffusion.runner import EncoderWindow, PipelineRunner
 from textcraftor.diffusion.sampling import Denoiser
 from textcraftor.diffusion.schedule import Schedule
+from textcraftor.settings import MemorySettings, TrainableSettings
 from textcraftor.tuned import TunedPipeline
 from textcraftor.validation import NOISES, VALIDATION_SEED, Validation, Validator, _paired_change
 

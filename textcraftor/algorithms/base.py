@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from textcraftor.algorithms.advantages import Advantages
 from textcraftor.algorithms.latent_scores import LatentScorer, LatentScores
 from textcraftor.algorithms.rollouts import RolloutStart
-from textcraftor.config import AlgorithmSettings, OptimiserSettings
 from textcraftor.diffusion.estimators import UpdateRandom
+from textcraftor.settings import AlgorithmSettings, OptimiserSettings
 from textcraftor.sources import Batch, Sample
 from textcraftor.tuned import Trainable
 

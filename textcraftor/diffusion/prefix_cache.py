@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tcbench.files import new_file
-from textcraftor.config import MemorySettings
 from textcraftor.diffusion.schedule import Schedule
+from textcraftor.settings import MemorySettings
 from textcraftor.sources import Sample
 
 CHECK_EVERY = 64

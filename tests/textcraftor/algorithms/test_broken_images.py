@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from textcraftor.algorithms.base import ClippedOptimiser
-from textcraftor.config import OptimiserSettings, TrainConfig
+from textcraftor.config import TrainConfig
+from textcraftor.settings import OptimiserSettings
 
 # inside diffusers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

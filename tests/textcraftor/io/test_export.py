@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 
 from rewards.verification.official.environment import _official_python
 from tcbench.errors import ConfigError
-from textcraftor.config import TrainableSettings
 from textcraftor.diffusion.conditioning import replace_encoders
 from textcraftor.diffusion.loading import load_pipeline
 from textcraftor.diffusion.pipeline import MICRO, Source
@@ -26,6 +25,7 @@ from textcraftor.diffusion.prompts import initial_latents
 from textcraftor.diffusion.runner import PipelineRunner
 from textcraftor.diffusion.schedule import Schedule
 from textcraftor.io.export import ADAPTERS, export_encoder, save_text_encoder
+from textcraftor.settings import TrainableSettings
 from textcraftor.tuned import TunedPipeline
 
 SCHEDULE = Schedule("ddim", 3, 3.0)
