@@ -6,7 +6,7 @@ UV := .tools/uv/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
 
-# Options of the three runs of `make demo`, which takes about five minutes on two cores after the set-up.
+# Options of the three runs of `make demo`, which takes two to five minutes on two cores after the set-up.
 DEMO ?= --suite world --limit 100
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 

@@ -9,26 +9,22 @@ number of objects, shape, colour, size, position, relation, background.
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
 from leaderboards.run_state import RunState
-from rewards.world.claims import check_claims
-from rewards.world.vision import detect_objects
+from rewards.world.prompts import WorldPrompt
 from tcbench.images import open_image
+from textcraftor.micro.training.measure import PromptImages
 
 
 def _shares(run: RunState) -> dict[str, float]:
     """Return the share of true claims by their kind."""
-    true: dict[str, list[bool]] = defaultdict(list)
-    for sample in run.samples.values():
-        if sample.image is not None:
-            pixels = np.asarray(open_image(run.image_path(sample)))
-            for claim in check_claims(detect_objects(pixels), sample.prompt):
-                true[claim.kind].append(claim.true)
-    return {kind: float(np.mean(values)) for kind, values in true.items()}
+    samples = [sample for sample in run.samples.values() if sample.image is not None]
+    prompts = [WorldPrompt(sample.prompt, sample.category, run.header.suite) for sample in samples]
+    images = [np.asarray(open_image(run.image_path(sample))) for sample in samples]
+    return PromptImages(prompts, np.stack(images)).true_claims()
 
 
 if __name__ == "__main__":
